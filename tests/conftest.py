@@ -1,0 +1,35 @@
+"""Shared set-up of the tests: eight virtual CPU devices and a cache of compiled programs."""
+
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+# Before the first import of jax: both are read when it starts.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "trn_jax_test_cache")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax
+import pytest
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+sys.path.insert(0, str(GOLDENS))  # goldens/weights.py draws weights and clips from names and seeds
+
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Read one file of reference numbers: `golden("cases/tsn_r50_3seg")`."""
+
+    def read(name):
+        return json.loads((GOLDENS / f"{name}.json").read_text())
+
+    return read

@@ -1,0 +1,176 @@
+"""ResNet (He et al., "Deep Residual Learning for Image Recognition", 2016), as torchvision has it.
+
+The stride of a bottleneck sits in its 3x3 convolution. Attribute names are torchvision's, so
+`layer1[0].conv1` here is `layer1.0.conv1` there.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from trn_jax.backbones.layers import BatchNorm, Conv, max_pool
+from trn_jax.errors import UserError
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels, channels, *, stride, temporal_op, conv, norm):
+        out_channels = channels * self.expansion
+        self.temporal_op = temporal_op(in_channels) if temporal_op else None
+        self.conv1 = conv(in_channels, channels, 3, stride=stride, padding=1)
+        self.bn1 = norm(channels)
+        self.conv2 = conv(channels, out_channels, 3, padding=1)
+        self.bn2 = norm(out_channels)
+        self.downsample = _downsample(in_channels, out_channels, stride, conv, norm)
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height', width', out_channels]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        y = x if self.temporal_op is None else self.temporal_op(x)
+        y = jax.nn.relu(self.bn1(self.conv1(y), **statistics))
+        y = self.bn2(self.conv2(y), **statistics)
+        return jax.nn.relu(y + _shortcut(self.downsample, x, statistics))
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut; four times wider outside than inside."""
+
+    expansion = 4
+
+    def __init__(self, in_channels, channels, *, stride, temporal_op, conv, norm):
+        out_channels = channels * self.expansion
+        self.temporal_op = temporal_op(in_channels) if temporal_op else None
+        self.conv1 = conv(in_channels, channels, 1)
+        self.bn1 = norm(channels)
+        self.conv2 = conv(channels, channels, 3, stride=stride, padding=1)
+        self.bn2 = norm(channels)
+        self.conv3 = conv(channels, out_channels, 1)
+        self.bn3 = norm(out_channels)
+        self.downsample = _downsample(in_channels, out_channels, stride, conv, norm)
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height', width', out_channels]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        y = x if self.temporal_op is None else self.temporal_op(x)
+        y = jax.nn.relu(self.bn1(self.conv1(y), **statistics))
+        y = jax.nn.relu(self.bn2(self.conv2(y), **statistics))
+        y = self.bn3(self.conv3(y), **statistics)
+        return jax.nn.relu(y + _shortcut(self.downsample, x, statistics))
+
+
+def _downsample(in_channels, out_channels, stride, conv, norm):
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nnx.List([conv(in_channels, out_channels, 1, stride=stride), norm(out_channels)])
+
+
+def _shortcut(downsample, x, statistics):
+    if downsample is None:
+        return x
+    conv, bn = downsample
+    return bn(conv(x), **statistics)
+
+
+class ResNet(nnx.Module):
+    """ResNet without its classifier.
+
+    Args:
+        block: `BasicBlock` or `Bottleneck`.
+        depths: number of blocks in each of the four stages.
+        width: channels of the stem; stage i works with `width * 2**i`, four times as many outside
+            its bottlenecks.
+        temporal_op: the hook of TSM and TIN: a function of a number of channels that returns a map
+            of `[frames, height, width, channels]` onto itself. It is applied before `conv1` in
+            every block, to the residual branch only; the shortcut sees the input unchanged.
+        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
+            Networks", 2016, section 3.2).
+        frozen_stages: freeze the stem and the first so many stages; -1 freezes nothing, 0 the stem.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+    """
+
+    def __init__(
+        self,
+        block,
+        depths,
+        *,
+        width=64,
+        temporal_op=None,
+        partial_bn=False,
+        frozen_stages=-1,
+        dtype=jnp.float32,
+        rngs,
+    ):
+        if not -1 <= frozen_stages <= len(depths):
+            raise UserError(
+                f"frozen_stages={frozen_stages} is not in -1..{len(depths)}: "
+                "-1 freezes nothing, 0 the stem, k the stem and k stages"
+            )
+        conv, norm = _layers(frozen=frozen_stages >= 0, dtype=dtype, rngs=rngs)
+        self.conv1 = conv(3, width, 7, stride=2, padding=3)
+        self.bn1 = norm(width)
+        in_channels = width
+        for stage, depth in enumerate(depths, start=1):
+            conv, norm = _layers(
+                frozen=frozen_stages >= stage, freeze_norm=partial_bn, dtype=dtype, rngs=rngs
+            )
+            blocks = []
+            for index in range(depth):
+                channels = width * 2 ** (stage - 1)
+                stride = 2 if stage > 1 and index == 0 else 1
+                blocks.append(
+                    block(
+                        in_channels,
+                        channels,
+                        stride=stride,
+                        temporal_op=temporal_op,
+                        conv=conv,
+                        norm=norm,
+                    )
+                )
+                in_channels = channels * block.expansion
+            setattr(self, f"layer{stage}", nnx.List(blocks))
+        self.num_stages = len(depths)
+        self.out_channels = in_channels
+
+    def __call__(self, frames, *, train=False, num_groups=1):
+        """Compute the features of all stages.
+
+        Args:
+            frames: normalised frames, `[frames, height, width, 3]`.
+            train: normalise with batch statistics and update the running ones.
+            num_groups: number of groups for the batch statistics, see `BatchNorm`.
+
+        Returns:
+            A list with one array `[frames, height / 2**(i + 1), width / 2**(i + 1), channels]` for
+            each stage i = 1, 2, ...
+        """
+        statistics = dict(train=train, num_groups=num_groups)
+        x = self.stem(frames, **statistics)
+        features = []
+        for stage in range(1, self.num_stages + 1):
+            for block in getattr(self, f"layer{stage}"):
+                x = block(x, **statistics)
+            features.append(x)
+        return features
+
+    def stem(self, frames, **statistics):
+        """Map `[frames, height, width, 3]` to `[frames, height / 4, width / 4, width_of_stem]`."""
+        x = jax.nn.relu(self.bn1(self.conv1(frames), **statistics))
+        return max_pool(x, 3, stride=2, padding=1)
+
+
+def _layers(*, frozen, freeze_norm=False, dtype, rngs):
+    """Constructors of the convolutions and norms of one stage."""
+    conv = partial(Conv, frozen=frozen, dtype=dtype, rngs=rngs)
+    norm = partial(BatchNorm, frozen=frozen or freeze_norm, dtype=dtype)
+    return conv, norm

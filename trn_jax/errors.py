@@ -1,0 +1,9 @@
+"""The error that people, rather than programmers, are meant to read."""
+
+
+class UserError(ValueError):
+    """Something that the person at the keyboard can mend.
+
+    The message says what was wrong, what was found, what was expected and what to do next.
+    Command-line programs print it without a traceback and exit with status 2.
+    """

@@ -1,0 +1,107 @@
+"""All models by name, and `create_model`, which puts their parts together."""
+
+import difflib
+import fnmatch
+import inspect
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+
+from trn_jax.backbones import BACKBONES
+from trn_jax.errors import UserError
+from trn_jax.models.recognizer import Recognizer
+from trn_jax.models.trn import TRNHead
+from trn_jax.models.tsn import TSNHead
+
+HEADS = {
+    "tsn": TSNHead,
+    "trn": partial(TRNHead, multi_scale=False),
+    "trn_multiscale": partial(TRNHead, multi_scale=True),
+}
+
+MODELS = {
+    "tsn_resnet10": dict(backbone="resnet10", head="tsn"),
+    "tsn_resnet18": dict(backbone="resnet18", head="tsn"),
+    "tsn_resnet34": dict(backbone="resnet34", head="tsn"),
+    "tsn_resnet50": dict(backbone="resnet50", head="tsn"),
+    "tsn_resnet101": dict(backbone="resnet101", head="tsn"),
+    "tsn_resnet152": dict(backbone="resnet152", head="tsn"),
+    "trn_resnet10": dict(backbone="resnet10", head="trn_multiscale"),
+    "trn_resnet18": dict(backbone="resnet18", head="trn_multiscale"),
+    "trn_resnet50": dict(backbone="resnet50", head="trn_multiscale"),
+}
+
+# What create_model hands to the parts itself; everything else a part takes by keyword is an option.
+_OWN_ARGUMENTS = {"num_segments", "multi_scale", "temporal_op", "dtype", "rngs"}
+
+
+def list_models(pattern="*"):
+    """Names of the models that match a shell-style `pattern`, sorted."""
+    return sorted(fnmatch.filter(MODELS, pattern))
+
+
+def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.float32, **overrides):
+    """Build a model with freshly drawn parameters.
+
+    Wrap the call in `nnx.eval_shape` to get shapes only, or in `jax.jit` to draw faster.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: number of classes.
+        num_segments: frames of a clip in training (heads that average take any number later).
+        rngs: source of the `params` keys; `nnx.Rngs(0)` by default.
+        dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32.
+        **overrides: `backbone` and `head` replace a part of the model by another one of that name;
+            every other keyword is an option of the recognizer, the backbone or the head, such as
+            `norm_group`, `partial_bn` or `dropout_rate`. `None` means "as the model has it".
+
+    Returns:
+        A `Recognizer`.
+
+    Raises:
+        UserError: for an unknown name or option; the message lists the known ones.
+    """
+    parts = dict(_look_up(MODELS, "model", name))
+    options = {key: value for key, value in overrides.items() if value is not None}
+    for kind in parts:
+        parts[kind] = options.pop(kind, parts[kind])
+    backbone = _look_up(BACKBONES, "backbone", parts["backbone"])
+    head = _look_up(HEADS, "head", parts["head"])
+
+    names = {part: _options(part) for part in (Recognizer, backbone, head)}
+    unknown = sorted(set(options).difference(*names.values()))
+    if unknown:
+        known = sorted(set().union(*names.values()))
+        raise UserError(
+            f"model {name!r} (backbone {parts['backbone']!r}, head {parts['head']!r}) has no "
+            f"option {', '.join(map(repr, unknown))}; its options are {', '.join(known)}"
+        )
+
+    def chosen(part):
+        return {key: value for key, value in options.items() if key in names[part]}
+
+    common = dict(dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0) if rngs is None else rngs)
+    network = backbone(**chosen(backbone), **common)
+    if "num_segments" in _parameters(head):
+        common["num_segments"] = num_segments
+    top = head(network.out_channels, num_classes, **chosen(head), **common)
+    return Recognizer(network, top, **chosen(Recognizer))
+
+
+def _options(part):
+    parameters = _parameters(part).values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - _OWN_ARGUMENTS
+
+
+def _parameters(part):
+    part = getattr(part, "func", part)  # registries hold classes and partial applications of them
+    return inspect.signature(part.__init__).parameters  # NNX hides the signature of the class
+
+
+def _look_up(registry, kind, name):
+    if name not in registry:
+        close = difflib.get_close_matches(str(name), registry, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(registry))}")
+    return registry[name]

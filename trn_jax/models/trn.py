@@ -1,0 +1,200 @@
+"""Temporal Relation Networks (Zhou et al., "Temporal Relational Reasoning in Videos", 2018).
+
+A relation is an ordered choice of s of the T frames of a clip. A small network looks at the
+features of those frames side by side; its sum over relations of several scales s is the score of
+the clip (equations 2 and 3 of the paper).
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from trn_jax.backbones.layers import Linear, dropout, global_average_pool, storage_dtype
+from trn_jax.errors import UserError
+
+RELATION_MODES = ("sample", "expected", "first")
+
+
+class Relation(nnx.Module):
+    """The two-layer network of one scale: ReLU, linear, ReLU, linear over concatenated frames.
+
+    Args:
+        scale: number of frames that it looks at.
+        num_frames: number of frames of a clip.
+        channels: features of a frame.
+        hidden_channels: width of the hidden layer.
+        num_classes: number of classes.
+        max_relations: number of relations that make up the score in training.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+    """
+
+    def __init__(
+        self,
+        scale,
+        num_frames,
+        channels,
+        hidden_channels,
+        num_classes,
+        *,
+        max_relations=3,
+        dtype=jnp.float32,
+        rngs,
+    ):
+        self.num_frames = num_frames
+        self.scale = scale
+        relations = self.table().shape[0]
+        self.num_used = min(max_relations, relations)
+        self.hidden = Linear(scale * channels, hidden_channels, dtype=dtype, rngs=rngs)
+        self.output = Linear(hidden_channels, num_classes, dtype=dtype, rngs=rngs)
+
+    def table(self):
+        """All relations in lexicographic order, `[relations, scale]`, frames ascending."""
+        frames = range(self.num_frames)
+        return np.array(list(itertools.combinations(frames, self.scale)), np.int32)
+
+    def chosen(self, x, rows):
+        """Sum the scores of some relations.
+
+        Args:
+            x: features of the frames after the ReLU, `[batch, frames, channels]`.
+            rows: which rows of `table()`, `[used]`.
+
+        Returns:
+            Scores `[batch, num_classes]`.
+        """
+        frames = jnp.asarray(self.table())[rows]  # [used, scale]
+        together = x[:, frames].reshape(x.shape[0], frames.shape[0], -1)
+        hidden = jax.nn.relu(self.hidden(together))  # [batch, used, hidden]
+        scores = self.output(hidden)
+        return jnp.sum(scores, axis=1, dtype=storage_dtype(scores.dtype))
+
+    def expected(self, x):
+        """The mean of `chosen` over all draws of `num_used` relations.
+
+        The first layer adds up one product per position in the relation, so the products of every
+        frame with every position are computed once and only added per relation; the last layer is
+        linear, so it is applied once, to the mean of the hidden layers.
+
+        Args:
+            x: features of the frames after the ReLU, `[batch, frames, channels]`.
+
+        Returns:
+            Scores `[batch, num_classes]`.
+        """
+        layer = self.hidden
+        kernel = layer.kernel[...].astype(layer.dtype).reshape(self.scale, x.shape[-1], -1)
+        products = jnp.einsum("btc,pch->bpth", x.astype(layer.dtype), kernel)
+        positions = np.arange(self.scale)
+        picked = products[:, positions, self.table()]  # [batch, relations, scale, hidden]
+        hidden = jax.nn.relu(jnp.sum(picked, axis=2) + layer.bias[...].astype(layer.dtype))
+        hidden = jnp.mean(hidden, axis=1, dtype=storage_dtype(hidden.dtype))
+        return self.num_used * self.output(hidden).astype(hidden.dtype)
+
+
+class TRNHead(nnx.Module):
+    """Embed every frame, then sum the scores of relations between frames.
+
+    Training draws `max_relations` relations of each scale at random; one draw serves the whole
+    batch. The references draw in evaluation as well, which makes their results random. Here
+    evaluation takes the exact expectation over all draws by default.
+
+    Args:
+        in_channels: channels of the backbone's features.
+        num_classes: number of classes.
+        num_segments: number of frames T of a clip.
+        multi_scale: relations of all scales T, T - 1, ..., 2, else of scale T only.
+        dropout_rate: share of each frame's features that is dropped in training.
+        embedding_channels: features of a frame that the relations see.
+        init_std: standard deviation of the embedding's initial weights.
+        train_relations: relations in training: "sample" (drawn with a key), "first" (the first ones
+            in lexicographic order) or "expected" (the exact expectation over all draws).
+        eval_relations: the same for evaluation.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+
+    Raises:
+        UserError: for an unknown way to choose relations, or too few frames.
+    """
+
+    merge_views = "probabilities"
+
+    def __init__(
+        self,
+        in_channels,
+        num_classes,
+        *,
+        num_segments,
+        multi_scale,
+        dropout_rate=0.8,
+        embedding_channels=256,
+        init_std=0.001,
+        train_relations="sample",
+        eval_relations="expected",
+        dtype=jnp.float32,
+        rngs,
+    ):
+        for option, mode in (
+            ("train_relations", train_relations),
+            ("eval_relations", eval_relations),
+        ):
+            if mode not in RELATION_MODES:
+                raise UserError(f"{option}={mode!r} is not one of {', '.join(RELATION_MODES)}")
+        if num_segments < 2:
+            raise UserError(f"a TRN head relates at least 2 frames, num_segments is {num_segments}")
+        self.num_segments = num_segments
+        self.dropout_rate = dropout_rate
+        self.train_relations = train_relations
+        self.eval_relations = eval_relations
+        self.fc = Linear(in_channels, embedding_channels, std=init_std, dtype=dtype, rngs=rngs)
+        # mmaction2 and TRN-pytorch make the single-scale network wider than those of many scales.
+        hidden_channels = 256 if multi_scale else 512
+        scales = range(num_segments, 1, -1) if multi_scale else (num_segments,)
+        self.relations = nnx.List(
+            Relation(
+                scale,
+                num_segments,
+                embedding_channels,
+                hidden_channels,
+                num_classes,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for scale in scales
+        )
+
+    def __call__(self, features, *, train=False, rngs=None, clip_index=None):
+        """Map `[batch, segments, height, width, channels]` to logits `[batch, num_classes]`.
+
+        Raises:
+            UserError: the clip does not have `num_segments` frames, or keys are missing.
+        """
+        if features.shape[1] != self.num_segments:
+            raise UserError(
+                f"this TRN relates {self.num_segments} frames, but clips of {features.shape[1]} "
+                f"frames came in; sample {self.num_segments} segments, or create the model with "
+                f"num_segments={features.shape[1]}"
+            )
+        x = global_average_pool(features)  # [batch, segments, channels]
+        if train and self.dropout_rate:
+            x = dropout(x, self.dropout_rate, key=rngs.dropout(), clip_index=clip_index)
+        x = jax.nn.relu(self.fc(x))  # [batch, segments, embedding]
+        mode = self.train_relations if train else self.eval_relations
+        if mode == "expected":
+            return sum(relation.expected(x) for relation in self.relations)
+        return sum(
+            relation.chosen(x, self._rows(relation, mode, rngs)) for relation in self.relations
+        )
+
+    def _rows(self, relation, mode, rngs):
+        if mode == "first":
+            return jnp.arange(relation.num_used)
+        if rngs is None:
+            raise UserError(
+                "relations are to be drawn at random, which needs keys: call the model with "
+                "rngs=nnx.Rngs(seed), or choose eval_relations='expected'"
+            )
+        return jax.random.permutation(rngs.relations(), len(relation.table()))[: relation.num_used]
