@@ -1,0 +1,88 @@
+"""The catalogue of data sets: what each is called on disk.
+
+Files are where mmaction2's preparation scripts put them, so that its data folders work as they are.
+"""
+
+import dataclasses
+import difflib
+import os
+
+from trn_jax.data import synthetic
+from trn_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Files of a data set; relative names are relative to its folder.
+
+    Attributes:
+        frames: folder that holds one folder of frames per video.
+        train_list: list of the training videos.
+        val_list: list of the validation videos.
+        class_names: names of the classes, one per line.
+        frame_pattern: file name of a frame for its number.
+        first_frame: number of the first frame.
+        reversed_pairs: pairs of class names, each the other one backwards in time.
+    """
+
+    frames: str = "rawframes"
+    train_list: str = "train_list.txt"
+    val_list: str = "val_list.txt"
+    class_names: str = "label_map.txt"
+    frame_pattern: str = "{:05d}.jpg"
+    first_frame: int = 1
+    reversed_pairs: tuple[tuple[str, str], ...] = ()
+
+
+DATASETS = {
+    "synthetic": Dataset(reversed_pairs=synthetic.CLASS_PAIRS),
+    "sthv1": Dataset(
+        train_list="sthv1_train_list_rawframes.txt", val_list="sthv1_val_list_rawframes.txt"
+    ),
+    "sthv2": Dataset(
+        train_list="sthv2_train_list_rawframes.txt",
+        val_list="sthv2_val_list_rawframes.txt",
+        frame_pattern="img_{:05d}.jpg",
+    ),
+    "frames": Dataset(),
+}
+
+
+def locate(name, data_dir, **overrides):
+    """Find the files of a data set.
+
+    Args:
+        name: one of `DATASETS`; "frames" is anything in folders of frames.
+        data_dir: folder of the data set.
+        **overrides: other values for the fields of `Dataset`; `None` keeps the catalogue's.
+
+    Returns:
+        A `Dataset` with absolute paths.
+
+    Raises:
+        UserError: for an unknown name or a missing folder. The synthetic data set is written first
+            if it is missing.
+    """
+    if name not in DATASETS:
+        close = difflib.get_close_matches(str(name), DATASETS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"unknown data set {name!r}{hint} Known: {', '.join(DATASETS)}")
+    dataset = DATASETS[name]
+    given = {key: value for key, value in overrides.items() if value is not None}
+    dataset = dataclasses.replace(dataset, **given)
+    try:
+        dataset.frame_pattern.format(1)
+    except (LookupError, ValueError) as error:
+        raise UserError(
+            f"data.frame_pattern={dataset.frame_pattern!r} cannot name a frame ({error}); "
+            "expected something like '{:05d}.jpg'"
+        ) from None
+    root = os.path.abspath(data_dir)
+    if name == "synthetic":
+        synthetic.write(root)
+    if not os.path.isdir(root):
+        raise UserError(f"data folder not found: {root}; set --config.data_dir")
+    paths = ("frames", "train_list", "val_list", "class_names")
+    return dataclasses.replace(
+        dataset, **{key: os.path.join(root, getattr(dataset, key)) for key in paths}
+    )
