@@ -40,7 +40,8 @@ def read_list(path, *, frames_root, num_classes):
         UserError: the list is missing, empty, or has malformed lines (all are reported at once).
     """
     lines = _read_lines(path, "list of videos")
-    records, problems = [], []
+    records: list[Record] = []
+    problems = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -98,7 +98,8 @@ def resize(frame, height, width, out=None):
 
 def resize_short_side(frames, short_side):
     """Resize frames `[h, w, 3]` of one size so that the shorter side is `short_side`."""
-    height, width = short_side_size(*frames[0].shape[:2], short_side)
+    height, width, _ = frames[0].shape
+    height, width = short_side_size(height, width, short_side)
     if frames[0].shape[:2] == (height, width):
         return frames
     return [resize(frame, height, width) for frame in frames]

@@ -1,6 +1,7 @@
 """Reading the frames of a video that are used, and no others."""
 
 import os
+import re
 
 import cv2
 import numpy as np
@@ -48,14 +49,14 @@ def check_folder(folder, num_frames, *, pattern, first_frame):
     Raises:
         FrameError: they are not; the message says what is there, and which setting to change.
     """
-    for number in (first_frame, first_frame + num_frames - 1):
-        if not os.path.exists(os.path.join(folder, pattern.format(number))):
-            raise FrameError(_explain_missing(folder, pattern.format(number)))
     if first_frame == 1 and os.path.exists(os.path.join(folder, pattern.format(0))):
         raise FrameError(
             f"the frames in {folder} are numbered from 0 ({pattern.format(0)!r} exists); "
             "set data.first_frame=0"
         )
+    for number in (first_frame, first_frame + num_frames - 1):
+        if not os.path.exists(os.path.join(folder, pattern.format(number))):
+            raise FrameError(_explain_missing(folder, pattern.format(number)))
 
 
 def _read_image(path):
@@ -93,7 +94,8 @@ def _explain_missing(folder, name):
         return f"frame {name!r} not found in {folder}, which has no images at all"
     message = f"frame {name!r} not found in {folder}"
     pattern = _guess_pattern(images[0])
-    if pattern is None or len(images[0]) != len(name) or images[0][:1] != name[:1]:
+    number = re.search(r"(\d+)\.\w+$", name)
+    if pattern is None or number is None or pattern.format(int(number[1])) != name:
         hint = f"; set data.frame_pattern={pattern!r}" if pattern else ""
         return f"{message} (found {images[0]!r}){hint}"
     return (

@@ -23,6 +23,7 @@ from trn_jax.errors import UserError
 
 _BATCHES_AHEAD = 2
 _MAX_REPLACEMENTS = 100
+_ENDLESS = 10**6  # epochs; with grain's own endless repetition, batches of one clip overflow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class BatchReader:
                     raise
                 problem = problem or str(error)
         raise UserError(
-            f"{_MAX_REPLACEMENTS} videos in a row cannot be read, from {wanted.folder} on: {problem}"
+            f"none of the {step + 1} videos from {wanted.folder} on can be read: {problem}"
         )
 
     def _cut(self, record, rng, out):
@@ -219,7 +220,7 @@ def train_batches(reader, *, batch, seed, first_batch=0, host=0, num_hosts=1, nu
         An iterator of batches (see `BatchReader.__call__`) with a method `close`.
     """
     num_examples = len(reader.records)
-    order = grain.MapDataset.source(reader.records).seed(seed).shuffle().repeat(None)
+    order = grain.MapDataset.source(reader.records).seed(seed).shuffle().repeat(_ENDLESS)
     rows = order.map_with_index(lambda index, record: (index // num_examples, record))
     parts = rows.batch(batch // num_hosts, batch_fn=list)
     return _iterate(parts[host::num_hosts][first_batch:], reader, num_workers)
@@ -227,8 +228,8 @@ def train_batches(reader, *, batch, seed, first_batch=0, host=0, num_hosts=1, nu
 
 def eval_batches(reader, *, batch, host=0, num_hosts=1, num_workers=0):
     """Iterate once over the list, in its order, padded to whole batches; arguments as above."""
-    rows = [(0, record) for record in reader.records]
-    rows += [None] * (-len(rows) % batch)
+    padding = -len(reader.records) % batch
+    rows = [*((0, record) for record in reader.records), *[None] * padding]
     local = batch // num_hosts
     parts = [rows[start : start + local] for start in range(0, len(rows), local)]
     return _iterate(grain.MapDataset.source(parts)[host::num_hosts], reader, num_workers)

@@ -1,0 +1,224 @@
+"""Checkpoints with Orbax: exact state of a training, and models that describe themselves.
+
+`<directory>/<step>/` holds, in one atomic write, the items `model` (parameters and statistics),
+`optimizer` (the momentum) and `about` (configuration, class names, version). The step is the name
+of the folder, and, since batches are a function of their number, also the data position.
+
+Arrays are stored under their path in the model, such as `backbone.layer1.0.conv1.kernel`.
+"""
+
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+from orbax.checkpoint import checkpoint_managers as policies
+
+from trn_jax import __version__
+from trn_jax.devices import make_mesh, replicated
+from trn_jax.errors import UserError
+from trn_jax.models import create_model
+
+_BEST = "top1"
+
+
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Args:
+        directory: folder of the checkpoints; created if it is missing.
+        keep: number of latest checkpoints to keep; the best one (by top-1) is kept besides.
+        about: what every checkpoint says about itself, a dict that JSON can hold.
+    """
+
+    def __init__(self, directory, *, keep, about):
+        self.directory = pathlib.Path(directory).absolute()
+        self._about = about | {"version": __version__}
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[_BEST],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise UserError(f"cannot use {self.directory} for checkpoints: {error}") from None
+
+    def latest_step(self):
+        """Step of the newest complete checkpoint, or `None`."""
+        return self._manager.latest_step()
+
+    def save(self, step, model, optimizer, *, metrics=None):
+        """Begin to save; the arrays may be overwritten as soon as this returns.
+
+        Args:
+            step: number of steps taken.
+            model: the states that make up the model, a tuple of pytrees.
+            optimizer: state of the optimizer, a pytree.
+            metrics: of the evaluation at this step, if there was one.
+
+        Raises:
+            UserError: this or the previous checkpoint could not be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(_merged(model)),
+            optimizer=ocp.args.StandardSave(named(optimizer)),
+            about=ocp.args.JsonSave(self._about | {"step": step, "metrics": metrics or {}}),
+        )
+        with self._explained(step):
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def restore(self, step, model, optimizer):
+        """Read a checkpoint into the form and placement of `model` and `optimizer` (see `save`)."""
+        directory = self.directory / str(step)
+        values = _read(directory, "model", _merged(model))
+        momentum = _read(directory, "optimizer", named(optimizer))
+        return tuple(_filled(state, values) for state in model), _filled(optimizer, momentum)
+
+    def wait(self):
+        """Wait until everything is on disk."""
+        with self._explained("the last step"):
+            self._manager.wait_until_finished()
+
+    def close(self):
+        """Wait, and stop the threads."""
+        self.wait()
+        self._manager.close()
+
+    def _explained(self, step):
+        return _SaveErrors(self._manager, self.directory, step)
+
+
+class _SaveErrors:
+    """Turns whatever a failed save raises into one message about what is left."""
+
+    def __init__(self, manager, directory, step):
+        self._manager = manager
+        self._directory = directory
+        self._step = step
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if error is None or not isinstance(error, Exception):
+            return
+        self._manager.reload()
+        good = self._manager.latest_step()
+        left = "there is none before it" if good is None else f"the last good one is step {good}"
+        raise UserError(
+            f"the checkpoint of step {self._step} could not be written to {self._directory}: "
+            f"{str(error).strip().splitlines()[0]}; {left}. Make room or mend the disk, then run "
+            "the same command again to go on from there"
+        ) from error
+
+
+def named(tree):
+    """A pytree as a flat dict of its leaves, `{"backbone.conv1.kernel": array, ...}`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        _name(path): leaf
+        for path, leaf in leaves
+        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+    }
+
+
+def _name(path):
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _merged(states):
+    return {name: leaf for state in states for name, leaf in named(state).items()}
+
+
+def _filled(tree, values):
+    return jax.tree_util.tree_map_with_path(lambda path, _: values[_name(path)], tree)
+
+
+def _read(directory, item, target):
+    """Read one item of a checkpoint as the arrays `target` asks for."""
+    handler = ocp.StandardCheckpointHandler()
+    with ocp.Checkpointer(handler) as checkpointer:
+        try:
+            stored = checkpointer.metadata(directory / item).item_metadata.tree
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{directory} is not a checkpoint of trn_jax: {error}") from None
+        problems = [f"missing {name}" for name in target if name not in stored]
+        problems += [f"unexpected {name}" for name in stored if name not in target]
+        problems += [
+            f"{name} has shape {tuple(stored[name].shape)}, expected {tuple(leaf.shape)}"
+            for name, leaf in target.items()
+            if name in stored and tuple(stored[name].shape) != tuple(leaf.shape)
+        ]
+        if problems:
+            shown = "\n  ".join(problems[:10]) + ("\n  ..." if len(problems) > 10 else "")
+            raise UserError(
+                f"the checkpoint {directory} is one of another model, {len(problems)} problems:"
+                f"\n  {shown}"
+            )
+        return checkpointer.restore(directory / item, args=ocp.args.StandardRestore(target))
+
+
+def find(path):
+    """The folder of a checkpoint: `path` itself, or the newest one of a working directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = pathlib.Path(path).absolute()
+    for candidate in (path, path / "checkpoints"):
+        if (candidate / "about").is_dir():
+            return candidate
+        if candidate.is_dir():
+            steps = [
+                int(folder.name)
+                for folder in candidate.iterdir()
+                if folder.name.isdigit() and (folder / "about").is_dir()
+            ]
+            if steps:
+                return candidate / str(max(steps))
+    raise UserError(
+        f"no checkpoint in {path}; give a working directory of a training, or one of the folders "
+        "in its checkpoints/"
+    )
+
+
+def read_about(directory):
+    """What a checkpoint says: `config`, `class_names`, `step`, `metrics`, `version`."""
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(directory / "about")
+
+
+def load_model(path, *, mesh=None, **overrides):
+    """Rebuild the model of a checkpoint, on any number of devices.
+
+    Args:
+        path: a checkpoint, or a working directory (its newest checkpoint).
+        mesh: where the parameters go, replicated; by default all devices.
+        **overrides: arguments of `create_model` that replace those of the checkpoint's
+            configuration, such as `eval_relations` or `dtype`.
+
+    Returns:
+        The `Recognizer` and what the checkpoint says about itself (see `read_about`).
+
+    Raises:
+        UserError: there is no checkpoint, or it does not fit its own description.
+    """
+    directory = find(path)
+    about = read_about(directory)
+    model = nnx.eval_shape(lambda: create_model(**about["config"]["model"] | overrides))
+    graph, state = nnx.split(model)
+    sharding = replicated(make_mesh() if mesh is None else mesh)
+    target = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        for name, leaf in named(nnx.as_pure(state)).items()
+    }
+    values = _read(directory, "model", target)
+    return nnx.merge(graph, _filled(nnx.as_pure(state), values)), about

@@ -1,0 +1,113 @@
+"""The configuration: every key, its unit and its default. Recipes say where they differ."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def view(**changes):
+    """How clips are cut out of a video: one schema for training, validation and every protocol."""
+    keys = ConfigDict(
+        dict(
+            num_segments=8,  # frames of a clip
+            sampling="center",  # "random" frame of each segment, its "center", or "twice" (2 clips)
+            frame_order="forward",  # "forward", "reversed" or "shuffled": does order matter?
+            short_side=256,  # of the frames before cropping, pixels
+            crop="center",  # "multi_scale" (random), "center", "three" or "ten"
+            crop_size=224,  # pixels
+            scales=(1.0, 0.875, 0.75, 0.66),  # of the multi-scale crop, shares of the short side
+            num_positions=13,  # of the multi-scale crop, 5 or 13
+            flip_rate=0.0,  # share of the clips that is mirrored
+            flip_labels=True,  # mirrored clips get the label of the mirror-image class
+        )
+    )
+    keys.lock().update(changes)
+    return keys
+
+
+def base(*, dataset, model, num_classes):
+    """The defaults of all recipes.
+
+    Args:
+        dataset: one of `trn_jax.data.datasets.DATASETS`.
+        model: one of `trn_jax.list_models()`.
+        num_classes: number of classes.
+
+    Returns:
+        A locked `ConfigDict`: an unknown key raises. A `None` of the sections `model` and `data`
+        stands for the choice of the named model or data set.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.data_dir = placeholder(str)  # folder of the data set; None: data/<dataset>, or, for the
+    # synthetic one, which is written on first use, <parent of workdir>/data/synthetic
+
+    # Keyword arguments of trn_jax.create_model.
+    config.model = dict(
+        name=model,
+        num_classes=num_classes,
+        num_segments=8,  # frames of a clip in training
+        dtype="float32",  # of the computation: "float32" or "bfloat16"; parameters are float32
+        norm_group=0,  # clips that share batch statistics: the published batch of a GPU; 0: all
+        backbone=placeholder(str),
+        head=placeholder(str),
+        width=placeholder(int),  # channels of a ResNet's stem
+        partial_bn=placeholder(bool),  # freeze all batch norms but the first
+        frozen_stages=placeholder(int),  # freeze the stem (0) and the first stages (1, 2, ...)
+        dropout_rate=placeholder(float),
+        eval_relations=placeholder(str),  # TRN: "expected", "first" or "sample"
+        train_relations=placeholder(str),
+    )
+
+    config.data = dict(
+        dataset=dataset,
+        frames=placeholder(str),  # folder of the frame folders, relative to data_dir
+        train_list=placeholder(str),  # lines "<folder> <num_frames> <label>"
+        val_list=placeholder(str),
+        class_names=placeholder(str),  # one name per line
+        frame_pattern=placeholder(str),  # such as "{:05d}.jpg"
+        first_frame=placeholder(int),  # number of the first frame
+        on_error="raise",  # "raise", or "skip": put the next readable video in place of a bad one
+        exact_resize=False,  # training: resize-crop-resize as published, at a fifth of the speed
+        num_threads=0,  # that decode; 0: one per processor
+        num_workers=0,  # worker processes; 0: threads only
+        train=view(sampling="random", crop="multi_scale"),
+        val=view(),  # evaluated during training, on val_list
+    )
+
+    config.train = dict(
+        batch=64,  # clips per step, over all devices and hosts
+        accumulation=1,  # parts that a batch is computed in, one after the other
+        epochs=50.0,
+        steps=0,  # stop after so many steps; 0: after `epochs`
+        log_every=20,  # steps
+        eval_every=1.0,  # epochs; 0: only at the end
+        checkpoint_every=1000,  # steps; a checkpoint is also written after every evaluation
+        keep=3,  # checkpoints; the best one is kept besides
+    )
+
+    config.optim = dict(
+        lr=0.01,  # for a batch of base_batch
+        base_batch=64,  # the batch that lr was published for
+        scale_lr=False,  # multiply lr by train.batch / base_batch
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=1e-4,  # coupled: added to the gradient
+        clip_norm=40.0,  # largest global norm of the gradient; 0: no clipping
+        groups="plain",  # "plain", or "tsm": biases at twice the rate, decay on weights only
+        fc_lr5=False,  # "tsm" groups: the layer on the backbone's features at 5 times the rate
+        schedule="multistep",  # "multistep", "cosine" or "constant"
+        milestones=(20.0, 40.0),  # epochs after which "multistep" multiplies lr by gamma
+        gamma=0.1,
+        warmup_epochs=0.0,
+        warmup_start=0.1,  # share of lr that the warm-up begins with
+        warmup_by="step",  # the warm-up rises with every "step" or with every "epoch"
+    )
+
+    config.eval = dict(batch=16)  # videos per step, over all devices and hosts
+
+    config.protocols = dict(efficient=view())
+    config.published = dict()  # protocol -> top1, top5 in per cent, and their source
+    config.lock()
+    for section in (config.protocols, config.published):
+        section.unlock()  # recipes add entries
+    return config

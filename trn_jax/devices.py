@@ -1,0 +1,90 @@
+"""All devices as one mesh, and batches on their way to them."""
+
+import queue
+import threading
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+_ON_DEVICE = ("clip", "label")
+_BATCHES_AHEAD = 2
+_END = object()
+
+
+def make_mesh(devices=None):
+    """A mesh with one axis, "data", over `devices` (by default all devices of all hosts)."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh):
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(mesh):
+    """The leading axis is cut into contiguous parts, one per device."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+class DevicePrefetch:
+    """Puts batches on the devices ahead of time, from a thread of its own.
+
+    Iterating gives `(arrays, rest)`: clips and labels as global arrays, cut over the mesh, and the
+    other entries of the batch as they came. Errors of the loader are raised by the iteration.
+
+    Args:
+        batches: an iterator of this host's parts of the batches, with a method `close`.
+        mesh: where they go.
+    """
+
+    def __init__(self, batches, mesh):
+        self._batches = batches
+        self._sharding = split_batch(mesh)
+        self._ready: queue.Queue = queue.Queue(_BATCHES_AHEAD)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="device-prefetch", daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        try:
+            for batch in self._batches:
+                arrays = {
+                    key: jax.make_array_from_process_local_data(self._sharding, batch[key])
+                    for key in _ON_DEVICE
+                }
+                rest = {key: value for key, value in batch.items() if key not in _ON_DEVICE}
+                if not self._put((arrays, rest)):
+                    return
+            self._put(_END)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item):
+        while not self._closed.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        item = self._ready.get()
+        if item is _END:
+            self._ready.put(_END)
+            raise StopIteration
+        if isinstance(item, BaseException):
+            self.close()
+            raise item
+        return item
+
+    def close(self):
+        """Stop the thread and the loader behind it."""
+        self._closed.set()
+        self._thread.join()
+        self._batches.close()

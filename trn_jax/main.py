@@ -1,0 +1,93 @@
+"""Train or evaluate: `python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn`.
+
+With `--mode=eval --checkpoint=runs/trn` a checkpoint is evaluated; `--config` is optional then,
+because checkpoints carry their configuration.
+"""
+
+import os
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from trn_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as configs/trn_sthv1.py.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for checkpoints, logs and results; with --mode=eval for results only."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "With --mode=eval: a checkpoint, or the working directory of a training."
+)
+_PROTOCOL = flags.DEFINE_string(
+    "protocol", "all", "With --mode=eval: names of protocols of the recipe, or all."
+)
+_SCORES = flags.DEFINE_bool("scores", False, "With --mode=eval: write the scores of every video.")
+
+
+def main(_):
+    """Do what the flags say."""
+    # Imported late, so that a wrong flag is told at once.
+    from trn_jax.evaluate import evaluate
+    from trn_jax.train import train
+
+    if _MODE.value == "train":
+        if _CONFIG.value is None or not _WORKDIR.value:
+            raise UserError(
+                "training needs a recipe and a folder: "
+                "--config=configs/trn_synthetic.py --workdir=runs/trn"
+            )
+        return train(_CONFIG.value, _WORKDIR.value)
+    if not _CHECKPOINT.value:
+        raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
+    evaluate(
+        _CONFIG.value,
+        _CHECKPOINT.value,
+        _WORKDIR.value or _workdir_of(_CHECKPOINT.value),
+        protocols=_PROTOCOL.value,
+        with_scores=_SCORES.value,
+    )
+    return 0
+
+
+def _workdir_of(checkpoint):
+    """The working directory that a checkpoint `<workdir>/checkpoints/<step>` lies in."""
+    path = os.path.abspath(checkpoint)
+    parent, name = os.path.split(path)
+    if name == "checkpoints":
+        return parent
+    if os.path.basename(parent) == "checkpoints":
+        return os.path.dirname(parent)
+    return path
+
+
+def _parse(arguments):
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(_explain_flag(error)) from None
+
+
+def _explain_flag(error):
+    """What ml_collections says about a wrong flag, without its call stack."""
+    text = " ".join(str(error).strip("'\"").split())
+    unknown = re.search(r"[Kk]ey \"?'?([\w.]+)\"?'? does not exist", text)
+    if isinstance(error, AttributeError | KeyError) and unknown:
+        text = f"unknown configuration key {unknown[1]!r}: {text}"
+    return f"wrong flag or recipe: {text}"
+
+
+def run(arguments=None):
+    """Entry point; returns the exit status."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches otherwise
+    try:
+        app.run(main, argv=arguments, flags_parser=_parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

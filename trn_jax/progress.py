@@ -1,0 +1,166 @@
+"""What a training tells about itself: a line per interval, `metrics.jsonl`, TensorBoard events."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+import tqdm
+from tensorboardX import SummaryWriter
+
+from trn_jax.errors import UserError
+
+
+@dataclasses.dataclass
+class _Interval:
+    steps: list
+    start: float
+
+
+class StepMeter:
+    """Collects the scalars of each step, and how long the devices waited for data.
+
+    A thread of its own waits for every step to finish, so the training loop never does. The
+    devices wait for data between the end of a step and the arrival of the next batch.
+
+    Args:
+        batch: clips per step.
+    """
+
+    def __init__(self, batch):
+        self._batch = batch
+        self._fetcher = ThreadPoolExecutor(1, "fetch-scalars")
+        self.restart()
+
+    def restart(self):
+        """Begin a new interval now."""
+        self._interval = _Interval([], time.perf_counter())
+
+    def add(self, asked, arrived, scalars):
+        """Note a step: when its batch was asked for and arrived, and its (unfinished) scalars."""
+        finished = self._fetcher.submit(_fetch, scalars)
+        self._interval.steps.append((asked, arrived, finished))
+
+    def summary(self):
+        """Means over the steps since the last call, waiting for them to finish.
+
+        Returns:
+            A dict of the steps' scalars, `clips_per_second` and `data_wait`, the share of the time
+            in which the devices had nothing to do because the next batch was not there yet.
+        """
+        interval = self._interval
+        waited, free = 0.0, interval.start
+        fetched = []
+        for asked, arrived, finished in interval.steps:
+            waited += max(0.0, arrived - max(asked, free))
+            free, scalars = finished.result()
+            fetched.append(scalars)
+        elapsed = free - interval.start
+        self._interval = _Interval([], free)
+        means = {name: float(np.mean([s[name] for s in fetched])) for name in fetched[0]}
+        return means | {
+            "lr": float(fetched[-1]["lr"]),
+            "clips_per_second": self._batch * len(fetched) / elapsed,
+            "data_wait": waited / elapsed,
+        }
+
+    def close(self):
+        """Stop the thread."""
+        self._fetcher.shutdown()
+
+
+def _fetch(scalars):
+    values = jax.device_get(scalars)
+    return time.perf_counter(), values
+
+
+class Reporter:
+    """Writes progress for people (standard error) and for programs (the working directory).
+
+    Args:
+        workdir: where `metrics.jsonl` and the TensorBoard events go.
+        first_step: the step that the run begins with; later entries of an interrupted run, which
+            are going to be computed again, are dropped.
+        last_step: the step that the run ends with.
+        active: write at all (process 0 of several hosts).
+    """
+
+    def __init__(self, workdir, *, first_step, last_step, active):
+        self._active = active
+        if not active:
+            return
+        path = os.path.join(workdir, "metrics.jsonl")
+        _drop_after(path, first_step)
+        self._file = open(path, "a")  # noqa: SIM115
+        self._events = SummaryWriter(os.path.join(workdir, "events"), purge_step=first_step + 1)
+        self._bar = tqdm.tqdm(
+            total=last_step,
+            initial=first_step,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+        )
+
+    def step(self):
+        """Move the progress bar by one step."""
+        if self._active:
+            self._bar.update()
+
+    def say(self, text):
+        """Print a line, above the progress bar if there is one."""
+        if self._active:
+            self._bar.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def write(self, step, group, values):
+        """Record `values` (a dict of floats) of a `group` such as "train"."""
+        if not self._active:
+            return
+        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{group}/{name}", value, step)
+
+    def close(self):
+        """Finish the files."""
+        if self._active:
+            self._bar.close()
+            self._events.close()
+            self._file.close()
+
+
+def _drop_after(path, step):
+    if not os.path.exists(path):
+        return
+    with open(path) as file:
+        lines = file.read().splitlines()
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            break  # the line that was being written when the run was killed
+    partial = f"{path}.partial"
+    with open(partial, "w") as file:
+        file.writelines(kept)
+    os.replace(partial, path)
+
+
+def duration(seconds):
+    """`3725` -> `"1:02:05"`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def check_finite(summary, step):
+    """Raise `UserError` if the loss is no longer a number."""
+    if not np.isfinite(summary["loss"]):
+        raise UserError(
+            f"the loss is {summary['loss']} at step {step}: the training has diverged. The last "
+            "checkpoint is from before; try a lower optim.lr, optim.clip_norm, or a warm-up"
+        )

@@ -1,0 +1,339 @@
+"""From a configuration to the things it describes: data, optimizer, a tidy working directory.
+
+Together with the loop in `train` and `evaluate` this is the only code that sees a configuration.
+"""
+
+import difflib
+import json
+import os
+import platform
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from trn_jax import __version__, optim
+from trn_jax.data import annotations, augment, datasets, decode, pipeline
+from trn_jax.errors import UserError
+
+# Parts of the configuration that a resumed run may change: they do not touch the parameters.
+_FREE_KEYS = (
+    "data_dir",
+    "data.num_threads",
+    "data.num_workers",
+    "data.val",
+    "eval",
+    "protocols",
+    "published",
+    "train.checkpoint_every",
+    "train.eval_every",
+    "train.keep",
+    "train.log_every",
+    "train.steps",
+)
+
+
+class Data:
+    """The lists, class names and loaders of a configuration.
+
+    Args:
+        config: see `trn_jax.config.base`.
+        workdir: the synthetic data set is written beside it by default.
+
+    Attributes:
+        class_names: names of the classes, in the order of their labels.
+        num_threads: threads that decode.
+        files: the `Dataset` with absolute paths.
+
+    Raises:
+        UserError: files are missing or do not fit each other.
+    """
+
+    def __init__(self, config, workdir):
+        settings = config.data
+        data_dir = config.data_dir or _default_data_dir(settings.dataset, workdir)
+        fields = datasets.Dataset.__dataclass_fields__
+        overrides = {key: settings[key] for key in fields if key in settings}
+        self.files = datasets.locate(settings.dataset, data_dir, **overrides)
+        self.num_threads = settings.num_threads or len(os.sched_getaffinity(0))
+        self._config = config
+        self._records: dict[str, list[annotations.Record]] = {}
+        self.class_names = annotations.read_class_names(self.files.class_names)
+        if len(self.class_names) != config.model.num_classes:
+            raise UserError(
+                f"{self.files.class_names} names {len(self.class_names)} classes, but "
+                f"model.num_classes is {config.model.num_classes}; correct one of the two"
+            )
+        for name, view in {"train": settings.train, "val": settings.val}.items():
+            if view.num_segments != config.model.num_segments and name == "train":
+                raise UserError(
+                    f"data.{name}.num_segments={view.num_segments} differs from "
+                    f"model.num_segments={config.model.num_segments}"
+                )
+
+    @property
+    def train_records(self):
+        """The training list."""
+        return self._list(self.files.train_list)
+
+    @property
+    def val_records(self):
+        """The validation list."""
+        return self._list(self.files.val_list)
+
+    def _list(self, path):
+        if path not in self._records:
+            records = annotations.read_list(
+                path, frames_root=self.files.frames, num_classes=len(self.class_names)
+            )
+            decode.check_folder(
+                records[0].folder,
+                records[0].num_frames,
+                pattern=self.files.frame_pattern,
+                first_frame=self.files.first_frame,
+            )
+            self._records[path] = records
+        return self._records[path]
+
+    @property
+    def partners(self):
+        """`{label: label of the class that is this one backwards in time}`."""
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        pairs = [
+            (labels[a], labels[b])
+            for a, b in self.files.reversed_pairs
+            if a in labels and b in labels
+        ]
+        return dict(pairs) | {b: a for a, b in pairs}
+
+    def train_batches(self, first_batch):
+        """This host's part of the training batches from number `first_batch` on."""
+        config = self._config
+        return pipeline.train_batches(
+            self._reader(self.train_records, config.data.train, on_error=config.data.on_error),
+            batch=config.train.batch,
+            seed=config.seed,
+            first_batch=first_batch,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+            num_workers=config.data.num_workers,
+        )
+
+    def eval_batches(self, view):
+        """This host's part of the validation batches, seen through `view`."""
+        return pipeline.eval_batches(
+            self._reader(self.val_records, view, on_error="raise"),
+            batch=eval_batch(self._config, jax.device_count()),
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+            num_workers=self._config.data.num_workers,
+        )
+
+    def _reader(self, records, view, *, on_error):
+        view = pipeline.View(**view)
+        labels = augment.mirrored_labels(self.class_names) if view.flip_labels else {}
+        return pipeline.BatchReader(
+            records,
+            view,
+            seed=self._config.seed,
+            frame_pattern=self.files.frame_pattern,
+            first_frame=self.files.first_frame,
+            label_map=labels,
+            exact_resize=self._config.data.exact_resize,
+            on_error=on_error,
+            num_threads=self.num_threads,
+        )
+
+    def describe_flip(self, *, labels):
+        """Lines that tell which labels change when a clip is mirrored."""
+        pairs = augment.mirrored_labels(self.class_names) if labels else {}
+        names = self.class_names
+        lines = [f"  {names[a]} <-> {names[b]}" for a, b in sorted(pairs.items()) if a < b]
+        if not lines:
+            return "mirrored clips keep their label"
+        return "\n".join(["mirrored clips exchange these labels:", *lines])
+
+
+def _default_data_dir(dataset, workdir):
+    if dataset == "synthetic":
+        return os.path.join(os.path.dirname(os.path.abspath(workdir)), "data", "synthetic")
+    return os.path.join("data", dataset)
+
+
+def eval_batch(config, num_devices):
+    """Videos per evaluation step: `eval.batch`, rounded up to a multiple of the devices."""
+    return -(-config.eval.batch // num_devices) * num_devices
+
+
+def scaled_lr(config):
+    """The learning rate for the batch that is used (Goyal et al., 2017: the linear rule)."""
+    scale = config.train.batch / config.optim.base_batch if config.optim.scale_lr else 1
+    return config.optim.lr * scale
+
+
+def learning_rate(config, steps_per_epoch):
+    """The learning rate as a function of the step, see `optim.learning_rate`."""
+    keys = ("schedule", "milestones", "gamma", "warmup_epochs", "warmup_start", "warmup_by")
+    return optim.learning_rate(
+        lr=scaled_lr(config),
+        epochs=config.train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        **{key: config.optim[key] for key in keys},
+    )
+
+
+def optimizer(config, params, rate):
+    """SGD for `params`, see `optim.sgd`."""
+    keys = ("momentum", "nesterov", "weight_decay", "clip_norm", "groups", "fc_lr5")
+    return optim.sgd(params, rate, **{key: config.optim[key] for key in keys})
+
+
+def check_batch(config, num_devices):
+    """Check that the batch can be cut over devices, accumulation steps and norm groups.
+
+    Raises:
+        UserError: it cannot; the message names the keys.
+    """
+    batch, accumulation = config.train.batch, config.train.accumulation
+    group = config.model.norm_group
+    if batch < 1 or accumulation < 1:
+        raise UserError(
+            f"train.batch={batch} and train.accumulation={accumulation} must be positive"
+        )
+    if batch % (num_devices * accumulation):
+        raise UserError(
+            f"train.batch={batch} cannot be cut into {num_devices} devices x "
+            f"train.accumulation={accumulation}; take a multiple of {num_devices * accumulation}"
+        )
+    if group and batch % group:
+        raise UserError(
+            f"train.batch={batch} is not a multiple of model.norm_group={group}, the clips that "
+            "share batch statistics; change one of the two (norm_group=0 takes the whole batch)"
+        )
+    part = batch // (num_devices * accumulation)
+    if accumulation > 1 and (not group or part % group):
+        raise UserError(
+            f"with train.accumulation={accumulation}, each of {num_devices} devices sees {part} "
+            f"clips at a time; set model.norm_group to a divisor of that (it is {group})"
+        )
+
+
+def check_workdir(config, workdir):
+    """Create `workdir`, or check that it holds a run of the same configuration.
+
+    Raises:
+        UserError: it cannot be written to, or belongs to another configuration.
+    """
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        probe = os.path.join(workdir, f".probe-{os.getpid()}")
+        with open(probe, "w"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the working directory {workdir}: {error.strerror}; "
+            "choose another --workdir"
+        ) from None
+    path = os.path.join(workdir, "config.json")
+    if not os.path.exists(path):
+        return
+    with open(path) as file:
+        before = _flat(json.load(file))
+    now = _flat(json.loads(to_json(config)))
+    changed = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+        and not any(key == free or key.startswith(free + ".") for free in _FREE_KEYS)
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
+            "go back to the old values:\n  " + "\n  ".join(changed)
+        )
+
+
+def _flat(tree, prefix=""):
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def describe_workdir(config, workdir, class_names):
+    """Write down what is run, and where: `config.json`, `environment.json`, `classes.txt`."""
+    if jax.process_index():
+        return
+    with open(os.path.join(workdir, "config.json"), "w") as file:
+        file.write(to_json(config) + "\n")
+    with open(os.path.join(workdir, "classes.txt"), "w") as file:
+        file.writelines(f"{name}\n" for name in class_names)
+    environment = {
+        "trn_jax": __version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "hosts": jax.process_count(),
+    }
+    with open(os.path.join(workdir, "environment.json"), "w") as file:
+        json.dump(environment, file, indent=1)
+        file.write("\n")
+
+
+def to_json(config):
+    """A configuration as text, with sorted keys."""
+    return json.dumps(config.to_dict(), indent=1, sort_keys=True)
+
+
+def from_dict(values):
+    """The configuration that a checkpoint was made from."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(entry) for key, entry in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(values)).lock()
+
+
+def check_model(config, checkpoint_config, directory):
+    """Check that a configuration asks for the model that a checkpoint holds.
+
+    Raises:
+        UserError: it asks for another one.
+    """
+    free = ("eval_relations", "norm_group", "dtype")  # no parameter depends on them
+    stored = _flat(checkpoint_config["model"])
+    asked = _flat(json.loads(to_json(config))["model"])
+    changed = [
+        f"model.{key}: {stored.get(key)!r} in the checkpoint, {asked.get(key)!r} asked for"
+        for key in sorted(stored.keys() | asked.keys())
+        if key not in free and stored.get(key) != asked.get(key)
+    ]
+    if changed:
+        raise UserError(f"{directory} holds another model:\n  " + "\n  ".join(changed))
+
+
+def protocol_names(config, wanted):
+    """The names of the protocols to run: `wanted` ("all" or names with commas between them).
+
+    Raises:
+        UserError: the recipe has no protocol of that name.
+    """
+    if wanted == "all":
+        return list(config.protocols)
+    names = wanted.split(",")
+    for name in names:
+        if name not in config.protocols:
+            close = difflib.get_close_matches(name, list(config.protocols), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(
+                f"the recipe has no protocol {name!r}{hint} It has: {', '.join(config.protocols)}"
+            )
+    return names

@@ -1,0 +1,324 @@
+"""Training: one step on the devices, and the loop around it."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from trn_jax import checkpoint, evaluate, recipe
+from trn_jax.devices import DevicePrefetch, make_mesh, replicated, split_batch
+from trn_jax.models import create_model
+from trn_jax.progress import Reporter, StepMeter, check_finite, duration
+
+INTERRUPTED = 75  # exit status after SIGTERM: the same command goes on from there (EX_TEMPFAIL)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+        step: number of steps taken, which is also the number of the next global batch.
+        params: trainable parameters.
+        stats: running statistics of the batch norms.
+        fixed: frozen parameters.
+        opt_state: state of the optimizer.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    stats: nnx.State
+    fixed: nnx.State
+    opt_state: optax.OptState
+
+    @property
+    def model(self):
+        """The states that, with the graph definition, make up the model."""
+        return self.params, self.stats, self.fixed
+
+
+def train_step(state, batch, *, graph, optimizer, rate, seed, accumulation=1, mesh):
+    """Take one step of SGD.
+
+    The random numbers of a step follow from `(seed, step)` and from each clip's number in the
+    global batch; batch statistics are those of groups of clips. The outcome therefore depends
+    neither on the number of devices nor on `accumulation` (up to rounding).
+
+    Args:
+        state: a `TrainState`, donated by the caller.
+        batch: `clip` uint8 `[batch, 1, segments, height, width, 3]` and `label` `[batch]`.
+        graph: the structure of the model.
+        optimizer: an optax transformation.
+        rate: learning rate as a function of the step, for the log.
+        seed: of the step's random numbers.
+        accumulation: number of parts that the batch is computed in, one after the other.
+        mesh: the devices that the batch is cut over.
+
+    Returns:
+        The new state, and the scalars `loss`, `top1`, `grad_norm` (before clipping) and `lr`.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    dropout_key, relations_key = jax.random.split(key)
+
+    def loss_fn(params, clips, labels, clip_index):
+        model = nnx.merge(graph, params, state.stats, state.fixed)
+        rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
+        logits = model(clips, train=True, rngs=rngs, clip_index=clip_index)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        top1 = jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=loss.dtype)
+        return loss, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
+
+    def part_of_step(_, part):
+        return None, jax.value_and_grad(loss_fn, has_aux=True)(state.params, *part)
+
+    clips, labels = batch["clip"][:, 0], batch["label"]
+    parts = (clips, labels, jnp.arange(len(labels)))
+    if accumulation == 1:
+        _, ((loss, (top1, stats)), grads) = part_of_step(None, parts)
+    else:
+        parts = jax.tree.map(lambda x: _cut(x, accumulation, mesh), parts)
+        _, outcomes = jax.lax.scan(part_of_step, None, parts)
+        (loss, (top1, stats)), grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), outcomes)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    scalars = {
+        "loss": loss,
+        "top1": top1,
+        "grad_norm": optax.global_norm(grads),
+        "lr": rate(state.step),
+    }
+    params = optax.apply_updates(state.params, updates)
+    state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
+    return state, scalars
+
+
+def _cut(x, accumulation, mesh):
+    """Cut `[batch, ...]` into `[accumulation, batch / accumulation, ...]`.
+
+    Every device cuts its own rows, so that nothing travels between devices.
+    """
+    rows = x.reshape(mesh.size, accumulation, -1, *x.shape[1:])
+    parts = rows.swapaxes(0, 1).reshape(accumulation, -1, *x.shape[1:])
+    sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return jax.lax.with_sharding_constraint(parts, sharding)
+
+
+def jit_train_step(mesh, **kwargs):
+    """Compile `train_step` for `mesh`: state replicated and donated, batch cut over the devices."""
+    whole = replicated(mesh)
+    return jax.jit(
+        partial(train_step, mesh=mesh, **kwargs),
+        in_shardings=(whole, split_batch(mesh)),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def init_state(make_model, make_optimizer, mesh):
+    """Draw a model and lay it out on the devices.
+
+    Args:
+        make_model: function without arguments that returns a `Recognizer`.
+        make_optimizer: function of the trainable parameters (or their shapes).
+        mesh: the devices.
+
+    Returns:
+        The graph definition, the optimizer, and a `TrainState`.
+    """
+    graph, *abstract = nnx.split(nnx.eval_shape(make_model), nnx.Param, nnx.BatchStat, ...)
+    optimizer = make_optimizer(nnx.as_pure(abstract[0]))
+
+    def init():
+        _, *states = nnx.split(make_model(), nnx.Param, nnx.BatchStat, ...)
+        params, stats, fixed = nnx.as_pure(tuple(states))
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, fixed, optimizer.init(params))
+
+    return graph, optimizer, jax.jit(init, out_shardings=replicated(mesh))()
+
+
+# The loop ----------------------------------------------------------------------------------------
+
+
+def train(config, workdir):
+    """Train as `config` says, in `workdir`; go on where an earlier run of the same config stopped.
+
+    Args:
+        config: see `trn_jax.config.base`.
+        workdir: receives the checkpoints, logs and results.
+
+    Returns:
+        The exit status: 0, or `INTERRUPTED` after SIGTERM.
+
+    Raises:
+        UserError: something in the configuration, the data or the working directory is wrong.
+    """
+    mesh = make_mesh()
+    recipe.check_batch(config, mesh.size)
+    recipe.check_workdir(config, workdir)
+    data = recipe.Data(config, workdir)
+    steps_per_epoch = len(data.train_records) / config.train.batch
+    num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
+    eval_steps = round(config.train.eval_every * steps_per_epoch)
+    rate = recipe.learning_rate(config, steps_per_epoch)
+    graph, optimizer, state = init_state(
+        lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
+        lambda params: recipe.optimizer(config, params, rate),
+        mesh,
+    )
+    checkpoints = checkpoint.Checkpoints(
+        os.path.join(workdir, "checkpoints"),
+        keep=config.train.keep,
+        about={"config": config.to_dict(), "class_names": data.class_names},
+    )
+    first_step = checkpoints.latest_step() or 0
+    if first_step:
+        model, opt_state = checkpoints.restore(first_step, state.model, state.opt_state)
+        params, stats, fixed = model
+        state = TrainState(
+            step=jnp.full_like(state.step, first_step),
+            params=params,
+            stats=stats,
+            fixed=fixed,
+            opt_state=opt_state,
+        )
+    recipe.describe_workdir(config, workdir, data.class_names)
+
+    step_fn = jit_train_step(
+        mesh,
+        graph=graph,
+        optimizer=optimizer,
+        rate=rate,
+        seed=config.seed,
+        accumulation=config.train.accumulation,
+    )
+    evaluator = evaluate.Evaluator(graph, mesh)
+    reporter = Reporter(
+        workdir, first_step=first_step, last_step=num_steps, active=jax.process_index() == 0
+    )
+    reporter.say(_first_lines(config, data, state, mesh, first_step, num_steps))
+    meter = StepMeter(config.train.batch)
+    stop = _StopSignal()
+    problems: set[str] = set()
+    batches = DevicePrefetch(data.train_batches(first_step), mesh)
+    try:
+        for step in range(first_step + 1, num_steps + 1):
+            asked = time.perf_counter()
+            arrays, rest = next(batches)
+            arrived = time.perf_counter()
+            state, scalars = step_fn(state, arrays)
+            meter.add(asked, arrived, scalars)
+            reporter.step()
+            for problem in set(rest["problems"]) - problems:
+                reporter.say(f"skipped: {problem}")
+            problems.update(rest["problems"])
+
+            last = step == num_steps or stop.requested
+            evaluates = step == num_steps or (eval_steps > 0 and step % eval_steps == 0)
+            saves = last or evaluates or step % config.train.checkpoint_every == 0
+            if saves or step % config.train.log_every == 0:
+                summary = meter.summary()
+                check_finite(summary, step)
+                reporter.write(step, "train", {"epoch": step / steps_per_epoch} | summary)
+                reporter.say(_line(step, num_steps, steps_per_epoch, summary, config.train.batch))
+            metrics = None
+            if evaluates and not stop.requested:
+                metrics = evaluator.run(data, "val", config.data.val, state.model)["metrics"]
+                reporter.write(step, "val", metrics)
+                reporter.say(f"step {step}  val  " + _percentages(metrics))
+            if saves:
+                # The next batch is asked for after this: what is saved is the state between steps.
+                checkpoints.save(step, state.model, state.opt_state, metrics=metrics)
+                meter.restart()
+            if stop.requested:
+                break
+    finally:
+        stop.restore()
+        batches.close()
+        meter.close()
+        reporter.close()
+    checkpoints.close()
+    if problems:
+        say(f"{len(problems)} videos could not be read and were replaced:")
+        say("\n".join(f"  {problem}" for problem in sorted(problems)))
+    if stop.requested:
+        say(f"stopped by {stop.name} after step {step}; the same command goes on from there")
+        return INTERRUPTED
+    newest = checkpoint.find(workdir)
+    results = evaluator.run_protocols(data, config, state.model, newest, list(config.protocols))
+    evaluate.write_results(results, os.path.join(workdir, "results"))
+    return 0
+
+
+def _first_lines(config, data, state, mesh, first_step, num_steps):
+    count = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.fixed)))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    device = mesh.devices.flat[0]
+    start = f"resuming after step {first_step}" if first_step else "starting"
+    lines = [
+        f"{config.model.name}: {count:,} parameters, {trained:,} of them trained, "
+        f"compute in {config.model.dtype}",
+        f"{config.data.dataset}: {len(data.train_records):,} training and "
+        f"{len(data.val_records):,} validation videos of {len(data.class_names)} classes, "
+        f"{data.num_threads} threads decode",
+        f"{mesh.size} x {device.device_kind}: {config.train.batch} clips per step; {start}, "
+        f"{num_steps:,} steps in all",
+    ]
+    if config.optim.scale_lr:
+        lines.append(
+            f"learning rate {recipe.scaled_lr(config):g}: {config.optim.lr:g} for a batch of "
+            f"{config.optim.base_batch}, scaled to {config.train.batch}"
+        )
+    if config.data.train.flip_rate:
+        lines.append(data.describe_flip(labels=config.data.train.flip_labels))
+    return "\n".join(lines)
+
+
+def _line(step, num_steps, steps_per_epoch, summary, batch):
+    left = (num_steps - step) * batch / summary["clips_per_second"]
+    return (
+        f"step {step}/{num_steps}  epoch {step / steps_per_epoch:.2f}  loss {summary['loss']:.4f}  "
+        f"top-1 {100 * summary['top1']:.1f} %  lr {summary['lr']:.3g}  "
+        f"grad norm {summary['grad_norm']:.2f}  {summary['clips_per_second']:.1f} clips/s  "
+        f"waiting for data {100 * summary['data_wait']:.0f} %  {duration(left)} left"
+    )
+
+
+def _percentages(metrics):
+    return "  ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items())
+
+
+def say(text):
+    """Print a line for people, from process 0 only."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+class _StopSignal:
+    """Remembers that SIGTERM (or the first Ctrl-C) came, so that the loop can save and end."""
+
+    def __init__(self):
+        self.requested = False
+        self.name = ""
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number, _):
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: do not wait for the save
+        self.requested = True
+        self.name = signal.Signals(number).name
+
+    def restore(self):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
