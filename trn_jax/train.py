@@ -93,7 +93,7 @@ def train_step(state, batch, *, graph, optimizer, rate, seed, accumulation=1, me
     scalars = {
         "loss": loss,
         "top1": top1,
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "lr": rate(state.step),
     }
     params = optax.apply_updates(state.params, updates)

@@ -1,0 +1,96 @@
+"""Lists of videos: what is read, and what every wrong list is told."""
+
+import os
+
+import pytest
+
+from trn_jax.data import annotations
+from trn_jax.errors import UserError
+
+
+def read(tmp_path, text, num_classes=3, encoding="utf-8"):
+    path = tmp_path / "list.txt"
+    path.write_text(text, encoding=encoding)
+    return annotations.read_list(path, frames_root="/frames", num_classes=num_classes)
+
+
+def test_lines_become_records_in_their_order(tmp_path):
+    records = read(tmp_path, "a/b 7 2\nc\t1\t0\n\n  \nd 300 1")
+    assert [(r.index, r.folder, r.num_frames, r.label) for r in records] == [
+        (0, "/frames/a/b", 7, 2),
+        (1, "/frames/c", 1, 0),
+        (2, "/frames/d", 300, 1),
+    ]
+
+
+def test_folder_names_may_have_spaces_and_be_absolute(tmp_path):
+    records = read(tmp_path, "two words 7 2\r\n/elsewhere/a b  c 8 1\r\n")
+    assert [r.folder for r in records] == ["/frames/two words", "/elsewhere/a b  c"]
+
+
+def test_a_missing_list_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"list of videos not found: .*none\.txt; check data_dir"):
+        annotations.read_list(tmp_path / "none.txt", frames_root="", num_classes=1)
+
+
+def test_a_folder_in_place_of_a_list_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"cannot read the list of videos {tmp_path}"):
+        annotations.read_list(tmp_path, frames_root="", num_classes=1)
+
+
+def test_a_list_that_is_not_text_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read the list of videos .*list\.txt.*utf-8"):
+        read(tmp_path, "caf\xe9 3 0\n", encoding="latin-1")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_list_says_what_was_expected(tmp_path, text):
+    with pytest.raises(UserError, match=r"list\.txt is empty; expected .*<num_frames> <label>"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("line", ["b 7", "b seven 1", "b 7 1.5", "b,7,1", "b 7 1 extra"])
+def test_a_malformed_line_is_shown_with_its_number(tmp_path, line):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, f"a 7 1\n\n{line}\n")
+    assert f"line 3: {line!r} is not '<folder> <num_frames> <label>'" in str(error.value)
+    assert "has 1 wrong lines" in str(error.value)
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_out_of_range_is_shown_with_the_range(tmp_path, label):
+    read(tmp_path, "a 7 0\nb 7 2\n")
+    with pytest.raises(UserError, match=rf"line 2: label {label} of b is not in 0\.\.2"):
+        read(tmp_path, f"a 7 0\nb 7 {label}\n")
+
+
+@pytest.mark.parametrize("count", [0, -4])
+def test_a_video_without_frames_is_shown(tmp_path, count):
+    with pytest.raises(UserError, match=rf"line 1: a has {count} frames, expected at least 1"):
+        read(tmp_path, f"a {count} 0\n")
+
+
+def test_all_wrong_lines_are_reported_at_once_and_the_rest_counted(tmp_path):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, "a 7 9\nb\nc 0 1\nd 3 2\n")
+    assert "has 3 wrong lines" in str(error.value)
+    for number in (1, 2, 3):
+        assert f"line {number}: " in str(error.value)
+    assert "line 4" not in str(error.value)
+
+    with pytest.raises(UserError) as error:
+        read(tmp_path, "wrong\n" * 25)
+    assert "has 25 wrong lines" in str(error.value)
+    assert "line 10: " in str(error.value) and "line 11: " not in str(error.value)
+    assert str(error.value).endswith("and 15 more")
+
+
+def test_class_names_are_the_lines_that_are_not_blank(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("Something up\r\n\n  Caf\xe9 \n", encoding="utf-8")
+    assert annotations.read_class_names(path) == ["Something up", "Caf\xe9"]
+
+
+def test_missing_class_names_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"class names not found: .*names\.txt"):
+        annotations.read_class_names(os.path.join(tmp_path, "names.txt"))

@@ -1,0 +1,435 @@
+"""Crops, resizing and mirroring against the reference's pixels and rectangles."""
+
+import hashlib
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+import weights
+
+from trn_jax.data import augment, pipeline
+from trn_jax.data.annotations import Record
+from trn_jax.errors import UserError
+
+IMAGES = pathlib.Path(__file__).parents[3] / "shared/data/mmaction2/imgs"
+needs_images = pytest.mark.skipif(not IMAGES.is_dir(), reason=f"{IMAGES} is not here")
+
+
+class Choose:
+    """A generator that draws the given numbers."""
+
+    def __init__(self, *draws):
+        self.draws = list(draws)
+
+    def integers(self, high):
+        draw = self.draws.pop(0)
+        assert 0 <= draw < high
+        return draw
+
+    def random(self):
+        return self.draws.pop(0)
+
+
+def assert_pixels(found, expected):
+    """Compare with a record: all pixels if the digest agrees, else samples within a grey level."""
+    found = np.ascontiguousarray(found)
+    assert found.dtype == expected["dtype"]
+    assert list(found.shape) == expected["shape"]
+    if hashlib.blake2b(found.tobytes(), digest_size=8).hexdigest() == expected["blake2b_64"]:
+        return
+    for index, value in expected["samples"]:
+        assert abs(int(found[tuple(index)]) - value) <= 1, index
+    if "mean" in expected:
+        np.testing.assert_allclose(found.mean((0, 1)), expected["mean"], rtol=0, atol=0.1)
+
+
+def smooth_frames(num_frames, height, width):
+    """Frames that differ, without detail that resizing could lose."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    channels = [x, y, (x + y) / 2]
+    frames = [np.stack(channels, -1) * (200 - 20 * time) + 10 * time for time in range(num_frames)]
+    return [frame.astype(np.uint8) for frame in frames]
+
+
+def apply(crop, frames, rng=None):
+    out = np.full((crop.num_crops, len(frames), crop.size, crop.size, 3), 77, np.uint8)
+    crop(frames, rng, out)
+    return out
+
+
+# Rectangles
+
+
+def test_multi_scale_boxes_are_those_of_the_reference_in_its_order(golden):
+    checked = set()
+    for record in golden("pipeline/multi_scale_crop")["records"]:
+        if record["max_wh_scale_gap"] != 1:
+            continue
+        sizes = augment.multi_scale_boxes(
+            *record["image_hw"],
+            scales=record["scales"],
+            num_positions=record["num_fixed_crops"],
+            snap_to=record["input_size"],
+        )
+        expected = [
+            [(x, y, *candidate["size_wh"]) for x, y in candidate["offsets_xy"]]
+            for candidate in record["candidates"]
+        ]
+        assert sizes == expected, record["image_hw"]
+        checked.add((record["num_fixed_crops"], *record["image_hw"]))
+    assert len(checked) == 14
+
+
+def test_multi_scale_boxes_snap_only_when_asked_and_only_nearby_sides():
+    scales = (1, 226 / 256, 227 / 256, 222 / 256, 221 / 256)
+    plain = augment.multi_scale_boxes(256, 256, scales=scales, num_positions=5)
+    snapped = augment.multi_scale_boxes(256, 256, scales=scales, num_positions=5, snap_to=224)
+    assert {boxes[0][2] for boxes in plain} == {256, 226, 227, 222, 221}
+    assert {boxes[0][2] for boxes in snapped} == {256, 224, 227, 221}
+
+
+@pytest.mark.parametrize(("base", "sides"), [(256, (256, 224, 192, 168)), (100, (100, 87, 75, 66))])
+def test_published_sizes_of_the_multi_scale_crop(base, sides):
+    boxes = augment.multi_scale_boxes(
+        base, 2 * base, scales=(1, 0.875, 0.75, 0.66), num_positions=13
+    )
+    a, b, c, d = sides
+    expected = [(a, a), (b, a), (a, b), (b, b), (c, b), (b, c), (c, c), (d, c), (c, d), (d, d)]
+    assert [choices[0][2:] for choices in boxes] == expected
+    assert all(len(choices) == 13 for choices in boxes)
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "expected_wh"),
+    [
+        ((176, 100), (451, 256)),
+        ((132, 100), (338, 256)),
+        ((320, 240), (341, 256)),
+        ((427, 240), (455, 256)),
+        ((240, 427), (256, 455)),
+    ],
+)
+def test_published_sizes_after_scaling_the_short_side(size_wh, expected_wh):
+    assert augment.short_side_size(*size_wh[::-1], 256) == expected_wh[::-1]
+
+
+@pytest.mark.parametrize(
+    ("width", "lefts"),
+    [(340, [0, 84, 42]), (451, [0, 194, 97]), (455, [0, 198, 99]), (256, [0, 0, 0])],
+)
+def test_published_offsets_of_three_crops(width, lefts):
+    expected = [(left, 0, 256, 256) for left in lefts]
+    assert augment.three_boxes(256, width, 256) == expected
+    turned = [(0, left, 256, 256) for left in lefts]
+    assert augment.three_boxes(width, 256, 256) == turned
+
+
+@pytest.mark.parametrize(
+    ("width", "offsets"),
+    [
+        (340, [(0, 0), (116, 0), (0, 32), (116, 32), (58, 16)]),
+        (451, [(0, 0), (224, 0), (0, 32), (224, 32), (112, 16)]),
+    ],
+)
+def test_published_offsets_of_ten_crops(width, offsets):
+    assert augment.five_boxes(256, width, 224) == [(x, y, 224, 224) for x, y in offsets]
+
+
+def test_published_offset_of_the_center_crop():
+    assert augment.center_box(256, 340, 224) == (58, 16, 224, 224)
+
+
+# Pixels
+
+
+def test_resizing_cropping_and_mirroring_give_the_pixels_of_the_reference(golden):
+    kinds = []
+    for record in golden("pipeline/image_transforms")["records"]:
+        source, steps = record["source"], [step["type"] for step in record["chain"]]
+        if source["kind"] != "weights.deterministic_clip":
+            continue  # those depend on the JPEG decoder; the next test reads real images
+        frames = list(weights.deterministic_clip(source["shape"], source["seed"]))
+        if steps == ["Resize", "CenterCrop"]:
+            crop = augment.TestCrops(size=224, short_side=256, kind="center")
+        elif steps == ["Resize", "ThreeCrop"]:
+            crop = augment.TestCrops(size=256, short_side=256, kind="three")
+        elif steps == ["Resize", "TenCrop"]:
+            crop = augment.TestCrops(size=224, short_side=256, kind="ten")
+        else:
+            crop = None
+        if crop is not None:
+            outputs = apply(crop, frames)[:, 0]
+        elif steps == ["Flip"]:
+            clip = np.stack(frames)[None]
+            augment.Flip(rate=1.0, label_map={})(clip, 0, np.random.default_rng(0))
+            outputs = clip[0]
+        elif steps == ["Resize"] and record["chain"][0]["scale"] == [-1, 256]:
+            outputs = augment.resize_short_side(frames, 256)
+        elif steps == ["Resize"]:
+            outputs = [augment.resize(frames[0], *record["img_shape"])]
+        else:
+            assert not steps
+            outputs = frames
+        for found, expected in zip(outputs, record["outputs"], strict=True):
+            assert_pixels(found, expected)
+        kinds.append("+".join(steps))
+    counts = {kind: kinds.count(kind) for kind in set(kinds)}
+    assert set(counts) == {
+        *("", "Resize", "Flip", "Resize+CenterCrop", "Resize+ThreeCrop", "Resize+TenCrop")
+    }
+    assert counts["Resize+TenCrop"] == 4
+
+
+def read_clip(num_segments, sampling, crop, crop_size):
+    """Read the ten real images the whole way, from the list to the views."""
+    view = pipeline.View(
+        num_segments=num_segments,
+        sampling=sampling,
+        frame_order="forward",
+        short_side=256,
+        crop=crop,
+        crop_size=crop_size,
+        scales=(1,),
+        num_positions=5,
+        flip_rate=0,
+        flip_labels=False,
+    )
+    record = Record(0, str(IMAGES), 10, 4)
+    reader = pipeline.BatchReader(
+        [record],
+        view,
+        seed=0,
+        frame_pattern="img_{:05d}.jpg",
+        first_frame=1,
+        label_map={},
+        exact_resize=True,
+        on_error="raise",
+        num_threads=1,
+    )
+    return reader([(0, record)])
+
+
+@needs_images
+@pytest.mark.parametrize(
+    ("name", "num_segments", "sampling", "crop", "crop_size"),
+    [
+        ("trn_test", 8, "twice", "three", 256),
+        ("tsm_val", 8, "center", "center", 224),
+        ("tsn_tencrop", 3, "center", "ten", 224),
+    ],
+)
+def test_whole_test_pipelines_give_the_pixels_of_the_reference(
+    golden, name, num_segments, sampling, crop, crop_size
+):
+    (expected,) = (r for r in golden("pipeline/whole_pipelines")["records"] if r["name"] == name)
+    batch = read_clip(num_segments, sampling, crop, crop_size)
+    assert batch["label"].tolist() == [expected["label_after"]]
+    frames = batch["clip"].reshape(-1, crop_size, crop_size, 3).transpose(0, 3, 1, 2)
+    means = frames.mean((1, 2, 3))
+    # Crops, clips and frames in the reference's order; JPEG decoders may differ by a little.
+    np.testing.assert_allclose(means, expected["mean_per_first_axis"], rtol=0, atol=0.05)
+    assert_pixels(frames, {k: v for k, v in expected.items() if k != "mean"})
+
+
+@needs_images
+def test_mirroring_with_labels_gives_the_pixels_and_label_of_the_reference(golden):
+    records = golden("pipeline/whole_pipelines")["records"]
+    (expected,) = (record for record in records if record["name"] == "flip_label")
+    frames = [
+        cv2.imread(str(IMAGES / f"img_{i:05d}.jpg"))[:, :, ::-1] for i in expected["frame_inds"]
+    ]
+    clip = np.stack([augment.resize(np.ascontiguousarray(f), 224, 224) for f in frames])[None]
+    label_map = {int(k): v for k, v in expected["chain"][3]["flip_label_map"].items()}
+    label = augment.Flip(rate=1.0, label_map=label_map)(clip, 4, np.random.default_rng(0))
+    assert label == expected["label_after"] == 2
+    assert_pixels(clip[0].transpose(0, 3, 1, 2), expected)
+
+
+# Multi-scale crop
+
+
+@pytest.mark.parametrize("num_positions", [5, 13])
+@pytest.mark.parametrize(("height", "width"), [(100, 176), (240, 180), (256, 256)])
+def test_exact_multi_scale_crop_is_resize_crop_resize(height, width, num_positions):
+    frames = list(weights.deterministic_clip((2, height, width, 3), 3))
+    crop = augment.MultiScaleCrop(
+        size=224,
+        short_side=256,
+        scales=(1, 0.88, 0.75, 0.66),  # 0.88 is 225 pixels, which snap to 224
+        num_positions=num_positions,
+        exact=True,
+    )
+    scaled_hw = augment.short_side_size(height, width, 256)
+    scaled = [cv2.resize(frame, scaled_hw[::-1]) for frame in frames]
+    sizes = augment.multi_scale_boxes(
+        *scaled_hw, scales=crop.scales, num_positions=num_positions, snap_to=224
+    )
+    for choice in ((0, 0), (1, 3), (4, num_positions - 1), (9, 2)):
+        left, top, w, h = sizes[choice[0]][choice[1]]
+        expected = [cv2.resize(f[top : top + h, left : left + w], (224, 224)) for f in scaled]
+        np.testing.assert_array_equal(apply(crop, frames, Choose(*choice))[0], expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 211), (240, 320), (320, 240)])
+def test_fast_multi_scale_crop_shows_the_same_box_up_to_rounding(height, width):
+    frames = smooth_frames(1, height, width)
+    exact, fast = (
+        augment.MultiScaleCrop(size=224, short_side=256, exact=exact) for exact in (True, False)
+    )
+    choices = [(size, position) for size in range(10) for position in range(13)]
+    pairs = [
+        [apply(crop, frames, Choose(*choice)).astype(int) for crop in (exact, fast)]
+        for choice in choices
+    ]
+    differences = [np.abs(a - b).mean() for a, b in pairs]
+    # Steps of a quarter of the free space are rounded down, which shifts a box by up to 3 pixels.
+    limit = 4 * 200 / min(height, width)  # 200 grey levels over the frame
+    assert max(differences) < limit
+    # A neighbouring position is clearly another picture.
+    next_one = np.abs(pairs[choices.index((9, 0))][0] - pairs[choices.index((9, 9))][1]).mean()
+    assert next_one > 1.5 * limit
+
+
+def test_fast_multi_scale_crop_resizes_the_decoded_pixels_once():
+    frames = list(weights.deterministic_clip((1, 100, 150, 3), 4))
+    crop = augment.MultiScaleCrop(size=51, short_side=64, scales=(1, 0.5))
+    found = apply(crop, frames, Choose(3, 2))[0, 0]  # 50x50 in the lower left corner, not snapped
+    np.testing.assert_array_equal(found, cv2.resize(frames[0][48:98, :50], (51, 51)))
+
+
+def test_multi_scale_crop_draws_all_sizes_and_positions_alike():
+    frames = [np.zeros((32, 48, 3), np.uint8)]
+    frames[0][..., 0] = np.arange(48)
+    frames[0][..., 1] = np.arange(32)[:, None]
+    crop = augment.MultiScaleCrop(size=8, short_side=32, scales=(0.75, 0.5), num_positions=5)
+    rng = np.random.default_rng(0)
+    seen = {}
+    for _ in range(2000):
+        key = apply(crop, frames, rng).tobytes()
+        seen[key] = seen.get(key, 0) + 1
+    assert len(seen) == 4 * 5
+    assert min(seen.values()) > 60 and max(seen.values()) < 140
+
+
+def test_one_crop_serves_all_frames_of_a_clip():
+    frame = weights.deterministic_clip((64, 96, 3), 5)
+    for crop in (
+        augment.MultiScaleCrop(size=32, short_side=40),
+        augment.MultiScaleCrop(size=32, short_side=40, exact=True),
+        augment.TestCrops(size=32, short_side=40, kind="ten"),
+    ):
+        out = apply(crop, [frame, frame.copy(), frame.copy()], np.random.default_rng(3))
+        assert (out == out[:, :1]).all()
+        assert (out != 77).any()
+
+
+def test_ten_crops_are_each_followed_by_their_mirror_image():
+    crops = apply(augment.TestCrops(size=32, short_side=40, kind="ten"), smooth_frames(2, 40, 60))
+    np.testing.assert_array_equal(crops[1::2], crops[::2, :, :, ::-1])
+    assert (crops[0] != crops[2]).any()
+
+
+# Mirroring
+
+
+def test_mirroring_turns_pixels_and_label():
+    clip = weights.deterministic_clip((1, 3, 8, 10, 3), 6)
+    flip = augment.Flip(rate=0.5, label_map={2: 4, 4: 2})
+    for label, mirrored in ((2, 4), (4, 2), (3, 3)):
+        turned = clip.copy()
+        assert flip(turned, label, Choose(0.49)) == mirrored
+        np.testing.assert_array_equal(turned, clip[:, :, :, ::-1])
+
+
+def test_clips_above_the_rate_are_left_alone():
+    clip = weights.deterministic_clip((1, 3, 8, 10, 3), 6)
+    kept = clip.copy()
+    assert augment.Flip(rate=0.5, label_map={2: 4})(kept, 2, Choose(0.5)) == 2
+    assert augment.Flip(rate=0.0, label_map={2: 4})(kept, 2, Choose(0.0)) == 2
+    np.testing.assert_array_equal(kept, clip)
+
+
+def test_the_rate_is_the_share_of_mirrored_clips():
+    clip, rng = np.zeros((1, 1, 2, 2, 3), np.uint8), np.random.default_rng(0)
+    flip = augment.Flip(rate=0.3, label_map={0: 1})
+    assert sum(flip(clip, 0, rng) for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.03)
+
+
+# Labels of mirror images. Numbers are those of the official label files; the maps are the published
+# `flip_label_map`s, and for Jester also the turns, which the published map forgets.
+STHV1 = {
+    2: "Turning the camera left while filming something",
+    4: "Turning the camera right while filming something",
+    30: "Pushing something from left to right",
+    41: "Pushing something from right to left",
+    52: "Pulling something from right to left",
+    66: "Pulling something from left to right",
+    84: "Laying something on the table on its side, not upright",
+    87: "Putting something upright on the table",
+    104: "Plugging something into something but pulling it right out as you remove your hand",
+    112: (
+        "Putting something that cannot actually stand upright upright on the table, "
+        "so it falls on its side"
+    ),
+}
+STHV2 = {
+    21: STHV1[84],
+    50: STHV1[104],
+    86: "Pulling something from left to right",
+    87: "Pulling something from right to left",
+    93: "Pushing something from left to right",
+    94: "Pushing something from right to left",
+    117: STHV1[112],
+    119: STHV1[87],
+    166: "Turning the camera left while filming something",
+    167: "Turning the camera right while filming something",
+}
+JESTER = {
+    0: "Swiping Left",
+    1: "Swiping Right",
+    6: "Sliding Two Fingers Left",
+    7: "Sliding Two Fingers Right",
+    12: "Rolling Hand Forward",
+    14: "Turning Hand Clockwise",
+    15: "Turning Hand Counterclockwise",
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "num_classes", "pairs"),
+    [
+        (STHV1, 174, [(2, 4), (30, 41), (52, 66)]),
+        (STHV2, 174, [(86, 87), (93, 94), (166, 167)]),
+        (JESTER, 27, [(0, 1), (6, 7), (14, 15)]),
+    ],
+    ids=["sthv1", "sthv2", "jester"],
+)
+@pytest.mark.parametrize("case", [str, str.upper, str.lower])
+def test_mirror_classes_are_the_published_ones(names, num_classes, pairs, case):
+    class_names = [case(names.get(label, f"Class {label}")) for label in range(num_classes)]
+    expected = dict(pairs) | {b: a for a, b in pairs}
+    assert augment.mirrored_labels(class_names) == expected
+
+
+def test_a_direction_without_a_partner_has_no_mirror_class():
+    assert augment.mirrored_labels(["Swiping Left", "Swiping Up", "Upright", "Upleft"]) == {}
+
+
+# Wrong values
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: augment.MultiScaleCrop(size=8, short_side=9, num_positions=4), "num_positions=4"),
+        (lambda: augment.MultiScaleCrop(size=8, short_side=9, scales=()), r"scales=\(\)"),
+        (lambda: augment.MultiScaleCrop(size=8, short_side=9, scales=(1, 875)), "875"),
+        (lambda: augment.TestCrops(size=8, short_side=9, kind="five"), "crop='five'.*ten"),
+        (lambda: augment.TestCrops(size=9, short_side=8), "9 pixels.*8.*crop_size"),
+        (lambda: augment.TestCrops(size=8, short_side=9, kind="three"), "8 and 9"),
+    ],
+)
+def test_wrong_values_are_named(make, named):
+    with pytest.raises(UserError, match=named):
+        make()

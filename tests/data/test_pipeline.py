@@ -1,0 +1,482 @@
+"""Batches: the same from any number of threads, processes and hosts, and from any start."""
+
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import simplejpeg
+from absl import flags
+
+from trn_jax.data import annotations, pipeline
+from trn_jax.data.decode import FrameError
+from trn_jax.errors import UserError
+
+NUM_VIDEOS = 11
+VIEW = dict(
+    num_segments=3,
+    sampling="random",
+    frame_order="forward",
+    short_side=20,
+    crop="multi_scale",
+    crop_size=16,
+    scales=(1, 0.875, 0.75),
+    num_positions=5,
+    flip_rate=0.5,
+    flip_labels=True,
+)
+EVAL = VIEW | dict(sampling="center", crop="center", flip_rate=0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Eleven videos of 5 to 15 frames; the frames of one are noise of its own on its own grey."""
+    path = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    lines = []
+    for video in range(NUM_VIDEOS):
+        num_frames = 5 + video
+        (path / f"v{video}").mkdir()
+        for number in range(1, num_frames + 1):
+            frame = rng.integers(20 * video, 20 * video + 20, (24, 32, 3)).astype(np.uint8)
+            data = simplejpeg.encode_jpeg(frame, quality=90, colorspace="RGB")
+            (path / f"v{video}" / f"{number:05d}.jpg").write_bytes(data)
+        lines.append(f"v{video} {num_frames} {video % 4}\n")
+    (path / "list.txt").write_text("".join(lines))
+    return path
+
+
+def read_records(root):
+    return annotations.read_list(root / "list.txt", frames_root=root, num_classes=4)
+
+
+def make_reader(root, view=VIEW, **changes):
+    options = dict(
+        seed=7,
+        frame_pattern="{:05d}.jpg",
+        first_frame=1,
+        label_map={0: 1, 1: 0},
+        exact_resize=False,
+        on_error="raise",
+        num_threads=2,
+    )
+    return pipeline.BatchReader(read_records(root), pipeline.View(**view), **options | changes)
+
+
+def take(batches, count):
+    """The first batches of an iterator, which is closed."""
+    try:
+        return list(itertools.islice(batches, count))
+    finally:
+        batches.close()
+
+
+def train(reader, count, batch=4, seed=3, **options):
+    return take(pipeline.train_batches(reader, batch=batch, seed=seed, **options), count)
+
+
+def evaluate(reader, batch, **options):
+    return take(pipeline.eval_batches(reader, batch=batch, **options), 1000)
+
+
+def assert_equal(found, expected):
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected, strict=True):
+        assert a.keys() == b.keys()
+        for key in b:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def join_hosts(*hosts):
+    """The global batches that the parts of several hosts make up."""
+    return [
+        {
+            key: sum((part[key] for part in parts), ())
+            if key == "problems"
+            else np.concatenate([part[key] for part in parts])
+            for key in parts[0]
+        }
+        for parts in zip(*hosts, strict=True)
+    ]
+
+
+# The same batches
+
+
+@pytest.fixture(scope="module")
+def reference(root):
+    """The first ten global batches, read by one thread: more than three epochs."""
+    return train(make_reader(root, num_threads=1), 10)
+
+
+def test_batches_have_the_documented_types(reference):
+    batch = reference[0]
+    assert batch["clip"].dtype == np.uint8 and batch["clip"].shape == (4, 1, 3, 16, 16, 3)
+    for key, dtype in (("label", np.int32), ("mask", np.float32), ("example", np.int32)):
+        assert batch[key].dtype == dtype and batch[key].shape == (4,)
+    assert batch["mask"].tolist() == [1] * 4
+    assert batch["problems"] == ()
+
+
+def test_batches_show_the_videos_they_name(reference):
+    for batch in reference:
+        grey = batch["clip"].mean((1, 2, 3, 4, 5))
+        np.testing.assert_allclose(grey, 20 * batch["example"] + 9.5, atol=5)
+
+
+@pytest.mark.parametrize("num_threads", [2, 5])
+def test_batches_do_not_depend_on_the_number_of_threads(root, reference, num_threads):
+    assert_equal(train(make_reader(root, num_threads=num_threads), 10), reference)
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4])  # with 4, every host has batches of one clip
+def test_batches_do_not_depend_on_the_number_of_hosts(root, reference, num_hosts):
+    hosts = [
+        train(make_reader(root), 10, host=host, num_hosts=num_hosts) for host in range(num_hosts)
+    ]
+    assert hosts[0][0]["label"].shape == (4 // num_hosts,)
+    assert_equal(join_hosts(*hosts), reference)
+
+
+@pytest.mark.parametrize("first_batch", [1, 3, 7])
+def test_batches_do_not_depend_on_where_a_run_starts(root, reference, first_batch):
+    assert_equal(
+        train(make_reader(root), 10 - first_batch, first_batch=first_batch),
+        reference[first_batch:],
+    )
+    second = train(make_reader(root), 3, first_batch=first_batch, host=1, num_hosts=2)
+    for part, whole in zip(second, reference[first_batch:], strict=False):
+        np.testing.assert_array_equal(part["clip"], whole["clip"][2:])
+
+
+def test_batches_do_not_depend_on_worker_processes(root, reference):
+    flags.FLAGS.mark_as_parsed()
+    assert_equal(train(make_reader(root), 10, num_workers=2), reference)
+    assert_equal(
+        join_hosts(evaluate(make_reader(root, EVAL), 4, num_workers=1)),
+        evaluate(make_reader(root, EVAL), 4),
+    )
+
+
+def test_both_seeds_matter(root, reference):
+    """The order is drawn from one, the augmentation from the other."""
+    (other_order,) = train(make_reader(root), 1, seed=4)
+    assert (other_order["example"] != reference[0]["example"]).any()
+    (other_crops,) = train(make_reader(root, seed=8), 1)
+    np.testing.assert_array_equal(other_crops["example"], reference[0]["example"])
+    assert (other_crops["clip"] != reference[0]["clip"]).any()
+
+
+# Epochs
+
+
+def test_an_epoch_has_every_example_once_in_an_order_of_its_own(reference):
+    stream = np.concatenate([batch["example"] for batch in reference])
+    epochs = stream[: 3 * NUM_VIDEOS].reshape(3, NUM_VIDEOS)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(NUM_VIDEOS))
+        assert list(epoch) != sorted(epoch)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_an_example_is_augmented_anew_in_every_epoch(reference):
+    clips = {video: [] for video in range(NUM_VIDEOS)}
+    for batch in reference:
+        for clip, example in zip(batch["clip"], batch["example"], strict=True):
+            clips[int(example)].append(clip.tobytes())
+    for versions in clips.values():
+        assert len(versions) >= 3
+        assert len(set(versions)) == len(versions)
+
+
+def test_labels_are_mirrored_with_the_clips_and_only_those_of_the_map(reference):
+    seen = set()
+    for batch in reference:
+        seen |= set(zip((batch["example"] % 4).tolist(), batch["label"].tolist(), strict=True))
+    assert seen == {(0, 0), (0, 1), (1, 1), (1, 0), (2, 2), (3, 3)}
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize(
+    ("batch", "num_hosts"), [(4, 1), (4, 2), (3, 1), (6, 2), (11, 1), (1, 1), (16, 2), (16, 8)]
+)
+def test_evaluation_covers_the_list_once_in_order_and_masks_the_padding(root, batch, num_hosts):
+    reader = make_reader(root, EVAL)
+    hosts = [evaluate(reader, batch, host=h, num_hosts=num_hosts) for h in range(num_hosts)]
+    assert len({len(host) for host in hosts}) == 1  # else a host would wait for another for ever
+    for part in itertools.chain(*hosts):
+        assert part["clip"].shape == (batch // num_hosts, 1, 3, 16, 16, 3)
+    batches = join_hosts(*hosts)
+    assert len(batches) == -(-NUM_VIDEOS // batch)
+    all_of = {
+        key: np.concatenate([b[key] for b in batches]) for key in ("mask", "example", "label")
+    }
+    padding = len(batches) * batch - NUM_VIDEOS
+    assert all_of["mask"].tolist() == [1] * NUM_VIDEOS + [0] * padding
+    assert all_of["example"].tolist() == list(range(NUM_VIDEOS)) + [-1] * padding
+    assert all_of["label"].tolist() == [v % 4 for v in range(NUM_VIDEOS)] + [0] * padding
+    clips = np.concatenate([b["clip"] for b in batches])
+    assert not clips[NUM_VIDEOS:].any()
+    (whole,) = evaluate(reader, NUM_VIDEOS)
+    np.testing.assert_array_equal(clips[:NUM_VIDEOS], whole["clip"])
+
+
+def test_evaluation_is_repeatable_also_with_shuffled_frames(root):
+    shuffled = EVAL | dict(frame_order="shuffled")
+    first, again = (evaluate(make_reader(root, shuffled), 4) for _ in range(2))
+    assert_equal(first, again)
+    assert (first[0]["clip"] != evaluate(make_reader(root, EVAL), 4)[0]["clip"]).any()
+
+
+def test_views_are_ordered_crop_first_then_clip(root):
+    changes = dict(sampling="twice", crop="three", short_side=16)
+    reader = make_reader(root, EVAL | changes)
+    assert reader.view.num_views == 6
+    record = reader.records[6]
+    batch = reader([(0, record), None])
+    assert batch["clip"].shape == (2, 6, 3, 16, 16, 3)
+    for clip, sampling in ((0, "center"), (1, None)):
+        for crop in range(3):
+            found = batch["clip"][0, 2 * crop + clip]
+            if sampling:
+                (one,) = (
+                    r([(0, record)])["clip"][0]
+                    for r in [make_reader(root, EVAL | changes | dict(sampling=sampling))]
+                )
+                np.testing.assert_array_equal(found, one[crop])
+            else:
+                assert (found != batch["clip"][0, 2 * crop]).any()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "crop", "num_views"),
+    [("center", "center", 1), ("center", "ten", 10), ("twice", "center", 2), ("twice", "ten", 20)],
+)
+def test_num_views_is_clips_times_crops(root, sampling, crop, num_views):
+    reader = make_reader(root, EVAL | dict(sampling=sampling, crop=crop))
+    assert reader.view.num_views == num_views
+    (batch,) = evaluate(reader, 11)
+    assert batch["clip"].shape == (11, num_views, 3, 16, 16, 3)
+
+
+# Videos that cannot be read
+
+
+@pytest.fixture
+def damaged(root, tmp_path):
+    """The same videos, of which number 10 is missing and 4 has broken frames."""
+    for line in (root / "list.txt").read_text().splitlines():
+        name = line.split()[0]
+        if name == "v4":
+            (tmp_path / name).mkdir()
+            for frame in (root / name).iterdir():
+                (tmp_path / name / frame.name).write_bytes(frame.read_bytes()[:200])
+        elif name != "v10":
+            (tmp_path / name).symlink_to(root / name)
+    (tmp_path / "list.txt").write_text((root / "list.txt").read_text())
+    return tmp_path
+
+
+def test_a_video_that_cannot_be_read_ends_the_run_with_its_name(damaged):
+    reader = make_reader(damaged, EVAL)
+    with pytest.raises(FrameError, match=f"cannot decode {damaged}/v4/"):
+        reader([(0, reader.records[3]), (0, reader.records[4])])
+    with pytest.raises(FrameError, match=f"{damaged}/v4/"):
+        evaluate(reader, 4)
+
+
+def test_skipping_replaces_a_video_by_the_next_and_says_so(root, damaged):
+    skipped = evaluate(make_reader(damaged, EVAL, on_error="skip"), NUM_VIDEOS)
+    (batch,), (whole,) = skipped, evaluate(make_reader(root, EVAL), NUM_VIDEOS)
+    good = [v for v in range(NUM_VIDEOS) if v not in (4, 10)]
+    for key in ("clip", "label", "example", "mask"):
+        np.testing.assert_array_equal(batch[key][good], whole[key][good])
+    for bad, taken in ((4, 5), (10, 0)):
+        np.testing.assert_array_equal(batch["clip"][bad], whole["clip"][taken])
+        assert batch["label"][bad] == whole["label"][taken]
+    first, second = batch["problems"]
+    assert f"cannot decode {damaged}/v4/" in first
+    assert f"folder {damaged}/v10 not found" in second
+
+
+def test_skipping_is_deterministic_and_leaves_other_rows_as_they_were(damaged, reference):
+    found = train(make_reader(damaged, on_error="skip"), 10)
+    for num_threads in (1, 4):
+        again = train(make_reader(damaged, on_error="skip", num_threads=num_threads), 10)
+        assert_equal(again, found)
+    num_problems = 0
+    for batch, whole in zip(found, reference, strict=True):
+        np.testing.assert_array_equal(batch["example"], whole["example"])
+        good = ~np.isin(whole["example"], (4, 10))
+        np.testing.assert_array_equal(batch["clip"][good], whole["clip"][good])
+        np.testing.assert_array_equal(batch["label"][good], whole["label"][good])
+        assert (batch["clip"][~good] != whole["clip"][~good]).any() or good.all()
+        assert len(batch["problems"]) == (~good).sum()
+        num_problems += len(batch["problems"])
+    assert num_problems >= 6  # two in each of three epochs
+
+
+def test_a_replacement_is_not_augmented_as_in_its_own_turn(damaged):
+    reader = make_reader(damaged, on_error="skip")
+    batch = reader([(0, reader.records[4]), (0, reader.records[5])])
+    grey = batch["clip"].mean((1, 2, 3, 4, 5))
+    np.testing.assert_allclose(grey, 20 * 5 + 9.5, atol=5)  # both are video 5
+    assert (batch["clip"][0] != batch["clip"][1]).any()
+
+
+def test_skipping_ends_when_nothing_can_be_read(root, tmp_path):
+    (tmp_path / "list.txt").write_text((root / "list.txt").read_text())
+    reader = make_reader(tmp_path, EVAL, on_error="skip")
+    with pytest.raises(UserError, match=rf"none of the 11 videos from {tmp_path}/v2 on"):
+        reader([(0, reader.records[2])])
+
+
+# Wrong values
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (dict(sampling="dense"), "sampling='dense'"),
+        (dict(frame_order="backward"), "frame_order='backward'"),
+        (dict(num_segments=0), "num_segments=0"),
+        (dict(crop="five"), "crop='five'.*multi_scale, center, three, ten"),
+        (dict(num_positions=9), "num_positions=9"),
+        (dict(scales=(1, 1.5)), r"scales=\(1, 1\.5\)"),
+        (dict(flip_rate=1.5), r"flip_rate=1\.5"),
+        (dict(flip_rate=-0.1), r"flip_rate=-0\.1"),
+        (dict(crop="center"), r"flip_rate=0\.5 needs crop='multi_scale'"),
+        (dict(crop="center", flip_rate=0, crop_size=21), "21 pixels.*20"),
+        (dict(crop="three", flip_rate=0), "16 and 20"),
+    ],
+)
+def test_wrong_views_are_named(wrong, named):
+    pipeline.View(**VIEW)
+    with pytest.raises(UserError, match=named):
+        pipeline.View(**VIEW | wrong)
+
+
+def test_an_unknown_way_with_errors_is_named(root):
+    with pytest.raises(UserError, match=r"data\.on_error='ignore'.*'raise' nor 'skip'"):
+        make_reader(root, on_error="ignore")
+
+
+# Processes
+
+
+READ_A_BATCH = """
+import pathlib, sys
+from trn_jax.data import annotations, augment, datasets, decode, pipeline, sampling
+root = pathlib.Path({root!r})
+records = annotations.read_list(root / "list.txt", frames_root=root, num_classes=4)
+reader = pipeline.BatchReader(
+    records, pipeline.View(**{view!r}), seed=0, frame_pattern="{{:05d}}.jpg", first_frame=1,
+    label_map={{}}, exact_resize=False, on_error="raise", num_threads=1,
+)
+batches = pipeline.train_batches(reader, batch=2, seed=0)
+assert next(batches)["clip"].shape == (2, 1, 3, 16, 16, 3)
+batches.close()
+"""
+
+
+def run_python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_reading_needs_neither_jax_nor_flax(root):
+    blocked = "import sys\nfor name in ('jax', 'jaxlib', 'flax'): sys.modules[name] = None\n"
+    run_python(blocked + READ_A_BATCH.format(root=str(root), view=VIEW))
+
+
+def test_reading_opens_no_accelerator(root):
+    """Grain imports jax where it finds it, which is harmless as long as nobody uses it."""
+    asked = (
+        "from jax._src import xla_bridge\n"
+        "print(xla_bridge.backends_are_initialized(), 'flax' in sys.modules)"
+    )
+    assert run_python(READ_A_BATCH.format(root=str(root), view=VIEW) + asked) == ["False", "False"]
+
+
+@pytest.mark.parametrize("name", ["annotations", "augment", "datasets", "decode", "sampling"])
+def test_everything_below_the_pipeline_imports_neither_jax_nor_grain(name):
+    code = f"import sys, trn_jax.data.{name}\n"
+    asked = "print(*{'jax', 'flax', 'grain'}.intersection(sys.modules))"
+    assert run_python(code + asked) == []
+
+
+TRAINER = """
+import json, multiprocessing, sys, time
+from absl import flags
+sys.path.insert(0, {here!r})
+import pathlib, test_pipeline
+from trn_jax.data import pipeline
+
+if __name__ == "__main__":
+    flags.FLAGS.mark_as_parsed()
+    reader = test_pipeline.make_reader(pathlib.Path({root!r}), on_error="raise")
+    batches = pipeline.train_batches(reader, batch={batch}, seed=0, num_workers=2)
+    next(batches)
+    print(json.dumps([child.pid for child in multiprocessing.active_children()]), flush=True)
+    time.sleep(60)
+"""
+
+
+def is_alive(pid):
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def shared_memory(num_bytes):
+    """Blocks of shared memory of a batch's size."""
+    found = set()
+    for entry in pathlib.Path("/dev/shm").iterdir():
+        try:
+            if entry.stat().st_size == num_bytes:
+                found.add(entry.name)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def wait_for(condition, seconds=15):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
+def test_worker_processes_end_with_a_killed_trainer_and_leave_no_shared_memory(root, tmp_path):
+    batch = 61  # whose clips have a size that no other program's shared memory has
+    num_bytes = batch * 3 * 16 * 16 * 3
+    script = tmp_path / "trainer.py"
+    here = os.path.dirname(__file__)
+    script.write_text(TRAINER.format(here=here, root=str(root), batch=batch))
+    before = shared_memory(num_bytes)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as trainer:
+        workers = []
+        try:
+            workers = json.loads(trainer.stdout.readline())
+            assert len(workers) == 2 and all(map(is_alive, workers))
+            assert wait_for(lambda: shared_memory(num_bytes) > before)
+        finally:
+            trainer.send_signal(signal.SIGKILL)
+    try:
+        assert wait_for(lambda: not any(map(is_alive, workers)))
+        assert wait_for(lambda: shared_memory(num_bytes) <= before)
+    finally:
+        for pid in filter(is_alive, workers):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,201 @@
+"""The training step: equal to the reference, to itself on other devices, and to itself in parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import weights
+from flax import nnx
+
+from trn_jax import convert, create_model, optim, train
+from trn_jax.devices import make_mesh, split_batch
+
+SMALL = dict(num_classes=5, num_segments=3, width=4, dtype="float64")
+
+
+def prepare(make_model, make_optimizer, mesh, rate, **options):
+    graph, optimizer, state = train.init_state(make_model, make_optimizer, mesh)
+    step = train.jit_train_step(mesh, graph=graph, optimizer=optimizer, rate=rate, **options)
+    return graph, state, step
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("clipping", ["active", "inactive"])
+def test_three_steps_equal_the_reference(golden, clipping):
+    numbers = golden("train/trn_r50_multiscale")
+    expected = numbers if clipping == "active" else numbers["other_clipping"]
+    max_norm = numbers["optimizer"]["clip_grad"]["max_norm"]
+    max_norm = max_norm if clipping == "active" else expected["max_norm"]
+    drawn, data = numbers["weights"], numbers["input"]
+    values = weights.deterministic_state_dict(
+        numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
+    )
+    settings = numbers["optimizer"]["optimizer"]
+    batch = {
+        "clip": weights.deterministic_clip(data["shape"], data["seed"])[:, None],
+        "label": np.array(data["labels"], np.int32),
+    }
+
+    def make_model():
+        return create_model(
+            "trn_resnet50",
+            num_classes=174,
+            partial_bn=True,
+            dropout_rate=0.0,
+            train_relations="first",
+            dtype="float64",
+        )
+
+    with jax.enable_x64(True):
+        mesh = make_mesh(jax.devices()[:1])
+        rate = optim.learning_rate(
+            lr=settings["lr"], schedule="constant", epochs=1, steps_per_epoch=1
+        )
+        model = nnx.eval_shape(make_model)
+        convert.load_state_dict(model, values)
+        graph, params, stats, fixed = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+        params, stats, fixed = nnx.as_pure((params, stats, fixed))
+        optimizer = optim.sgd(
+            params,
+            rate,
+            momentum=settings["momentum"],
+            weight_decay=settings["weight_decay"],
+            clip_norm=max_norm,
+            groups="tsm",
+        )
+        assert len(jax.tree.leaves(params)) == numbers["num_params_with_grad"]
+        state = train.TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            stats=stats,
+            fixed=fixed,
+            opt_state=optimizer.init(params),
+        )
+        step = train.jit_train_step(mesh, graph=graph, optimizer=optimizer, rate=rate, seed=0)
+        steps = expected["steps"]
+        steps = list(steps.values()) if isinstance(steps, dict) else steps
+        for number, recorded in enumerate(steps, start=1):
+            state, scalars = step(state, batch)
+            assert float(scalars["loss"]) == pytest.approx(recorded["total_loss"], rel=1e-6)
+            assert float(scalars["grad_norm"]) == pytest.approx(recorded["grad_norm"], rel=1e-6)
+            if number == 1 and clipping == "active":
+                check_tensors(graph, state, expected["after_step_1"])
+        check_tensors(graph, state, expected["after"])
+
+
+def check_tensors(graph, state, expected):
+    """Compare norms and samples of tensors with the golden's, which are in PyTorch's layout."""
+    model = nnx.merge(graph, *state.model)
+    found = convert.names.variables(model)
+    for name, numbers in expected.items():
+        path = convert.names._path(name, convert.names.MMACTION2, found)
+        value = np.asarray(found[path][...])
+        if path.endswith("/kernel"):
+            value = value.transpose((1, 0) if value.ndim == 2 else (3, 2, 0, 1))
+        assert np.linalg.norm(value) == pytest.approx(numbers["l2"], rel=1e-7), name
+        for index, sample in numbers["samples"]:
+            assert value[tuple(index)] == pytest.approx(sample, rel=1e-6, abs=1e-8), name
+
+
+def small_batch(size=16, num_segments=3):
+    rng = np.random.default_rng(0)
+    return {
+        "clip": rng.integers(0, 256, (size, 1, num_segments, 32, 32, 3), np.uint8),
+        "label": rng.integers(0, 5, size).astype(np.int32),
+    }
+
+
+def run(num_devices, *, steps=5, head="trn_multiscale", norm_group=2, accumulation=1, **overrides):
+    """Train a small model on so many devices; returns the losses and the parameters."""
+    options = SMALL | dict(norm_group=norm_group, dropout_rate=0.5) | overrides
+    mesh = make_mesh(jax.devices()[:num_devices])
+    rate = optim.learning_rate(lr=0.05, schedule="constant", epochs=1, steps_per_epoch=1)
+    _, state, step = prepare(
+        lambda: create_model("tsn_resnet10", head=head, rngs=nnx.Rngs(1), **options),
+        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        mesh,
+        rate,
+        seed=3,
+        accumulation=accumulation,
+    )
+    batch = jax.device_put(small_batch(), split_batch(mesh))
+    losses = []
+    for _ in range(steps):
+        state, scalars = step(state, batch)
+        losses.append(float(scalars["loss"]))
+    return np.array(losses), jax.device_get((state.params, state.stats))
+
+
+def largest_difference(a, b):
+    return max(jax.tree.leaves(jax.tree.map(lambda x, y: np.abs(x - y).max(), a, b)))
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    with jax.enable_x64(True):
+        return run(1)
+
+
+def test_eight_devices_train_as_one(one_device):
+    with jax.enable_x64(True):
+        losses, parameters = run(8)
+    np.testing.assert_allclose(losses, one_device[0], rtol=0, atol=1e-9)
+    assert largest_difference(parameters, one_device[1]) < 1e-9
+
+
+@pytest.mark.parametrize(("num_devices", "accumulation"), [(1, 4), (2, 2)])
+def test_accumulation_changes_nothing(one_device, num_devices, accumulation):
+    with jax.enable_x64(True):
+        losses, parameters = run(num_devices, accumulation=accumulation)
+    np.testing.assert_allclose(losses, one_device[0], rtol=0, atol=1e-9)
+    assert largest_difference(parameters, one_device[1]) < 1e-9
+
+
+def test_the_comparison_can_fail(one_device):
+    with jax.enable_x64(True):
+        other_groups, _ = run(1, steps=1, norm_group=4)
+        other_draws, _ = run(1, steps=1, dropout_rate=0.4)
+    assert abs(other_groups[0] - one_device[0][0]) > 1e-6
+    assert abs(other_draws[0] - one_device[0][0]) > 1e-6
+
+
+def test_first_loss_in_float32_does_not_depend_on_the_devices():
+    first = [run(n, steps=1, dtype="float32")[0][0] for n in (1, 8)]
+    assert first[0] == pytest.approx(first[1], abs=1e-6)
+
+
+def compiled_text(function, mesh, *arguments):
+    return jax.jit(function).lower(*arguments).compile().as_text()
+
+
+def collectives(text):
+    names = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+    return {name: text.count(f" {name}(") + text.count(f" {name}-start(") for name in names}
+
+
+def test_devices_talk_once_per_step_and_never_in_the_forward_pass():
+    mesh = make_mesh()
+    rate = optim.learning_rate(lr=0.05, schedule="constant", epochs=1, steps_per_epoch=1)
+    graph, optimizer, state = train.init_state(
+        lambda: create_model("trn_resnet10", **SMALL | dict(dtype="float32", norm_group=2)),
+        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        mesh,
+    )
+    batch = jax.device_put(small_batch(), split_batch(mesh))
+    step = train.jit_train_step(mesh, graph=graph, optimizer=optimizer, rate=rate, seed=0)
+    in_step = collectives(step.lower(state, batch).compile().as_text())
+    assert in_step.pop("all-reduce") in (1, 2)
+    assert not any(in_step.values())
+
+    def forward(states, clips):
+        return nnx.merge(graph, *states)(clips, train=True, rngs=nnx.Rngs(0))
+
+    text = compiled_text(forward, mesh, state.model, batch["clip"][:, 0])
+    assert not any(collectives(text).values())
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
+    losses, parameters = run(1, steps=2, dtype="bfloat16")
+    assert np.isfinite(losses).all()
+    assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {np.dtype("float32")}
+    assert losses[0] == pytest.approx(run(1, steps=1, dtype="float32")[0][0], abs=0.1)
