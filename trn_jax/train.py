@@ -208,6 +208,7 @@ def train(config, workdir):
     meter = StepMeter(config.train.batch)
     stop = _StopSignal()
     problems: set[str] = set()
+    stopping = False
     batches = DevicePrefetch(data.train_batches(first_step), mesh)
     try:
         for step in range(first_step + 1, num_steps + 1):
@@ -221,7 +222,8 @@ def train(config, workdir):
                 reporter.say(f"skipped: {problem}")
             problems.update(rest["problems"])
 
-            last = step == num_steps or stop.requested
+            stopping = stop.requested  # read once: the signal may come at any moment
+            last = step == num_steps or stopping
             evaluates = step == num_steps or (eval_steps > 0 and step % eval_steps == 0)
             saves = last or evaluates or step % config.train.checkpoint_every == 0
             if saves or step % config.train.log_every == 0:
@@ -230,7 +232,7 @@ def train(config, workdir):
                 reporter.write(step, "train", {"epoch": step / steps_per_epoch} | summary)
                 reporter.say(_line(step, num_steps, steps_per_epoch, summary, config.train.batch))
             metrics = None
-            if evaluates and not stop.requested:
+            if evaluates and not stopping:
                 metrics = evaluator.run(data, "val", config.data.val, state.model)["metrics"]
                 reporter.write(step, "val", metrics)
                 reporter.say(f"step {step}  val  " + _percentages(metrics))
@@ -238,7 +240,7 @@ def train(config, workdir):
                 # The next batch is asked for after this: what is saved is the state between steps.
                 checkpoints.save(step, state.model, state.opt_state, metrics=metrics)
                 meter.restart()
-            if stop.requested:
+            if stopping:
                 break
     finally:
         stop.restore()
@@ -249,7 +251,7 @@ def train(config, workdir):
     if problems:
         say(f"{len(problems)} videos could not be read and were replaced:")
         say("\n".join(f"  {problem}" for problem in sorted(problems)))
-    if stop.requested:
+    if stopping:
         say(f"stopped by {stop.name} after step {step}; the same command goes on from there")
         return INTERRUPTED
     newest = checkpoint.find(workdir)
