@@ -7,6 +7,7 @@ of the folder, and, since batches are a function of their number, also the data 
 Arrays are stored under their path in the model, such as `backbone.layer1.0.conv1.kernel`.
 """
 
+import contextlib
 import pathlib
 
 import jax
@@ -72,7 +73,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(named(optimizer)),
             about=ocp.args.JsonSave(self._about | {"step": step, "metrics": metrics or {}}),
         )
-        with self._explained(step):
+        with self._explained():  # what the save before this one met is told here, too
             self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def restore(self, step, model, optimizer):
@@ -84,7 +85,7 @@ class Checkpoints:
 
     def wait(self):
         """Wait until everything is on disk."""
-        with self._explained("the last step"):
+        with self._explained():
             self._manager.wait_until_finished()
 
     def close(self):
@@ -92,32 +93,20 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _explained(self, step):
-        return _SaveErrors(self._manager, self.directory, step)
-
-
-class _SaveErrors:
-    """Turns whatever a failed save raises into one message about what is left."""
-
-    def __init__(self, manager, directory, step):
-        self._manager = manager
-        self._directory = directory
-        self._step = step
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if error is None or not isinstance(error, Exception):
-            return
-        self._manager.reload()
-        good = self._manager.latest_step()
-        left = "there is none before it" if good is None else f"the last good one is step {good}"
-        raise UserError(
-            f"the checkpoint of step {self._step} could not be written to {self._directory}: "
-            f"{str(error).strip().splitlines()[0]}; {left}. Make room or mend the disk, then run "
-            "the same command again to go on from there"
-        ) from error
+    @contextlib.contextmanager
+    def _explained(self):
+        """Turn whatever a failed save raises into one message about what is left."""
+        try:
+            yield
+        except Exception as error:
+            self._manager.reload()
+            good = self._manager.latest_step()
+            left = "no good one exists" if good is None else f"the last good one is step {good}"
+            raise UserError(
+                f"a checkpoint could not be written to {self.directory}: "
+                f"{str(error).strip().splitlines()[0]}; {left}. Make room or mend the disk, then "
+                "run the same command again to go on from there"
+            ) from error
 
 
 def named(tree):

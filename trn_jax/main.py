@@ -79,9 +79,20 @@ def _explain_flag(error):
     return f"wrong flag or recipe: {text}"
 
 
+def _without_closed_loops(unraisable, report=sys.unraisablehook):
+    """Report an error that could not be raised.
+
+    When one array of a checkpoint cannot be written, Orbax closes its event loop and raises, and
+    each of the other arrays then complains about the closed loop.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        report(unraisable)
+
+
 def run(arguments=None):
     """Entry point; returns the exit status."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches otherwise
+    logging.set_verbosity(logging.FATAL)  # of Orbax and grain, which raise what they log as errors
+    sys.unraisablehook = _without_closed_loops
     try:
         app.run(main, argv=arguments, flags_parser=_parse)
     except UserError as error:
