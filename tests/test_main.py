@@ -1,18 +1,22 @@
 """The command line, end to end on a few tiny clips, and what it says about bad input."""
 
+import importlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import simplejpeg
 
-from trn_jax import checkpoint
+from trn_jax import checkpoint, train
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -161,43 +165,97 @@ def test_train_evaluate_and_reports(tree):
     assert "resuming after step 12" in finished.stderr
 
 
-def test_killed_runs_go_on_as_if_nothing_had_happened(tree):
-    assert run(tree, workdir="whole").returncode == 0
-    expected = parameters(tree / "whole")
+def kill_and_resume(tree, *, kills, seed, flags=()):
+    """Kill a run again and again; in the end it must be what an undisturbed run is.
 
-    rng = np.random.default_rng(0)
-    kills = 0
-    while kills < 3:
-        threads = int(rng.integers(1, 4))
+    Two of three kills come while a checkpoint is being written, the others anywhere. Every life
+    has another number of decoding threads.
+    """
+    assert run(tree, workdir="whole").returncode == 0
+    temporary = tree / "tmp"
+    temporary.mkdir()
+    shared_memory = pathlib.Path("/dev/shm")
+    shared_before = set(shared_memory.glob("*"))
+    rng = np.random.default_rng(seed)
+    for kill in range(kills):
         process = subprocess.Popen(
-            command(tree, f"--config.data.num_threads={threads}", workdir="killed"),
-            env=environment(),
+            command(
+                tree, f"--config.data.num_threads={rng.integers(1, 4)}", *flags, workdir="killed"
+            ),
+            env=environment() | {"TMPDIR": str(temporary)},
             cwd=REPOSITORY,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        # Some time after the first step of this life; the first kill comes inside a save.
-        wanted = ("step 3/", "step 6/", "step 9/")[kills]
+        said = []
+        saves = 0
         for line in process.stderr:
-            if line.startswith(wanted):
+            said.append(line)
+            # With a checkpoint every third step, a save begins right after the line of step 3k.
+            # The first save of every life is left alone, or nothing would ever be finished.
+            found = re.match(r"step (\d+)/", line)
+            saves += found is not None and int(found[1]) % 3 == 0
+            if saves == 2:
                 break
-        time.sleep(0.02 * kills)
+        if kill % 3 < 2:
+            wait_until(partial(unfinished_save, tree / "killed", found[1]))
+        else:
+            time.sleep(rng.uniform(0, 0.3))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        kills += 1
-    final = run(tree, workdir="killed")
+        assert process.returncode == -signal.SIGKILL, "".join(said)
+        wait_until(partial(is_gone, process.pid))  # workers end by themselves
+    final = run(tree, *flags, workdir="killed")
     assert final.returncode == 0, final.stderr
-    assert_equal(parameters(tree / "killed"), expected)
-    entries = [
-        json.loads(line) for line in (tree / "killed" / "metrics.jsonl").read_text().splitlines()
+    assert "resuming after step" in final.stderr
+    assert_equal(parameters(tree / "killed"), parameters(tree / "whole"))
+    logs = [
+        [json.loads(line) for line in (tree / workdir / "metrics.jsonl").read_text().splitlines()]
+        for workdir in ("whole", "killed")
     ]
-    steps = [entry["step"] for entry in entries if entry["group"] == "train"]
-    assert steps == sorted(set(steps))
-    leftovers = [
-        p.name for p in (tree / "killed").rglob("*") if "tmp" in p.name or "part" in p.name
+    for log in logs:
+        steps = [entry["step"] for entry in log if entry["group"] == "train"]
+        assert steps == sorted(set(steps))
+    assert [e for e in logs[0] if e["group"] == "val"] == [
+        e for e in logs[1] if e["group"] == "val"
     ]
-    assert not leftovers
+    unfinished = [p for p in (tree / "killed").rglob("*") if re.search("tmp|part|probe", p.name)]
+    assert not unfinished
+    assert not list(temporary.iterdir())
+    assert set(shared_memory.glob("*")) <= shared_before
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.001)
+
+
+def unfinished_save(workdir, step):
+    return list(workdir.glob(f"checkpoints/{step}.*tmp*"))
+
+
+def is_gone(group):
+    """Whether no process of a process group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_killed_runs_go_on_as_if_nothing_had_happened(tree):
+    kill_and_resume(tree, kills=3, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ten_kills(tree, workers):
+    recipe = tree / "recipe.py"
+    recipe.write_text(recipe.read_text().replace("epochs=4.0", "epochs=30.0"))
+    kill_and_resume(tree, kills=10, seed=workers, flags=[f"--config.data.num_workers={workers}"])
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tree):
@@ -218,6 +276,34 @@ def test_sigterm_saves_and_the_same_command_goes_on(tree):
     step = int(checkpoint.find(tree / "run").name)
     assert step >= 4
     assert f"after step {step};" in said
+
+
+def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch):
+    monkeypatch.syspath_prepend(tree)
+    config = importlib.import_module("recipe").get_config()
+    config.data_dir = str(tree / "data")
+    config.train.update(log_every=3, eval_every=0.0, checkpoint_every=100)
+    dispatched = 0
+    log_line_is_due = threading.Event()
+
+    class Unfinished:
+        """A result of the devices that is not there before the next log line is due."""
+
+        def __array__(self, dtype=None, copy=None):
+            assert log_line_is_due.wait(timeout=20), "the loop waits for the devices"
+            return np.zeros(())
+
+    def dispatch(state, arrays):
+        nonlocal dispatched
+        log_line_is_due.clear()
+        dispatched += 1
+        if dispatched % 3 == 0:
+            log_line_is_due.set()
+        return state, dict.fromkeys(("loss", "top1", "grad_norm", "lr"), Unfinished())
+
+    monkeypatch.setattr(train, "jit_train_step", lambda *_, **__: dispatch)
+    assert train.train(config, str(tree / "run")) == 0
+    assert dispatched == 12
 
 
 BAD_FLAGS = {

@@ -54,6 +54,7 @@ def base(*, dataset, model, num_classes):
         partial_bn=placeholder(bool),  # freeze all batch norms but the first
         frozen_stages=placeholder(int),  # freeze the stem (0) and the first stages (1, 2, ...)
         dropout_rate=placeholder(float),
+        init_std=placeholder(float),  # of the first weights of the layer on the features
         eval_relations=placeholder(str),  # TRN: "expected", "first" or "sample"
         train_relations=placeholder(str),
     )

@@ -14,6 +14,7 @@ from flax import nnx
 from trn_jax import __version__, checkpoint, metrics, recipe
 from trn_jax.data import pipeline
 from trn_jax.devices import DevicePrefetch, make_mesh, replicated, split_batch
+from trn_jax.workdir import write_text
 
 _SCORE_NAMES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
 
@@ -169,7 +170,7 @@ def write_results(results, folder, *, with_scores=False):
         if with_scores:
             np.savez(f"{path}.npz", scores=found["scores"])
         content = {key: value for key, value in found.items() if key != "scores"}
-        _write_json(f"{path}.json", content)
+        write_text(f"{path}.json", json.dumps(content, indent=1) + "\n")
     print(f"\n{class_table(results[0])}\n\n{table(results)}\n\nresults in {folder}", flush=True)
 
 
@@ -209,11 +210,3 @@ def class_table(found):
 def _file_hash(path):
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path, content):
-    partial_path = f"{path}.partial"  # a result is complete or not there
-    with open(partial_path, "w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-    os.replace(partial_path, path)

@@ -13,6 +13,7 @@ import tqdm
 from tensorboardX import SummaryWriter
 
 from trn_jax.errors import UserError
+from trn_jax.workdir import write_text
 
 
 @dataclasses.dataclass
@@ -145,10 +146,7 @@ def _drop_after(path, step):
                 kept.append(line + "\n")
         except ValueError:
             break  # the line that was being written when the run was killed
-    partial = f"{path}.partial"
-    with open(partial, "w") as file:
-        file.writelines(kept)
-    os.replace(partial, path)
+    write_text(path, "".join(kept))
 
 
 def duration(seconds):

@@ -1,4 +1,4 @@
-"""From a configuration to the things it describes: data, optimizer, a tidy working directory.
+"""From a configuration to the things it describes: data, optimizer, protocols.
 
 Together with the loop in `train` and `evaluate` this is the only code that sees a configuration.
 """
@@ -6,31 +6,13 @@ Together with the loop in `train` and `evaluate` this is the only code that sees
 import difflib
 import json
 import os
-import platform
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from trn_jax import __version__, optim
+from trn_jax import optim
 from trn_jax.data import annotations, augment, datasets, decode, pipeline
 from trn_jax.errors import UserError
-
-# Parts of the configuration that a resumed run may change: they do not touch the parameters.
-_FREE_KEYS = (
-    "data_dir",
-    "data.num_threads",
-    "data.num_workers",
-    "data.val",
-    "eval",
-    "protocols",
-    "published",
-    "train.checkpoint_every",
-    "train.eval_every",
-    "train.keep",
-    "train.log_every",
-    "train.steps",
-)
 
 
 class Data:
@@ -218,77 +200,20 @@ def check_batch(config, num_devices):
         )
 
 
-def check_workdir(config, workdir):
-    """Create `workdir`, or check that it holds a run of the same configuration.
-
-    Raises:
-        UserError: it cannot be written to, or belongs to another configuration.
-    """
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        probe = os.path.join(workdir, f".probe-{os.getpid()}")
-        with open(probe, "w"):
-            pass
-        os.remove(probe)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the working directory {workdir}: {error.strerror}; "
-            "choose another --workdir"
-        ) from None
-    path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
-        return
-    with open(path) as file:
-        before = _flat(json.load(file))
-    now = _flat(json.loads(to_json(config)))
-    changed = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-        and not any(key == free or key.startswith(free + ".") for free in _FREE_KEYS)
-    ]
-    if changed:
-        raise UserError(
-            f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
-            "go back to the old values:\n  " + "\n  ".join(changed)
-        )
-
-
-def _flat(tree, prefix=""):
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def describe_workdir(config, workdir, class_names):
-    """Write down what is run, and where: `config.json`, `environment.json`, `classes.txt`."""
-    if jax.process_index():
-        return
-    with open(os.path.join(workdir, "config.json"), "w") as file:
-        file.write(to_json(config) + "\n")
-    with open(os.path.join(workdir, "classes.txt"), "w") as file:
-        file.writelines(f"{name}\n" for name in class_names)
-    environment = {
-        "trn_jax": __version__,
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "hosts": jax.process_count(),
-    }
-    with open(os.path.join(workdir, "environment.json"), "w") as file:
-        json.dump(environment, file, indent=1)
-        file.write("\n")
-
-
 def to_json(config):
     """A configuration as text, with sorted keys."""
     return json.dumps(config.to_dict(), indent=1, sort_keys=True)
+
+
+def flat(tree, prefix=""):
+    """Nested dicts as one, with the keys joined by dots."""
+    leaves: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
 
 
 def from_dict(values):
@@ -309,8 +234,8 @@ def check_model(config, checkpoint_config, directory):
         UserError: it asks for another one.
     """
     free = ("eval_relations", "norm_group", "dtype")  # no parameter depends on them
-    stored = _flat(checkpoint_config["model"])
-    asked = _flat(json.loads(to_json(config))["model"])
+    stored = flat(checkpoint_config["model"])
+    asked = flat(json.loads(to_json(config))["model"])
     changed = [
         f"model.{key}: {stored.get(key)!r} in the checkpoint, {asked.get(key)!r} asked for"
         for key in sorted(stored.keys() | asked.keys())

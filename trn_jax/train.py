@@ -18,6 +18,7 @@ from trn_jax import checkpoint, evaluate, recipe
 from trn_jax.devices import DevicePrefetch, make_mesh, replicated, split_batch
 from trn_jax.models import create_model
 from trn_jax.progress import Reporter, StepMeter, check_finite, duration
+from trn_jax.workdir import check_workdir, describe_workdir
 
 INTERRUPTED = 75  # exit status after SIGTERM: the same command goes on from there (EX_TEMPFAIL)
 
@@ -163,7 +164,7 @@ def train(config, workdir):
     """
     mesh = make_mesh()
     recipe.check_batch(config, mesh.size)
-    recipe.check_workdir(config, workdir)
+    check_workdir(config, workdir)
     data = recipe.Data(config, workdir)
     steps_per_epoch = len(data.train_records) / config.train.batch
     num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
@@ -181,16 +182,8 @@ def train(config, workdir):
     )
     first_step = checkpoints.latest_step() or 0
     if first_step:
-        model, opt_state = checkpoints.restore(first_step, state.model, state.opt_state)
-        params, stats, fixed = model
-        state = TrainState(
-            step=jnp.full_like(state.step, first_step),
-            params=params,
-            stats=stats,
-            fixed=fixed,
-            opt_state=opt_state,
-        )
-    recipe.describe_workdir(config, workdir, data.class_names)
+        state = _restore(checkpoints, first_step, state)
+    describe_workdir(config, workdir, data.class_names)
 
     step_fn = jit_train_step(
         mesh,
@@ -258,6 +251,19 @@ def train(config, workdir):
     results = evaluator.run_protocols(data, config, state.model, newest, list(config.protocols))
     evaluate.write_results(results, os.path.join(workdir, "results"))
     return 0
+
+
+def _restore(checkpoints, step, state):
+    """The state after `step`, in the form and placement of `state`."""
+    model, opt_state = checkpoints.restore(step, state.model, state.opt_state)
+    params, stats, fixed = model
+    return TrainState(
+        step=jnp.full_like(state.step, step),
+        params=params,
+        stats=stats,
+        fixed=fixed,
+        opt_state=opt_state,
+    )
 
 
 def _first_lines(config, data, state, mesh, first_step, num_steps):
