@@ -368,7 +368,7 @@ _STAR = -1j * np.tile([1.4, 0.6], 5) * np.exp(2j * np.pi * np.arange(10) / 10)
 _BAR = np.array([-0.4 - 1.4j, 0.4 - 1.4j, 0.4 + 1.4j, -0.4 + 1.4j])
 _SHAPES = (_CIRCLE, _SQUARE, _TRIANGLE, _STAR, _BAR)
 _ARROW = np.array(  # looks the same after no turn but a full one, and the same in a mirror
-    [-1.2j, 0.9 - 0.1j, 0.3 - 0.1j, 0.3 + 1.2j, -0.3 + 1.2j, -0.3 - 0.1j, -0.9 - 0.1j]
+    [-1.4j, 0.5 - 0.5j, 0.15 - 0.5j, 0.15 + 1.3j, -0.15 + 1.3j, -0.15 - 0.5j, -0.5 - 0.5j]
 )
 
 
