@@ -111,4 +111,5 @@ def base(*, dataset, model, num_classes):
     config.lock()
     for section in (config.protocols, config.published):
         section.unlock()  # recipes add entries
+    config.protocols.efficient.lock()
     return config

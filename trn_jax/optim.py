@@ -77,14 +77,13 @@ def learning_rate(
             value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1)))
         if warmup_steps:
             if warmup_by == "step":
-                share = step / max(warmup_steps - 1, 1)
+                done, last = step, warmup_steps - 1
             else:
-                starts = [
-                    math.ceil(e * steps_per_epoch) for e in range(1, math.ceil(warmup_epochs))
-                ]
-                epoch = sum((step >= start).astype(jnp.int32) for start in starts)
-                share = jnp.asarray(epoch) / max(math.ceil(warmup_epochs) - 1, 1)
-            value = value * (warmup_start + (1 - warmup_start) * jnp.minimum(share, 1))
+                last = math.ceil(warmup_epochs) - 1
+                starts = [math.ceil(epoch * steps_per_epoch) for epoch in range(1, last + 1)]
+                done = sum(((step >= start).astype(jnp.int32) for start in starts), 0)
+            share = jnp.minimum(done / last, 1) if last else 1.0
+            value = value * (warmup_start + (1 - warmup_start) * share)
         return value
 
     return rate

@@ -1,0 +1,228 @@
+"""The rules that keep the code in layers, read off the source itself."""
+
+import ast
+import fnmatch
+import importlib.metadata
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+PACKAGE = REPOSITORY / "trn_jax"
+
+# Imports only go down: a module imports modules of lower rows. A new module takes the first row
+# that matches, or a new line here.
+LAYERS = (
+    ("trn_jax.errors",),
+    ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices"),
+    ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),
+    ("trn_jax.data.annotations", "trn_jax.data.synthetic"),
+    ("trn_jax.data.datasets", "trn_jax.data.records"),
+    ("trn_jax.data.pipeline", "trn_jax.data.check"),
+    ("trn_jax.data",),
+    ("trn_jax.backbones.layers",),
+    ("trn_jax.backbones.*",),
+    ("trn_jax.backbones",),
+    ("trn_jax.models.*",),
+    ("trn_jax.models",),
+    ("trn_jax.optim", "trn_jax.checkpoint", "trn_jax.convert.*"),
+    ("trn_jax.convert",),
+    ("trn_jax.recipe",),
+    ("trn_jax.workdir",),
+    ("trn_jax.progress",),
+    ("trn_jax.evaluate", "trn_jax.predict"),
+    ("trn_jax.train",),
+    ("trn_jax.main", "trn_jax.cli"),
+    ("trn_jax",),
+)
+
+
+def name_of(path):
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
+
+
+def rank(module):
+    for row, patterns in enumerate(LAYERS):
+        if any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns):
+            return row
+    return None
+
+
+def imports(tree, known):
+    """What a module imports, in functions too; `from package import module` names the module."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in known else node.module)
+    return found
+
+
+def own_imports(name):
+    """The modules of this package that a module imports."""
+    found = imports(TREES[name], [*SOURCES, "trn_jax.__version__"])
+    # The version is all that the package's own file defines; everybody may know it.
+    return {i for i in found if i.split(".")[0] == "trn_jax"} - {"trn_jax.__version__"}
+
+
+def outside_imports(tree):
+    return {i.split(".")[0] for i in imports(tree, SOURCES)} - {"trn_jax", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_imports_go_down(name):
+    assert rank(name) is not None, f"{name} has no row in LAYERS"
+    upward = [i for i in own_imports(name) if rank(i) is None or rank(i) >= rank(name)]
+    assert upward == []
+
+
+def test_the_import_rule_can_fail():
+    tree = ast.parse("def f():\n    from trn_jax import train\n    import trn_jax.recipe as r")
+    assert imports(tree, SOURCES) == {"trn_jax.train", "trn_jax.recipe"}
+    assert rank("trn_jax.train") > rank("trn_jax.recipe") > rank("trn_jax.models.trn")
+    assert rank("trn_jax.data.helpers") is None
+
+
+def test_data_knows_nothing_of_jax_or_of_models():
+    for name in SOURCES:
+        if name.startswith("trn_jax.data"):
+            assert outside_imports(TREES[name]).isdisjoint({"jax", "flax", "optax", "orbax"}), name
+            allowed = ("trn_jax.data", "trn_jax.errors")
+            assert all(i.startswith(allowed) for i in own_imports(name)), name
+
+
+def test_networks_know_nothing_of_data_or_of_configurations():
+    for name in SOURCES:
+        if name.startswith(("trn_jax.models", "trn_jax.backbones", "trn_jax.optim")):
+            allowed = ("trn_jax.models", "trn_jax.backbones", "trn_jax.errors")
+            assert all(i.startswith(allowed) for i in own_imports(name)), name
+
+
+def test_few_modules_see_a_configuration():
+    seen = {name for name, tree in TREES.items() if "ml_collections" in outside_imports(tree)}
+    assert seen <= {"trn_jax.config", "trn_jax.recipe", "trn_jax.main"}
+    assert outside_imports(TREES["trn_jax.config"]) == {"ml_collections"}
+
+
+def test_metrics_need_numpy_only():
+    assert outside_imports(TREES["trn_jax.metrics"]) == {"numpy"}
+
+
+def test_recipes_import_the_base_only():
+    paths = sorted((REPOSITORY / "configs").glob("*.py"))
+    assert paths
+    for path in paths:
+        found = imports(ast.parse(path.read_text()), {})
+        assert all(i in ("trn_jax.config", "configs") for i in found), path.name
+
+
+def test_everything_imported_is_a_declared_dependency():
+    with open(REPOSITORY / "pyproject.toml", "rb") as file:
+        declared = tomllib.load(file)["project"]["dependencies"]
+    declared = {re.match(r"[\w-]+", d)[0].lower().replace("_", "-") for d in declared}
+    owners = importlib.metadata.packages_distributions()
+    for name, tree in TREES.items():
+        for imported in outside_imports(tree):
+            provided_by = {d.lower().replace("_", "-") for d in owners[imported]}
+            assert provided_by & declared, f"{name} imports {imported}"
+
+
+# What an import costs
+
+
+def modules_after(code):
+    """The packages that are loaded after `code` has run in a fresh interpreter."""
+    code = f"{code}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return set(found.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    loaded = modules_after("import trn_jax, trn_jax.config")
+    assert loaded.isdisjoint(
+        {"jax", "jaxlib", "flax", "optax", "orbax", "grain", "cv2", "numpy", "torch", "tensorflow"}
+    )
+
+
+def test_loader_modules_do_not_load_jax():
+    names = ("sampling", "decode", "augment", "annotations", "datasets", "synthetic")
+    loaded = modules_after("import " + ", ".join(f"trn_jax.data.{name}" for name in names))
+    assert loaded.isdisjoint({"jax", "jaxlib", "flax", "torch", "tensorflow"})
+
+
+def test_training_loads_no_other_framework_and_opens_no_device():
+    # A platform that does not exist: whoever opens a device while being imported fails.
+    loaded = modules_after(
+        "import os; os.environ['JAX_PLATFORMS'] = 'none_such'\n"
+        "import trn_jax.main, trn_jax.train, trn_jax.convert"
+    )
+    assert "jax" in loaded
+    assert loaded.isdisjoint({"torch", "tensorflow", "pandas", "matplotlib"})
+
+
+def test_the_package_offers_its_two_functions():
+    import trn_jax
+
+    assert callable(trn_jax.create_model) and callable(trn_jax.list_models)
+    assert set(trn_jax.__all__) == {"__version__", "create_model", "list_models"}
+    with pytest.raises(AttributeError, match="'trn_jax' has no attribute 'create_modle'"):
+        _ = trn_jax.create_modle
+
+
+# House rules
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_input_is_not_checked_with_assert(name):
+    # Assertions vanish under `python -O`, and their message is for programmers.
+    assert [node.lineno for node in ast.walk(TREES[name]) if isinstance(node, ast.Assert)] == []
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends():
+    vague = {"utils", "util", "common", "misc", "helpers", "helper", "tools", "base"}
+    folders_and_files = {part for name in SOURCES for part in name.split(".")}
+    assert folders_and_files.isdisjoint(vague)
+
+
+def undocumented(tree, prefix=""):
+    """Public modules, classes, functions and methods without a docstring."""
+    found = [] if ast.get_docstring(tree) else [prefix or "module"]
+    if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef):
+        return found  # what is defined inside a function is private
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in (node for node in tree.body if isinstance(node, kinds)):
+        if not node.name.startswith("_") or node.name == "__call__":
+            found += undocumented(node, f"{prefix}.{node.name}")
+    return found
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_everything_public_has_a_docstring(name):
+    assert undocumented(TREES[name]) == []
+
+
+@pytest.mark.parametrize("folder", ["trn_jax", "configs", "tests", "scripts"])
+def test_nothing_is_left_to_do(folder):
+    marks = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX")))
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in sorted((REPOSITORY / folder).rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if marks.search(line)
+    ]
+    assert found == []

@@ -1,0 +1,247 @@
+"""The configuration and the recipes: complete, locked, buildable, and as published."""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from trn_jax import config as configuration
+from trn_jax import create_model, recipe
+from trn_jax.data import datasets, pipeline
+from trn_jax.models import MODELS
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+RECIPES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem[0] != "_")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _repository_is_importable():
+    # Recipes may build on one another as `configs.<name>`.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(REPOSITORY))
+        yield
+
+
+def module(name):
+    return importlib.import_module(f"configs.{name}")
+
+
+def load(name):
+    return module(name).get_config()
+
+
+def views(config):
+    """All views of a configuration by name."""
+    found = {f"protocols.{name}": view for name, view in config.protocols.items()}
+    return found | {"data.train": config.data.train, "data.val": config.data.val}
+
+
+def flat(config):
+    """`{"model.width": 16, ...}`."""
+
+    def entries(tree, prefix):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from entries(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(entries(config.to_dict(), ""))
+
+
+def base():
+    return configuration.base(dataset="frames", model="trn_resnet10", num_classes=4)
+
+
+# The base
+
+
+def test_unknown_keys_raise_in_every_section():
+    config = base()
+    sections = [config, config.model, config.data, config.data.train, config.train, config.optim]
+    for section in [*sections, config.data.val, config.eval]:
+        with pytest.raises(AttributeError, match="does not exist"):
+            section.no_such_key = 1
+        with pytest.raises(KeyError, match="does not exist"):
+            section.update(no_such_key=1)
+    with pytest.raises(KeyError, match="does not exist"):
+        configuration.view(no_such_key=1)
+
+
+def test_values_keep_their_types():
+    config = base()
+    for section, key, value in (
+        (config.optim, "lr", "fast"),
+        (config.train, "batch", 3.5),
+        (config.model, "width", "wide"),
+        (config.model, "partial_bn", "no"),
+        (config.model, "dropout_rate", "half"),
+        (config.data, "frame_pattern", 5),
+    ):
+        with pytest.raises(TypeError, match="cannot be casted"):
+            section[key] = value
+
+
+def test_placeholders_stand_for_the_choice_of_the_model():
+    config = base()
+    unset = {key for key, value in config.model.items() if value is None}
+    assert {"backbone", "head", "width", "partial_bn", "dropout_rate", "eval_relations"} <= unset
+    assert {"frames", "train_list", "class_names", "frame_pattern", "first_frame"} <= {
+        key for key, value in config.data.items() if value is None
+    }
+    config.model.width = 8
+    config.model.dropout_rate = 1  # an integer is a float, too
+    assert (config.model.width, config.model.dropout_rate) == (8, 1.0)
+
+
+def test_views_do_not_share_their_values():
+    first, second = configuration.view(), configuration.view(short_side=64)
+    assert (first.short_side, second.short_side) == (256, 64)
+    config = base()
+    config.data.train.short_side = 99
+    assert config.data.val.short_side == config.protocols.efficient.short_side == 256
+
+
+def test_data_keys_override_the_fields_of_a_data_set():
+    assert set(datasets.Dataset.__dataclass_fields__) - {"reversed_pairs"} <= set(base().data)
+
+
+# The recipes
+
+
+def test_there_are_recipes():
+    assert {"trn_sthv1", "trn_sthv2", "trn_synthetic", "tsn_synthetic"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_locked(name):
+    config = load(name)
+    assert config.is_locked
+    for view in views(config).values():
+        assert view.is_locked
+    with pytest.raises(AttributeError, match="does not exist"):
+        config.optim.learning_rate = 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_json(name):
+    config = load(name)
+    restored = recipe.from_dict(json.loads(recipe.to_json(config)))
+    assert flat(restored) == flat(config)
+    assert restored.is_locked
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_have_the_keys_of_the_base_and_of_one_view(name):
+    config = load(name)
+    schema = set(configuration.view())
+    for view in views(config).values():
+        assert set(view) == schema
+    free = ("protocols.", "published.")
+    keys = {key for key in flat(config) if not key.startswith(free)}
+    assert keys == {key for key in flat(base()) if not key.startswith(free)}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_name_known_parts(name):
+    config = load(name)
+    assert config.data.dataset in datasets.DATASETS
+    assert config.model.name in MODELS
+    for view in views(config).values():
+        pipeline.View(**view)  # refuses unknown samplings and crops
+    # Crops of training and validation have the size of the network's input.
+    assert config.data.train.num_segments == config.model.num_segments
+    assert config.data.val.crop_size == config.data.train.crop_size
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_models_and_optimizers_of_recipes_can_be_built(name):
+    config = load(name)
+    model = nnx.eval_shape(lambda: create_model(**config.model))
+    view = config.data.train
+    shape = (1, view.num_segments, view.crop_size, view.crop_size, 3)
+    clips = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    logits = nnx.eval_shape(lambda model, clips: model(clips), model, clips)
+    assert logits.shape == (1, config.model.num_classes)
+    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    rate = recipe.learning_rate(config, steps_per_epoch=10)
+    state = jax.eval_shape(recipe.optimizer(config, params, rate).init, params)
+    assert len(jax.tree.leaves(state)) >= len(jax.tree.leaves(params))
+    for num_devices in (1, 8):
+        recipe.check_batch(config, num_devices)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_rows_have_a_source_and_stand_in_the_docstring(name):
+    config, text = load(name), module(name).__doc__
+    assert f"--config=configs/{name}.py" in text
+    assert set(config.published) <= set(config.protocols)
+    for row in config.published.values():
+        assert set(row) == {"top1", "top5", "source"}
+        assert len(row.source) > 10
+        assert 0 < row.top1 <= row.top5 <= 100
+        assert f"{row.top1:.2f}" in text and f"{row.top5:.2f}" in text
+
+
+def test_the_synthetic_control_differs_in_its_model_only():
+    trn, tsn = flat(load("trn_synthetic")), flat(load("tsn_synthetic"))
+    assert trn.keys() == tsn.keys()
+    assert {key for key in trn if trn[key] != tsn[key]} == {"model.name"}
+    parts = MODELS[trn["model.name"]], MODELS[tsn["model.name"]]
+    assert parts[0]["backbone"] == parts[1]["backbone"]
+    assert [part["head"] for part in parts] == ["trn_multiscale", "tsn"]
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("trn_sthv1", [(31.62, 60.01), (33.88, 62.12)]),
+        ("trn_sthv2", [(48.39, 76.58), (51.28, 78.65)]),
+    ],
+)
+def test_trn_on_something_something_is_the_published_set_up(name, published):
+    config = load(name)
+    expected = {
+        "model.num_classes": 174,
+        "model.num_segments": 8,
+        "model.partial_bn": True,
+        "model.dropout_rate": 0.8,
+        "model.norm_group": 16,  # clips per GPU
+        "train.batch": 128,
+        "train.epochs": 50.0,
+        "optim.lr": 0.002,
+        "optim.base_batch": 128,
+        "optim.momentum": 0.9,
+        "optim.nesterov": False,
+        "optim.weight_decay": 5e-4,
+        "optim.clip_norm": 20.0,
+        "optim.groups": "tsm",
+        "optim.fc_lr5": False,
+        "optim.schedule": "multistep",
+        "optim.milestones": (30.0, 45.0),
+        "optim.gamma": 0.1,
+        "optim.warmup_epochs": 0.0,
+        "data.dataset": name.removeprefix("trn_"),
+        "data.train.sampling": "random",
+        "data.train.short_side": 256,
+        "data.train.crop": "multi_scale",
+        "data.train.crop_size": 224,
+        "data.train.scales": (1.0, 0.875, 0.75, 0.66),
+        "data.train.num_positions": 13,
+        "data.train.flip_rate": 0.5,
+        "data.train.flip_labels": True,
+        "protocols.efficient.sampling": "center",
+        "protocols.efficient.crop": "center",
+        "protocols.efficient.crop_size": 224,
+        "protocols.accurate.sampling": "twice",
+        "protocols.accurate.crop": "three",
+        "protocols.accurate.crop_size": 256,
+    }
+    found = flat(config)
+    assert {key: found[key] for key in expected} == expected
+    rows = [config.published[protocol] for protocol in ("efficient", "accurate")]
+    assert [(row.top1, row.top5) for row in rows] == published
