@@ -13,17 +13,17 @@ def get_config(model="trn_resnet10"):
     config = base(dataset="synthetic", model=model, num_classes=16)
     config.model.width = 16
     config.model.dropout_rate = 0.0
+    config.model.init_std = 0.05
 
     frames = dict(short_side=64, crop_size=64)
-    config.data.train.update(frames, scales=(1.0, 0.875, 0.75), flip_rate=0.5)
+    config.data.train.update(frames, scales=(1.0, 0.875), flip_rate=0.5)
     config.data.val.update(frames)
 
-    config.train.batch = 32
-    config.train.epochs = 4.0
-    config.train.eval_every = 2.0
+    config.train.batch = 16
+    config.train.epochs = 3.0
     config.eval.batch = 32
 
-    config.optim.update(lr=0.05, base_batch=32, clip_norm=20.0, schedule="cosine")
+    config.optim.update(lr=0.03, base_batch=16, nesterov=True, clip_norm=20.0, schedule="cosine")
 
     config.protocols.efficient = view(**frames)
     config.protocols.reversed = view(**frames, frame_order="reversed")

@@ -116,11 +116,11 @@ class Evaluator:
         """
         text = recipe.to_json(config)
         about = {
-            "checkpoint": str(directory),
+            "checkpoint": os.path.relpath(directory),
             "step": int(directory.name),
             "model": config.model.name,
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "list": data.files.val_list,
+            "list": os.path.relpath(data.files.val_list),
             "list_sha256": _file_hash(data.files.val_list),
             "trn_jax": __version__,
             "jax": jax.__version__,

@@ -344,7 +344,7 @@ def _background(height, width, rng):
 
 def _colour_against(background, rng):
     """Choose of several random colours the one that differs most from the background."""
-    colours = rng.uniform(0, 255, (6, 3))
+    colours = rng.uniform(0, 255, (12, 3))
     distances = np.linalg.norm(colours - background.mean((0, 1)), axis=1)
     return colours[distances.argmax()].tolist()
 
