@@ -49,6 +49,8 @@ def base(*, dataset, model, num_classes):
         dtype="float32",  # of the computation: "float32" or "bfloat16"; parameters are float32
         norm_group=0,  # clips that share batch statistics: the published batch of a GPU; 0: all
         backbone=placeholder(str),
+        temporal_op=placeholder(str),
+        neck=placeholder(str),
         head=placeholder(str),
         width=placeholder(int),  # channels of a ResNet's stem
         partial_bn=placeholder(bool),  # freeze all batch norms but the first

@@ -73,8 +73,11 @@ def train_step(state, batch, *, graph, optimizer, rate, seed, accumulation=1, me
     def loss_fn(params, clips, labels, clip_index):
         model = nnx.merge(graph, params, state.stats, state.fixed)
         rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
-        logits = model(clips, train=True, rngs=rngs, clip_index=clip_index)
+        logits, auxiliary = model.outputs(clips, train=True, rngs=rngs, clip_index=clip_index)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        if auxiliary is not None:
+            extra = optax.softmax_cross_entropy_with_integer_labels(auxiliary, labels).mean()
+            loss += model.neck.auxiliary_weight * extra
         top1 = jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=loss.dtype)
         return loss, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
 

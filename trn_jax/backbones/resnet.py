@@ -96,7 +96,13 @@ class ResNet(nnx.Module):
         frozen_stages: freeze the stem and the first so many stages; -1 freezes nothing, 0 the stem.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
+
+    Attributes:
+        stage_channels: channels of the features of each stage.
+        out_channels: those of the last stage.
     """
+
+    sees_clips = False
 
     def __init__(
         self,
@@ -119,6 +125,7 @@ class ResNet(nnx.Module):
         self.conv1 = conv(3, width, 7, stride=2, padding=3)
         self.bn1 = norm(width)
         in_channels = width
+        self.stage_channels: tuple[int, ...] = ()
         for stage, depth in enumerate(depths, start=1):
             conv, norm = _layers(
                 frozen=frozen_stages >= stage, freeze_norm=partial_bn, dtype=dtype, rngs=rngs
@@ -139,6 +146,7 @@ class ResNet(nnx.Module):
                 )
                 in_channels = channels * block.expansion
             setattr(self, f"layer{stage}", nnx.List(blocks))
+            self.stage_channels += (in_channels,)
         self.num_stages = len(depths)
         self.out_channels = in_channels
 

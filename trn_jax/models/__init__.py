@@ -14,6 +14,13 @@ from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.trn import TRNHead
 from trn_jax.models.tsn import TSNHead
 
+# What lets the frames of a clip talk to each other inside the backbone: constructors `(channels, *,
+# num_segments, dtype, rngs, ...)` of maps of `[batch * segments, height, width, channels]`.
+TEMPORAL_OPS: dict = {}
+
+# From the features of all stages to those that the head sees, see `Recognizer`.
+NECKS: dict = {}
+
 HEADS = {
     "tsn": TSNHead,
     "trn": partial(TRNHead, multi_scale=False),
@@ -33,7 +40,23 @@ MODELS = {
 }
 
 # What create_model hands to the parts itself; everything else a part takes by keyword is an option.
-_OWN_ARGUMENTS = {"num_segments", "multi_scale", "temporal_op", "dtype", "rngs"}
+_OWN_ARGUMENTS = {
+    "dtype",
+    "multi_scale",
+    "num_classes",
+    "num_segments",
+    "rngs",
+    "stage_channels",
+    "temporal_op",
+}
+
+
+_REGISTRIES = {
+    "backbone": BACKBONES,
+    "temporal_op": TEMPORAL_OPS,
+    "neck": NECKS,
+    "head": HEADS,
+}
 
 
 def list_models(pattern="*"):
@@ -52,9 +75,10 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         num_segments: frames of a clip in training (heads that average take any number later).
         rngs: source of the `params` keys; `nnx.Rngs(0)` by default.
         dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32.
-        **overrides: `backbone` and `head` replace a part of the model by another one of that name;
-            every other keyword is an option of the recognizer, the backbone or the head, such as
-            `norm_group`, `partial_bn` or `dropout_rate`. `None` means "as the model has it".
+        **overrides: `backbone`, `temporal_op`, `neck` and `head` replace a part of the model by
+            another one of that name; every other keyword is an option of the recognizer or of one
+            of the parts, such as `norm_group`, `partial_bn` or `dropout_rate`. `None` means "as the
+            model has it".
 
     Returns:
         A `Recognizer`.
@@ -62,31 +86,49 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
     Raises:
         UserError: for an unknown name or option; the message lists the known ones.
     """
-    parts = dict(_look_up(MODELS, "model", name))
-    options = {key: value for key, value in overrides.items() if value is not None}
-    for kind in parts:
-        parts[kind] = options.pop(kind, parts[kind])
-    backbone = _look_up(BACKBONES, "backbone", parts["backbone"])
-    head = _look_up(HEADS, "head", parts["head"])
+    entry = dict(_look_up(MODELS, "model", name))
+    options = entry.pop("options", {}) | {k: v for k, v in overrides.items() if v is not None}
+    parts = {}
+    for kind, registry in _REGISTRIES.items():
+        chosen = options.pop(kind, entry.get(kind))
+        if chosen is not None:
+            entry[kind] = chosen
+            parts[kind] = _look_up(registry, kind.replace("_", " "), chosen)
 
-    names = {part: _options(part) for part in (Recognizer, backbone, head)}
+    names = {kind: _options(part) for kind, part in parts.items()} | {
+        "recognizer": _options(Recognizer)
+    }
     unknown = sorted(set(options).difference(*names.values()))
     if unknown:
         known = sorted(set().union(*names.values()))
+        built = ", ".join(f"{kind.replace('_', ' ')} {choice!r}" for kind, choice in entry.items())
         raise UserError(
-            f"model {name!r} (backbone {parts['backbone']!r}, head {parts['head']!r}) has no "
-            f"option {', '.join(map(repr, unknown))}; its options are {', '.join(known)}"
+            f"model {name!r} ({built}) has no option {', '.join(map(repr, unknown))}; its options "
+            f"are {', '.join(known)}"
         )
 
-    def chosen(part):
-        return {key: value for key, value in options.items() if key in names[part]}
+    common = dict(
+        dtype=jnp.dtype(dtype),
+        rngs=nnx.Rngs(0) if rngs is None else rngs,
+        num_segments=num_segments,
+        num_classes=num_classes,
+    )
 
-    common = dict(dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0) if rngs is None else rngs)
-    network = backbone(**chosen(backbone), **common)
-    if "num_segments" in _parameters(head):
-        common["num_segments"] = num_segments
-    top = head(network.out_channels, num_classes, **chosen(head), **common)
-    return Recognizer(network, top, **chosen(Recognizer))
+    def build(kind, *arguments, **more):
+        part = parts[kind]
+        wanted = _parameters(part)
+        more |= {key: value for key, value in common.items() if key in wanted}
+        more |= {key: value for key, value in options.items() if key in names[kind]}
+        return part(*arguments, **more)
+
+    hook = {}
+    if "temporal_op" in parts:
+        hook["temporal_op"] = lambda channels: build("temporal_op", channels)
+    backbone = build("backbone", **hook)
+    neck = build("neck", backbone.stage_channels) if "neck" in parts else None
+    head = build("head", (neck or backbone).out_channels)
+    chosen = {key: value for key, value in options.items() if key in names["recognizer"]}
+    return Recognizer(backbone, head, neck=neck, **chosen)
 
 
 def _options(part):

@@ -1,4 +1,4 @@
-"""The frame of every model: normalise, run the backbone on single frames, let the head decide."""
+"""What all models share: normalise, run the backbone and the neck, let the head decide."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -15,8 +15,12 @@ class Recognizer(nnx.Module):
     """A model: `backbone` looks at frames, `head` turns them into class scores.
 
     Args:
-        backbone: maps frames `[frames, height, width, 3]` to a list of stage features.
+        backbone: maps frames `[batch * segments, height, width, 3]` to a list of the features of
+            its stages, or, if it `sees_clips`, `[batch, segments, height, width, 3]` to features
+            with a time axis.
         head: maps the last features, `[batch, segments, height, width, channels]`, to logits.
+        neck: maps a list of the features of all stages, with a time axis, to the ones for the head
+            and auxiliary logits (`None` in evaluation).
         norm_group: number of clips whose batch statistics are taken together in training: the
             published batch of one GPU. 0 takes the whole batch.
         mean: what is subtracted from the pixels, per channel.
@@ -27,8 +31,11 @@ class Recognizer(nnx.Module):
             of their "probabilities".
     """
 
-    def __init__(self, backbone, head, *, norm_group=0, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    def __init__(
+        self, backbone, head, *, neck=None, norm_group=0, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    ):
         self.backbone = backbone
+        self.neck = neck
         self.head = head
         self.norm_group = norm_group
         self.mean = tuple(mean)
@@ -51,6 +58,15 @@ class Recognizer(nnx.Module):
         Raises:
             UserError: the shape does not fit, or keys are missing.
         """
+        return self.outputs(clips, train=train, rngs=rngs, clip_index=clip_index)[0]
+
+    def outputs(self, clips, *, train=False, rngs=None, clip_index=None):
+        """Score clips, see `__call__`.
+
+        Returns:
+            The logits, and the logits of the neck's auxiliary classifier: `None` in evaluation and
+            for models that have none. They enter the loss with weight `neck.auxiliary_weight`.
+        """
         if clips.ndim != 5 or clips.shape[-1] != 3:
             raise UserError(
                 f"clips have shape {clips.shape}, expected [batch, frames, height, width, 3]"
@@ -60,11 +76,16 @@ class Recognizer(nnx.Module):
         batch, num_frames = clips.shape[:2]
         if clip_index is None:
             clip_index = jnp.arange(batch)
-        num_groups = self._num_groups(batch) if train else 1
-        frames = self.normalise(clips.reshape(batch * num_frames, *clips.shape[2:]))
-        features = self.backbone(frames, train=train, num_groups=num_groups)[-1]
-        features = features.reshape(batch, num_frames, *features.shape[1:])
-        return self.head(features, train=train, rngs=rngs, clip_index=clip_index)
+        statistics = dict(train=train, num_groups=self._num_groups(batch) if train else 1)
+        x = self.normalise(clips)
+        if not self.backbone.sees_clips:
+            x = x.reshape(batch * num_frames, *x.shape[2:])
+        features = [f.reshape(batch, -1, *f.shape[-3:]) for f in self.backbone(x, **statistics)]
+        random = dict(rngs=rngs, clip_index=clip_index)
+        x, auxiliary = features[-1], None
+        if self.neck is not None:
+            x, auxiliary = self.neck(features, **statistics, **random)
+        return self.head(x, train=train, **random), auxiliary
 
     def normalise(self, frames):
         """Shift and scale the pixels of `frames` `[..., 3]`; computed in float32."""
