@@ -73,10 +73,12 @@ class Conv(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         x = x.astype(self.dtype)
         if kernel.shape[:2] == (1, 1) and self.padding == 0:
-            # A 1x1 convolution is a matrix product. XLA's CPU convolution takes 2-5 times as long
-            # for the weight gradient; on GPU and TPU both forms become the same product.
+            # A 1x1 convolution is a product of two matrices. On CPUs, XLA computes the gradient of
+            # one several times faster than that of a convolution, and up to three times faster
+            # than if the rows kept their three axes. For TPUs it compiles both products alike.
             x = x[:, :: self.stride, :: self.stride]
-            return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+            y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+            return y.reshape(*x.shape[:-1], -1)
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -154,16 +156,19 @@ class BatchNorm(nnx.Module):
         """Normalise `x` `[batch, ..., channels]`; `batch` is a multiple of `num_groups`."""
         if not train or self.frozen:
             return self._normalise(x, self.mean[...], self.var[...])
-        grouped = x.reshape(num_groups, -1, x.shape[-1]).astype(self.scale.dtype)
+        # A single group gets no axis of its own: XLA's CPU reductions of a product are 40 times
+        # slower beside an axis of length 1.
+        groups = (num_groups,) if num_groups > 1 else ()
+        grouped = x.reshape(*groups, -1, x.shape[-1]).astype(self.scale.dtype)
         # One pass over the data: moments about the running mean. Unlike E[x^2] - E[x]^2 this does
         # not cancel when the mean is large against the deviation.
         shift = lax.stop_gradient(self.mean[...])
         shifted = grouped - shift
-        offset = jnp.mean(shifted, axis=1)  # [num_groups, channels]
-        var = jnp.maximum(jnp.mean(jnp.square(shifted), axis=1) - jnp.square(offset), 0)
-        self._update(shift + offset, var, count=grouped.shape[1])
-        y = self._normalise(grouped, (shift + offset)[:, None], var[:, None])
-        return y.reshape(x.shape)
+        offset = jnp.mean(shifted, axis=-2, keepdims=True)  # [(num_groups,) 1, channels]
+        var = jnp.mean(jnp.square(shifted), axis=-2, keepdims=True) - jnp.square(offset)
+        mean, var = shift + offset, jnp.maximum(var, 0)
+        self._update(mean, var, count=grouped.shape[-2])
+        return self._normalise(grouped, mean, var).reshape(x.shape)
 
     def _normalise(self, x, mean, var):
         scale = self.scale[...] * lax.rsqrt(var + self.epsilon)
@@ -173,7 +178,7 @@ class BatchNorm(nnx.Module):
     def _update(self, mean, var, *, count):
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
-            batch = lax.stop_gradient(jnp.mean(batch, axis=0))
+            batch = lax.stop_gradient(jnp.mean(batch.reshape(-1, batch.shape[-1]), axis=0))
             running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
 
 
