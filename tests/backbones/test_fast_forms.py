@@ -7,7 +7,13 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones.layers import BatchNorm, Conv
+from trn_jax.backbones.layers import (
+    BatchNorm,
+    Conv,
+    max_pool,
+    scatter_by_position,
+    scatter_by_window,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +122,14 @@ def test_batch_norm_in_bfloat16_passes_on_bfloat16():
     y, pull_back = jax.vjp(ours, x)
     assert y.dtype == jnp.bfloat16
     assert pull_back(y)[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
+def test_the_gradient_of_max_pooling_by_position_and_by_window(window, stride, padding):
+    sizes = dict(window=window, stride=stride, padding=padding)
+    x = jnp.round(draw(2, 7, 8, 3))  # many pixels share a maximum
+    y = max_pool(x, **sizes)
+    dy = draw(*y.shape, seed=1)
+    expected = scatter_by_window(x, y, dy, **sizes)
+    assert_same(scatter_by_position(x, y, dy, **sizes), expected)
+    assert_same(jax.vjp(lambda x: max_pool(x, **sizes), x)[1](dy)[0], expected)
