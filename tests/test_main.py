@@ -353,6 +353,11 @@ def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
 
 
 def test_a_workdir_belongs_to_one_configuration(tree):
+    # Not yet to this one, which fails when it reads its first batches.
+    video, elsewhere = tree / "data" / "rawframes" / "train5", tree / "elsewhere"
+    video.rename(elsewhere)
+    check_refusal(run(tree, "--config.optim.lr=0.2"), str(video))
+    elsewhere.rename(video)
     assert run(tree, "--config.train.steps=1").returncode == 0
     check_refusal(run(tree, "--config.optim.lr=0.1"), "optim.lr: 0.05 -> 0.1")
     check_refusal(
@@ -361,10 +366,8 @@ def test_a_workdir_belongs_to_one_configuration(tree):
     )
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_a_workdir_must_be_writable(tree):
-    (tree / "run").mkdir(mode=0o500)
-    check_refusal(run(tree), "cannot write")
+    check_refusal(run(tree, workdir="recipe.py/run"), "cannot write to the working directory")
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tree):

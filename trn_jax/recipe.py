@@ -37,7 +37,7 @@ class Data:
         fields = datasets.Dataset.__dataclass_fields__
         overrides = {key: settings[key] for key in fields if key in settings}
         self.files = datasets.locate(settings.dataset, data_dir, **overrides)
-        self.num_threads = settings.num_threads or len(os.sched_getaffinity(0))
+        self.num_threads = settings.num_threads or _num_processors()
         self._config = config
         self._records: dict[str, list[annotations.Record]] = {}
         self.class_names = annotations.read_class_names(self.files.class_names)
@@ -134,6 +134,13 @@ class Data:
         if not lines:
             return "mirrored clips keep their label"
         return "\n".join(["mirrored clips exchange these labels:", *lines])
+
+
+def _num_processors():
+    """How many processors this process may use, where the system tells (macOS does not)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _default_data_dir(dataset, workdir):

@@ -31,6 +31,8 @@ _FREE_KEYS = (
 def check_workdir(config, workdir):
     """Create `workdir`, or check that it holds a run of the same configuration.
 
+    A run that ended before its first checkpoint leaves nothing to go on from, and no claim.
+
     Raises:
         UserError: it cannot be written to, or belongs to another configuration.
     """
@@ -46,7 +48,8 @@ def check_workdir(config, workdir):
             "choose another --workdir"
         ) from None
     path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
+    checkpoints = os.path.join(workdir, "checkpoints")
+    if not os.path.exists(path) or not os.path.isdir(checkpoints) or not os.listdir(checkpoints):
         return
     with open(path) as file:
         before = flat(json.load(file))

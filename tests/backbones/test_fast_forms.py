@@ -1,0 +1,135 @@
+"""The forms that layers compute in, chosen for speed, against the textbook ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from trn_jax.backbones.layers import (
+    BatchNorm,
+    Conv,
+    max_pool,
+    scatter_by_position,
+    scatter_by_window,
+)
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def with_gradients(function, *arguments):
+    """The outcome, and what comes back for a random cotangent."""
+    y, pull_back = jax.vjp(function, *arguments)
+    return y, pull_back(draw(*y.shape, seed=1))
+
+
+def assert_same(found, expected):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10),
+        *(jax.tree.leaves(found), jax.tree.leaves(expected)),
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [(6, 8), (7, 5)])
+def test_1x1_convolution_as_a_product_of_matrices(stride, size):
+    conv = Conv(3, 5, 1, stride=stride, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(conv)
+    params = nnx.as_pure(params)
+
+    def ours(params, x):
+        return nnx.merge(graph, params)(x)
+
+    def textbook(params, x):
+        return lax.conv_general_dilated(
+            x,
+            params["kernel"],
+            window_strides=(stride, stride),
+            padding="VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    x = draw(2, *size, 3)
+    assert_same(with_gradients(ours, params, x), with_gradients(textbook, params, x))
+
+
+def normalised(scale, bias, x, num_groups, epsilon=1e-5):
+    """Batch normalisation of every group by itself, two passes, derived by JAX."""
+    parts = []
+    for part in jnp.split(x, num_groups):
+        axes = tuple(range(part.ndim - 1))
+        mean, var = jnp.mean(part, axes), jnp.var(part, axes)
+        parts.append((part - mean) / jnp.sqrt(var + epsilon) * scale + bias)
+    return jnp.concatenate(parts)
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 4])
+def test_batch_norm_of_groups_in_one_pass(num_groups):
+    norm = BatchNorm(5, dtype=jnp.float64)
+    norm.mean[...] = draw(5, seed=2)  # the guess that the moments are taken about
+    norm.scale[...] = 1 + 0.3 * draw(5, seed=3)
+    norm.bias[...] = draw(5, seed=4)
+    graph, *states = nnx.split(norm, nnx.Param, nnx.BatchStat)
+    params, stats = nnx.as_pure(tuple(states))
+
+    def ours(params, x):
+        return nnx.merge(graph, params, stats)(x, train=True, num_groups=num_groups)
+
+    def textbook(params, x):
+        return normalised(params["scale"], params["bias"], x, num_groups)
+
+    x = 2 + 3 * draw(4, 3, 2, 5)
+    assert_same(with_gradients(ours, params, x), with_gradients(textbook, params, x))
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_running_statistics_are_the_mean_over_the_groups(num_groups):
+    norm = BatchNorm(5, dtype=jnp.float64)
+    x = 2 + 3 * draw(4, 3, 2, 5)
+    norm(x, train=True, num_groups=num_groups)
+    groups = x.reshape(num_groups, -1, 5)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * groups.mean((0, 1)), rtol=1e-12)
+    unbiased = groups.var(1, ddof=1).mean(0)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * unbiased, rtol=1e-12)
+
+
+def test_moments_of_a_distant_mean_do_not_cancel_in_float32():
+    x = (1000 + 0.1 * draw(8, 5, 5, 3)).astype(jnp.float32)
+    norm = BatchNorm(3)
+    norm.mean[...] = jnp.full(3, 1000, jnp.float32)
+    y = norm(x, train=True)
+    np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=2e-3)
+
+
+def test_batch_norm_in_bfloat16_passes_on_bfloat16():
+    norm = BatchNorm(3, dtype=jnp.bfloat16)
+    graph, state = nnx.split(norm)
+    state = nnx.as_pure(state)
+    x = draw(2, 4, 4, 3).astype(jnp.bfloat16)
+
+    def ours(x):
+        return nnx.merge(graph, state)(x, train=True)
+
+    y, pull_back = jax.vjp(ours, x)
+    assert y.dtype == jnp.bfloat16
+    assert pull_back(y)[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
+def test_the_gradient_of_max_pooling_by_position_and_by_window(window, stride, padding):
+    sizes = dict(window=window, stride=stride, padding=padding)
+    x = jnp.round(draw(2, 7, 8, 3))  # many pixels share a maximum
+    y = max_pool(x, **sizes)
+    dy = draw(*y.shape, seed=1)
+    expected = scatter_by_window(x, y, dy, **sizes)
+    assert_same(scatter_by_position(x, y, dy, **sizes), expected)
+    assert_same(jax.vjp(lambda x: max_pool(x, **sizes), x)[1](dy)[0], expected)
