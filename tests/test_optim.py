@@ -133,7 +133,7 @@ def test_plain_is_one_group():
 
 @pytest.mark.parametrize("fc_lr5", [False, True])
 def test_tsm_groups(fc_lr5):
-    found = multipliers(parameters(), groups="tsm", fc_lr5=fc_lr5)
+    found = multipliers(parameters(temporal_op="tin", width=16), groups="tsm", fc_lr5=fc_lr5)
     for path, pair in found.items():
         layer, _, leaf = path.rpartition("/")
         if "bn" in layer.rpartition("/")[2] or layer.endswith("downsample/1"):
@@ -145,6 +145,8 @@ def test_tsm_groups(fc_lr5):
         assert pair == expected, path
     assert found["backbone/layer2/0/downsample/1/bias"] == (1, 0)
     assert found["head/relations/1/output/bias"] == (2, 0)
+    assert found["backbone/layer1/0/temporal_op/offset_conv/kernel"] == (1, 1)
+    assert found["backbone/layer1/0/temporal_op/offset_fc2/bias"] == (2, 0)
     assert found["head/fc/kernel"] == ((5, 1) if fc_lr5 else (1, 1))
 
 

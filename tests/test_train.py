@@ -19,13 +19,31 @@ def prepare(make_model, make_optimizer, mesh, rate, **options):
     return graph, state, step
 
 
+REFERENCES = {
+    "trn_r50_multiscale": dict(
+        name="trn_resnet50", num_classes=174, partial_bn=True, train_relations="first"
+    ),
+    "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
+    "tin_r50": dict(name="tin_resnet50", num_classes=174),
+}
+
+
 @pytest.mark.reference
-@pytest.mark.parametrize("clipping", ["active", "inactive"])
-def test_three_steps_equal_the_reference(golden, clipping):
-    numbers = golden("train/trn_r50_multiscale")
-    expected = numbers if clipping == "active" else numbers["other_clipping"]
+@pytest.mark.parametrize("clipping", ["published", "other"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trn_r50_multiscale",
+        pytest.param("tsm_r50", marks=pytest.mark.slow),
+        pytest.param("tin_r50", marks=pytest.mark.slow),
+    ],
+)
+def test_three_steps_equal_the_reference(golden, name, clipping):
+    numbers = golden(f"train/{name}")
+    # Between them, the published and the other limit of the gradient's norm are active and not.
+    expected = numbers if clipping == "published" else numbers["other_clipping"]
     max_norm = numbers["optimizer"]["clip_grad"]["max_norm"]
-    max_norm = max_norm if clipping == "active" else expected["max_norm"]
+    max_norm = max_norm if clipping == "published" else expected["max_norm"]
     drawn, data = numbers["weights"], numbers["input"]
     values = weights.deterministic_state_dict(
         numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
@@ -37,14 +55,7 @@ def test_three_steps_equal_the_reference(golden, clipping):
     }
 
     def make_model():
-        return create_model(
-            "trn_resnet50",
-            num_classes=174,
-            partial_bn=True,
-            dropout_rate=0.0,
-            train_relations="first",
-            dtype="float64",
-        )
+        return create_model(**REFERENCES[name], dropout_rate=0.0, dtype="float64")
 
     with jax.enable_x64(True):
         mesh = make_mesh(jax.devices()[:1])
@@ -62,6 +73,7 @@ def test_three_steps_equal_the_reference(golden, clipping):
             weight_decay=settings["weight_decay"],
             clip_norm=max_norm,
             groups="tsm",
+            fc_lr5=numbers["optimizer"]["paramwise_cfg"]["fc_lr5"],
         )
         assert len(jax.tree.leaves(params)) == numbers["num_params_with_grad"]
         state = train.TrainState(
@@ -78,7 +90,7 @@ def test_three_steps_equal_the_reference(golden, clipping):
             state, scalars = step(state, batch)
             assert float(scalars["loss"]) == pytest.approx(recorded["total_loss"], rel=1e-6)
             assert float(scalars["grad_norm"]) == pytest.approx(recorded["grad_norm"], rel=1e-6)
-            if number == 1 and clipping == "active":
+            if number == 1 and clipping == "published":
                 check_tensors(graph, state, expected["after_step_1"])
         check_tensors(graph, state, expected["after"])
 
@@ -87,11 +99,12 @@ def check_tensors(graph, state, expected):
     """Compare norms and samples of tensors with the golden's, which are in PyTorch's layout."""
     model = nnx.merge(graph, *state.model)
     found = convert.names.variables(model)
+    axes = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
     for name, numbers in expected.items():
         path = convert.names._path(name, convert.names.MMACTION2, found)
         value = np.asarray(found[path][...])
         if path.endswith("/kernel"):
-            value = value.transpose((1, 0) if value.ndim == 2 else (3, 2, 0, 1))
+            value = value.transpose(axes[value.ndim])
         assert np.linalg.norm(value) == pytest.approx(numbers["l2"], rel=1e-7), name
         for index, sample in numbers["samples"]:
             assert value[tuple(index)] == pytest.approx(sample, rel=1e-6, abs=1e-8), name

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from trn_jax.backbones import BACKBONES
-from trn_jax.backbones.layers import BatchNorm, Conv, Frozen, max_pool
-from trn_jax.backbones.resnet import BasicBlock, Bottleneck
+from trn_jax.backbones.layers import BatchNorm, Conv, Frozen, Linear, max_pool
+from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 
@@ -143,12 +143,13 @@ def flip_time(x):
     return x[::-1]
 
 
+@pytest.mark.parametrize("shift_place", ["blockres", "block"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("block_class", [BasicBlock, Bottleneck])
-def test_temporal_op_comes_before_conv1_and_leaves_the_shortcut_alone(block_class, stride):
+def test_temporal_op_comes_before_conv1_or_the_whole_block(block_class, stride, shift_place):
     def make():
         conv = partial(Conv, rngs=nnx.Rngs(0))
-        hook = dict(temporal_op=lambda channels: flip_time)
+        hook = dict(temporal_op=lambda channels: flip_time, shift_place=shift_place)
         channels = 8 // block_class.expansion
         return block_class(8, channels, stride=stride, conv=conv, norm=BatchNorm, **hook)
 
@@ -158,7 +159,8 @@ def test_temporal_op_comes_before_conv1_and_leaves_the_shortcut_alone(block_clas
         y = block.bn2(block.conv2(y))
         if block_class is Bottleneck:
             y = block.bn3(block.conv3(jax.nn.relu(y)))
-        shortcut = x if stride == 1 else block.downsample[1](block.downsample[0](x))
+        x_in = flip_time(x) if shift_place == "block" else x
+        shortcut = x_in if stride == 1 else block.downsample[1](block.downsample[0](x_in))
         return block(x), jax.nn.relu(y + shortcut)
 
     block = fill(nnx.eval_shape(make))
@@ -179,6 +181,34 @@ def test_every_block_has_a_temporal_op_for_the_channels_of_its_input(name):
     blocks = [b for stage in range(1, 5) for b in getattr(model, f"layer{stage}")]
     assert made == [block.conv1.kernel.shape[2] for block in blocks]
     assert variables(model).keys() == variables(abstract(name, width=4)).keys()
+
+
+def places(depths, **options):
+    """For each stage, the numbers of the blocks with a temporal op."""
+    options = dict(width=4, temporal_op=lambda channels: flip_time) | options
+    model = nnx.eval_shape(lambda: ResNet(BasicBlock, depths, rngs=nnx.Rngs(0), **options))
+    stages = [getattr(model, f"layer{stage}") for stage in range(1, 5)]
+    return [[i for i, block in enumerate(blocks) if block.temporal_op] for blocks in stages]
+
+
+def test_deep_networks_have_a_temporal_op_in_every_second_block():
+    deep, shallow = (1, 2, 23, 3), (1, 2, 6, 3)
+    assert places(deep) == [[0], [0], list(range(0, 23, 2)), [0, 2]]
+    assert places(deep, shift_place="block") == [list(range(depth)) for depth in deep]
+    assert places(shallow) == [list(range(depth)) for depth in shallow]
+    assert places(shallow, shift_every=3) == [[0], [0], [0, 3], [0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(shift_place="middle"), r"shift_place='middle' is not one of blockres, block"),
+        (dict(shift_every=0), r"shift_every=0 must be at least 1"),
+    ],
+)
+def test_places_that_do_not_exist_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        abstract(**options)
 
 
 # Freezing
@@ -210,6 +240,17 @@ def test_frozen_stages_are_the_stem_and_the_first_stages(stages):
     assert frozen_paths(model) == {
         p for p in parameter_paths(model) if p.startswith(tuple(prefixes))
     }
+
+
+def test_frozen_stages_freeze_their_temporal_ops():
+    def temporal_op(channels):
+        return Linear(channels, channels, rngs=nnx.Rngs(0))
+
+    model = abstract(width=4, temporal_op=temporal_op, frozen_stages=2)
+    found = {path for path in frozen_paths(model) if "temporal_op" in path}
+    leaves = ("kernel", "bias")
+    assert found == {f"layer{i}/0/temporal_op/{leaf}" for i in (1, 2) for leaf in leaves}
+    assert set(variables(model)) == set(variables(abstract(width=4, temporal_op=temporal_op)))
 
 
 def test_frozen_stages_keep_their_statistics():

@@ -8,6 +8,7 @@ from flax import nnx
 
 from trn_jax import convert, create_model
 from trn_jax.backbones.layers import global_average_pool
+from trn_jax.models.tin import TemporalInterlace
 
 pytestmark = pytest.mark.reference
 
@@ -17,6 +18,9 @@ CASES = {
     "trn_r50_multiscale": dict(
         name="trn_resnet50", num_classes=174, partial_bn=True, eval_relations="first"
     ),
+    "tsn_r101_8seg": dict(name="tsn_resnet101", num_classes=400),
+    "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
+    "tin_r50": dict(name="tin_resnet50", num_classes=174),
 }
 
 
@@ -34,11 +38,28 @@ def case(request, golden):
     return numbers, model, clips
 
 
+def decisions(op, x):
+    """The offsets and weights of an interlacing layer for its input."""
+    means = x[..., : op.num_interlaced].mean((1, 2)).reshape(-1, op.num_segments, op.num_interlaced)
+    return op.offsets(means), op.weights(means)
+
+
 def stages(model, clips):
     """Every intermediate result that the goldens know, in PyTorch's layout."""
     frames = model.normalise(clips.reshape(-1, *clips.shape[2:]))
     found = {"stem": model.backbone.stem(frames)}
     features = model.backbone(frames)
+    first = model.backbone.layer1[0].temporal_op
+    if isinstance(first, TemporalInterlace):
+        # [videos, 1, 2] in the reference, which takes every video for one of several views.
+        offsets, weights = decisions(first, found["stem"])
+        found |= {"layer1.0.offset": offsets[:, None], "layer1.0.weight": weights}
+        found["layer1.0.interlaced"] = first(found["stem"])
+        *before, last = model.backbone.layer4
+        x = features[2]
+        for block in before:
+            x = block(x)
+        found["layer4.2.offset"] = decisions(last.temporal_op, x)[0][:, None]
     found |= {f"layer{i}": stage for i, stage in enumerate(features, start=1)}
     if hasattr(model.head, "relations"):
         found["head.frame_features"] = model.head.fc(global_average_pool(features[-1]))
@@ -54,6 +75,7 @@ def test_stages_and_logits_match_the_reference(case):
     numbers, model, clips = case
     graph, state = nnx.split(model)
     found, logits = jax.jit(lambda s, c: stages(nnx.merge(graph, s), c))(state, clips)
+    assert found.keys() == numbers["outputs"]["stages"].keys()
     for name, stage in found.items():
         expected = numbers["outputs"]["stages"][name]
         assert list(stage.shape) == expected["shape"]

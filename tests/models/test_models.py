@@ -95,7 +95,7 @@ def abstract(name="trn_resnet10", **options):
             ["model 'trn_resnet51'", "did you mean 'trn_resnet50'?", "tsn_resnet18"],
         ),
         (dict(backbone="vgg"), ["backbone 'vgg'", "resnet10, resnet101"]),
-        (dict(head="trm"), ["head 'trm'", "trn, trn_multiscale, tsn"]),
+        (dict(head="trm"), ["head 'trm'", "trn, trn_multiscale, tsm, tsn"]),
         (dict(dropuot_rate=0.5), ["'dropuot_rate'", "dropout_rate", "norm_group", "partial_bn"]),
         (dict(name="tsn_resnet10", eval_relations="first"), ["'tsn'", "'eval_relations'"]),
         (dict(eval_relations="all"), ["eval_relations='all'", "sample, expected, first"]),
@@ -346,12 +346,62 @@ def test_tsn_does_not_see_the_order_of_frames():
     assert differ(score(model, clips[:, [0, 0, 1]]), logits) > 1e-3
 
 
-def test_trn_sees_the_order_of_frames():
-    model, clips = tiny("trn_resnet10"), random_clips(2, 3)
+ORDERED = ["trn_resnet10", "tsm_resnet10", "tin_resnet10"]
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_others_see_the_order_of_frames(name):
+    model, clips = tiny(name, width=16), random_clips(2, 3)
     logits = score(model, clips)
     assert differ(score(model, clips[:, ::-1]), logits) > 1e-3
     # Each clip is scored by itself: in another place of the batch, the same.
     close(score(model, clips[::-1]), logits[::-1])
+
+
+@pytest.mark.parametrize("name", ["tsn_resnet10", *ORDERED])
+def test_bfloat16_scores_are_close_to_those_of_float32(name):
+    options = dict(width=16, num_segments=4)
+    clips = random_clips(2, 4)
+    logits = score(tiny(name, **options), clips)
+    low = score(tiny(name, dtype="bfloat16", **options), clips)
+    assert 0 < differ(low, logits) < 3e-2 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("name", ["tsm_resnet10", "tin_resnet10"])
+def test_models_that_exchange_features_need_their_number_of_frames(name):
+    model = abstract(name, num_segments=4)
+    # Twice as many frames would make whole clips, but not these.
+    for num_frames in (3, 8):
+        message = rf"the 4 frames of a clip, but clips of {num_frames} .*num_segments={num_frames}"
+        with pytest.raises(UserError, match=message):
+            shape_of_logits(model, 4, num_frames, 32, 32, 3)
+    assert shape_of_logits(model, 3, 4, 32, 32, 3).shape == (3, 5)
+
+
+def test_what_sets_tin_apart_from_tsm():
+    tin, tsm = abstract("tin_resnet10"), abstract("tsm_resnet10")
+    assert (tin.head.dropout_rate, tsm.head.dropout_rate) == (0.8, 0.5)
+    assert tin.backbone.layer2[0].temporal_op.num_interlaced == 64 // 4
+    assert tsm.backbone.layer2[0].temporal_op.num_shifted == 64 // 8
+    assert type(tin.head) is type(tsm.head)
+    # Options of a model give way to the caller's, and lapse with the part that took them.
+    assert abstract("tin_resnet10", dropout_rate=0.5).head.dropout_rate == 0.5
+    with pytest.MonkeyPatch.context() as patch:
+        entry = models.MODELS["tin_resnet10"]
+        options = entry["options"] | dict(no_longer_taken=1)
+        patch.setitem(models.MODELS, "tin_resnet10", entry | dict(options=options))
+        assert abstract("tin_resnet10").head.dropout_rate == 0.8
+
+
+def test_a_backbone_without_a_place_for_a_temporal_op_is_refused():
+    class Still(nnx.Module):
+        def __init__(self, *, dtype, rngs):
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.BACKBONES, "still", Still)
+        with pytest.raises(UserError, match=r"'still' has no place for a temporal op \('tsm'\)"):
+            abstract("tsm_resnet10", backbone="still")
 
 
 def test_pixels_are_normalised_in_rgb_order():
@@ -437,5 +487,5 @@ def test_views_are_merged_as_the_head_prescribes():
 
 def test_heads_merge_views_as_published():
     assert abstract("tsn_resnet10").merge_views == "logits"
-    for head in ("trn", "trn_multiscale"):
+    for head in ("trn", "trn_multiscale", "tsm"):
         assert abstract("trn_resnet10", head=head).merge_views == "probabilities"

@@ -32,6 +32,15 @@ def parameter(value, *, frozen):
     return (Frozen if frozen else nnx.Param)(value)
 
 
+def freeze(module):
+    """Make all trainable parameters of `module` frozen ones, in place; other objects pass."""
+    if isinstance(module, nnx.Module):
+        for _, part in list(nnx.iter_modules(module)):
+            for name, value in list(vars(part).items()):
+                if type(value) is nnx.Param:
+                    setattr(part, name, Frozen(value[...]))
+
+
 class Conv(nnx.Module):
     """2-D convolution without bias, zero-padded by `padding` on every side.
 

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.layers import BatchNorm, Conv, max_pool
+from trn_jax.backbones.layers import BatchNorm, Conv, freeze, max_pool
 from trn_jax.errors import UserError
+
+SHIFT_PLACES = ("blockres", "block")
 
 
 class BasicBlock(nnx.Module):
@@ -19,9 +21,12 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels, channels, *, stride, temporal_op, conv, norm):
+    def __init__(
+        self, in_channels, channels, *, stride, temporal_op, shift_place="blockres", conv, norm
+    ):
         out_channels = channels * self.expansion
         self.temporal_op = temporal_op(in_channels) if temporal_op else None
+        self.shift_place = shift_place
         self.conv1 = conv(in_channels, channels, 3, stride=stride, padding=1)
         self.bn1 = norm(channels)
         self.conv2 = conv(channels, out_channels, 3, padding=1)
@@ -34,6 +39,7 @@ class BasicBlock(nnx.Module):
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
         y = x if self.temporal_op is None else self.temporal_op(x)
+        x = y if self.shift_place == "block" else x
         y = jax.nn.relu(self.bn1(self.conv1(y), **statistics))
         y = self.bn2(self.conv2(y), **statistics)
         return jax.nn.relu(y + _shortcut(self.downsample, x, statistics))
@@ -44,9 +50,12 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels, channels, *, stride, temporal_op, conv, norm):
+    def __init__(
+        self, in_channels, channels, *, stride, temporal_op, shift_place="blockres", conv, norm
+    ):
         out_channels = channels * self.expansion
         self.temporal_op = temporal_op(in_channels) if temporal_op else None
+        self.shift_place = shift_place
         self.conv1 = conv(in_channels, channels, 1)
         self.bn1 = norm(channels)
         self.conv2 = conv(channels, channels, 3, stride=stride, padding=1)
@@ -61,6 +70,7 @@ class Bottleneck(nnx.Module):
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
         y = x if self.temporal_op is None else self.temporal_op(x)
+        x = y if self.shift_place == "block" else x
         y = jax.nn.relu(self.bn1(self.conv1(y), **statistics))
         y = jax.nn.relu(self.bn2(self.conv2(y), **statistics))
         y = self.bn3(self.conv3(y), **statistics)
@@ -89,8 +99,12 @@ class ResNet(nnx.Module):
         width: channels of the stem; stage i works with `width * 2**i`, four times as many outside
             its bottlenecks.
         temporal_op: the hook of TSM and TIN: a function of a number of channels that returns a map
-            of `[frames, height, width, channels]` onto itself. It is applied before `conv1` in
-            every block, to the residual branch only; the shortcut sees the input unchanged.
+            of `[frames, height, width, channels]` onto itself, for the input of a block.
+        shift_place: "blockres" puts `temporal_op` before `conv1`, in the residual branch only, and
+            the shortcut sees the input unchanged; "block" puts it before the whole block.
+        shift_every: every how many blocks of a stage, from the first on, have the `temporal_op`.
+            `None` is the rule of TSM: with "blockres", every second one in networks whose third
+            stage has at least 23 blocks (ResNet-101, -152), otherwise every one.
         partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
             Networks", 2016, section 3.2).
         frozen_stages: freeze the stem and the first so many stages; -1 freezes nothing, 0 the stem.
@@ -111,6 +125,8 @@ class ResNet(nnx.Module):
         *,
         width=64,
         temporal_op=None,
+        shift_place="blockres",
+        shift_every=None,
         partial_bn=False,
         frozen_stages=-1,
         dtype=jnp.float32,
@@ -121,6 +137,13 @@ class ResNet(nnx.Module):
                 f"frozen_stages={frozen_stages} is not in -1..{len(depths)}: "
                 "-1 freezes nothing, 0 the stem, k the stem and k stages"
             )
+        if shift_place not in SHIFT_PLACES:
+            raise UserError(f"shift_place={shift_place!r} is not one of {', '.join(SHIFT_PLACES)}")
+        if shift_every is None:
+            deep = len(depths) > 2 and depths[2] >= 23
+            shift_every = 2 if deep and shift_place == "blockres" else 1
+        if shift_every < 1:
+            raise UserError(f"shift_every={shift_every} must be at least 1, a number of blocks")
         conv, norm = _layers(frozen=frozen_stages >= 0, dtype=dtype, rngs=rngs)
         self.conv1 = conv(3, width, 7, stride=2, padding=3)
         self.bn1 = norm(width)
@@ -139,11 +162,14 @@ class ResNet(nnx.Module):
                         in_channels,
                         channels,
                         stride=stride,
-                        temporal_op=temporal_op,
+                        temporal_op=None if index % shift_every else temporal_op,
+                        shift_place=shift_place,
                         conv=conv,
                         norm=norm,
                     )
                 )
+                if frozen_stages >= stage:
+                    freeze(blocks[-1].temporal_op)
                 in_channels = channels * block.expansion
             setattr(self, f"layer{stage}", nnx.List(blocks))
             self.stage_channels += (in_channels,)

@@ -21,6 +21,12 @@ MMACTION2 = (
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.bn", r"backbone/layer\1/\2/downsample/1"),
     (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.conv", r"backbone/layer\1/\2/conv\3"),
     (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.bn", r"backbone/layer\1/\2/bn\3"),
+    # TSM and TIN wrap the first convolution of a block.
+    (r"backbone\.layer(\d)\.(\d+)\.conv1\.conv\.net2?", r"backbone/layer\1/\2/conv1"),
+    (
+        r"backbone\.layer(\d)\.(\d+)\.conv1\.conv\.net1\.(offset|weight)_net\.(conv|fc1|fc2)",
+        r"backbone/layer\1/\2/temporal_op/\3_\4",
+    ),
     (r"cls_head\.fc_cls", r"head/fc"),
     (r"cls_head\.consensus\.fc_fusion_scales\.(\d+)\.1", r"head/relations/\1/hidden"),
     (r"cls_head\.consensus\.fc_fusion_scales\.(\d+)\.3", r"head/relations/\1/output"),
@@ -33,7 +39,7 @@ SOURCES = {"mmaction2": MMACTION2}
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _OTHER_LEAVES = {"weight": "kernel", "bias": "bias"}
 # PyTorch keeps the output channels first, we keep them last.
-_KERNEL_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
+_KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0)}
 _IGNORED = re.compile(r".*\.num_batches_tracked|data_preprocessor\..*")
 
 

@@ -11,12 +11,17 @@ from flax import nnx
 from trn_jax.backbones import BACKBONES
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
+from trn_jax.models.tin import TemporalInterlace
 from trn_jax.models.trn import TRNHead
+from trn_jax.models.tsm import TemporalShift, TSMHead
 from trn_jax.models.tsn import TSNHead
 
 # What lets the frames of a clip talk to each other inside the backbone: constructors `(channels, *,
 # num_segments, dtype, rngs, ...)` of maps of `[batch * segments, height, width, channels]`.
-TEMPORAL_OPS: dict = {}
+TEMPORAL_OPS = {
+    "tsm": TemporalShift,
+    "tin": TemporalInterlace,
+}
 
 # From the features of all stages to those that the head sees, see `Recognizer`.
 NECKS: dict = {}
@@ -25,8 +30,14 @@ HEADS = {
     "tsn": TSNHead,
     "trn": partial(TRNHead, multi_scale=False),
     "trn_multiscale": partial(TRNHead, multi_scale=True),
+    "tsm": TSMHead,
 }
 
+# TIN interlaces every block of networks of any depth, and drops more than TSM.
+_TIN = dict(shift_every=1, dropout_rate=0.8)
+
+# `options` are defaults in place of those of the parts; one that no part takes, because a part was
+# replaced, lapses.
 MODELS = {
     "tsn_resnet10": dict(backbone="resnet10", head="tsn"),
     "tsn_resnet18": dict(backbone="resnet18", head="tsn"),
@@ -37,6 +48,12 @@ MODELS = {
     "trn_resnet10": dict(backbone="resnet10", head="trn_multiscale"),
     "trn_resnet18": dict(backbone="resnet18", head="trn_multiscale"),
     "trn_resnet50": dict(backbone="resnet50", head="trn_multiscale"),
+    "tsm_resnet10": dict(backbone="resnet10", temporal_op="tsm", head="tsm"),
+    "tsm_resnet18": dict(backbone="resnet18", temporal_op="tsm", head="tsm"),
+    "tsm_resnet50": dict(backbone="resnet50", temporal_op="tsm", head="tsm"),
+    "tsm_resnet101": dict(backbone="resnet101", temporal_op="tsm", head="tsm"),
+    "tin_resnet10": dict(backbone="resnet10", temporal_op="tin", head="tsm", options=_TIN),
+    "tin_resnet50": dict(backbone="resnet50", temporal_op="tin", head="tsm", options=_TIN),
 }
 
 # What create_model hands to the parts itself; everything else a part takes by keyword is an option.
@@ -72,7 +89,8 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
     Args:
         name: one of `list_models()`.
         num_classes: number of classes.
-        num_segments: frames of a clip in training (heads that average take any number later).
+        num_segments: frames of a clip. Heads that average take any number later, unless there is a
+            `temporal_op`.
         rngs: source of the `params` keys; `nnx.Rngs(0)` by default.
         dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32.
         **overrides: `backbone`, `temporal_op`, `neck` and `head` replace a part of the model by
@@ -84,10 +102,12 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         A `Recognizer`.
 
     Raises:
-        UserError: for an unknown name or option; the message lists the known ones.
+        UserError: for an unknown name or option (the message lists the known ones), or for parts
+            that do not fit together.
     """
     entry = dict(_look_up(MODELS, "model", name))
-    options = entry.pop("options", {}) | {k: v for k, v in overrides.items() if v is not None}
+    defaults = entry.pop("options", {})
+    options = {key: value for key, value in overrides.items() if value is not None}
     parts = {}
     for kind, registry in _REGISTRIES.items():
         chosen = options.pop(kind, entry.get(kind))
@@ -98,14 +118,16 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
     names = {kind: _options(part) for kind, part in parts.items()} | {
         "recognizer": _options(Recognizer)
     }
-    unknown = sorted(set(options).difference(*names.values()))
+    known = sorted(set().union(*names.values()))
+    unknown = sorted(set(options).difference(known))
     if unknown:
-        known = sorted(set().union(*names.values()))
         built = ", ".join(f"{kind.replace('_', ' ')} {choice!r}" for kind, choice in entry.items())
         raise UserError(
             f"model {name!r} ({built}) has no option {', '.join(map(repr, unknown))}; its options "
             f"are {', '.join(known)}"
         )
+
+    options = {key: value for key, value in defaults.items() if key in known} | options
 
     common = dict(
         dtype=jnp.dtype(dtype),
@@ -123,11 +145,18 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
 
     hook = {}
     if "temporal_op" in parts:
+        if "temporal_op" not in _parameters(parts["backbone"]):
+            raise UserError(
+                f"backbone {entry['backbone']!r} has no place for a temporal op "
+                f"({entry['temporal_op']!r})"
+            )
         hook["temporal_op"] = lambda channels: build("temporal_op", channels)
     backbone = build("backbone", **hook)
     neck = build("neck", backbone.stage_channels) if "neck" in parts else None
     head = build("head", (neck or backbone).out_channels)
     chosen = {key: value for key, value in options.items() if key in names["recognizer"]}
+    if hook:
+        chosen["num_segments"] = num_segments
     return Recognizer(backbone, head, neck=neck, **chosen)
 
 

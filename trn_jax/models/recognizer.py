@@ -21,6 +21,8 @@ class Recognizer(nnx.Module):
         head: maps the last features, `[batch, segments, height, width, channels]`, to logits.
         neck: maps a list of the features of all stages, with a time axis, to the ones for the head
             and auxiliary logits (`None` in evaluation).
+        num_segments: the number of frames that a clip must have because the backbone exchanges
+            features among so many; `None` if it looks at every frame alone.
         norm_group: number of clips whose batch statistics are taken together in training: the
             published batch of one GPU. 0 takes the whole batch.
         mean: what is subtracted from the pixels, per channel.
@@ -32,11 +34,20 @@ class Recognizer(nnx.Module):
     """
 
     def __init__(
-        self, backbone, head, *, neck=None, norm_group=0, mean=IMAGENET_MEAN, std=IMAGENET_STD
+        self,
+        backbone,
+        head,
+        *,
+        neck=None,
+        num_segments=None,
+        norm_group=0,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ):
         self.backbone = backbone
         self.neck = neck
         self.head = head
+        self.num_segments = num_segments
         self.norm_group = norm_group
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -74,6 +85,13 @@ class Recognizer(nnx.Module):
         if train and rngs is None:
             raise UserError("training draws random numbers: call the model with rngs=nnx.Rngs(...)")
         batch, num_frames = clips.shape[:2]
+        if num_frames != (self.num_segments or num_frames):
+            raise UserError(
+                f"the backbone of this model exchanges features among the {self.num_segments} "
+                f"frames of a clip, but clips of {num_frames} frames came in; sample "
+                f"{self.num_segments} segments, cut longer clips into views, or create the model "
+                f"with num_segments={num_frames} (a TIN has to be trained that way)"
+            )
         if clip_index is None:
             clip_index = jnp.arange(batch)
         statistics = dict(train=train, num_groups=self._num_groups(batch) if train else 1)

@@ -1,0 +1,152 @@
+"""Temporal Interlacing Network (Shao et al., "Temporal Interlacing Network", 2020).
+
+TSM with learned distances: groups of channels move in time by as much as the clip asks for, in
+fractions of frames, and are weighted frame by frame.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from trn_jax.backbones.layers import Linear, global_average_pool, storage_dtype
+from trn_jax.errors import UserError
+from trn_jax.models.tsm import split_clips
+
+# The inverse of the offset net's last step at 1/2: groups start out moved by half a frame.
+_OFFSET_BIAS = 0.5108
+
+
+class TemporalInterlace(nnx.Module):
+    """Move quarters of some channels by learned offsets (section 3 of the paper).
+
+    Of the `channels`, the first F = `channels // shift_div` are interlaced. Two small networks look
+    at their means over height and width: the offset net gives two offsets o0, o1 in (-2, 2) frames
+    per clip, the weight net two weights w0, w1 in (0, 2) per frame. The quarters of the F channels
+    move by o0, o1, -o0, -o1 frames to later times and are multiplied by w0, w1, w0, w1. Between
+    frames there is linear interpolation; outside the clip everything is zero.
+
+    The gradient is the true one, as in the paper's own code. (The backward kernel in mmcv moves
+    gradients in the direction of the features instead of back.)
+
+    Args:
+        channels: channels of the features.
+        num_segments: number of frames of a clip; the offset net's size depends on it.
+        shift_div: the share of the channels that is interlaced is 1 / `shift_div`.
+        dtype: dtype in which the features are moved. The two networks, which are tiny and decide on
+            positions, compute in `storage_dtype(dtype)`.
+        rngs: source of the `params` keys.
+
+    Raises:
+        UserError: the interlaced channels cannot be cut into quarters.
+    """
+
+    def __init__(self, channels, *, num_segments, shift_div=4, dtype=jnp.float32, rngs):
+        interlaced = channels // shift_div
+        if interlaced < 4 or interlaced % 4:
+            raise UserError(
+                f"temporal interlacing moves quarters of channels // shift_div = {channels} // "
+                f"{shift_div} = {interlaced} channels, which is not a positive multiple of 4; "
+                "choose another shift_div or width"
+            )
+        kept = storage_dtype(dtype)
+        self.num_segments = num_segments
+        self.num_interlaced = interlaced
+        self.dtype = dtype
+        self.offset_conv = TemporalConv(interlaced, 1, dtype=kept, rngs=rngs)
+        self.offset_fc1 = Linear(num_segments, num_segments, dtype=kept, rngs=rngs)
+        self.offset_fc2 = Linear(num_segments, 2, dtype=kept, rngs=rngs)
+        self.offset_fc2.bias.set_value(jnp.full((2,), _OFFSET_BIAS, kept))
+        self.weight_conv = TemporalConv(interlaced, 2, dtype=kept, rngs=rngs)
+        self.weight_conv.bias.set_value(jnp.zeros((2,), kept))
+
+    def __call__(self, x):
+        """Map `[batch * segments, height, width, channels]`, the frames of a clip in a row.
+
+        Raises:
+            UserError: the rows are not whole clips.
+        """
+        chosen = split_clips(x[..., : self.num_interlaced], self.num_segments)
+        means = global_average_pool(chosen)  # [batch, segments, interlaced]
+        moved = interlace(chosen.astype(self.dtype), self.offsets(means), self.weights(means))
+        moved = moved.reshape(*x.shape[:-1], -1)
+        return jnp.concatenate([moved, x[..., self.num_interlaced :].astype(self.dtype)], axis=-1)
+
+    def offsets(self, means):
+        """Offsets `[batch, 2]`, in frames, from `means` `[batch, segments, interlaced]`."""
+        hidden = self.offset_conv(means)[..., 0]  # [batch, segments]
+        hidden = jax.nn.relu(self.offset_fc1(hidden))
+        return 4 * (jax.nn.sigmoid(self.offset_fc2(hidden)) - 0.5)
+
+    def weights(self, means):
+        """Weights `[batch, segments, 2]` from `means` `[batch, segments, interlaced]`."""
+        return 2 * jax.nn.sigmoid(self.weight_conv(means))
+
+
+class TemporalConv(nnx.Module):
+    """Convolution over three frames with bias; zeros before the first and after the last one.
+
+    Kernel and bias are drawn uniformly from +-1/sqrt(3 * in_channels), PyTorch's default.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+    """
+
+    def __init__(self, in_channels, out_channels, *, dtype=jnp.float32, rngs):
+        self.dtype = dtype
+        bound, kept = 1 / math.sqrt(3 * in_channels), storage_dtype(dtype)
+        shape = (3, in_channels, out_channels)
+        kernel = jax.random.uniform(rngs.params(), shape, kept, -bound, bound)
+        bias = jax.random.uniform(rngs.params(), (out_channels,), kept, -bound, bound)
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(bias)
+
+    def __call__(self, x):
+        """Map `[batch, segments, in_channels]` to `[batch, segments, out_channels]`."""
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        padded = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (0, 0)))
+        # One matrix product instead of a convolution with one or two output channels.
+        taps = jnp.stack([padded[:, i : i + x.shape[1]] for i in range(3)], axis=2)
+        return jnp.einsum("btki,kio->bto", taps, kernel) + bias
+
+
+def interlace(x, offsets, weights):
+    """Move quarters of the channels in time and weight them.
+
+    As a matrix product over time, whose backward pass has no scatter either: on a CPU, both passes
+    together take half the time of indexing.
+
+    Args:
+        x: features `[batch, segments, height, width, channels]`.
+        offsets: o0, o1 of every clip, in frames, `[batch, 2]`.
+        weights: w0, w1 of every frame, `[batch, segments, 2]`.
+
+    Returns:
+        The moved features, shape and dtype of `x`.
+    """
+    batch, segments, height, width, channels = x.shape
+    matrix = _interpolation(jnp.concatenate([offsets, -offsets], axis=-1), segments)
+    matrix *= jnp.concatenate([weights, weights], axis=-1).swapaxes(1, 2)[..., None]
+    quarters = x.reshape(batch, segments, height * width, 4, channels // 4)
+    moved = jnp.einsum("bqts,bspqc->btpqc", matrix.astype(x.dtype), quarters)
+    return moved.reshape(x.shape)
+
+
+def _interpolation(offsets, segments):
+    """The matrices that move by `offsets`, `[...]` to `[..., segments (to), segments (from)]`.
+
+    Entry t, s is max(0, 1 - |t - s - offset|). Written with the whole and the fractional part of
+    the offset, so that at whole offsets, where that function has a kink, the gradient is the one on
+    the right, as in the references.
+    """
+    offsets = offsets[..., None, None]
+    whole = jnp.floor(offsets)
+    fraction = offsets - jax.lax.stop_gradient(whole)
+    frames = np.arange(segments, dtype=offsets.dtype)
+    lag = frames[:, None] - frames
+    return (lag == whole) * (1 - fraction) + (lag == whole + 1) * fraction

@@ -1,0 +1,115 @@
+"""TSM (Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", 2019).
+
+Some channels of every frame change places with those of its neighbours, so that a 2-D network sees
+a little of the past and of the future, without parameters or products.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from trn_jax.backbones.layers import Linear, dropout, global_average_pool, storage_dtype
+from trn_jax.errors import UserError
+
+
+class TemporalShift(nnx.Module):
+    """Move a part of the channels by one frame (section 3 of the paper).
+
+    With F = `channels // shift_div`, the first F channels come from the next frame, the second F
+    from the previous one, all others stay. What would come from outside the clip is zero. Fewer
+    channels than `shift_div` are left alone.
+
+    Args:
+        channels: channels of the features.
+        num_segments: number of frames of a clip.
+        shift_div: the share of the channels that moves in each direction is 1 / `shift_div`.
+        causal: only look back, for use on a stream (section 4.2): the first F channels come from
+            the previous frame, all others stay.
+
+    Raises:
+        UserError: `shift_div` leaves no channel in its place.
+    """
+
+    def __init__(self, channels, *, num_segments, shift_div=8, causal=False):
+        if shift_div < 2:
+            raise UserError(
+                f"shift_div={shift_div} must be at least 2: 1/shift_div of the "
+                "channels moves in each direction"
+            )
+        self.num_segments = num_segments
+        self.causal = causal
+        self.num_shifted = channels // shift_div
+
+    def __call__(self, x):
+        """Map `[batch * segments, height, width, channels]`, the frames of a clip in a row.
+
+        Raises:
+            UserError: the rows are not whole clips.
+        """
+        if not self.num_shifted:
+            return x
+        clips = split_clips(x, self.num_segments)
+        # Slices, padding and concatenation. Assignment to slices copies the map once per slice, and
+        # again in the backward pass.
+        steps = (1, 0) if self.causal else (-1, 1, 0)
+        first = self.num_shifted
+        bounds = (*range(0, first * len(steps), first), x.shape[-1])
+        moved = [
+            _move(clips[..., start:end], step)
+            for step, start, end in zip(steps, bounds[:-1], bounds[1:], strict=True)
+        ]
+        return jnp.concatenate(moved, axis=-1).reshape(x.shape)
+
+
+def split_clips(x, num_segments):
+    """Reshape `[batch * segments, ...]` to `[batch, segments, ...]`.
+
+    Raises:
+        UserError: the number of rows is not a multiple of `num_segments`.
+    """
+    if x.shape[0] % num_segments:
+        raise UserError(
+            f"{x.shape[0]} frames came in, which are no whole clips of num_segments={num_segments}"
+        )
+    return x.reshape(-1, num_segments, *x.shape[1:])
+
+
+def _move(x, steps):
+    """Move `x` `[batch, segments, ...]` by `steps` frames to later times; fill up with zeros."""
+    if not steps:
+        return x
+    padding = [(0, 0, 0)] * x.ndim
+    padding[1] = (steps, -steps, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), padding)
+
+
+class TSMHead(nnx.Module):
+    """Score every frame, average the scores: the head of TSM and TIN.
+
+    The classifier is linear, so it is applied once, to the mean of the frames' features. Dropout
+    comes before the mean: every frame has a mask of its own.
+
+    Args:
+        in_channels: channels of the backbone's features.
+        num_classes: number of classes.
+        dropout_rate: share of each frame's features that is dropped in training.
+        init_std: standard deviation of the classifier's initial weights.
+        dtype: dtype of the computation.
+        rngs: source of the `params` key.
+    """
+
+    merge_views = "probabilities"
+
+    def __init__(
+        self, in_channels, num_classes, *, dropout_rate=0.5, init_std=0.001, dtype=jnp.float32, rngs
+    ):
+        self.dropout_rate = dropout_rate
+        self.fc = Linear(in_channels, num_classes, std=init_std, dtype=dtype, rngs=rngs)
+
+    def __call__(self, features, *, train=False, rngs=None, clip_index=None):
+        """Map `[batch, segments, height, width, channels]` to logits `[batch, num_classes]`."""
+        x = global_average_pool(features)  # [batch, segments, channels]
+        if train and self.dropout_rate:
+            x = dropout(x, self.dropout_rate, key=rngs.dropout(), clip_index=clip_index)
+        x = jnp.mean(x, axis=1)
+        return self.fc(x).astype(storage_dtype(x.dtype))
