@@ -17,6 +17,7 @@ CASES = {
     "trn_r50_multiscale": dict(
         name="trn_resnet50", num_classes=174, partial_bn=True, eval_relations="first"
     ),
+    "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
 }
 
 
@@ -36,14 +37,34 @@ def case(request, golden):
 
 def stages(model, clips):
     """Every intermediate result that the goldens know, in PyTorch's layout."""
-    frames = model.normalise(clips.reshape(-1, *clips.shape[2:]))
-    found = {"stem": model.backbone.stem(frames)}
-    features = model.backbone(frames)
+    x = model.normalise(clips)
+    x = x if model.backbone.sees_clips else x.reshape(-1, *x.shape[2:])
+    found = {"stem": model.backbone.stem(x)}
+    features = model.backbone(x)
     found |= {f"layer{i}": stage for i, stage in enumerate(features, start=1)}
+    if model.neck is not None:
+        features = [f.reshape(len(clips), -1, *f.shape[-3:]) for f in features]
+        found |= neck_stages(model.neck, features)
     if hasattr(model.head, "relations"):
         found["head.frame_features"] = model.head.fc(global_average_pool(features[-1]))
     logits = model(clips)
-    return {k: v.transpose(0, 3, 1, 2) if v.ndim == 4 else v for k, v in found.items()}, logits
+    axes = {3: (0, 1, 2), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
+    return {name: stage.transpose(axes[stage.ndim]) for name, stage in found.items()}, logits
+
+
+def neck_stages(neck, features):
+    space = neck.modulate_space(features)
+    time = neck.modulate_time(space)
+    down = neck.top_down(time)
+    up = neck.bottom_up(down)
+    found = {f"neck.spatial_modulation.{i}": level for i, level in enumerate(space)}
+    found |= {f"neck.temporal_modulation_{i}": level for i, level in enumerate(time)}
+    return found | {
+        "neck.level_fusion_1": neck.level_fusion_1(down),
+        "neck.downsample_0": neck.downsamples[0](down[0]),
+        "neck.level_fusion_2": neck.level_fusion_2(up),
+        "neck.output": neck(features)[0],
+    }
 
 
 def test_weights_are_drawn_as_recorded():
@@ -54,6 +75,7 @@ def test_stages_and_logits_match_the_reference(case):
     numbers, model, clips = case
     graph, state = nnx.split(model)
     found, logits = jax.jit(lambda s, c: stages(nnx.merge(graph, s), c))(state, clips)
+    assert found.keys() == numbers["outputs"]["stages"].keys()
     for name, stage in found.items():
         expected = numbers["outputs"]["stages"][name]
         assert list(stage.shape) == expected["shape"]

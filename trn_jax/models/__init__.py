@@ -11,6 +11,7 @@ from flax import nnx
 from trn_jax.backbones import BACKBONES
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
+from trn_jax.models.tpn import TPN, TPNHead
 from trn_jax.models.trn import TRNHead
 from trn_jax.models.tsn import TSNHead
 
@@ -19,12 +20,13 @@ from trn_jax.models.tsn import TSNHead
 TEMPORAL_OPS: dict = {}
 
 # From the features of all stages to those that the head sees, see `Recognizer`.
-NECKS: dict = {}
+NECKS = {"tpn": TPN}
 
 HEADS = {
     "tsn": TSNHead,
     "trn": partial(TRNHead, multi_scale=False),
     "trn_multiscale": partial(TRNHead, multi_scale=True),
+    "tpn": TPNHead,
 }
 
 MODELS = {
@@ -37,6 +39,8 @@ MODELS = {
     "trn_resnet10": dict(backbone="resnet10", head="trn_multiscale"),
     "trn_resnet18": dict(backbone="resnet18", head="trn_multiscale"),
     "trn_resnet50": dict(backbone="resnet50", head="trn_multiscale"),
+    "tpn_slowonly_resnet14": dict(backbone="slowonly_resnet14", neck="tpn", head="tpn"),
+    "tpn_slowonly_resnet50": dict(backbone="slowonly_resnet50", neck="tpn", head="tpn"),
 }
 
 # What create_model hands to the parts itself; everything else a part takes by keyword is an option.
@@ -123,6 +127,11 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
 
     hook = {}
     if "temporal_op" in parts:
+        if "temporal_op" not in _parameters(parts["backbone"]):
+            raise UserError(
+                f"backbone {entry['backbone']!r} has no place for a temporal op, so it cannot take "
+                f"{entry['temporal_op']!r}"
+            )
         hook["temporal_op"] = lambda channels: build("temporal_op", channels)
     backbone = build("backbone", **hook)
     neck = build("neck", backbone.stage_channels) if "neck" in parts else None
