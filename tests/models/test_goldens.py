@@ -21,6 +21,7 @@ CASES = {
     "tsn_r101_8seg": dict(name="tsn_resnet101", num_classes=400),
     "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
     "tin_r50": dict(name="tin_resnet50", num_classes=174),
+    "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
 }
 
 
@@ -46,10 +47,11 @@ def decisions(op, x):
 
 def stages(model, clips):
     """Every intermediate result that the goldens know, in PyTorch's layout."""
-    frames = model.normalise(clips.reshape(-1, *clips.shape[2:]))
-    found = {"stem": model.backbone.stem(frames)}
-    features = model.backbone(frames)
-    first = model.backbone.layer1[0].temporal_op
+    x = model.normalise(clips)
+    x = x if model.backbone.sees_clips else x.reshape(-1, *x.shape[2:])
+    found = {"stem": model.backbone.stem(x)}
+    features = model.backbone(x)
+    first = getattr(model.backbone.layer1[0], "temporal_op", None)
     if isinstance(first, TemporalInterlace):
         # [videos, 1, 2] in the reference, which takes every video for one of several views.
         offsets, weights = decisions(first, found["stem"])
@@ -61,10 +63,29 @@ def stages(model, clips):
             x = block(x)
         found["layer4.2.offset"] = decisions(last.temporal_op, x)[0][:, None]
     found |= {f"layer{i}": stage for i, stage in enumerate(features, start=1)}
+    if model.neck is not None:
+        features = [f.reshape(len(clips), -1, *f.shape[-3:]) for f in features]
+        found |= neck_stages(model.neck, features)
     if hasattr(model.head, "relations"):
         found["head.frame_features"] = model.head.fc(global_average_pool(features[-1]))
     logits = model(clips)
-    return {k: v.transpose(0, 3, 1, 2) if v.ndim == 4 else v for k, v in found.items()}, logits
+    axes = {3: (0, 1, 2), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
+    return {name: stage.transpose(axes[stage.ndim]) for name, stage in found.items()}, logits
+
+
+def neck_stages(neck, features):
+    space = neck.modulate_space(features)
+    time = neck.modulate_time(space)
+    down = neck.top_down(time)
+    up = neck.bottom_up(down)
+    found = {f"neck.spatial_modulation.{i}": level for i, level in enumerate(space)}
+    found |= {f"neck.temporal_modulation_{i}": level for i, level in enumerate(time)}
+    return found | {
+        "neck.level_fusion_1": neck.level_fusion_1(down),
+        "neck.downsample_0": neck.downsamples[0](down[0]),
+        "neck.level_fusion_2": neck.level_fusion_2(up),
+        "neck.output": neck(features)[0],
+    }
 
 
 def test_weights_are_drawn_as_recorded():

@@ -27,6 +27,20 @@ MMACTION2 = (
         r"backbone\.layer(\d)\.(\d+)\.conv1\.conv\.net1\.(offset|weight)_net\.(conv|fc1|fc2)",
         r"backbone/layer\1/\2/temporal_op/\3_\4",
     ),
+    (
+        r"neck\.spatial_modulation\.spatial_modulation\.(\d)\.(\d)\.(conv|bn)",
+        r"neck/spatial_modulation/\1/\2/\3",
+    ),
+    (r"neck\.temporal_modulation_ops\.(\d)\.conv\.conv", r"neck/temporal_modulation/\1"),
+    (r"neck\.downsample_ops\.(\d)\.conv\.conv", r"neck/downsamples/\1"),
+    (
+        r"neck\.level_fusion_(\d)\.downsamples\.(\d)\.conv\.(conv|bn)",
+        r"neck/level_fusion_\1/downsamples/\2/\3",
+    ),
+    (r"neck\.level_fusion_(\d)\.fusion_conv\.(conv|bn)", r"neck/level_fusion_\1/fusion_conv/\2"),
+    (r"neck\.pyramid_fusion\.(conv|bn)", r"neck/pyramid_fusion/\1"),
+    (r"neck\.aux_head\.conv\.(conv|bn)", r"neck/auxiliary/conv/\1"),
+    (r"neck\.aux_head\.fc", r"neck/auxiliary/fc"),
     (r"cls_head\.fc_cls", r"head/fc"),
     (r"cls_head\.consensus\.fc_fusion_scales\.(\d+)\.1", r"head/relations/\1/hidden"),
     (r"cls_head\.consensus\.fc_fusion_scales\.(\d+)\.3", r"head/relations/\1/output"),
@@ -39,8 +53,9 @@ SOURCES = {"mmaction2": MMACTION2}
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _OTHER_LEAVES = {"weight": "kernel", "bias": "bias"}
 # PyTorch keeps the output channels first, we keep them last.
-_KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0)}
-_IGNORED = re.compile(r".*\.num_batches_tracked|data_preprocessor\..*")
+_KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
+# `new_cls` is a copy of `fc_cls` that TPN's reference makes for its first test and never updates.
+_IGNORED = re.compile(r".*\.num_batches_tracked|data_preprocessor\..*|cls_head\.new_cls\..*")
 
 
 def variables(model):

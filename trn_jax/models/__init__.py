@@ -12,6 +12,7 @@ from trn_jax.backbones import BACKBONES
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tin import TemporalInterlace
+from trn_jax.models.tpn import TPN, TPNHead
 from trn_jax.models.trn import TRNHead
 from trn_jax.models.tsm import TemporalShift, TSMHead
 from trn_jax.models.tsn import TSNHead
@@ -24,13 +25,14 @@ TEMPORAL_OPS = {
 }
 
 # From the features of all stages to those that the head sees, see `Recognizer`.
-NECKS: dict = {}
+NECKS = {"tpn": TPN}
 
 HEADS = {
     "tsn": TSNHead,
     "trn": partial(TRNHead, multi_scale=False),
     "trn_multiscale": partial(TRNHead, multi_scale=True),
     "tsm": TSMHead,
+    "tpn": TPNHead,
 }
 
 # TIN interlaces every block of networks of any depth, and drops more than TSM.
@@ -54,6 +56,8 @@ MODELS = {
     "tsm_resnet101": dict(backbone="resnet101", temporal_op="tsm", head="tsm"),
     "tin_resnet10": dict(backbone="resnet10", temporal_op="tin", head="tsm", options=_TIN),
     "tin_resnet50": dict(backbone="resnet50", temporal_op="tin", head="tsm", options=_TIN),
+    "tpn_slowonly_resnet14": dict(backbone="slowonly_resnet14", neck="tpn", head="tpn"),
+    "tpn_slowonly_resnet50": dict(backbone="slowonly_resnet50", neck="tpn", head="tpn"),
 }
 
 # What create_model hands to the parts itself; everything else a part takes by keyword is an option.
@@ -147,8 +151,8 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
     if "temporal_op" in parts:
         if "temporal_op" not in _parameters(parts["backbone"]):
             raise UserError(
-                f"backbone {entry['backbone']!r} has no place for a temporal op "
-                f"({entry['temporal_op']!r})"
+                f"backbone {entry['backbone']!r} has no place for a temporal op, so it cannot take "
+                f"{entry['temporal_op']!r}"
             )
         hook["temporal_op"] = lambda channels: build("temporal_op", channels)
     backbone = build("backbone", **hook)

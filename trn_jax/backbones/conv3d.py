@@ -1,0 +1,109 @@
+"""Convolution over space and time, folded into products and 2-D convolutions.
+
+A kernel with t taps over time is t kernels over space: each is applied to all frames as if they
+were single images, and the results are moved by one frame per tap before they are added. XLA's
+3-D convolutions take several times as long on CPU, and their weight gradients are slow on GPU too.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from trn_jax.backbones.layers import parameter, storage_dtype
+from trn_jax.errors import UserError
+
+# N(0, 2 / fan_out), He et al. (2015); the fan counts the taps over time.
+he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv3d(nnx.Module):
+    """3-D convolution without bias, zero-padded such that only `stride` changes the size.
+
+    The kernel has shape `[time, size, size, in_channels / groups, out_channels]`.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: `(time, size)`: taps over time, in frames, and height and width, in pixels;
+            both odd.
+        stride: step between outputs in space, in pixels; in time the step is one frame.
+        groups: number of equal, contiguous parts that the channels fall into; each part of the
+            output sees one part of the input.
+        init: function `(key, shape, dtype)` that draws the kernel.
+        dtype: dtype of the computation.
+        rngs: source of the `params` key.
+
+    Raises:
+        UserError: the channels cannot be cut into so many groups.
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        *,
+        stride=1,
+        groups=1,
+        init=he_normal,
+        dtype=jnp.float32,
+        rngs,
+    ):
+        if in_channels % groups or out_channels % groups:
+            raise UserError(
+                f"a convolution from {in_channels} to {out_channels} channels cannot be cut into "
+                f"{groups} groups"
+            )
+        self.stride = stride
+        self.groups = groups
+        self.dtype = dtype
+        time, size = kernel_size
+        shape = (time, size, size, in_channels // groups, out_channels)
+        self.kernel = parameter(init(rngs.params(), shape, storage_dtype(dtype)), frozen=False)
+
+    def __call__(self, x):
+        """Map `[batch, time, height, width, in_channels]` to `[..., out_channels]`."""
+        kernel = self.kernel[...].astype(self.dtype)
+        x = x.astype(self.dtype)
+        num_taps, num_frames = kernel.shape[0], x.shape[1]
+        # Frame t of the output sees frame t + offset of the input through the tap of that offset;
+        # taps that reach beyond a short clip from every frame see nothing but padding.
+        offsets = [offset - num_taps // 2 for offset in range(num_taps)]
+        return sum(
+            _look_ahead(self._in_space(x, tap), offset)
+            for tap, offset in zip(kernel, offsets, strict=True)
+            if abs(offset) < num_frames
+        )
+
+    def _in_space(self, x, kernel):
+        """Convolve every frame of `x` with `kernel` `[size, size, in / groups, out]`."""
+        size = kernel.shape[0]
+        if size > 1:
+            frames = x.reshape(-1, *x.shape[2:])
+            y = lax.conv_general_dilated(
+                frames,
+                kernel,
+                window_strides=(self.stride, self.stride),
+                padding=((size // 2, size // 2),) * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=self.groups,
+            )
+            return y.reshape(*x.shape[:2], *y.shape[1:])
+        x = x[:, :, :: self.stride, :: self.stride]
+        if self.groups == 1:
+            return jnp.einsum("bthwi,io->bthwo", x, kernel[0, 0])
+        x = x.reshape(*x.shape[:-1], self.groups, -1)
+        kernel = kernel.reshape(kernel.shape[2], self.groups, -1)  # [in / groups, groups, ...]
+        y = jnp.einsum("bthwgi,igo->bthwgo", x, kernel)
+        return y.reshape(*y.shape[:-2], -1)
+
+
+def _look_ahead(x, offset):
+    """`x[:, t + offset]` at time t, zero where there is no such frame."""
+    if offset == 0:
+        return x
+    padding = [(0, 0)] * x.ndim
+    padding[1] = (max(-offset, 0), max(offset, 0))
+    x = x[:, offset:] if offset > 0 else x[:, :offset]
+    return jnp.pad(x, padding)

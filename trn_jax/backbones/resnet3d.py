@@ -1,0 +1,122 @@
+"""SlowOnly: the slow pathway of SlowFast networks (Feichtenhofer et al., 2019) on its own.
+
+A ResNet over clips that never shortens time. Only the last two stages look at neighbouring frames,
+by the first convolution of their bottlenecks. Attribute names are torchvision's, see `resnet`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from trn_jax.backbones.conv3d import Conv3d
+from trn_jax.backbones.layers import BatchNorm, max_pool
+
+
+class Bottleneck3d(nnx.Module):
+    """`taps`x1x1, 1x3x3 and 1x1x1 convolutions around a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels, channels, *, taps, stride, dtype, rngs):
+        conv = partial(Conv3d, dtype=dtype, rngs=rngs)
+        norm = partial(BatchNorm, dtype=dtype)
+        out_channels = channels * self.expansion
+        self.conv1 = conv(in_channels, channels, (taps, 1))
+        self.bn1 = norm(channels)
+        self.conv2 = conv(channels, channels, (1, 3), stride=stride)
+        self.bn2 = norm(channels)
+        self.conv3 = conv(channels, out_channels, (1, 1))
+        self.bn3 = norm(out_channels)
+        # Blocks start as the identity. mmaction2 does so for 3-D networks, not for 2-D ones.
+        self.bn3.scale[...] = jnp.zeros_like(self.bn3.scale[...])
+        if stride == 1 and in_channels == out_channels:
+            self.downsample = None
+        else:
+            self.downsample = nnx.List(
+                [conv(in_channels, out_channels, (1, 1), stride=stride), norm(out_channels)]
+            )
+
+    def __call__(self, x, **statistics):
+        """Map `[batch, time, height, width, in_channels]` to `[..., out_channels]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        y = jax.nn.relu(self.bn1(self.conv1(x), **statistics))
+        y = jax.nn.relu(self.bn2(self.conv2(y), **statistics))
+        y = self.bn3(self.conv3(y), **statistics)
+        if self.downsample is not None:
+            conv, norm = self.downsample
+            x = norm(conv(x), **statistics)
+        return jax.nn.relu(y + x)
+
+
+class SlowOnly(nnx.Module):
+    """SlowOnly network without its classifier.
+
+    Args:
+        depths: number of blocks in each of the four stages.
+        width: channels of the stem; stage i works with `width * 2**i`, four times as many outside
+            its bottlenecks.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+
+    Attributes:
+        stage_channels: channels of the features of each stage.
+        out_channels: those of the last stage.
+    """
+
+    sees_clips = True
+
+    def __init__(self, depths, *, width=64, dtype=jnp.float32, rngs):
+        self.conv1 = Conv3d(3, width, (1, 7), stride=2, dtype=dtype, rngs=rngs)
+        self.bn1 = BatchNorm(width, dtype=dtype)
+        self.num_stages = len(depths)
+        in_channels = width
+        self.stage_channels: tuple[int, ...] = ()
+        for stage, depth in enumerate(depths, start=1):
+            channels = width * 2 ** (stage - 1)
+            blocks = []
+            for index in range(depth):
+                blocks.append(
+                    Bottleneck3d(
+                        in_channels,
+                        channels,
+                        taps=3 if stage > 2 else 1,
+                        stride=2 if stage > 1 and index == 0 else 1,
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
+                )
+                in_channels = channels * Bottleneck3d.expansion
+            setattr(self, f"layer{stage}", nnx.List(blocks))
+            self.stage_channels += (in_channels,)
+        self.out_channels = in_channels
+
+    def __call__(self, clips, *, train=False, num_groups=1):
+        """Compute the features of all stages.
+
+        Args:
+            clips: normalised clips, `[batch, segments, height, width, 3]`.
+            train: normalise with batch statistics and update the running ones.
+            num_groups: number of groups for the batch statistics, see `BatchNorm`.
+
+        Returns:
+            A list with one array `[batch, segments, height / 2**(i + 1), width / 2**(i + 1),
+            channels]` for each stage i = 1, 2, ...
+        """
+        statistics = dict(train=train, num_groups=num_groups)
+        x = self.stem(clips, **statistics)
+        features = []
+        for stage in range(1, self.num_stages + 1):
+            for block in getattr(self, f"layer{stage}"):
+                x = block(x, **statistics)
+            features.append(x)
+        return features
+
+    def stem(self, clips, **statistics):
+        """Map `[..., height, width, 3]` to `[..., height / 4, width / 4, width_of_stem]`."""
+        x = jax.nn.relu(self.bn1(self.conv1(clips), **statistics))
+        pooled = max_pool(x.reshape(-1, *x.shape[2:]), 3, stride=2, padding=1)
+        return pooled.reshape(*x.shape[:2], *pooled.shape[1:])

@@ -1,0 +1,302 @@
+"""Temporal Pyramid Network (Yang et al., "Temporal Pyramid Network for Action Recognition", 2020).
+
+The features of several depths of a backbone become the levels of a pyramid: the same size in space,
+each with a temporal scale of its own. Information flows down and up the pyramid before its levels
+are fused.
+"""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from trn_jax.backbones.conv3d import Conv3d
+from trn_jax.backbones.layers import (
+    BatchNorm,
+    Linear,
+    dropout,
+    global_average_pool,
+    storage_dtype,
+)
+from trn_jax.errors import UserError
+
+FLOWS = ("cascade", "parallel")
+
+_xavier_uniform = jax.nn.initializers.glorot_uniform()
+
+
+class ConvNorm(nnx.Module):
+    """A convolution, batch normalisation and ReLU; the arguments are those of `Conv3d`."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, *, dtype, **options):
+        options |= dict(init=_xavier_uniform, dtype=dtype)
+        self.conv = Conv3d(in_channels, out_channels, kernel_size, **options)
+        self.bn = BatchNorm(out_channels, dtype=dtype)
+
+    def __call__(self, x, **statistics):
+        """Map `[batch, time, height, width, in_channels]` to `[..., out_channels]`."""
+        return jax.nn.relu(self.bn(self.conv(x), **statistics))
+
+
+class LevelFusion(nnx.Module):
+    """Bring all levels to the coarsest temporal scale and join their channels.
+
+    Args:
+        channels: channels of every level.
+        out_channels: channels of the result.
+        scales: factor between the temporal scale of each level and the coarsest one.
+        conv_groups: groups of the convolution of each level.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+    """
+
+    def __init__(self, channels, out_channels, scales, *, conv_groups, dtype, rngs):
+        conv = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        self.scales = tuple(scales)
+        self.downsamples = nnx.List(
+            [conv(channels, channels, (1, 1), groups=conv_groups) for _ in self.scales]
+        )
+        self.fusion_conv = conv(len(self.scales) * channels, out_channels, (1, 1))
+
+    def __call__(self, levels, **statistics):
+        """Map a list of `[batch, time_i, height, width, channels]` to one such array."""
+        levels = [
+            conv(max_pool_time(x, scale), **statistics)
+            for x, scale, conv in zip(levels, self.scales, self.downsamples, strict=True)
+        ]
+        return self.fusion_conv(jnp.concatenate(levels, axis=-1), **statistics)
+
+
+class AuxiliaryHead(nnx.Module):
+    """A classifier of features halfway up the backbone, for a second loss (section 3.1).
+
+    Args:
+        in_channels: channels of the features.
+        channels: channels after its convolution.
+        num_classes: number of classes.
+        dropout_rate: share of the averaged features that is dropped in training.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+    """
+
+    def __init__(self, in_channels, channels, num_classes, *, dropout_rate, dtype, rngs):
+        self.dropout_rate = dropout_rate
+        self.conv = ConvNorm(in_channels, channels, (1, 3), stride=2, dtype=dtype, rngs=rngs)
+        self.fc = Linear(channels, num_classes, std=0.01, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x, rngs, clip_index, **statistics):
+        """Map `[batch, time, height, width, in_channels]` to logits `[batch, num_classes]`."""
+        x = _average(self.conv(x, **statistics))
+        if self.dropout_rate:
+            x = dropout(x, self.dropout_rate, key=rngs.dropout(), clip_index=clip_index)
+        return self.fc(x).astype(storage_dtype(x.dtype))
+
+
+class TPN(nnx.Module):
+    """The neck: from the features of the last stages to one array for the head.
+
+    Each level passes a spatial modulation, which brings it to the size and channels of the last
+    stage, and a temporal modulation, which samples it at its own temporal scale. With levels
+    t_1, ..., t_n, from fine to coarse, the two flows (section 3.2) are
+
+    - top-down: d_i = t_i + up(d_{i+1}),
+    - bottom-up: u_i = s_i + down(u_{i-1}), with s = d in cascade and s = t in parallel,
+
+    where `up` repeats frames and `down` is a convolution over time, then a maximum over frames.
+    The levels of each flow are fused, and the results of both flows once more.
+
+    Args:
+        stage_channels: channels of the features of all stages of the backbone; the last one gives
+            the channels of the result, half as many are those of the levels.
+        num_classes: number of classes, for the auxiliary classifier.
+        temporal_scales: number of frames that become one, for each level, from fine to coarse. As
+            many of the last stages are the levels.
+        flow: "cascade" lets the bottom-up flow start where the top-down flow ends, "parallel" lets
+            both start from the same levels.
+        conv_groups: groups of the convolutions in the levels.
+        dropout_rate: share of the auxiliary classifier's features that is dropped in training.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+
+    Attributes:
+        out_channels: channels of the result.
+        auxiliary_weight: weight of the auxiliary classifier's loss.
+
+    Raises:
+        UserError: for an unknown flow, scales that are no multiples of each other, or channels that
+            do not fit.
+    """
+
+    auxiliary_weight = 0.5
+
+    def __init__(
+        self,
+        stage_channels,
+        *,
+        num_classes,
+        temporal_scales=(8, 8),
+        flow="cascade",
+        conv_groups=32,
+        dropout_rate=0.5,
+        dtype=jnp.float32,
+        rngs,
+    ):
+        if flow not in FLOWS:
+            raise UserError(f"flow={flow!r} is not one of {', '.join(FLOWS)}")
+        scales = tuple(temporal_scales)
+        _check_scales(scales, len(stage_channels))
+        conv = partial(Conv3d, init=_xavier_uniform, dtype=dtype, rngs=rngs)
+        conv_norm = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        fusion = partial(LevelFusion, conv_groups=conv_groups, dtype=dtype, rngs=rngs)
+        wide = stage_channels[-1]
+        channels = wide // 2
+        in_channels = stage_channels[-len(scales) :]
+        self.flow = flow
+        self.temporal_scales = scales
+        self.steps = tuple(coarse // fine for fine, coarse in itertools.pairwise(scales))
+        self.out_channels = wide
+        # Level i goes on through as many halvings as there are stages after its own.
+        self.spatial_modulation = nnx.List(
+            nnx.List(
+                conv_norm(before, after, (1, 3), stride=2)
+                for before, after in itertools.pairwise(in_channels[i:])
+            )
+            for i in range(len(scales))
+        )
+        self.temporal_modulation = nnx.List(
+            [conv(wide, channels, (3, 1), groups=conv_groups) for _ in scales]
+        )
+        self.downsamples = nnx.List([conv(channels, channels, (3, 1)) for _ in self.steps])
+        to_coarsest = [scales[-1] // scale for scale in scales]
+        self.level_fusion_1 = fusion(channels, wide, to_coarsest)
+        self.level_fusion_2 = fusion(channels, wide, to_coarsest)
+        self.pyramid_fusion = conv_norm(2 * wide, wide, (1, 1))
+        self.auxiliary = AuxiliaryHead(
+            stage_channels[-2],
+            wide,
+            num_classes,
+            dropout_rate=dropout_rate,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, features, *, train=False, num_groups=1, rngs=None, clip_index=None):
+        """Run the pyramid.
+
+        Args:
+            features: the features of all stages, a list of `[batch, segments, height_i, width_i,
+                channels_i]`.
+            train: use batch statistics and update the running ones; compute auxiliary logits.
+            num_groups: number of groups for the batch statistics, see `BatchNorm`.
+            rngs: source of the `dropout` key, needed in training.
+            clip_index: each clip's number in the global batch, `[batch]`.
+
+        Returns:
+            Features `[batch, ceil(segments / coarsest scale), height, width, out_channels]`, and
+            the auxiliary logits `[batch, num_classes]`, `None` in evaluation.
+        """
+        statistics = dict(train=train, num_groups=num_groups)
+        auxiliary = None
+        if train:
+            auxiliary = self.auxiliary(features[-2], rngs, clip_index, **statistics)
+        levels = self.modulate_time(self.modulate_space(features, **statistics))
+        down = self.top_down(levels)
+        up = self.bottom_up(down if self.flow == "cascade" else levels)
+        fused = [self.level_fusion_1(down, **statistics), self.level_fusion_2(up, **statistics)]
+        return self.pyramid_fusion(jnp.concatenate(fused, axis=-1), **statistics), auxiliary
+
+    def modulate_space(self, features, **statistics):
+        """Bring the features of the last stages to the size and channels of the very last."""
+        levels = []
+        for x, convs in zip(
+            features[-len(self.temporal_scales) :], self.spatial_modulation, strict=True
+        ):
+            for conv in convs:
+                x = conv(x, **statistics)
+            levels.append(x)
+        return levels
+
+    def modulate_time(self, levels):
+        """Sample every level at its temporal scale."""
+        return [
+            max_pool_time(conv(x), scale)
+            for x, conv, scale in zip(
+                levels, self.temporal_modulation, self.temporal_scales, strict=True
+            )
+        ]
+
+    def top_down(self, levels):
+        """Add to each level, from coarse to fine, what the next coarser one has become."""
+        levels = list(levels)
+        for i in reversed(range(len(self.steps))):
+            coarse = jnp.repeat(levels[i + 1], self.steps[i], axis=1)
+            # Where the clip ends inside a coarse window, there are fewer fine frames to add it to.
+            levels[i] = levels[i] + coarse[:, : levels[i].shape[1]]
+        return levels
+
+    def bottom_up(self, levels):
+        """Add to each level, from fine to coarse, what the next finer one has become."""
+        levels = list(levels)
+        for i, (conv, step) in enumerate(zip(self.downsamples, self.steps, strict=True)):
+            levels[i + 1] = levels[i + 1] + max_pool_time(conv(levels[i]), step)
+        return levels
+
+
+class TPNHead(nnx.Module):
+    """Average the pyramid's features over time and space, then classify.
+
+    Args:
+        in_channels: channels of the features.
+        num_classes: number of classes.
+        dropout_rate: share of the averaged features that is dropped in training.
+        init_std: standard deviation of the classifier's initial weights.
+        dtype: dtype of the computation.
+        rngs: source of the `params` key.
+    """
+
+    merge_views = "probabilities"
+
+    def __init__(
+        self, in_channels, num_classes, *, dropout_rate=0.5, init_std=0.01, dtype=jnp.float32, rngs
+    ):
+        self.dropout_rate = dropout_rate
+        self.fc = Linear(in_channels, num_classes, std=init_std, dtype=dtype, rngs=rngs)
+
+    def __call__(self, features, *, train=False, rngs=None, clip_index=None):
+        """Map `[batch, time, height, width, channels]` to logits `[batch, num_classes]`."""
+        x = _average(features)
+        if train and self.dropout_rate:
+            x = dropout(x, self.dropout_rate, key=rngs.dropout(), clip_index=clip_index)
+        return self.fc(x).astype(storage_dtype(x.dtype))
+
+
+def max_pool_time(x, scale):
+    """Maximum over every `scale` frames of `x` `[batch, time, height, width, channels]`.
+
+    The last window may be cut short by the end of the clip: `ceil(time / scale)` frames remain.
+    """
+    if scale == 1:
+        return x
+    window = (1, scale, 1, 1, 1)
+    padding = ((0, 0), (0, -x.shape[1] % scale), (0, 0), (0, 0), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, padding)
+
+
+def _average(x):
+    return jnp.mean(global_average_pool(x), axis=1)
+
+
+def _check_scales(scales, num_stages):
+    if not 2 <= len(scales) <= num_stages:
+        raise UserError(
+            f"temporal_scales={scales} has {len(scales)} levels; a pyramid has at least 2, and at "
+            f"most the {num_stages} stages of the backbone"
+        )
+    if scales[0] < 1 or any(coarse % fine for fine, coarse in itertools.pairwise(scales)):
+        raise UserError(
+            f"temporal_scales={scales}: each scale must be a multiple of the one before, such as "
+            "(8, 8) or (4, 8)"
+        )
