@@ -2,7 +2,10 @@
 
 from functools import partial
 
+from trn_jax.backbones.bninception import BLOCKS, BNInception
+from trn_jax.backbones.densenet import DenseNet
 from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from trn_jax.backbones.swin import Swin
 
 BACKBONES = {
     "resnet10": partial(ResNet, BasicBlock, (1, 1, 1, 1)),
@@ -11,4 +14,7 @@ BACKBONES = {
     "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
     "resnet101": partial(ResNet, Bottleneck, (3, 4, 23, 3)),
     "resnet152": partial(ResNet, Bottleneck, (3, 8, 36, 3)),
+    "bninception": partial(BNInception, BLOCKS),
+    "densenet161": partial(DenseNet, (6, 12, 36, 24), growth=48, width=96),
+    "swin_base": partial(Swin, (2, 2, 18, 2), width=128),
 }

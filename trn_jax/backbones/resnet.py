@@ -103,6 +103,7 @@ class ResNet(nnx.Module):
     """
 
     sees_clips = False
+    draws = False
 
     def __init__(
         self,
@@ -122,6 +123,7 @@ class ResNet(nnx.Module):
                 "-1 freezes nothing, 0 the stem, k the stem and k stages"
             )
         conv, norm = _layers(frozen=frozen_stages >= 0, dtype=dtype, rngs=rngs)
+        self.dtype = dtype
         self.conv1 = conv(3, width, 7, stride=2, padding=3)
         self.bn1 = norm(width)
         in_channels = width
