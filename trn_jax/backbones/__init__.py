@@ -2,8 +2,11 @@
 
 from functools import partial
 
+from trn_jax.backbones.bninception import BLOCKS, BNInception
+from trn_jax.backbones.densenet import DenseNet
 from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from trn_jax.backbones.resnet3d import SlowOnly
+from trn_jax.backbones.swin import Swin
 
 BACKBONES = {
     "resnet10": partial(ResNet, BasicBlock, (1, 1, 1, 1)),
@@ -14,4 +17,7 @@ BACKBONES = {
     "resnet152": partial(ResNet, Bottleneck, (3, 8, 36, 3)),
     "slowonly_resnet14": partial(SlowOnly, (1, 1, 1, 1)),
     "slowonly_resnet50": partial(SlowOnly, (3, 4, 6, 3)),
+    "bninception": partial(BNInception, BLOCKS),
+    "densenet161": partial(DenseNet, (6, 12, 36, 24), growth=48, width=96),
+    "swin_base": partial(Swin, (2, 2, 18, 2), width=128),
 }

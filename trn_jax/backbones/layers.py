@@ -42,10 +42,7 @@ def freeze(module):
 
 
 class Conv(nnx.Module):
-    """2-D convolution without bias, zero-padded by `padding` on every side.
-
-    Kernels are drawn from N(0, 2 / fan_out), the initialisation of He et al. (2015) for ReLU
-    networks that torchvision and mmaction2 use.
+    """2-D convolution, zero-padded by `padding` on every side.
 
     Args:
         in_channels: channels of the input.
@@ -54,7 +51,10 @@ class Conv(nnx.Module):
         stride: step between outputs, in pixels.
         padding: zeros on each side, in pixels. Explicit, because XLA's "SAME" pads strided
             convolutions on one side only.
-        frozen: keep the kernel out of training.
+        use_bias: add a bias, zero at first.
+        std: standard deviation of the normal initialisation; `None` takes sqrt(2 / fan_out), that
+            of He et al. (2015) for ReLU networks, which torchvision and mmaction2 use.
+        frozen: keep the parameters out of training.
         dtype: dtype of the computation.
         rngs: source of the `params` key.
     """
@@ -67,6 +67,8 @@ class Conv(nnx.Module):
         *,
         stride=1,
         padding=0,
+        use_bias=False,
+        std=None,
         frozen=False,
         dtype=jnp.float32,
         rngs,
@@ -75,12 +77,20 @@ class Conv(nnx.Module):
         self.padding = padding
         self.dtype = dtype
         shape = (kernel_size, kernel_size, in_channels, out_channels)
-        std = math.sqrt(2 / (kernel_size * kernel_size * out_channels))
-        kernel = std * jax.random.normal(rngs.params(), shape, storage_dtype(dtype))
-        self.kernel = parameter(kernel, frozen=frozen)
+        kept = storage_dtype(dtype)
+        if std is None:
+            std = math.sqrt(2 / (kernel_size * kernel_size * out_channels))
+        self.kernel = parameter(std * jax.random.normal(rngs.params(), shape, kept), frozen=frozen)
+        self.use_bias = use_bias
+        if use_bias:
+            self.bias = parameter(jnp.zeros((out_channels,), kept), frozen=frozen)
 
     def __call__(self, x):
         """Convolve `x` `[batch, height, width, in_channels]`."""
+        y = self._convolve(x)
+        return y + self.bias[...].astype(self.dtype) if self.use_bias else y
+
+    def _convolve(self, x):
         kernel = self.kernel[...].astype(self.dtype)
         x = x.astype(self.dtype)
         if kernel.shape[:2] == (1, 1) and self.padding == 0:
@@ -100,18 +110,21 @@ class Conv(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`.
+    """`x @ kernel + bias`, or `x @ kernel`.
 
     Args:
         in_features: size of the last axis of the input.
         out_features: size of the last axis of the output.
         std: standard deviation of a normal initialisation with zero bias; `None` draws kernel and
             bias uniformly from +-1/sqrt(in_features), which is what PyTorch does by default.
+        use_bias: add a bias.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
     """
 
-    def __init__(self, in_features, out_features, *, std=None, dtype=jnp.float32, rngs):
+    def __init__(
+        self, in_features, out_features, *, std=None, use_bias=True, dtype=jnp.float32, rngs
+    ):
         self.dtype = dtype
         shape, kept = (in_features, out_features), storage_dtype(dtype)
         if std is None:
@@ -122,12 +135,14 @@ class Linear(nnx.Module):
             kernel = std * jax.random.normal(rngs.params(), shape, kept)
             bias = jnp.zeros((out_features,), kept)
         self.kernel = nnx.Param(kernel)
-        self.bias = nnx.Param(bias)
+        self.use_bias = use_bias
+        if use_bias:
+            self.bias = nnx.Param(bias)
 
     def __call__(self, x):
         """Map `x` `[..., in_features]` to `[..., out_features]`."""
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return x.astype(self.dtype) @ kernel + bias
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y + self.bias[...].astype(self.dtype) if self.use_bias else y
 
 
 class BatchNorm(nnx.Module):
@@ -193,52 +208,77 @@ class BatchNorm(nnx.Module):
             running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def max_pool(x, window, stride, padding):
+def max_pool(x, window, *, stride, padding=0, ceil_mode=False):
     """Maximum over `window` x `window` pixels of `x` `[batch, height, width, channels]`.
 
-    The border is padded with minus infinity, so that it never wins, whatever the sign of `x`. Where
-    several pixels share the maximum, the first one gets the gradient, as in PyTorch.
+    The border is padded with minus infinity, so that it never wins, whatever the sign of `x`. With
+    `ceil_mode`, a last window may hang over the end, as long as it starts before it, as in PyTorch.
+    Where several pixels share the maximum, the first one gets the gradient.
     """
+
+    def around(size):
+        if not ceil_mode:
+            return padding, padding
+        steps = -((window - size - 2 * padding) // stride)
+        if steps * stride >= size + padding:
+            steps -= 1
+        return padding, steps * stride + window - size - padding
+
+    return _max_pool(x, window, stride, (around(x.shape[1]), around(x.shape[2])))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x, window, stride, borders):
     return lax.reduce_window(
         x,
         -jnp.inf,
         lax.max,
         window_dimensions=(1, window, window, 1),
         window_strides=(1, stride, stride, 1),
-        padding=((0, 0), (padding, padding), (padding, padding), (0, 0)),
+        padding=((0, 0), *borders, (0, 0)),
     )
 
 
 def _max_pool_forward(x, *sizes):
-    y = max_pool(x, *sizes)
+    y = _max_pool(x, *sizes)
     return y, (x, y)
 
 
-def _max_pool_backward(window, stride, padding, kept, dy):
+def _max_pool_backward(window, stride, borders, kept, dy):
     # XLA's own form visits one window after the other, which takes CPUs four times as long.
+    sizes = dict(window=window, stride=stride, borders=borders)
     dx = lax.platform_dependent(
         *kept,
         dy,
-        cpu=partial(scatter_by_position, window=window, stride=stride, padding=padding),
-        default=partial(scatter_by_window, window=window, stride=stride, padding=padding),
+        cpu=partial(scatter_by_position, **sizes),
+        default=partial(scatter_by_window, **sizes),
     )
     return (dx,)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def scatter_by_window(x, _, dy, *, window, stride, padding):
+def scatter_by_window(x, _, dy, *, window, stride, borders):
     """Gradient of `max_pool` at `x`, window by window."""
-    pool = partial(max_pool.fun, window=window, stride=stride, padding=padding)
+    pool = partial(_max_pool.fun, window=window, stride=stride, borders=borders)
     return jax.vjp(pool, x)[1](dy)[0]
 
 
-def scatter_by_position(x, y, dy, *, window, stride, padding):
-    """Gradient of `max_pool` at `x`, for one position inside all windows at a time."""
-    border = (padding, padding, 0)
-    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), border, border, (0, 0, 0)))
+def scatter_by_position(x, y, dy, *, window, stride, borders):
+    """Gradient of `max_pool` at `x`, for one position inside all windows at a time.
+
+    Args:
+        x: `[batch, height, width, channels]`.
+        y: its maxima.
+        dy: gradient at `y`.
+        window: height and width of a window.
+        stride: step between windows.
+        borders: pixels added above and below, and left and right.
+    """
+    (above, below), (before, after) = borders
+    padded = ((0, 0, 0), (above, below, 0), (before, after, 0), (0, 0, 0))
+    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padded)
     _, height, width, _ = x.shape
     rows, columns = (stride * (size - 1) + 1 for size in y.shape[1:3])
     dx, found = jnp.zeros_like(x), jnp.zeros_like(y, bool)
@@ -246,11 +286,11 @@ def scatter_by_position(x, y, dy, *, window, stride, padding):
         here = x[:, top : top + rows : stride, left : left + columns : stride]
         wins = (here == y) & ~found
         found |= wins
+        share = jnp.where(wins, dy, jnp.zeros_like(dy))
         vertical = (top, height - rows - top, stride - 1)
         horizontal = (left, width - columns - left, stride - 1)
-        share = jnp.where(wins, dy, jnp.zeros_like(dy))
         dx += lax.pad(share, jnp.zeros((), dy.dtype), ((0, 0, 0), vertical, horizontal, (0, 0, 0)))
-    return dx[:, padding : height - padding, padding : width - padding]
+    return dx[:, above : height - below, before : width - after]
 
 
 def global_average_pool(x):

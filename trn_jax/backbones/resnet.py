@@ -117,6 +117,7 @@ class ResNet(nnx.Module):
     """
 
     sees_clips = False
+    draws = False
 
     def __init__(
         self,
@@ -145,6 +146,7 @@ class ResNet(nnx.Module):
         if shift_every < 1:
             raise UserError(f"shift_every={shift_every} must be at least 1, a number of blocks")
         conv, norm = _layers(frozen=frozen_stages >= 0, dtype=dtype, rngs=rngs)
+        self.dtype = dtype
         self.conv1 = conv(3, width, 7, stride=2, padding=3)
         self.bn1 = norm(width)
         in_channels = width

@@ -13,8 +13,52 @@ from flax import nnx
 
 from trn_jax.errors import UserError
 
+
+def _under(prefix, table):
+    """`table` for names that begin with `prefix`, a pattern."""
+    return tuple((prefix + pattern, replacement) for pattern, replacement in table)
+
+
+# Single-scale relations are our scale 0.
+_CONSENSUS = (
+    (r"consensus\.fc_fusion_scales\.(\d+)\.1", r"head/relations/\1/hidden"),
+    (r"consensus\.fc_fusion_scales\.(\d+)\.3", r"head/relations/\1/output"),
+    (r"consensus\.classifier\.1", r"head/relations/0/hidden"),
+    (r"consensus\.classifier\.3", r"head/relations/0/output"),
+)
+
+# Caffe's flat names.
+BNINCEPTION = (
+    (r"(conv\d)_(\w+)_bn", r"backbone/\1_\2/bn"),
+    (r"(conv\d)_(\w+)", r"backbone/\1_\2/conv"),
+    (r"inception_(\d\w)_(\w+)_bn", r"backbone/inception_\1/convs/\2/bn"),
+    (r"inception_(\d\w)_(\w+)", r"backbone/inception_\1/convs/\2/conv"),
+)
+
+# The published ImageNet files are older than the code and have a dot in `norm.1`.
+DENSENET = (
+    (r"features\.(conv0|norm0|norm5)", r"backbone/\1"),
+    (r"features\.(denseblock\d)\.(denselayer\d+)\.(norm|conv)\.?(\d)", r"backbone/\1/\2/\3\4"),
+    (r"features\.(transition\d)\.(norm|conv)", r"backbone/\1/\2"),
+)
+
+_SWIN = (
+    (r"patch_embed\.proj", r"backbone/patch_embed"),
+    (r"patch_embed\.norm", r"backbone/patch_norm"),
+    (r"layers\.(\d)\.blocks\.(\d+)\.(norm\d|attn)", r"backbone/layers/\1/\2/\3"),
+    (r"layers\.(\d)\.blocks\.(\d+)\.attn\.(qkv|proj)", r"backbone/layers/\1/\2/attn/\3"),
+    (r"layers\.(\d)\.blocks\.(\d+)\.mlp\.(fc\d)", r"backbone/layers/\1/\2/\3"),
+    (r"norm", r"backbone/norm"),
+)
+# Before timm 0.9, patches were merged at the end of a stage, since then at the start of the next.
+SWIN_OLD = (*_SWIN, (r"layers\.(\d)\.downsample\.(norm|reduction)", r"backbone/merges/\1/\2"))
+SWIN = _SWIN + tuple(
+    (rf"layers\.{stage + 1}\.downsample\.(norm|reduction)", rf"backbone/merges/{stage}/\1")
+    for stage in range(3)
+)
+
 # mmaction2 0.x and 1.x name plain recognizers alike.
-MMACTION2 = (
+_MMACTION2 = (
     (r"backbone\.conv1\.conv", r"backbone/conv1"),
     (r"backbone\.conv1\.bn", r"backbone/bn1"),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.conv", r"backbone/layer\1/\2/downsample/0"),
@@ -41,21 +85,41 @@ MMACTION2 = (
     (r"neck\.pyramid_fusion\.(conv|bn)", r"neck/pyramid_fusion/\1"),
     (r"neck\.aux_head\.conv\.(conv|bn)", r"neck/auxiliary/conv/\1"),
     (r"neck\.aux_head\.fc", r"neck/auxiliary/fc"),
+    *_under(r"backbone\.", DENSENET),
     (r"cls_head\.fc_cls", r"head/fc"),
-    (r"cls_head\.consensus\.fc_fusion_scales\.(\d+)\.1", r"head/relations/\1/hidden"),
-    (r"cls_head\.consensus\.fc_fusion_scales\.(\d+)\.3", r"head/relations/\1/output"),
-    (r"cls_head\.consensus\.classifier\.1", r"head/relations/0/hidden"),
-    (r"cls_head\.consensus\.classifier\.3", r"head/relations/0/output"),
+    *_under(r"cls_head\.", _CONSENSUS),
+)
+MMACTION2 = _MMACTION2 + _under(r"backbone\.", SWIN)
+MMACTION2_SWIN_OLD = _MMACTION2 + _under(r"backbone\.", SWIN_OLD)
+
+# TRN-pytorch; `module.` comes from training on several GPUs.
+TRN_PYTORCH = _under(
+    r"(?:module\.)?",
+    (*_under(r"base_model\.", BNINCEPTION), (r"new_fc", r"head/fc"), *_CONSENSUS),
 )
 
-SOURCES = {"mmaction2": MMACTION2}
+SOURCES = {
+    "mmaction2": MMACTION2,
+    "mmaction2_swin_old": MMACTION2_SWIN_OLD,
+    "trn_pytorch": TRN_PYTORCH,
+    "bninception": BNINCEPTION,
+    "torchvision_densenet": DENSENET,
+    "timm_swin": SWIN,
+    "timm_swin_old": SWIN_OLD,
+}
 
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-_OTHER_LEAVES = {"weight": "kernel", "bias": "bias"}
+_OTHER_LEAVES = {name: name for name in ("bias", "relative_position_bias_table")}
+_OTHER_LEAVES |= {"weight": "kernel"}
 # PyTorch keeps the output channels first, we keep them last.
 _KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
-# `new_cls` is a copy of `fc_cls` that TPN's reference makes for its first test and never updates.
-_IGNORED = re.compile(r".*\.num_batches_tracked|data_preprocessor\..*|cls_head\.new_cls\..*")
+# Counters, what follows from the architecture, and `new_cls`, a copy of `fc_cls` that TPN's reference
+# makes for its first test and never updates.
+_IGNORED = re.compile(
+    r".*\.(num_batches_tracked|relative_position_index|attn_mask)|data_preprocessor\..*"
+)
+# Kernels for pixels in BGR order; ours are in RGB order.
+_BGR = re.compile(r"(?:module\.)?(?:base_model\.)?conv1_7x7_s2\.weight")
 
 
 def variables(model):
@@ -90,6 +154,8 @@ def load_state_dict(model, state_dict, source="auto"):
             problems.append(f"unexpected {name} {tuple(tensor.shape)}")
             continue
         value = np.asarray(tensor)
+        if _BGR.fullmatch(name):
+            value = value[:, ::-1]
         if path.endswith("/kernel"):
             value = value.transpose(_KERNEL_AXES.get(value.ndim, range(value.ndim)))
         if value.shape != targets[path].shape:

@@ -40,6 +40,10 @@ _TIN = dict(shift_every=1, dropout_rate=0.8)
 
 # `options` are defaults in place of those of the parts; one that no part takes, because a part was
 # replaced, lapses.
+# Caffe's networks were trained on BGR pixels minus a mean; here both are in RGB order, and the
+# conversion of weights reverses the channels of the first kernel.
+_CAFFE_PIXELS = dict(mean=(128.0, 117.0, 104.0), std=(1.0, 1.0, 1.0))
+
 MODELS = {
     "tsn_resnet10": dict(backbone="resnet10", head="tsn"),
     "tsn_resnet18": dict(backbone="resnet18", head="tsn"),
@@ -47,6 +51,11 @@ MODELS = {
     "tsn_resnet50": dict(backbone="resnet50", head="tsn"),
     "tsn_resnet101": dict(backbone="resnet101", head="tsn"),
     "tsn_resnet152": dict(backbone="resnet152", head="tsn"),
+    "tsn_densenet161": dict(backbone="densenet161", head="tsn"),
+    "tsn_swin_base": dict(backbone="swin_base", head="tsn"),
+    "tsn_bninception": dict(
+        backbone="bninception", head="tsn", options=dict(dropout_rate=0.8, **_CAFFE_PIXELS)
+    ),
     "trn_resnet10": dict(backbone="resnet10", head="trn_multiscale"),
     "trn_resnet18": dict(backbone="resnet18", head="trn_multiscale"),
     "trn_resnet50": dict(backbone="resnet50", head="trn_multiscale"),
@@ -58,6 +67,8 @@ MODELS = {
     "tin_resnet50": dict(backbone="resnet50", temporal_op="tin", head="tsm", options=_TIN),
     "tpn_slowonly_resnet14": dict(backbone="slowonly_resnet14", neck="tpn", head="tpn"),
     "tpn_slowonly_resnet50": dict(backbone="slowonly_resnet50", neck="tpn", head="tpn"),
+    "tpn_tsm_resnet50": dict(backbone="resnet50", temporal_op="tsm", neck="tpn", head="tpn"),
+    "trn_bninception": dict(backbone="bninception", head="trn_multiscale", options=_CAFFE_PIXELS),
 }
 
 # What create_model hands to the parts itself; everything else a part takes by keyword is an option.

@@ -17,7 +17,8 @@ class Recognizer(nnx.Module):
     Args:
         backbone: maps frames `[batch * segments, height, width, 3]` to a list of the features of
             its stages, or, if it `sees_clips`, `[batch, segments, height, width, 3]` to features
-            with a time axis.
+            with a time axis. If it `draws` random numbers in training, it takes `rngs` and
+            `clip_index` as well.
         head: maps the last features, `[batch, segments, height, width, channels]`, to logits.
         neck: maps a list of the features of all stages, with a time axis, to the ones for the head
             and auxiliary logits (`None` in evaluation).
@@ -98,8 +99,9 @@ class Recognizer(nnx.Module):
         x = self.normalise(clips)
         if not self.backbone.sees_clips:
             x = x.reshape(batch * num_frames, *x.shape[2:])
-        features = [f.reshape(batch, -1, *f.shape[-3:]) for f in self.backbone(x, **statistics)]
         random = dict(rngs=rngs, clip_index=clip_index)
+        features = self.backbone(x, **statistics, **(random if self.backbone.draws else {}))
+        features = [f.reshape(batch, -1, *f.shape[-3:]) for f in features]
         x, auxiliary = features[-1], None
         if self.neck is not None:
             x, auxiliary = self.neck(features, **statistics, **random)
@@ -107,7 +109,7 @@ class Recognizer(nnx.Module):
 
     def normalise(self, frames):
         """Shift and scale the pixels of `frames` `[..., 3]`; computed in float32."""
-        dtype = storage_dtype(self.backbone.conv1.dtype)
+        dtype = storage_dtype(self.backbone.dtype)
         return (frames.astype(dtype) - jnp.array(self.mean, dtype)) / jnp.array(self.std, dtype)
 
     def _num_groups(self, batch):

@@ -1,0 +1,176 @@
+"""DenseNet (Huang et al., "Densely Connected Convolutional Networks", 2017), as torchvision has it.
+
+Attribute names are torchvision's, so `denseblock1.denselayer1.conv1` here is
+`features.denseblock1.denselayer1.conv1` there.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from trn_jax.backbones.layers import BatchNorm, Conv, max_pool, storage_dtype
+
+
+class DenseLayer(nnx.Module):
+    """Batch norm, ReLU, 1x1 convolution; batch norm, ReLU, 3x3 convolution.
+
+    Args:
+        in_channels: channels of the input.
+        growth: channels that the layer adds; the 1x1 convolution gives four times as many.
+        conv: constructor of convolutions.
+        norm: constructor of batch norms.
+    """
+
+    def __init__(self, in_channels, growth, *, conv, norm):
+        self.norm1 = norm(in_channels)
+        self.conv1 = conv(in_channels, 4 * growth, 1)
+        self.norm2 = norm(4 * growth)
+        self.conv2 = conv(4 * growth, growth, 3, padding=1)
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height, width, growth]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        y = self.conv1(jax.nn.relu(self.norm1(x, **statistics)))
+        return self.conv2(jax.nn.relu(self.norm2(y, **statistics)))
+
+
+class DenseBlock(nnx.Module):
+    """Layers each of which sees its block's input and the outputs of all layers before it.
+
+    Args:
+        depth: number of layers.
+        in_channels: channels of the input.
+        growth: channels that a layer adds.
+        conv: constructor of convolutions.
+        norm: constructor of batch norms.
+    """
+
+    def __init__(self, depth, in_channels, growth, *, conv, norm):
+        self.depth = depth
+        self.out_channels = in_channels + depth * growth
+        for index in range(depth):
+            layer = DenseLayer(in_channels + index * growth, growth, conv=conv, norm=norm)
+            setattr(self, f"denselayer{index + 1}", layer)
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height, width, out_channels]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        for index in range(self.depth):
+            layer = getattr(self, f"denselayer{index + 1}")
+            x = jnp.concatenate([x, layer(x, **statistics)], axis=-1)
+        return x
+
+
+class Transition(nnx.Module):
+    """Between two blocks: batch norm, ReLU, a 1x1 convolution to half the channels, 2x2 means.
+
+    Args:
+        in_channels: channels of the input.
+        conv: constructor of convolutions.
+        norm: constructor of batch norms.
+    """
+
+    def __init__(self, in_channels, *, conv, norm):
+        self.out_channels = in_channels // 2
+        self.norm = norm(in_channels)
+        self.conv = conv(in_channels, self.out_channels, 1)
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, channels]` to half of each, but all the frames.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        return average_2x2(self.conv(jax.nn.relu(self.norm(x, **statistics))))
+
+
+class DenseNet(nnx.Module):
+    """DenseNet without its classifier, and without the ReLU that torchvision puts before that.
+
+    mmaction2 trains its heads on the last batch norm's output as it is, negative values included.
+
+    Args:
+        depths: number of layers in each block.
+        growth: channels that a layer adds.
+        width: channels of the stem.
+        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
+            Networks", 2016, section 3.2).
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+
+    Attributes:
+        stage_channels: channels of the features of each stage.
+        out_channels: those of the last stage.
+    """
+
+    sees_clips = False
+    draws = False
+
+    def __init__(self, depths, *, growth, width, partial_bn=False, dtype=jnp.float32, rngs):
+        self.dtype = dtype
+        conv = partial(_conv, dtype=dtype, rngs=rngs)
+        norm = partial(BatchNorm, frozen=partial_bn, dtype=dtype)
+        self.conv0 = conv(3, width, 7, stride=2, padding=3)
+        self.norm0 = norm(width, frozen=False)
+        self.num_stages = len(depths)
+        self.stage_channels: tuple[int, ...] = ()
+        channels = width
+        for stage, depth in enumerate(depths, start=1):
+            block = DenseBlock(depth, channels, growth, conv=conv, norm=norm)
+            setattr(self, f"denseblock{stage}", block)
+            channels = block.out_channels
+            self.stage_channels += (channels,)
+            if stage < len(depths):
+                transition = Transition(channels, conv=conv, norm=norm)
+                setattr(self, f"transition{stage}", transition)
+                channels = transition.out_channels
+        self.norm5 = norm(channels)
+        self.out_channels = channels
+
+    def __call__(self, frames, *, train=False, num_groups=1):
+        """Compute the features of all stages: the blocks' outputs, the last one normalised.
+
+        Args:
+            frames: normalised frames, `[frames, height, width, 3]`.
+            train: normalise with batch statistics and update the running ones.
+            num_groups: number of groups for the batch statistics, see `BatchNorm`.
+
+        Returns:
+            A list with one array `[frames, height / 2**(i + 1), width / 2**(i + 1), channels]` for
+            each stage i = 1, 2, ...
+        """
+        statistics = dict(train=train, num_groups=num_groups)
+        x = self.stem(frames, **statistics)
+        features = []
+        for stage in range(1, self.num_stages + 1):
+            if stage > 1:
+                x = getattr(self, f"transition{stage - 1}")(x, **statistics)
+            x = getattr(self, f"denseblock{stage}")(x, **statistics)
+            features.append(x)
+        features[-1] = self.norm5(x, **statistics)
+        return features
+
+    def stem(self, frames, **statistics):
+        """Map `[frames, height, width, 3]` to `[frames, height / 4, width / 4, width_of_stem]`."""
+        x = jax.nn.relu(self.norm0(self.conv0(frames), **statistics))
+        return max_pool(x, 3, stride=2, padding=1)
+
+
+def average_2x2(x):
+    """Mean over 2x2 pixels of `x` `[frames, height, width, channels]`; an odd last one is cut."""
+    frames, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    x = x.reshape(frames, height // 2, 2, width // 2, 2, channels)
+    return jnp.mean(x, axis=(2, 4), dtype=storage_dtype(x.dtype)).astype(x.dtype)
+
+
+def _conv(in_channels, out_channels, kernel_size, **options):
+    """A convolution drawn from N(0, 2 / fan_in), as torchvision does here and nowhere else."""
+    std = math.sqrt(2 / (kernel_size * kernel_size * in_channels))
+    return Conv(in_channels, out_channels, kernel_size, std=std, **options)

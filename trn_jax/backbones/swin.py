@@ -1,0 +1,289 @@
+"""Swin Transformer (Liu et al., "Hierarchical Vision Transformer using Shifted Windows", 2021)."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from trn_jax.backbones.layers import Conv, Linear, dropout, storage_dtype
+from trn_jax.errors import UserError
+
+# Added to the scores of pixels that only the cyclic shift brought into one window.
+_APART = -100.0
+
+
+class LayerNorm(nnx.Module):
+    """Normalise each pixel over its `channels` (Ba et al., 2016), in float32."""
+
+    def __init__(self, channels, *, epsilon=1e-5, dtype=jnp.float32):
+        self.epsilon = epsilon  # PyTorch's default; Flax has 1e-6
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones((channels,), storage_dtype(dtype)))
+        self.bias = nnx.Param(jnp.zeros((channels,), storage_dtype(dtype)))
+
+    def __call__(self, x):
+        """Normalise `x` `[..., channels]`."""
+        x = x.astype(self.scale.dtype)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+class WindowAttention(nnx.Module):
+    """Self-attention inside windows of a map, with a learned bias per relative position.
+
+    Args:
+        channels: channels of the input and of the output.
+        num_heads: number of attention heads.
+        window: side of the windows.
+        shifted: move the windows by half their side, along the axes that have several.
+        linear: constructor of linear layers.
+        rngs: source of the `params` key.
+    """
+
+    def __init__(self, channels, *, num_heads, window, shifted, linear, rngs):
+        self.num_heads = num_heads
+        self.window = window
+        self.shifted = shifted
+        self.qkv = linear(channels, 3 * channels)
+        self.proj = linear(channels, channels)
+        shape = ((2 * window - 1) ** 2, num_heads)
+        table = 0.02 * jax.random.normal(rngs.params(), shape, self.qkv.kernel.dtype)
+        self.relative_position_bias_table = nnx.Param(table)
+
+    def __call__(self, x):
+        """Map `[frames, height, width, channels]`, multiples of the window, to the same shape."""
+        height, width = x.shape[1:3]
+        shift = [
+            self.window // 2 if self.shifted and size > self.window else 0
+            for size in (height, width)
+        ]
+        x = jnp.roll(x, [-s for s in shift], axis=(1, 2))
+        x = partition(x, self.window)
+        qkv = self.qkv(x).reshape(*x.shape[:-1], 3, self.num_heads, -1)
+        query, key, value = (qkv[..., i, :, :] for i in range(3))
+        query = query * query.shape[-1] ** -0.5
+        table = self.relative_position_bias_table[...]
+        scores = jnp.einsum("fwqhc,fwkhc->fwhqk", query, key, preferred_element_type=table.dtype)
+        scores = scores + table[relative_positions(self.window)].transpose(2, 0, 1)
+        if any(shift):
+            scores = scores + shift_mask(height, width, self.window, shift)[:, None]
+        attention = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        x = jnp.einsum("fwhqk,fwkhc->fwqhc", attention, value).reshape(x.shape)
+        return jnp.roll(merge(self.proj(x), height, width), shift, axis=(1, 2))
+
+
+class SwinBlock(nnx.Module):
+    """Attention, then a multilayer perceptron, each on a normalised copy and added to the input.
+
+    Args:
+        channels: channels of the input and of the output.
+        drop_path_rate: how often a frame goes without one of the two in training.
+        norm: constructor of layer norms.
+        linear: constructor of linear layers.
+        **attention: arguments of `WindowAttention`.
+    """
+
+    def __init__(self, channels, *, drop_path_rate, norm, linear, **attention):
+        self.drop_path_rate = drop_path_rate
+        self.norm1 = norm(channels)
+        self.attn = WindowAttention(channels, linear=linear, **attention)
+        self.norm2 = norm(channels)
+        self.fc1 = linear(channels, 4 * channels)
+        self.fc2 = linear(4 * channels, channels)
+
+    def __call__(self, x, *, rngs=None, clip_index=None):
+        """Map `[frames, height, width, channels]` to the same shape; `rngs` only in training."""
+        for branch in (self._attend, self._perceive):
+            y = branch(x)
+            if rngs is not None:
+                y = drop_path(y, self.drop_path_rate, key=rngs.dropout(), clip_index=clip_index)
+            x = x + y
+        return x
+
+    def _attend(self, x):
+        return self.attn(self.norm1(x))
+
+    def _perceive(self, x):
+        return self.fc2(jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False))
+
+
+class PatchMerging(nnx.Module):
+    """Make one pixel of 2x2: put their channels side by side, normalise, halve them."""
+
+    def __init__(self, channels, *, norm, linear):
+        self.norm = norm(4 * channels)
+        self.reduction = linear(4 * channels, 2 * channels, use_bias=False)
+
+    def __call__(self, x):
+        """Map `[frames, height, width, channels]` to half the sides and twice the channels."""
+        frames, height, width, channels = x.shape
+        x = x.reshape(frames, height // 2, 2, width // 2, 2, channels)
+        # Down the columns: top left, bottom left, top right, bottom right.
+        x = x.transpose(0, 1, 3, 4, 2, 5).reshape(frames, height // 2, width // 2, 4 * channels)
+        return self.reduction(self.norm(x))
+
+
+class Swin(nnx.Module):
+    """Swin Transformer without its classifier.
+
+    Args:
+        depths: number of blocks in each stage; every second one shifts its windows.
+        width: channels of the first stage; stage i works with `width * 2**i`.
+        head_channels: channels of an attention head.
+        window: side of the windows, in patches.
+        patch: side of a patch, in pixels.
+        drop_path_rate: how often the last block's branches are left out in training. The rate
+            rises linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
+            Depth", 2016).
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+
+    Attributes:
+        stage_channels: channels of the features of each stage.
+        out_channels: those of the last stage.
+    """
+
+    sees_clips = False
+    draws = True
+
+    def __init__(
+        self,
+        depths,
+        *,
+        width,
+        head_channels=32,
+        window=7,
+        patch=4,
+        drop_path_rate=0.1,
+        dtype=jnp.float32,
+        rngs,
+    ):
+        self.dtype = dtype
+        self.drop_path_rate = drop_path_rate
+        self.multiple = patch * window * 2 ** (len(depths) - 1)
+        norm = partial(LayerNorm, dtype=dtype)
+        linear = partial(Linear, std=0.02, dtype=dtype, rngs=rngs)
+        self.patch_embed = Conv(
+            3, width, patch, stride=patch, use_bias=True, dtype=dtype, rngs=rngs
+        )
+        self.patch_norm = norm(width)
+        self.stage_channels = tuple(width * 2**stage for stage in range(len(depths)))
+        self.out_channels = self.stage_channels[-1]
+        rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
+        self.layers = nnx.List(
+            nnx.List(
+                SwinBlock(
+                    channels,
+                    drop_path_rate=next(rates),
+                    norm=norm,
+                    linear=linear,
+                    num_heads=channels // head_channels,
+                    window=window,
+                    shifted=index % 2 == 1,
+                    rngs=rngs,
+                )
+                for index in range(depth)
+            )
+            for depth, channels in zip(depths, self.stage_channels, strict=True)
+        )
+        self.merges = nnx.List(
+            PatchMerging(channels, norm=norm, linear=linear)
+            for channels in self.stage_channels[:-1]
+        )
+        self.norm = norm(self.out_channels)
+
+    def __call__(self, frames, *, train=False, num_groups=1, rngs=None, clip_index=None):
+        """Compute the features of all stages, the last one normalised.
+
+        Args:
+            frames: normalised frames, `[frames, height, width, 3]`.
+            train: leave out branches at random.
+            num_groups: without effect, there are no batch statistics.
+            rngs: source of the `dropout` keys, needed in training.
+            clip_index: each clip's number in the global batch, `[clips]`; the frames of a clip
+                follow each other. By default every frame is a clip.
+
+        Returns:
+            A list with one array `[frames, height / (patch * 2**i), width / (patch * 2**i),
+            channels]` for each stage i = 0, 1, ...
+
+        Raises:
+            UserError: the frames cannot be cut into windows, or keys are missing.
+        """
+        random = {}
+        if train and self.drop_path_rate:
+            if rngs is None:
+                raise UserError("drop path needs keys: call the backbone with rngs=nnx.Rngs(...)")
+            random = dict(rngs=rngs, clip_index=clip_index)
+            if clip_index is None:
+                random["clip_index"] = jnp.arange(len(frames))
+        x = self.stem(frames)
+        features = []
+        for stage, blocks in enumerate(self.layers):
+            x = self.merges[stage - 1](x) if stage else x
+            for block in blocks:
+                x = block(x, **random)
+            features.append(x)
+        features[-1] = self.norm(x)
+        return features
+
+    def stem(self, frames):
+        """Map `[frames, height, width, 3]` to `[frames, height / patch, width / patch, width]`."""
+        height, width = frames.shape[1:3]
+        if height % self.multiple or width % self.multiple:
+            raise UserError(
+                f"frames of {height}x{width} pixels cannot be cut into the windows of this Swin; "
+                f"height and width have to be multiples of {self.multiple}"
+            )
+        return self.patch_norm(self.patch_embed(frames))
+
+
+def partition(x, window):
+    """Cut `[frames, height, width, c]` into windows `[frames, windows, window * window, c]`."""
+    frames, height, width, channels = x.shape
+    x = x.reshape(frames, height // window, window, width // window, window, channels)
+    return x.swapaxes(2, 3).reshape(frames, -1, window * window, channels)
+
+
+def merge(x, height, width):
+    """Put the windows of `partition` back into a map `[frames, height, width, channels]`."""
+    frames, _, pixels, channels = x.shape
+    window = math.isqrt(pixels)
+    x = x.reshape(frames, height // window, width // window, window, window, channels)
+    return x.swapaxes(2, 3).reshape(frames, height, width, channels)
+
+
+def relative_positions(window):
+    """Rows of the bias table for all pairs of pixels of a window, `[query pixels, key pixels]`."""
+    row, column = np.divmod(np.arange(window * window), window)
+    rows = row[:, None] - row + window - 1
+    columns = column[:, None] - column + window - 1
+    return rows * (2 * window - 1) + columns
+
+
+def shift_mask(height, width, window, shift):
+    """What shifted windows add to their scores, `[windows, query pixels, key pixels]`.
+
+    After rolling the map by `shift` `[2]`, the windows at its end hold parts of opposite borders.
+    """
+    wrapped = [np.arange(n) >= n - s for n, s in zip((height, width), shift, strict=True)]
+    part = 2 * wrapped[0][:, None] + wrapped[1]
+    part = partition(part[None, :, :, None], window)[0, :, :, 0]
+    return np.where(part[:, :, None] == part[:, None], 0, _APART).astype(np.float32)
+
+
+def drop_path(x, rate, *, key, clip_index):
+    """Zero each frame of `x` `[frames, ...]` with probability `rate`; scale up the others.
+
+    Every clip draws for its frames from `key` and its number in the global batch, see `dropout`.
+    """
+    clips = len(clip_index)
+    kept = dropout(
+        jnp.ones((clips, len(x) // clips), x.dtype), rate, key=key, clip_index=clip_index
+    )
+    return x * kept.reshape(-1, *[1] * (x.ndim - 1))
