@@ -8,6 +8,7 @@ from flax import nnx
 
 from trn_jax import convert, create_model
 from trn_jax.backbones.layers import global_average_pool
+from trn_jax.backbones.mobileone import MobileOne, reparameterize
 
 pytestmark = pytest.mark.reference
 
@@ -17,6 +18,8 @@ CASES = {
     "trn_r50_multiscale": dict(
         name="trn_resnet50", num_classes=174, partial_bn=True, eval_relations="first"
     ),
+    "tsn_resnext101_32x4d": dict(name="tsn_resnext101_32x4d", num_classes=400),
+    "tsn_mobileone_s4": dict(name="tsn_mobileone_s4", num_classes=400),
 }
 
 
@@ -24,22 +27,31 @@ CASES = {
 def case(request, golden):
     """The golden, our model with the golden's weights, and the golden's clips."""
     numbers = golden(f"cases/{request.param}")
+    return numbers, model_with_weights_of(numbers, **CASES[request.param]), clips_of(numbers)
+
+
+def model_with_weights_of(numbers, **options):
     drawn = numbers["weights"]
     state = weights.deterministic_state_dict(
         numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
     )
-    model = nnx.eval_shape(lambda: create_model(**CASES[request.param]))
+    model = nnx.eval_shape(lambda: create_model(**options))
     convert.load_state_dict(model, state)
-    clips = weights.deterministic_clip(numbers["input"]["shape"], numbers["input"]["seed"])
-    return numbers, model, clips
+    return model
+
+
+def clips_of(numbers):
+    return weights.deterministic_clip(numbers["input"]["shape"], numbers["input"]["seed"])
 
 
 def stages(model, clips):
     """Every intermediate result that the goldens know, in PyTorch's layout."""
     frames = model.normalise(clips.reshape(-1, *clips.shape[2:]))
-    found = {"stem": model.backbone.stem(frames)}
+    is_mobileone = isinstance(model.backbone, MobileOne)
+    found = {"stage0" if is_mobileone else "stem": model.backbone.stem(frames)}
+    stage_name = "stage" if is_mobileone else "layer"
     features = model.backbone(frames)
-    found |= {f"layer{i}": stage for i, stage in enumerate(features, start=1)}
+    found |= {f"{stage_name}{i}": stage for i, stage in enumerate(features, start=1)}
     if hasattr(model.head, "relations"):
         found["head.frame_features"] = model.head.fc(global_average_pool(features[-1]))
     logits = model(clips)
@@ -51,7 +63,10 @@ def test_weights_are_drawn_as_recorded():
 
 
 def test_stages_and_logits_match_the_reference(case):
-    numbers, model, clips = case
+    check_against_reference(*case)
+
+
+def check_against_reference(numbers, model, clips):
     graph, state = nnx.split(model)
     found, logits = jax.jit(lambda s, c: stages(nnx.merge(graph, s), c))(state, clips)
     for name, stage in found.items():
@@ -64,6 +79,30 @@ def test_stages_and_logits_match_the_reference(case):
             assert float(stage[tuple(index)]) == pytest.approx(value, abs=2e-4 * scale), name
     expected = np.array(numbers["outputs"]["scores_per_view"])
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_deployed_mobileone_matches_the_reference(golden):
+    trained, numbers = (golden(f"cases/tsn_mobileone_s4{form}") for form in ("", "_deploy"))
+    options = CASES["tsn_mobileone_s4"]
+    fused = reparameterize(model_with_weights_of(trained, **options))
+    state = {}
+    for name, shape, _ in numbers["manifest"]:
+        path = name.replace("cls_head.fc_cls", "head.fc").replace("conv.", "").split(".")
+        layer, leaf = "/".join(path[:-1]), path[-1]
+        found = convert.names.variables(fused)
+        value = found[f"{layer}/{'kernel' if leaf == 'weight' else leaf}"][...]
+        state[name] = np.asarray(value).transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim])
+        assert list(state[name].shape) == shape, name
+    for name, norm, samples in numbers["fused_tensors"]["values"]:
+        assert np.linalg.norm(state[name]) == pytest.approx(norm, rel=1e-5), name
+        for index, expected in samples:
+            assert state[name][tuple(index)] == pytest.approx(expected, rel=1e-5, abs=1e-6), name
+    # What a file in deploy form holds goes into a model that was built so.
+    model = nnx.eval_shape(lambda: create_model(**options, deploy=True))
+    convert.load_state_dict(model, state)
+    counted = sum(leaf.size for leaf in convert.names.variables(model).values())
+    assert counted == numbers["num_params"] == 13_608_952
+    check_against_reference(numbers, model, clips_of(numbers))
 
 
 def test_default_evaluation_of_trn_is_the_expectation_over_all_relations(golden):

@@ -28,7 +28,41 @@ MMACTION2 = (
     (r"cls_head\.consensus\.classifier\.3", r"head/relations/0/output"),
 )
 
-SOURCES = {"mmaction2": MMACTION2}
+# ResNeXt and MobileOne of mmpretrain: inside recognizers of mmaction2 (where temporal shifts add a
+# component `net`) and with their own classifier.
+MMPRETRAIN = (
+    (r"backbone\.(conv1|bn1)", r"backbone/\1"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
+    (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
+    (
+        r"backbone\.stage0(?:\.net)?\.branch_scale\.(conv|norm)",
+        r"backbone/stage0/branch_scale/\1",
+    ),
+    (
+        r"backbone\.stage0(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
+        r"backbone/stage0/branch_conv_list/\1/\2",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_scale\.(conv|norm)",
+        r"backbone/stage\1/\2/branch_scale/\3",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
+        r"backbone/stage\1/\2/branch_conv_list/\3/\4",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.se\.conv(\d)\.conv",
+        r"backbone/stage\1/\2/se/conv\3",
+    ),
+    (r"backbone\.stage0(?:\.net)?\.branch_reparam", r"backbone/stage0/branch_reparam"),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_(norm|reparam)",
+        r"backbone/stage\1/\2/branch_\3",
+    ),
+    (r"cls_head\.fc_cls|head\.fc", r"head/fc"),
+)
+
+SOURCES = {"mmaction2": MMACTION2, "mmpretrain": MMPRETRAIN}
 
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _OTHER_LEAVES = {"weight": "kernel", "bias": "bias"}

@@ -89,7 +89,7 @@ class Recognizer(nnx.Module):
 
     def normalise(self, frames):
         """Shift and scale the pixels of `frames` `[..., 3]`; computed in float32."""
-        dtype = storage_dtype(self.backbone.conv1.dtype)
+        dtype = storage_dtype(self.backbone.dtype)
         return (frames.astype(dtype) - jnp.array(self.mean, dtype)) / jnp.array(self.std, dtype)
 
     def _num_groups(self, batch):
