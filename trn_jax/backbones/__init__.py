@@ -14,9 +14,7 @@ BACKBONES = {
     "resnet152": partial(ResNet, Bottleneck, (3, 8, 36, 3)),
     "resnext14_32x4d": partial(ResNet, ResNeXtBottleneck, (1, 1, 1, 1)),
     "resnext101_32x4d": partial(ResNet, ResNeXtBottleneck, (3, 4, 23, 3)),
-    "mobileone_tiny": partial(
-        MobileOne, (1, 1, 2, 1), (8, 16, 24, 32), stem_width=8, num_se_blocks=(0, 0, 1, 1)
-    ),
+    "mobileone_tiny": partial(MobileOne, (1, 2), (8, 16), stem_width=8, num_se_blocks=(0, 1)),
     "mobileone_s4": partial(
         MobileOne, (2, 8, 10, 1), (192, 448, 896, 2048), num_se_blocks=(0, 0, 5, 1)
     ),

@@ -169,11 +169,9 @@ def _grouped_by_xla(x, kernel, *, stride, padding, groups):
 
 
 def _depthwise_by_taps(x, kernel, *, stride, padding):
-    weights = kernel.reshape(-1, kernel.shape[-1]).astype(
-        storage_dtype(x.dtype)
-    )  # [taps, channels]
-    images = _taps(x, kernel.shape[0], stride, padding)
-    # Summed up in float32, as the convolution of XLA does.
+    # In float32 before anything else, so that the sums of the gradient are in float32 too.
+    images = _taps(x.astype(storage_dtype(x.dtype)), kernel.shape[0], stride, padding)
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(images[0].dtype)  # [taps, channels]
     total = sum(image * weight for image, weight in zip(images, weights, strict=True))
     return total.astype(x.dtype)
 
@@ -182,11 +180,11 @@ def _kernel_gradient_by_taps(x, kernel, gradient, stride, padding, groups):
     kept = storage_dtype(x.dtype)
 
     def in_groups(image):
-        return image.reshape(-1, groups, image.shape[-1] // groups)  # [pixels, groups, channels]
+        return image.reshape(*image.shape[:3], groups, -1)
 
     per_tap = [
         jnp.einsum(
-            "pgi,pgo->igo", in_groups(image), in_groups(gradient), preferred_element_type=kept
+            "bhwgi,bhwgo->igo", in_groups(image), in_groups(gradient), preferred_element_type=kept
         )
         for image in _taps(x, kernel.shape[0], stride, padding)
     ]
