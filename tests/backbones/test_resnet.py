@@ -11,12 +11,13 @@ from flax import nnx
 
 from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.layers import BatchNorm, Conv, Frozen, Linear, max_pool
-from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet, ResNeXtBottleneck
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 
 RESNETS = [name for name in BACKBONES if name.startswith("resnet")]
 BASIC = ("resnet10", "resnet18", "resnet34")
+ALL = [name for name in BACKBONES if name.startswith("resn")]  # ResNets and ResNeXts
 
 
 def build(name="resnet10", **options):
@@ -54,7 +55,7 @@ def norms(model):
     return {p.rpartition("/")[0] for p in variables(model) if p.endswith("/mean")}
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", ALL)
 def test_features_of_the_stages(name):
     model = abstract(name)
     expansion = 1 if name in BASIC else 4
@@ -135,6 +136,70 @@ def test_stem_normalises_clips_at_zero_and_pools():
     found, expected = both(tiny(), draw(2, 16, 16, 3))
     assert expected.shape == (2, 4, 4, 4)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+# ResNeXt
+
+
+def test_resnext_has_the_published_size():
+    model = abstract("resnext101_32x4d")
+    assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == 42_128_704
+    assert variables(model).keys() == variables(abstract("resnet101")).keys()
+    assert len(norms(model)) == 104
+
+
+def test_resnext_differs_from_resnet_inside_its_bottlenecks():
+    for stage in range(1, 5):
+        inner, outer = 128 * 2 ** (stage - 1), 256 * 2 ** (stage - 1)
+        for block in getattr(abstract("resnext101_32x4d"), f"layer{stage}"):
+            assert block.conv1.kernel.shape[3] == inner
+            assert block.conv2.kernel.shape == (3, 3, inner // 32, inner)
+            assert block.conv3.kernel.shape == (1, 1, inner, outer)
+            assert (block.conv1.groups, block.conv2.groups, block.conv3.groups) == (1, 32, 1)
+
+
+def test_residual_branches_of_resnext_start_at_zero():
+    conv = partial(Conv, rngs=nnx.Rngs(params=jax.random.key(0, impl="unsafe_rbg")))
+    for kind, expected in ((Bottleneck, 1), (ResNeXtBottleneck, 0)):
+        block = kind(64, 16, stride=1, temporal_op=None, conv=conv, norm=BatchNorm)
+        assert np.all(np.asarray(block.bn3.scale[...]) == expected)
+        assert np.all(np.asarray(block.bn2.scale[...]) == 1)
+
+
+def test_resnext_needs_a_channel_in_each_group():
+    assert abstract("resnext14_32x4d", width=16).layer1[0].conv2.kernel.shape == (3, 3, 1, 32)
+    with pytest.raises(UserError, match=r"8 channels .* ResNeXtBottleneck; width must be .* 16"):
+        build("resnext14_32x4d", width=8)
+
+
+def test_resnext_convolves_its_groups_one_by_one():
+    class TwoGroups(ResNeXtBottleneck):
+        groups = 2
+        group_width = 16
+
+    def make():
+        conv = partial(Conv, rngs=nnx.Rngs(0))
+        return TwoGroups(16, 16, stride=2, temporal_op=None, conv=conv, norm=BatchNorm)
+
+    @nnx.jit
+    def both(block, x):
+        y = jax.nn.relu(block.bn1(block.conv1(x)))
+        y = [
+            jax.lax.conv_general_dilated(
+                y[..., half],
+                block.conv2.kernel[...][..., half],
+                (2, 2),
+                [(1, 1)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            for half in (slice(0, 4), slice(4, 8))
+        ]
+        y = jax.nn.relu(block.bn2(jnp.concatenate(y, -1)))
+        shortcut = block.downsample[1](block.downsample[0](x))
+        return block(x), jax.nn.relu(block.bn3(block.conv3(y)) + shortcut)
+
+    found, expected = both(fill(nnx.eval_shape(make)), draw(2, 6, 6, 16))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 # Blocks and the temporal hook
@@ -277,7 +342,7 @@ def test_frozen_stages_out_of_range_are_refused(stages):
 # Dtypes
 
 
-@pytest.mark.parametrize("name", ["resnet10", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet10", "resnet50", "resnext101_32x4d"])
 def test_bfloat16_computes_low_and_stores_high(name):
     model = abstract(name, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in variables(model).values()} == {jnp.dtype("float32")}

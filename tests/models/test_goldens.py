@@ -13,6 +13,7 @@ from trn_jax import convert, create_model
 from trn_jax.backbones.bninception import BNInception
 from trn_jax.backbones.densenet import DenseNet
 from trn_jax.backbones.layers import global_average_pool, max_pool
+from trn_jax.backbones.mobileone import MobileOne, reparameterize
 from trn_jax.backbones.resnet import ResNet
 from trn_jax.backbones.resnet3d import SlowOnly
 from trn_jax.backbones.swin import Swin
@@ -35,12 +36,23 @@ CASES = {
         name="trn_bninception", num_classes=27, eval_relations="first"
     ),
     "tsn_densenet161": dict(name="tsn_densenet161", num_classes=400, num_segments=3),
+    "tsn_resnext101_32x4d": dict(name="tsn_resnext101_32x4d", num_classes=400),
+    "tsn_mobileone_s4": dict(name="tsn_mobileone_s4", num_classes=400),
     "tsn_swin_base": dict(name="tsn_swin_base", num_classes=400, num_segments=3),
 }
 
 
-# These take a minute to compile and to run; `FIRST_STAGES` are the quick part of them.
-SLOW = {"tsn_r101_8seg", "tpn_slowonly_r50", "tpn_tsm_r50", "tsn_densenet161", "tsn_swin_base"}
+# These take a minute to compile and to run. `FIRST_STAGES` are the quick part of some of them, and
+# the deployed form of MobileOne has the same weights.
+SLOW = {
+    "tsn_r101_8seg",
+    "tpn_slowonly_r50",
+    "tpn_tsm_r50",
+    "tsn_densenet161",
+    "tsn_resnext101_32x4d",
+    "tsn_mobileone_s4",
+    "tsn_swin_base",
+}
 FIRST_STAGES = {"tsn_densenet161": "denseblock2", "tsn_swin_base": "layers.1"}
 
 
@@ -52,7 +64,11 @@ def prepare(numbers, name):
     )
     model = nnx.eval_shape(lambda: create_model(**CASES[name]))
     convert.load_state_dict(model, state)
-    return model, weights.deterministic_clip(numbers["input"]["shape"], numbers["input"]["seed"])
+    return model, clips_of(numbers)
+
+
+def clips_of(numbers):
+    return weights.deterministic_clip(numbers["input"]["shape"], numbers["input"]["seed"])
 
 
 @pytest.fixture(
@@ -94,6 +110,12 @@ def decisions(op, x):
     return op.offsets(means), op.weights(means)
 
 
+def mobileone_stages(backbone, frames):
+    yield "stage0", channels_first(backbone.stem(frames))
+    for i, stage in enumerate(backbone(frames), start=1):
+        yield f"stage{i}", channels_first(stage)
+
+
 def bninception_stages(backbone, frames):
     x = max_pool(backbone.conv1_7x7_s2(frames), 3, stride=2, ceil_mode=True)
     yield "pool1", channels_first(x)
@@ -131,6 +153,7 @@ def swin_stages(backbone, frames):
 STAGES = {
     ResNet: resnet_stages,
     SlowOnly: resnet_stages,
+    MobileOne: mobileone_stages,
     BNInception: bninception_stages,
     DenseNet: densenet_stages,
     Swin: swin_stages,
@@ -209,7 +232,10 @@ def test_weights_are_drawn_as_recorded():
 
 
 def test_stages_and_logits_match_the_reference(case):
-    numbers, model, clips = case
+    check_against_reference(*case)
+
+
+def check_against_reference(numbers, model, clips):
     found, logits = jitted(stages_and_logits, model, clips)
     assert check_stages(found, numbers) == numbers["outputs"]["stages"].keys()
     expected = np.array(numbers["outputs"]["scores_per_view"])
@@ -222,6 +248,30 @@ def test_first_stages_of_large_models_match_the_reference(name, golden):
     model, clips = prepare(numbers, name)
     found = jitted(partial(stages, last=FIRST_STAGES[name]), model, clips)
     assert len(check_stages(found, numbers)) >= 4
+
+
+def test_deployed_mobileone_matches_the_reference(golden):
+    trained, numbers = (golden(f"cases/tsn_mobileone_s4{form}") for form in ("", "_deploy"))
+    options = CASES["tsn_mobileone_s4"]
+    fused = reparameterize(prepare(trained, "tsn_mobileone_s4")[0])
+    state = {}
+    for name, shape, _ in numbers["manifest"]:
+        path = name.replace("cls_head.fc_cls", "head.fc").replace("conv.", "").split(".")
+        layer, leaf = "/".join(path[:-1]), path[-1]
+        found = convert.names.variables(fused)
+        value = found[f"{layer}/{'kernel' if leaf == 'weight' else leaf}"][...]
+        state[name] = np.asarray(value).transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim])
+        assert list(state[name].shape) == shape, name
+    for name, norm, samples in numbers["fused_tensors"]["values"]:
+        assert np.linalg.norm(state[name]) == pytest.approx(norm, rel=1e-5), name
+        for index, expected in samples:
+            assert state[name][tuple(index)] == pytest.approx(expected, rel=1e-5, abs=1e-6), name
+    # What a file in deploy form holds goes into a model that was built so.
+    model = nnx.eval_shape(lambda: create_model(**options, deploy=True))
+    convert.load_state_dict(model, state)
+    counted = sum(leaf.size for leaf in convert.names.variables(model).values())
+    assert counted == numbers["num_params"] == 13_608_952
+    check_against_reference(numbers, model, clips_of(numbers))
 
 
 def test_default_evaluation_of_trn_is_the_expectation_over_all_relations(golden):

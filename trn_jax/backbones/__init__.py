@@ -4,7 +4,8 @@ from functools import partial
 
 from trn_jax.backbones.bninception import BLOCKS, BNInception
 from trn_jax.backbones.densenet import DenseNet
-from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from trn_jax.backbones.mobileone import MobileOne
+from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet, ResNeXtBottleneck
 from trn_jax.backbones.resnet3d import SlowOnly
 from trn_jax.backbones.swin import Swin
 
@@ -20,4 +21,10 @@ BACKBONES = {
     "bninception": partial(BNInception, BLOCKS),
     "densenet161": partial(DenseNet, (6, 12, 36, 24), growth=48, width=96),
     "swin_base": partial(Swin, (2, 2, 18, 2), width=128),
+    "resnext14_32x4d": partial(ResNet, ResNeXtBottleneck, (1, 1, 1, 1)),
+    "resnext101_32x4d": partial(ResNet, ResNeXtBottleneck, (3, 4, 23, 3)),
+    "mobileone_tiny": partial(MobileOne, (1, 2), (8, 16), stem_width=8, num_se_blocks=(0, 1)),
+    "mobileone_s4": partial(
+        MobileOne, (2, 8, 10, 1), (192, 448, 896, 2048), num_se_blocks=(0, 0, 5, 1)
+    ),
 }

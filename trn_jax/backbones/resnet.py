@@ -46,21 +46,34 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut; four times wider outside than inside."""
+    """1x1, 3x3 and 1x1 convolutions around a shortcut; four times wider outside than inside.
+
+    Attributes:
+        groups: number of groups of the 3x3 convolution.
+        group_width: channels of each group where `channels` is 64, and in proportion elsewhere.
+    """
 
     expansion = 4
+    groups = 1
+    group_width = 64
 
     def __init__(
         self, in_channels, channels, *, stride, temporal_op, shift_place="blockres", conv, norm
     ):
         out_channels = channels * self.expansion
+        inner = channels * self.group_width // 64 * self.groups
+        if not inner:
+            raise UserError(
+                f"a stage of {channels} channels leaves none for a group of {type(self).__name__}; "
+                f"width must be at least {64 // self.group_width}"
+            )
         self.temporal_op = temporal_op(in_channels) if temporal_op else None
         self.shift_place = shift_place
-        self.conv1 = conv(in_channels, channels, 1)
-        self.bn1 = norm(channels)
-        self.conv2 = conv(channels, channels, 3, stride=stride, padding=1)
-        self.bn2 = norm(channels)
-        self.conv3 = conv(channels, out_channels, 1)
+        self.conv1 = conv(in_channels, inner, 1)
+        self.bn1 = norm(inner)
+        self.conv2 = conv(inner, inner, 3, stride=stride, padding=1, groups=self.groups)
+        self.bn2 = norm(inner)
+        self.conv3 = conv(inner, out_channels, 1)
         self.bn3 = norm(out_channels)
         self.downsample = _downsample(in_channels, out_channels, stride, conv, norm)
 
@@ -75,6 +88,20 @@ class Bottleneck(nnx.Module):
         y = jax.nn.relu(self.bn2(self.conv2(y), **statistics))
         y = self.bn3(self.conv3(y), **statistics)
         return jax.nn.relu(y + _shortcut(self.downsample, x, statistics))
+
+
+class ResNeXtBottleneck(Bottleneck):
+    """The bottleneck of ResNeXt (Xie et al., "Aggregated Residual Transformations", 2017), 32x4d.
+
+    The scale of its last norm starts at zero, as mmpretrain has it.
+    """
+
+    groups = 32
+    group_width = 4
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.bn3.scale[...] = jnp.zeros_like(self.bn3.scale[...])
 
 
 def _downsample(in_channels, out_channels, stride, conv, norm):
@@ -94,7 +121,7 @@ class ResNet(nnx.Module):
     """ResNet without its classifier.
 
     Args:
-        block: `BasicBlock` or `Bottleneck`.
+        block: `BasicBlock`, `Bottleneck` or `ResNeXtBottleneck`.
         depths: number of blocks in each of the four stages.
         width: channels of the stem; stage i works with `width * 2**i`, four times as many outside
             its bottlenecks.
@@ -114,6 +141,7 @@ class ResNet(nnx.Module):
     Attributes:
         stage_channels: channels of the features of each stage.
         out_channels: those of the last stage.
+        dtype: dtype of the computation.
     """
 
     sees_clips = False
@@ -175,6 +203,7 @@ class ResNet(nnx.Module):
                 in_channels = channels * block.expansion
             setattr(self, f"layer{stage}", nnx.List(blocks))
             self.stage_channels += (in_channels,)
+        self.dtype = dtype
         self.num_stages = len(depths)
         self.out_channels = in_channels
 

@@ -98,9 +98,45 @@ TRN_PYTORCH = _under(
     (*_under(r"base_model\.", BNINCEPTION), (r"new_fc", r"head/fc"), *_CONSENSUS),
 )
 
+# ResNeXt and MobileOne of mmpretrain: inside recognizers of mmaction2 (where temporal shifts add a
+# component `net`) and with their own classifier.
+MMPRETRAIN = (
+    (r"backbone\.(conv1|bn1)", r"backbone/\1"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
+    (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
+    (
+        r"backbone\.stage0(?:\.net)?\.branch_scale\.(conv|norm)",
+        r"backbone/stage0/branch_scale/\1",
+    ),
+    (
+        r"backbone\.stage0(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
+        r"backbone/stage0/branch_conv_list/\1/\2",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_scale\.(conv|norm)",
+        r"backbone/stage\1/\2/branch_scale/\3",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
+        r"backbone/stage\1/\2/branch_conv_list/\3/\4",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.se\.conv(\d)\.conv",
+        r"backbone/stage\1/\2/se/conv\3",
+    ),
+    (r"backbone\.stage0(?:\.net)?\.branch_reparam", r"backbone/stage0/branch_reparam"),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_(norm|reparam)",
+        r"backbone/stage\1/\2/branch_\3",
+    ),
+    (r"cls_head\.fc_cls|head\.fc", r"head/fc"),
+)
+
+
 SOURCES = {
     "mmaction2": MMACTION2,
     "mmaction2_swin_old": MMACTION2_SWIN_OLD,
+    "mmpretrain": MMPRETRAIN,
     "trn_pytorch": TRN_PYTORCH,
     "bninception": BNINCEPTION,
     "torchvision_densenet": DENSENET,
@@ -113,10 +149,11 @@ _OTHER_LEAVES = {name: name for name in ("bias", "relative_position_bias_table")
 _OTHER_LEAVES |= {"weight": "kernel"}
 # PyTorch keeps the output channels first, we keep them last.
 _KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
-# Counters, what follows from the architecture, and `new_cls`, a copy of `fc_cls` that TPN's reference
-# makes for its first test and never updates.
+# Counters, what follows from the architecture, and `new_cls`, a copy of `fc_cls` that TPN's
+# reference makes for its first test and never updates.
 _IGNORED = re.compile(
     r".*\.(num_batches_tracked|relative_position_index|attn_mask)|data_preprocessor\..*"
+    r"|cls_head\.new_cls\..*"
 )
 # Kernels for pixels in BGR order; ours are in RGB order.
 _BGR = re.compile(r"(?:module\.)?(?:base_model\.)?conv1_7x7_s2\.weight")

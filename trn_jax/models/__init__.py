@@ -56,6 +56,8 @@ MODELS = {
     "tsn_bninception": dict(
         backbone="bninception", head="tsn", options=dict(dropout_rate=0.8, **_CAFFE_PIXELS)
     ),
+    "tsn_resnext101_32x4d": dict(backbone="resnext101_32x4d", head="tsn"),
+    "tsn_mobileone_s4": dict(backbone="mobileone_s4", head="tsn"),
     "trn_resnet10": dict(backbone="resnet10", head="trn_multiscale"),
     "trn_resnet18": dict(backbone="resnet18", head="trn_multiscale"),
     "trn_resnet50": dict(backbone="resnet50", head="trn_multiscale"),

@@ -1,0 +1,289 @@
+"""MobileOne (Vasu et al., "MobileOne: An Improved One Millisecond Mobile Backbone", 2023).
+
+A block is trained with parallel branches and deployed as the single convolution that equals their
+sum; `reparameterize` turns one form into the other. Attribute names are mmpretrain's.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from trn_jax.backbones.layers import BatchNorm, Conv, global_average_pool
+from trn_jax.errors import UserError
+
+
+class BiasedConv(Conv):
+    """A `Conv` that adds a bias, zero at first."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, **options):
+        super().__init__(in_channels, out_channels, kernel_size, **options)
+        self.bias = nnx.Param(jnp.zeros((out_channels,), self.kernel.dtype))
+
+    def __call__(self, x):
+        """Convolve `x` `[batch, height, width, in_channels]`."""
+        return super().__call__(x) + self.bias[...].astype(self.dtype)
+
+
+class ConvNorm(nnx.Module):
+    """A convolution and its batch norm."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, *, dtype, rngs, **geometry):
+        self.conv = Conv(in_channels, out_channels, kernel_size, dtype=dtype, rngs=rngs, **geometry)
+        self.norm = BatchNorm(out_channels, dtype=dtype)
+
+    def __call__(self, x, **statistics):
+        """Map `[batch, height, width, in_channels]` to `[batch, height', width', out_channels]`."""
+        return self.norm(self.conv(x), **statistics)
+
+    def fused(self, size):
+        """The kernel, with zeros around it up to `size` pixels, and the bias of one convolution."""
+        kernel = self.conv.kernel[...]
+        border = (size - kernel.shape[0]) // 2
+        kernel = jnp.pad(kernel, ((border, border), (border, border), (0, 0), (0, 0)))
+        return _fold(kernel, self.norm)
+
+
+class SqueezeExcite(nnx.Module):
+    """Scale each channel by a number in 0..1 that depends on the means of all channels.
+
+    Hu et al., "Squeeze-and-Excitation Networks", 2018. The hidden layer has a sixteenth of the
+    channels, rounded to a multiple of 8.
+    """
+
+    def __init__(self, channels, *, dtype, rngs):
+        hidden = max(8, (channels // 16 + 4) // 8 * 8)
+        self.conv1 = BiasedConv(channels, hidden, 1, dtype=dtype, rngs=rngs)
+        self.conv2 = BiasedConv(hidden, channels, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        """Scale the channels of `x` `[batch, height, width, channels]`."""
+        means = global_average_pool(x)[:, None, None]  # [batch, 1, 1, channels]
+        hidden = jax.nn.relu(self.conv1(means))
+        return x * jax.nn.sigmoid(self.conv2(hidden))
+
+
+class MobileOneBlock(nnx.Module):
+    """Sum of a convolution, a 1x1 convolution and the input, each normalised by itself.
+
+    The 1x1 convolution exists beside larger kernels only, the input only where the shape stays.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: of the convolution; odd, padded to keep the size.
+        stride: step between outputs, in pixels.
+        groups: groups of both convolutions.
+        num_convs: how many convolutions of `kernel_size` stand side by side.
+        squeeze_excite: scale the channels of the sum.
+        temporal_op: see `MobileOne`.
+        deploy: build the single convolution instead of the branches.
+        dtype: dtype of the computation.
+        rngs: source of the `params` key.
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        *,
+        stride=1,
+        groups=1,
+        num_convs=1,
+        squeeze_excite=False,
+        temporal_op=None,
+        deploy=False,
+        dtype=jnp.float32,
+        rngs,
+    ):
+        self.temporal_op = temporal_op(in_channels) if temporal_op else None
+        self.se = SqueezeExcite(out_channels, dtype=dtype, rngs=rngs) if squeeze_excite else None
+        self.branch_norm = nnx.data(
+            None
+        )  # `data`, because `fuse` puts other things in their places
+        self.branch_scale = nnx.data(None)
+        self.branch_reparam = nnx.data(None)
+        self.branch_conv_list: nnx.List = nnx.List([])
+        padding = kernel_size // 2
+        layer = dict(stride=stride, groups=groups, dtype=dtype, rngs=rngs)
+        if deploy:
+            self.branch_reparam = BiasedConv(
+                in_channels, out_channels, kernel_size, padding=padding, **layer
+            )
+            return
+        if in_channels == out_channels and stride == 1:
+            self.branch_norm = BatchNorm(in_channels, dtype=dtype)
+        if kernel_size > 1:
+            self.branch_scale = ConvNorm(in_channels, out_channels, 1, **layer)
+        for _ in range(num_convs):
+            self.branch_conv_list.append(
+                ConvNorm(in_channels, out_channels, kernel_size, padding=padding, **layer)
+            )
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height', width', out_channels]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        if self.temporal_op is not None:
+            x = self.temporal_op(x)
+        if self.branch_reparam is not None:
+            y = self.branch_reparam(x)
+        else:
+            branches = [self.branch_norm, self.branch_scale, *self.branch_conv_list]
+            y = sum(branch(x, **statistics) for branch in branches if branch is not None)
+        if self.se is not None:
+            y = self.se(y)
+        return jax.nn.relu(y)
+
+    def fuse(self):
+        """Replace the branches by the convolution that equals their sum in evaluation."""
+        conv = self.branch_conv_list[0].conv
+        size, _, per_group, channels = conv.kernel.shape
+        branches = [branch.fused(size) for branch in self.branch_conv_list]
+        if self.branch_scale is not None:
+            branches.append(self.branch_scale.fused(size))
+        if self.branch_norm is not None:
+            # The identity as a convolution: channel i of the output is channel i modulo the size
+            # of a group within its group.
+            identity = jnp.tile(jnp.eye(per_group, dtype=conv.kernel.dtype), (1, conv.groups))
+            border = (size // 2, size // 2)
+            kernel = jnp.pad(identity[None, None], (border, border, (0, 0), (0, 0)))
+            branches.append(_fold(kernel, self.branch_norm))
+        kernels, biases = zip(*branches, strict=True)
+        geometry = dict(stride=conv.stride, padding=conv.padding, groups=conv.groups)
+        self.branch_reparam = nnx.eval_shape(
+            lambda: BiasedConv(
+                per_group * conv.groups,
+                channels,
+                size,
+                dtype=conv.dtype,
+                rngs=nnx.Rngs(0),
+                **geometry,
+            )
+        )
+        self.branch_reparam.kernel.set_value(sum(kernels))
+        self.branch_reparam.bias.set_value(sum(biases))
+        self.branch_norm = self.branch_scale = None
+        self.branch_conv_list = nnx.List([])
+
+
+def _fold(kernel, norm):
+    """Kernel and bias of one convolution that does what `kernel` and then `norm` do."""
+    scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
+    return kernel * scale, norm.bias[...] - norm.mean[...] * scale
+
+
+class MobileOne(nnx.Module):
+    """MobileOne without its classifier.
+
+    Every stage repeats a depthwise 3x3 block and a pointwise block, which changes the channels.
+
+    Args:
+        depths: number of such pairs in each stage.
+        widths: channels of each stage.
+        stem_width: channels of the stem.
+        num_se_blocks: how many pairs at the end of each stage squeeze and excite.
+        num_convs: how many convolutions of the same size stand side by side in each block.
+        temporal_op: a function of a number of channels that returns a map of
+            `[frames, height, width, channels]` onto itself. It is applied to the whole input of
+            every block but the stem: there is no shortcut around a block.
+        deploy: build the form that `reparameterize` makes.
+        dtype: dtype of the computation.
+        rngs: source of the `params` key.
+
+    Attributes:
+        stage_channels: channels of the features of each stage.
+        out_channels: those of the last stage.
+        dtype: dtype of the computation.
+    """
+
+    sees_clips = False
+
+    def __init__(
+        self,
+        depths,
+        widths,
+        *,
+        stem_width=64,
+        num_se_blocks=(0, 0, 0, 0),
+        num_convs=1,
+        temporal_op=None,
+        deploy=False,
+        dtype=jnp.float32,
+        rngs,
+    ):
+        block = partial(MobileOneBlock, deploy=deploy, dtype=dtype, rngs=rngs)
+        self.stage0 = block(3, stem_width, 3, stride=2)
+        channels = stem_width
+        shape = zip(depths, widths, num_se_blocks, strict=True)
+        for stage, (depth, width, num_se) in enumerate(shape, start=1):
+            blocks = []
+            for index in range(depth):
+                options = dict(
+                    num_convs=num_convs,
+                    squeeze_excite=index >= depth - num_se,
+                    temporal_op=temporal_op,
+                )
+                stride = 2 if index == 0 else 1
+                blocks.append(
+                    block(channels, channels, 3, stride=stride, groups=channels, **options)
+                )
+                blocks.append(block(channels, width, 1, **options))
+                channels = width
+            setattr(self, f"stage{stage}", nnx.List(blocks))
+        self.stage_channels = tuple(widths)
+        self.out_channels = channels
+        self.dtype = dtype
+
+    def __call__(self, frames, *, train=False, num_groups=1):
+        """Compute the features of all stages.
+
+        Args:
+            frames: normalised frames, `[frames, height, width, 3]`.
+            train: normalise with batch statistics and update the running ones.
+            num_groups: number of groups for the batch statistics, see `BatchNorm`.
+
+        Returns:
+            A list with one array `[frames, height / 2**(i + 1), width / 2**(i + 1), channels]` for
+            each stage i = 1, 2, ...
+        """
+        statistics = dict(train=train, num_groups=num_groups)
+        x = self.stem(frames, **statistics)
+        features = []
+        for stage in range(1, len(self.stage_channels) + 1):
+            for block in getattr(self, f"stage{stage}"):
+                x = block(x, **statistics)
+            features.append(x)
+        return features
+
+    def stem(self, frames, **statistics):
+        """Map `[frames, height, width, 3]` to `[frames, height / 2, width / 2, stem_width]`."""
+        return self.stage0(frames, **statistics)
+
+
+def reparameterize(model):
+    """Fuse the branches of every MobileOne block: the same scores in evaluation, for less work.
+
+    Args:
+        model: a `MobileOne`, or a model that holds one, such as a `Recognizer`.
+
+    Returns:
+        A copy of `model` in deploy form, as `deploy=True` builds it; `model` stays as it is.
+
+    Raises:
+        UserError: `model` has no block in train form.
+    """
+    model = nnx.clone(model)
+    blocks = [module for _, module in nnx.iter_modules(model) if isinstance(module, MobileOneBlock)]
+    blocks = [block for block in blocks if block.branch_reparam is None]
+    if not blocks:
+        raise UserError(
+            f"{type(model).__name__} has no MobileOne block in train form: there is nothing to "
+            "reparameterise (models built with deploy=True are in deploy form already)"
+        )
+    for block in blocks:
+        block.fuse()
+    return model
