@@ -29,6 +29,8 @@ LAYERS = (
     ("trn_jax.backbones",),
     ("trn_jax.models.*",),
     ("trn_jax.models",),
+    ("trn_jax.convert.unpickle", "trn_jax.convert.npz", "trn_jax.convert.safetensors"),
+    ("trn_jax.convert.torch_objects", "trn_jax.convert.layout", "trn_jax.convert.diagnosis"),
     ("trn_jax.optim", "trn_jax.checkpoint", "trn_jax.convert.*"),
     ("trn_jax.convert",),
     ("trn_jax.recipe",),
