@@ -92,7 +92,7 @@ class Pickler(pickle._Pickler):
     def save_name(self, name):
         self.write("c{}\n{}\n".format(*name.name.rsplit(".", 1)).encode())
 
-    dispatch = pickle._Pickler.dispatch | {Name: save_name}  # noqa: RUF012
+    dispatch = pickle._Pickler.dispatch | {Name: save_name}
 
     def persistent_id(self, value):
         if not isinstance(value, Storage):
