@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
+from flax import nnx
+
 # What gives a network away: patterns of names of tensors.
 _METHODS = (
     (r"necks?\..*", "TPN"),
@@ -121,6 +123,22 @@ class Problems:
             yield "backbone_only=True leaves the neck and the head of the model as they are."
 
 
+def compare_shifts(model, source, names):
+    """What the network of a file does to frames that `model` does not, or the reverse, or `None`.
+
+    TSM has no parameters of its own, so weights of TSM and of TSN fit each other's models.
+    """
+    nodes = (node for _, node in nnx.iter_graph(model))
+    shifts = any(getattr(node, "temporal_op", None) is not None for node in nodes)
+    if _any(r".*\.net2?\..*", names):
+        return None if shifts else "shifts frames, the model does not"
+    if shifts and source == "tpn":
+        return "shifts what enters its shortcuts with strides as well, the model does not"
+    if shifts and source in ("mmaction2", "tsm", "tin"):
+        return "does not shift frames, the model does"
+    return None
+
+
 def describe(shapes):
     """What network tensors of these names and shapes, `{name: shape}`, seem to belong to."""
     methods = [method for pattern, method in _METHODS if _any(pattern, shapes)]
@@ -172,7 +190,7 @@ def _resnet(shapes):
     if not blocks:
         return None
     bottleneck = _any(r".*\blayer1\.0\.conv3\b.*", shapes)
-    kernel = next(
+    kernel: tuple[int, ...] = next(
         (s for name, s in shapes.items() if re.fullmatch(r".*layer1\.0\.conv2\b.*weight", name)), ()
     )
     grouped = len(kernel) > 3 and kernel[0] != kernel[1]

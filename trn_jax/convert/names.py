@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from trn_jax.convert.diagnosis import Problems
+from trn_jax.convert.diagnosis import Problems, compare_shifts
 from trn_jax.convert.layout import fitted
 from trn_jax.errors import UserError
 
@@ -144,7 +144,6 @@ _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "runn
 _OTHER_LEAVES = {"weight": "kernel"}
 # What does not belong to a backbone, whether or not a table knows it.
 _HEAD = re.compile(r"(cls_head|necks?|head|fc|classifier|new_fc|consensus|base_model\.fc)\..*")
-_SHIFTED = re.compile(r".*\.net2?\..*")
 
 
 def variables(model):
@@ -196,7 +195,8 @@ def load_state_dict(
     if reset_head:
         kept |= {path for path in targets if _is_classifier(path, targets)}
 
-    values, problems = {}, Problems()
+    values: dict[str, tuple] = {}
+    problems = Problems()
     for name, path in paths.items():
         if path == "" or path in kept or (backbone_only and _HEAD.fullmatch(plain[name])):
             continue
@@ -212,7 +212,7 @@ def load_state_dict(
         values[path] = name, value
     problems.missing = [path for path in targets if path not in values and path not in kept]
     if not (backbone_only or reset_temporal_op):
-        problems.shift = _compare_shifts(model, source, plain.values())
+        problems.shift = compare_shifts(model, source, plain.values())
     if problems.count():
         shapes = {plain[name]: np.shape(tensor) for name, tensor in state_dict.items()}
         ours = {path: leaf.shape for path, leaf in targets.items()}
@@ -267,16 +267,3 @@ def _is_classifier(path, targets):
     # In a TRN the first layer of the head embeds frames.
     head = r"head/relations/\d+/output" if "head/relations/0/output/bias" in targets else r"head/fc"
     return re.fullmatch(rf"({head}|neck/.*\bfc)/(kernel|bias)", path) is not None
-
-
-def _compare_shifts(model, source, names):
-    """The parameters of TSM are those of TSN, but what they compute is not."""
-    nodes = (node for _, node in nnx.iter_graph(model))
-    shifts = any(getattr(node, "temporal_op", None) is not None for node in nodes)
-    if any(_SHIFTED.fullmatch(name) for name in names):
-        return None if shifts else "shifts frames, the model does not"
-    if shifts and source == "tpn":
-        return "shifts what enters its shortcuts with strides as well, the model does not"
-    if shifts and source in ("mmaction2", "tsm", "tin"):
-        return "does not shift frames, the model does"
-    return None

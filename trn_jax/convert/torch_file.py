@@ -78,13 +78,16 @@ def _read(file, size):
 def _read_zip(file, size):
     try:
         with zipfile.ZipFile(file) as archive:
+            # Members may overlap, to become more than the archive.
+            if sum(info.compress_size for info in archive.infolist()) > size:
+                raise UserError("the archive tells of more than it has; it is cut off or damaged")
             names = archive.namelist()
             if names and all(name.endswith(".npy") for name in names):
                 return read_npz(archive)
             folders = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
             if len(folders) != 1:
                 raise UserError("this is a zip archive, but not one of PyTorch or NumPy")
-            return _Zip(archive, folders[0], size).read()
+            return _Zip(archive, folders[0]).read()
     except UserError:
         raise
     except _BROKEN_ZIP as error:
@@ -97,10 +100,9 @@ def _read_zip(file, size):
 class _Zip:
     """The format of version 1.6 and later: a pickle and one file per storage, not compressed."""
 
-    def __init__(self, archive, folder, size):
+    def __init__(self, archive, folder):
         self.archive = archive
         self.folder = folder
-        self.left = size  # files in an archive may overlap, to become more than the archive
 
     def read(self):
         if f"{self.folder}byteorder" in self.archive.namelist():
@@ -126,9 +128,6 @@ class _Zip:
             raise UserError(f"the archive lacks {name}; it is damaged") from None
         if info.compress_type != zipfile.ZIP_STORED:
             raise UserError(f"{name} is compressed, which PyTorch does not do; pack it unpacked")
-        self.left -= max(info.file_size, info.compress_size)
-        if self.left < 0:
-            raise UserError("the archive holds more than its own size; it is damaged")
         return self.archive.read(info)
 
 

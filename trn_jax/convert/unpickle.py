@@ -124,27 +124,36 @@ class _Machine:
 
     def collect(self, name, argument):
         """Instructions that make and fill containers."""
-        pop = self.stack.pop
-        if name in ("EMPTY_LIST", "EMPTY_TUPLE", "EMPTY_DICT", "EMPTY_SET"):
-            empty = {"LIST": [], "TUPLE": (), "DICT": {}, "SET": Inert("builtins.set")}
-            self.stack.append(empty[name.removeprefix("EMPTY_")])
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            values = [pop() for _ in range(int(name[-1]))]
-            self.stack.append(tuple(reversed(values)))
-        elif name in ("LIST", "TUPLE", "DICT", "FROZENSET"):
-            values = self.above_mark()
-            made = {"LIST": list, "TUPLE": tuple, "DICT": _dict}.get(name)
-            self.stack.append(made(values) if made else Inert("builtins.frozenset", tuple(values)))
-        elif name in ("APPEND", "APPENDS", "ADDITEMS"):
-            values = [pop()] if name == "APPEND" else self.above_mark()
-            if isinstance(self.stack[-1], list):
-                self.stack[-1].extend(values)
-        elif name in ("SETITEM", "SETITEMS"):
-            values = [pop(), pop()][::-1] if name == "SETITEM" else self.above_mark()
-            target = self.stack[-1]
-            (target.items if isinstance(target, Inert) else target).update(_dict(values))
-        else:
-            self.refer(name, argument)
+        push, pop = self.push, self.stack.pop
+        match name:
+            case "EMPTY_LIST":
+                push([])
+            case "EMPTY_TUPLE":
+                push(())
+            case "EMPTY_DICT":
+                push({})
+            case "EMPTY_SET":
+                push(Inert("builtins.set"))
+            case "LIST":
+                push(self.above_mark())
+            case "TUPLE":
+                push(tuple(self.above_mark()))
+            case "DICT":
+                push(_dict(self.above_mark()))
+            case "FROZENSET":
+                push(Inert("builtins.frozenset", tuple(self.above_mark())))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                push(tuple([pop() for _ in range(int(name[-1]))][::-1]))
+            case "APPEND" | "APPENDS" | "ADDITEMS":
+                values = [pop()] if name == "APPEND" else self.above_mark()
+                if isinstance(self.stack[-1], list):
+                    self.stack[-1].extend(values)
+            case "SETITEM" | "SETITEMS":
+                values = [pop(), pop()][::-1] if name == "SETITEM" else self.above_mark()
+                target = self.stack[-1]
+                (target.items if isinstance(target, Inert) else target).update(_dict(values))
+            case _:
+                self.refer(name, argument)
 
     def refer(self, name, argument):
         """Instructions that would import, call and fill objects."""
@@ -183,7 +192,11 @@ class _Machine:
         value = self.call(function.name, args)
         return Inert(function.name, args) if value is None else value
 
+    def push(self, value):
+        self.stack.append(value)
+
     def above_mark(self):
+        """Take everything above the last mark."""
         values, self.stack = self.stack, self.marked.pop()
         return values
 
