@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax import convert, create_model
-from trn_jax.convert.names import variables
+from trn_jax import convert, create_model, models
+from trn_jax.convert.diagnosis import describe
+from trn_jax.convert.names import SOURCES, variables
 from trn_jax.errors import UserError
 
 HEADS = ("tsn", "trn", "trn_multiscale")
@@ -125,14 +126,17 @@ def test_all_problems_are_reported_at_once_and_nothing_is_loaded():
     broken["fc.weight"] = np.zeros((2, 3))
     with pytest.raises(UserError) as caught:
         convert.load_state_dict(model, broken)
-    first, *problems = str(caught.value).splitlines()
-    assert first == "the mmaction2 weights do not fit the model, 5 problems:"
-    assert sorted(line.strip() for line in problems) == [
-        "cls_head.fc_cls.weight has shape (256, 128), head/fc/kernel needs (128, 256)",
-        "missing backbone/layer3/1/bn2/var",
-        "unexpected backbone.conv1.conv.bias (4,)",
-        "unexpected backbone.layer5.0.conv1.conv.weight (1, 2, 3, 4)",
-        "unexpected fc.weight (2, 3)",
+    assert str(caught.value).splitlines() == [
+        "the mmaction2 weights do not fit the model, 5 problems:",
+        "  1 missing:",
+        "    backbone/layer3/1/bn2: var",
+        "  3 unexpected:",
+        "    backbone.layer5.0.conv1.conv: weight (1, 2, 3, 4)",
+        "    backbone.conv1.conv: bias (4,)",
+        "    fc: weight (2, 3)",
+        "  1 mis-shaped:",
+        "    cls_head.fc_cls.weight has shape (256, 128), head/fc/kernel needs (128, 256)",
+        "The weights look like multi-scale TRN on ResNet-50 with 5 classes for 4 segments.",
     ]
     for path, leaf in variables(model).items():
         np.testing.assert_array_equal(np.asarray(leaf[...]), ours[path], err_msg=path)
@@ -140,10 +144,429 @@ def test_all_problems_are_reported_at_once_and_nothing_is_loaded():
 
 def test_weights_of_another_head_do_not_fit():
     _, theirs = weights_of(abstract("trn_multiscale"))
-    with pytest.raises(UserError, match=r"unexpected cls_head\.consensus\.fc_fusion_scales"):
+    with pytest.raises(UserError, match=r"12 unexpected:\n    cls_head\.consensus\.fc_fusion_"):
         convert.load_state_dict(abstract("tsn"), theirs)
 
 
 def test_unknown_sources_are_refused():
     with pytest.raises(UserError, match=r"unknown source 'caffe' .*auto, mmaction2"):
         convert.load_state_dict(abstract(), {}, source="caffe")
+
+
+# Other sources, written down independently of the tables under test: our path -> their name.
+
+RESNET = (
+    (r"backbone/(conv1|bn1)", r"\1"),
+    (r"backbone/(layer\d)/(\d+)/(conv\d|bn\d)", r"\1.\2.\3"),
+    (r"backbone/(layer\d)/(\d+)/downsample/(\d)", r"\1.\2.downsample.\3"),
+)
+TRN_PYTORCH = (
+    *((ours, f"module.base_model.{theirs}") for ours, theirs in RESNET),
+    (r"head/fc", "module.new_fc"),
+    (r"head/relations/(\d+)/hidden", r"module.consensus.fc_fusion_scales.\1.1"),
+    (r"head/relations/(\d+)/output", r"module.consensus.fc_fusion_scales.\1.3"),
+)
+ORIGINAL_TSM = (
+    (r"backbone/(layer\d)/(\d+)/conv1", r"module.base_model.\1.\2.conv1.net"),
+    *TRN_PYTORCH[:4],
+)
+NETS = r"backbone/(layer\d)/(\d+)/temporal_op/"
+ORIGINAL_TIN = (
+    (NETS + "offset_conv", r"module.base_model.\1.\2.conv1.net1.biasnet.net.conv"),
+    (NETS + "offset_fc1", r"module.base_model.\1.\2.conv1.net1.biasnet.net.fc"),
+    (NETS + "offset_fc2", r"module.base_model.\1.\2.conv1.net1.biasnet.net.lastlayer"),
+    (NETS + "weight_conv", r"module.base_model.\1.\2.conv1.net1.weightnet.net.lastlayer"),
+    (r"backbone/(layer\d)/(\d+)/conv1", r"module.base_model.\1.\2.conv1.net2"),
+    *TRN_PYTORCH[:4],
+)
+SHIFTED = ((r"backbone/(layer\d)/(\d+)/conv1", r"backbone.\1.\2.conv1.conv.net"), *LAYERS)
+INTERLACED = (
+    (NETS + r"(offset|weight)_(\w+)", r"backbone.\1.\2.conv1.conv.net1.\3_net.\4"),
+    (r"backbone/(layer\d)/(\d+)/conv1", r"backbone.\1.\2.conv1.conv.net2"),
+    *LAYERS,
+)
+
+
+class Layer(nnx.Module):
+    def __init__(self, *shape):
+        self.kernel = nnx.Param(jnp.zeros(shape))
+        self.bias = nnx.Param(jnp.zeros(shape[-1:]))
+
+
+class Interlace(nnx.Module):
+    """The parameters of TIN, in the layers that tables count on."""
+
+    def __init__(self, channels, *, num_segments):
+        channels //= 4
+        self.offset_conv = Layer(3, channels, 1)
+        self.offset_fc1 = Layer(num_segments, num_segments)
+        self.offset_fc2 = Layer(num_segments, 2)
+        self.weight_conv = Layer(3, channels, 2)
+
+
+class Shift(nnx.Module):
+    def __init__(self, channels):
+        self.channels = channels
+
+
+@pytest.fixture
+def build(monkeypatch):
+    """Builds models full of sevens, whose temporal ops have parameters, but compute nothing."""
+    monkeypatch.setitem(models.TEMPORAL_OPS, "a_shift", Shift)
+    monkeypatch.setitem(models.TEMPORAL_OPS, "an_interlace", Interlace)
+
+    def create(temporal_op=None, *, num_classes=5, num_segments=4, head="tsn", backbone="resnet10"):
+        options = dict(width=4, backbone=backbone, head=head, temporal_op=temporal_op)
+        options |= dict(num_classes=num_classes, num_segments=num_segments)
+        model = nnx.eval_shape(lambda: create_model("tsn_resnet10", **options))
+        for leaf in variables(model).values():
+            leaf.set_value(jnp.asarray(np.full(leaf.shape, 7, np.float32)))
+        return model
+
+    return create
+
+
+def state_of(model, layers, *, seed=0):
+    """Random numbers for every variable, and the state dict that should give them."""
+    rng = np.random.default_rng(seed)
+    ours, theirs = {}, {}
+    for path, leaf in variables(model).items():
+        ours[path] = rng.normal(size=leaf.shape).astype(np.float32)
+        layer, _, name = path.rpartition("/")
+        pattern, foreign = next(pair for pair in layers if re.fullmatch(pair[0], layer))
+        foreign = re.fullmatch(pattern, layer).expand(foreign)
+        value = ours[path]
+        if name == "kernel":
+            value = np.moveaxis(value, (-1, -2), (0, 1))
+        theirs[f"{foreign}.{LEAVES[name]}"] = value
+    assert len(theirs) == len(ours)
+    return ours, theirs
+
+
+def check(model, expected, *, but=()):
+    """The model has the expected values, and its own at the paths that match one of `but`."""
+    for path, leaf in variables(model).items():
+        kept = any(re.search(part, path) for part in but)
+        np.testing.assert_array_equal(leaf[...], 7 if kept else expected[path], err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("source", "layers", "temporal_op", "head"),
+    [
+        ("mmaction2", SHIFTED, "a_shift", "tsn"),
+        ("mmaction2", INTERLACED, "an_interlace", "tsn"),
+        ("tsm", ORIGINAL_TSM, "a_shift", "tsn"),
+        ("tin", ORIGINAL_TIN, "an_interlace", "tsn"),
+        ("trn", TRN_PYTORCH, None, "trn_multiscale"),
+    ],
+)
+@pytest.mark.parametrize("backbone", ["resnet10", "resnet50"])
+def test_every_source_is_recognised_and_complete(
+    build, source, layers, temporal_op, head, backbone
+):
+    expected, theirs = state_of(build(temporal_op, head=head, backbone=backbone), layers)
+    for chosen in ("auto", source):
+        model = build(temporal_op, head=head, backbone=backbone)
+        report = convert.load_state_dict(model, theirs, chosen)
+        check(model, expected)
+        assert len(report) == len(expected) == len(theirs)
+        assert [name for name, _, _ in report] == list(theirs)
+        assert {path: shape for _, path, shape in report} == {
+            path: value.shape for path, value in expected.items()
+        }
+
+
+def test_wrapped_blocks_are_unwrapped(build):
+    expected, theirs = state_of(build("a_shift"), SHIFTED)
+    for wrapper in ("net", "block"):
+        wrapped = {
+            re.sub(r"(layer\d\.\d)\.", rf"\1.{wrapper}.", name): value
+            for name, value in theirs.items()
+        }
+        model = build("a_shift")
+        convert.load_state_dict(model, wrapped)
+        check(model, expected)
+
+
+def test_torchvision_gives_a_backbone(build):
+    expected, theirs = state_of(build(), (*RESNET, (r"head/fc", "fc")))
+    theirs["fc.weight"], theirs["fc.bias"] = np.ones((1000, 32)), np.ones(1000)
+    model = build()
+    report = convert.load_state_dict(model, theirs, backbone_only=True)
+    check(model, expected, but=["head/"])
+    assert len(report) == len(theirs) - 2
+    with pytest.raises(UserError) as caught:
+        convert.load_state_dict(build(), theirs)
+    assert str(caught.value).splitlines() == [
+        "the torchvision weights do not fit the model, 2 problems:",
+        "  2 missing:",
+        "    head/fc: bias, kernel",
+        "The weights look like TSN or an image classifier on ResNet-10 with 1000 classes.",
+        "backbone_only=True leaves the neck and the head of the model as they are.",
+    ]
+
+
+def test_backbone_only_ignores_the_head_of_the_file_whatever_it_is(build):
+    expected, theirs = state_of(build(head="tsn"), LAYERS)
+    theirs |= {"cls_head.consensus.classifier.1.weight": np.ones((1, 2))}
+    theirs |= {"neck.unknown.weight": np.ones(3), "cls_head.other": np.ones(3)}
+    model = build(num_classes=7)
+    convert.load_state_dict(model, theirs, backbone_only=True)
+    check(model, expected, but=["head/"])
+    with pytest.raises(UserError, match=r"1 unexpected:\n    backbone\.extra: weight"):
+        convert.load_state_dict(
+            model, theirs | {"backbone.extra.weight": np.ones(1)}, backbone_only=True
+        )
+
+
+def test_an_imagenet_backbone_starts_any_temporal_op(build):
+    expected, theirs = state_of(build(), (*RESNET, (r"head/fc", "fc")))
+    for temporal_op in ("a_shift", "an_interlace"):
+        model = build(temporal_op)
+        convert.load_state_dict(model, theirs, backbone_only=True)
+        check(model, expected, but=["head/", "/temporal_op/"])
+
+
+def test_another_number_of_classes_is_an_error_unless_the_head_is_reset(build):
+    expected, theirs = state_of(build(num_classes=9), LAYERS)
+    model = build(num_classes=5)
+    with pytest.raises(UserError) as caught:
+        convert.load_state_dict(model, theirs)
+    first, *_, advice = str(caught.value).splitlines()
+    assert first == "the mmaction2 weights do not fit the model, 2 problems:"
+    assert advice == (
+        "They tell 9 classes apart, the model 5: create the model with num_classes=9, or keep its "
+        "own, fresh classifier with reset_head=True."
+    )
+    convert.load_state_dict(model, theirs, reset_head=True)
+    check(model, expected, but=["head/"])
+
+
+def test_resetting_the_head_of_a_trn_keeps_its_embedding(build):
+    layers = LAYERS + RELATIONS["trn_multiscale"]
+    expected, theirs = state_of(build(head="trn_multiscale", num_classes=9), layers)
+    model = build(head="trn_multiscale")
+    with pytest.raises(UserError, match="tell 9 classes apart, the model 5"):
+        convert.load_state_dict(model, theirs)
+    convert.load_state_dict(model, theirs, reset_head=True)
+    check(model, expected, but=["/output/"])
+
+
+def test_a_head_is_reset_even_when_the_classes_are_as_many(build):
+    expected, theirs = state_of(build(), LAYERS)
+    model = build()
+    report = convert.load_state_dict(model, theirs, reset_head=True)
+    check(model, expected, but=["head/fc"])
+    assert not any(path.startswith("head/") for _, path, _ in report)
+
+
+@pytest.mark.parametrize("head", ["trn", "trn_multiscale"])
+def test_a_trn_of_other_segments_is_explained(build, head):
+    _, theirs = state_of(build(head=head, num_segments=6), LAYERS + RELATIONS[head])
+    message = "trained on 6 segments, the model has 4.* cannot be cut .*num_segments=6"
+    with pytest.raises(UserError, match=message):
+        convert.load_state_dict(build(head=head), theirs)
+
+
+def test_a_tin_of_other_segments_is_explained(build):
+    expected, theirs = state_of(build("an_interlace", num_segments=6), INTERLACED)
+    model = build("an_interlace")
+    with pytest.raises(UserError, match="trained on 6 segments, the model has 4"):
+        convert.load_state_dict(model, theirs)
+    convert.load_state_dict(model, theirs, reset_temporal_op=True)
+    check(model, expected, but=["/temporal_op/"])
+
+
+def test_tsm_starts_tin(build):
+    expected, theirs = state_of(build("a_shift"), SHIFTED)
+    model = build("an_interlace")
+    with pytest.raises(UserError, match=r"look like TSM on ResNet-10(?s:.*)reset_temporal_op=True"):
+        convert.load_state_dict(model, theirs)
+    report = convert.load_state_dict(model, theirs, reset_temporal_op=True)
+    check(model, expected, but=["/temporal_op/"])
+    assert ("backbone.layer1.0.conv1.conv.net.weight", "backbone/layer1/0/conv1/kernel") in {
+        (name, path) for name, path, _ in report
+    }
+
+
+def test_weights_with_shifts_do_not_pass_for_weights_without(build):
+    shifted, plain = state_of(build("a_shift"), SHIFTED)[1], state_of(build(), LAYERS)[1]
+    message = "1 problem:\n  the network of the file shifts frames, the model does not\n.* TSM on"
+    with pytest.raises(UserError, match=message):
+        convert.load_state_dict(build(), shifted)
+    with pytest.raises(UserError, match="of the file does not shift frames, the model does\n"):
+        convert.load_state_dict(build("a_shift"), plain)
+    convert.load_state_dict(build(), shifted, backbone_only=True)
+    convert.load_state_dict(build("a_shift"), plain, reset_temporal_op=True)
+
+
+def test_what_stays_needs_values(build):
+    _, theirs = state_of(build(), LAYERS)
+    with pytest.raises(UserError, match=r"2 variables .* head/fc/bias.* without nnx\.eval_shape"):
+        convert.load_state_dict(nnx.eval_shape(build), theirs, reset_head=True)
+
+
+def test_tensors_given_twice_are_refused(build):
+    _, theirs = state_of(build("a_shift"), SHIFTED)
+    theirs["backbone.layer1.0.conv1.conv.weight"] = theirs[
+        "backbone.layer1.0.conv1.conv.net.weight"
+    ]
+    with pytest.raises(UserError, match=r"1 given twice:\n    backbone/layer1/0/conv1/kernel: "):
+        convert.load_state_dict(build("a_shift"), theirs)
+
+
+def test_names_of_nobody_are_refused(build):
+    with pytest.raises(UserError, match=r"names its weights like 'encoder\.0\.weight'; known"):
+        convert.load_state_dict(build(), {"encoder.0.weight": np.ones(3)})
+
+
+@pytest.mark.parametrize(
+    ("state", "seen"),
+    [
+        ({"neck.x.weight": (1,), "backbone.layer3.5.conv1.conv.net.weight": (1,)}, "TPN + TSM"),
+        ({"a.net1.offset_net.fc1.bias": (8,), "a.net2.weight": (1,)}, "TIN for 8 segments"),
+        ({"base_model.inception_3a_1x1.weight": (1,), "new_fc.bias": (9,)}, "on BNInception"),
+        ({"layer1.0.conv3.weight": (1,), "layer3.22.bn1.bias": (1,)}, "on ResNet-101"),
+        (
+            {
+                "backbone.layer1.0.conv2.weight": (128, 4, 3, 3),
+                "backbone.layer1.0.conv3.weight": (256, 128, 1, 1),
+                "backbone.layer3.22.bn1.bias": (1,),
+            },
+            "on ResNeXt-101",
+        ),
+        (
+            {
+                "backbone.layer1.0.conv2.conv.weight": (64, 64, 1, 3, 3),
+                "backbone.layer1.0.conv3.conv.weight": (256, 64, 1, 1, 1),
+                "backbone.layer3.5.conv1.conv.weight": (1, 1, 1, 1, 1),
+            },
+            "on 3-D ResNet-50",
+        ),
+        ({"backbone.stage1.0.branch_reparam.weight": (1,)}, "MobileOne (deployed)"),
+        ({"backbone.layers.0.blocks.0.attn.relative_position_bias_table": (1, 1)}, "Swin"),
+        ({"features.denseblock1.denselayer1.norm1.weight": (1,)}, "DenseNet"),
+    ],
+)
+def test_networks_are_told_by_their_names(state, seen):
+    assert seen in describe(state)
+
+
+# Layouts, on models that are nothing but their variables
+
+
+def bare(shapes):
+    """A model that has zeros of these shapes, `{path: shape}`."""
+    model = nnx.Dict()
+    for path, shape in shapes.items():
+        *parents, leaf = path.split("/")
+        node = model
+        for parent in parents:
+            if parent not in node:
+                node[parent] = nnx.Dict()
+            node = node[parent]
+        node[leaf] = nnx.Param(np.zeros(shape, np.float32))
+    return model
+
+
+def loaded(value, path, shape, name, source="torchvision"):
+    model = bare({path: shape})
+    convert.load_state_dict(model, {name: np.asarray(value)}, source)
+    return np.asarray(variables(model)[path][...])
+
+
+def test_kernels_have_their_channels_last():
+    rng = np.random.default_rng(0)
+    path, name = "backbone/conv1/kernel", "conv1.weight"
+    for spatial in ((), (3,), (3, 5), (2, 3, 5)):
+        theirs = rng.normal(size=(7, 4, *spatial)).astype(np.float32)
+        ours = loaded(theirs, path, (*spatial, 4, 7), name)
+        for index in np.ndindex(*theirs.shape):
+            output, channel, *place = index
+            assert ours[(*place, channel, output)] == theirs[index]
+
+
+def test_one_by_one_convolutions_are_matrices():
+    theirs = np.arange(6.0, dtype=np.float32).reshape(2, 3, 1, 1)
+    ours = loaded(theirs, "backbone/conv1/kernel", (3, 2), "conv1.weight")
+    np.testing.assert_array_equal(ours, theirs[:, :, 0, 0].T)
+    with pytest.raises(UserError, match=r"has shape \(1, 1, 3, 2\)"):
+        loaded(theirs, "backbone/conv1/kernel", (2, 3), "conv1.weight")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_2d_kernels_are_inflated(dtype):
+    theirs = np.random.default_rng(0).normal(size=(2, 4, 3, 3)).astype(dtype)
+    ours = loaded(theirs, "backbone/conv1/kernel", (3, 3, 3, 4, 2), "conv1.weight")
+    still = theirs.transpose(2, 3, 1, 0)
+    for frame in ours:
+        np.testing.assert_array_equal(frame, still.astype(np.float32) / 3)
+
+
+def test_a_matrix_is_what_the_model_says():
+    row = np.arange(4.0, dtype=np.float32)[None]
+    model = bare({"backbone/bn1/scale": (4,), "backbone/bn1/mean": (4,)})
+    convert.load_state_dict(model, {"bn1.weight": row, "bn1.running_mean": row}, "torchvision")
+    for leaf in variables(model).values():
+        np.testing.assert_array_equal(leaf[...], row[0])
+    table = np.arange(6.0, dtype=np.float32).reshape(3, 2)
+    np.testing.assert_array_equal(
+        loaded(table, "backbone/conv1/table", (3, 2), "conv1.table"), table
+    )
+
+
+TPN_LAYERS = {
+    "spatial_modulation.spatial_modulation.0.0.conv": "spatial_modulation/0/0/conv",
+    "spatial_modulation.spatial_modulation.0.0.bn": "spatial_modulation/0/0/bn",
+    "temporal_modulation_ops.1.conv": "temporal_modulation/1",
+    "downsampling_ops.0.conv": "downsamples/0",
+    "level_fusion_op2.ops.1.conv": "level_fusion_1/downsamples/1/conv",
+    "level_fusion_op2.ops.1.norm": "level_fusion_1/downsamples/1/bn",
+    "level_fusion_op2.fusion_conv.0": "level_fusion_1/fusion_conv/conv",
+    "level_fusion_op2.fusion_conv.1": "level_fusion_1/fusion_conv/bn",
+    "level_fusion_op.ops.0.conv": "level_fusion_2/downsamples/0/conv",
+    "level_fusion_op.ops.0.norm": "level_fusion_2/downsamples/0/bn",
+    "level_fusion_op.fusion_conv.0": "level_fusion_2/fusion_conv/conv",
+    "level_fusion_op.fusion_conv.1": "level_fusion_2/fusion_conv/bn",
+    "pyramid_fusion_op.0": "pyramid_fusion/conv",
+    "pyramid_fusion_op.1": "pyramid_fusion/bn",
+    "aux_head.convs.conv": "auxiliary/conv/conv",
+    "aux_head.convs.bn": "auxiliary/conv/bn",
+    "aux_head.fc": "auxiliary/fc",
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_original_tpn(prefix):
+    shapes = {"backbone/layer1/0/conv2/kernel": (1, 3, 3, 2, 2), "head/fc/bias": (5,)}
+    state = {"backbone.layer1.0.conv2.weight": np.ones((2, 2, 1, 3, 3))}
+    state |= {"cls_head.fc_cls.bias": np.ones(5), "cls_head.new_cls.bias": np.zeros(5)}
+    for number, (theirs, ours) in enumerate(TPN_LAYERS.items()):
+        leaf = "scale" if ours.endswith("bn") else "kernel"
+        shape = (4,) if leaf == "scale" else (3, 1, 1, 2, 4)
+        shapes[f"neck/{ours}/{leaf}"] = shape
+        state[f"necks.{theirs}.weight"] = np.full(shape[::-1][:2] + shape[:-2], number + 1.0)
+        if leaf == "scale":
+            state[f"necks.{theirs}.weight"] = np.full(shape, number + 1.0)
+    state = {prefix + name: value for name, value in state.items()}
+    model = bare(shapes)
+    assert len(convert.load_state_dict(model, state)) == len(shapes)
+    found = variables(model)
+    for number, ours in enumerate(TPN_LAYERS.values()):
+        leaf = "scale" if ours.endswith("bn") else "kernel"
+        assert np.all(found[f"neck/{ours}/{leaf}"][...] == number + 1), ours
+
+
+def test_a_classifier_made_for_testing_is_ignored(build):
+    expected, theirs = state_of(build(), LAYERS)
+    theirs["cls_head.new_cls.weight"] = np.zeros((5, 32, 1, 1, 1))
+    model = build()
+    convert.load_state_dict(model, theirs)
+    check(model, expected)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_tables_are_pairs_of_patterns(source):
+    for pattern, replacement in SOURCES[source]:
+        groups = re.compile(pattern).groups
+        assert all(int(number) <= groups for number in re.findall(r"\\(\d)", replacement))

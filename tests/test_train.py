@@ -8,6 +8,7 @@ import weights
 from flax import nnx
 
 from trn_jax import convert, create_model, optim, train
+from trn_jax.convert import sources
 from trn_jax.devices import make_mesh, split_batch
 
 SMALL = dict(num_classes=5, num_segments=3, width=4, dtype="float64")
@@ -101,7 +102,7 @@ def check_tensors(graph, state, expected):
     found = convert.names.variables(model)
     axes = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
     for name, numbers in expected.items():
-        path = convert.names._path(name, convert.names.MMACTION2, found)
+        path = convert.names._path(name, sources.MMACTION2, found)
         value = np.asarray(found[path][...])
         if path.endswith("/kernel"):
             value = value.transpose(axes[value.ndim])

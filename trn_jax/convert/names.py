@@ -1,162 +1,25 @@
-"""Names and layouts of foreign weights: one table per source.
-
-A table is a sequence of `(pattern, replacement)`; the first pattern that matches the whole foreign
-name gives the path of the layer in our model. The last part of the name (`weight`, `bias`,
-`running_mean`, ...) says which tensor of that layer it is.
-"""
+"""Foreign weights into our models, by the tables of `sources`."""
 
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from trn_jax.convert.diagnosis import Problems, compare_shifts
+from trn_jax.convert.layout import fitted
+from trn_jax.convert.sources import SOURCES
 from trn_jax.errors import UserError
 
-
-def _under(prefix, table):
-    """`table` for names that begin with `prefix`, a pattern."""
-    return tuple((prefix + pattern, replacement) for pattern, replacement in table)
-
-
-# Single-scale relations are our scale 0.
-_CONSENSUS = (
-    (r"consensus\.fc_fusion_scales\.(\d+)\.1", r"head/relations/\1/hidden"),
-    (r"consensus\.fc_fusion_scales\.(\d+)\.3", r"head/relations/\1/output"),
-    (r"consensus\.classifier\.1", r"head/relations/0/hidden"),
-    (r"consensus\.classifier\.3", r"head/relations/0/output"),
-)
-
-# Caffe's flat names.
-BNINCEPTION = (
-    (r"(conv\d)_(\w+)_bn", r"backbone/\1_\2/bn"),
-    (r"(conv\d)_(\w+)", r"backbone/\1_\2/conv"),
-    (r"inception_(\d\w)_(\w+)_bn", r"backbone/inception_\1/convs/\2/bn"),
-    (r"inception_(\d\w)_(\w+)", r"backbone/inception_\1/convs/\2/conv"),
-)
-
-# The published ImageNet files are older than the code and have a dot in `norm.1`.
-DENSENET = (
-    (r"features\.(conv0|norm0|norm5)", r"backbone/\1"),
-    (r"features\.(denseblock\d)\.(denselayer\d+)\.(norm|conv)\.?(\d)", r"backbone/\1/\2/\3\4"),
-    (r"features\.(transition\d)\.(norm|conv)", r"backbone/\1/\2"),
-)
-
-_SWIN = (
-    (r"patch_embed\.proj", r"backbone/patch_embed"),
-    (r"patch_embed\.norm", r"backbone/patch_norm"),
-    (r"layers\.(\d)\.blocks\.(\d+)\.(norm\d|attn)", r"backbone/layers/\1/\2/\3"),
-    (r"layers\.(\d)\.blocks\.(\d+)\.attn\.(qkv|proj)", r"backbone/layers/\1/\2/attn/\3"),
-    (r"layers\.(\d)\.blocks\.(\d+)\.mlp\.(fc\d)", r"backbone/layers/\1/\2/\3"),
-    (r"norm", r"backbone/norm"),
-)
-# Before timm 0.9, patches were merged at the end of a stage, since then at the start of the next.
-SWIN_OLD = (*_SWIN, (r"layers\.(\d)\.downsample\.(norm|reduction)", r"backbone/merges/\1/\2"))
-SWIN = _SWIN + tuple(
-    (rf"layers\.{stage + 1}\.downsample\.(norm|reduction)", rf"backbone/merges/{stage}/\1")
-    for stage in range(3)
-)
-
-# mmaction2 0.x and 1.x name plain recognizers alike.
-_MMACTION2 = (
-    (r"backbone\.conv1\.conv", r"backbone/conv1"),
-    (r"backbone\.conv1\.bn", r"backbone/bn1"),
-    (r"backbone\.layer(\d)\.(\d+)\.downsample\.conv", r"backbone/layer\1/\2/downsample/0"),
-    (r"backbone\.layer(\d)\.(\d+)\.downsample\.bn", r"backbone/layer\1/\2/downsample/1"),
-    (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.conv", r"backbone/layer\1/\2/conv\3"),
-    (r"backbone\.layer(\d)\.(\d+)\.conv(\d)\.bn", r"backbone/layer\1/\2/bn\3"),
-    # TSM and TIN wrap the first convolution of a block.
-    (r"backbone\.layer(\d)\.(\d+)\.conv1\.conv\.net2?", r"backbone/layer\1/\2/conv1"),
-    (
-        r"backbone\.layer(\d)\.(\d+)\.conv1\.conv\.net1\.(offset|weight)_net\.(conv|fc1|fc2)",
-        r"backbone/layer\1/\2/temporal_op/\3_\4",
-    ),
-    (
-        r"neck\.spatial_modulation\.spatial_modulation\.(\d)\.(\d)\.(conv|bn)",
-        r"neck/spatial_modulation/\1/\2/\3",
-    ),
-    (r"neck\.temporal_modulation_ops\.(\d)\.conv\.conv", r"neck/temporal_modulation/\1"),
-    (r"neck\.downsample_ops\.(\d)\.conv\.conv", r"neck/downsamples/\1"),
-    (
-        r"neck\.level_fusion_(\d)\.downsamples\.(\d)\.conv\.(conv|bn)",
-        r"neck/level_fusion_\1/downsamples/\2/\3",
-    ),
-    (r"neck\.level_fusion_(\d)\.fusion_conv\.(conv|bn)", r"neck/level_fusion_\1/fusion_conv/\2"),
-    (r"neck\.pyramid_fusion\.(conv|bn)", r"neck/pyramid_fusion/\1"),
-    (r"neck\.aux_head\.conv\.(conv|bn)", r"neck/auxiliary/conv/\1"),
-    (r"neck\.aux_head\.fc", r"neck/auxiliary/fc"),
-    *_under(r"backbone\.", DENSENET),
-    (r"cls_head\.fc_cls", r"head/fc"),
-    *_under(r"cls_head\.", _CONSENSUS),
-)
-MMACTION2 = _MMACTION2 + _under(r"backbone\.", SWIN)
-MMACTION2_SWIN_OLD = _MMACTION2 + _under(r"backbone\.", SWIN_OLD)
-
-# TRN-pytorch; `module.` comes from training on several GPUs.
-TRN_PYTORCH = _under(
-    r"(?:module\.)?",
-    (*_under(r"base_model\.", BNINCEPTION), (r"new_fc", r"head/fc"), *_CONSENSUS),
-)
-
-# ResNeXt and MobileOne of mmpretrain: inside recognizers of mmaction2 (where temporal shifts add a
-# component `net`) and with their own classifier.
-MMPRETRAIN = (
-    (r"backbone\.(conv1|bn1)", r"backbone/\1"),
-    (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
-    (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
-    (
-        r"backbone\.stage0(?:\.net)?\.branch_scale\.(conv|norm)",
-        r"backbone/stage0/branch_scale/\1",
-    ),
-    (
-        r"backbone\.stage0(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
-        r"backbone/stage0/branch_conv_list/\1/\2",
-    ),
-    (
-        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_scale\.(conv|norm)",
-        r"backbone/stage\1/\2/branch_scale/\3",
-    ),
-    (
-        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
-        r"backbone/stage\1/\2/branch_conv_list/\3/\4",
-    ),
-    (
-        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.se\.conv(\d)\.conv",
-        r"backbone/stage\1/\2/se/conv\3",
-    ),
-    (r"backbone\.stage0(?:\.net)?\.branch_reparam", r"backbone/stage0/branch_reparam"),
-    (
-        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_(norm|reparam)",
-        r"backbone/stage\1/\2/branch_\3",
-    ),
-    (r"cls_head\.fc_cls|head\.fc", r"head/fc"),
-)
-
-
-SOURCES = {
-    "mmaction2": MMACTION2,
-    "mmaction2_swin_old": MMACTION2_SWIN_OLD,
-    "mmpretrain": MMPRETRAIN,
-    "trn_pytorch": TRN_PYTORCH,
-    "bninception": BNINCEPTION,
-    "torchvision_densenet": DENSENET,
-    "timm_swin": SWIN,
-    "timm_swin_old": SWIN_OLD,
-}
-
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-_OTHER_LEAVES = {name: name for name in ("bias", "relative_position_bias_table")}
-_OTHER_LEAVES |= {"weight": "kernel"}
-# PyTorch keeps the output channels first, we keep them last.
-_KERNEL_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0), 5: (2, 3, 4, 1, 0)}
-# Counters, what follows from the architecture, and `new_cls`, a copy of `fc_cls` that TPN's
-# reference makes for its first test and never updates.
-_IGNORED = re.compile(
-    r".*\.(num_batches_tracked|relative_position_index|attn_mask)|data_preprocessor\..*"
-    r"|cls_head\.new_cls\..*"
-)
+_OTHER_LEAVES = {"weight": "kernel"}
+# Counters, and what follows from the architecture.
+_DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 # Kernels for pixels in BGR order; ours are in RGB order.
-_BGR = re.compile(r"(?:module\.)?(?:base_model\.)?conv1_7x7_s2\.weight")
+_BGR = re.compile(r"(?:base_model\.)?conv1_7x7_s2\.weight")
+# What does not belong to a backbone, whether or not a table knows it.
+_HEAD = re.compile(r"(cls_head|necks?|head|fc|classifier|new_fc|consensus|base_model\.fc)\..*")
 
 
 def variables(model):
@@ -164,48 +27,98 @@ def variables(model):
     return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(model))}
 
 
-def load_state_dict(model, state_dict, source="auto"):
+def load_state_dict(
+    model,
+    state_dict,
+    source="auto",
+    *,
+    backbone_only=False,
+    reset_head=False,
+    reset_temporal_op=False,
+):
     """Copy foreign weights into `model`, in place.
 
+    Kernels of 2-D convolutions are inflated where the model has 3-D ones, see `fitted`.
+
     Args:
-        model: a `Recognizer`; its own values may be abstract (`nnx.eval_shape`).
+        model: a `Recognizer`; its own values may be abstract (`nnx.eval_shape`) where the file has
+            values for them.
         state_dict: `{name: array}` in PyTorch's layout.
         source: one of `SOURCES`, or "auto" to take the one that knows most of the names.
+        backbone_only: leave neck and head as they are; also the parameters of the temporal op if
+            the file has none.
+        reset_head: leave the classifiers, whose sizes depend on the number of classes, as they are.
+        reset_temporal_op: leave the parameters of the temporal op as they are. With this, weights
+            of TSM start a TIN.
+
+    Returns:
+        What was taken: a list of `(foreign name, our path, shape)`, in the file's order.
 
     Raises:
         UserError: for an unknown source, or with all missing, unexpected and mis-shaped tensors.
+            The model is unchanged then.
     """
-    if source == "auto":
-        source = max(
-            SOURCES, key=lambda s: sum(_layer(n, SOURCES[s]) is not None for n in state_dict)
+    plain = {name: re.sub(r"^(module\.)+", "", name) for name in state_dict}
+    source, table = _choose(source, list(plain.values()))
+    targets = variables(model)
+    paths = {name: _path(plain[name], table, targets) for name in state_dict}
+    temporal_op = {path for path in targets if "/temporal_op/" in path}
+    if backbone_only and temporal_op.isdisjoint(paths.values()):
+        reset_temporal_op = True
+    kept = temporal_op if reset_temporal_op else set()
+    if backbone_only:
+        kept |= {path for path in targets if path.startswith(("head/", "neck/"))}
+    if reset_head:
+        kept |= {path for path in targets if _is_classifier(path, targets)}
+
+    values: dict[str, tuple] = {}
+    problems = Problems()
+    for name, path in paths.items():
+        if path == "" or path in kept or (backbone_only and _HEAD.fullmatch(plain[name])):
+            continue
+        if path is None:
+            problems.unexpected.append((name, np.shape(state_dict[name])))
+            continue
+        shape = targets[path].shape
+        value = np.asarray(state_dict[name])
+        if _BGR.fullmatch(plain[name]):
+            value = value[:, ::-1]
+        value = fitted(value, path, shape)
+        if path in values:
+            problems.doubled.append((values[path][0], name, path))
+        elif value.shape != shape:
+            problems.misshapen.append((name, value.shape, path, shape))
+        values[path] = name, value
+    problems.missing = [path for path in targets if path not in values and path not in kept]
+    if not (backbone_only or reset_temporal_op):
+        problems.shift = compare_shifts(model, source, plain.values())
+    if problems.count():
+        shapes = {plain[name]: np.shape(tensor) for name, tensor in state_dict.items()}
+        ours = {path: leaf.shape for path, leaf in targets.items()}
+        raise UserError(problems.text(source, shapes, ours))
+    abstract = [p for p in kept if isinstance(targets[p].get_value(), jax.ShapeDtypeStruct)]
+    if abstract:
+        raise UserError(
+            f"{len(abstract)} variables are to keep their values, such as {min(abstract)}, but the "
+            "model has only shapes; create it without nnx.eval_shape"
         )
+    for path, (_, value) in values.items():
+        targets[path].set_value(jnp.asarray(value, targets[path].dtype))
+    return [(name, path, value.shape) for path, (name, value) in values.items()]
+
+
+def _choose(source, names):
+    if source == "auto":
+        known = {s: sum(_layer(n, SOURCES[s]) is not None for n in names) for s in SOURCES}
+        source = max(known, key=known.__getitem__)
+        if not known[source]:
+            raise UserError(
+                f"no known source names its weights like {', '.join(map(repr, names[:3]))}; known "
+                f"sources: {', '.join(SOURCES)}"
+            )
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r} of weights; known: auto, {', '.join(SOURCES)}")
-    targets = variables(model)
-    values, problems = {}, []
-    for name, tensor in state_dict.items():
-        if _IGNORED.fullmatch(name):
-            continue
-        path = _path(name, SOURCES[source], targets)
-        if path is None:
-            problems.append(f"unexpected {name} {tuple(tensor.shape)}")
-            continue
-        value = np.asarray(tensor)
-        if _BGR.fullmatch(name):
-            value = value[:, ::-1]
-        if path.endswith("/kernel"):
-            value = value.transpose(_KERNEL_AXES.get(value.ndim, range(value.ndim)))
-        if value.shape != targets[path].shape:
-            problems.append(f"{name} has shape {value.shape}, {path} needs {targets[path].shape}")
-        values[path] = value
-    problems += [f"missing {path}" for path in targets if path not in values]
-    if problems:
-        raise UserError(
-            f"the {source} weights do not fit the model, {len(problems)} problems:\n  "
-            + "\n  ".join(problems)
-        )
-    for path, value in values.items():
-        targets[path].set_value(jnp.asarray(value, targets[path].dtype))
+    return source, SOURCES[source]
 
 
 def _layer(name, table):
@@ -218,9 +131,18 @@ def _layer(name, table):
 
 
 def _path(name, table, targets):
+    """The path of a tensor in our model, "" if we have no use for it, `None` if it has no place."""
     layer = _layer(name, table)
-    if layer is None:
-        return None
+    leaf = name.rpartition(".")[2]
+    if layer == "" or leaf in _DERIVED:
+        return ""
     leaves = _NORM_LEAVES if f"{layer}/scale" in targets else _OTHER_LEAVES
-    path = f"{layer}/{leaves.get(name.rpartition('.')[2])}"
+    path = f"{layer}/{leaves.get(leaf, leaf)}"
     return path if path in targets else None
+
+
+def _is_classifier(path, targets):
+    """Whether the size of a variable is the number of classes."""
+    # In a TRN the first layer of the head embeds frames.
+    head = r"head/relations/\d+/output" if "head/relations/0/output/bias" in targets else r"head/fc"
+    return re.fullmatch(rf"({head}|neck/.*\bfc)/(kernel|bias)", path) is not None

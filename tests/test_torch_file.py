@@ -1,0 +1,573 @@
+"""Files of weights: every format, every kind of tensor, and files that mean harm."""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections import OrderedDict
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trn_jax.convert import file_sha256, read_torch_file
+from trn_jax.errors import UserError
+
+MAGIC = 0x1950A86A20F9469CFC6C
+SYSTEM = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
+
+
+# A small writer of PyTorch's formats
+
+
+class Name:
+    """A global of a module that need not exist."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self):
+        raise NotImplementedError
+
+
+TYPES = {
+    "float64": "Double",
+    "float32": "Float",
+    "float16": "Half",
+    "bfloat16": "BFloat16",
+    "int64": "Long",
+    "int32": "Int",
+    "int16": "Short",
+    "int8": "Char",
+    "uint8": "Byte",
+    "bool": "Bool",
+    "complex64": "ComplexFloat",
+}
+
+
+class Storage:
+    keys = itertools.count()
+
+    def __init__(self, values, view=None):
+        self.values = np.asarray(values).reshape(-1)
+        self.key = str(next(self.keys))
+        self.view = view
+        self.type = Name(f"torch.{TYPES[self.values.dtype.name]}Storage")
+        self.size = self.values.size
+
+
+class Call:
+    """Pickled as a call of `name`, then `state` for the object and `items` for its entries."""
+
+    def __init__(self, name, *args, state=None, items=None):
+        self.parts = (Name(name), args, state, None, items and iter(items))
+
+    def __reduce__(self):
+        return self.parts
+
+
+def tensor(storage, shape, strides, offset=0, version="_v2"):
+    more = () if version == "" else (False, OrderedDict())
+    return Call(f"torch._utils._rebuild_tensor{version}", storage, offset, shape, strides, *more)
+
+
+def whole(values):
+    """A contiguous tensor of its own."""
+    values = np.asarray(values)
+    strides = np.cumprod((1, *values.shape[:0:-1]))[::-1] if values.ndim else ()
+    return tensor(Storage(values), values.shape, tuple(int(stride) for stride in strides))
+
+
+class Pickler(pickle._Pickler):
+    def __init__(self, file, protocol, legacy):
+        super().__init__(file, protocol)
+        self.legacy = legacy
+        self.storages = {}
+
+    def save_name(self, name):
+        self.write("c{}\n{}\n".format(*name.name.rsplit(".", 1)).encode())
+
+    dispatch = pickle._Pickler.dispatch | {Name: save_name}
+
+    def persistent_id(self, value):
+        if not isinstance(value, Storage):
+            return None
+        self.storages[value.key] = value
+        view = (value.view,) if self.legacy else ()
+        return ("storage", value.type, value.key, "cpu", value.size, *view)
+
+
+def pickled(value, protocol=2, legacy=False):
+    file = io.BytesIO()
+    pickler = Pickler(file, protocol, legacy)
+    pickler.dump(value)
+    return file.getvalue(), pickler.storages
+
+
+def zip_file(value, protocol=2, byteorder=b"little", compression=zipfile.ZIP_STORED, **replaced):
+    data, storages = pickled(value, protocol)
+    members = {"data.pkl": data, "byteorder": byteorder}
+    members |= {f"data/{key}": s.values.tobytes() for key, s in storages.items()}
+    members |= {name.replace("_", "."): content for name, content in replaced.items()}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(f"model/{name}", content)
+    return file.getvalue()
+
+
+def legacy_file(value, protocol=2, system=SYSTEM, size_of=len):
+    data, storages = pickled(value, protocol, legacy=True)
+    head = [pickle.dumps(part, protocol) for part in (MAGIC, 1001, system)]
+    tail = [pickle.dumps(list(storages), protocol)]
+    for storage in storages.values():
+        tail.append(struct.pack("<q", size_of(storage.values)) + storage.values.tobytes())
+    return b"".join([*head, data, *tail])
+
+
+def safetensors_file(arrays, **changed):
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    names = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64", "bool": "BOOL"}
+    for name, array in arrays.items():
+        end = len(data) + array.nbytes
+        header[name] = {
+            "dtype": names[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [len(data), end],
+        } | changed
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def npz_file(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+FORMATS = {"zip": zip_file, "legacy": legacy_file}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_bytes(data):
+        path = tmp_path / "model.pth"
+        path.write_bytes(data)
+        return read_torch_file(path)
+
+    return read_bytes
+
+
+@pytest.fixture(params=FORMATS)
+def write(request):
+    return FORMATS[request.param]
+
+
+# What is read
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_dtype_arrives_bit_by_bit(read, write, dtype, protocol):
+    values = np.array([[0, 1, 2], [3, 100, 7]]).astype(jnp.dtype(dtype))
+    found = read(write({"layer.weight": whole(values)}, protocol))
+    assert list(found) == ["layer.weight"]
+    assert found["layer.weight"].dtype == values.dtype
+    np.testing.assert_array_equal(found["layer.weight"], values)
+
+
+def test_half_and_bfloat16_keep_their_precision(read, write):
+    values = np.linspace(-3, 3, 7, dtype=np.float32)
+    for dtype in ("float16", "bfloat16"):
+        found = read(write({"w": whole(values.astype(jnp.dtype(dtype)))}))["w"]
+        np.testing.assert_array_equal(
+            found.astype(np.float32), values.astype(jnp.dtype(dtype)).astype(np.float32)
+        )
+
+
+def test_views_are_taken_apart_and_shared_memory_stays_shared(read, write):
+    storage = Storage(np.arange(24, dtype=np.float32))
+    matrix = storage.values.reshape(4, 6)
+    found = read(
+        write(
+            {
+                "whole": tensor(storage, (4, 6), (6, 1)),
+                "transposed": tensor(storage, (6, 4), (1, 6)),
+                "part": tensor(storage, (2, 3), (6, 2), offset=7),
+                "column": tensor(storage, (4,), (6,), offset=5),
+                "repeated": tensor(storage, (5, 2), (0, 1)),
+                "scalar": tensor(storage, (), (), offset=3),
+                "empty": tensor(storage, (0, 4), (4, 1)),
+            }
+        )
+    )
+    np.testing.assert_array_equal(found["whole"], matrix)
+    np.testing.assert_array_equal(found["transposed"], matrix.T)
+    np.testing.assert_array_equal(found["part"], matrix[1:3, 1::2])
+    np.testing.assert_array_equal(found["column"], matrix[:, 5])
+    np.testing.assert_array_equal(found["repeated"], [[0, 1]] * 5)
+    assert found["scalar"].shape == () and found["scalar"] == 3
+    assert found["empty"].shape == (0, 4)
+    assert np.shares_memory(found["whole"], found["transposed"])
+    with pytest.raises(ValueError, match="read-only"):
+        found["whole"][0, 0] = 1
+
+
+def test_files_of_before_version_0_4(read):
+    norm = np.arange(5, dtype=np.float32)
+    # Views of storages, the first way to rebuild a tensor, rank-2 statistics, names in bytes.
+    storage = Storage(np.arange(10, dtype=np.float32), view=("7", 4, 6))
+    parameter = Call(
+        "torch.nn.parameter.Parameter",
+        tensor(Storage(norm), (1, 5), (5, 1), version=""),
+        state=(True, True, OrderedDict()),
+    )
+    data = legacy_file(Call("collections.OrderedDict", [["bn.weight", parameter]]), protocol=2)
+    assert read(data)["bn.weight"].shape == (1, 5)
+    found = read(legacy_file({"w": tensor(storage, (2, 2), (2, 1), offset=1, version="")}))
+    np.testing.assert_array_equal(found["w"], [[5, 6], [7, 8]])
+
+
+def test_parameters_and_tensors_of_untyped_storages(read, write):
+    values = np.arange(3, dtype=np.uint8)
+    typed = Call(
+        "torch._utils._rebuild_tensor_v3",
+        Storage(np.array([1, 2, 300], np.uint16).view(np.uint8)),
+        *(0, (3,), (1,), False, OrderedDict(), Name("torch.uint16")),
+    )
+    parameter = Call("torch._utils._rebuild_parameter", whole(values), True, OrderedDict())
+    found = read(write({"parameter": parameter, "typed": typed}))
+    np.testing.assert_array_equal(found["parameter"], values)
+    np.testing.assert_array_equal(found["typed"], np.array([1, 2, 300], np.uint16))
+
+
+def surroundings():
+    """What else checkpoints hold: nothing of it is there when they are read."""
+    config = Call("mmcv.utils.config.ConfigDict", items=[("type", "TSN"), ("depth", 50)])
+    return {
+        "epoch": 7,
+        "best": Call("numpy.core.multiarray.scalar", Call("numpy.dtype", "f8", 0, 1), b"12345678"),
+        "args": Call("argparse.Namespace", state={"lr": 0.1, "shape": Call("torch.Size", (1, 2))}),
+        "meta": {"config": config, "device": Call("torch.device", "cpu"), "names": {"a", "b"}},
+        "optimizer": {"state": {0: {"momentum": whole(np.ones(4))}}, ("a", 1): {1.5: None}},
+        "frozen": frozenset({1}),
+        "big": 2**80,
+        "path": Call("pathlib.PosixPath", "a", "b"),
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: surroundings() | {"state_dict": state},
+        lambda state: surroundings() | {"model_state": {"net": state}, "steps": whole([3])},
+        lambda state: surroundings() | {"generator": state},
+        lambda state: Call("utils.Checkpoint", items=[("model", state)]),
+        lambda state: {"model": state, "scheduler": Call("builtins.getattr", Name("a.b"), "c")},
+    ],
+)
+def test_the_state_dict_is_found_and_the_rest_is_inert(read, write, wrap, protocol):
+    state = Call(
+        "collections.OrderedDict",
+        state={"_metadata": OrderedDict(version=1)},
+        items=[("a.weight", whole(np.arange(3.0))), ("a.count", whole(np.int64(3))), ("n", 1)],
+    )
+    found = read(write(wrap(state), protocol))
+    assert list(found) == ["a.weight", "a.count"]
+    np.testing.assert_array_equal(found["a.weight"], np.arange(3.0))
+    assert found["a.count"] == 3
+
+
+def test_storages_that_no_weight_needs_are_not_read(read):
+    data = zip_file({"state_dict": {"w": whole([1.0])}, "optimizer": {"m": whole(np.ones(99))}})
+    broken = data.replace(np.ones(99).tobytes(), np.zeros(99).tobytes())  # its checksum fails
+    assert broken != data
+    np.testing.assert_array_equal(read(broken)["w"], [1.0])
+
+
+def test_npz_and_safetensors(read):
+    arrays = {
+        "conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "conv.count": np.array(4),
+        "mask": np.array([True, False]),
+        "none": np.zeros((0, 3), np.float32),
+    }
+    for data in (npz_file(**arrays), safetensors_file(arrays)):
+        found = read(data)
+        assert set(found) == set(arrays)
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+    column_major = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(read(npz_file(a=column_major))["a"], column_major)
+    brain = np.array([1.5, -2], jnp.dtype("bfloat16"))
+    assert read(safetensors_file({"b": brain}))["b"].tolist() == [1.5, -2]
+
+
+def test_the_hash_is_that_of_the_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"weights")
+    assert file_sha256(path) == hashlib.sha256(b"weights").hexdigest()
+
+
+# What is refused
+
+
+class Attack:
+    def __init__(self, function, *args):
+        self.parts = (function, args)
+
+    def __reduce__(self):
+        return self.parts
+
+
+@pytest.mark.parametrize("place", ["alone", "zip", "legacy", "late", "subclass", "state"])
+@pytest.mark.parametrize("name", ["system", "eval", "popen", "import", "dotted"])
+def test_pickles_that_ask_to_run_code_are_refused_and_not_executed(read, tmp_path, place, name):
+    import subprocess
+
+    mark = tmp_path / "attacked"
+    attack = {
+        "system": Attack(os.system, f"touch {mark}"),
+        "eval": Attack(eval, f"open({str(mark)!r}, 'w')"),
+        "popen": Attack(subprocess.Popen, ["touch", str(mark)]),
+        "import": Attack(__import__, "os"),
+        "dotted": Call("os.path.os.system", f"touch {mark}"),
+    }[name]
+    data = {
+        "alone": lambda: pickled(attack)[0],
+        "zip": lambda: zip_file({"state_dict": {"w": attack}}),
+        "legacy": lambda: legacy_file(attack, protocol=4),
+        "late": lambda: zip_file({"state_dict": {"w": whole([1.0])}, "meta": [attack]}),
+        "subclass": lambda: zip_file(Call("torch._utils._rebuild_from_type_v2", attack, 1, (), {})),
+        "state": lambda: legacy_file(Call("collections.OrderedDict", state={"hook": attack})),
+    }[place]()
+    with pytest.raises(
+        UserError, match=r"model\.pth: refused: .* asks for .* Nothing was executed"
+    ):
+        read(data)
+    assert not mark.exists()
+
+
+def test_calls_of_unknown_functions_are_not_executed(read, write):
+    calls = []
+    # A function that could be imported: only the name of its module is unsuspicious.
+    import colorsys
+
+    original, colorsys.rgb_to_hls = colorsys.rgb_to_hls, lambda *args: calls.append(args)
+    try:
+        found = read(write({"w": whole([1.0]), "x": Call("colorsys.rgb_to_hls", 1, 2, 3)}))
+    finally:
+        colorsys.rgb_to_hls = original
+    assert list(found) == ["w"] and calls == []
+
+
+def example(write):
+    state = {"conv.weight": whole(np.arange(6.0).reshape(2, 3)), "bias": whole(np.ones(2))}
+    return write(surroundings() | {"state_dict": state})
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "npz", "safetensors"])
+def test_a_file_cut_off_anywhere_is_refused(read, kind):
+    arrays = {"a": np.arange(40.0, dtype=np.float32), "b": np.ones(3, np.float32)}
+    whole_files = {
+        "npz": lambda: npz_file(**arrays),
+        "safetensors": lambda: safetensors_file(arrays),
+    }
+    data = whole_files[kind]() if kind in whole_files else example(FORMATS[kind])
+    assert read(data)
+    for length in range(0, len(data), 5):
+        with pytest.raises(UserError, match=r"model\.pth: "):
+            read(data[:length])
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "npz", "safetensors"])
+def test_a_damaged_file_is_read_or_refused_but_nothing_else(read, kind):
+    arrays = {"a": np.arange(40.0, dtype=np.float32)}
+    whole_files = {
+        "npz": lambda: npz_file(**arrays),
+        "safetensors": lambda: safetensors_file(arrays),
+    }
+    data = whole_files[kind]() if kind in whole_files else example(FORMATS[kind])
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        broken = bytearray(data)
+        for place in rng.integers(0, len(data), rng.integers(1, 4)):
+            broken[place] = rng.integers(0, 256)
+        try:
+            assert isinstance(read(bytes(broken)), dict)
+        except UserError:
+            refused += 1
+    assert refused > 20
+
+
+HUGE = 2**40
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"\x80\x02\x8e" + struct.pack("<Q", HUGE) + b"x.", id="bytes"),
+        pytest.param(b"\x80\x02\x8d" + struct.pack("<Q", HUGE) + b"x.", id="text"),
+        pytest.param(b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.", id="number"),
+        pytest.param(b"\x80\x04\x95" + struct.pack("<Q", HUGE) + b"N.", id="frame"),
+        pytest.param(b"\x80\x02Nr\xff\xff\xff\xff.", id="memo"),
+        pytest.param(b"\x80\x02" + b"(" * 9999 + b"N.", id="marks"),
+        pytest.param(b"\x80\x02" + b"]" * 9999 + b"a" * 9998 + b".", id="nested"),
+        pytest.param(
+            b"\x80\x02}Nq\x000" + b"h\x00h\x00\x86q\x000" * 99 + b"h\x00Ns.", id="hash of tuples"
+        ),
+        pytest.param(struct.pack("<Q", HUGE) + b'{"a": 1}', id="safetensors header"),
+        pytest.param(
+            safetensors_file({"a": np.ones(2, np.float32)}, shape=[HUGE]), id="safetensors shape"
+        ),
+        pytest.param(
+            safetensors_file({"a": np.ones(2, np.float32)}, data_offsets=[0, HUGE]),
+            id="safetensors offsets",
+        ),
+        pytest.param(safetensors_file({"a": np.ones(2, np.float32)}) + b"more", id="surplus"),
+        pytest.param(
+            zip_file({"w": tensor(Storage(np.ones(4)), (HUGE, HUGE), (1, 1))}), id="shape"
+        ),
+        pytest.param(zip_file({"w": tensor(Storage(np.ones(4)), (5,), (1,))}), id="one too many"),
+        pytest.param(zip_file({"w": tensor(Storage(np.ones(4)), (2, 2), (3, 1))}), id="stride"),
+        pytest.param(zip_file({"w": tensor(Storage(np.ones(4)), (2,), (1,), 3)}), id="offset"),
+        pytest.param(zip_file({"w": tensor(Storage(np.ones(4)), (2,), (-1,), 3)}), id="negative"),
+        pytest.param(zip_file({"w": tensor(Storage(np.ones(4)), (2,), (1, 1))}), id="strides"),
+        pytest.param(legacy_file({"w": whole([1.0])}, size_of=lambda v: HUGE), id="legacy size"),
+        pytest.param(
+            legacy_file({"w": tensor(Storage([1.0], view=("0", HUGE, 1)), (1,), (1,))}), id="view"
+        ),
+        pytest.param(zip_file({"w": whole(np.zeros(4))}, compression=8), id="compressed"),
+    ],
+)
+def test_sizes_are_checked_before_memory_is_taken(read, data):
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError):
+            read(data)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tensor_larger_than_its_storage_takes_no_memory(read, write):
+    found = read(write({"w": tensor(Storage(np.ones(1)), (HUGE,), (0,))}))
+    assert found["w"].shape == (HUGE,) and found["w"].strides == (0,)
+
+
+def npz_with_header(shape, dtype="<f8"):
+    header = repr({"descr": dtype, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(80)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", member)
+    return file.getvalue()
+
+
+def test_headers_of_npz_are_checked(read):
+    assert read(npz_with_header((2, 5)))["a"].shape == (2, 5)
+    for shape in [(HUGE,), (11,), (-2, -5), (9,)]:
+        with pytest.raises(UserError, match=r"a\.npy has 80 bytes, its header tells of"):
+            read(npz_with_header(shape))
+    with pytest.raises(UserError, match="Python objects"):
+        read(npz_with_header((10,), "|O"))
+    with pytest.raises(UserError, match=r"no NumPy array"):
+        read(npz_with_header("__import__('os')"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>404</html>", r"no file of PyTorch weights.*begins with b'<!DOC"),
+        (b"\x89PNG\r\n", "no file of PyTorch weights"),
+        (pickle.dumps({"a": 1}), "a pickle, but not one of PyTorch"),
+        (pickle.dumps([1], 2) * 6, "a pickle, but not one of PyTorch"),
+        (b"\x80\x02\x00", "cut off or malformed"),
+        (b"x" * 257 + b"ustar" + b"x" * 300, "tar archive"),
+        (legacy_file({"w": whole([1.0])}, system={"little_endian": False}), "big-endian"),
+        (zip_file({"w": whole([1.0])}, byteorder=b"big"), "big-endian"),
+        (zip_file({"a": 1, "b": "text"}), r"no tensors .* its keys are 'a', 'b'"),
+        (zip_file({}), r"no tensors .* its keys are none"),
+        (zip_file([whole([1.0])]), r"no tensors .* it is a list"),
+        (zip_file({"optimizer": {"m": whole([1.0])}}), "no tensors"),
+        (zip_file(Call("models.TSN", state={"w": 1})), r"object of models\.TSN: save its state"),
+        (zip_file({"model": Call("models.TSN")}), r"keys are 'model', with objects of models\.TSN"),
+        (
+            zip_file({"w": Call("torch._utils._rebuild_sparse_tensor", 1)} | {"x": whole([1.0])}),
+            r"'w' is of a kind that cannot be read here \(torch\._utils\._rebuild_sparse_tensor\)",
+        ),
+        (zip_file({"w": whole([1.0])}, data_pkl=b""), "cut off"),
+    ],
+)
+def test_other_files_are_refused_with_the_reason(read, data, message):
+    with pytest.raises(UserError, match=f"(?s)model.pth: .*{message}"):
+        read(data)
+
+
+def test_archives_of_other_kinds_are_refused(read):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(UserError, match="not one of PyTorch or NumPy"):
+        read(file.getvalue())
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.pth: No such file"):
+        read_torch_file(tmp_path / "none.pth")
+    with pytest.raises(UserError, match="cannot read"):
+        read_torch_file(tmp_path)
+
+
+def test_damaged_weights_are_noticed(read):
+    data = zip_file({"w": whole(np.arange(50.0))})
+    with pytest.raises(UserError, match="Bad CRC-32"):
+        read(data.replace(np.float64(25).tobytes(), np.float64(26).tobytes()))
+
+
+# PyTorch itself
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_files_written_by_pytorch(tmp_path, zipped, protocol):
+    torch = pytest.importorskip("torch")
+    base = torch.arange(24.0).reshape(4, 6)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    module(torch.ones(4, 3)).sum().backward()
+    optimizer = torch.optim.Adam(module.parameters())
+    optimizer.step()
+    state = OrderedDict(module.state_dict())
+    state |= dict(a=base, b=base.t(), c=base[1:3, 2:4], d=base[::2, ::3], e=base.half())
+    state |= dict(f=torch.arange(5), g=torch.tensor([True, False]), h=torch.zeros(0, 3))
+    state |= dict(i=torch.nn.Parameter(base + 1), j=torch.tensor(1.0).expand(9, 9))
+    state |= dict(k=torch.arange(3).to(torch.uint16), l=base.double(), m=base.to(torch.uint8))
+    state["bfloat16"] = (base / 7).bfloat16()
+    checkpoint = {
+        "state_dict": state,
+        "optimizer": optimizer.state_dict(),
+        "meta": [torch.device("cpu"), torch.float16, torch.Size([1]), np.float64(3), {1, 2}],
+    }
+    path = tmp_path / "model.pth"
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    found = read_torch_file(path)
+    assert list(found) == list(state)
+    np.testing.assert_array_equal(
+        found.pop("bfloat16").astype(np.float32), state.pop("bfloat16").float().numpy()
+    )
+    for name, array in found.items():
+        expected = state[name].detach().numpy()
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected, err_msg=name)
+    assert np.shares_memory(found["a"], found["b"])

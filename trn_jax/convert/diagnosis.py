@@ -1,0 +1,211 @@
+"""Say why weights do not fit a model, and what would."""
+
+import re
+from dataclasses import dataclass, field
+
+from flax import nnx
+
+# What gives a network away: patterns of names of tensors.
+_METHODS = (
+    (r"necks?\..*", "TPN"),
+    (r".*\.net1\.(offset_net|biasnet)\..*", "TIN"),
+    (r".*\.net\.(?!net).*", "TSM"),
+    (r".*consensus\.fc_fusion_scales\..*", "multi-scale TRN"),
+    (r".*consensus\.classifier\..*", "single-scale TRN"),
+)
+_BACKBONES = (
+    (r".*branch_reparam\..*", "MobileOne (deployed)"),
+    (r".*branch_conv_list\..*", "MobileOne"),
+    (r".*inception_3a_.*", "BNInception"),
+    (r".*denseblock1\..*", "DenseNet"),
+    (r".*relative_position_bias_table", "Swin"),
+)
+# By the number of blocks in the third stage, and whether blocks have three convolutions.
+_RESNETS = {
+    (1, False): "10",
+    (2, False): "18",
+    (6, False): "34",
+    (6, True): "50",
+    (23, True): "101",
+    (36, True): "152",
+}
+_CLASSIFIERS = (
+    r".*consensus\.(?:fc_fusion_scales\.0|classifier)\.3\.bias",
+    r"(?:.*\.)?(?:fc_cls|new_fc|fc|head|classifier)\.bias",
+)
+
+
+@dataclass
+class Problems:
+    """What kept weights from fitting a model.
+
+    Attributes:
+        missing: our paths.
+        unexpected: `(foreign name, shape)`.
+        misshapen: `(foreign name, shape in our layout, our path, our shape)`.
+        doubled: `(foreign name, other foreign name, our path)`.
+        shift: what is wrong with the temporal op, if anything.
+    """
+
+    missing: list = field(default_factory=list)
+    unexpected: list = field(default_factory=list)
+    misshapen: list = field(default_factory=list)
+    doubled: list = field(default_factory=list)
+    shift: str | None = None
+
+    def count(self):
+        """Number of tensors that are affected, and 1 for the temporal op."""
+        lists = (self.missing, self.unexpected, self.misshapen, self.doubled)
+        return sum(map(len, lists)) + (self.shift is not None)
+
+    def text(self, source, shapes, ours):
+        """All problems, in groups, and what to do about them.
+
+        Args:
+            source: name of the source that the names were taken for.
+            shapes: the shapes of the tensors in the file, `{foreign name: shape}`.
+            ours: the shapes of the variables of the model, `{path: shape}`.
+        """
+        groups = {
+            "missing": _by_layer((*path.rsplit("/", 1), "") for path in self.missing),
+            "unexpected": _by_layer(
+                (*name.rpartition(".")[::2], f" {tuple(shape)}") for name, shape in self.unexpected
+            ),
+            "mis-shaped": [
+                f"{name} has shape {shape}, {path} needs {needed}"
+                for name, shape, path, needed in self.misshapen
+            ],
+            "given twice": [f"{path}: {one}, {other}" for one, other, path in self.doubled],
+        }
+        counts = (self.missing, self.unexpected, self.misshapen, self.doubled)
+        count = self.count()
+        lines = [f"the {source} weights do not fit the model, {count} problem{'s' * (count > 1)}:"]
+        for (title, members), found in zip(groups.items(), counts, strict=True):
+            if found:
+                lines += [f"  {len(found)} {title}:", *(f"    {member}" for member in members)]
+        if self.shift:
+            lines.append(f"  the network of the file {self.shift}")
+        return "\n".join([*lines, *self._advice(shapes, ours)])
+
+    def _advice(self, shapes, ours):
+        """Lines that explain the likely reasons."""
+        yield f"The weights look like {describe(shapes)}."
+        theirs, mine = num_classes(shapes), _our_num_classes(ours)
+        if any(
+            a[:-1] == b[:-1] and (a[-1], b[-1]) == (theirs, mine) for _, a, _, b in self.misshapen
+        ):
+            yield (
+                f"They tell {theirs} classes apart, the model {mine}: create the model with "
+                f"num_classes={theirs}, or keep its own, fresh classifier with reset_head=True."
+            )
+        theirs, mine = num_segments(shapes), _our_num_segments(ours)
+        if theirs and mine and theirs != mine:
+            yield (
+                f"They were trained on {theirs} segments, the model has {mine}. TRN and TIN have "
+                "layers over all frames of a clip, one weight for each frame's place, so these "
+                "cannot be cut or stretched: create the model with "
+                f"num_segments={theirs}, or take only what does not depend on it "
+                "(backbone_only=True for TRN, reset_temporal_op=True for TIN)."
+            )
+        own = [path for path in ours if "/temporal_op/" in path]
+        if own and set(own) <= set(self.missing):
+            yield (
+                "They have no parameters for the temporal op; reset_temporal_op=True leaves the "
+                "model's own."
+            )
+        elif self.shift:
+            yield (
+                "Create the model with the fitting temporal_op, or say that this is where training "
+                "starts: backbone_only=True or reset_temporal_op=True."
+            )
+        heads = [path for path in ours if path.startswith(("head/", "neck/"))]
+        if heads and set(heads) <= set(self.missing):
+            yield "backbone_only=True leaves the neck and the head of the model as they are."
+
+
+def compare_shifts(model, source, names):
+    """What the network of a file does to frames that `model` does not, or the reverse, or `None`.
+
+    TSM has no parameters of its own, so weights of TSM and of TSN fit each other's models.
+    """
+    nodes = (node for _, node in nnx.iter_graph(model))
+    shifts = any(getattr(node, "temporal_op", None) is not None for node in nodes)
+    if _any(r".*\.net2?\..*", names):
+        return None if shifts else "shifts frames, the model does not"
+    if shifts and source == "tpn":
+        return "shifts what enters its shortcuts with strides as well, the model does not"
+    if shifts and source in ("mmaction2", "tsm", "tin"):
+        return "does not shift frames, the model does"
+    return None
+
+
+def describe(shapes):
+    """What network tensors of these names and shapes, `{name: shape}`, seem to belong to."""
+    methods = [method for pattern, method in _METHODS if _any(pattern, shapes)]
+    if "TIN" in methods and "TSM" in methods:
+        methods.remove("TSM")
+    backbone = next((b for pattern, b in _BACKBONES if _any(pattern, shapes)), _resnet(shapes))
+    facts = [" + ".join(methods) or "TSN or an image classifier"]
+    facts += [f"on {backbone}"] if backbone else []
+    classes, segments = num_classes(shapes), num_segments(shapes)
+    facts += [f"with {classes} classes"] if classes else []
+    facts += [f"for {segments} segments"] if segments else []
+    return " ".join(facts)
+
+
+def num_classes(shapes):
+    """The number of classes of the classifier in a file, or `None`."""
+    for pattern in _CLASSIFIERS:
+        for name, shape in shapes.items():
+            if re.fullmatch(pattern, name) and len(shape) == 1:
+                return shape[0]
+    return None
+
+
+def num_segments(shapes):
+    """The number of frames that the TRN or TIN in a file was made for, or `None`."""
+    for name, shape in shapes.items():
+        if re.fullmatch(r".*\.net1\.(offset_net\.fc1|biasnet\.net\.fc)\.bias", name):
+            return shape[0]
+        relation = re.fullmatch(r"(.*)consensus\.(fc_fusion_scales\.0|classifier)\.1\.weight", name)
+        if relation and len(shape) == 2:
+            embedding = shapes.get(f"{relation[1]}fc_cls.bias") or shapes.get("new_fc.bias")
+            return shape[1] // embedding[0] if embedding and embedding[0] else None
+    return None
+
+
+def _our_num_classes(ours):
+    bias = ours.get("head/relations/0/output/bias") or ours.get("head/fc/bias")
+    return bias[0] if bias else None
+
+
+def _our_num_segments(ours):
+    if "head/relations/0/hidden/kernel" in ours:
+        return ours["head/relations/0/hidden/kernel"][0] // ours["head/fc/bias"][0]
+    return next((s[0] for p, s in ours.items() if p.endswith("/temporal_op/offset_fc1/bias")), None)
+
+
+def _resnet(shapes):
+    blocks = [int(m[1]) for name in shapes if (m := re.match(r".*\blayer3\.(\d+)\.", name))]
+    if not blocks:
+        return None
+    bottleneck = _any(r".*\blayer1\.0\.conv3\b.*", shapes)
+    kernel: tuple[int, ...] = next(
+        (s for name, s in shapes.items() if re.fullmatch(r".*layer1\.0\.conv2\b.*weight", name)), ()
+    )
+    grouped = len(kernel) > 3 and kernel[0] != kernel[1]
+    depth = _RESNETS.get((max(blocks) + 1, bottleneck), "of unknown depth")
+    name = f"ResNeXt-{depth}" if grouped else f"ResNet-{depth}"
+    return f"3-D {name}" if len(kernel) == 5 else name
+
+
+def _any(pattern, names):
+    return any(re.fullmatch(pattern, name) for name in names)
+
+
+def _by_layer(entries):
+    """One line for each layer, from `(layer, leaf, remark)`."""
+    layers: dict[str, list[str]] = {}
+    for layer, leaf, remark in entries:
+        layers.setdefault(layer, []).append(f"{leaf}{remark}")
+    return [f"{layer}: {', '.join(leaves)}" for layer, leaves in layers.items()]

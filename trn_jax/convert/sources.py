@@ -1,0 +1,207 @@
+"""Names of foreign weights: one table per source.
+
+A table is a sequence of `(pattern, replacement)`; the first pattern that matches the whole foreign
+name of a layer gives its path in our model, an empty replacement says that we have no use for it.
+The last part of the name (`weight`, `bias`, `running_mean`, ...) says which tensor of that layer it
+is. A prefix `module.`, which PyTorch's data parallelism adds, is cut off before.
+"""
+
+
+def under(prefix, table):
+    """The table for layers that have `prefix`, a pattern, before their names."""
+    return tuple((prefix + pattern, replacement) for pattern, replacement in table)
+
+
+# Single-scale relations are our scale 0.
+_CONSENSUS = (
+    (r"consensus\.fc_fusion_scales\.(\d+)\.1", r"head/relations/\1/hidden"),
+    (r"consensus\.fc_fusion_scales\.(\d+)\.3", r"head/relations/\1/output"),
+    (r"consensus\.classifier\.1", r"head/relations/0/hidden"),
+    (r"consensus\.classifier\.3", r"head/relations/0/output"),
+)
+
+# Caffe's flat names.
+BNINCEPTION = (
+    (r"(conv\d)_(\w+)_bn", r"backbone/\1_\2/bn"),
+    (r"(conv\d)_(\w+)", r"backbone/\1_\2/conv"),
+    (r"inception_(\d\w)_(\w+)_bn", r"backbone/inception_\1/convs/\2/bn"),
+    (r"inception_(\d\w)_(\w+)", r"backbone/inception_\1/convs/\2/conv"),
+)
+
+# The published ImageNet files are older than the code and have a dot in `norm.1`.
+DENSENET = (
+    (r"features\.(conv0|norm0|norm5)", r"backbone/\1"),
+    (r"features\.(denseblock\d)\.(denselayer\d+)\.(norm|conv)\.?(\d)", r"backbone/\1/\2/\3\4"),
+    (r"features\.(transition\d)\.(norm|conv)", r"backbone/\1/\2"),
+)
+
+_SWIN = (
+    (r"patch_embed\.proj", r"backbone/patch_embed"),
+    (r"patch_embed\.norm", r"backbone/patch_norm"),
+    (r"layers\.(\d)\.blocks\.(\d+)\.(norm\d|attn)", r"backbone/layers/\1/\2/\3"),
+    (r"layers\.(\d)\.blocks\.(\d+)\.attn\.(qkv|proj)", r"backbone/layers/\1/\2/attn/\3"),
+    (r"layers\.(\d)\.blocks\.(\d+)\.mlp\.(fc\d)", r"backbone/layers/\1/\2/\3"),
+    (r"norm", r"backbone/norm"),
+)
+# Before timm 0.9, patches were merged at the end of a stage, since then at the start of the next.
+SWIN_OLD = (*_SWIN, (r"layers\.(\d)\.downsample\.(norm|reduction)", r"backbone/merges/\1/\2"))
+SWIN = _SWIN + tuple(
+    (rf"layers\.{stage + 1}\.downsample\.(norm|reduction)", rf"backbone/merges/{stage}/\1")
+    for stage in range(3)
+)
+
+# mmaction2 0.x and 1.x name recognizers alike. `.net` and `.block` wrap what is shifted or followed
+# by something.
+_MMACTION2 = (
+    (r"backbone\.conv1\.conv", r"backbone/conv1"),
+    (r"backbone\.conv1\.bn", r"backbone/bn1"),
+    (
+        r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\.downsample\.conv",
+        r"backbone/layer\1/\2/downsample/0",
+    ),
+    (
+        r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\.downsample\.bn",
+        r"backbone/layer\1/\2/downsample/1",
+    ),
+    # TSM and TIN wrap the first convolution of a block.
+    (
+        r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\.conv(\d)\.conv(?:\.net2?)?",
+        r"backbone/layer\1/\2/conv\3",
+    ),
+    (r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\.conv(\d)\.bn", r"backbone/layer\1/\2/bn\3"),
+    (
+        r"backbone\.layer(\d)\.(\d+)\.conv1\.conv\.net1\.(offset|weight)_net\.(conv|fc1|fc2)",
+        r"backbone/layer\1/\2/temporal_op/\3_\4",
+    ),
+    (
+        r"neck\.spatial_modulation\.spatial_modulation\.(\d)\.(\d)\.(conv|bn)",
+        r"neck/spatial_modulation/\1/\2/\3",
+    ),
+    (r"neck\.temporal_modulation_ops\.(\d)\.conv\.conv", r"neck/temporal_modulation/\1"),
+    (r"neck\.downsample_ops\.(\d)\.conv\.conv", r"neck/downsamples/\1"),
+    (
+        r"neck\.level_fusion_(\d)\.downsamples\.(\d)\.conv\.(conv|bn)",
+        r"neck/level_fusion_\1/downsamples/\2/\3",
+    ),
+    (r"neck\.level_fusion_(\d)\.fusion_conv\.(conv|bn)", r"neck/level_fusion_\1/fusion_conv/\2"),
+    (r"neck\.pyramid_fusion\.(conv|bn)", r"neck/pyramid_fusion/\1"),
+    (r"neck\.aux_head\.conv\.(conv|bn)", r"neck/auxiliary/conv/\1"),
+    (r"neck\.aux_head\.fc", r"neck/auxiliary/fc"),
+    (r"cls_head\.fc_cls", r"head/fc"),
+    # A copy of `fc_cls` that TPN makes for its first test and never updates.
+    (r"cls_head\.new_cls", r""),
+    *under(r"cls_head\.", _CONSENSUS),
+    *under(r"backbone\.", DENSENET),
+    (r"data_preprocessor", r""),
+)
+MMACTION2 = _MMACTION2 + under(r"backbone\.", SWIN)
+MMACTION2_SWIN_OLD = _MMACTION2 + under(r"backbone\.", SWIN_OLD)
+
+# torchvision's names, with the wrappers of the original TSM and TIN.
+RESNET = (
+    (r"conv1", r"backbone/conv1"),
+    (r"bn1", r"backbone/bn1"),
+    (
+        r"layer(\d)\.(\d+)(?:\.net|\.block)?\.(conv\d|bn\d)(?:\.net2?)?",
+        r"backbone/layer\1/\2/\3",
+    ),
+    (
+        r"layer(\d)\.(\d+)(?:\.net|\.block)?\.downsample\.([01])",
+        r"backbone/layer\1/\2/downsample/\3",
+    ),
+)
+
+
+# The classifier knows ImageNet's classes.
+TORCHVISION = (*RESNET, (r"fc", r""))
+
+TSM = (*under(r"base_model\.", RESNET), (r"new_fc|base_model\.fc", r"head/fc"))
+
+_TIN_NETS = r"base_model\.layer(\d)\.(\d+)\.conv1\.net1\."
+TIN = (
+    *TSM,
+    (_TIN_NETS + r"biasnet\.net\.conv", r"backbone/layer\1/\2/temporal_op/offset_conv"),
+    (_TIN_NETS + r"biasnet\.net\.fc", r"backbone/layer\1/\2/temporal_op/offset_fc1"),
+    (_TIN_NETS + r"biasnet\.net\.lastlayer", r"backbone/layer\1/\2/temporal_op/offset_fc2"),
+    (_TIN_NETS + r"weightnet\.net\.lastlayer", r"backbone/layer\1/\2/temporal_op/weight_conv"),
+)
+
+TRN = (
+    *under(r"base_model\.", BNINCEPTION),
+    *TSM,
+    *_CONSENSUS,
+)
+
+# The fusion of the top-down flow, which runs first, is called 2 there.
+TPN = (
+    *under(r"backbone\.", RESNET),
+    (
+        r"necks\.spatial_modulation\.spatial_modulation\.(\d)\.(\d)\.(conv|bn)",
+        r"neck/spatial_modulation/\1/\2/\3",
+    ),
+    (r"necks\.temporal_modulation_ops\.(\d)\.conv", r"neck/temporal_modulation/\1"),
+    (r"necks\.downsampling_ops\.(\d)\.conv", r"neck/downsamples/\1"),
+    (r"necks\.level_fusion_op2\.ops\.(\d)\.conv", r"neck/level_fusion_1/downsamples/\1/conv"),
+    (r"necks\.level_fusion_op2\.ops\.(\d)\.norm", r"neck/level_fusion_1/downsamples/\1/bn"),
+    (r"necks\.level_fusion_op2\.fusion_conv\.0", r"neck/level_fusion_1/fusion_conv/conv"),
+    (r"necks\.level_fusion_op2\.fusion_conv\.1", r"neck/level_fusion_1/fusion_conv/bn"),
+    (r"necks\.level_fusion_op\.ops\.(\d)\.conv", r"neck/level_fusion_2/downsamples/\1/conv"),
+    (r"necks\.level_fusion_op\.ops\.(\d)\.norm", r"neck/level_fusion_2/downsamples/\1/bn"),
+    (r"necks\.level_fusion_op\.fusion_conv\.0", r"neck/level_fusion_2/fusion_conv/conv"),
+    (r"necks\.level_fusion_op\.fusion_conv\.1", r"neck/level_fusion_2/fusion_conv/bn"),
+    (r"necks\.pyramid_fusion_op\.0", r"neck/pyramid_fusion/conv"),
+    (r"necks\.pyramid_fusion_op\.1", r"neck/pyramid_fusion/bn"),
+    (r"necks\.aux_head\.convs(?:\.0)?\.(conv|bn)", r"neck/auxiliary/conv/\1"),
+    (r"necks\.aux_head\.fc", r"neck/auxiliary/fc"),
+    (r"cls_head\.fc_cls", r"head/fc"),
+    (r"cls_head\.new_cls", r""),
+)
+
+# ResNeXt and MobileOne of mmpretrain: inside recognizers of mmaction2 (where temporal shifts add a
+# component `net`) and with their own classifier.
+MMPRETRAIN = (
+    (r"backbone\.(conv1|bn1)", r"backbone/\1"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
+    (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
+    (
+        r"backbone\.stage0(?:\.net)?\.branch_scale\.(conv|norm)",
+        r"backbone/stage0/branch_scale/\1",
+    ),
+    (
+        r"backbone\.stage0(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
+        r"backbone/stage0/branch_conv_list/\1/\2",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_scale\.(conv|norm)",
+        r"backbone/stage\1/\2/branch_scale/\3",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
+        r"backbone/stage\1/\2/branch_conv_list/\3/\4",
+    ),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.se\.conv(\d)\.conv",
+        r"backbone/stage\1/\2/se/conv\3",
+    ),
+    (r"backbone\.stage0(?:\.net)?\.branch_reparam", r"backbone/stage0/branch_reparam"),
+    (
+        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_(norm|reparam)",
+        r"backbone/stage\1/\2/branch_\3",
+    ),
+    (r"cls_head\.fc_cls|head\.fc", r"head/fc"),
+)
+
+SOURCES = {
+    "mmaction2": MMACTION2,
+    "mmaction2_swin_old": MMACTION2_SWIN_OLD,
+    "mmpretrain": MMPRETRAIN,
+    "torchvision": TORCHVISION,
+    "torchvision_densenet": (*DENSENET, (r"classifier", r"")),
+    "timm_swin": (*SWIN, (r"head", r""), (r"head\.fc", r"")),
+    "timm_swin_old": (*SWIN_OLD, (r"head", r"")),
+    "bninception": (*BNINCEPTION, (r"fc\w*|last_linear", r"")),
+    "tsm": TSM,
+    "tin": TIN,
+    "trn": TRN,
+    "tpn": TPN,
+}

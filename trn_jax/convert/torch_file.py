@@ -1,0 +1,189 @@
+"""Read files of PyTorch weights without PyTorch, and without running what is in them."""
+
+import hashlib
+import io
+import mmap
+import os
+import struct
+import zipfile
+import zlib
+
+from trn_jax.convert.npz import read_npz
+from trn_jax.convert.safetensors import looks_like_safetensors, read_safetensors
+from trn_jax.convert.torch_objects import Storage, call, persistent, state_dict_arrays
+from trn_jax.convert.unpickle import load_pickle
+from trn_jax.errors import UserError
+
+# The first pickle of files of before version 1.6.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+# What zipfile raises for broken archives, unknown compression and passwords.
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
+
+
+def read_torch_file(path):
+    """Read the weights in a file.
+
+    The formats are PyTorch's (of all versions since 0.1.10), `.safetensors` and `.npz`; the content
+    decides, not the name. The weights may lie in a wrapper such as `{"state_dict": ...}`; optimizer
+    states and everything else are left alone.
+
+    Args:
+        path: the file. It need not be trusted: nothing in it is executed, and no more memory is
+            taken than a small multiple of its size.
+
+    Returns:
+        `{name: array}` in the file's order, with its names, dtypes and layouts. Arrays are
+        read-only views; tensors that shared memory share it.
+
+    Raises:
+        UserError: the file is missing, no such file, cut off, damaged, big-endian, has no tensors,
+            or is a pickle that asks to run code.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def file_sha256(path):
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(file, size):
+    head = file.read(512)
+    file.seek(0)
+    if not head:
+        raise UserError("the file is empty")
+    if head.startswith(b"PK"):
+        return _read_zip(file, size)
+    if head[:1] == b"\x80":  # the first byte of a pickle
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return _read_legacy(mapped)
+    if looks_like_safetensors(head, size):
+        return read_safetensors(file, size)
+    if head[257:262] == b"ustar":
+        raise UserError("the file is a tar archive; save it again with a PyTorch after 0.1.9")
+    raise UserError(
+        f"this is no file of PyTorch weights, .safetensors or .npz; it begins with {head[:16]!r}"
+    )
+
+
+def _read_zip(file, size):
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # Members may overlap, to become more than the archive.
+            if sum(info.compress_size for info in archive.infolist()) > size:
+                raise UserError("the archive tells of more than it has; it is cut off or damaged")
+            names = archive.namelist()
+            if names and all(name.endswith(".npy") for name in names):
+                return read_npz(archive)
+            folders = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
+            if len(folders) != 1:
+                raise UserError("this is a zip archive, but not one of PyTorch or NumPy")
+            return _Zip(archive, folders[0]).read()
+    except UserError:
+        raise
+    except _BROKEN_ZIP as error:
+        raise UserError(
+            f"the archive cannot be read ({error}); with its {size} bytes it is probably cut off "
+            "or damaged, get it again"
+        ) from error
+
+
+class _Zip:
+    """The format of version 1.6 and later: a pickle and one file per storage, not compressed."""
+
+    def __init__(self, archive, folder):
+        self.archive = archive
+        self.folder = folder
+
+    def read(self):
+        if f"{self.folder}byteorder" in self.archive.namelist():
+            _check_byte_order(self.member("byteorder") == b"little")
+        file = io.BytesIO(self.member("data.pkl"))
+        value = load_pickle(file, call=call, persistent=persistent)
+        return state_dict_arrays(value, self.storage)
+
+    def storage(self, storage):
+        data = self.member(f"data/{storage.key}")
+        if len(data) != storage.num_bytes:
+            raise UserError(
+                f"storage {storage.key} has {len(data)} bytes instead of {storage.num_bytes}; the "
+                "file is damaged"
+            )
+        return data
+
+    def member(self, name):
+        name = f"{self.folder}{name}"
+        try:
+            info = self.archive.getinfo(name)
+        except KeyError:
+            raise UserError(f"the archive lacks {name}; it is damaged") from None
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise UserError(f"{name} is compressed, which PyTorch does not do; pack it unpacked")
+        return self.archive.read(info)
+
+
+def _read_legacy(file):
+    """The format before 1.6: five pickles, then all storages, each behind its size."""
+    used = {}
+
+    def remember(identifier):
+        found = persistent(identifier)
+        if isinstance(found, Storage):
+            used[found.key] = found
+        return found
+
+    def load():
+        return load_pickle(file, call=call, persistent=remember)
+
+    if load() != _LEGACY_MAGIC:
+        raise UserError("this is a pickle, but not one of PyTorch")
+    protocol, system, value, keys = load(), load(), load(), load()
+    if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
+        raise UserError(f"protocol {protocol!r} is not known, {_LEGACY_PROTOCOL} is")
+    _check_byte_order(system.get("little_endian") is True)
+    places = _storage_places(file, [used.get(str(key)) for key in keys])
+
+    def read(storage):
+        if storage.key not in places:
+            raise UserError(f"the file lacks storage {storage.key}; it is damaged")
+        begin, end = places[storage.key]
+        return file[begin:end]
+
+    return state_dict_arrays(value, read)
+
+
+def _storage_places(file, storages):
+    """Where the bytes of each storage lie, `{key: (begin, end)}`."""
+    places = {}
+    end = file.tell()
+    for storage in storages:
+        if storage is None:
+            raise UserError("the file lists a storage that no tensor uses; it is damaged")
+        declared = int.from_bytes(file[end : end + 8], "little")
+        begin, end = end + 8, end + 8 + storage.num_bytes
+        if end > len(file):
+            raise UserError(
+                f"the file is cut off: storage {storage.key} ends at byte {end}, the file has "
+                f"{len(file)}; get it again"
+            )
+        if declared != storage.size:
+            raise UserError(
+                f"storage {storage.key} has {declared} elements instead of {storage.size}; the "
+                "file is damaged"
+            )
+        places[storage.key] = (begin, end)
+    return places
+
+
+def _check_byte_order(little):
+    if not little:
+        raise UserError("the file is big-endian; save it again on a little-endian machine")

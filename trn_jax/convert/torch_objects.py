@@ -1,0 +1,219 @@
+"""What the names in PyTorch's pickles stand for: storages, tensors, and wrappers of state dicts."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from trn_jax.convert.unpickle import Global, Inert
+from trn_jax.errors import UserError
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "UntypedStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
+# What the bytes of an untyped storage can be taken for.
+_DTYPES = frozenset(_STORAGE_DTYPES.values()) | {
+    "uint16",
+    "uint32",
+    "uint64",
+    "float8_e4m3fn",
+    "float8_e5m2",
+}
+
+_REBUILD = "torch._utils._rebuild"
+_TENSORS = (f"{_REBUILD}_tensor", f"{_REBUILD}_tensor_v2", f"{_REBUILD}_tensor_v3")
+_PARAMETERS = (
+    f"{_REBUILD}_parameter",
+    f"{_REBUILD}_parameter_with_state",
+    "torch.nn.parameter.Parameter",
+    "torch.autograd.variable.Variable",
+)
+_DICTIONARIES = ("collections.OrderedDict", "collections.defaultdict")
+
+# Where checkpoints keep their weights, the likeliest first.
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+)
+_MAX_DEPTH = 5
+
+
+class Storage(NamedTuple):
+    """A block of memory: `size` elements of `dtype`, of which a view sees those from `begin` on."""
+
+    key: str
+    dtype: Any
+    size: int
+    begin: int
+
+    @property
+    def num_bytes(self):
+        """Bytes of the whole block."""
+        return self.size * self.dtype.itemsize
+
+
+class _Tensor(NamedTuple):
+    storage: Storage
+    offset: int
+    shape: tuple
+    strides: tuple
+    dtype: Any
+
+
+def persistent(identifier):
+    """What a persistent id stands for, see `load_pickle`.
+
+    Raises:
+        UserError: a storage has a type or a size that does not exist.
+    """
+    kind, *rest = identifier if isinstance(identifier, tuple) else [identifier]
+    if kind != "storage":
+        # A pickled module keeps its source code by such an id; the module is the first entry.
+        return rest[0] if rest else Inert("persistent id")
+    storage_type, key, _, size, *view = rest
+    name = storage_type.name if isinstance(storage_type, Global) else str(storage_type)
+    module, _, attribute = name.rpartition(".")
+    if module not in _STORAGE_MODULES or attribute not in _STORAGE_DTYPES:
+        raise UserError(f"storages of type {name} are not known: {', '.join(_STORAGE_DTYPES)} are")
+    begin = view[0][1] if view and view[0] else 0
+    if not isinstance(key, str) or not _is_size(size) or not _is_size(begin):
+        raise UserError(f"storage {key!r} has size {size!r} and begins at {begin!r}")
+    return Storage(key, jnp.dtype(_STORAGE_DTYPES[attribute]), size, begin)
+
+
+def call(name, args):
+    """The tensor, parameter or dictionary that a call makes, else `None`; see `load_pickle`."""
+    if name in _TENSORS:
+        storage, offset, shape, strides, *more = args
+        dtype = None
+        if name.endswith("v3"):
+            dtype = more[2].name.removeprefix("torch.")
+            if dtype not in _DTYPES:
+                raise UserError(f"tensors of {dtype} are not known: {', '.join(sorted(_DTYPES))}")
+        return _tensor(storage, offset, _sizes(shape), _sizes(strides), dtype)
+    if name in _PARAMETERS:
+        return args[0] if args and isinstance(args[0], _Tensor) else None
+    if name == f"{_REBUILD}_from_type_v2":
+        function, _, inner, *_ = args
+        return call(function.name, inner)
+    if name in _DICTIONARIES:
+        pairs = args[0] if args and isinstance(args[0], list) else []
+        return {key: value for key, value in pairs if isinstance(key, str)}
+    return None
+
+
+def state_dict_arrays(value, read):
+    """Find the state dict in what was unpickled and make arrays of its tensors.
+
+    Args:
+        value: result of `load_pickle`.
+        read: function that returns the bytes of a `Storage`.
+
+    Raises:
+        UserError: there is no tensor in it, or one that cannot be read.
+    """
+    found = _find(value, _MAX_DEPTH, set())
+    if found is None:
+        raise UserError(f"no tensors with names in it; {_contents(value)}")
+    blocks: dict[str, bytes] = {}
+    arrays = {}
+    for name, tensor in found.items():
+        if isinstance(tensor, Inert) and tensor.name.startswith(_REBUILD):
+            raise UserError(f"{name!r} is of a kind that cannot be read here ({tensor.name})")
+        if isinstance(tensor, _Tensor):
+            storage = tensor.storage
+            if storage.key not in blocks:
+                blocks[storage.key] = read(storage)
+            try:
+                arrays[name] = _array(tensor, blocks[storage.key])
+            except (TypeError, ValueError, OverflowError) as error:
+                raise UserError(
+                    f"{name!r} of shape {tensor.shape}, strides {tensor.strides} and offset "
+                    f"{tensor.offset} does not fit into its storage of {storage.num_bytes} bytes; "
+                    "the file is damaged"
+                ) from error
+    return arrays
+
+
+def _tensor(storage, offset, shape, strides, dtype):
+    numbers = (offset, *shape, *strides)
+    if not isinstance(storage, Storage) or not all(map(_is_size, numbers)):
+        raise UserError(f"a tensor has shape {shape}, strides {strides} and offset {offset!r}")
+    dtype = storage.dtype if dtype is None else jnp.dtype(dtype)
+    return _Tensor(storage, offset, shape, strides, dtype)
+
+
+def _array(tensor, data):
+    if len(tensor.shape) != len(tensor.strides):
+        raise ValueError("as many strides as axes are needed")
+    itemsize = tensor.dtype.itemsize
+    if math.prod(tensor.shape) == 0:
+        return np.empty(tensor.shape, tensor.dtype)
+    # NumPy checks that no element lies outside of the data.
+    return np.ndarray(
+        tensor.shape,
+        tensor.dtype,
+        data,
+        tensor.offset * itemsize + tensor.storage.begin * tensor.storage.dtype.itemsize,
+        tuple(stride * itemsize for stride in tensor.strides),
+    )
+
+
+def _find(value, depth, seen):
+    """The mapping that holds tensors directly; known wrappers are opened first."""
+    mapping = value.items if isinstance(value, Inert) else value
+    if not isinstance(mapping, dict) or not depth or id(mapping) in seen:
+        return None
+    seen.add(id(mapping))
+    entries = {key: inner for key, inner in mapping.items() if isinstance(key, str)}
+    inside = [entries[key] for key in _WRAPPERS if key in entries]
+    direct = any(isinstance(inner, _Tensor) for inner in entries.values())
+    if not direct:
+        inside += [inner for key, inner in entries.items() if "optim" not in key]
+    for inner in inside:
+        found = _find(inner, depth - 1, seen)
+        if found is not None:
+            return found
+    return entries if direct else None
+
+
+def _contents(value):
+    if isinstance(value, Inert) and not value.items:
+        return f"it is an object of {value.name}: save its state_dict() instead"
+    keys = value.items if isinstance(value, Inert) else value
+    if isinstance(keys, dict):
+        objects = [inner.name for inner in keys.values() if isinstance(inner, Inert)]
+        hint = f", with objects of {', '.join(objects[:3])}" if objects else ""
+        return f"its keys are {', '.join(map(repr, list(keys)[:10])) or 'none'}{hint}"
+    return f"it is a {type(value).__name__}"
+
+
+def _sizes(value):
+    if isinstance(value, Inert) and value.name == "torch.Size" and value.args:
+        value = value.args[0]
+    return tuple(value)
+
+
+def _is_size(value):
+    return type(value) is int and 0 <= value < 2**62
