@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from trn_jax.errors import UserError
+
 
 class Frozen(nnx.Variable):
     """A parameter that no optimizer sees (frozen stages, partial batch normalisation)."""
@@ -184,6 +186,19 @@ class BatchNorm(nnx.Module):
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             batch = lax.stop_gradient(jnp.mean(batch, axis=0))
             running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
+
+
+def split_clips(x, num_segments):
+    """Reshape `[batch * segments, ...]` to `[batch, segments, ...]`.
+
+    Raises:
+        UserError: the number of rows is not a multiple of `num_segments`.
+    """
+    if x.shape[0] % num_segments:
+        raise UserError(
+            f"{x.shape[0]} frames came in, which are no whole clips of num_segments={num_segments}"
+        )
+    return x.reshape(-1, num_segments, *x.shape[1:])
 
 
 def max_pool(x, window, *, stride, padding):
