@@ -323,6 +323,19 @@ class BatchNorm(nnx.Module):
             running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
 
 
+def split_clips(x, num_segments):
+    """Reshape `[batch * segments, ...]` to `[batch, segments, ...]`.
+
+    Raises:
+        UserError: the number of rows is not a multiple of `num_segments`.
+    """
+    if x.shape[0] % num_segments:
+        raise UserError(
+            f"{x.shape[0]} frames came in, which are no whole clips of num_segments={num_segments}"
+        )
+    return x.reshape(-1, num_segments, *x.shape[1:])
+
+
 def max_pool(x, window, *, stride, padding=0, ceil_mode=False):
     """Maximum over `window` x `window` pixels of `x` `[batch, height, width, channels]`.
 

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones.layers import Linear, dropout, global_average_pool, storage_dtype
+from trn_jax.backbones.layers import (
+    Linear,
+    dropout,
+    global_average_pool,
+    split_clips,
+    storage_dtype,
+)
 from trn_jax.errors import UserError
 
 
@@ -59,19 +65,6 @@ class TemporalShift(nnx.Module):
             for step, start, end in zip(steps, bounds[:-1], bounds[1:], strict=True)
         ]
         return jnp.concatenate(moved, axis=-1).reshape(x.shape)
-
-
-def split_clips(x, num_segments):
-    """Reshape `[batch * segments, ...]` to `[batch, segments, ...]`.
-
-    Raises:
-        UserError: the number of rows is not a multiple of `num_segments`.
-    """
-    if x.shape[0] % num_segments:
-        raise UserError(
-            f"{x.shape[0]} frames came in, which are no whole clips of num_segments={num_segments}"
-        )
-    return x.reshape(-1, num_segments, *x.shape[1:])
 
 
 def _move(x, steps):
