@@ -18,6 +18,7 @@ CASES = {
         name="trn_resnet50", num_classes=174, partial_bn=True, eval_relations="first"
     ),
     "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
+    "tpn_tsm_r50": dict(name="tpn_tsm_resnet50", num_classes=174),
 }
 
 

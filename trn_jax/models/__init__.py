@@ -41,6 +41,7 @@ MODELS = {
     "trn_resnet50": dict(backbone="resnet50", head="trn_multiscale"),
     "tpn_slowonly_resnet14": dict(backbone="slowonly_resnet14", neck="tpn", head="tpn"),
     "tpn_slowonly_resnet50": dict(backbone="slowonly_resnet50", neck="tpn", head="tpn"),
+    "tpn_tsm_resnet50": dict(backbone="resnet50", temporal_op="tsm", neck="tpn", head="tpn"),
 }
 
 # What create_model hands to the parts itself; everything else a part takes by keyword is an option.
