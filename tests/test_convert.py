@@ -96,11 +96,12 @@ def test_names_of_published_checkpoints():
     assert shapes["cls_head.consensus.fc_fusion_scales.2.3.bias"] == (5,)
 
 
-def test_counters_and_preprocessing_are_ignored_and_the_source_is_recognised():
+def test_counters_preprocessing_and_copies_are_ignored_and_the_source_is_recognised():
     model = abstract()
     ours, theirs = weights_of(model)
     theirs["backbone.conv1.bn.num_batches_tracked"] = np.array(7)
     theirs["data_preprocessor.mean"] = np.zeros((3, 1, 1))
+    theirs["cls_head.new_cls.weight"] = np.zeros((5, 4, 1, 1, 1))
     convert.load_state_dict(model, theirs)
     kernel = variables(model)["backbone/conv1/kernel"]
     np.testing.assert_array_equal(kernel[...], ours["backbone/conv1/kernel"])

@@ -26,28 +26,25 @@ REFERENCES = {
     ),
     "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
     "tin_r50": dict(name="tin_resnet50", num_classes=174),
+    "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
 }
+SLOW = ("tsm_r50", "tin_r50", "tpn_slowonly_r50")
 
 
+# Each case is recorded twice, with gradients that are clipped and with gradients that are not.
 @pytest.mark.reference
 @pytest.mark.parametrize("clipping", ["published", "other"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "trn_r50_multiscale",
-        pytest.param("tsm_r50", marks=pytest.mark.slow),
-        pytest.param("tin_r50", marks=pytest.mark.slow),
-    ],
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in REFERENCES]
 )
-def test_three_steps_equal_the_reference(golden, name, clipping):
-    numbers = golden(f"train/{name}")
-    # Between them, the published and the other limit of the gradient's norm are active and not.
+def test_three_steps_equal_the_reference(golden, case, clipping):
+    numbers = golden(f"train/{case}")
     expected = numbers if clipping == "published" else numbers["other_clipping"]
     max_norm = numbers["optimizer"]["clip_grad"]["max_norm"]
     max_norm = max_norm if clipping == "published" else expected["max_norm"]
     # Before the last of these steps some activations are within 3e-8 of the kink of a ReLU, near
     # enough for the reference to be on its other side: the loss is the same, the gradient is not.
-    slack = 30 if (name, clipping) == ("tin_r50", "other") else 1
+    slack = 30 if (case, clipping) == ("tin_r50", "other") else 1
     drawn, data = numbers["weights"], numbers["input"]
     values = weights.deterministic_state_dict(
         numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
@@ -59,7 +56,7 @@ def test_three_steps_equal_the_reference(golden, name, clipping):
     }
 
     def make_model():
-        return create_model(**REFERENCES[name], dropout_rate=0.0, dtype="float64")
+        return create_model(**REFERENCES[case], dropout_rate=0.0, dtype="float64")
 
     with jax.enable_x64(True):
         mesh = make_mesh(jax.devices()[:1])
@@ -74,10 +71,11 @@ def test_three_steps_equal_the_reference(golden, name, clipping):
             params,
             rate,
             momentum=settings["momentum"],
+            nesterov=settings.get("nesterov", False),
             weight_decay=settings["weight_decay"],
             clip_norm=max_norm,
-            groups="tsm",
-            fc_lr5=numbers["optimizer"]["paramwise_cfg"]["fc_lr5"],
+            groups="tsm" if "constructor" in numbers["optimizer"] else "plain",
+            fc_lr5=numbers["optimizer"].get("paramwise_cfg", {}).get("fc_lr5", False),
         )
         assert len(jax.tree.leaves(params)) == numbers["num_params_with_grad"]
         state = train.TrainState(
@@ -93,7 +91,9 @@ def test_three_steps_equal_the_reference(golden, name, clipping):
         for number, recorded in enumerate(steps, start=1):
             state, scalars = step(state, batch)
             assert float(scalars["loss"]) == pytest.approx(recorded["total_loss"], rel=1e-6)
-            rel = 1e-6 * (slack if number == len(steps) else 1)
+            # How far a float32 run of the reference lands says how rough its ground is.
+            rough = numbers["fp32_deviation"]["grad_norm"][number - 1]
+            rel = max(1e-6, rough / 100) * (slack if number == len(steps) else 1)
             assert float(scalars["grad_norm"]) == pytest.approx(recorded["grad_norm"], rel=rel)
             if number == 1 and clipping == "published":
                 check_tensors(graph, state, expected["after_step_1"])
@@ -104,15 +104,48 @@ def check_tensors(graph, state, expected, *, slack=1):
     """Compare norms and samples of tensors with the golden's, which are in PyTorch's layout."""
     model = nnx.merge(graph, *state.model)
     found = convert.names.variables(model)
-    axes = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
     for name, numbers in expected.items():
         path = convert.names._path(name, sources.MMACTION2, found)
         value = np.asarray(found[path][...])
         if path.endswith("/kernel"):
-            value = value.transpose(axes[value.ndim])
+            value = value.transpose(-1, -2, *range(value.ndim - 2))
         assert np.linalg.norm(value) == pytest.approx(numbers["l2"], rel=1e-7 * slack), name
         for index, sample in numbers["samples"]:
             assert value[tuple(index)] == pytest.approx(sample, rel=1e-6, abs=1e-8), name
+
+
+class TwoClassifiers(nnx.Module):
+    """A model without layers: its logits and auxiliary logits are parameters."""
+
+    def __init__(self):
+        self.main = nnx.Param(jnp.array([0.5, -1.0, 2.0, 0.0, 1.0]))
+        self.extra = nnx.Param(jnp.array([1.5, 0.25, -0.5, 1.0, 0.0]))
+        self.neck = nnx.Module()
+        self.neck.auxiliary_weight = 0.25
+
+    def outputs(self, clips, **_):
+        return tuple(jnp.tile(logits[...], (len(clips), 1)) for logits in (self.main, self.extra))
+
+
+def test_auxiliary_logits_enter_the_loss_with_their_weight():
+    rate = optim.learning_rate(lr=1.0, schedule="constant", epochs=1, steps_per_epoch=1)
+    _, state, step = prepare(
+        TwoClassifiers,
+        lambda params: optim.sgd(params, rate, momentum=0.0, weight_decay=0.0),
+        make_mesh(jax.devices()[:1]),
+        rate,
+        seed=0,
+    )
+    before, batch = jax.device_get(state.params), small_batch(4)
+    after, scalars = step(state, batch)
+    loss = 0.0
+    for name, weight in (("main", 1.0), ("extra", 0.25)):
+        shares = np.exp(before[name]) / np.exp(before[name]).sum()
+        loss -= weight * np.log(shares[batch["label"]]).mean()
+        gradient = weight * (shares - np.bincount(batch["label"], minlength=5) / 4)
+        moved = before[name] - np.asarray(after.params[name])
+        np.testing.assert_allclose(moved, gradient, rtol=1e-5, atol=1e-6)
+    assert float(scalars["loss"]) == pytest.approx(loss, rel=1e-5)
 
 
 def small_batch(size=16, num_segments=3):

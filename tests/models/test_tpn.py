@@ -244,7 +244,8 @@ def test_norm_groups_train_as_separate_gpus():
     whole = score(model(norm_group=2), clips, train=True)
     halves = [score(model(), half, train=True) for half in (clips[:2], clips[2:])]
     for found, parts in zip(whole, zip(*halves, strict=True), strict=True):
-        close(found, np.concatenate(parts), 1e-3)
+        # The last norms see two numbers per channel, which makes rounding errors large.
+        close(found, np.concatenate(parts), 1e-2)
 
 
 def test_bfloat16_is_close_to_float32():
