@@ -53,7 +53,7 @@ def norms(model):
     return {p.rpartition("/")[0] for p in variables(model) if p.endswith("/mean")}
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith("resnet")])
 def test_features_of_the_stages(name):
     model = abstract(name)
     expansion = 1 if name in BASIC else 4
