@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -298,6 +299,34 @@ def test_global_average_pool_accumulates_in_float32():
 @partial(jax.jit, static_argnames="rate")
 def dropped(x, rate, seed, clip_index):
     return dropout(x, rate, key=jax.random.key(seed), clip_index=clip_index)
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 0), (3, 2, 1), (2, 3, 1)])
+def test_ceil_mode_takes_every_window_that_starts_before_the_end(window, stride, padding):
+    for height, width in product(range(3, 9), (5, 8)):
+        x = draw(1, height, width, 2) - 5  # negative: a border of zeros would win
+        starts = [
+            [s for s in range(-padding, n, stride) if s - stride + window < n + padding]
+            for n in (height, width)
+        ]
+        expected = [
+            [x[0, max(r, 0) : r + window, max(c, 0) : c + window].max((0, 1)) for c in starts[1]]
+            for r in starts[0]
+        ]
+        found = max_pool(x, window, stride=stride, padding=padding, ceil_mode=True)
+        np.testing.assert_array_equal(found[0], expected)
+
+
+def test_biases_are_optional():
+    conv = filled(lambda: Conv(2, 3, 1, use_bias=True, rngs=nnx.Rngs(0)))
+    plain = filled(lambda: Conv(2, 3, 1, rngs=nnx.Rngs(0)))
+    plain.kernel.set_value(conv.kernel[...])
+    x = draw(1, 2, 2, 2)
+    close(run(conv, x), run(plain, x) + conv.bias[...])
+    assert not hasattr(plain, "bias")
+    linear = filled(lambda: Linear(2, 3, use_bias=False, rngs=nnx.Rngs(0)))
+    close(run(linear, x), x @ np.asarray(linear.kernel[...]))
+    assert not hasattr(linear, "bias")
 
 
 def test_dropout_belongs_to_the_clip_and_not_to_its_place():

@@ -79,7 +79,7 @@ def shape_of_logits(model, *shape):
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_scores_clips(name):
     model = nnx.eval_shape(lambda: trn_jax.create_model(name, num_classes=7, num_segments=3))
-    logits = shape_of_logits(model, 2, 3, 64, 64, 3)
+    logits = shape_of_logits(model, 2, 3, 224, 224, 3)
     assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
 
 
@@ -411,6 +411,8 @@ def test_pixels_are_normalised_in_rgb_order():
     assert (model.mean, model.std) == (IMAGENET_MEAN, IMAGENET_STD)
     whole = random_clips(1)
     np.testing.assert_array_equal(model.normalise(whole), model.normalise(whole.astype("float32")))
+    for caffe in ("trn_bninception", "tsn_bninception"):
+        close(abstract(caffe).normalise(np.full((1, 1, 1, 3), 130.0)), [[[[2, 13, 26]]]])
     other = abstract("tsn_resnet10", mean=(104, 117, 128), std=(1, 2, 4))
     close(other.normalise(np.full((1, 1, 1, 3), 130.0)), [[[[26, 6.5, 0.5]]]])
 

@@ -175,19 +175,16 @@ class Swin(nnx.Module):
         self.stage_channels = tuple(width * 2**stage for stage in range(len(depths)))
         self.out_channels = self.stage_channels[-1]
         rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
+        block = partial(SwinBlock, norm=norm, linear=linear, window=window, rngs=rngs)
         self.layers = nnx.List(
             nnx.List(
-                SwinBlock(
+                block(
                     channels,
                     drop_path_rate=next(rates),
-                    norm=norm,
-                    linear=linear,
                     num_heads=channels // head_channels,
-                    window=window,
-                    shifted=index % 2 == 1,
-                    rngs=rngs,
+                    shifted=i % 2 == 1,
                 )
-                for index in range(depth)
+                for i in range(depth)
             )
             for depth, channels in zip(depths, self.stage_channels, strict=True)
         )
