@@ -201,6 +201,7 @@ class MobileOne(nnx.Module):
     """
 
     sees_clips = False
+    draws = False
 
     def __init__(
         self,

@@ -203,7 +203,6 @@ class ResNet(nnx.Module):
                 in_channels = channels * block.expansion
             setattr(self, f"layer{stage}", nnx.List(blocks))
             self.stage_channels += (in_channels,)
-        self.dtype = dtype
         self.num_stages = len(depths)
         self.out_channels = in_channels
 

@@ -68,8 +68,10 @@ class SlowOnly(nnx.Module):
     """
 
     sees_clips = True
+    draws = False
 
     def __init__(self, depths, *, width=64, dtype=jnp.float32, rngs):
+        self.dtype = dtype
         self.conv1 = Conv3d(3, width, (1, 7), stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype)
         self.num_stages = len(depths)
