@@ -42,8 +42,9 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
     expected = numbers if clipping == "published" else numbers["other_clipping"]
     max_norm = numbers["optimizer"]["clip_grad"]["max_norm"]
     max_norm = max_norm if clipping == "published" else expected["max_norm"]
-    # Before the last of these steps some activations are within 3e-8 of the kink of a ReLU, near
-    # enough for the reference to be on its other side: the loss is the same, the gradient is not.
+    # In the last of these steps the loss agrees to 1e-8, the gradient's norm only to 2e-5. Some
+    # activations are within 3e-8 of the kink of a ReLU then; probably the reference is on the other
+    # side of one.
     slack = 30 if (case, clipping) == ("tin_r50", "other") else 1
     drawn, data = numbers["weights"], numbers["input"]
     values = weights.deterministic_state_dict(
@@ -111,7 +112,7 @@ def check_tensors(graph, state, expected, *, slack=1):
             value = value.transpose(-1, -2, *range(value.ndim - 2))
         assert np.linalg.norm(value) == pytest.approx(numbers["l2"], rel=1e-7 * slack), name
         for index, sample in numbers["samples"]:
-            assert value[tuple(index)] == pytest.approx(sample, rel=1e-6, abs=1e-8), name
+            assert value[tuple(index)] == pytest.approx(sample, rel=1e-6, abs=1e-8 * slack), name
 
 
 class TwoClassifiers(nnx.Module):
