@@ -25,7 +25,7 @@ LAYERS = (
     ("trn_jax.data.pipeline", "trn_jax.data.check"),
     ("trn_jax.data",),
     ("trn_jax.backbones.layers",),
-    ("trn_jax.backbones.conv3d",),
+    ("trn_jax.backbones.conv3d", "trn_jax.backbones.convolution"),
     ("trn_jax.backbones.*",),
     ("trn_jax.backbones",),
     ("trn_jax.models.*",),

@@ -7,13 +7,8 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones.layers import (
-    BatchNorm,
-    Conv,
-    max_pool,
-    scatter_by_position,
-    scatter_by_window,
-)
+from trn_jax.backbones.convolution import Conv
+from trn_jax.backbones.layers import BatchNorm, max_pool, scatter_by_position, scatter_by_window
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from trn_jax.backbones.layers import Conv, grouped_conv
+from trn_jax.backbones.convolution import Conv, convolve
 from trn_jax.devices import make_mesh
 from trn_jax.errors import UserError
 
@@ -84,7 +84,7 @@ def test_both_forms_equal_the_convolution_of_xla(case, form, monkeypatch):
         lax, "platform_dependent", lambda *operands, **forms: forms[form](*operands)
     )
     operands, geometry = arguments(case)
-    found = value_and_gradients(grouped_conv, geometry)(*operands)
+    found = value_and_gradients(convolve, geometry)(*operands)
     check(found, value_and_gradients(xla, geometry)(*operands))
 
 
@@ -93,7 +93,7 @@ def test_both_forms_equal_the_convolution_of_xla(case, form, monkeypatch):
 )
 def test_programs_for_accelerators_keep_the_convolutions(case, on_cpu):
     operands, geometry = arguments(case)
-    traced = value_and_gradients(grouped_conv, geometry).trace(*operands)
+    traced = value_and_gradients(convolve, geometry).trace(*operands)
     for platform, expected in (("cpu", on_cpu), ("tpu", 4), ("cuda", 4)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert text.count("stablehlo.convolution") == expected, platform
@@ -103,7 +103,7 @@ def test_programs_for_accelerators_keep_the_convolutions(case, on_cpu):
 def test_bfloat16_sums_in_float32(case):
     operands, geometry = arguments(case)
     operands = [jnp.asarray(a, jnp.bfloat16) for a in operands]
-    found = value_and_gradients(grouped_conv, geometry)(*operands)
+    found = value_and_gradients(convolve, geometry)(*operands)
     assert {a.dtype for a in found} == {jnp.dtype("bfloat16")}
     exact = [a.astype(jnp.float32) for a in operands]
     # One rounding to 8 bits at the end, not one for each of the summands.
@@ -118,7 +118,7 @@ def test_batches_on_several_devices(case):
     split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     placed = [jax.device_put(x, split), jax.device_put(kernel, whole)]
     placed.append(jax.device_put(gradient, split))
-    found = value_and_gradients(grouped_conv, geometry)(*placed)
+    found = value_and_gradients(convolve, geometry)(*placed)
     check(found, value_and_gradients(xla, geometry)(x, kernel, gradient))
 
 

@@ -12,7 +12,8 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.backbones import layers
-from trn_jax.backbones.layers import BatchNorm, Conv, Frozen, Linear, dropout, max_pool
+from trn_jax.backbones.convolution import Conv
+from trn_jax.backbones.layers import BatchNorm, Frozen, Linear, dropout, max_pool
 
 
 def draw(*shape, seed=0, mean=0.0):

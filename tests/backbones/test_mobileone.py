@@ -250,7 +250,9 @@ def test_bfloat16_is_close_to_float32(deploy):
 @pytest.mark.parametrize("wrapper", ["", ".net"])
 @pytest.mark.parametrize("deploy", [False, True])
 def test_published_names_are_understood(deploy, wrapper):
-    source, target = fill(recognizer(deploy=deploy)), recognizer(deploy=deploy)
+    shift = dict(temporal_op="tsm", num_segments=2) if wrapper else {}
+    options = dict(deploy=deploy) | shift
+    source, target = fill(recognizer(**options)), recognizer(**options)
     state = {}
     leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     for path, variable in variables(source).items():

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.layers import BatchNorm, Conv, max_pool, storage_dtype
+from trn_jax.backbones.convolution import Conv
+from trn_jax.backbones.layers import BatchNorm, max_pool, storage_dtype
 from trn_jax.errors import UserError
 
 # name, 1x1, (reduced, 3x3), (reduced, double 3x3), pool, its projection: channels for a stem of 64.

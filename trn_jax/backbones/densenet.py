@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.layers import BatchNorm, Conv, max_pool, storage_dtype
+from trn_jax.backbones.convolution import Conv
+from trn_jax.backbones.layers import BatchNorm, max_pool, storage_dtype
 
 
 class DenseLayer(nnx.Module):

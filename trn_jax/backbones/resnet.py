@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.layers import BatchNorm, Conv, freeze, max_pool
+from trn_jax.backbones.convolution import Conv
+from trn_jax.backbones.layers import BatchNorm, freeze, max_pool
 from trn_jax.errors import UserError
 
 SHIFT_PLACES = ("blockres", "block")

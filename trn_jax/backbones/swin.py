@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones.layers import Conv, Linear, dropout, storage_dtype
+from trn_jax.backbones.convolution import Conv
+from trn_jax.backbones.layers import Linear, dropout, storage_dtype
 from trn_jax.errors import UserError
 
 # Added to the scores of pixels that only the cyclic shift brought into one window.
