@@ -119,7 +119,7 @@ def assert_equal(a, b):
 
 
 def test_train_evaluate_and_reports(tree):
-    done = run(tree)
+    done = run(tree, num_devices=2)
     assert done.returncode == 0, done.stderr
     workdir = tree / "run"
     assert "Waving left <-> Waving right" in done.stderr
@@ -159,9 +159,11 @@ def test_train_evaluate_and_reports(tree):
     assert scores.shape == (10, 4)
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
 
-    # A finished run has nothing left to train, and evaluates again.
+    # A finished run has nothing left to train, and evaluates again, here on one device.
     finished = run(tree)
     assert finished.returncode == 0
+    once_more = json.loads((workdir / "results" / "accurate.json").read_text())
+    assert once_more["metrics"] == twice["metrics"]
     assert "resuming after step 12" in finished.stderr
 
 

@@ -1,0 +1,64 @@
+"""The tables of the README are what the recipes and result files say."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+
+ORDERS = ("efficient", "reversed", "shuffled")
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY)
+    path = REPOSITORY / "scripts" / "results_table.py"
+    spec = importlib.util.spec_from_file_location("results_table", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_is_up_to_date(tables):
+    text = tables.README.read_text()
+    assert tables.with_tables(text) == text
+
+
+def test_the_quick_start_proves_that_order_is_seen(tables):
+    trn = {order: tables.measured("trn_synthetic", order)["metrics"] for order in ORDERS}
+    tsn = {order: tables.measured("tsn_synthetic", order)["metrics"] for order in ORDERS}
+    assert trn["efficient"]["top1"] >= 0.98
+    assert trn["reversed"]["partner"] >= 0.95
+    # Inside a pair, shuffled frames leave it with a guess.
+    assert 0.4 < trn["shuffled"]["top1"] / trn["shuffled"]["pair"] < 0.6
+    assert tsn["efficient"]["top1"] <= 0.55 and tsn["efficient"]["pair"] >= 0.9
+    assert tsn["efficient"]["top1"] == tsn["reversed"]["top1"] == tsn["shuffled"]["top1"]
+
+
+def test_published_and_measured_numbers_are_not_mixed(tables, monkeypatch, tmp_path):
+    assert "| 31.62 / 60.01 | not run |" in tables.recipe_table()
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "trn_sthv1").mkdir()
+    result = {"metrics": {"top1": 0.125, "top5": 0.5}}
+    (tmp_path / "trn_sthv1" / "efficient.json").write_text(json.dumps(result))
+    assert "| 31.62 / 60.01 | 12.50 / 50.00 |" in tables.recipe_table()
+
+
+def test_results_of_a_run_are_taken_up(tables, monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "kept")
+    with pytest.raises(SystemExit, match="no result files"):
+        tables.add("trn_sthv1", tmp_path)
+    with pytest.raises(SystemExit, match="no recipe 'trn_sthv3'"):
+        tables.add("trn_sthv3", tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "accurate.json").write_text('{"metrics": {"top1": 0.25}}')
+    tables.add("trn_sthv1", tmp_path)
+    assert tables.measured("trn_sthv1", "accurate")["metrics"]["top1"] == 0.25
+
+
+def test_a_readme_without_a_place_for_the_tables_is_refused(tables):
+    with pytest.raises(SystemExit, match="no place for a table"):
+        tables.with_tables("nothing here")
