@@ -35,9 +35,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from trn_jax import convert, create_model, evaluate, recipe, train
+from trn_jax import create_model, evaluate, recipe, train
 from trn_jax.config import base
-from trn_jax.devices import DevicePrefetch, make_mesh, replicated
+from trn_jax.devices import DevicePrefetch, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 
@@ -159,7 +159,7 @@ class Stepper:
             lambda params: recipe.optimizer(config, params, rate),
             mesh,
         )
-        self._layout = replicated(mesh)
+        self._mesh = mesh
         self._step = train.jit_train_step(
             mesh,
             graph=self.graph,
@@ -171,12 +171,7 @@ class Stepper:
 
     def load(self, state_dict: dict[str, np.ndarray]) -> None:
         """Start from foreign weights, see `trn_jax.convert`."""
-        model = nnx.merge(self.graph, *self.state.model)
-        convert.load_state_dict(model, state_dict)
-        _, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-        # Laid out as a step leaves them, so that nothing is compiled again after the first one.
-        params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), self._layout)
-        self.state = self.state.replace(params=params, stats=stats, fixed=fixed)
+        self.state = train.load_weights(self.graph, self.state, state_dict, self._mesh)
 
     def __call__(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
         """Take one step per batch, and wait for the last; returns its scalars."""

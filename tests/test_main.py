@@ -15,8 +15,10 @@ from functools import partial
 import numpy as np
 import pytest
 import simplejpeg
+from flax import nnx
+from test_convert import weights_of
 
-from trn_jax import checkpoint, train
+from trn_jax import checkpoint, create_model, train
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -352,6 +354,22 @@ def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     assert done.returncode == 0, done.stderr
     assert "were replaced" in done.stderr
     assert str(broken) in done.stderr
+
+
+def test_training_starts_from_foreign_weights(tree):
+    model = nnx.eval_shape(
+        lambda: create_model("trn_resnet10", num_classes=9, num_segments=3, width=4)
+    )
+    ours, theirs = weights_of(model)
+    np.savez(tree / "weights.npz", **theirs)
+    flags = [f"--config.init_from={tree}/weights.npz", "--config.optim.lr=0"]
+    done = run(tree, *flags, "--config.train.steps=1")
+    assert done.returncode == 0, done.stderr
+    assert "starting from the weights of" in done.stderr
+    found = parameters(tree / "run")
+    path = "backbone/layer4/0/conv1/kernel"
+    np.testing.assert_array_equal(found["model/" + path.replace("/", ".")], ours[path])
+    check_refusal(run(tree, "--config.init_from=nowhere.pth", workdir="other"), "nowhere.pth")
 
 
 def test_a_workdir_belongs_to_one_configuration(tree):

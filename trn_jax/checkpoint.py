@@ -155,6 +155,30 @@ def _read(directory, item, target):
         return checkpointer.restore(directory / item, args=ocp.args.StandardRestore(target))
 
 
+def save_model(directory, model, about):
+    """Write a model that was not trained here as a checkpoint that describes itself.
+
+    Args:
+        directory: folder to create.
+        model: a `Recognizer`.
+        about: a dict that JSON can hold, with `config` and `class_names`, as `read_about` gives it.
+
+    Raises:
+        UserError: the folder exists, or cannot be written.
+    """
+    directory = pathlib.Path(directory).absolute()
+    if directory.exists():
+        raise UserError(f"{directory} exists; choose a folder that does not")
+    values = named(nnx.as_pure(nnx.state(model)))
+    about = about | {"version": __version__, "step": 0, "metrics": {}}
+    items = dict(model=ocp.args.StandardSave(values), about=ocp.args.JsonSave(about))
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(directory, args=ocp.args.Composite(**items))
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error}") from None
+
+
 def find(path):
     """The folder of a checkpoint: `path` itself, or the newest one of a working directory.
 

@@ -41,6 +41,9 @@ def base(*, dataset, model, num_classes):
     config.data_dir = placeholder(str)  # folder of the data set; None: data/<dataset>, or, for the
     # synthetic one, which is written on first use, <parent of workdir>/data/synthetic
 
+    config.init_from = placeholder(str)  # .pth, .safetensors or .npz file with weights for the
+    # backbone to start from, of ImageNet or of another model; None: random weights
+
     # Keyword arguments of trn_jax.create_model.
     config.model = dict(
         name=model,

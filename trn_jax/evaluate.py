@@ -101,7 +101,7 @@ class Evaluator:
             prefetch.close()
         return np.concatenate(jax.device_get(found))
 
-    def run_protocols(self, data, config, states, directory, names):
+    def run_protocols(self, data, config, states, directory, step, names):
         """Evaluate several protocols and say where model and data come from.
 
         Args:
@@ -109,6 +109,7 @@ class Evaluator:
             config: the configuration.
             states: the states that make up the model.
             directory: the checkpoint that the model is from.
+            step: number of steps it was trained for.
             names: names of the protocols.
 
         Returns:
@@ -117,7 +118,7 @@ class Evaluator:
         text = recipe.to_json(config)
         about = {
             "checkpoint": os.path.relpath(directory),
-            "step": int(directory.name),
+            "step": step,
             "model": config.model.name,
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "list": os.path.relpath(data.files.val_list),
@@ -146,7 +147,8 @@ def evaluate(config, path, workdir, *, protocols="all", with_scores=False):
     """
     mesh = make_mesh()
     directory = checkpoint.find(path)
-    stored = checkpoint.read_about(directory)["config"]
+    about = checkpoint.read_about(directory)
+    stored = about["config"]
     if config is None:
         config = recipe.from_dict(stored)
     recipe.check_model(config, stored, directory)
@@ -155,7 +157,7 @@ def evaluate(config, path, workdir, *, protocols="all", with_scores=False):
     model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
     graph, state = nnx.split(model)
     results = Evaluator(graph, mesh).run_protocols(
-        data, config, (nnx.as_pure(state),), directory, names
+        data, config, (nnx.as_pure(state),), directory, about["step"], names
     )
     write_results(results, os.path.join(workdir, "results"), with_scores=with_scores)
 

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from trn_jax import checkpoint, evaluate, recipe
+from trn_jax import checkpoint, convert, evaluate, recipe
 from trn_jax.devices import DevicePrefetch, make_mesh, replicated, split_batch
 from trn_jax.models import create_model
 from trn_jax.progress import Reporter, StepMeter, check_finite, duration
@@ -186,6 +186,9 @@ def train(config, workdir):
     first_step = checkpoints.latest_step() or 0
     if first_step:
         state = _restore(checkpoints, first_step, state)
+    elif config.init_from:
+        weights = convert.read_torch_file(config.init_from)
+        state = load_weights(graph, state, weights, mesh, backbone_only=True)
     describe_workdir(config, workdir, data.class_names)
 
     step_fn = jit_train_step(
@@ -251,7 +254,9 @@ def train(config, workdir):
         say(f"stopped by {stop.name} after step {step}; the same command goes on from there")
         return INTERRUPTED
     newest = checkpoint.find(workdir)
-    results = evaluator.run_protocols(data, config, state.model, newest, list(config.protocols))
+    results = evaluator.run_protocols(
+        data, config, state.model, newest, num_steps, list(config.protocols)
+    )
     evaluate.write_results(results, os.path.join(workdir, "results"))
     return 0
 
@@ -269,11 +274,33 @@ def _restore(checkpoints, step, state):
     )
 
 
+def load_weights(graph, state, weights, mesh, **options):
+    """Begin with foreign weights.
+
+    Args:
+        graph: the structure of the model.
+        state: a `TrainState`.
+        weights: `{name: array}`, see `trn_jax.convert`.
+        mesh: the devices.
+        **options: of `convert.load_state_dict`.
+
+    Returns:
+        The new state.
+    """
+    model = nnx.merge(graph, *state.model)
+    convert.load_state_dict(model, weights, **options)
+    _, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    # Laid out as a step leaves them, so that nothing is compiled again after the first one.
+    params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), replicated(mesh))
+    return state.replace(params=params, stats=stats, fixed=fixed)
+
+
 def _first_lines(config, data, state, mesh, first_step, num_steps):
     count = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.fixed)))
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     device = mesh.devices.flat[0]
-    start = f"resuming after step {first_step}" if first_step else "starting"
+    origin = f"the weights of {config.init_from}" if config.init_from else "random weights"
+    start = f"resuming after step {first_step}" if first_step else f"starting from {origin}"
     lines = [
         f"{config.model.name}: {count:,} parameters, {trained:,} of them trained, "
         f"compute in {config.model.dtype}",

@@ -1,6 +1,7 @@
 """Weights of other code bases."""
 
+from trn_jax.convert.diagnosis import num_classes, num_segments
 from trn_jax.convert.names import load_state_dict
 from trn_jax.convert.torch_file import file_sha256, read_torch_file
 
-__all__ = ["file_sha256", "load_state_dict", "read_torch_file"]
+__all__ = ["file_sha256", "load_state_dict", "num_classes", "num_segments", "read_torch_file"]

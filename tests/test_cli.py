@@ -1,0 +1,69 @@
+"""The commands around training."""
+
+import hashlib
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from test_convert import weights_of
+
+from trn_jax import cli, convert, create_model
+from trn_jax.checkpoint import load_model
+
+OPTIONS = dict(num_classes=5, num_segments=3)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Weights of a TRN with the names of mmaction2."""
+    model = nnx.eval_shape(lambda: create_model("trn_resnet10", **OPTIONS))
+    path = tmp_path_factory.mktemp("weights") / "trn.npz"
+    np.savez(path, **weights_of(model)[1])
+    return path
+
+
+def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsys):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("a\nb\nc\nd\ne\n")
+    arguments = ["convert", f"--from={file}", "--model=trn_resnet10", f"--classes={classes}"]
+    assert cli.main([*arguments, f"--to={tmp_path}/out"]) == 0
+    said = capsys.readouterr().out
+    assert "backbone/layer4/0/conv2/kernel  3 x 3 x 512 x 512" in said
+    assert "trn_resnet10 with 5 classes" in said
+
+    found, about = load_model(tmp_path / "out")
+    assert about["class_names"] == list("abcde")
+    assert about["source"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert about["config"]["protocols"]["efficient"]["num_segments"] == 3
+    expected = create_model("trn_resnet10", **OPTIONS)
+    convert.load_state_dict(expected, dict(np.load(file)))
+    found, expected = (nnx.as_pure(nnx.state(model)) for model in (found, expected))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    assert cli.main([*arguments, f"--to={tmp_path}/out"]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        (["--model=tsn_resnet10"], "The weights look like multi-scale TRN on ResNet-10"),
+        (["--model=trn_resnet10", "--num-classes=7"], "num_classes=5"),
+        (["--model=trn_resnet10", "--num-segments=8"], "trained on 3 segments"),
+        (["--model=trn_resnet11"], "unknown model 'trn_resnet11'"),
+        (["--model=trn_resnet10", "--from=nowhere.pth"], "nowhere.pth"),
+        (["--model=trn_resnet10", f"--from={__file__}"], "test_cli.py"),
+    ],
+)
+def test_what_does_not_fit_is_explained(file, tmp_path, capsys, arguments, mentioned):
+    assert cli.main(["convert", f"--from={file}", f"--to={tmp_path}/out", *arguments]) == 2
+    assert mentioned in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_are_listed_with_their_parameters(capsys):
+    assert cli.main(["models", "tsm_resnet50"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["tsm_resnet50", "24,327,632"]
+    assert cli.main(["models", "tsm_vgg*"]) == 2
+    assert "tsm_vgg*" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""`trn-jax <command>`: what there is to do around training.
+
+    trn-jax convert --from=model.pth --model=trn_resnet50 --to=converted
+    trn-jax models
+
+Training and evaluation are `python -m trn_jax.main`.
+"""
+
+import argparse
+import sys
+from functools import partial
+
+from trn_jax.errors import UserError
+
+
+def main(arguments=None):
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="trn-jax", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    convert = commands.add_parser(
+        "convert", help="turn weights of PyTorch into a checkpoint that can be evaluated"
+    )
+    convert.add_argument("--from", required=True, dest="file", help=".pth, .safetensors or .npz")
+    convert.add_argument("--model", required=True, help="name of the model, see `trn-jax models`")
+    convert.add_argument("--to", required=True, help="folder of the checkpoint; must not exist")
+    convert.add_argument("--num-classes", type=int, help="by default those of the file")
+    convert.add_argument("--num-segments", type=int, help="frames of a clip; by default the file's")
+    convert.add_argument("--classes", help="file with the name of one class per line")
+    convert.add_argument("--source", default="auto", help="code base that the names come from")
+    convert.set_defaults(run=_convert)
+
+    models = commands.add_parser("models", help="list the models with their size")
+    models.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
+    models.add_argument("--num-classes", type=int, default=400)
+    models.set_defaults(run=_models)
+
+    chosen = parser.parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+# Imports are inside, so that `--help` and wrong arguments are answered at once.
+
+
+def _convert(arguments):
+    from trn_jax import checkpoint, config, convert
+    from trn_jax.data.annotations import read_class_names
+    from trn_jax.models import create_model
+
+    weights = convert.read_torch_file(arguments.file)
+    shapes = {name: value.shape for name, value in weights.items()}
+    num_classes = arguments.num_classes or convert.num_classes(shapes)
+    if num_classes is None:
+        raise UserError(f"{arguments.file} has no classifier that is known; give --num-classes")
+    names = read_class_names(arguments.classes) if arguments.classes else []
+    if names and len(names) != num_classes:
+        raise UserError(f"{arguments.classes} names {len(names)} classes, not {num_classes}")
+
+    recipe = config.base(dataset="frames", model=arguments.model, num_classes=num_classes)
+    num_segments = arguments.num_segments or convert.num_segments(shapes)
+    if num_segments:
+        for section in (recipe.model, recipe.data.train, recipe.data.val):
+            section.num_segments = num_segments
+        recipe.protocols.efficient.num_segments = num_segments
+    model = create_model(**recipe.model)
+    rows = convert.load_state_dict(model, weights, arguments.source)
+    about = {
+        "config": recipe.to_dict(),
+        "class_names": names,
+        "source": {"file": arguments.file, "sha256": convert.file_sha256(arguments.file)},
+    }
+    checkpoint.save_model(arguments.to, model, about)
+    width = max(len(name) for name, _, _ in rows)
+    for name, path, shape in rows:
+        print(f"{name:{width}}  {path}  {' x '.join(map(str, shape))}")
+    print(f"{len(rows)} tensors of {arguments.model} with {num_classes} classes: {arguments.to}")
+
+
+def _models(arguments):
+    import jax
+    from flax import nnx
+
+    from trn_jax.models import create_model, list_models
+
+    names = list_models(arguments.pattern)
+    if not names:
+        raise UserError(f"no model is called {arguments.pattern!r}; see `trn-jax models`")
+    print(f"{'model':24}{'parameters':>14}   with {arguments.num_classes} classes")
+    for name in names:
+        model = nnx.eval_shape(partial(create_model, name, num_classes=arguments.num_classes))
+        state = nnx.state(model, nnx.Not(nnx.BatchStat))
+        count = sum(leaf.size for leaf in jax.tree.leaves(nnx.as_pure(state)))
+        print(f"{name:24}{count:14,}")
