@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 from test_convert import weights_of
 
-from trn_jax import cli, convert, create_model
+from trn_jax import cli, convert, create_model, recipe
 from trn_jax.checkpoint import load_model
+from trn_jax.errors import UserError
 
 OPTIONS = dict(num_classes=5, num_segments=3)
 
@@ -40,6 +41,14 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
     convert.load_state_dict(expected, dict(np.load(file)))
     found, expected = (nnx.as_pure(nnx.state(model)) for model in (found, expected))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    # A recipe trains such a model in its own way, and can evaluate it.
+    wanted = recipe.from_dict(about["config"])
+    wanted.model.update(partial_bn=True, dropout_rate=0.8, norm_group=16)
+    recipe.check_model(wanted, about["config"], "out")
+    wanted.model.head = "tsn"
+    with pytest.raises(UserError, match=r"model\.head: None in the checkpoint, 'tsn' asked for"):
+        recipe.check_model(wanted, about["config"], "out")
 
     assert cli.main([*arguments, f"--to={tmp_path}/out"]) == 2
     assert "exists" in capsys.readouterr().err

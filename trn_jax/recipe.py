@@ -240,7 +240,9 @@ def check_model(config, checkpoint_config, directory):
     Raises:
         UserError: it asks for another one.
     """
-    free = ("eval_relations", "norm_group", "dtype")  # no parameter depends on them
+    # No parameter depends on these.
+    free = ("dropout_rate", "dtype", "eval_relations", "frozen_stages", "init_std", "norm_group")
+    free += ("partial_bn", "train_relations")
     stored = flat(checkpoint_config["model"])
     asked = flat(json.loads(to_json(config))["model"])
     changed = [
