@@ -42,10 +42,6 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
     expected = numbers if clipping == "published" else numbers["other_clipping"]
     max_norm = numbers["optimizer"]["clip_grad"]["max_norm"]
     max_norm = max_norm if clipping == "published" else expected["max_norm"]
-    # In the last of these steps the loss agrees to 1e-8, the gradient's norm only to 2e-5. Some
-    # activations are within 3e-8 of the kink of a ReLU then; probably the reference is on the other
-    # side of one.
-    slack = 30 if (case, clipping) == ("tin_r50", "other") else 1
     drawn, data = numbers["weights"], numbers["input"]
     values = weights.deterministic_state_dict(
         numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
@@ -56,8 +52,12 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
         "label": np.array(data["labels"], np.int32),
     }
 
+    # The reference keeps them in float32, also where it computes in float64; three steps make that
+    # difference large enough to be seen.
+    pixels = {key: np.float32(data[key]).tolist() for key in ("mean", "std")}
+
     def make_model():
-        return create_model(**REFERENCES[case], dropout_rate=0.0, dtype="float64")
+        return create_model(**REFERENCES[case], **pixels, dropout_rate=0.0, dtype="float64")
 
     with jax.enable_x64(True):
         mesh = make_mesh(jax.devices()[:1])
@@ -92,16 +92,13 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
         for number, recorded in enumerate(steps, start=1):
             state, scalars = step(state, batch)
             assert float(scalars["loss"]) == pytest.approx(recorded["total_loss"], rel=1e-6)
-            # How far a float32 run of the reference lands says how rough its ground is.
-            rough = numbers["fp32_deviation"]["grad_norm"][number - 1]
-            rel = max(1e-6, rough / 100) * (slack if number == len(steps) else 1)
-            assert float(scalars["grad_norm"]) == pytest.approx(recorded["grad_norm"], rel=rel)
+            assert float(scalars["grad_norm"]) == pytest.approx(recorded["grad_norm"], rel=1e-6)
             if number == 1 and clipping == "published":
                 check_tensors(graph, state, expected["after_step_1"])
-        check_tensors(graph, state, expected["after"], slack=slack)
+        check_tensors(graph, state, expected["after"])
 
 
-def check_tensors(graph, state, expected, *, slack=1):
+def check_tensors(graph, state, expected):
     """Compare norms and samples of tensors with the golden's, which are in PyTorch's layout."""
     model = nnx.merge(graph, *state.model)
     found = convert.names.variables(model)
@@ -110,9 +107,9 @@ def check_tensors(graph, state, expected, *, slack=1):
         value = np.asarray(found[path][...])
         if path.endswith("/kernel"):
             value = value.transpose(-1, -2, *range(value.ndim - 2))
-        assert np.linalg.norm(value) == pytest.approx(numbers["l2"], rel=1e-7 * slack), name
+        assert np.linalg.norm(value) == pytest.approx(numbers["l2"], rel=1e-7), name
         for index, sample in numbers["samples"]:
-            assert value[tuple(index)] == pytest.approx(sample, rel=1e-6, abs=1e-8 * slack), name
+            assert value[tuple(index)] == pytest.approx(sample, rel=1e-6, abs=1e-8), name
 
 
 class TwoClassifiers(nnx.Module):
