@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SCRIPT = REPOSITORY / "scripts" / "benchmark.py"
 

@@ -250,6 +250,7 @@ def is_gone(group):
     return False
 
 
+@pytest.mark.long
 def test_killed_runs_go_on_as_if_nothing_had_happened(tree):
     kill_and_resume(tree, kills=3, seed=0)
 
@@ -282,6 +283,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tree):
     assert f"after step {step};" in said
 
 
+@pytest.mark.long
 def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch):
     monkeypatch.syspath_prepend(tree)
     config = importlib.import_module("recipe").get_config()
@@ -346,6 +348,7 @@ def test_batch_must_fit_the_devices(tree):
     check_refusal(run(tree, num_devices=3), "3 devices")
 
 
+@pytest.mark.long
 def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     broken = tree / "data" / "rawframes" / "train5" / "00001.jpg"
     broken.write_bytes(b"")
@@ -356,6 +359,7 @@ def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     assert str(broken) in done.stderr
 
 
+@pytest.mark.long
 def test_training_starts_from_foreign_weights(tree):
     model = nnx.eval_shape(
         lambda: create_model("trn_resnet10", num_classes=9, num_segments=3, width=4)
@@ -373,6 +377,7 @@ def test_training_starts_from_foreign_weights(tree):
     check_refusal(run(tree, "--config.init_from=nowhere.pth", workdir="other"), "nowhere.pth")
 
 
+@pytest.mark.long
 def test_a_workdir_belongs_to_one_configuration(tree):
     # Not yet to this one, which fails when it reads its first batches.
     video, elsewhere = tree / "data" / "rawframes" / "train5", tree / "elsewhere"
@@ -391,6 +396,7 @@ def test_a_workdir_must_be_writable(tree):
     check_refusal(run(tree, workdir="recipe.py/run"), "cannot write to the working directory")
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_last_good_checkpoint(tree):
     assert run(tree, "--config.train.steps=3").returncode == 0
     # Files of at most 20 kB, as if the disk were full: logs still fit, checkpoints do not.

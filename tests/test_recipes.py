@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
 REAL_CLIPS = REPOSITORY.parent / "shared" / "data" / "rawframes_demo" / "demo_dataset"
 

@@ -11,6 +11,8 @@ from trn_jax import convert, create_model, optim, train
 from trn_jax.convert import sources
 from trn_jax.devices import make_mesh, split_batch
 
+pytestmark = pytest.mark.long
+
 SMALL = dict(num_classes=5, num_segments=3, width=4, dtype="float64")
 
 
