@@ -88,7 +88,7 @@ def merged_at_the_end(name):
 
 
 VARIANTS = {
-    "trn_bninception": (wrapped_by_several_gpus, "trn_pytorch"),
+    "trn_bninception": (wrapped_by_several_gpus, "trn"),
     "tsn_densenet161": (published_by_torchvision, "mmaction2"),
     "tsn_swin_base": (merged_at_the_end, "mmaction2_swin_old"),
 }
@@ -113,9 +113,9 @@ def test_files_without_a_head_use_the_same_names():
         ("mmaction2", "torchvision_densenet", r"backbone\."),
         ("mmaction2", "timm_swin", r"backbone\."),
         ("mmaction2_swin_old", "timm_swin_old", r"backbone\."),
-        ("trn_pytorch", "bninception", r"(?:module\.)?base_model\."),
+        ("trn", "bninception", r"base_model\."),
     ):
-        rows = {(prefix + pattern, replacement) for pattern, replacement in SOURCES[part]}
+        rows = {(prefix + pattern, ours) for pattern, ours in SOURCES[part] if ours}
         assert rows <= set(SOURCES[whole])
 
 
