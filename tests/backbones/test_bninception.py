@@ -78,6 +78,7 @@ def test_a_block_puts_its_branches_side_by_side(filled):
     np.testing.assert_array_equal(found[..., -16:], max_pool(x, 3, stride=2, ceil_mode=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 4, 3), (1, 7, 7, 2)])
 def test_average_counts_the_zeros_of_the_border(shape):
     x, upstream = draw(*shape), draw(*shape, seed=1)
@@ -108,12 +109,14 @@ def test_partial_bn_leaves_only_the_first_norm_alive(filled):
     assert frozen == {f"{norm}/{leaf}" for norm in norms for leaf in ("scale", "bias")}
 
 
+@pytest.mark.slow
 def test_training_has_finite_gradients(filled, gradients):
     found = gradients(filled(tiny()), draw(4, 32, 32, 3))
     assert all(np.isfinite(value).all() for value in found.values())
     assert all(np.any(value) for path, value in found.items() if path.endswith("kernel"))
 
 
+@pytest.mark.slow
 def test_training_normalises_in_groups(filled):
     model, x = filled(tiny()), draw(4, 32, 32, 3)
     train = nnx.jit(lambda model, x: model(x, train=True, num_groups=2)[-1])
@@ -125,6 +128,7 @@ def test_training_normalises_in_groups(filled):
     assert np.abs(after[2:] - before[2:]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32(filled):
     x = draw(2, 32, 32, 3)
     exact = run(filled(tiny()), x)

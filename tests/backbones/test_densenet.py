@@ -97,12 +97,14 @@ def test_partial_bn_leaves_only_the_first_norm_alive():
     assert frozen == {f"{norm}/{leaf}" for norm in norms for leaf in ("scale", "bias")}
 
 
+@pytest.mark.slow
 def test_training_has_finite_gradients(filled, gradients):
     found = gradients(filled(tiny()), draw(4, 32, 32, 3))
     assert all(np.isfinite(value).all() for value in found.values())
     assert all(np.any(value) for path, value in found.items() if path.endswith("kernel"))
 
 
+@pytest.mark.slow
 def test_training_normalises_in_groups(filled):
     model, x = filled(tiny()), draw(4, 32, 32, 3)
     train = nnx.jit(lambda model, x: model(x, train=True, num_groups=2)[-1])
@@ -114,6 +116,7 @@ def test_training_normalises_in_groups(filled):
     assert np.abs(after[2:] - before[2:]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32(filled):
     x = draw(2, 32, 32, 3)
     exact = run(filled(tiny()), x)

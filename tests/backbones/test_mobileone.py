@@ -154,6 +154,7 @@ def run_block(block, x):
     return block(x)
 
 
+@pytest.mark.slow
 def test_reparameterized_models_score_the_same():
     model = fill(recognizer())
     # Statistics of a few steps of training, on top of the random ones.
@@ -172,6 +173,7 @@ def test_reparameterized_models_score_the_same():
     assert not any(isinstance(m, BatchNorm) for _, m in nnx.iter_modules(fused))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mobileone_tiny", "mobileone_s4"])
 def test_reparameterized_models_are_those_built_for_deployment(backbone):
     fused = nnx.eval_shape(reparameterize, recognizer(backbone))
@@ -181,6 +183,7 @@ def test_reparameterized_models_are_those_built_for_deployment(backbone):
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_there_must_be_something_to_reparameterize():
     for model in (recognizer(deploy=True), recognizer("resnet10")):
         with pytest.raises(UserError, match="Recognizer has no MobileOne block in train form"):
@@ -190,6 +193,7 @@ def test_there_must_be_something_to_reparameterize():
 # Training, time and precision
 
 
+@pytest.mark.slow
 def test_training_moves_all_statistics_and_reaches_all_parameters():
     model = fill(abstract())
     before = {path: np.asarray(leaf[...]) for path, leaf in variables(model).items()}
@@ -206,6 +210,7 @@ def test_training_moves_all_statistics_and_reaches_all_parameters():
         assert np.isfinite(gradient[...]).all() and np.any(gradient[...] != 0), path
 
 
+@pytest.mark.slow
 def test_norm_groups_are_trained_as_separate_batches():
     x = frames(4, 16, 16, 3)
     grouped = nnx.jit(lambda model, x: model(x, train=True, num_groups=2))(fill(abstract()), x)
@@ -213,6 +218,7 @@ def test_norm_groups_are_trained_as_separate_batches():
     close(grouped, [np.concatenate(pair) for pair in zip(*halves, strict=True)], 1e-4)
 
 
+@pytest.mark.slow
 def test_the_temporal_op_sees_the_whole_input_of_every_block_but_the_stem():
     made = []
 
@@ -234,6 +240,7 @@ def test_the_temporal_op_sees_the_whole_input_of_every_block_but_the_stem():
     close(run(reparameterize(model), x), run(plain, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deploy", [False, True])
 def test_bfloat16_is_close_to_float32(deploy):
     low, high = (fill(abstract(deploy=deploy, dtype=d)) for d in (jnp.bfloat16, jnp.float32))

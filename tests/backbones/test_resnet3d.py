@@ -86,6 +86,7 @@ def test_folded_convolutions_equal_those_in_3d(kernel_size, stride, groups, num_
         np.testing.assert_allclose(f, e, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_channels_must_fall_into_the_groups():
     for channels in ((6, 8), (8, 6)):
         with pytest.raises(UserError, match=r"channels cannot be cut into 4 groups"):
@@ -145,6 +146,7 @@ def test_frames_reach_their_neighbours_stage_by_stage():
         assert changed.tolist() == [t >= 6 - reach for t in range(7)]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32():
     x = draw(1, 3, 32, 32, 3)
     run = nnx.jit(lambda model, x: model(x))

@@ -93,6 +93,7 @@ def test_mask_separates_the_nine_regions_of_the_paper(height, width, window):
     assert mask.min() == -100 and mask.max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(6, 9), (3, 6), (3, 3)])
 @pytest.mark.parametrize("shifted", [False, True])
 def test_attention_looks_at_the_pixels_of_a_window(filled, shifted, height, width):
@@ -133,6 +134,7 @@ def test_every_second_block_is_shifted():
     assert shifted == [[False, True], [False, True]]
 
 
+@pytest.mark.slow
 def test_merging_goes_down_the_columns():
     layer = PatchMerging(2, norm=lambda channels: lambda x: x, linear=lambda *_, **__: lambda x: x)
     x = draw(1, 4, 6, 2)
@@ -188,6 +190,7 @@ def recognizer():
     return Recognizer(backbone, TSNHead(16, 5, dropout_rate=0.0, rngs=rngs))
 
 
+@pytest.mark.slow
 def test_dropped_paths_belong_to_the_clip_and_not_to_its_place(filled):
     model, clips = filled(recognizer), draw(4, 3, 16, 16, 3) * 50 + 128
     index, order = np.arange(4), np.array([2, 0, 3, 1])
@@ -202,6 +205,7 @@ def test_dropped_paths_belong_to_the_clip_and_not_to_its_place(filled):
     assert np.ptp(run(model, same, train=True, clip_index=index), axis=0).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_training_without_keys_is_explained():
     frames = jnp.zeros((1, 16, 16, 3))
     with pytest.raises(UserError, match=r"drop path needs keys: .*rngs=nnx\.Rngs"):
@@ -213,12 +217,14 @@ def test_training_without_keys_is_explained():
 # The whole network
 
 
+@pytest.mark.slow
 def test_training_has_finite_gradients(filled, gradients):
     found = gradients(filled(tiny(drop_path_rate=0.0)), draw(2, 16, 16, 3))
     assert all(np.isfinite(value).all() for value in found.values())
     assert all(np.any(value) for value in found.values())
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32(filled):
     x = draw(2, 16, 16, 3)
     exact = run(filled(tiny()), x)

@@ -45,6 +45,8 @@ CASES = {
 # These take a minute to compile and to run. `FIRST_STAGES` are the quick part of some of them, and
 # the deployed form of MobileOne has the same weights.
 SLOW = {
+    "tin_r50",
+    "trn_bninception_multiscale",
     "tsn_r101_8seg",
     "tpn_slowonly_r50",
     "tpn_tsm_r50",
@@ -242,6 +244,7 @@ def check_against_reference(numbers, model, clips):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIRST_STAGES)
 def test_first_stages_of_large_models_match_the_reference(name, golden):
     numbers = golden(f"cases/{name}")
@@ -250,6 +253,7 @@ def test_first_stages_of_large_models_match_the_reference(name, golden):
     assert len(check_stages(found, numbers)) >= 4
 
 
+@pytest.mark.slow
 def test_deployed_mobileone_matches_the_reference(golden):
     trained, numbers = (golden(f"cases/tsn_mobileone_s4{form}") for form in ("", "_deploy"))
     options = CASES["tsn_mobileone_s4"]

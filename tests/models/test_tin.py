@@ -99,6 +99,7 @@ def test_no_offset_and_unit_weights_are_the_identity():
     np.testing.assert_array_equal(op(x), x)
 
 
+@pytest.mark.slow
 def test_layer_and_gradients_are_those_of_the_loops():
     x = draw(2 * SEGMENTS, 1, 2, CHANNELS)
     direction = draw(*x.shape, seed=1)
@@ -135,6 +136,7 @@ def test_layer_and_gradients_are_those_of_the_loops():
     assert (np.asarray(x_grads) * along).sum() == pytest.approx(slope({}, along), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_go_back_the_way_that_features_came():
     # Moved one frame later, the third frame is the second one: its gradient belongs there.
     def third(x):
@@ -167,6 +169,7 @@ def test_no_pass_indexes():
     assert not any(word in program for word in ("scatter", "gather", "dynamic_slice"))
 
 
+@pytest.mark.slow
 def test_bfloat16_decides_in_float32():
     x = jnp.asarray(draw(2 * SEGMENTS, 2, 3, CHANNELS), jnp.bfloat16)
     low = build(dtype="bfloat16")

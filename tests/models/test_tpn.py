@@ -68,6 +68,7 @@ def test_pooling_over_time_keeps_the_incomplete_window(num_frames, scale):
     np.testing.assert_array_equal(max_pool_time(x, scale), expected)
 
 
+@pytest.mark.slow
 def test_gradients_of_pooling_go_to_the_largest_frames():
     x, weight = draw(1, 7, 1, 1, 4), draw(1, 3, 1, 1, 4)
     found = jax.grad(lambda x: jnp.sum(max_pool_time(x, 3) * weight))(x)
@@ -172,6 +173,7 @@ def test_kernels_are_uniform_and_classifiers_normal():
 # The head
 
 
+@pytest.mark.slow
 def test_head_averages_over_time_and_space_and_merges_probabilities():
     head = fill(nnx.eval_shape(lambda: TPNHead(6, 5, rngs=nnx.Rngs(0))))
     x = draw(3, 2, 4, 4, 6)
@@ -193,6 +195,7 @@ def random_clips(*shape):
     return np.random.default_rng(0).integers(0, 256, (*shape, 32, 32, 3), np.uint8)
 
 
+@pytest.mark.slow
 def test_auxiliary_logits_come_out_in_training_only():
     tpn, clips = model(), random_clips(2, 4)
     logits, auxiliary = score(tpn, clips)
@@ -228,6 +231,7 @@ def test_masks_belong_to_clips_and_differ_between_the_classifiers():
         assert np.ptp(np.asarray(a)[:, 0]) > 1e-2  # equal clips, but a mask each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal_scales", [(2, 2), (1, 2)])
 def test_tpn_sees_the_order_of_frames(temporal_scales):
     tpn, clips = model(temporal_scales=temporal_scales), random_clips(2, 4)
@@ -238,6 +242,7 @@ def test_tpn_sees_the_order_of_frames(temporal_scales):
     close(score(tpn, clips[::-1])[0], logits[::-1], 1e-4)
 
 
+@pytest.mark.slow
 def test_norm_groups_train_as_separate_gpus():
     clips = random_clips(4, 2)
     clips[2:] //= 4  # so that the groups have different statistics
@@ -248,6 +253,7 @@ def test_norm_groups_train_as_separate_gpus():
         close(found, np.concatenate(parts), 1e-2)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32():
     clips = random_clips(2, 4)
     exact, _ = score(model(), clips)
@@ -283,6 +289,7 @@ def test_pyramids_that_cannot_be_built_are_explained(options, message):
         neck(**options)
 
 
+@pytest.mark.slow
 def test_clip_networks_take_no_temporal_op(monkeypatch):
     monkeypatch.setitem(trn_jax.models.TEMPORAL_OPS, "flip", nnx.Module)
     with pytest.raises(UserError, match=r"'slowonly_resnet14' has no place for .*'flip'"):
