@@ -241,8 +241,8 @@ def check_model(config, checkpoint_config, directory):
         UserError: it asks for another one.
     """
     # No parameter depends on these.
-    free = ("dropout_rate", "dtype", "eval_relations", "frozen_stages", "init_std", "norm_group")
-    free += ("partial_bn", "train_relations")
+    free = {"dropout_rate", "dtype", "eval_relations", "frozen_stages", "init_std", "norm_group"}
+    free |= {"partial_bn", "train_relations"}
     stored = flat(checkpoint_config["model"])
     asked = flat(json.loads(to_json(config))["model"])
     changed = [

@@ -12,6 +12,8 @@ from trn_jax.backbones.layers import Frozen, max_pool
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 
+pytestmark = pytest.mark.long
+
 # A strided block and a projected max pool.
 FEW_BLOCKS = (BLOCKS[2], BLOCKS[9])
 

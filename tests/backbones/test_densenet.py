@@ -11,6 +11,8 @@ from trn_jax.backbones.densenet import DenseNet, average_2x2
 from trn_jax.backbones.layers import Frozen
 from trn_jax.convert.names import variables
 
+pytestmark = pytest.mark.long
+
 
 def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

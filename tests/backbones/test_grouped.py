@@ -14,6 +14,8 @@ from trn_jax.backbones.convolution import Conv, convolve
 from trn_jax.devices import make_mesh
 from trn_jax.errors import UserError
 
+pytestmark = pytest.mark.long
+
 # in_channels, out_channels, groups, kernel size, stride, padding
 CASES = {
     "depthwise": (6, 6, 6, 3, 1, 1),

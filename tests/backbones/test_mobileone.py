@@ -16,6 +16,8 @@ from trn_jax.backbones.mobileone import MobileOneBlock, SqueezeExcite, reparamet
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 
+pytestmark = pytest.mark.long
+
 
 def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

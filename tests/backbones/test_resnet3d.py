@@ -14,6 +14,8 @@ from trn_jax.backbones.conv3d import Conv3d
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 
+pytestmark = pytest.mark.long
+
 
 def build(name="slowonly_resnet14", **options):
     return nnx.eval_shape(lambda: BACKBONES[name](rngs=nnx.Rngs(0), **options))
@@ -100,6 +102,7 @@ def test_kernels_are_drawn_for_the_fan_of_all_taps():
     assert float(jnp.abs(kernel).max()) > 3.5 * float(kernel.std())
 
 
+@pytest.mark.slow
 def test_blocks_start_as_the_identity():
     model = BACKBONES["slowonly_resnet14"](width=2, rngs=nnx.Rngs(0))
     for path, leaf in variables(model).items():

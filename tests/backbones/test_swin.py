@@ -15,6 +15,8 @@ from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
 
+pytestmark = pytest.mark.long
+
 
 def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

@@ -12,6 +12,8 @@ from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 from trn_jax.models.tin import TemporalInterlace, interlace
 
+pytestmark = pytest.mark.long
+
 SEGMENTS, CHANNELS = 4, 32
 
 
