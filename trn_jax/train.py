@@ -170,8 +170,6 @@ def train(config, workdir):
     check_workdir(config, workdir)
     data = recipe.Data(config, workdir)
     steps_per_epoch = len(data.train_records) / config.train.batch
-    num_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
-    eval_steps = round(config.train.eval_every * steps_per_epoch)
     rate = recipe.learning_rate(config, steps_per_epoch)
     graph, optimizer, state = init_state(
         lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
@@ -187,7 +185,7 @@ def train(config, workdir):
     if first_step:
         state = _restore(checkpoints, first_step, state)
     elif config.init_from:
-        weights = convert.read_torch_file(config.init_from)
+        weights = recipe.initial_weights(config)
         state = load_weights(graph, state, weights, mesh, backbone_only=True)
     describe_workdir(config, workdir, data.class_names)
 
@@ -200,65 +198,125 @@ def train(config, workdir):
         accumulation=config.train.accumulation,
     )
     evaluator = evaluate.Evaluator(graph, mesh)
-    reporter = Reporter(
-        workdir, first_step=first_step, last_step=num_steps, active=jax.process_index() == 0
-    )
-    reporter.say(_first_lines(config, data, state, mesh, first_step, num_steps))
-    meter = StepMeter(config.train.batch)
-    stop = _StopSignal()
-    problems: set[str] = set()
-    stopping = False
-    batches = DevicePrefetch(data.train_batches(first_step), mesh)
-    try:
-        for step in range(first_step + 1, num_steps + 1):
-            asked = time.perf_counter()
-            arrays, rest = next(batches)
-            arrived = time.perf_counter()
-            state, scalars = step_fn(state, arrays)
-            meter.add(asked, arrived, scalars)
-            reporter.step()
-            for problem in set(rest["problems"]) - problems:
-                reporter.say(f"skipped: {problem}")
-            problems.update(rest["problems"])
-
-            stopping = stop.requested  # read once: the signal may come at any moment
-            last = step == num_steps or stopping
-            evaluates = step == num_steps or (eval_steps > 0 and step % eval_steps == 0)
-            saves = last or evaluates or step % config.train.checkpoint_every == 0
-            if saves or step % config.train.log_every == 0:
-                summary = meter.summary()
-                check_finite(summary, step)
-                reporter.write(step, "train", {"epoch": step / steps_per_epoch} | summary)
-                reporter.say(_line(step, num_steps, steps_per_epoch, summary, config.train.batch))
-            metrics = None
-            if evaluates and not stopping:
-                metrics = evaluator.run(data, "val", config.data.val, state.model)["metrics"]
-                reporter.write(step, "val", metrics)
-                reporter.say(f"step {step}  val  " + _percentages(metrics))
-            if saves:
-                # The next batch is asked for after this: what is saved is the state between steps.
-                checkpoints.save(step, state.model, state.opt_state, metrics=metrics)
-                meter.restart()
-            if stopping:
-                break
-    finally:
-        stop.restore()
-        batches.close()
-        meter.close()
-        reporter.close()
+    loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step)
+    loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
+    state = loop.run(step_fn, state, mesh)
     checkpoints.close()
-    if problems:
-        say(f"{len(problems)} videos could not be read and were replaced:")
-        say("\n".join(f"  {problem}" for problem in sorted(problems)))
-    if stopping:
-        say(f"stopped by {stop.name} after step {step}; the same command goes on from there")
+    if loop.problems:
+        say(f"{len(loop.problems)} videos could not be read and were replaced:")
+        say("\n".join(f"  {problem}" for problem in sorted(loop.problems)))
+    if loop.stopped_by:
+        say(
+            f"stopped by {loop.stopped_by} after step {int(state.step)}; the same command goes on "
+            "from there"
+        )
         return INTERRUPTED
     newest = checkpoint.find(workdir)
     results = evaluator.run_protocols(
-        data, config, state.model, newest, num_steps, list(config.protocols)
+        data, config, state.model, newest, loop.num_steps, list(config.protocols)
     )
     evaluate.write_results(results, os.path.join(workdir, "results"))
     return 0
+
+
+class _Loop:
+    """Takes the steps, and does between them what the configuration asks for: log, evaluate, save.
+
+    Args:
+        config: the configuration.
+        workdir: receives the logs.
+        data: a `recipe.Data`.
+        evaluator: an `evaluate.Evaluator`.
+        checkpoints: the `Checkpoints` to save to.
+        first_step: number of steps taken before.
+
+    Attributes:
+        num_steps: number of steps of the whole training.
+        problems: what was wrong with the videos that were replaced by others.
+        stopped_by: name of the signal that ended the loop before its time, or "".
+    """
+
+    def __init__(self, config, workdir, data, evaluator, checkpoints, first_step):
+        self._config = config
+        self._data = data
+        self._evaluator = evaluator
+        self._checkpoints = checkpoints
+        self._first_step = first_step
+        self._steps_per_epoch = len(data.train_records) / config.train.batch
+        self._eval_steps = round(config.train.eval_every * self._steps_per_epoch)
+        self.num_steps = config.train.steps or round(config.train.epochs * self._steps_per_epoch)
+        self.problems: set[str] = set()
+        self.stopped_by = ""
+        self._meter = StepMeter(config.train.batch)
+        self._reporter = Reporter(
+            workdir,
+            first_step=first_step,
+            last_step=self.num_steps,
+            active=jax.process_index() == 0,
+        )
+        self.say = self._reporter.say
+
+    def run(self, step_fn, state, mesh):
+        """Go on to the last step, or to the next signal to stop; returns the last state."""
+        stop = _StopSignal()
+        batches = DevicePrefetch(self._data.train_batches(self._first_step), mesh)
+        try:
+            for step in range(self._first_step + 1, self.num_steps + 1):
+                asked = time.perf_counter()
+                arrays, rest = next(batches)
+                arrived = time.perf_counter()
+                state, scalars = step_fn(state, arrays)
+                self._meter.add(asked, arrived, scalars)
+                self._reporter.step()
+                self._note(rest["problems"])
+                self.stopped_by = stop.name  # read once: the signal may come at any moment
+                self._between(step, state)
+                if self.stopped_by:
+                    break
+        finally:
+            stop.restore()
+            batches.close()
+            self._meter.close()
+            self._reporter.close()
+        return state
+
+    def _note(self, problems):
+        for problem in set(problems) - self.problems:
+            self.say(f"skipped: {problem}")
+        self.problems.update(problems)
+
+    def _between(self, step, state):
+        """What is due after `step`, before the next one."""
+        settings = self._config.train
+        evaluates = step == self.num_steps or (
+            self._eval_steps > 0 and step % self._eval_steps == 0
+        )
+        saves = evaluates or self.stopped_by or step % settings.checkpoint_every == 0
+        if saves or step % settings.log_every == 0:
+            self._log(step)
+        metrics = None
+        if evaluates and not self.stopped_by:
+            view = self._config.data.val
+            metrics = self._evaluator.run(self._data, "val", view, state.model)["metrics"]
+            self._reporter.write(step, "val", metrics)
+            self.say(f"step {step}  val  " + _percentages(metrics))
+        if saves:
+            # The next batch is asked for after this: what is saved is the state between steps.
+            self._checkpoints.save(step, state.model, state.opt_state, metrics=metrics)
+            self._meter.restart()
+
+    def _log(self, step):
+        summary = self._meter.summary()
+        check_finite(summary, step)
+        epoch = step / self._steps_per_epoch
+        self._reporter.write(step, "train", {"epoch": epoch} | summary)
+        left = (self.num_steps - step) * self._config.train.batch / summary["clips_per_second"]
+        self.say(
+            f"step {step}/{self.num_steps}  epoch {epoch:.2f}  loss {summary['loss']:.4f}  "
+            f"top-1 {100 * summary['top1']:.1f} %  lr {summary['lr']:.3g}  "
+            f"grad norm {summary['grad_norm']:.2f}  {summary['clips_per_second']:.1f} clips/s  "
+            f"waiting for data {100 * summary['data_wait']:.0f} %  {duration(left)} left"
+        )
 
 
 def _restore(checkpoints, step, state):
@@ -299,7 +357,11 @@ def _first_lines(config, data, state, mesh, first_step, num_steps):
     count = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.fixed)))
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     device = mesh.devices.flat[0]
-    origin = f"the weights of {config.init_from}" if config.init_from else "random weights"
+    origin = "random weights"
+    if config.init_from:
+        origin = f"the weights of {config.init_from}"
+    elif config.init_url:
+        origin += f" (the published numbers: from {config.init_url}, see init_from)"
     start = f"resuming after step {first_step}" if first_step else f"starting from {origin}"
     lines = [
         f"{config.model.name}: {count:,} parameters, {trained:,} of them trained, "
@@ -320,16 +382,6 @@ def _first_lines(config, data, state, mesh, first_step, num_steps):
     return "\n".join(lines)
 
 
-def _line(step, num_steps, steps_per_epoch, summary, batch):
-    left = (num_steps - step) * batch / summary["clips_per_second"]
-    return (
-        f"step {step}/{num_steps}  epoch {step / steps_per_epoch:.2f}  loss {summary['loss']:.4f}  "
-        f"top-1 {100 * summary['top1']:.1f} %  lr {summary['lr']:.3g}  "
-        f"grad norm {summary['grad_norm']:.2f}  {summary['clips_per_second']:.1f} clips/s  "
-        f"waiting for data {100 * summary['data_wait']:.0f} %  {duration(left)} left"
-    )
-
-
 def _percentages(metrics):
     return "  ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items())
 
@@ -344,7 +396,6 @@ class _StopSignal:
     """Remembers that SIGTERM (or the first Ctrl-C) came, so that the loop can save and end."""
 
     def __init__(self):
-        self.requested = False
         self.name = ""
         self._before = {}
         if threading.current_thread() is threading.main_thread():
@@ -352,9 +403,8 @@ class _StopSignal:
                 self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number, _):
-        if self.requested and number == signal.SIGINT:
+        if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: do not wait for the save
-        self.requested = True
         self.name = signal.Signals(number).name
 
     def restore(self):
