@@ -169,11 +169,12 @@ def test_loader_modules_do_not_load_jax():
     assert loaded.isdisjoint({"jax", "jaxlib", "flax", "torch", "tensorflow"})
 
 
-def test_training_loads_no_other_framework_and_opens_no_device():
-    # A platform that does not exist: whoever opens a device while being imported fails.
+def test_training_needs_no_other_framework_and_opens_no_device():
+    # A platform that does not exist: whoever opens a device while being imported fails. And no
+    # PyTorch, which libraries that we use would load if it happened to be there.
     loaded = modules_after(
-        "import os; os.environ['JAX_PLATFORMS'] = 'none_such'\n"
-        "import trn_jax.main, trn_jax.train, trn_jax.convert"
+        "import os, sys; os.environ['JAX_PLATFORMS'] = 'none_such'; sys.modules['torch'] = None\n"
+        "import trn_jax.main, trn_jax.train, trn_jax.convert; del sys.modules['torch']"
     )
     assert "jax" in loaded
     assert loaded.isdisjoint({"torch", "tensorflow", "pandas", "matplotlib"})
