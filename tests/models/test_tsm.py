@@ -59,6 +59,13 @@ def test_the_share_of_channels_that_stay(shift_div):
         assert stay.mean() == pytest.approx(1 - directions / shift_div)
 
 
+def test_features_may_move_inside_parts_of_a_clip():
+    x = draw(2 * 6, 1, 1, 16)
+    found = TemporalShift(16, num_segments=6, shift_segments=3)(jnp.asarray(x))
+    np.testing.assert_array_equal(found, shifted(x, num_segments=3))
+    assert (np.asarray(found) != shifted(x, num_segments=6)).any()
+
+
 def test_causal_shift_never_looks_ahead():
     op = TemporalShift(8, num_segments=4, shift_div=2, causal=True)
     x = draw(4, 1, 1, 8)
@@ -84,6 +91,8 @@ def test_the_shift_copies_no_slices_into_place():
 def test_shifts_that_cannot_work_are_explained():
     with pytest.raises(UserError, match=r"shift_div=1 must be at least 2"):
         TemporalShift(16, num_segments=4, shift_div=1)
+    with pytest.raises(UserError, match=r"shift_segments=3 must divide num_segments=8"):
+        TemporalShift(16, num_segments=8, shift_segments=3)
     with pytest.raises(UserError, match=r"6 frames .* no whole clips of num_segments=4"):
         TemporalShift(16, num_segments=4)(jnp.zeros((6, 1, 1, 16)))
 

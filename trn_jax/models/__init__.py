@@ -3,6 +3,7 @@
 import difflib
 import fnmatch
 import inspect
+from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from trn_jax.models.tsn import TSNHead
 
 # What lets the frames of a clip talk to each other inside the backbone: constructors `(channels, *,
 # num_segments, dtype, rngs, ...)` of maps of `[batch * segments, height, width, channels]`.
-TEMPORAL_OPS = {
+TEMPORAL_OPS: dict[str, Callable[..., nnx.Module]] = {
     "tsm": TemporalShift,
     "tin": TemporalInterlace,
 }
@@ -65,6 +66,7 @@ MODELS = {
     "tsm_resnet18": dict(backbone="resnet18", temporal_op="tsm", head="tsm"),
     "tsm_resnet50": dict(backbone="resnet50", temporal_op="tsm", head="tsm"),
     "tsm_resnet101": dict(backbone="resnet101", temporal_op="tsm", head="tsm"),
+    "tsm_mobileone_s4": dict(backbone="mobileone_s4", temporal_op="tsm", head="tsm"),
     "tin_resnet10": dict(backbone="resnet10", temporal_op="tin", head="tsm", options=_TIN),
     "tin_resnet50": dict(backbone="resnet50", temporal_op="tin", head="tsm", options=_TIN),
     "tpn_slowonly_resnet14": dict(backbone="slowonly_resnet14", neck="tpn", head="tpn"),

@@ -31,18 +31,27 @@ class TemporalShift(nnx.Module):
         shift_div: the share of the channels that moves in each direction is 1 / `shift_div`.
         causal: only look back, for use on a stream (section 4.2): the first F channels come from
             the previous frame, all others stay.
+        shift_segments: frames that features move among; a clip is cut into runs of so many. All
+            frames of a clip by default.
 
     Raises:
-        UserError: `shift_div` leaves no channel in its place.
+        UserError: `shift_div` leaves no channel in its place, or `shift_segments` does not divide
+            `num_segments`.
     """
 
-    def __init__(self, channels, *, num_segments, shift_div=8, causal=False):
+    def __init__(self, channels, *, num_segments, shift_div=8, causal=False, shift_segments=None):
         if shift_div < 2:
             raise UserError(
                 f"shift_div={shift_div} must be at least 2: 1/shift_div of the "
                 "channels moves in each direction"
             )
-        self.num_segments = num_segments
+        shift_segments = num_segments if shift_segments is None else shift_segments
+        if shift_segments < 1 or num_segments % shift_segments:
+            raise UserError(
+                f"shift_segments={shift_segments} must divide num_segments={num_segments}: clips "
+                "are cut into runs of so many frames, which features move among"
+            )
+        self.num_segments = shift_segments
         self.causal = causal
         self.num_shifted = channels // shift_div
 
