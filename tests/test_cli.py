@@ -71,8 +71,15 @@ def test_what_does_not_fit_is_explained(file, tmp_path, capsys, arguments, menti
     assert not (tmp_path / "out").exists()
 
 
-def test_models_are_listed_with_their_parameters(capsys):
+def test_models_are_listed_with_their_parameters_and_cost(capsys):
     assert cli.main(["models", "tsm_resnet50"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["tsm_resnet50", "24,327,632"]
+    row = capsys.readouterr().out.splitlines()[2]
+    assert row.split(maxsplit=3) == ["tsm_resnet50", "24,327,632", "32.88", "8 x 224 x 224 x 3"]
+    arguments = ["models", "tsm_resnet10", "--num-classes=5", "--frames=2", "--pixels=64"]
+    assert cli.main(arguments) == 0
+    assert "2 x 64 x 64 x 3" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["models", "--frames=0"])
+    assert "0 is not a positive number" in capsys.readouterr().err
     assert cli.main(["models", "tsm_vgg*"]) == 2
     assert "tsm_vgg*" in capsys.readouterr().err

@@ -30,9 +30,11 @@ def main(arguments=None):
     convert.add_argument("--source", default="auto", help="code base that the names come from")
     convert.set_defaults(run=_convert)
 
-    models = commands.add_parser("models", help="list the models with their size")
+    models = commands.add_parser("models", help="list the models with their size and cost")
     models.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
-    models.add_argument("--num-classes", type=int, default=400)
+    models.add_argument("--num-classes", type=_positive, default=400)
+    models.add_argument("--frames", type=_positive, default=8, help="of a clip")
+    models.add_argument("--pixels", type=_positive, default=224, help="height and width")
     models.set_defaults(run=_models)
 
     chosen = parser.parse_args(arguments)
@@ -42,6 +44,14 @@ def main(arguments=None):
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _positive(text):
+    """A count on the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
 
 
 # Imports are inside, so that `--help` and wrong arguments are answered at once.
@@ -82,17 +92,19 @@ def _convert(arguments):
 
 
 def _models(arguments):
-    import jax
     from flax import nnx
 
-    from trn_jax.models import create_model, list_models
+    from trn_jax.models import cost, create_model, list_models
 
     names = list_models(arguments.pattern)
     if not names:
         raise UserError(f"no model is called {arguments.pattern!r}; see `trn-jax models`")
-    print(f"{'model':24}{'parameters':>14}   with {arguments.num_classes} classes")
+    sizes = dict(num_classes=arguments.num_classes, num_segments=arguments.frames)
+    clip = (arguments.frames, arguments.pixels, arguments.pixels, 3)
+    print(f"{arguments.num_classes} classes; GFLOPs are 10^9 multiply-adds for one clip")
+    print(f"{'model':24}{'parameters':>14}{'GFLOPs':>10}  clip")
     for name in names:
-        model = nnx.eval_shape(partial(create_model, name, num_classes=arguments.num_classes))
-        state = nnx.state(model, nnx.Not(nnx.BatchStat))
-        count = sum(leaf.size for leaf in jax.tree.leaves(nnx.as_pure(state)))
-        print(f"{name:24}{count:14,}")
+        model = nnx.eval_shape(partial(create_model, name, **sizes))
+        found = cost.measure(model, 1, *clip)
+        size = " x ".join(map(str, clip))
+        print(f"{name:24}{found.parameters:14,}{found.flops / 1e9:10.2f}  {size}", flush=True)

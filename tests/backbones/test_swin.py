@@ -12,6 +12,7 @@ from trn_jax.backbones import BACKBONES, swin
 from trn_jax.backbones.layers import Linear
 from trn_jax.backbones.swin import LayerNorm, PatchMerging, Swin, WindowAttention
 from trn_jax.errors import UserError
+from trn_jax.models.cost import measure
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
 
@@ -38,7 +39,7 @@ def run(model, frames, *, train=False, clip_index=None, seed=0):
     return model(frames, train=train, rngs=rngs, clip_index=clip_index)
 
 
-def test_published_sizes_and_cost(cost):
+def test_published_sizes_and_cost():
     model = nnx.eval_shape(lambda: BACKBONES["swin_base"](rngs=nnx.Rngs(0)))
     frames = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     features = nnx.eval_shape(lambda model, x: model(x), model, frames)
@@ -46,9 +47,10 @@ def test_published_sizes_and_cost(cost):
     assert [f.shape for f in features] == shapes
     assert model.stage_channels == (128, 256, 512, 1024)
     assert model.out_channels == 1024
-    assert sum(p.size for p in jax.tree.leaves(nnx.state(model))) == 86_743_224
     assert [block.attn.num_heads for blocks in model.layers for block in blocks][::23] == [4, 32]
-    assert cost(model, 224, 224, 3)[0] == pytest.approx(15.430e9, rel=1e-3)
+    cost = measure(model, 1, 224, 224, 3)
+    assert cost.parameters == 86_743_224
+    assert cost.products == pytest.approx(15.430e9, rel=1e-3)
 
 
 # Windows

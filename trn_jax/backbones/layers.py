@@ -19,6 +19,8 @@ from jax import lax
 
 from trn_jax.errors import UserError
 
+NORM_SCOPE = "batch_norm"  # what profiles, and `models.cost`, know its operations by
+
 
 class Frozen(nnx.Variable):
     """A parameter that no optimizer sees (frozen stages, partial batch normalisation)."""
@@ -130,6 +132,7 @@ class BatchNorm(nnx.Module):
         self._update(mean, var, count=grouped.shape[-2])
         return self._normalise(grouped, mean, var).reshape(x.shape)
 
+    @jax.named_scope(NORM_SCOPE)
     def _normalise(self, x, mean, var):
         scale = self.scale[...] * lax.rsqrt(var + self.epsilon)
         x = x.astype(scale.dtype)

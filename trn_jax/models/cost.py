@@ -1,0 +1,73 @@
+"""What a model costs, read off its program: nothing is computed and nothing is typed in."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.extend.core import jaxprs_in_params
+
+from trn_jax.backbones.layers import NORM_SCOPE
+
+
+class Cost(NamedTuple):
+    """What a module has, and what it does with one input.
+
+    Attributes:
+        parameters: their number, frozen ones included.
+        products: multiply-adds of convolutions and matrix products.
+        normalised: elements that batch norms put out.
+    """
+
+    parameters: int
+    products: int
+    normalised: int
+
+    @property
+    def flops(self):
+        """What published tables call FLOPs: a multiply-add is one, a normalised element two."""
+        return self.products + 2 * self.normalised
+
+
+def measure(module, *shape):
+    """The cost of evaluating `module` (its values may be abstract) on an input of `shape`.
+
+    Args:
+        module: a `Recognizer`, a backbone, or another module that maps one array.
+        *shape: of the input, such as `1, 8, 224, 224, 3` for one clip.
+
+    Returns:
+        A `Cost`.
+    """
+    graph, state = nnx.split(module)
+    parameters = nnx.as_pure(nnx.state(module, nnx.Not(nnx.BatchStat)))
+    program = jax.make_jaxpr(lambda s, x: nnx.merge(graph, s)(x))(
+        state, jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    return Cost(sum(leaf.size for leaf in jax.tree.leaves(parameters)), *_operations(program.jaxpr))
+
+
+def _operations(program):
+    """Multiply-adds, and outputs of batch norms."""
+    products = normalised = 0
+    for equation in program.eqns:
+        name, output = equation.primitive.name, equation.outvars[0].aval
+        operands = [variable.aval for variable in equation.invars]
+        if name == "conv_general_dilated":
+            kernel = operands[1].shape  # [height, width, in_channels / groups, out_channels]
+            products += output.size * math.prod(kernel[:-1])
+        elif name == "dot_general":
+            (summed, _), _ = equation.params["dimension_numbers"]
+            products += output.size * math.prod(operands[0].shape[axis] for axis in summed)
+        elif name == "mul" and NORM_SCOPE in str(equation.source_info.name_stack):
+            # Of the products in there, all but one are of vectors `[channels]`.
+            normalised += output.size if output.ndim > 1 else 0
+        parts = [_operations(part) for part in jaxprs_in_params(equation.params)]
+        if parts:
+            # Branches are forms of one operation for different devices. Some of them multiply
+            # element by element, so the largest is what the operation takes.
+            merge = max if name == "cond" else sum
+            products += merge(part[0] for part in parts)
+            normalised += merge(part[1] for part in parts)
+    return products, normalised
