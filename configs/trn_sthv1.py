@@ -18,6 +18,7 @@ _SOURCE = "mmaction2 0.x, configs/recognition/trn/README.md, trn_r50_1x1x8_50e_s
 def get_config():
     """The recipe."""
     config = base(dataset="sthv1", model="trn_resnet50", num_classes=174)
+    config.init_url = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     config.model.partial_bn = True
     config.model.dropout_rate = 0.8
     config.model.norm_group = 16

@@ -1,5 +1,6 @@
 """The command line, end to end on a few tiny clips, and what it says about bad input."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -18,7 +19,9 @@ import simplejpeg
 from flax import nnx
 from test_convert import weights_of
 
-from trn_jax import checkpoint, create_model, train
+from trn_jax import checkpoint, create_model, recipe, train
+from trn_jax.config import base
+from trn_jax.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
@@ -375,6 +378,25 @@ def test_training_starts_from_foreign_weights(tree):
     path = "backbone/layer4/0/conv1/kernel"
     np.testing.assert_array_equal(found["model/" + path.replace("/", ".")], np.abs(ours[path]))
     check_refusal(run(tree, "--config.init_from=nowhere.pth", workdir="other"), "nowhere.pth")
+
+
+def test_the_published_file_is_found_in_a_folder(tmp_path):
+    config = base(dataset="frames", model="trn_resnet10", num_classes=5)
+    config.init_from = str(tmp_path)
+    with pytest.raises(UserError, match="does not say which file to take"):
+        recipe.initial_weights(config)
+    digest = hashlib.sha256(b"").hexdigest()[:8]
+    config.init_url = f"https://example.org/models/net-{digest}.npz"
+    with pytest.raises(UserError, match=f"net-{digest}.npz.* started from .*example.org/models"):
+        recipe.initial_weights(config)
+    path = tmp_path / f"net-{digest}.npz"
+    np.savez(path, weight=np.arange(3.0))
+    with pytest.raises(UserError, match=f"not with {digest}"):
+        recipe.initial_weights(config)
+    true = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    path.rename(tmp_path / f"net-{true}.npz")
+    config.init_url = f"https://example.org/models/net-{true}.npz"
+    np.testing.assert_array_equal(recipe.initial_weights(config)["weight"], np.arange(3.0))
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trn_jax.convert import file_sha256, read_torch_file
+from trn_jax.convert import check_name, file_sha256, read_torch_file
 from trn_jax.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -571,3 +571,15 @@ def test_files_written_by_pytorch(tmp_path, zipped, protocol):
         assert array.dtype == expected.dtype
         np.testing.assert_array_equal(array, expected, err_msg=name)
     assert np.shares_memory(found["a"], found["b"])
+
+
+def test_a_hash_in_the_name_of_a_file_is_checked(tmp_path):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    good = f"-{digest[:8]}.pth", f"_20210506-{digest[:8]}.pth", ".pth", "-v2.pth", "-20210506.pth"
+    for name in good:
+        (tmp_path / name).write_bytes(b"weights")
+        check_name(tmp_path / name)
+    damaged = tmp_path / f"net-{digest[:16]}.pth.tar"
+    damaged.write_bytes(b"weight")
+    with pytest.raises(UserError, match=f"not with {digest[:16]} as its name says"):
+        check_name(damaged)

@@ -42,7 +42,10 @@ def base(*, dataset, model, num_classes):
     # synthetic one, which is written on first use, <parent of workdir>/data/synthetic
 
     config.init_from = placeholder(str)  # .pth, .safetensors or .npz file with weights for the
-    # backbone to start from, of ImageNet or of another model; None: random weights
+    # backbone to start from, of ImageNet or of another model, or a folder with the published file
+    # (init_url); None: random weights
+    config.init_url = placeholder(str)  # where the file is published that the recipe's numbers
+    # started from
 
     # Keyword arguments of trn_jax.create_model.
     config.model = dict(
@@ -59,10 +62,13 @@ def base(*, dataset, model, num_classes):
         shift_div=placeholder(int),  # TSM, TIN: 1 / shift_div of the channels moves in time
         shift_place=placeholder(str),  # TSM: "blockres" (residual branch only) or "block"
         shift_every=placeholder(int),  # TSM, TIN: every how many blocks of a stage
+        shift_segments=placeholder(int),  # TSM: frames that features move among; None: all of a clip
         causal=placeholder(bool),  # TSM: features move to later frames only
         partial_bn=placeholder(bool),  # freeze all batch norms but the first
         frozen_stages=placeholder(int),  # freeze the stem (0) and the first stages (1, 2, ...)
         dropout_rate=placeholder(float),
+        drop_path_rate=placeholder(float),  # Swin: how often the last block is left out
+        deploy=placeholder(bool),  # MobileOne: one branch per block, as `reparameterize` makes them
         init_std=placeholder(float),  # of the first weights of the layer on the features
         eval_relations=placeholder(str),  # TRN: "expected", "first" or "sample"
         train_relations=placeholder(str),

@@ -10,7 +10,7 @@ import os
 import jax
 from ml_collections import ConfigDict
 
-from trn_jax import optim
+from trn_jax import convert, optim
 from trn_jax.data import annotations, augment, datasets, decode, pipeline
 from trn_jax.errors import UserError
 
@@ -177,6 +177,28 @@ def optimizer(config, params, rate):
     return optim.sgd(params, rate, **{key: config.optim[key] for key in keys})
 
 
+def initial_weights(config):
+    """The weights that `config.init_from` names, `{name: array}`.
+
+    Raises:
+        UserError: there are none, or they are not what the name of the file says.
+    """
+    path = config.init_from
+    wanted = config.init_url and config.init_url.rpartition("/")[2]
+    if os.path.isdir(path):
+        if wanted is None:
+            raise UserError(
+                f"init_from={path} is a folder, and the recipe does not say which file to take from"
+                " it; name the file"
+            )
+        path = os.path.join(path, wanted)
+    if not os.path.exists(path):
+        started = f". The recipe's numbers started from {wanted}: {config.init_url}"
+        raise UserError(f"init_from: there is no file {path}{started if wanted else ''}")
+    convert.check_name(path)
+    return convert.read_torch_file(path)
+
+
 def check_batch(config, num_devices):
     """Check that the batch can be cut over devices, accumulation steps and norm groups.
 
@@ -241,8 +263,8 @@ def check_model(config, checkpoint_config, directory):
         UserError: it asks for another one.
     """
     # No parameter depends on these.
-    free = {"dropout_rate", "dtype", "eval_relations", "frozen_stages", "init_std", "norm_group"}
-    free |= {"partial_bn", "train_relations"}
+    free = {"drop_path_rate", "dropout_rate", "dtype", "eval_relations", "frozen_stages"}
+    free |= {"init_std", "norm_group", "partial_bn", "train_relations"}
     stored = flat(checkpoint_config["model"])
     asked = flat(json.loads(to_json(config))["model"])
     changed = [

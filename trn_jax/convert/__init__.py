@@ -2,6 +2,13 @@
 
 from trn_jax.convert.diagnosis import num_classes, num_segments
 from trn_jax.convert.names import load_state_dict
-from trn_jax.convert.torch_file import file_sha256, read_torch_file
+from trn_jax.convert.torch_file import check_name, file_sha256, read_torch_file
 
-__all__ = ["file_sha256", "load_state_dict", "num_classes", "num_segments", "read_torch_file"]
+__all__ = [
+    "check_name",
+    "file_sha256",
+    "load_state_dict",
+    "num_classes",
+    "num_segments",
+    "read_torch_file",
+]

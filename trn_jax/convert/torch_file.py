@@ -4,6 +4,7 @@ import hashlib
 import io
 import mmap
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -13,6 +14,9 @@ from trn_jax.convert.safetensors import looks_like_safetensors, read_safetensors
 from trn_jax.convert.torch_objects import Storage, call, persistent, state_dict_arrays
 from trn_jax.convert.unpickle import load_pickle
 from trn_jax.errors import UserError
+
+# Eight decimal digits are taken for a date.
+_HASH_IN_NAME = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8,64})\.(?:pth|pt|pth\.tar|safetensors|npz)$")
 
 # The first pickle of files of before version 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -54,6 +58,26 @@ def file_sha256(path):
     """The SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_name(path):
+    """Check a file against its name, if that ends in a hash, as in `resnet50-0676ba61.pth`.
+
+    Published files bear the first digits of their SHA-256.
+
+    Raises:
+        UserError: the content is another.
+    """
+    stated = _HASH_IN_NAME.search(os.path.basename(path))
+    if stated is None:
+        return
+    found = file_sha256(path)
+    if not found.startswith(stated[1]):
+        raise UserError(
+            f"the SHA-256 of {path} begins with {found[: len(stated[1])]}, not with {stated[1]} as "
+            "its name says: the file is damaged or another one. Download it again, or, if it is "
+            "what you want, give it a name without a hash"
+        )
 
 
 def _read(file, size):
