@@ -62,7 +62,7 @@ def base(*, dataset, model, num_classes):
         shift_div=placeholder(int),  # TSM, TIN: 1 / shift_div of the channels moves in time
         shift_place=placeholder(str),  # TSM: "blockres" (residual branch only) or "block"
         shift_every=placeholder(int),  # TSM, TIN: every how many blocks of a stage
-        shift_segments=placeholder(int),  # TSM: frames that features move among; None: all of a clip
+        shift_segments=placeholder(int),  # TSM: features move inside runs of so many frames
         causal=placeholder(bool),  # TSM: features move to later frames only
         partial_bn=placeholder(bool),  # freeze all batch norms but the first
         frozen_stages=placeholder(int),  # freeze the stem (0) and the first stages (1, 2, ...)

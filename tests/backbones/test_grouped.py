@@ -28,7 +28,10 @@ CASES = {
     "grouped, 1x1": (8, 12, 4, 1, 1, 0),
     "grouped, widening, not padded": (6, 12, 3, 3, 2, 0),
     "two outputs for each input": (4, 8, 4, 3, 1, 1),
-    "one group": (4, 6, 1, 3, 2, 1),
+    "few channels": (4, 6, 1, 3, 2, 1),
+    "few channels, 7x7, as in a stem": (3, 5, 1, 7, 2, 3),
+    "many channels": (64, 6, 1, 3, 1, 1),
+    "many channels, strided": (64, 6, 1, 3, 2, 1),
 }
 
 
