@@ -1,5 +1,6 @@
 """The configuration and the recipes: complete, locked, buildable, and as published."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -11,7 +12,7 @@ from flax import nnx
 
 from trn_jax import config as configuration
 from trn_jax import create_model, recipe
-from trn_jax.data import datasets, pipeline
+from trn_jax.data import datasets, pipeline, sampling
 from trn_jax.models import MODELS
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -104,6 +105,25 @@ def test_views_do_not_share_their_values():
     config = base()
     config.data.train.short_side = 99
     assert config.data.val.short_side == config.protocols.efficient.short_side == 256
+
+
+def test_views_have_the_keys_and_the_defaults_of_what_reads_them():
+    fields = {field.name: field for field in dataclasses.fields(pipeline.View)}
+    assert set(configuration.view()) == set(fields)
+    for name, field in fields.items():
+        if field.default is not dataclasses.MISSING:
+            assert configuration.view()[name] == field.default
+    sampler = {field.name: field.default for field in dataclasses.fields(sampling.ClipSampler)}
+    for name in sampler.keys() - {"num_segments", "sampling"}:
+        assert configuration.view()[name] == sampler[name]
+    assert pipeline.View(**configuration.view()).num_views == 1
+
+
+def test_pairs_of_class_names_survive_json():
+    config = base()
+    config.data.train.flip_pairs = (("to port", "to starboard"), ("in", "out"))
+    restored = recipe.from_dict(json.loads(recipe.to_json(config)))
+    assert restored.data.train.flip_pairs == config.data.train.flip_pairs
 
 
 def test_data_keys_override_the_fields_of_a_data_set():

@@ -9,15 +9,29 @@ def view(**changes):
     keys = ConfigDict(
         dict(
             num_segments=8,  # frames of a clip
-            sampling="center",  # "random" frame of each segment, its "center", or "twice" (2 clips)
+            # One "random" frame of each segment, its "center", or "twice": 2 clips, the centers and
+            # the starts. Or clips of frames at equal distances: "random_clips" or "clips". Or
+            # windows of sample_range frames: a "random_dense" one, or num_clips "dense" ones.
+            sampling="center",
             frame_order="forward",  # "forward", "reversed" or "shuffled": does order matter?
-            short_side=256,  # of the frames before cropping, pixels
-            crop="center",  # "multi_scale" (random), "center", "three" or "ten"
+            num_clips=1,  # "random_clips", "clips", "dense": clips per video
+            frame_interval=1,  # "random_clips", "clips": between frames of a clip, in frames
+            clip_positions="ends",  # "clips": from end to end, or in the "middles" of equal parts
+            out_of_bound="loop",  # frames behind the end: "loop" to the start, or "repeat_last"
+            sample_range=64,  # "random_dense", "dense": frames of the video that a clip spans
+            short_videos="spread",  # "random", "center": or "first", that frame for all segments
+            short_side=256,  # of the frames before cropping, pixels; 0: as they are (random crops)
+            crop="center",  # "multi_scale", "random_resized" (random), "center", "three" or "ten"
             crop_size=224,  # pixels
             scales=(1.0, 0.875, 0.75, 0.66),  # of the multi-scale crop, shares of the short side
             num_positions=13,  # of the multi-scale crop, 5 or 13
+            area_range=(0.08, 1.0),  # of the random resized crop, shares of the frame's area
+            aspect_ratio_range=(3 / 4, 4 / 3),  # of the random resized crop, width / height
             flip_rate=0.0,  # share of the clips that is mirrored
-            flip_labels=True,  # mirrored clips get the label of the mirror-image class
+            flip_labels=True,  # mirrored clips get the label of the mirror-image class, told from
+            # "left" and "right", "clockwise" and "counterclockwise" in the names of the classes
+            flip_pairs=(),  # more pairs of such classes: (("<name>", "<name>"), ...)
+            color_jitter=(0.0, 0.0, 0.0, 0.0),  # strengths of brightness, contrast, saturation, hue
         )
     )
     keys.lock().update(changes)

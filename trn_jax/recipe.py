@@ -46,12 +46,18 @@ class Data:
                 f"{self.files.class_names} names {len(self.class_names)} classes, but "
                 f"model.num_classes is {config.model.num_classes}; correct one of the two"
             )
-        for name, view in {"train": settings.train, "val": settings.val}.items():
-            if view.num_segments != config.model.num_segments and name == "train":
-                raise UserError(
-                    f"data.{name}.num_segments={view.num_segments} differs from "
-                    f"model.num_segments={config.model.num_segments}"
-                )
+        train = pipeline.View(**settings.train)
+        if train.num_segments != config.model.num_segments:
+            raise UserError(
+                f"data.train.num_segments={train.num_segments} differs from "
+                f"model.num_segments={config.model.num_segments}"
+            )
+        if train.num_views != 1:
+            raise UserError(
+                f"data.train gives {train.num_views} views of a video (sampling="
+                f"{train.sampling!r}, num_clips={train.num_clips}, crop={train.crop!r}), but a "
+                "training step takes one; use a random sampling, num_clips=1 and a random crop"
+            )
 
     @property
     def train_records(self):
@@ -113,22 +119,33 @@ class Data:
 
     def _reader(self, records, view, *, on_error):
         view = pipeline.View(**view)
-        labels = augment.mirrored_labels(self.class_names) if view.flip_labels else {}
         return pipeline.BatchReader(
             records,
             view,
             seed=self._config.seed,
             frame_pattern=self.files.frame_pattern,
             first_frame=self.files.first_frame,
-            label_map=labels,
+            label_map=self.mirrored(view),
             exact_resize=self._config.data.exact_resize,
             on_error=on_error,
             num_threads=self.num_threads,
         )
 
-    def describe_flip(self, *, labels):
+    def mirrored(self, view):
+        """`{label: its label in a mirrored clip}` for the labels that `view` exchanges.
+
+        Raises:
+            UserError: `flip_pairs` names something that is not a class.
+        """
+        told = augment.mirrored_labels(self.class_names) if view.flip_labels else {}
+        # A pair that is given takes its classes out of pairs told from names.
+        given = augment.paired_labels(view.flip_pairs, self.class_names)
+        told = {a: b for a, b in told.items() if a not in given and b not in given}
+        return told | given
+
+    def describe_flip(self, view):
         """Lines that tell which labels change when a clip is mirrored."""
-        pairs = augment.mirrored_labels(self.class_names) if labels else {}
+        pairs = self.mirrored(view)
         names = self.class_names
         lines = [f"  {names[a]} <-> {names[b]}" for a, b in sorted(pairs.items()) if a < b]
         if not lines:
@@ -251,7 +268,7 @@ def from_dict(values):
     def tuples(value):
         if isinstance(value, dict):
             return {key: tuples(entry) for key, entry in value.items()}
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
 
     return ConfigDict(tuples(values)).lock()
 

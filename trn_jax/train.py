@@ -378,7 +378,7 @@ def _first_lines(config, data, state, mesh, first_step, num_steps):
             f"{config.optim.base_batch}, scaled to {config.train.batch}"
         )
     if config.data.train.flip_rate:
-        lines.append(data.describe_flip(labels=config.data.train.flip_labels))
+        lines.append(data.describe_flip(config.data.train))
     return "\n".join(lines)
 
 

@@ -1,7 +1,9 @@
 """Crops, resizing and mirroring against the reference's pixels and rectangles."""
 
 import hashlib
+import itertools
 import pathlib
+import random
 
 import cv2
 import numpy as np
@@ -12,8 +14,11 @@ from trn_jax.data import augment, pipeline
 from trn_jax.data.annotations import Record
 from trn_jax.errors import UserError
 
-IMAGES = pathlib.Path(__file__).parents[3] / "shared/data/mmaction2/imgs"
+SHARED = pathlib.Path(__file__).parents[3] / "shared/data"
+IMAGES = SHARED / "mmaction2/imgs"
+LABEL_MAPS = SHARED / "label_maps"
 needs_images = pytest.mark.skipif(not IMAGES.is_dir(), reason=f"{IMAGES} is not here")
+needs_label_maps = pytest.mark.skipif(not LABEL_MAPS.is_dir(), reason=f"{LABEL_MAPS} is not here")
 
 
 class Choose:
@@ -181,24 +186,14 @@ def test_resizing_cropping_and_mirroring_give_the_pixels_of_the_reference(golden
     assert counts["Resize+TenCrop"] == 4
 
 
-def read_clip(num_segments, sampling, crop, crop_size):
+def read_clip(crop_size, **settings):
     """Read the ten real images the whole way, from the list to the views."""
-    view = pipeline.View(
-        num_segments=num_segments,
-        sampling=sampling,
-        frame_order="forward",
-        short_side=256,
-        crop=crop,
-        crop_size=crop_size,
-        scales=(1,),
-        num_positions=5,
-        flip_rate=0,
-        flip_labels=False,
-    )
+    right = dict(frame_order="forward", short_side=256, scales=(1,), num_positions=5)
+    right |= dict(flip_rate=0, flip_labels=False, crop_size=crop_size)
     record = Record(0, str(IMAGES), 10, 4)
     reader = pipeline.BatchReader(
         [record],
-        view,
+        pipeline.View(**right | settings),
         seed=0,
         frame_pattern="img_{:05d}.jpg",
         first_frame=1,
@@ -212,21 +207,28 @@ def read_clip(num_segments, sampling, crop, crop_size):
 
 @needs_images
 @pytest.mark.parametrize(
-    ("name", "num_segments", "sampling", "crop", "crop_size"),
+    ("name", "crop_size", "settings"),
     [
-        ("trn_test", 8, "twice", "three", 256),
-        ("tsm_val", 8, "center", "center", 224),
-        ("tsn_tencrop", 3, "center", "ten", 224),
+        ("trn_test", 256, dict(num_segments=8, sampling="twice", crop="three")),
+        ("tsm_val", 224, dict(num_segments=8, sampling="center", crop="center")),
+        ("tsn_tencrop", 224, dict(num_segments=3, sampling="center", crop="ten")),
+        (
+            "tpn_slowonly_test",
+            256,
+            dict(num_segments=8, sampling="clips", num_clips=10, frame_interval=8, crop="three"),
+        ),
     ],
 )
-def test_whole_test_pipelines_give_the_pixels_of_the_reference(
-    golden, name, num_segments, sampling, crop, crop_size
-):
+def test_whole_test_pipelines_give_the_pixels_of_the_reference(golden, name, crop_size, settings):
     (expected,) = (r for r in golden("pipeline/whole_pipelines")["records"] if r["name"] == name)
-    batch = read_clip(num_segments, sampling, crop, crop_size)
+    batch = read_clip(crop_size, **settings)
     assert batch["label"].tolist() == [expected["label_after"]]
-    frames = batch["clip"].reshape(-1, crop_size, crop_size, 3).transpose(0, 3, 1, 2)
-    means = frames.mean((1, 2, 3))
+    views = batch["clip"][0]
+    if len(expected["shape"]) == 5:  # `[views, 3, frames, height, width]`
+        frames = views.transpose(0, 4, 1, 2, 3)
+    else:  # `[views * frames, 3, height, width]`
+        frames = views.reshape(-1, crop_size, crop_size, 3).transpose(0, 3, 1, 2)
+    means = frames.mean(tuple(range(1, frames.ndim)))
     # Crops, clips and frames in the reference's order; JPEG decoders may differ by a little.
     np.testing.assert_allclose(means, expected["mean_per_first_axis"], rtol=0, atol=0.05)
     assert_pixels(frames, {k: v for k, v in expected.items() if k != "mean"})
@@ -317,6 +319,8 @@ def test_one_crop_serves_all_frames_of_a_clip():
     for crop in (
         augment.MultiScaleCrop(size=32, short_side=40),
         augment.MultiScaleCrop(size=32, short_side=40, exact=True),
+        augment.RandomResizedCrop(size=32, short_side=40),
+        augment.RandomResizedCrop(size=32, short_side=40, exact=True),
         augment.TestCrops(size=32, short_side=40, kind="ten"),
     ):
         out = apply(crop, [frame, frame.copy(), frame.copy()], np.random.default_rng(3))
@@ -328,6 +332,119 @@ def test_ten_crops_are_each_followed_by_their_mirror_image():
     crops = apply(augment.TestCrops(size=32, short_side=40, kind="ten"), smooth_frames(2, 40, 60))
     np.testing.assert_array_equal(crops[1::2], crops[::2, :, :, ::-1])
     assert (crops[0] != crops[2]).any()
+
+
+# Random resized crop
+
+
+class ReferenceRng:
+    """The two global generators that the reference draws from, freshly seeded."""
+
+    def __init__(self, seed):
+        self.shapes, self.places = np.random.RandomState(seed), random.Random(seed)
+
+    def uniform(self, low, high, size):
+        return self.shapes.uniform(low, high, size)
+
+    def integers(self, high):
+        return self.places.randint(0, high - 1)
+
+
+RANGES = dict(area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3))
+
+
+def test_random_resized_boxes_are_those_of_the_reference_for_its_draws(golden):
+    for record in golden("pipeline/random_resized_crop")["records"]:
+        for seed, expected in enumerate(record["first_boxes_xyxy"]):
+            left, top, width, height = augment.random_resized_box(
+                *record["image_hw"], ReferenceRng(seed), **RANGES
+            )
+            assert [left, top, left + width, top + height] == expected
+
+
+def test_random_resized_boxes_are_distributed_like_those_of_the_reference(golden):
+    for record in golden("pipeline/random_resized_crop")["records"]:
+        height, width = record["image_hw"]
+        rng, num_boxes = np.random.default_rng(4), record["seeds"]
+        boxes = np.array(
+            [augment.random_resized_box(height, width, rng, **RANGES) for _ in range(num_boxes)]
+        )
+        left, top, w, h = boxes.T
+        assert (left >= 0).all() and (left + w <= width).all()
+        assert (top >= 0).all() and (top + h <= height).all()
+        areas = w * h / (height * width)
+        # Twice over, 3000 draws of values that are spread over 0.27 and log-shapes over 0.17.
+        np.testing.assert_allclose(areas.mean(), record["area_fraction"]["mean"], atol=0.03)
+        deciles = np.quantile(areas, np.arange(1, 10) / 10)
+        np.testing.assert_allclose(deciles, record["area_fraction"]["deciles"], atol=0.05)
+        shapes = record["aspect_w_over_h"]
+        np.testing.assert_allclose(np.log(w / h).mean(), shapes["mean_log"], atol=0.018)
+        assert (w / h).min() > 0.73 and (w / h).max() < 1.37
+        side = min(height, width)
+        square = (boxes == [(width - side) // 2, (height - side) // 2, side, side]).all(1).mean()
+        assert square == pytest.approx(record["fallback_centre_square_fraction"], abs=0.04)
+
+
+def test_random_resized_boxes_are_everywhere_alike():
+    rng = np.random.default_rng(0)
+    ranges = dict(area_range=(0.25, 0.25), aspect_ratio_range=(1, 1))
+    boxes = [augment.random_resized_box(20, 20, rng, **ranges) for _ in range(2200)]
+    assert {box[2:] for box in boxes} == {(10, 10)}
+    for places in zip(*(box[:2] for box in boxes), strict=True):
+        counts = np.bincount(places, minlength=11)
+        assert ((counts - 200) ** 2 / 200).sum() < 45  # chi-square, 10 d.o.f., p=2e-6
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 3), (5, 1), (1, 300)])
+def test_random_resized_boxes_lie_inside_the_smallest_frames(height, width):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        left, top, w, h = augment.random_resized_box(height, width, rng, **RANGES)
+        assert 0 <= left < left + w <= width
+        assert 0 <= top < top + h <= height
+
+
+@pytest.mark.parametrize("short_side", [0, 256])
+@pytest.mark.parametrize("exact", [False, True])
+def test_random_resized_crop_resizes_the_box_once_from_the_published_pixels(short_side, exact):
+    frames = list(weights.deterministic_clip((2, 100, 150, 3), 8))
+    crop = augment.RandomResizedCrop(size=64, short_side=short_side, exact=exact)
+    found = apply(crop, frames, np.random.default_rng(3))
+    sources = [cv2.resize(f, (384, 256)) for f in frames] if short_side and exact else frames
+    left, top, w, h = augment.random_resized_box(
+        *sources[0].shape[:2], np.random.default_rng(3), **RANGES
+    )
+    expected = [cv2.resize(f[top : top + h, left : left + w], (64, 64)) for f in sources]
+    np.testing.assert_array_equal(found[0], expected)
+
+
+def test_fast_random_resized_crop_shows_the_same_box_up_to_rounding():
+    frames = smooth_frames(1, 120, 211)
+    exact, fast = (
+        augment.RandomResizedCrop(size=64, short_side=256, exact=exact) for exact in (True, False)
+    )
+
+    class Corner:
+        """Draws shapes at random, and the place always in the upper left corner."""
+
+        def __init__(self, seed):
+            self.uniform = np.random.default_rng(seed).uniform
+
+        def integers(self, high):
+            return 0
+
+    for seed in range(40):
+        a, b = (apply(crop, frames, Corner(seed)).astype(int) for crop in (exact, fast))
+        assert np.abs(a - b).mean() < 2 * 200 / 120
+
+
+def test_multi_scale_crop_of_frames_as_they_are_is_that_of_the_original_code():
+    """TRN-pytorch crops from the frames without scaling them first; sides snap all the same."""
+    frames = list(weights.deterministic_clip((1, 100, 150, 3), 4))
+    for exact in (True, False):
+        crop = augment.MultiScaleCrop(size=51, short_side=0, scales=(1, 0.5), exact=exact)
+        found = apply(crop, frames, Choose(3, 2))[0, 0]
+        np.testing.assert_array_equal(found, frames[0][48:99, :51])
 
 
 # Mirroring
@@ -354,6 +471,105 @@ def test_the_rate_is_the_share_of_mirrored_clips():
     clip, rng = np.zeros((1, 1, 2, 2, 3), np.uint8), np.random.default_rng(0)
     flip = augment.Flip(rate=0.3, label_map={0: 1})
     assert sum(flip(clip, 0, rng) for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.03)
+
+
+# Colours
+
+
+JITTER_KEYS = ("brightness", "contrast", "saturation", "hue")
+
+
+def reference_jitter(frame, factors, turn, order):
+    """The operations one after the other in float32, as mmaction2 writes them down."""
+    brightness, contrast, saturation = factors
+    shares = np.array([0.2989, 0.587, 0.114], np.float32)
+    image = frame.astype(np.float32)
+    for operation in order:
+        grey = (image @ shares)[..., None]
+        if operation == 0:
+            image = image * brightness
+        elif operation == 1:
+            image = contrast * image + (1 - contrast) * grey.mean()
+        elif operation == 2:
+            image = saturation * image + (1 - saturation) * grey
+        else:
+            hsv = cv2.cvtColor(np.clip(image, 0, 255).astype(np.uint8), cv2.COLOR_RGB2HSV)
+            hsv[..., 0] = (hsv[..., 0].astype(int) + turn) % 180
+            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+class ChooseColors:
+    """Draws given changes, from -1 to 1 of each strength, and a given order."""
+
+    def __init__(self, changes, order):
+        self.changes, self.order = changes, order
+
+    def uniform(self, low, high, size):
+        return np.array(self.changes)
+
+    def permutation(self, size):
+        return np.array(self.order)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_color_jitter_is_that_of_the_reference_in_every_order(order):
+    frames = weights.deterministic_clip((2, 40, 50, 3), 9)
+    frames = np.stack([cv2.GaussianBlur(frame, (9, 9), 4) for frame in frames])  # calmer colours
+    rng = np.random.default_rng(order)
+    for strengths in ((0.5, 0.5, 0.5, 0), (0.5, 0.5, 0.5, 0.1)):
+        for changes in rng.uniform(-1, 1, (3, 4)):
+            clip = frames[None].copy()
+            jitter = augment.ColorJitter(**dict(zip(JITTER_KEYS, strengths, strict=True)))
+            jitter(clip, ChooseColors(changes, order))
+            factors = 1 + 0.5 * changes[:3]
+            turn = int(strengths[3] * changes[3] * 255)
+            # The reference's detour over HSV with a turn of nothing is not followed.
+            steps = [step for step in order if step != 3 or turn]
+            expected = [reference_jitter(frame, factors, turn, steps) for frame in frames]
+            difference = np.abs(clip[0].astype(int) - expected)
+            # A grey level; the hue of a pixel without much colour makes some more of it.
+            assert difference.max() <= (12 if turn else 1)
+            assert difference.mean() < 0.5
+            assert np.abs(frames.astype(int) - expected).mean() > 3
+
+
+def test_color_jitter_treats_the_frames_of_a_clip_alike_and_clips_differently():
+    frame = weights.deterministic_clip((16, 16, 3), 5)
+    jitter = augment.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(20):
+        clip = np.stack([frame] * 6).reshape(2, 3, 16, 16, 3)
+        jitter(clip, rng)
+        assert (clip == clip[0, 0]).all()
+        seen.add(clip[0, 0].tobytes())
+    assert len(seen) == 20
+
+
+@pytest.mark.parametrize(
+    ("strength", "low", "high"), [("brightness", 50, 150), ("contrast", 100, 100)]
+)
+def test_color_factors_are_uniform_around_one(strength, low, high):
+    jitter, rng, means = augment.ColorJitter(**{strength: 0.5}), np.random.default_rng(1), []
+    for _ in range(1000):
+        clip = np.full((1, 1, 4, 4, 3), 100, np.uint8)
+        clip[..., :2, :] -= 40
+        clip[..., 2:, :] += 40
+        jitter(clip, rng)
+        means.append(clip.mean())
+    assert low - 1 <= min(means) <= low + 2
+    assert high - 2 <= max(means) <= high + 1
+    if high > low:
+        counts, _ = np.histogram(means, bins=5, range=(low, high))
+        assert ((counts - 200) ** 2 / 200).sum() < 33  # chi-square, 4 d.o.f., p=1e-6
+
+
+def test_no_jitter_draws_nothing_and_changes_nothing():
+    clip = weights.deterministic_clip((1, 2, 8, 8, 3), 6)
+    kept, rng = clip.copy(), np.random.default_rng(0)
+    augment.ColorJitter()(kept, rng)
+    np.testing.assert_array_equal(kept, clip)
+    assert rng.random() == np.random.default_rng(0).random()
 
 
 # Labels of mirror images. Numbers are those of the official label files; the maps are the published
@@ -385,15 +601,16 @@ STHV2 = {
     166: "Turning the camera left while filming something",
     167: "Turning the camera right while filming something",
 }
-JESTER = {
-    0: "Swiping Left",
-    1: "Swiping Right",
-    6: "Sliding Two Fingers Left",
-    7: "Sliding Two Fingers Right",
-    12: "Rolling Hand Forward",
-    14: "Turning Hand Clockwise",
-    15: "Turning Hand Counterclockwise",
-}
+JESTER = (
+    *("Swiping Left", "Swiping Right", "Swiping Down", "Swiping Up"),
+    *("Pushing Hand Away", "Pulling Hand In", "Sliding Two Fingers Left"),
+    *("Sliding Two Fingers Right", "Sliding Two Fingers Down", "Sliding Two Fingers Up"),
+    *("Pushing Two Fingers Away", "Pulling Two Fingers In", "Rolling Hand Forward"),
+    *("Rolling Hand Backward", "Turning Hand Clockwise", "Turning Hand Counterclockwise"),
+    *("Zooming In With Full Hand", "Zooming Out With Full Hand", "Zooming In With Two Fingers"),
+    *("Zooming Out With Two Fingers", "Thumb Up", "Thumb Down", "Shaking Hand", "Stop Sign"),
+    *("Drumming Fingers", "No gesture", "Doing other things"),
+)
 
 
 @pytest.mark.parametrize(
@@ -401,9 +618,10 @@ JESTER = {
     [
         (STHV1, 174, [(2, 4), (30, 41), (52, 66)]),
         (STHV2, 174, [(86, 87), (93, 94), (166, 167)]),
-        (JESTER, 27, [(0, 1), (6, 7), (14, 15)]),
+        (dict(enumerate(JESTER)), 27, [(0, 1), (6, 7), (14, 15)]),
+        (dict(enumerate(sorted(JESTER))), 27, [(11, 12), (16, 17), (21, 22)]),
     ],
-    ids=["sthv1", "sthv2", "jester"],
+    ids=["sthv1", "sthv2", "jester", "jester_sorted"],
 )
 @pytest.mark.parametrize("case", [str, str.upper, str.lower])
 def test_mirror_classes_are_the_published_ones(names, num_classes, pairs, case):
@@ -412,11 +630,61 @@ def test_mirror_classes_are_the_published_ones(names, num_classes, pairs, case):
     assert augment.mirrored_labels(class_names) == expected
 
 
+@needs_label_maps
+@pytest.mark.parametrize(
+    ("file", "order", "pairs"),
+    [
+        ("mmaction2_sthv1_label_map.txt", list, [(2, 4), (30, 41), (52, 66)]),
+        ("mmaction2_sthv1_label_map.txt", sorted, [(86, 87), (93, 94), (166, 167)]),
+        ("mmaction2_sthv2_label_map.txt", list, [(86, 87), (93, 94), (166, 167)]),
+        ("jester_label_map_official_order.txt", list, [(0, 1), (6, 7), (14, 15)]),
+        ("jester_label_map_official_order.txt", sorted, [(11, 12), (16, 17), (21, 22)]),
+        ("label_map_k400.txt", list, []),
+    ],
+)
+def test_mirror_classes_of_whole_label_maps_are_the_published_ones(file, order, pairs):
+    class_names = order((LABEL_MAPS / file).read_text().splitlines())
+    expected = dict(pairs) | {b: a for a, b in pairs}
+    assert augment.mirrored_labels(class_names) == expected
+
+
+@pytest.mark.parametrize("word", ["counterclockwise", "Counter-Clockwise", "counter clockwise"])
+def test_turns_are_mirror_images_however_they_are_spelled(word):
+    names = ["Turning Clockwise", f"Turning {word}", "Turning anticlockwise quickly"]
+    assert augment.mirrored_labels(names) == {0: 1, 1: 0}
+
+
+def test_given_pairs_exchange_their_labels():
+    pairs = [("to port", "to starboard"), ["in", "out"]]  # lists, as from JSON
+    names = ["in", "to port", "up", "to starboard", "out"]
+    assert augment.paired_labels(pairs, names) == {1: 3, 3: 1, 0: 4, 4: 0}
+    assert augment.paired_labels((), names) == {}
+
+
+def test_all_problems_of_given_pairs_are_named_at_once():
+    pairs = [("Swiping Lefft", "Swiping Right"), "Stop Sign", ("Thumb Up", "Thumb Up"), ("x",)]
+    pairs += [("Stop Sign", "No gesture"), ("Stop Sign", "Thumb Down")]
+    with pytest.raises(UserError) as caught:
+        augment.paired_labels(pairs, JESTER)
+    assert str(caught.value).splitlines() == [
+        "flip_pairs cannot be used:",
+        "  'Swiping Lefft' is not one of the 27 classes; did you mean 'Swiping Left'?",
+        "  'Stop Sign' is not a pair of two class names",
+        "  'Thumb Up' occurs twice",
+        "  ('x',) is not a pair of two class names",
+        "  'Stop Sign' occurs twice",
+    ]
+
+
 def test_a_direction_without_a_partner_has_no_mirror_class():
     assert augment.mirrored_labels(["Swiping Left", "Swiping Up", "Upright", "Upleft"]) == {}
 
 
 # Wrong values
+
+
+def random_resized(**settings):
+    return augment.RandomResizedCrop(size=8, short_side=9, **settings)
 
 
 @pytest.mark.parametrize(
@@ -428,6 +696,19 @@ def test_a_direction_without_a_partner_has_no_mirror_class():
         (lambda: augment.TestCrops(size=8, short_side=9, kind="five"), "crop='five'.*ten"),
         (lambda: augment.TestCrops(size=9, short_side=8), "9 pixels.*8.*crop_size"),
         (lambda: augment.TestCrops(size=8, short_side=9, kind="three"), "8 and 9"),
+        (
+            lambda: augment.TestCrops(size=8, short_side=0),
+            "short_side=0.*crop='center'.*at least 8",
+        ),
+        (lambda: augment.MultiScaleCrop(size=0, short_side=9), "crop_size=0"),
+        (lambda: augment.RandomResizedCrop(size=8, short_side=-1), "short_side=-1"),
+        (lambda: random_resized(area_range=(0, 1)), r"area_range=\(0, 1\).*\(0, 1\]"),
+        (lambda: random_resized(area_range=(1, 0.5)), r"area_range=\(1, 0.5\)"),
+        (lambda: random_resized(area_range=(0.5,)), r"area_range=\(0.5,\)"),
+        (lambda: random_resized(aspect_ratio_range=(0, 1)), r"aspect_ratio_range=\(0, 1\)"),
+        (lambda: random_resized(aspect_ratio_range=(1, 2, 3)), r"aspect_ratio_range=\(1, 2, 3\)"),
+        (lambda: augment.ColorJitter(brightness=1.5), r"color_jitter=\(1.5, 0.0, 0.0, 0.0\)"),
+        (lambda: augment.ColorJitter(hue=0.6), r"hue in 0..0.5"),
     ],
 )
 def test_wrong_values_are_named(make, named):

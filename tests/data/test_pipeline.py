@@ -1,5 +1,6 @@
 """Batches: the same from any number of threads, processes and hosts, and from any start."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -257,14 +258,97 @@ def test_views_are_ordered_crop_first_then_clip(root):
 
 
 @pytest.mark.parametrize(
-    ("sampling", "crop", "num_views"),
-    [("center", "center", 1), ("center", "ten", 10), ("twice", "center", 2), ("twice", "ten", 20)],
+    ("changes", "num_views"),
+    [
+        (dict(), 1),
+        (dict(crop="ten"), 10),
+        (dict(sampling="twice"), 2),
+        (dict(sampling="twice", crop="ten"), 20),
+        (dict(sampling="clips", num_clips=4, frame_interval=2, crop="ten"), 40),
+        (dict(sampling="clips", num_clips=10, frame_interval=8, crop="three", short_side=16), 30),
+        (dict(sampling="dense", num_clips=10), 10),
+    ],
 )
-def test_num_views_is_clips_times_crops(root, sampling, crop, num_views):
-    reader = make_reader(root, EVAL | dict(sampling=sampling, crop=crop))
+def test_num_views_is_clips_times_crops(root, changes, num_views):
+    reader = make_reader(root, EVAL | changes)
     assert reader.view.num_views == num_views
     (batch,) = evaluate(reader, 11)
     assert batch["clip"].shape == (11, num_views, 3, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(sampling="clips", num_clips=4, frame_interval=2),
+        dict(sampling="clips", num_clips=4, frame_interval=8, out_of_bound="repeat_last"),
+        dict(sampling="dense", num_clips=4, sample_range=6),
+    ],
+)
+def test_views_of_several_clips_show_the_frames_that_were_chosen(root, changes):
+    """View `crop * num_clips + clip`, in which the frames of a clip are one after the other."""
+    three = dict(crop="three", short_side=16)
+    reader = make_reader(root, EVAL | three | changes)
+    record = reader.records[10]
+    (views,) = reader([(0, record)])["clip"]
+    chosen = reader.view.sampler()(record.num_frames, None)
+    assert chosen.shape == (4, 3) and len(np.unique(chosen)) > 1
+    # Every frame for itself, as a video of one frame, in its three crops.
+    for clip, frames in enumerate(chosen):
+        for position, frame in enumerate(frames):
+            alone = make_reader(root, EVAL | three | dict(num_segments=1), first_frame=1 + frame)
+            alone.records[record.index] = dataclasses.replace(record, num_frames=1)
+            (crops,) = alone([(0, record)])["clip"]
+            for crop in range(3):
+                np.testing.assert_array_equal(views[4 * crop + clip, position], crops[crop, 0])
+
+
+# Training with other crops and colours
+
+
+TPN = dict(
+    sampling="random_clips",
+    frame_interval=2,
+    short_side=0,
+    crop="random_resized",
+    color_jitter=(0.5, 0.5, 0.5, 0.1),
+)
+
+
+@pytest.mark.parametrize(
+    "changes", [TPN, dict(sampling="random_dense", sample_range=6), dict(short_side=0)]
+)
+def test_other_training_views_are_a_function_of_seed_and_batch_too(root, reference, changes):
+    view = VIEW | changes
+    found = train(make_reader(root, view, num_threads=1), 4)
+    assert_equal(train(make_reader(root, view, num_threads=3), 4), found)
+    assert_equal(train(make_reader(root, view), 2, first_batch=2), found[2:])
+    for batch, whole in zip(found, reference, strict=False):
+        assert batch["clip"].shape == whole["clip"].shape
+        np.testing.assert_array_equal(batch["example"], whole["example"])
+        assert (batch["clip"] != whole["clip"]).any()
+
+
+def test_colors_change_but_nothing_else_does(root, reference):
+    found = train(make_reader(root, VIEW | dict(color_jitter=(0.5, 0, 0, 0))), 10)
+    ratios = []
+    for batch, whole in zip(found, reference, strict=True):
+        np.testing.assert_array_equal(batch["label"], whole["label"])
+        for clip, plain, example in zip(
+            batch["clip"], whole["clip"], batch["example"], strict=True
+        ):
+            if 1 < example < 7:  # dark enough to get lighter, light enough to be told from black
+                frames = clip.mean((0, 2, 3, 4)) / plain.mean((0, 2, 3, 4))
+                assert np.ptp(frames) < 0.03  # all frames of a clip alike
+                ratios.append(frames.mean())
+    assert min(ratios) < 0.7 and max(ratios) > 1.3
+
+
+def test_validation_is_coloured_only_where_it_is_asked_for_and_repeatably(root):
+    coloured = EVAL | dict(crop="ten", color_jitter=(0.5, 0.5, 0.5, 0.1))
+    first, again = (evaluate(make_reader(root, coloured), 4) for _ in range(2))
+    assert_equal(first, again)
+    plain = evaluate(make_reader(root, EVAL | dict(crop="ten")), 4)
+    assert (first[0]["clip"] != plain[0]["clip"]).mean() > 0.9
 
 
 # Videos that cannot be read
@@ -345,15 +429,24 @@ def test_skipping_ends_when_nothing_can_be_read(root, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        (dict(sampling="dense"), "sampling='dense'"),
+        (dict(sampling="sparse"), "sampling='sparse'.*random_dense, dense"),
+        (dict(num_clips=10), "num_clips=10 means nothing for sampling='random'"),
+        (dict(crop="random_resized", area_range=(0, 1)), "area_range"),
+        (dict(crop="random_resized", aspect_ratio_range=(2, 1)), "aspect_ratio_range"),
+        (dict(color_jitter=(0.5, 0.5)), r"color_jitter=\(0.5, 0.5\) must be four numbers"),
+        (dict(color_jitter=(0.5, 0.5, 0.5, 25)), "hue in 0..0.5"),
+        (dict(short_side=0, crop="center", flip_rate=0), "short_side=0.*crop='center'"),
         (dict(frame_order="backward"), "frame_order='backward'"),
         (dict(num_segments=0), "num_segments=0"),
-        (dict(crop="five"), "crop='five'.*multi_scale, center, three, ten"),
+        (dict(crop="five"), "crop='five'.*multi_scale, random_resized, center, three, ten"),
         (dict(num_positions=9), "num_positions=9"),
         (dict(scales=(1, 1.5)), r"scales=\(1, 1\.5\)"),
         (dict(flip_rate=1.5), r"flip_rate=1\.5"),
         (dict(flip_rate=-0.1), r"flip_rate=-0\.1"),
-        (dict(crop="center"), r"flip_rate=0\.5 needs crop='multi_scale'"),
+        (
+            dict(crop="center"),
+            r"flip_rate=0\.5 needs a random crop.*'random_resized'; crop='center'",
+        ),
         (dict(crop="center", flip_rate=0, crop_size=21), "21 pixels.*20"),
         (dict(crop="three", flip_rate=0), "16 and 20"),
     ],

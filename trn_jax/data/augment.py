@@ -1,4 +1,4 @@
-"""Resizing, cropping and flipping clips.
+"""Resizing, cropping, flipping and colouring clips.
 
 Pure functions compute rectangles `(left, top, width, height)` in pixels; frozen dataclasses apply
 them to all frames of a clip alike and write uint8 pixels straight into a given buffer. Resizing is
@@ -6,9 +6,11 @@ OpenCV's bilinear interpolation without antialiasing, as in the published pipeli
 """
 
 import dataclasses
+import difflib
 import re
 
 import cv2
+import numpy as np
 
 from trn_jax.errors import UserError
 
@@ -19,13 +21,18 @@ THIRTEEN_POSITIONS = (
     *((0, 2), (4, 2), (2, 4), (2, 0), (1, 1), (3, 1), (1, 3), (3, 3)),
 )
 _POSITIONS = {5: FIVE_POSITIONS, 13: THIRTEEN_POSITIONS}
+RANDOM_CROPS = ("multi_scale", "random_resized")
 _NUM_CROPS = {"center": 1, "three": 3, "ten": 10}
+CROPS = (*RANDOM_CROPS, *_NUM_CROPS)
+_CROP_ATTEMPTS = 10
+
 _MIRRORED_WORDS = {
     "left": "right",
     "right": "left",
     "clockwise": "counterclockwise",
     "counterclockwise": "clockwise",
 }
+_GREY = np.array([0.2989, 0.587, 0.114])  # of red, green and blue: their shares of the luminance
 
 
 # Geometry ----------------------------------------------------------------------------------------
@@ -66,6 +73,35 @@ def multi_scale_boxes(height, width, *, scales, num_positions, snap_to=0):
                     [(x * u, y * v, box_width, box_height) for u, v in _POSITIONS[num_positions]]
                 )
     return boxes
+
+
+def random_resized_box(height, width, rng, *, area_range, aspect_ratio_range):
+    """Draw a rectangle of random area and shape.
+
+    Ten areas and shapes are drawn; the first one that fits is taken, at a random place. If none
+    fits, it is the largest square, in the middle (torchvision falls back to another one). Szegedy
+    et al., "Going Deeper with Convolutions", 2015, in the form of mmaction2.
+
+    Args:
+        height: height of the frame.
+        width: width of the frame.
+        rng: `np.random.Generator`.
+        area_range: smallest and largest share of the frame's area, drawn uniformly.
+        aspect_ratio_range: smallest and largest width / height, its logarithm drawn uniformly.
+
+    Returns:
+        `(left, top, width, height)`.
+    """
+    ratios = np.exp(rng.uniform(*np.log(aspect_ratio_range), size=_CROP_ATTEMPTS))
+    areas = rng.uniform(*area_range, size=_CROP_ATTEMPTS) * (height * width)
+    widths = np.round(np.sqrt(areas * ratios)).astype(int)
+    heights = np.round(np.sqrt(areas / ratios)).astype(int)
+    # A frame of a few pixels could give an empty rectangle, which the reference does not expect.
+    for w, h in zip(np.maximum(widths, 1).tolist(), np.maximum(heights, 1).tolist(), strict=True):
+        if w <= width and h <= height:
+            left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
+            return int(left), int(top), w, h
+    return center_box(height, width, min(height, width))
 
 
 def center_box(height, width, size):
@@ -110,13 +146,30 @@ def _cut(frame, box):
     return frame[top : top + height, left : left + width]
 
 
+def _resize_box(frames, box, out):
+    """Write the pixels of `box`, resized, into `out` `[len(frames), height, width, 3]`."""
+    height, width = out.shape[1:3]
+    for frame, target in zip(frames, out, strict=True):
+        resize(_cut(frame, box), height, width, out=target)
+
+
+def _check_sizes(size, short_side):
+    if size < 1:
+        raise UserError(f"crop_size={size} pixels must be at least 1")
+    if short_side < 0:
+        raise UserError(
+            f"short_side={short_side} must be a number of pixels, or 0 for frames as they are"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MultiScaleCrop:
     """A random crop of one of several sizes and positions, resized to a square.
 
     Attributes:
         size: side of the result, in pixels.
-        short_side: short side of the frames that the published recipe crops from, in pixels.
+        short_side: short side of the frames that the published recipe crops from, in pixels; 0 if
+            it crops from the frames as they are.
         scales: shares of the short side.
         num_positions: 5 or 13.
         exact: resize to `short_side`, crop, resize, as published. Otherwise the crop is taken from
@@ -137,21 +190,71 @@ class MultiScaleCrop:
             raise UserError(f"num_positions={self.num_positions} is not 5 or 13")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise UserError(f"scales={self.scales} must be shares of the short side in (0, 1]")
+        _check_sizes(self.size, self.short_side)
 
     def __call__(self, frames, rng, out):
         """Write the crop of `frames` into `out` `[1, len(frames), size, size, 3]`."""
-        if self.exact:
+        if self.exact and self.short_side:
             frames = resize_short_side(frames, self.short_side)
         sizes = multi_scale_boxes(
             *frames[0].shape[:2],
             scales=self.scales,
             num_positions=self.num_positions,
-            snap_to=self.size if self.exact else 0,
+            # Sides snap in the frames of the published recipe, which may be these or not.
+            snap_to=self.size if self.exact or not self.short_side else 0,
         )
         boxes = sizes[rng.integers(len(sizes))]
-        box = boxes[rng.integers(len(boxes))]
-        for frame, target in zip(frames, out[0], strict=True):
-            resize(_cut(frame, box), self.size, self.size, out=target)
+        _resize_box(frames, boxes[rng.integers(len(boxes))], out[0])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop:
+    """A crop of random area, shape and place, resized to a square.
+
+    Attributes:
+        size: side of the result, in pixels.
+        short_side: short side of the frames that the published recipe crops from, in pixels; 0 if
+            it crops from the frames as they are.
+        area_range: smallest and largest share of the frame's area.
+        aspect_ratio_range: smallest and largest width / height.
+        exact: see `MultiScaleCrop`.
+    """
+
+    size: int
+    short_side: int
+    area_range: tuple[float, float] = (0.08, 1.0)
+    aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
+    exact: bool = False
+
+    num_crops = 1
+
+    def __post_init__(self):
+        if len(self.area_range) != 2 or not 0 < self.area_range[0] <= self.area_range[1] <= 1:
+            raise UserError(
+                f"area_range={self.area_range} must be the smallest and the largest share of the "
+                "frame's area, both in (0, 1], such as (0.08, 1.0)"
+            )
+        ratios = self.aspect_ratio_range
+        if len(ratios) != 2 or not 0 < ratios[0] <= ratios[1]:
+            raise UserError(
+                f"aspect_ratio_range={ratios} must be the smallest and the largest width / height, "
+                "such as (0.75, 1.333)"
+            )
+        _check_sizes(self.size, self.short_side)
+
+    def __call__(self, frames, rng, out):
+        """Write the crop of `frames` into `out` `[1, len(frames), size, size, 3]`."""
+        if self.exact and self.short_side:
+            frames = resize_short_side(frames, self.short_side)
+        height, width = frames[0].shape[:2]
+        box = random_resized_box(
+            height,
+            width,
+            rng,
+            area_range=self.area_range,
+            aspect_ratio_range=self.aspect_ratio_range,
+        )
+        _resize_box(frames, box, out[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,8 +274,12 @@ class TestCrops:
 
     def __post_init__(self):
         if self.kind not in _NUM_CROPS:
+            raise UserError(f"crop={self.kind!r} is not one of {', '.join(CROPS)}")
+        _check_sizes(self.size, self.short_side)
+        if not self.short_side:
             raise UserError(
-                f"crop={self.kind!r} is not one of multi_scale, {', '.join(_NUM_CROPS)}"
+                f"short_side=0, frames as they are, does not go with crop={self.kind!r}; set "
+                f"short_side to the pixels that the short side is scaled to, at least {self.size}"
             )
         if self.size > self.short_side:
             raise UserError(
@@ -229,13 +336,89 @@ class Flip:
         return self.label_map.get(label, label)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+    """Random brightness, contrast, saturation and hue, in random order, for a clip as a whole.
+
+    The operations are those of mmaction2: `x * b`; `x * c + (1 - c) * mean(grey(x))`, a mean per
+    frame; `x * s + (1 - s) * grey(x)`; and a turn of the hue by OpenCV's 8-bit HSV. Their order is
+    drawn for every clip; the reference draws it once per process.
+
+    Attributes:
+        brightness: `b` is drawn from 1 - brightness to 1 + brightness.
+        contrast: the same for `c`.
+        saturation: the same for `s`.
+        hue: largest turn, a share of 255 steps of two degrees each: 0.1 is 50 degrees.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self):
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        if not all(0 <= strength <= 1 for strength in strengths[:3]) or not 0 <= self.hue <= 0.5:
+            raise UserError(
+                f"color_jitter={strengths} must be the strengths of brightness, contrast and "
+                "saturation in 0..1 and of hue in 0..0.5, such as (0.5, 0.5, 0.5, 0.1)"
+            )
+
+    def __call__(self, clip, rng):
+        """Colour `clip` `[crops, frames, height, width, 3]` in place; no strength draws nothing."""
+        strengths = np.array([self.brightness, self.contrast, self.saturation, self.hue])
+        if not strengths.any():
+            return
+        brightness, contrast, saturation, hue = strengths * rng.uniform(-1, 1, 4) + (1, 1, 1, 0)
+        order = rng.permutation(4)
+        turn = int(hue * 255)
+        for frame in clip.reshape(-1, *clip.shape[2:]):
+            _jitter(frame, brightness, contrast, saturation, turn, order)
+
+
+def _jitter(frame, brightness, contrast, saturation, turn, order):
+    """Colour one frame `[height, width, 3]` in place, in the given order of the operations.
+
+    All but the turn of the hue are linear in the colours of a pixel, so those before it and those
+    after it are one matrix each, and the frame is passed over twice instead of eight times.
+    """
+    matrix, offset = np.eye(3), np.zeros(3)
+    for operation in order:
+        if operation == 0:
+            matrix, offset = matrix * brightness, offset * brightness
+        elif operation == 1:
+            mean_grey = _GREY @ (matrix @ cv2.mean(frame)[:3] + offset)
+            matrix, offset = matrix * contrast, offset * contrast + (1 - contrast) * mean_grey
+        elif operation == 2:
+            mix = saturation * np.eye(3) + (1 - saturation) * _GREY
+            matrix, offset = mix @ matrix, mix @ offset
+        elif turn:
+            _transform(frame, matrix, offset)
+            matrix, offset = np.eye(3), np.zeros(3)
+            _turn_hue(frame, turn)
+    _transform(frame, matrix, offset)
+
+
+def _transform(frame, matrix, offset):
+    if not np.array_equal(matrix, np.eye(3)) or offset.any():
+        # OpenCV rounds; the reference cuts decimals off.
+        cv2.transform(frame, np.column_stack([matrix, offset - 0.49]), dst=frame)
+
+
+def _turn_hue(frame, turn):
+    cv2.cvtColor(frame, cv2.COLOR_RGB2HSV, dst=frame)
+    turned = ((np.arange(256) + turn) % 180).astype(np.uint8)
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(frame, 0), turned), frame, 0)
+    cv2.cvtColor(frame, cv2.COLOR_HSV2RGB, dst=frame)
+
+
 def mirrored_labels(class_names):
     """Which classes a mirror turns into which others, told from their names.
 
     Two classes are mirror images if exchanging "left" with "right", or "clockwise" with
-    "counterclockwise", turns the name of one into that of the other: "Pushing something from left
-    to right" and "Pushing something from right to left". A direction without a partner ("Plugging
-    something in but pulling it right out") is none.
+    "counterclockwise" (also "counter-clockwise", "anticlockwise"), turns the name of one into that
+    of the other: "Pushing something from left to right" and "Pushing something from right to left".
+    A direction without a partner ("Plugging something in but pulling it right out") is none.
 
     Args:
         class_names: names in the order of their labels.
@@ -243,12 +426,51 @@ def mirrored_labels(class_names):
     Returns:
         `{label: mirrored label}` for the classes that change.
     """
-    labels = {name.casefold(): label for label, name in enumerate(class_names)}
+    names = [_plain_name(name) for name in class_names]
+    labels = {name: label for label, name in enumerate(names)}
 
     def mirror(name):
-        return re.sub(
-            r"[a-z]+", lambda word: _MIRRORED_WORDS.get(word[0], word[0]), name.casefold()
-        )
+        return re.sub(r"[a-z]+", lambda word: _MIRRORED_WORDS.get(word[0], word[0]), name)
 
-    found = {label: labels.get(mirror(name), label) for label, name in enumerate(class_names)}
+    found = {label: labels.get(mirror(name), label) for label, name in enumerate(names)}
     return {label: other for label, other in found.items() if label != other}
+
+
+def _plain_name(name):
+    return re.sub(r"\b(counter|anti)[- ]?clockwise\b", "counterclockwise", name.casefold())
+
+
+def paired_labels(pairs, class_names):
+    """The labels that given pairs of class names exchange.
+
+    Args:
+        pairs: pairs of names, each a class and its mirror image.
+        class_names: all names, in the order of their labels.
+
+    Returns:
+        `{label: mirrored label}`, in both directions.
+
+    Raises:
+        UserError: something is not a pair, a name is not that of a class, or occurs twice; all
+            problems are reported at once.
+    """
+    labels = {name: label for label, name in enumerate(class_names)}
+    found: dict[int, int] = {}
+    problems = []
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2:
+            problems.append(f"{pair!r} is not a pair of two class names")
+            continue
+        for name in pair:
+            if name not in labels:
+                close = difflib.get_close_matches(str(name), class_names, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                problems.append(f"{name!r} is not one of the {len(class_names)} classes{hint}")
+            elif pair[0] == pair[1] or labels[name] in found:
+                problems.append(f"{name!r} occurs twice")
+        if all(name in labels for name in pair):
+            first, second = (labels[name] for name in pair)
+            found |= {first: second, second: first}
+    if problems:
+        raise UserError("flip_pairs cannot be used:\n  " + "\n  ".join(dict.fromkeys(problems)))
+    return found

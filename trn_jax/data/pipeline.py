@@ -30,17 +30,30 @@ _ENDLESS = 10**6  # epochs; with grain's own endless repetition, batches of one 
 class View:
     """How clips are cut out of a video: one schema for training, validation and every protocol.
 
+    The keys are those of `config.view`, with the same defaults where a key has one here, so that
+    checkpoints of before the key are still understood.
+
     Attributes:
         num_segments: frames of a clip.
-        sampling: which frames, see `sampling.clip_indices`.
+        sampling: which frames, see `sampling.ClipSampler`; as are the next seven.
         frame_order: "forward", "reversed" or "shuffled".
-        short_side: short side of the frames before cropping, in pixels.
-        crop: "multi_scale" (random), "center", "three" or "ten".
+        num_clips: of the samplings with several clips.
+        frame_interval: of clips, in frames of the video.
+        clip_positions: of clips, "ends" or "middles".
+        out_of_bound: of clips, "loop" or "repeat_last".
+        sample_range: of dense windows, in frames of the video.
+        short_videos: of segments, "spread" or "first".
+        short_side: short side of the frames before cropping, in pixels; 0: frames as they are.
+        crop: "multi_scale", "random_resized", "center", "three" or "ten".
         crop_size: side of the crops, in pixels.
         scales: of the multi-scale crop.
         num_positions: of the multi-scale crop, 5 or 13.
+        area_range: of the random resized crop, shares of the frame's area.
+        aspect_ratio_range: of the random resized crop, width / height.
         flip_rate: share of the clips that is mirrored.
-        flip_labels: exchange the labels of mirror-image classes when mirroring.
+        flip_labels: exchange the labels of classes that are mirror images by their names.
+        flip_pairs: more pairs of class names whose labels are exchanged.
+        color_jitter: strengths of `augment.ColorJitter`.
     """
 
     num_segments: int
@@ -53,16 +66,33 @@ class View:
     num_positions: int
     flip_rate: float
     flip_labels: bool
+    num_clips: int = 1
+    frame_interval: int = 1
+    clip_positions: str = "ends"
+    out_of_bound: str = "loop"
+    sample_range: int = 64
+    short_videos: str = "spread"
+    area_range: tuple[float, float] = (0.08, 1.0)
+    aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_pairs: tuple[tuple[str, str], ...] = ()
+    color_jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
     def __post_init__(self):
-        sampling.check(
-            sampling=self.sampling, frame_order=self.frame_order, num_segments=self.num_segments
-        )
+        self.sampler()
         self.cropping(exact=True)
         if not 0 <= self.flip_rate <= 1:
             raise UserError(f"flip_rate={self.flip_rate} is not in 0..1")
-        if self.flip_rate and self.crop != "multi_scale":
-            raise UserError(f"flip_rate={self.flip_rate} needs crop='multi_scale', a random crop")
+        if self.flip_rate and self.crop not in augment.RANDOM_CROPS:
+            raise UserError(
+                f"flip_rate={self.flip_rate} needs a random crop, "
+                f"{' or '.join(map(repr, augment.RANDOM_CROPS))}; crop={self.crop!r} is none"
+            )
+        self.coloring()
+
+    def sampler(self):
+        """The operation that chooses frames."""
+        fields = dataclasses.fields(sampling.ClipSampler)
+        return sampling.ClipSampler(**{field.name: getattr(self, field.name) for field in fields})
 
     def cropping(self, *, exact):
         """The operation that cuts crops out of frames."""
@@ -74,13 +104,32 @@ class View:
                 num_positions=self.num_positions,
                 exact=exact,
             )
+        if self.crop == "random_resized":
+            return augment.RandomResizedCrop(
+                size=self.crop_size,
+                short_side=self.short_side,
+                area_range=self.area_range,
+                aspect_ratio_range=self.aspect_ratio_range,
+                exact=exact,
+            )
         return augment.TestCrops(size=self.crop_size, short_side=self.short_side, kind=self.crop)
+
+    def coloring(self):
+        """The operation that changes colours."""
+        if len(self.color_jitter) != 4:
+            raise UserError(
+                f"color_jitter={self.color_jitter} must be four numbers, the strengths of "
+                "brightness, contrast, saturation and hue, such as (0.5, 0.5, 0.5, 0.1)"
+            )
+        brightness, contrast, saturation, hue = self.color_jitter
+        return augment.ColorJitter(
+            brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
+        )
 
     @property
     def num_views(self):
         """Clips times crops: how many predictions are merged into one."""
-        num_clips = 2 if self.sampling == "twice" else 1
-        return num_clips * self.cropping(exact=True).num_crops
+        return self.sampler().clips_per_video * self.cropping(exact=True).num_crops
 
 
 class BatchReader:
@@ -120,7 +169,9 @@ class BatchReader:
         self.first_frame = first_frame
         self.on_error = on_error
         self.num_threads = num_threads
+        self.sample = view.sampler()
         self.crop = view.cropping(exact=exact_resize)
+        self.color = view.coloring()
         self.flip = augment.Flip(rate=view.flip_rate, label_map=label_map)
         self._pool = None
         self._lock = threading.Lock()
@@ -139,13 +190,14 @@ class BatchReader:
             entries: `(epoch, record)` per row; `None` is a row of padding.
 
         Returns:
-            A dict of `clip` uint8 `[batch, views, segments, size, size, 3]` (views ordered crop
-            first, then clip), `label` int32 `[batch]`, `mask` float32 `[batch]` (0 marks padding),
-            `example` int32 `[batch]` (position in the list) and `problems`, a tuple of messages
-            about replaced examples.
+            A dict of `clip` uint8 `[batch, views, segments, size, size, 3]` (the axis `segments`
+            are the frames of a clip; views are ordered crop first, then clip: number
+            `crop * clips_per_video + clip`), `label` int32 `[batch]`, `mask` float32 `[batch]` (0
+            marks padding), `example` int32 `[batch]` (position in the list) and `problems`, a tuple
+            of messages about replaced examples.
         """
         view, size = self.view, self.view.crop_size
-        num_frames = view.num_views // self.crop.num_crops * view.num_segments
+        num_frames = self.sample.clips_per_video * view.num_segments
         shape = (len(entries), self.crop.num_crops, num_frames, size, size, 3)
         clips = np.empty(shape, np.uint8)
         rows = list(self._threads().map(self._read, entries, clips))
@@ -187,13 +239,7 @@ class BatchReader:
         )
 
     def _cut(self, record, rng, out):
-        indices = sampling.clip_indices(
-            record.num_frames,
-            self.view.num_segments,
-            sampling=self.view.sampling,
-            frame_order=self.view.frame_order,
-            rng=rng,
-        )
+        indices = self.sample(record.num_frames, rng)
         frames = decode.read_frames(
             record.folder,
             indices.ravel(),
@@ -201,7 +247,9 @@ class BatchReader:
             first_frame=self.first_frame,
         )
         self.crop(frames, rng, out)
-        return self.flip(out, record.label, rng)
+        label = self.flip(out, record.label, rng)
+        self.color(out, rng)
+        return label
 
 
 def train_batches(reader, *, batch, seed, first_batch=0, host=0, num_hosts=1, num_workers=0):

@@ -1,0 +1,76 @@
+"""From a configuration to its data: what does not fit together is told before anything starts."""
+
+import pytest
+
+from trn_jax import config as configuration
+from trn_jax import recipe
+from trn_jax.errors import UserError
+
+NAMES = ("Waving left", "Waving right", "Nodding", "Leaning to port", "Leaning to starboard")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A configuration of a data set of five classes; nothing here opens its frames."""
+    (tmp_path / "label_map.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    config = configuration.base(dataset="frames", model="tsn_resnet10", num_classes=5)
+    config.data_dir = str(tmp_path)
+    return config
+
+
+def data(config):
+    return recipe.Data(config, workdir="unused")
+
+
+def mirrored(config, **changes):
+    return data(config).mirrored(configuration.view(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (dict(), {0: 1, 1: 0}),
+        (dict(flip_labels=False), {}),
+        (dict(flip_pairs=(NAMES[3:],)), {0: 1, 1: 0, 3: 4, 4: 3}),
+        (dict(flip_labels=False, flip_pairs=(NAMES[3:],)), {3: 4, 4: 3}),
+        (dict(flip_pairs=(("Waving left", "Nodding"),)), {0: 2, 2: 0}),
+    ],
+    ids=["told", "none", "more", "given", "instead"],
+)
+def test_labels_of_mirrored_clips_are_told_from_names_and_given(config, changes, expected):
+    assert mirrored(config, **changes) == expected
+
+
+def test_a_class_of_a_pair_that_does_not_exist_is_named(config):
+    with pytest.raises(
+        UserError, match=r"'Leaning to part' is not one of the 5.*'Leaning to port'"
+    ):
+        mirrored(config, flip_pairs=(("Leaning to part", "Nodding"),))
+
+
+def test_the_exchanged_labels_are_shown(config):
+    text = data(config).describe_flip(configuration.view(flip_pairs=(NAMES[3:],)))
+    assert text.splitlines() == [
+        "mirrored clips exchange these labels:",
+        "  Waving left <-> Waving right",
+        "  Leaning to port <-> Leaning to starboard",
+    ]
+    plain = configuration.view(flip_labels=False)
+    assert data(config).describe_flip(plain) == "mirrored clips keep their label"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (dict(num_segments=5), r"data\.train\.num_segments=5 differs from model\.num_segments=8"),
+        (dict(sampling="twice"), r"data\.train gives 2 views.*sampling='twice'.*num_clips=1"),
+        (dict(sampling="random_clips", num_clips=3), "data.train gives 3 views.*num_clips=3"),
+        (dict(crop="ten"), "data.train gives 10 views.*crop='ten'"),
+        (dict(num_clips=2), "num_clips=2 means nothing for sampling='random'"),
+    ],
+)
+def test_views_that_cannot_be_trained_on_are_named(config, changes, named):
+    data(config)
+    config.data.train.update(changes)
+    with pytest.raises(UserError, match=named):
+        data(config)
