@@ -18,6 +18,16 @@ class ExtremeRng:
         return draw if size is None else np.full(size, draw)
 
 
+class ReferenceRng:
+    """The global generator that the reference draws from, freshly seeded with 0."""
+
+    def __init__(self):
+        self.state = np.random.RandomState(0)
+
+    def integers(self, high, size=None):
+        return self.state.randint(high, size=size)
+
+
 def train_sampler(record):
     """The sampler that a record of the reference in training was made with."""
     kwargs = record["kwargs"]
@@ -140,6 +150,14 @@ def test_train_frames_have_the_bounds_of_the_reference(golden):
             assert (found + record["start_index"]).tolist() == record[key], record
         branches.add(record["branch"])
     assert len(branches) == 4  # drawn, spread over too many segments, too short, and dense
+
+
+def test_train_frames_are_those_of_the_reference_for_its_draws(golden):
+    for record in train_records(golden):
+        sample, rng = train_sampler(record), ReferenceRng()
+        for expected in record["first_two_draws_seed0"]:
+            found = sample(record["total_frames"], rng).ravel() + record["start_index"]
+            assert found.tolist() == expected, record
 
 
 def test_train_frames_take_as_many_values_as_those_of_the_reference(golden):
