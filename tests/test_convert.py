@@ -107,6 +107,26 @@ def test_counters_preprocessing_and_copies_are_ignored_and_the_source_is_recogni
     np.testing.assert_array_equal(kernel[...], ours["backbone/conv1/kernel"])
 
 
+def test_the_model_has_memory_of_its_own():
+    model = abstract()
+    _, theirs = weights_of(model)
+    name = "backbone.conv1.bn.running_var"
+    theirs[name] = aligned(theirs[name])
+    expected = theirs[name].copy()
+    convert.load_state_dict(model, theirs)
+    theirs[name] += 1
+    np.testing.assert_array_equal(variables(model)["backbone/bn1/var"][...], expected)
+
+
+def aligned(value):
+    """A copy where JAX would do without one: at a multiple of 64 bytes."""
+    memory = np.empty(value.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    found = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    found[...] = value
+    return found
+
+
 def test_values_take_the_dtype_of_the_parameters():
     model = abstract(dtype="bfloat16")
     _, theirs = weights_of(model)

@@ -103,7 +103,9 @@ def load_state_dict(
             "model has only shapes; create it without nnx.eval_shape"
         )
     for path, (_, value) in values.items():
-        targets[path].set_value(jnp.asarray(value, targets[path].dtype))
+        # A copy: on a CPU, JAX would share the memory of an array that somebody may write to later,
+        # such as the running statistics of a PyTorch model.
+        targets[path].set_value(jnp.array(value, targets[path].dtype))
     return [(name, path, value.shape) for path, (name, value) in values.items()]
 
 
