@@ -35,6 +35,9 @@ LAYERS = (
     ("trn_jax.convert.torch_objects", "trn_jax.convert.layout", "trn_jax.convert.diagnosis"),
     ("trn_jax.optim", "trn_jax.checkpoint", "trn_jax.convert.*"),
     ("trn_jax.convert",),
+    ("trn_jax.twins.temporal",),
+    ("trn_jax.twins.*",),
+    ("trn_jax.twins",),
     ("trn_jax.recipe",),
     ("trn_jax.workdir",),
     ("trn_jax.progress",),
@@ -133,15 +136,52 @@ def test_recipes_import_the_base_only():
         assert all(i in ("trn_jax.config", "configs") for i in found), path.name
 
 
+# What compares our models with PyTorch's. Everything else works without.
+WITH_TORCH = ("trn_jax.twins", "trn_jax.twins.*")
+
+
 def test_everything_imported_is_a_declared_dependency():
     with open(REPOSITORY / "pyproject.toml", "rb") as file:
-        declared = tomllib.load(file)["project"]["dependencies"]
-    declared = {re.match(r"[\w-]+", d)[0].lower().replace("_", "-") for d in declared}
+        project = tomllib.load(file)["project"]
+    declared = {distribution(d) for d in project["dependencies"]}
     owners = importlib.metadata.packages_distributions()
     for name, tree in TREES.items():
         for imported in outside_imports(tree):
+            if imported == "torch" and compares_with_torch(name):
+                assert "torch" in map(distribution, project["optional-dependencies"]["torch"])
+                continue
             provided_by = {d.lower().replace("_", "-") for d in owners[imported]}
             assert provided_by & declared, f"{name} imports {imported}"
+
+
+def distribution(requirement):
+    return re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
+
+
+def compares_with_torch(name):
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in WITH_TORCH)
+
+
+def test_nothing_imports_pytorch_unasked():
+    for name, tree in TREES.items():
+        if not compares_with_torch(name):
+            at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            found = imports(ast.Module(at_once, []), SOURCES)
+            assert not any(i == "torch" or compares_with_torch(i) for i in found), name
+
+
+def test_networks_of_pytorch_share_no_code_with_ours():
+    # Tables of sizes and names apart: what is to be compared must not be the same thing.
+    allowed = {
+        "trn_jax.errors",
+        "trn_jax.models",
+        "trn_jax.models.recognizer",
+        "trn_jax.backbones.bninception",
+    }
+    for name in SOURCES:
+        if name.startswith("trn_jax.twins"):
+            assert all(i in allowed or i.startswith("trn_jax.twins") for i in own_imports(name))
+            assert outside_imports(TREES[name]) <= {"numpy", "torch"}
 
 
 # What an import costs

@@ -1,0 +1,231 @@
+"""The twins in PyTorch: names of the published files, the logits of our models."""
+
+import importlib
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+import weights
+from flax import nnx
+
+from trn_jax import backbones, convert, create_model, list_models, models
+from trn_jax.backbones.bninception import BNInception
+from trn_jax.backbones.densenet import DenseNet
+from trn_jax.backbones.swin import Swin
+from trn_jax.errors import UserError
+
+torch = pytest.importorskip("torch")
+twins = importlib.import_module("trn_jax.twins")  # which needs torch
+
+CASES = {
+    "tsn_r50_3seg": dict(name="tsn_resnet50", num_classes=400, num_segments=3),
+    "trn_r50_single": dict(name="trn_resnet50", num_classes=174, head="trn"),
+    "trn_r50_multiscale": dict(name="trn_resnet50", num_classes=174, eval_relations="first"),
+    "tsn_r101_8seg": dict(name="tsn_resnet101", num_classes=400),
+    "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
+    "tin_r50": dict(name="tin_resnet50", num_classes=174),
+    "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
+    "tpn_tsm_r50": dict(name="tpn_tsm_resnet50", num_classes=174),
+    "trn_bninception_multiscale": dict(
+        name="trn_bninception", num_classes=27, eval_relations="first"
+    ),
+    "tsn_densenet161": dict(name="tsn_densenet161", num_classes=400, num_segments=3),
+    "tsn_resnext101_32x4d": dict(name="tsn_resnext101_32x4d", num_classes=400),
+    "tsn_mobileone_s4": dict(name="tsn_mobileone_s4", num_classes=400),
+    "tsn_mobileone_s4_deploy": dict(name="tsn_mobileone_s4", num_classes=400, deploy=True),
+    "tsn_swin_base": dict(name="tsn_swin_base", num_classes=400, num_segments=3),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_names_and_shapes_are_those_of_the_reference(case, golden):
+    with torch.device("meta"):  # shapes without memory
+        state = twins.create_twin(**CASES[case]).state_dict()
+    found = {name: list(value.shape) for name, value in state.items()}
+    assert found == {name: shape for name, shape, _ in golden(f"cases/{case}")["manifest"]}
+
+
+# The weights of the deployed form are not drawn by name.
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if not case.endswith("_deploy")])
+def test_logits_match_the_reference(case, golden):
+    numbers = golden(f"cases/{case}")
+    drawn, shape = numbers["weights"], numbers["input"]["shape"]
+    state = weights.deterministic_state_dict(
+        numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
+    )
+    twin = twins.create_twin(**CASES[case])
+    twin.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    clips = weights.deterministic_clip(shape, numbers["input"]["seed"])
+    with torch.inference_mode():
+        found = twin.eval()(torch.from_numpy(clips)).numpy()
+    expected = np.array(numbers["outputs"]["scores_per_view"])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+# Networks of few layers, by the names of the large ones of their kind.
+FEW_BLOCKS = (
+    ("3a", 64, (64, 64), (64, 96), "average", 32),
+    ("3c", 0, (128, 160), (64, 96), "max", 0),
+    ("5b", 352, (192, 320), (192, 224), "max", 128),
+)
+SMALL = {
+    "bninception": (partial(BNInception, FEW_BLOCKS), twins.BNInception),
+    "densenet161": (
+        partial(DenseNet, (2, 1), growth=4, width=8),
+        partial(twins.DenseNet, (2, 1), growth=4, width=8),
+    ),
+    "swin_base": (
+        partial(Swin, (2, 2), width=16, head_channels=8, window=2),
+        partial(twins.Swin, (2, 2), width=16, head_channels=8, window=2),
+    ),
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Make the networks small that have no small form among the models."""
+    for name, (ours, theirs) in SMALL.items():
+        monkeypatch.setitem(backbones.BACKBONES, name, ours)
+        monkeypatch.setitem(twins.BACKBONES, name, theirs)
+    monkeypatch.setattr("trn_jax.twins.bninception.BLOCKS", FEW_BLOCKS)
+
+
+TINY = {
+    "tsn": dict(name="tsn_resnet10", width=8),
+    "tsn, bottlenecks": dict(name="tsn_resnet50", width=4),
+    "trn": dict(name="trn_resnet10", width=8),
+    "trn, first": dict(name="trn_resnet10", width=8, eval_relations="first"),
+    "trn, single scale": dict(name="trn_resnet10", width=8, head="trn"),
+    "tsm": dict(name="tsm_resnet10", width=8),
+    "tsm, every second block": dict(name="tsm_resnet18", width=8, shift_every=2),
+    "tsm, whole blocks": dict(name="tsm_resnet10", width=8, shift_place="block", shift_div=4),
+    "tsm, causal": dict(name="tsm_resnet10", width=8, causal=True),
+    "tsm, parts of clips": dict(name="tsm_resnet10", width=8, shift_segments=2),
+    "tin": dict(name="tin_resnet10", width=16),
+    "tpn": dict(name="tpn_slowonly_resnet14", width=4, temporal_scales=(2, 4)),
+    "tpn, parallel, tsm": dict(
+        name="tpn_tsm_resnet50", backbone="resnet10", width=8, conv_groups=4, flow="parallel"
+    ),
+    "resnext": dict(name="tsn_resnext101_32x4d", backbone="resnext14_32x4d", width=16),
+    "mobileone": dict(name="tsn_mobileone_s4", backbone="mobileone_tiny"),
+    "mobileone, deployed": dict(name="tsn_mobileone_s4", backbone="mobileone_tiny", deploy=True),
+    "mobileone, tsm": dict(name="tsm_mobileone_s4", backbone="mobileone_tiny", num_convs=2),
+    "bninception": dict(name="tsn_bninception", width=16),
+    "bninception, trn": dict(name="trn_bninception", width=16, num_segments=2),
+    "densenet": dict(name="tsn_densenet161"),
+    "swin": dict(name="tsn_swin_base"),
+}
+
+
+def both(*, num_segments=4, pixels=32, **options):
+    """Our model and its twin with the same weights, and clips for them."""
+    options |= dict(num_classes=5, num_segments=num_segments)
+    twin = twins.create_twin(**options)
+    manifest = [
+        (name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        for name, value in twin.state_dict().items()
+    ]
+    state = weights.deterministic_state_dict(manifest, seed=0)
+    twin.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    model = nnx.eval_shape(lambda: create_model(**options))
+    arrays = {name: value.numpy() for name, value in twin.state_dict().items()}
+    convert.load_state_dict(model, arrays)
+    clips = weights.deterministic_clip((2, num_segments, pixels, pixels, 3), seed=1)
+    return model, twin, clips
+
+
+def logits(model, clips):
+    graph, state = nnx.split(model)
+    return jax.jit(lambda s, c: nnx.merge(graph, s)(c))(state, clips)
+
+
+def twin_logits(twin, clips):
+    with torch.inference_mode():
+        return twin.eval()(torch.from_numpy(clips)).numpy()
+
+
+def assert_close(found, expected):
+    expected = np.asarray(expected)
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("case", TINY)
+def test_logits_are_ours(case, small):
+    model, twin, clips = both(**TINY[case])
+    assert_close(logits(model, clips), twin_logits(twin, clips))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["tsn_resnet18", "tsn_resnet34", "tsn_resnet152", "tsn_bninception", "tsm_resnet101"],
+)
+def test_logits_of_models_without_reference_are_ours(name):
+    model, twin, clips = both(name=name, pixels=64)
+    assert_close(logits(model, clips), twin_logits(twin, clips))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", ["tsn", "tpn"])
+def test_training_computes_the_same_outputs(case):
+    model, twin, clips = both(**TINY[case], dropout_rate=0.0, pixels=64)
+    graph, state = nnx.split(model)
+
+    def outputs(state, clips):
+        return nnx.merge(graph, state).outputs(clips, train=True, rngs=nnx.Rngs(0))
+
+    found, found_auxiliary = jax.jit(outputs)(state, clips)
+    expected, auxiliary = twin.outputs(torch.from_numpy(clips))
+    assert_close(found, expected.detach())
+    assert (auxiliary is None) == (found_auxiliary is None) == (case == "tsn")
+    if auxiliary is not None:
+        assert_close(found_auxiliary, auxiliary.detach())
+
+
+def test_relations_are_drawn_and_features_dropped_in_training():
+    torch.manual_seed(0)
+    features = torch.randn(1, 4, 64)
+    for rate, options in ((0.8, dict(train_relations="first")), (0.0, {})):
+        head = both(**TINY["trn"], **options, dropout_rate=rate)[1].cls_head
+        found = torch.stack([head(features) for _ in range(10)])
+        assert found.std(0).min() > 1e-3
+        head.eval()
+        assert torch.equal(head(features), head(features))
+
+
+def test_drop_path_leaves_out_whole_frames(small):
+    _, twin, _ = both(name="tsn_swin_base", drop_path_rate=0.5)
+    block = twin.backbone.layers[1].blocks[1]
+    kept = block._drop_path(torch.ones(64, 2, 2, 3)).flatten(1)
+    assert {tuple(row) for row in kept.tolist()} == {(0.0,) * 12, (2.0,) * 12}
+    assert block.eval()._drop_path(kept) is kept
+
+
+def test_there_is_a_twin_of_everything():
+    for ours, theirs in (
+        (backbones.BACKBONES, twins.BACKBONES),
+        (models.TEMPORAL_OPS, twins.TEMPORAL_OPS),
+        (models.NECKS, twins.NECKS),
+        (models.HEADS, twins.HEADS),
+    ):
+        assert ours.keys() == theirs.keys()
+    with torch.device("meta"):
+        for name in list_models():
+            twins.create_twin(name, num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(name="tsn_resnet11"), "unknown model 'tsn_resnet11'"),
+        (dict(name="tsn_resnet10", head="vote"), "no twin of the head 'vote', only of tpn"),
+        (dict(name="tsn_resnet10", growth=3), "has no option 'growth'"),
+        (dict(name="tsn_densenet161", temporal_op="tsm"), "no place for a temporal op"),
+    ],
+)
+def test_what_has_no_twin_is_said(options, message):
+    with pytest.raises(UserError, match=message):
+        twins.create_twin(**options, num_classes=5)
