@@ -38,6 +38,7 @@ LAYERS = (
     ("trn_jax.twins.temporal",),
     ("trn_jax.twins.*",),
     ("trn_jax.twins",),
+    ("trn_jax.verify",),
     ("trn_jax.recipe",),
     ("trn_jax.workdir",),
     ("trn_jax.progress",),
@@ -137,7 +138,7 @@ def test_recipes_import_the_base_only():
 
 
 # What compares our models with PyTorch's. Everything else works without.
-WITH_TORCH = ("trn_jax.twins", "trn_jax.twins.*")
+WITH_TORCH = ("trn_jax.twins", "trn_jax.twins.*", "trn_jax.verify")
 
 
 def test_everything_imported_is_a_declared_dependency():

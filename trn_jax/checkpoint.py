@@ -9,6 +9,7 @@ Arrays are stored under their path in the model, such as `backbone.layer1.0.conv
 
 import contextlib
 import pathlib
+import tempfile
 
 import jax
 import orbax.checkpoint as ocp
@@ -155,13 +156,18 @@ def _read(directory, item, target):
         return checkpointer.restore(directory / item, args=ocp.args.StandardRestore(target))
 
 
-def save_model(directory, model, about):
+def save_model(directory, model, about, *, check=None):
     """Write a model that was not trained here as a checkpoint that describes itself.
 
     Args:
         directory: folder to create.
         model: a `Recognizer`.
         about: a dict that JSON can hold, with `config` and `class_names`, as `read_about` gives it.
+        check: function of the folder of the checkpoint, called when everything is written, but
+            before it is called `directory`. If it raises, nothing is left.
+
+    Returns:
+        What `check` returned.
 
     Raises:
         UserError: the folder exists, or cannot be written.
@@ -172,11 +178,18 @@ def save_model(directory, model, about):
     values = named(nnx.as_pure(nnx.state(model)))
     about = about | {"version": __version__, "step": 0, "metrics": {}}
     items = dict(model=ocp.args.StandardSave(values), about=ocp.args.JsonSave(about))
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(directory, args=ocp.args.Composite(**items))
-    except OSError as error:
-        raise UserError(f"cannot write {directory}: {error}") from None
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent)
+            unnamed = pathlib.Path(stack.enter_context(folder)) / directory.name
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+                checkpointer.save(unnamed, args=ocp.args.Composite(**items))
+        except OSError as error:
+            raise UserError(f"cannot write {directory}: {error}") from None
+        checked = None if check is None else check(unnamed)
+        unnamed.rename(directory)
+    return checked
 
 
 def find(path):

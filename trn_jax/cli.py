@@ -1,6 +1,6 @@
 """`trn-jax <command>`: what there is to do around training.
 
-    trn-jax convert --from=model.pth --model=trn_resnet50 --to=converted
+    trn-jax convert --from=model.pth --model=trn_resnet50 --to=converted --verify
     trn-jax models
 
 Training and evaluation are `python -m trn_jax.main`.
@@ -28,6 +28,9 @@ def main(arguments=None):
     convert.add_argument("--num-segments", type=int, help="frames of a clip; by default the file's")
     convert.add_argument("--classes", help="file with the name of one class per line")
     convert.add_argument("--source", default="auto", help="code base that the names come from")
+    convert.add_argument(
+        "--verify", action="store_true", help="compare the result with PyTorch, which this needs"
+    )
     convert.set_defaults(run=_convert)
 
     models = commands.add_parser("models", help="list the models with their size and cost")
@@ -62,6 +65,8 @@ def _convert(arguments):
     from trn_jax.data.annotations import read_class_names
     from trn_jax.models import create_model
 
+    if arguments.verify:
+        from trn_jax import verify  # says so if PyTorch is missing, before anything is done
     weights = convert.read_torch_file(arguments.file)
     shapes = {name: value.shape for name, value in weights.items()}
     num_classes = arguments.num_classes or convert.num_classes(shapes)
@@ -84,11 +89,16 @@ def _convert(arguments):
         "class_names": names,
         "source": {"file": arguments.file, "sha256": convert.file_sha256(arguments.file)},
     }
-    checkpoint.save_model(arguments.to, model, about)
+    check = None
+    if arguments.verify:
+        check = partial(verify.verify, file=arguments.file, weights=weights, rows=rows)
+    comparison = checkpoint.save_model(arguments.to, model, about, check=check)
     width = max(len(name) for name, _, _ in rows)
     for name, path, shape in rows:
         print(f"{name:{width}}  {path}  {' x '.join(map(str, shape))}")
     print(f"{len(rows)} tensors of {arguments.model} with {num_classes} classes: {arguments.to}")
+    if arguments.verify:
+        print(f"verified: {comparison}")
 
 
 def _models(arguments):
