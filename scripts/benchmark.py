@@ -1,12 +1,16 @@
-"""Speed of a recipe's parts on this machine, and of ResNet-50 against PyTorch on the CPU.
+"""Speed of a recipe's parts on this machine, and of the models against PyTorch on the CPU.
 
     python scripts/benchmark.py --config=configs/trn_synthetic.py --what=both
     python scripts/benchmark.py --what=torch
+    python scripts/benchmark.py --what=models --models='tsm_*' --rounds=3
 
 `--what=data` reads, decodes and crops the training clips; `--what=step` takes training steps on a
 batch that is on the device already; `--what=both` measures these two, and training as it is: steps
-on the clips that the pipeline delivers meanwhile. `--what=torch` compares evaluation and training
-step of a ResNet-50 with PyTorch in eager mode: the same weights, batch and number of threads.
+on the clips that the pipeline delivers meanwhile. `--what=models` compares evaluation and training
+step of one model after the other with its twin in PyTorch (`trn_jax.twins`), in eager mode: the
+same weights, batch and number of threads; then the training step of TSM with that of TSN. The goals
+that it names are those for the processor time. `--what=torch` is short for
+`--what=models --models=tsn_resnet50`.
 
 What is compared takes turns within one run, forwards and backwards, so that other work on the
 machine hits all alike. Clips per second suffer from such work all the same; the processor time per
@@ -16,12 +20,13 @@ other at full load, which other work on the machine prolongs: `--threads=1` comp
 """
 
 import dataclasses
+import fnmatch
+import gc
 import os
 import statistics
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
@@ -35,27 +40,31 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from trn_jax import create_model, evaluate, recipe, train
+from trn_jax import create_model, evaluate, list_models, recipe, train
 from trn_jax.config import base
 from trn_jax.devices import DevicePrefetch, make_mesh
 from trn_jax.errors import UserError
-from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; --what=torch needs none.")
-_WHAT = flags.DEFINE_enum("what", "both", ["data", "step", "both", "torch"], "What to measure.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, for --what=data, step and both.")
+_WHAT = flags.DEFINE_enum(
+    "what", "both", ["data", "step", "both", "models", "torch"], "What to measure."
+)
+_MODELS = flags.DEFINE_string("models", "*", "With --what=models: pattern of names, as 'tsm_*'.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/benchmark", "As in training: the synthetic data set lies beside this folder."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "Batches per turn; 10 by default, 1 with --what=torch.", lower_bound=1
+    "steps", None, "Batches per turn; 10 by default, 1 for models.", lower_bound=1
 )
 _THREADS = flags.DEFINE_integer(
     "threads", None, "Use so many of the processors; all by default.", lower_bound=1
 )
-_CLIPS = flags.DEFINE_integer("clips", 1, "With --what=torch: clips per batch.", lower_bound=1)
-_FRAMES = flags.DEFINE_integer("frames", 8, "With --what=torch: frames per clip.", lower_bound=1)
-_PIXELS = flags.DEFINE_integer("pixels", 224, "With --what=torch: side of a frame.", lower_bound=32)
+_CLIPS = flags.DEFINE_integer("clips", 1, "With --what=models: clips per batch.", lower_bound=1)
+_FRAMES = flags.DEFINE_integer("frames", 8, "With --what=models: frames per clip.", lower_bound=1)
+_PIXELS = flags.DEFINE_integer(
+    "pixels", 224, "With --what=models: side of a frame.", lower_bound=32
+)
 
 _NUM_CLASSES = 174
 _QUIET = 0.1  # seconds of next to no work after which all threads are taken to be idle
@@ -122,18 +131,32 @@ def rest() -> float:
     return since
 
 
-def table(turns: dict[str, list[Turn]], ratios: Iterable[tuple[str, str]]) -> str:
-    """Describe the turns, and the ratio of some pairs of sides."""
-    lines = [f"{'':34}{'clips/s':>32}{'CPU seconds per clip':>32}"]
+def table(
+    turns: Mapping[str, Sequence[Turn]],
+    ratios: Iterable[tuple[str, str]],
+    goals: Mapping[str, float] | None = None,
+) -> str:
+    """Describe the turns, and the ratio of some pairs of sides.
+
+    `goals` are the largest ratios of processor time that are wanted, by the first of a pair.
+    """
+    header = f"{'':34}{'clips/s':>32}{'CPU seconds per clip':>32}"
+    lines = [f"{header}{'goal':>10}" if goals else header]
     for name, own in turns.items():
         rates = _spread([1 / turn.wall for turn in own])
         lines.append(f"{name:34}{rates:>32}{_spread([turn.cpu for turn in own]):>32}")
     for name, other in ratios:
-        pairs = list(zip(turns[name], turns[other], strict=True))
+        pairs = zip(turns[name], turns[other], strict=True)
         rates = _spread([b.wall / a.wall for a, b in pairs])
-        costs = _spread([a.cpu / b.cpu for a, b in pairs])
-        lines.append(f"{f'{name} / {other}':34}{rates:>32}{costs:>32}")
+        costs = _spread(cost_ratios(turns[name], turns[other]))
+        line = f"{f'{name} / {other}':34}{rates:>32}{costs:>32}"
+        lines.append(f"{line}{f'<= {goals[name]:g}':>10}" if goals else line)
     return "\n".join(lines)
+
+
+def cost_ratios(turns: Sequence[Turn], others: Sequence[Turn]) -> list[float]:
+    """Processor time of one side in units of that of another, round by round."""
+    return [turn.cpu / other.cpu for turn, other in zip(turns, others, strict=True)]
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -214,97 +237,71 @@ def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[S
     ]
 
 
-# ResNet-50 against PyTorch -----------------------------------------------------------------------
+# Models against PyTorch --------------------------------------------------------------------------
+
+TWIN_RATIOS = (("evaluation", "evaluation, PyTorch"), ("step", "step, PyTorch"))
+
+# The first pattern that fits: largest ratios of processor time that are wanted, of an evaluation
+# and of a training step. XLA's convolutions of many groups have no fast form on a CPU.
+GOALS = (
+    ("*_resnext*", 1.2, 12.0),
+    ("*_mobileone*", 2.0, 1.5),
+    ("tpn_*", 1.2, 1.5),
+    ("*_resnet*", 0.8, 1.0),
+    ("*", 1.2, 1.5),
+)
+# A shift has no products, so a step of TSM should take little longer than one of TSN.
+TSM_AND_TSN = ("tsm_resnet50", "tsn_resnet50")
+TSM_GOAL = 1.15
 
 
-def torch_resnet50(torch: Any, num_classes: int) -> Any:
-    """TSN with ResNet-50 in PyTorch: maps `[clips, frames, height, width, 3]` to logits.
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The size of the clips that models are measured with."""
 
-    Its parameters have mmaction2's names, so that `trn_jax.convert` can read them.
-    """
-    nn = torch.nn
-
-    def conv_norm(in_channels, channels, kernel, stride=1):
-        conv = nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
-        return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(channels)))
-
-    class Bottleneck(torch.nn.Module):
-        def __init__(self, in_channels, channels, stride):
-            super().__init__()
-            self.conv1 = conv_norm(in_channels, channels, 1)
-            self.conv2 = conv_norm(channels, channels, 3, stride)
-            self.conv3 = conv_norm(channels, 4 * channels, 1)
-            if stride > 1 or in_channels != 4 * channels:
-                self.downsample = conv_norm(in_channels, 4 * channels, 1, stride)
-            else:
-                self.downsample = nn.Identity()
-
-        def forward(self, x):
-            y = self.conv1(x).relu_()
-            y = self.conv2(y).relu_()
-            y = self.conv3(y)
-            y += self.downsample(x)
-            return y.relu_()
-
-    class TSN(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.backbone = nn.Module()
-            self.backbone.conv1 = conv_norm(3, 64, 7, 2)
-            in_channels = 64
-            for stage, depth in enumerate((3, 4, 6, 3)):
-                channels = 64 * 2**stage
-                blocks = []
-                for index in range(depth):
-                    stride = 2 if stage > 0 and index == 0 else 1
-                    blocks.append(Bottleneck(in_channels, channels, stride))
-                    in_channels = 4 * channels
-                setattr(self.backbone, f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.cls_head = nn.Module()
-            self.cls_head.fc_cls = nn.Linear(in_channels, num_classes)
-            self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), False)
-            self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), False)
-            self.max_pool = nn.MaxPool2d(3, 2, 1)
-
-        def forward(self, clips):
-            x = clips.flatten(0, 1).permute(0, 3, 1, 2)  # channels first in name only
-            x = (x.float() - self.mean) / self.std
-            backbone = self.backbone
-            x = self.max_pool(backbone.conv1(x).relu_())
-            x = backbone.layer4(backbone.layer3(backbone.layer2(backbone.layer1(x))))
-            x = x.mean((2, 3)).unflatten(0, clips.shape[:2]).mean(1)
-            return self.cls_head.fc_cls(x)
-
-    return TSN()
+    clips: int
+    frames: int
+    pixels: int
 
 
-def torch_sides(*, clips: int, frames: int, pixels: int, threads: int) -> list[Side]:
-    """Evaluation and training step of ResNet-50, ours and PyTorch's, from the same weights."""
-    try:
-        import torch
-    except ImportError:
-        raise UserError("--what=torch needs PyTorch: pip install torch") from None
-    torch.set_num_threads(threads)
-    # Numbers too small to be normal slow PyTorch down a hundredfold; XLA takes them for 0 anyway.
-    torch.set_flush_denormal(True)
-    network = torch_resnet50(torch, _NUM_CLASSES).to(memory_format=torch.channels_last)
-
-    config = base(dataset="synthetic", model="tsn_resnet50", num_classes=_NUM_CLASSES)
-    config.model.dropout_rate = 0.0
-    config.train.batch = clips
+def model_stepper(
+    name: str, shape: Shape, **options: Any
+) -> tuple[Stepper, dict[str, jax.Array], ConfigDict]:
+    """Training of a model on the first device, a batch of noise, and the configuration."""
+    config = base(dataset="synthetic", model=name, num_classes=_NUM_CLASSES)
+    config.model.update(num_segments=shape.frames, **options)
+    config.train.batch = shape.clips
     # The rate does not matter for speed; a tiny one keeps the two side by side, step after step.
     config.optim.update(lr=1e-6, schedule="constant", clip_norm=0.0)
-    stepper = Stepper(config, make_mesh(jax.devices()[:1]), num_videos=clips)
-    stepper.load({name: value.numpy() for name, value in network.state_dict().items()})
-    optimizer = torch.optim.SGD(
-        network.parameters(), config.optim.lr, config.optim.momentum, 0, config.optim.weight_decay
-    )
-
+    stepper = Stepper(config, make_mesh(jax.devices()[:1]), num_videos=shape.clips)
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (clips, 1, frames, pixels, pixels, 3), np.uint8)
-    labels = rng.integers(0, _NUM_CLASSES, clips)
+    size = (shape.clips, 1, shape.frames, shape.pixels, shape.pixels, 3)
+    pictures = rng.integers(0, 256, size, np.uint8)
+    labels = rng.integers(0, _NUM_CLASSES, shape.clips)
     batch = {"clip": jnp.asarray(pictures), "label": jnp.asarray(labels, jnp.int32)}
-    torch_clips, torch_labels = torch.from_numpy(pictures[:, 0]), torch.from_numpy(labels)
+    return stepper, batch, config
+
+
+def twin_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
+    """Evaluation and training step of a model, ours and its twin's, from the same weights.
+
+    Args:
+        name: of the model.
+        shape: of the clips.
+        **options: of the model.
+    """
+    from trn_jax.twins import create_twin, torch
+
+    # Numbers too small to be normal slow PyTorch down a hundredfold; XLA takes them for 0 anyway.
+    torch.set_flush_denormal(True)
+    stepper, batch, config = model_stepper(name, shape, **options)
+    twin = create_twin(**config.model)
+    stepper.load({name: value.numpy() for name, value in twin.state_dict().items()})
+    optimizer = torch.optim.SGD(
+        twin.parameters(), config.optim.lr, config.optim.momentum, 0, config.optim.weight_decay
+    )
+    torch_clips = torch.from_numpy(np.array(batch["clip"][:, 0]))
+    torch_labels = torch.from_numpy(np.array(batch["label"], np.int64))
     score = jax.jit(partial(evaluate.eval_step, graph=stepper.graph))
 
     def evaluation(steps: int) -> np.ndarray:
@@ -313,30 +310,75 @@ def torch_sides(*, clips: int, frames: int, pixels: int, threads: int) -> list[S
         return np.asarray(scores)
 
     def torch_evaluation(steps: int) -> np.ndarray:
-        network.eval()
+        twin.eval()
         with torch.inference_mode():
             for _ in range(steps):
-                scores = network(torch_clips).softmax(-1)
+                scores = twin(torch_clips).softmax(-1)
         return scores.numpy()
 
     def step(steps: int) -> float:
         return float(stepper([batch] * steps)["loss"])
 
     def torch_step(steps: int) -> float:
-        network.train()
+        cross_entropy = torch.nn.functional.cross_entropy
+        twin.train()
         for _ in range(steps):
             optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(network(torch_clips), torch_labels)
+            logits, auxiliary = twin.outputs(torch_clips)
+            loss = cross_entropy(logits, torch_labels)
+            if auxiliary is not None:
+                loss = loss + twin.auxiliary_weight * cross_entropy(auxiliary, torch_labels)
             loss.backward()
             optimizer.step()
         return loss.item()
 
     return [
-        Side("evaluation", clips, evaluation),
-        Side("evaluation, PyTorch", clips, torch_evaluation),
-        Side("step", clips, step),
-        Side("step, PyTorch", clips, torch_step),
+        Side("evaluation", shape.clips, evaluation),
+        Side("evaluation, PyTorch", shape.clips, torch_evaluation),
+        Side("step", shape.clips, step),
+        Side("step, PyTorch", shape.clips, torch_step),
     ]
+
+
+def step_side(name: str, shape: Shape) -> Side:
+    """The training step of a model alone, as a side of its name."""
+    stepper, batch, _ = model_stepper(name, shape)
+    return Side(name, shape.clips, lambda steps: stepper([batch] * steps))
+
+
+def compare_models(names: Sequence[str], shape: Shape, *, rounds: int, steps: int) -> str:
+    """Measure one model after the other, print their tables, and return a summary.
+
+    Args:
+        names: of the models.
+        shape: of the clips.
+        rounds: turns of each side.
+        steps: batches per turn.
+    """
+    lines = [f"{'CPU time / PyTorch':26}{'evaluation':>26}{'goal':>9}{'step':>26}{'goal':>9}"]
+    for name in names:
+        found = measure(twin_sides(name, shape), rounds=rounds, steps=steps)
+        goals = next(wanted for pattern, *wanted in GOALS if fnmatch.fnmatchcase(name, pattern))
+        named = dict(zip(("evaluation", "step"), goals, strict=True))
+        print(f"\n{name}\n{table(found, TWIN_RATIOS, named)}", flush=True)
+        line = f"{name:26}"
+        for (own, other), goal in zip(TWIN_RATIOS, goals, strict=True):
+            ratios = _spread(cost_ratios(found[own], found[other]))
+            line += f"{ratios:>26}{f'<= {goal:g}':>9}"
+        lines.append(line)
+        _release()
+    if set(TSM_AND_TSN) <= set(names):
+        sides = [step_side(name, shape) for name in TSM_AND_TSN]
+        found = measure(sides, rounds=rounds, steps=steps)
+        text = table(found, [TSM_AND_TSN], {TSM_AND_TSN[0]: TSM_GOAL})
+        lines += ["", "training step of TSM and TSN", text]
+    return "\n".join(lines)
+
+
+def _release() -> None:
+    """Give back what the last model has taken: two models beside each other may not fit."""
+    jax.clear_caches()
+    gc.collect()
 
 
 # The command -------------------------------------------------------------------------------------
@@ -345,7 +387,6 @@ _RATIOS = {
     "data": (),
     "step": (),
     "both": (("both", "step"), ("both", "data")),
-    "torch": (("evaluation", "evaluation, PyTorch"), ("step", "step, PyTorch")),
 }
 
 
@@ -358,20 +399,28 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--threads={threads}: this process may use {len(processors)} processors")
     os.sched_setaffinity(0, processors[:threads])  # XLA starts one thread per processor
     print(f"{what}, {threads} threads, {rounds} rounds: median (smallest..largest)", flush=True)
+    if what in ("models", "torch"):
+        _main_of_models("tsn_resnet50" if what == "torch" else _MODELS.value, threads, rounds)
+        return
+    if _CONFIG.value is None:
+        raise UserError(f"--what={what} needs --config=configs/trn_synthetic.py or alike")
     with ExitStack() as stack:
-        if what == "torch":
-            jax.config.update("jax_platforms", "cpu")
-            sides = torch_sides(
-                clips=_CLIPS.value, frames=_FRAMES.value, pixels=_PIXELS.value, threads=threads
-            )
-        else:
-            if _CONFIG.value is None:
-                raise UserError(f"--what={what} needs --config=configs/trn_synthetic.py or alike")
-            sides = training_sides(_CONFIG.value, _WORKDIR.value, stack)
-            if what != "both":
-                sides = [side for side in sides if side.name == what]
-        steps = _STEPS.value or (1 if what == "torch" else 10)
-        print(table(measure(sides, rounds=rounds, steps=steps), _RATIOS[what]))
+        sides = training_sides(_CONFIG.value, _WORKDIR.value, stack)
+        if what != "both":
+            sides = [side for side in sides if side.name == what]
+        print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), _RATIOS[what]))
+
+
+def _main_of_models(pattern: str, threads: int, rounds: int) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    from trn_jax.twins import torch
+
+    names = list_models(pattern)
+    if not names:
+        raise UserError(f"no model is called {pattern!r}; there are {', '.join(list_models())}")
+    torch.set_num_threads(threads)
+    shape = Shape(_CLIPS.value, _FRAMES.value, _PIXELS.value)
+    print("\n" + compare_models(names, shape, rounds=rounds, steps=_STEPS.value or 1))
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The benchmark script runs and prints its rows; how fast anything is does not matter here."""
 
+import fnmatch
 import importlib.util
 import os
 import pathlib
@@ -9,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 import simplejpeg
+
+from trn_jax import list_models
 
 pytestmark = pytest.mark.long
 
@@ -104,9 +107,10 @@ def test_bad_flags_are_explained(tree, case):
     assert mentioned in done.stdout + done.stderr
 
 
-def test_missing_pytorch_is_explained(tree, tmp_path):
+@pytest.mark.parametrize("what", ["models", "torch"])
+def test_missing_pytorch_is_explained(tree, tmp_path, what):
     (tmp_path / "torch.py").write_text("raise ImportError('not here')\n")
-    done = run(tree, "--what=torch", PYTHONPATH=str(tmp_path))
+    done = run(tree, f"--what={what}", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
     assert done.returncode == 2
     assert "needs PyTorch" in done.stderr
     assert "Traceback" not in done.stderr
@@ -122,9 +126,10 @@ def benchmark(monkeypatch):
 
 
 @pytest.mark.slow
-def test_both_sides_compute_the_same(benchmark):
+@pytest.mark.parametrize("name", ["tsn_resnet50", "tpn_slowonly_resnet14"])
+def test_both_sides_compute_the_same(benchmark, name):
     pytest.importorskip("torch")
-    sides = benchmark.torch_sides(clips=2, frames=2, pixels=64, threads=2)
+    sides = benchmark.twin_sides(name, benchmark.Shape(2, 2, 64), dropout_rate=0.0)
     score, torch_score, step, torch_step = (side.run for side in sides)
     np.testing.assert_allclose(score(1), torch_score(1), rtol=1e-4)
     losses = np.array([(step(1), torch_step(1)) for _ in range(2)])
@@ -132,3 +137,51 @@ def test_both_sides_compute_the_same(benchmark):
     ours, theirs = losses[0] - losses[1]  # what a step has gained: the gradients agree
     assert theirs > 0.01
     assert ours == pytest.approx(theirs, rel=0.05)
+
+
+def test_models_are_measured_one_by_one(benchmark, capsys, monkeypatch):
+    def side(name, shape):
+        return benchmark.Side(name, shape.clips, lambda steps: sum(range(100_000 * steps)))
+
+    def twin_sides(_, shape):
+        return [side(name, shape) for pair in benchmark.TWIN_RATIOS for name in pair]
+
+    monkeypatch.setattr(benchmark, "twin_sides", twin_sides)
+    monkeypatch.setattr(benchmark, "step_side", side)
+    shape = benchmark.Shape(clips=1, frames=2, pixels=32)
+    names = ["tsm_resnet50", "tsn_resnet50", "tsn_swin_base"]
+    summary = benchmark.compare_models(names, shape, rounds=2, steps=1).splitlines()
+    said = capsys.readouterr().out
+    for name in names[:2]:
+        own = said.partition(f"\n{name}\n")[2].splitlines()[:7]
+        assert [line[:20].strip() for line in own[1:]] == [
+            "evaluation",
+            "evaluation, PyTorch",
+            "step",
+            "step, PyTorch",
+            "evaluation / evaluat",
+            "step / step, PyTorch",
+        ]
+        assert own[5].endswith("<= 0.8") and own[6].endswith("<= 1")
+    assert [line.split()[0] for line in summary[1:4]] == names
+    assert summary[3].split()[-1] == "1.5" and summary[3].count("<=") == 2
+    assert summary[-1].startswith("tsm_resnet50 / tsn_resnet50")
+    assert summary[-1].endswith("<= 1.15")
+
+
+def test_unknown_models_are_explained(tree):
+    pytest.importorskip("torch")
+    done = run(tree, "--what=models", "--models=vgg*")
+    assert done.returncode == 2
+    assert "no model is called 'vgg*'" in done.stderr
+
+
+def test_every_model_has_goals(benchmark):
+    goals = {
+        name: next(g for pattern, *g in benchmark.GOALS if fnmatch.fnmatchcase(name, pattern))
+        for name in list_models()
+    }
+    assert goals["tsm_resnet101"] == goals["tin_resnet50"] == [0.8, 1.0]
+    assert goals["tsn_resnext101_32x4d"] == [1.2, 12.0]
+    assert goals["tsn_mobileone_s4"] == [2.0, 1.5]
+    assert goals["tpn_tsm_resnet50"] == goals["tsn_swin_base"] == [1.2, 1.5]
