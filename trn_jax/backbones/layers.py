@@ -142,7 +142,9 @@ class BatchNorm(nnx.Module):
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             batch = lax.stop_gradient(jnp.mean(batch.reshape(-1, batch.shape[-1]), axis=0))
-            running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
+            # Not `running[...] =`, which asks for the array's sharding: JAX, when tracing, then
+            # words an error from all it traced so far, and deep networks take ten times as long.
+            running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
 
 
 def split_clips(x, num_segments):
