@@ -1,18 +1,30 @@
 """The commands around training."""
 
 import hashlib
+import os
+import tempfile
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 from test_convert import weights_of
+from test_torch_file import legacy_file, whole, zip_file
 
 from trn_jax import cli, convert, create_model, recipe
 from trn_jax.checkpoint import load_model
 from trn_jax.errors import UserError
 
 OPTIONS = dict(num_classes=5, num_segments=3)
+
+
+class RunsCode:
+    """Creates a folder when a pickle of it is executed."""
+
+    mark = os.path.join(tempfile.gettempdir(), f"trn_jax_executed_{os.getpid()}")
+
+    def __reduce__(self):
+        return os.system, (f"mkdir {self.mark}",)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +75,69 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
         (["--model=trn_resnet11"], "unknown model 'trn_resnet11'"),
         (["--model=trn_resnet10", "--from=nowhere.pth"], "nowhere.pth"),
         (["--model=trn_resnet10", f"--from={__file__}"], "test_cli.py"),
+        (["--model=trn_resnet10", "--option=colour=red"], "'colour=red' is no option of a model"),
+        (["--model=trn_resnet10", "--option=width"], "'width' is no option of a model; expected"),
+        (["--model=trn_resnet10", "--option=num_classes=4"], "with one of the keys backbone, "),
+        (["--model=trn_resnet10", "--option=width=wide"], "'wide', not a value of type int"),
+        (["--model=trn_resnet10", "--option=partial_bn=no"], "'no', not true or false"),
+        (["--model=trn_resnet10", "--option=causal=true"], "has no option 'causal'"),
+        (["--model=tin_resnet10", "--reset-temporal-op"], "8 unexpected"),
     ],
 )
 def test_what_does_not_fit_is_explained(file, tmp_path, capsys, arguments, mentioned):
     assert cli.main(["convert", f"--from={file}", f"--to={tmp_path}/out", *arguments]) == 2
     assert mentioned in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_classifier_can_be_drawn_for_other_classes(file, tmp_path, capsys):
+    arguments = ["convert", f"--from={file}", "--model=trn_resnet10", f"--to={tmp_path}/out"]
+    assert cli.main([*arguments, "--num-classes=7", "--reset-head"]) == 0
+    # Weights and biases at two scales of relations among three frames.
+    assert (
+        "4 variables were drawn, such as head/relations/0/output/bias." in capsys.readouterr().out
+    )
+    found, about = load_model(tmp_path / "out")
+    assert about["config"]["model"]["num_classes"] == 7
+    assert found.head.relations[1].output.kernel.shape == (256, 7)
+    assert float(jax.numpy.abs(found.head.relations[1].output.kernel[...]).max()) > 0
+    stored = np.load(file)["cls_head.fc_cls.weight"]
+    np.testing.assert_array_equal(found.head.fc.kernel[...], stored.T)
+
+
+def test_options_reach_the_model(tmp_path):
+    model = nnx.eval_shape(lambda: create_model("tsn_resnet10", width=8, num_classes=5))
+    shifted = {
+        name.replace(".conv1.conv.", ".conv1.conv.net.") if ".layer" in name else name: value
+        for name, value in weights_of(model, "tsn")[1].items()
+    }
+    np.savez(tmp_path / "tsm.npz", **shifted)
+    arguments = ["convert", f"--from={tmp_path}/tsm.npz", "--model=tsm_resnet10"]
+    arguments += ["--option=width=8", "--option=causal=True", f"--to={tmp_path}/out"]
+    assert cli.main(arguments) == 0
+    found, _ = load_model(tmp_path / "out")
+    assert found.backbone.layer2[0].temporal_op.causal
+    assert found.backbone.conv1.kernel.shape[-1] == 8
+
+
+@pytest.mark.parametrize(
+    ("write", "mentioned"),
+    [
+        (lambda state: zip_file(state)[:-100], "cut off or damaged, get it again"),
+        (lambda state: legacy_file(state)[:-100], "the file is cut off"),
+        (lambda state: zip_file(state | {"hook": RunsCode()}), "refused: its pickle asks for"),
+        (lambda state: legacy_file({"x": RunsCode()}), "Nothing was executed"),
+    ],
+)
+def test_files_that_are_broken_or_mean_harm_are_refused(tmp_path, capsys, write, mentioned):
+    path = tmp_path / "model.pth"
+    path.write_bytes(write({"backbone.conv1.conv.weight": whole(np.ones((4, 3, 7, 7)))}))
+    arguments = ["convert", f"--from={path}", "--model=tsn_resnet10", f"--to={tmp_path}/out"]
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert f"error: {path}: " in said.err and mentioned in said.err
+    assert not (tmp_path / "out").exists()
+    assert not os.path.exists(RunsCode.mark)
 
 
 def test_models_are_listed_with_their_parameters_and_cost(capsys):

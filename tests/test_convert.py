@@ -236,9 +236,9 @@ def build(monkeypatch):
     monkeypatch.setitem(models.TEMPORAL_OPS, "a_shift", Shift)
     monkeypatch.setitem(models.TEMPORAL_OPS, "an_interlace", Interlace)
 
-    def create(temporal_op=None, *, num_classes=5, num_segments=4, head="tsn", backbone="resnet10"):
-        options = dict(width=4, backbone=backbone, head=head, temporal_op=temporal_op)
-        options |= dict(num_classes=num_classes, num_segments=num_segments)
+    def create(temporal_op=None, **options):
+        options = dict(num_classes=5, num_segments=4, head="tsn", backbone="resnet10") | options
+        options |= dict(width=4, temporal_op=temporal_op)
         model = nnx.eval_shape(lambda: create_model("tsn_resnet10", **options))
         for leaf in variables(model).values():
             leaf.set_value(jnp.asarray(np.full(leaf.shape, 7, np.float32)))
@@ -297,16 +297,23 @@ def test_every_source_is_recognised_and_complete(
         }
 
 
-def test_wrapped_blocks_are_unwrapped(build):
-    expected, theirs = state_of(build("a_shift"), SHIFTED)
-    for wrapper in ("net", "block"):
-        wrapped = {
-            re.sub(r"(layer\d\.\d)\.", rf"\1.{wrapper}.", name): value
-            for name, value in theirs.items()
-        }
-        model = build("a_shift")
-        convert.load_state_dict(model, wrapped)
-        check(model, expected)
+def wrapped(names, wrapper):
+    return {re.sub(r"(layer\d\.\d)\.", rf"\1.{wrapper}.", name): names[name] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("layers", "wrapper", "options"),
+    [
+        (SHIFTED, "block", {}),  # what a non-local layer follows
+        (LAYERS, "net", dict(shift_place="block")),
+        (ORIGINAL_TSM[1:], "net", dict(shift_place="block")),
+    ],
+)
+def test_wrapped_blocks_are_unwrapped(build, layers, wrapper, options):
+    expected, theirs = state_of(build("a_shift"), layers)
+    model = build("a_shift", **options)
+    convert.load_state_dict(model, wrapped(theirs, wrapper))
+    check(model, expected)
 
 
 def test_torchvision_gives_a_backbone(build):
@@ -323,7 +330,8 @@ def test_torchvision_gives_a_backbone(build):
         "  2 missing:",
         "    head/fc: bias, kernel",
         "The weights look like TSN or an image classifier on ResNet-10 with 1000 classes.",
-        "backbone_only=True leaves the neck and the head of the model as they are.",
+        "backbone_only=True (--backbone-only) leaves the neck and the head of the model as they "
+        "are.",
     ]
 
 
@@ -357,7 +365,7 @@ def test_another_number_of_classes_is_an_error_unless_the_head_is_reset(build):
     assert first == "the mmaction2 weights do not fit the model, 2 problems:"
     assert advice == (
         "They tell 9 classes apart, the model 5: create the model with num_classes=9, or keep its "
-        "own, fresh classifier with reset_head=True."
+        "own, fresh classifier with reset_head=True (--reset-head)."
     )
     convert.load_state_dict(model, theirs, reset_head=True)
     check(model, expected, but=["head/"])
@@ -379,6 +387,16 @@ def test_a_head_is_reset_even_when_the_classes_are_as_many(build):
     report = convert.load_state_dict(model, theirs, reset_head=True)
     check(model, expected, but=["head/fc"])
     assert not any(path.startswith("head/") for _, path, _ in report)
+
+
+@pytest.mark.parametrize("prefix", ["cls_head.", "module.", ""])
+@pytest.mark.parametrize("head", ["trn", "trn_multiscale"])
+def test_the_segments_of_a_trn_are_read_off_its_first_layer(build, head, prefix):
+    _, theirs = state_of(build(head=head, num_segments=6), LAYERS + RELATIONS[head])
+    if prefix != "cls_head.":
+        theirs = {name.replace("fc_cls", "new_fc"): value for name, value in theirs.items()}
+    shapes = {name.replace("cls_head.", prefix): v.shape for name, v in theirs.items()}
+    assert (convert.num_segments(shapes), convert.num_classes(shapes)) == (6, 5)
 
 
 @pytest.mark.parametrize("head", ["trn", "trn_multiscale"])
@@ -421,6 +439,40 @@ def test_weights_with_shifts_do_not_pass_for_weights_without(build):
     convert.load_state_dict(build("a_shift"), plain, reset_temporal_op=True)
 
 
+def test_shifts_elsewhere_do_not_pass_for_those_of_the_model(build):
+    residual = state_of(build("a_shift"), SHIFTED)[1]
+    blocks = wrapped(state_of(build(), LAYERS)[1], "net")
+    message = r"shifts whole blocks .*, the model the residual branches only (?s:.*)--option"
+    with pytest.raises(UserError, match=message):
+        convert.load_state_dict(build("a_shift"), blocks)
+    with pytest.raises(UserError, match=r"shifts the residual branches only .* the model whole"):
+        convert.load_state_dict(build("a_shift", shift_place="block"), residual)
+    # ResNet-50 has 3 + 4 + 6 + 3 blocks, of which every second one is 2 + 2 + 3 + 2.
+    every = state_of(build("a_shift", backbone="resnet50"), SHIFTED)[1]
+    model = build("a_shift", backbone="resnet50", shift_every=2)
+    message = r"in 16 blocks, the model in 9 \(shift_every\), 9 of them the same"
+    with pytest.raises(UserError, match=message):
+        convert.load_state_dict(model, every)
+    convert.load_state_dict(model, every, backbone_only=True)
+
+
+def test_other_forms_of_mobileone_are_explained():
+    trained, deployed = (
+        nnx.eval_shape(
+            lambda deploy=deploy: create_model(
+                "tsn_resnet10", backbone="mobileone_s4", num_classes=5, deploy=deploy
+            )
+        )
+        for deploy in (False, True)
+    )
+    for model, name, message in (
+        (trained, "branch_reparam", r"in deploy form: .*deploy=True \(--option deploy=true\)"),
+        (deployed, "branch_conv_list.0.conv", r"in train form: .* call reparameterize"),
+    ):
+        with pytest.raises(UserError, match=message):
+            convert.load_state_dict(model, {f"backbone.stage1.0.{name}.weight": np.ones(1)})
+
+
 def test_what_stays_needs_values(build):
     _, theirs = state_of(build(), LAYERS)
     with pytest.raises(UserError, match=r"2 variables .* head/fc/bias.* without nnx\.eval_shape"):
@@ -446,6 +498,7 @@ def test_names_of_nobody_are_refused(build):
     [
         ({"neck.x.weight": (1,), "backbone.layer3.5.conv1.conv.net.weight": (1,)}, "TPN + TSM"),
         ({"a.net1.offset_net.fc1.bias": (8,), "a.net2.weight": (1,)}, "TIN for 8 segments"),
+        ({"a.net1.biasnet.net.fc.bias": (8,), "module.new_fc.bias": (5,)}, "with 5 classes for 8"),
         ({"base_model.inception_3a_1x1.weight": (1,), "new_fc.bias": (9,)}, "on BNInception"),
         ({"layer1.0.conv3.weight": (1,), "layer3.22.bn1.bias": (1,)}, "on ResNet-101"),
         (

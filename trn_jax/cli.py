@@ -24,13 +24,31 @@ def main(arguments=None):
     convert.add_argument("--from", required=True, dest="file", help=".pth, .safetensors or .npz")
     convert.add_argument("--model", required=True, help="name of the model, see `trn-jax models`")
     convert.add_argument("--to", required=True, help="folder of the checkpoint; must not exist")
-    convert.add_argument("--num-classes", type=int, help="by default those of the file")
-    convert.add_argument("--num-segments", type=int, help="frames of a clip; by default the file's")
+    convert.add_argument("--num-classes", type=_positive, help="by default those of the file")
+    convert.add_argument(
+        "--num-segments", type=_positive, help="frames of a clip; by default the file's"
+    )
     convert.add_argument("--classes", help="file with the name of one class per line")
     convert.add_argument("--source", default="auto", help="code base that the names come from")
     convert.add_argument(
         "--verify", action="store_true", help="compare the result with PyTorch, which this needs"
     )
+    convert.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the model, such as shift_place=block or causal=true, see config.model in "
+        "trn_jax/config.py; may be given several times",
+    )
+    for part, what in (
+        ("reset-head", "the classifiers, such as one for other classes"),
+        ("reset-temporal-op", "the parameters of the temporal op: weights of TSM start a TIN"),
+        ("backbone-only", "neck and head, and the temporal op if the file has none"),
+    ):
+        convert.add_argument(
+            f"--{part}", action="store_true", help=f"take the rest of the file; draw {what}"
+        )
     convert.set_defaults(run=_convert)
 
     models = commands.add_parser("models", help="list the models with their size and cost")
@@ -61,10 +79,21 @@ def _positive(text):
 
 
 def _convert(arguments):
+    from flax import nnx
+
     from trn_jax import checkpoint, config, convert
     from trn_jax.data.annotations import read_class_names
     from trn_jax.models import create_model
+    from trn_jax.recipe import set_model_option
 
+    kept = ("reset_head", "reset_temporal_op", "backbone_only")
+    drawn = {part: getattr(arguments, part) for part in kept}
+    if arguments.verify and any(drawn.values()):
+        chosen = ", ".join("--" + part.replace("_", "-") for part in kept if drawn[part])
+        raise UserError(
+            f"--verify compares whole networks, but with {chosen} a part is drawn that the file "
+            "does not have; leave one of them out"
+        )
     if arguments.verify:
         from trn_jax import verify  # says so if PyTorch is missing, before anything is done
     weights = convert.read_torch_file(arguments.file)
@@ -82,8 +111,12 @@ def _convert(arguments):
         for section in (recipe.model, recipe.data.train, recipe.data.val):
             section.num_segments = num_segments
         recipe.protocols.efficient.num_segments = num_segments
-    model = create_model(**recipe.model)
-    rows = convert.load_state_dict(model, weights, arguments.source)
+    for option in arguments.option:
+        set_model_option(recipe, option)
+    build = partial(create_model, **recipe.model)
+    # Drawing takes longer than reading: shapes will do where the file has all values.
+    model = nnx.jit(build)() if any(drawn.values()) else nnx.eval_shape(build)
+    rows = convert.load_state_dict(model, weights, arguments.source, **drawn)
     about = {
         "config": recipe.to_dict(),
         "class_names": names,
@@ -99,6 +132,12 @@ def _convert(arguments):
     print(f"{len(rows)} tensors of {arguments.model} with {num_classes} classes: {arguments.to}")
     if arguments.verify:
         print(f"verified: {comparison}")
+    fresh = convert.variables(model).keys() - {path for _, path, _ in rows}
+    if fresh:
+        print(
+            f"{len(fresh)} variables were drawn, such as {min(fresh)}. To train such a model, "
+            f"start from the file itself: --config.init_from={arguments.file}"
+        )
 
 
 def _models(arguments):

@@ -262,6 +262,28 @@ def flat(tree, prefix=""):
     return leaves
 
 
+def set_model_option(config, text):
+    """Set one option of the model of a configuration, from text such as `shift_place=block`.
+
+    Raises:
+        UserError: there is no such option, or the value is of another type.
+    """
+    key, equals, value = text.partition("=")
+    options = sorted(set(config.model) - {"name", "num_classes", "num_segments"})
+    if not equals or key not in options:
+        raise UserError(
+            f"{text!r} is no option of a model; expected <key>=<value> with one of the keys "
+            f"{', '.join(options)}"
+        )
+    kind = config.model.get_type(key)
+    words = {"true": True, "false": False}
+    try:
+        config.model[key] = words[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
+        raise UserError(f"the option {key} of the model is {value!r}, not {expected}") from None
+
+
 def from_dict(values):
     """The configuration that a checkpoint was made from."""
 

@@ -1,7 +1,7 @@
 """Weights of other code bases."""
 
 from trn_jax.convert.diagnosis import num_classes, num_segments
-from trn_jax.convert.names import load_state_dict
+from trn_jax.convert.names import load_state_dict, variables
 from trn_jax.convert.torch_file import check_name, file_sha256, read_torch_file
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "num_classes",
     "num_segments",
     "read_torch_file",
+    "variables",
 ]

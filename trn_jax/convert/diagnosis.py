@@ -29,9 +29,16 @@ _RESNETS = {
     (23, True): "101",
     (36, True): "152",
 }
+# A TIN has layers called `fc` in its blocks, so the place counts, too.
 _CLASSIFIERS = (
     r".*consensus\.(?:fc_fusion_scales\.0|classifier)\.3\.bias",
-    r"(?:.*\.)?(?:fc_cls|new_fc|fc|head|classifier)\.bias",
+    r"(?:module\.)*(?:cls_head\.|head\.|base_model\.)?"
+    r"(?:fc_cls|new_fc|fc|head|classifier|last_linear)\.bias",
+)
+# A temporal op wraps the first convolution of a block, or a whole block.
+_WRAPPED = (
+    (r".*\blayer(\d)\.(\d+)\.(?:block\.)?conv1(?:\.conv)?\.net2?\..*", "blockres"),
+    (r".*\b(?:layer|stage)(\d)\.(\d+)\.net\..*", "block"),
 )
 
 
@@ -96,7 +103,8 @@ class Problems:
         ):
             yield (
                 f"They tell {theirs} classes apart, the model {mine}: create the model with "
-                f"num_classes={theirs}, or keep its own, fresh classifier with reset_head=True."
+                f"num_classes={theirs}, or keep its own, fresh classifier with reset_head=True "
+                "(--reset-head)."
             )
         theirs, mine = num_segments(shapes), _our_num_segments(ours)
         if theirs and mine and theirs != mine:
@@ -105,38 +113,81 @@ class Problems:
                 "layers over all frames of a clip, one weight for each frame's place, so these "
                 "cannot be cut or stretched: create the model with "
                 f"num_segments={theirs}, or take only what does not depend on it "
-                "(backbone_only=True for TRN, reset_temporal_op=True for TIN)."
+                "(backbone_only=True for TRN, reset_temporal_op=True for TIN; on the command line "
+                "--backbone-only, --reset-temporal-op)."
+            )
+        deployed = _any(r".*branch_reparam\..*", shapes)
+        if deployed != _any(r".*/branch_reparam/.*", ours) and _any(r".*\bbranch_.*", shapes):
+            yield (
+                "The file is in deploy form: create the model with deploy=True (--option "
+                "deploy=true)."
+                if deployed
+                else "The file is in train form: create the model without deploy=True, and call "
+                "reparameterize on it afterwards."
             )
         own = [path for path in ours if "/temporal_op/" in path]
         if own and set(own) <= set(self.missing):
             yield (
-                "They have no parameters for the temporal op; reset_temporal_op=True leaves the "
-                "model's own."
+                "They have no parameters for the temporal op; reset_temporal_op=True "
+                "(--reset-temporal-op) leaves the model's own."
             )
         elif self.shift:
             yield (
-                "Create the model with the fitting temporal_op, or say that this is where training "
-                "starts: backbone_only=True or reset_temporal_op=True."
+                "Create the model with the fitting temporal_op, shift_place and shift_every "
+                "(--option shift_place=block), or say that this is where training starts: "
+                "backbone_only=True (--backbone-only) or reset_temporal_op=True "
+                "(--reset-temporal-op)."
             )
         heads = [path for path in ours if path.startswith(("head/", "neck/"))]
         if heads and set(heads) <= set(self.missing):
-            yield "backbone_only=True leaves the neck and the head of the model as they are."
+            yield (
+                "backbone_only=True (--backbone-only) leaves the neck and the head of the model as "
+                "they are."
+            )
 
 
 def compare_shifts(model, source, names):
     """What the network of a file does to frames that `model` does not, or the reverse, or `None`.
 
-    TSM has no parameters of its own, so weights of TSM and of TSN fit each other's models.
+    TSM has no parameters of its own, so weights of TSM and of TSN fit each other's models, whatever
+    is shifted in them. Only the names tell which blocks are, and whether their shortcuts are, too.
     """
-    nodes = (node for _, node in nnx.iter_graph(model))
-    shifts = any(getattr(node, "temporal_op", None) is not None for node in nodes)
-    if _any(r".*\.net2?\..*", names):
-        return None if shifts else "shifts frames, the model does not"
-    if shifts and source == "tpn":
-        return "shifts what enters its shortcuts with strides as well, the model does not"
-    if shifts and source in ("mmaction2", "tsm", "tin"):
-        return "does not shift frames, the model does"
+    theirs = {
+        (int(match[1]), int(match[2])): place
+        for name in names
+        for pattern, place in _WRAPPED
+        if (match := re.fullmatch(pattern, name))
+    }
+    ours = {
+        tuple(map(int, re.findall(r"\d+", "/".join(map(str, path))))): place
+        for path, place in _shift_places(model)
+    }
+    if not theirs:
+        if ours and source == "tpn":
+            return "shifts what enters its shortcuts with strides as well, the model does not"
+        told = source in ("mmaction2", "mmpretrain", "tsm", "tin")
+        return "does not shift frames, the model does" if ours and told else None
+    if not ours:
+        return "shifts frames, the model does not"
+    places = {
+        "blockres": "the residual branches only (shift_place='blockres')",
+        "block": "whole blocks with their shortcuts (shift_place='block')",
+    }
+    if (their_place := min(theirs.values())) != (our_place := min(ours.values())):
+        return f"shifts {places[their_place]}, the model {places[our_place]}"
+    if theirs.keys() != ours.keys():
+        return (
+            f"shifts frames in {len(theirs)} blocks, the model in {len(ours)} (shift_every), "
+            f"{len(theirs.keys() & ours.keys())} of them the same"
+        )
     return None
+
+
+def _shift_places(model):
+    """The paths of the blocks that have a temporal op, with the place of it."""
+    for path, node in nnx.iter_graph(model):
+        if getattr(node, "temporal_op", None) is not None:
+            yield path, getattr(node, "shift_place", "block")
 
 
 def describe(shapes):
@@ -169,8 +220,9 @@ def num_segments(shapes):
             return shape[0]
         relation = re.fullmatch(r"(.*)consensus\.(fc_fusion_scales\.0|classifier)\.1\.weight", name)
         if relation and len(shape) == 2:
-            embedding = shapes.get(f"{relation[1]}fc_cls.bias") or shapes.get("new_fc.bias")
-            return shape[1] // embedding[0] if embedding and embedding[0] else None
+            layers = (shapes.get(f"{relation[1]}{layer}.bias") for layer in ("fc_cls", "new_fc"))
+            embedding = next(filter(None, layers), (0,))
+            return shape[1] // embedding[0] if embedding[0] else None
     return None
 
 
