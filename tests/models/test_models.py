@@ -12,8 +12,11 @@ from flax import nnx
 
 import trn_jax
 from trn_jax import evaluate, models
+from trn_jax.backbones import swin
 from trn_jax.backbones.layers import dropout
+from trn_jax.backbones.resnet import BasicBlock, ResNet
 from trn_jax.convert.names import variables
+from trn_jax.data import datasets, synthetic
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 from trn_jax.models.trn import Relation, TRNHead
@@ -76,11 +79,56 @@ def shape_of_logits(model, *shape):
     return nnx.eval_shape(lambda model, clips: model(clips), model, clips)
 
 
+# Of the registered data sets; folders of frames can have any number.
+NUM_CLASSES = {"synthetic": 16, "sthv1": 174, "sthv2": 174, "frames": 7}
+
+
+def test_the_numbers_of_classes_are_those_of_all_data_sets():
+    assert NUM_CLASSES.keys() == datasets.DATASETS.keys()
+    assert NUM_CLASSES["synthetic"] == len(synthetic.CLASS_NAMES)
+
+
+class Outline(nnx.Module):
+    """In place of the backbone of `model`: maps of the same channels, without the work."""
+
+    draws = False
+
+    def __init__(self, model, *, temporal_op=None, dtype, rngs):
+        self.sees_clips = model.backbone.sees_clips
+        self.stage_channels = tuple(model.backbone.stage_channels)
+        self.out_channels = model.backbone.out_channels
+        self.dtype = dtype
+
+    def __call__(self, x, **_):
+        sizes = [x.shape[-2] >> i for i in range(2, 2 + len(self.stage_channels))]
+        shapes = zip(sizes, self.stage_channels, strict=True)
+        return [jnp.zeros((*x.shape[:-3], size, size, channels)) for size, channels in shapes]
+
+
+def check_outputs(model, num_classes):
+    clips = jax.ShapeDtypeStruct((2, 3, 224, 224, 3), jnp.uint8)
+    for train in (False, True):
+        logits, auxiliary = nnx.eval_shape(
+            lambda model, clips, train=train: model.outputs(
+                clips, train=train, rngs=nnx.Rngs(0) if train else None
+            ),
+            model,
+            clips,
+        )
+        assert (logits.shape, logits.dtype) == ((2, num_classes), jnp.float32)
+        assert (auxiliary is None) == (model.neck is None or not train)
+        assert auxiliary is None or auxiliary.shape == logits.shape
+
+
 @pytest.mark.parametrize("name", models.MODELS)
-def test_every_model_scores_clips(name):
-    model = nnx.eval_shape(lambda: trn_jax.create_model(name, num_classes=7, num_segments=3))
-    logits = shape_of_logits(model, 2, 3, 224, 224, 3)
-    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+def test_every_model_scores_clips_of_every_data_set(name, monkeypatch):
+    whole = abstract(name, num_classes=174, num_segments=3)
+    check_outputs(whole, 174)
+    # Backbones do not know of classes, and take nearly all of the time.
+    monkeypatch.setitem(models.BACKBONES, "outline", partial(Outline, whole))
+    for num_classes in NUM_CLASSES.values():
+        options = dict(num_classes=num_classes, num_segments=3)
+        check_outputs(abstract(name, backbone="outline", **options), num_classes)
 
 
 def abstract(name="trn_resnet10", **options):
@@ -356,6 +404,97 @@ def test_others_see_the_order_of_frames(name):
     assert differ(score(model, clips[:, ::-1]), logits) > 1e-3
     # Each clip is scored by itself: in another place of the batch, the same.
     close(score(model, clips[::-1]), logits[::-1])
+
+
+PARTS = [
+    dict(head="tsn"),
+    dict(head="trn"),
+    dict(head="trn_multiscale"),
+    dict(head="tsm", temporal_op="tsm"),
+    dict(head="tsm", temporal_op="tin"),
+    dict(head="tpn", neck="tpn", conv_groups=4, temporal_scales=(4, 4)),
+]
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "-".join(map(str, parts.values())))
+def test_every_part_learns_and_only_averages_miss_the_order(parts, monkeypatch):
+    # The smallest network with a place for all parts, so that compiling it takes seconds.
+    monkeypatch.setitem(models.BACKBONES, "shallow", partial(ResNet, BasicBlock, (1, 1)))
+    options = dict(backbone="shallow", width=16, num_segments=4, dropout_rate=0.0) | parts
+    graph, *states = nnx.split(fill(abstract("tsn_resnet10", **options)), nnx.Param, ...)
+    params, others = nnx.as_pure(tuple(states))
+    clips, labels = random_clips(2, 4), np.array([0, 1])
+
+    @jax.jit
+    def step(params, clips):
+        def loss(params):
+            model = nnx.merge(graph, params, others)
+            scores = [
+                s for s in model.outputs(clips, train=True, rngs=nnx.Rngs(0)) if s is not None
+            ]
+            return -sum(jax.nn.log_softmax(s)[np.arange(2), labels].mean() for s in scores)
+
+        model = nnx.merge(graph, params, others)
+        return jax.grad(loss)(params), model(clips), model(clips[:, ::-1])
+
+    gradients, forward, backward = step(params, clips)
+    for path, gradient in jax.tree.leaves_with_path(gradients):
+        name = jax.tree_util.keystr(path)
+        assert np.isfinite(gradient).all(), name
+        assert np.abs(gradient).max() > 0, name
+    assert np.isfinite(forward).all()
+    order = differ(forward, backward) / float(np.abs(forward).max())
+    assert order < 1e-5 if parts["head"] == "tsn" else order > 1e-2
+
+
+def test_every_temporal_op_neck_and_head_is_among_these_parts():
+    found = {(kind, name) for parts in PARTS for kind, name in parts.items()}
+    for kind, registry in (
+        ("temporal_op", models.TEMPORAL_OPS),
+        ("neck", models.NECKS),
+        ("head", models.HEADS),
+    ):
+        assert {(kind, name) for name in registry} <= found
+
+
+@pytest.mark.parametrize(
+    ("name", "num_draws", "options"),
+    [
+        ("tsn_resnet10", 1, dict(width=4)),
+        ("trn_resnet10", 1 + 7, dict(width=4)),  # features, and relations of 8, 7, ..., 2 frames
+        ("tsm_resnet10", 1, dict(width=8)),
+        ("tpn_slowonly_resnet14", 2, dict(width=4)),
+        # Both branches of 24 blocks, and features.
+        ("tsn_swin_base", 2 * 24 + 1, dict(width=4, head_channels=2, window=2)),
+    ],
+)
+def test_no_two_draws_of_a_step_share_a_key(name, num_draws, options, monkeypatch):
+    keys = []
+
+    def dropped(x, rate, *, key, clip_index):
+        keys.append(jax.random.key_data(key))
+        return x
+
+    def permuted(key, x):
+        keys.append(jax.random.key_data(key))
+        return jnp.arange(x)
+
+    for module in (models.tsn, models.trn, models.tsm, models.tpn):
+        monkeypatch.setattr(module, "dropout", dropped)
+    monkeypatch.setattr(swin, "drop_path", dropped)
+    monkeypatch.setattr(jax.random, "permutation", permuted)
+    model = fill(abstract(name, num_segments=8, **options))
+
+    @nnx.jit
+    def keys_of(model, clips):
+        # As a step has it: one seed, and a stream for each purpose.
+        streams = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
+        rngs = nnx.Rngs(dropout=streams[0], relations=streams[1])
+        model(clips, train=True, rngs=rngs)
+        return jnp.stack(keys)
+
+    found = np.asarray(keys_of(model, np.zeros((1, 8, 64, 64, 3), np.uint8)))
+    assert len(found) == len(np.unique(found, axis=0)) == num_draws
 
 
 @pytest.mark.parametrize("name", ["tsn_resnet10", *ORDERED])
