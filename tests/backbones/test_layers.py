@@ -108,6 +108,36 @@ def test_batch_norm_groups_are_the_gpus_of_the_reference(num_groups):
     close(norm.var[...], var)
 
 
+def test_batch_norm_of_two_groups_of_two_numbers():
+    norm = BatchNorm(1)
+    y = run(norm, jnp.array([[1.0], [3.0], [10.0], [14.0]]), train=True, num_groups=2)
+    # Means 2 and 12, biased variances 1 and 4, unbiased ones 2 and 8; over all they would be 7 and
+    # 26.5. The running statistics, which start at 0 and 1, take a tenth of the mean over groups.
+    first, second = 1 / math.sqrt(1 + 1e-5), 2 / math.sqrt(4 + 1e-5)
+    close(y, np.array([[-first], [first], [-second], [second]]), atol=1e-6)
+    close(norm.mean[...], [0.1 * 7], atol=1e-6)
+    close(norm.var[...], [0.9 + 0.1 * 5], atol=1e-6)
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 4])
+def test_batch_norm_groups_are_batches_of_pytorch(num_groups):
+    torch = pytest.importorskip("torch")
+    norm, x = norm_with(), draw(8, 3, 2, 3, mean=2.0)
+    x += np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)
+    outputs, statistics = [], []
+    for group in np.split(x, num_groups):
+        theirs = torch.nn.BatchNorm2d(3)
+        names = ("weight", "bias", "running_mean", "running_var")
+        state = {n: torch.from_numpy(v) for n, v in zip(names, values(norm), strict=True)}
+        theirs.load_state_dict(state | {"num_batches_tracked": torch.tensor(0)})
+        channels_first = torch.from_numpy(group.transpose(0, 3, 1, 2).copy())
+        outputs.append(theirs.train()(channels_first).detach().numpy().transpose(0, 2, 3, 1))
+        statistics.append((theirs.running_mean.numpy(), theirs.running_var.numpy()))
+    close(run(norm, jnp.asarray(x), train=True, num_groups=num_groups), np.concatenate(outputs))
+    close(norm.mean[...], np.mean([mean for mean, _ in statistics], axis=0))
+    close(norm.var[...], np.mean([var for _, var in statistics], axis=0))
+
+
 def test_batch_norm_gradient_goes_through_the_statistics():
     graph, state = nnx.split(norm_with())
     x, weight = draw(4, 2, 3, seed=5), draw(4, 2, 3, seed=6)
