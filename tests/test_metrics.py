@@ -94,6 +94,79 @@ def test_scores_that_are_not_finite_are_refused(bad):
     scores[[1, 4], 0] = bad
     with pytest.raises(UserError, match=r"2 of 5 videos are not finite"):
         metrics.classification(scores, LABELS)
+    with pytest.raises(UserError, match=r"2 of 5 videos are not finite"):
+        metrics.multi_label(scores, np.eye(4)[LABELS])
+
+
+# Several labels per video.
+MANY_SCORES = np.array([[0.9, 0.1, 0.8], [0.3, 0.7, 0.2], [0.6, 0.5, 0.4]])
+MANY_LABELS = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0]])
+
+
+def test_reference_vectors_of_average_precision():
+    result = metrics.multi_label(MANY_SCORES, MANY_LABELS)
+    expected = {"map": 0.7777778, "map_by_video": 0.9444444, "top1": 1.0}
+    assert result == pytest.approx(expected, abs=1e-7)
+    assert {type(value) for value in result.values()} == {float}
+
+
+def test_average_precision_counted_by_hand():
+    # Positives at the ranks 1, 3 and 4 of 5: precisions 1, 2/3 and 3/4, a third of recall each.
+    scores, positive = np.array([5, 4, 3, 2, 1.0]), np.array([1, 0, 1, 1, 0])
+    expected = (1 + 2 / 3 + 3 / 4) / 3
+    assert metrics.average_precision(scores, positive) == pytest.approx(expected)
+    # Equal scores are one step: nothing can be told apart, precision is the share of positives.
+    assert metrics.average_precision(np.zeros(5), positive) == pytest.approx(3 / 5)
+    assert metrics.average_precision(-scores, np.array([0, 0, 0, 0, 1])) == 1
+
+
+def test_the_order_of_ties_does_not_matter_to_average_precision():
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 4, 30).astype(float), rng.integers(0, 2, 30)
+    first = metrics.average_precision(scores, positive)
+    for _ in range(5):
+        order = rng.permutation(30)
+        assert metrics.average_precision(scores[order], positive[order]) == pytest.approx(first)
+
+
+def test_a_class_without_videos_does_not_count_for_average_precision():
+    labels = MANY_LABELS.copy()
+    labels[:, 2] = 0
+    classes = metrics.per_class_average_precision(MANY_SCORES, labels)
+    assert np.isnan(classes[2])
+    assert metrics.mean_average_precision(MANY_SCORES, labels) == pytest.approx(classes[:2].mean())
+    assert np.isnan(metrics.average_precision(np.zeros(0), np.zeros(0)))
+
+
+def test_top_1_of_several_labels_takes_any_of_them():
+    scores = np.array([[0.1, 0.9], [0.1, 0.9], [0.8, 0.2]])
+    labels = np.array([[1, 1], [1, 0], [1, 0]])
+    assert metrics.multi_label(scores, labels)["top1"] == pytest.approx(2 / 3)
+
+
+def test_calibration_error_counted_by_hand():
+    # Ten videos at 0.75 of which six are right; five at 1.0, all right: (10 * 0.15 + 0) / 15.
+    scores = np.array([[0.75, 0.25]] * 10 + [[0.0, 1.0]] * 5)
+    labels = np.array([0] * 6 + [1] * 4 + [1] * 5)
+    assert metrics.calibration_error(scores, labels) == pytest.approx(0.1)
+    # One that claims certainty and is always wrong cannot be worse.
+    assert metrics.calibration_error(np.eye(3), np.array([1, 2, 0])) == 1
+    # Over- and underconfidence do not cancel, as they lie in different intervals.
+    scores = np.array([[0.6, 0.4], [0.9, 0.1]])
+    assert metrics.calibration_error(scores, np.array([0, 1])) == pytest.approx((0.4 + 0.9) / 2)
+    assert metrics.calibration_error(scores, np.array([0, 1]), num_bins=1) == pytest.approx(0.25)
+    with pytest.raises(UserError, match="reach from -2 to 3"):
+        metrics.calibration_error(np.array([[-2.0, 3]]), np.array([1]))
+
+
+def test_any_k():
+    scores = np.array([[7, 6, 5, 4, 3, 2, 1.0]] * 7)
+    result = metrics.classification(scores, np.arange(7), top_k=(1, 3, 10))
+    assert result["top3"] == pytest.approx(3 / 7)
+    assert result["top10"] == 1
+    assert "top5" not in result
+    with pytest.raises(UserError, match="top-0 accuracy"):
+        metrics.classification(scores, np.arange(7), top_k=(0,))
 
 
 def test_an_empty_list_is_refused():
