@@ -8,10 +8,11 @@ from trn_jax.data import annotations
 from trn_jax.errors import UserError
 
 
-def read(tmp_path, text, num_classes=3, encoding="utf-8"):
+def read(tmp_path, text, num_classes=3, encoding="utf-8", **options):
     path = tmp_path / "list.txt"
     path.write_text(text, encoding=encoding)
-    return annotations.read_list(path, frames_root="/frames", num_classes=num_classes)
+    options = {"frames_root": "/frames"} | options
+    return annotations.read_list(path, num_classes=num_classes, **options)
 
 
 def test_lines_become_records_in_their_order(tmp_path):
@@ -94,3 +95,57 @@ def test_class_names_are_the_lines_that_are_not_blank(tmp_path):
 def test_missing_class_names_are_named(tmp_path):
     with pytest.raises(UserError, match=r"class names not found: .*names\.txt"):
         annotations.read_class_names(os.path.join(tmp_path, "names.txt"))
+
+
+def test_several_labels_per_video(tmp_path):
+    records = read(tmp_path, "a/b 7 2 0\nc\t1\t0\n\nd 300 1 2 1 0\n", multi_label=True)
+    assert [(r.folder, r.num_frames, r.label) for r in records] == [
+        ("/frames/a/b", 7, (2, 0)),
+        ("/frames/c", 1, (0,)),
+        ("/frames/d", 300, (1, 2, 0)),
+    ]
+    hot = annotations.multi_hot([r.label for r in records], 3)
+    assert hot.tolist() == [[1, 0, 1], [1, 0, 0], [1, 1, 1]]
+    assert hot.dtype == "float32"
+
+
+def test_several_labels_where_one_is_expected(tmp_path):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, "a 7 2\nb 7 2 0\nc 9 2 1 0\n")
+    said = str(error.value)
+    assert "list.txt has 2 wrong lines" in said
+    assert "line 2: 'b 7 2 0' has several labels, expected '<folder> <num_frames> <label>'" in said
+    assert "line 3" in said and "set data.multi_label=True" in said
+
+
+def test_a_folder_whose_name_ends_in_a_number_is_no_video_with_several_labels(tmp_path):
+    (tmp_path / "take 12").mkdir()
+    records = read(tmp_path, "take 12 30 2\n", frames_root=tmp_path)
+    assert [(r.folder, r.num_frames, r.label) for r in records] == [
+        (os.path.join(tmp_path, "take 12"), 30, 2)
+    ]
+
+
+def test_one_label_where_several_are_expected(tmp_path):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, "a 7 2\nb 7 0\n", multi_label=True)
+    said = str(error.value)
+    assert "list.txt has one label per video in all of its 2 lines (line 1: 'a 7 2')" in said
+    assert "set data.multi_label=False" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("b 7", "line 2: b has no label; leave out videos without one"),
+        ("b", "line 2: 'b' is not '<folder> <num_frames> <label> <label> ...'"),
+        ("two words 7 1", "line 2: 'two words 7 1' is not '<folder>"),
+        ("b 7 1 x", "line 2: 'b 7 1 x' is not '<folder>"),
+        ("b 7 1 3", "line 2: label 3 of b is not in 0..2"),
+        ("b 0 1 2", "line 2: b has 0 frames"),
+    ],
+)
+def test_wrong_lines_among_several_labels(tmp_path, line, message):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, f"a 7 2 1\n{line}\n", multi_label=True)
+    assert message in str(error.value)

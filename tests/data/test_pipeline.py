@@ -573,3 +573,25 @@ def test_worker_processes_end_with_a_killed_trainer_and_leave_no_shared_memory(r
     finally:
         for pid in filter(is_alive, workers):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_several_labels_become_zeros_and_ones_and_are_mirrored_together(root):
+    records = [
+        dataclasses.replace(record, label=(record.label, 3)) for record in read_records(root)
+    ]
+    view = pipeline.View(**VIEW | dict(crop="multi_scale", flip_rate=1.0))
+    reader = pipeline.BatchReader(
+        records,
+        view,
+        seed=7,
+        frame_pattern="{:05d}.jpg",
+        first_frame=1,
+        label_map={0: 1, 1: 0},
+        exact_resize=False,
+        on_error="raise",
+        num_threads=2,
+        num_classes=4,
+    )
+    batch = reader([(0, records[0]), (0, records[2]), None])
+    assert batch["label"].tolist() == [[0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0]]
+    assert batch["label"].dtype == np.float32

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+import numpy as np
+
 from trn_jax.errors import UserError
 
 _SHOWN_PROBLEMS = 10
@@ -16,48 +18,62 @@ class Record:
         index: its position in the list, from 0.
         folder: folder of its frames.
         num_frames: number of frames, at least 1.
-        label: number of its class, from 0.
+        label: number of its class, from 0; in lists with several labels per video all of them, a
+            tuple without repetitions.
     """
 
     index: int
     folder: str
     num_frames: int
-    label: int
+    label: int | tuple[int, ...]
 
 
-def read_list(path, *, frames_root, num_classes):
+_ONE = "<folder> <num_frames> <label>"
+_SEVERAL = "<folder> <num_frames> <label> <label> ..."
+
+
+def read_list(path, *, frames_root, num_classes, multi_label=False):
     """Read lines `<folder> <num_frames> <label>`, the format of mmaction2 and TRN-pytorch.
 
     Args:
         path: the list.
         frames_root: what relative folders in the list are relative to.
         num_classes: labels must be below this.
+        multi_label: lines may have further labels behind the first one. Names of folders cannot
+            have spaces then, as nothing else tells them from frame numbers and labels.
 
     Returns:
         A list of `Record`.
 
     Raises:
-        UserError: the list is missing, empty, or has malformed lines (all are reported at once).
+        UserError: the list is missing, empty, has malformed lines (all are reported at once), has
+            one label per video where several are expected, or the reverse.
     """
+    expected = _SEVERAL if multi_label else _ONE
     lines = _read_lines(path, "list of videos")
     records: list[Record] = []
+    most = 0  # labels of a line
     problems = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            folder, num_frames, label = line.rsplit(None, 2)
-            count, label = int(num_frames), int(label)
-        except ValueError:
-            problems.append(f"line {number}: {line!r} is not '<folder> <num_frames> <label>'")
+            folder, count, labels = _fields(line, frames_root, multi_label)
+        except ValueError as error:
+            # What int() says of the text is said better by the line itself.
+            found = error if isinstance(error, UserError) else f"{line!r} is not '{expected}'"
+            problems.append(f"line {number}: {found}")
             continue
         if count < 1:
             problems.append(f"line {number}: {folder} has {count} frames, expected at least 1")
-        if not 0 <= label < num_classes:
-            problems.append(
-                f"line {number}: label {label} of {folder} is not in 0..{num_classes - 1} "
-                f"(num_classes is {num_classes})"
-            )
+        problems += [
+            f"line {number}: label {label} of {folder} is not in 0..{num_classes - 1} "
+            f"(num_classes is {num_classes})"
+            for label in labels
+            if not 0 <= label < num_classes
+        ]
+        most = max(most, len(labels))
+        label = labels if multi_label else labels[0]
         records.append(Record(len(records), os.path.join(frames_root, folder), count, label))
     if problems:
         more = len(problems) - _SHOWN_PROBLEMS
@@ -67,8 +83,42 @@ def read_list(path, *, frames_root, num_classes):
             + (f"\n  and {more} more" if more > 0 else "")
         )
     if not records:
-        raise UserError(f"{path} is empty; expected lines '<folder> <num_frames> <label>'")
+        raise UserError(f"{path} is empty; expected lines '{expected}'")
+    if multi_label and most == 1:
+        raise UserError(
+            f"{path} has one label per video in all of its {len(records)} lines (line 1: "
+            f"{lines[0]!r}), but data.multi_label=True expects several, '{expected}'; set "
+            "data.multi_label=False, or give the list with all labels"
+        )
     return records
+
+
+def _fields(line, frames_root, multi_label):
+    """Folder, number of frames and labels of a line; `ValueError` if it is malformed."""
+    if multi_label:
+        folder, count, *labels = line.split()
+        if not labels:
+            raise UserError(f"{folder} has no label; leave out videos without one")
+        return folder, int(count), tuple(dict.fromkeys(map(int, labels)))
+    folder, *numbers = line.rsplit(None, 2)
+    count, label = map(int, numbers)
+    _, *middle = folder.split()
+    # "a 12 3 4" may be a video "a" with two labels, or one that is called "a 12": ask the disk.
+    several = middle and all(field.isdecimal() for field in middle)
+    if several and not os.path.isdir(os.path.join(frames_root, folder)):
+        raise UserError(
+            f"{line!r} has several labels, expected '{_ONE}'; for videos with several labels each "
+            "set data.multi_label=True"
+        )
+    return folder, count, (label,)
+
+
+def multi_hot(labels, num_classes):
+    """Several labels per video as float32 `[videos, classes]`, 1 at every label and 0 elsewhere."""
+    rows = np.zeros((len(labels), num_classes), np.float32)
+    for row, found in zip(rows, labels, strict=True):
+        row[list(found)] = 1
+    return rows
 
 
 def read_class_names(path):

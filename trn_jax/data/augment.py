@@ -328,11 +328,16 @@ class Flip:
     label_map: dict[int, int]
 
     def __call__(self, clip, label, rng):
-        """Mirror `clip` `[1, frames, height, width, 3]` in place; returns the new label."""
+        """Mirror `clip` `[1, frames, height, width, 3]` in place; returns the new label.
+
+        Several labels, a tuple, become a tuple of the new ones.
+        """
         if rng.random() >= self.rate:
             return label
         for frame in clip[0]:
             cv2.flip(frame, 1, dst=frame)
+        if isinstance(label, tuple):
+            return tuple(self.label_map.get(each, each) for each in label)
         return self.label_map.get(label, label)
 
 

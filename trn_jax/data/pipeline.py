@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grain
 import numpy as np
 
-from trn_jax.data import augment, decode, sampling
+from trn_jax.data import annotations, augment, decode, sampling
 from trn_jax.data.decode import FrameError
 from trn_jax.errors import UserError
 
@@ -145,6 +145,7 @@ class BatchReader:
         exact_resize: see `MultiScaleCrop.exact`.
         on_error: "raise", or "skip": take the next readable video of the list instead.
         num_threads: threads that decode.
+        num_classes: of records with several labels each; `None`: they have one.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class BatchReader:
         exact_resize,
         on_error,
         num_threads,
+        num_classes=None,
     ):
         if on_error not in ("raise", "skip"):
             raise UserError(f"data.on_error={on_error!r} is neither 'raise' nor 'skip'")
@@ -169,6 +171,7 @@ class BatchReader:
         self.first_frame = first_frame
         self.on_error = on_error
         self.num_threads = num_threads
+        self.num_classes = num_classes
         self.sample = view.sampler()
         self.crop = view.cropping(exact=exact_resize)
         self.color = view.coloring()
@@ -192,9 +195,10 @@ class BatchReader:
         Returns:
             A dict of `clip` uint8 `[batch, views, segments, size, size, 3]` (the axis `segments`
             are the frames of a clip; views are ordered crop first, then clip: number
-            `crop * clips_per_video + clip`), `label` int32 `[batch]`, `mask` float32 `[batch]` (0
-            marks padding), `example` int32 `[batch]` (position in the list) and `problems`, a tuple
-            of messages about replaced examples.
+            `crop * clips_per_video + clip`), `label` int32 `[batch]` or, of several labels each,
+            float32 `[batch, classes]` of 0 and 1, `mask` float32 `[batch]` (0 marks padding),
+            `example` int32 `[batch]` (position in the list) and `problems`, a tuple of messages
+            about replaced examples.
         """
         view, size = self.view, self.view.crop_size
         num_frames = self.sample.clips_per_video * view.num_segments
@@ -204,11 +208,16 @@ class BatchReader:
         labels, examples, problems = zip(*rows, strict=True)
         return {
             "clip": clips.reshape(len(entries), view.num_views, view.num_segments, size, size, 3),
-            "label": np.array(labels, np.int32),
+            "label": self._label_array(labels),
             "mask": np.array([entry is not None for entry in entries], np.float32),
             "example": np.array(examples, np.int32),
             "problems": tuple(p for p in problems if p),
         }
+
+    def _label_array(self, labels):
+        if self.num_classes is None:
+            return np.array(labels, np.int32)
+        return annotations.multi_hot(labels, self.num_classes)
 
     def _threads(self):
         with self._lock:
@@ -221,7 +230,7 @@ class BatchReader:
         """Read one example into `out`; returns label, position in the list and what went wrong."""
         if entry is None:
             out[:] = 0
-            return 0, -1, ""
+            return 0 if self.num_classes is None else (), -1, ""
         epoch, wanted = entry
         problem = ""
         for step in range(min(_MAX_REPLACEMENTS, len(self.records))):
