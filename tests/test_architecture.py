@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "trn_jax"
 # that matches, or a new line here.
 LAYERS = (
     ("trn_jax.errors",),
-    ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices"),
+    ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices", "trn_jax.files"),
     ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),
     ("trn_jax.data.annotations", "trn_jax.data.synthetic"),
     ("trn_jax.data.datasets", "trn_jax.data.records"),
@@ -39,6 +39,8 @@ LAYERS = (
     ("trn_jax.twins.*",),
     ("trn_jax.twins",),
     ("trn_jax.verify",),
+    ("trn_jax.scores", "trn_jax.pictures"),
+    ("trn_jax.report",),
     ("trn_jax.recipe",),
     ("trn_jax.workdir",),
     ("trn_jax.progress",),

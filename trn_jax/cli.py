@@ -2,6 +2,8 @@
 
     trn-jax convert --from=model.pth --model=trn_resnet50 --to=converted --verify
     trn-jax models
+    trn-jax ensemble a.npz b.npz --weights 2 1
+    trn-jax report runs/trn
 
 Training and evaluation are `python -m trn_jax.main`.
 """
@@ -57,6 +59,20 @@ def main(arguments=None):
     models.add_argument("--frames", type=_positive, default=8, help="of a clip")
     models.add_argument("--pixels", type=_positive, default=224, help="height and width")
     models.set_defaults(run=_models)
+
+    ensemble = commands.add_parser("ensemble", help="fuse the scores of several evaluations")
+    ensemble.add_argument("files", nargs="+", help="scores of the same videos, see --dump there")
+    ensemble.add_argument("--weights", type=float, nargs="+", help="one per file; by default equal")
+    ensemble.add_argument("--dump", help="file for the fused scores: .npz, .json or .pkl")
+    ensemble.set_defaults(run=_ensemble)
+
+    report = commands.add_parser(
+        "report", help="classes, confusions and the course of a training as tables and pictures"
+    )
+    report.add_argument("path", help="working directory, folder of results, result or scores")
+    report.add_argument("--to", help="folder; by default 'report' in the directory or beside it")
+    report.add_argument("--top-k", type=_positive, nargs="+", default=[1, 5], help="by default 1 5")
+    report.set_defaults(run=_report)
 
     chosen = parser.parse_args(arguments)
     try:
@@ -157,3 +173,23 @@ def _models(arguments):
         found = cost.measure(model, 1, *clip)
         size = " x ".join(map(str, clip))
         print(f"{name:24}{found.parameters:14,}{found.flops / 1e9:10.2f}  {size}", flush=True)
+
+
+def _ensemble(arguments):
+    from trn_jax import report, scores
+
+    if arguments.dump:
+        scores.check_dump(arguments.dump)
+    parts = [(path, scores.read(path)) for path in arguments.files]
+    fused = scores.fuse(parts, arguments.weights)
+    print(report.fusion_table([*parts, ("fusion", fused)]))
+    if arguments.dump:
+        scores.write(arguments.dump, fused)
+        print(f"\nscores in {arguments.dump}")
+
+
+def _report(arguments):
+    from trn_jax.report import write_report
+
+    text, files = write_report(arguments.path, arguments.to, top_k=arguments.top_k)
+    print(text, *files, sep="\n")

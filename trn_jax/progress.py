@@ -13,7 +13,7 @@ import tqdm
 from tensorboardX import SummaryWriter
 
 from trn_jax.errors import UserError
-from trn_jax.workdir import write_text
+from trn_jax.files import write_text
 
 
 @dataclasses.dataclass

@@ -9,7 +9,8 @@ import numpy as np
 
 from trn_jax import __version__
 from trn_jax.errors import UserError
-from trn_jax.recipe import flat, to_json
+from trn_jax.files import write_text
+from trn_jax.recipe import flat, from_dict, to_json
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters.
 _FREE_KEYS = (
@@ -52,7 +53,7 @@ def check_workdir(config, workdir):
     if not os.path.exists(path) or not os.path.isdir(checkpoints) or not os.listdir(checkpoints):
         return
     with open(path) as file:
-        before = flat(json.load(file))
+        before = flat(json.loads(to_json(from_dict(json.load(file)))))
     now = flat(json.loads(to_json(config)))
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
@@ -85,11 +86,3 @@ def describe_workdir(config, workdir, class_names):
     }
     path = os.path.join(workdir, "environment.json")
     write_text(path, json.dumps(environment, indent=1) + "\n")
-
-
-def write_text(path, text):
-    """Write a file that is complete or not there, whenever the process is killed."""
-    partial = f"{path}.partial"
-    with open(partial, "w") as file:
-        file.write(text)
-    os.replace(partial, path)

@@ -1,0 +1,27 @@
+"""Write files that are complete or not there."""
+
+import os
+
+from trn_jax.errors import UserError
+
+
+def write_text(path, text):
+    """Write a text file, see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path, content):
+    """Write a file that is complete or not there, whenever the process is killed.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = f"{path}.partial"
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; make room or choose another place"
+        ) from error

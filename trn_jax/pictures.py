@@ -1,0 +1,146 @@
+"""Pictures of results, drawn with OpenCV."""
+
+import math
+import unicodedata
+
+import cv2
+import numpy as np
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_BLACK, _GRAY, _LIGHT = (0, 0, 0), (120, 120, 120), (225, 225, 225)
+# Told apart by people of all kinds of colour vision (Okabe and Ito, 2008), as RGB.
+_COLORS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0))
+_DARKEST = np.array((8, 48, 107))  # of the confusion matrix, for a share of 1
+_MATRIX_SIDE = 960  # pixels, about
+_NUMBERS_UP_TO = 20  # classes, for shares to be written into the cells
+_MARGIN = 12
+
+
+def confusion_picture(confusion, class_names):
+    """Draw a confusion matrix; the shares of every row, a true class, sum to 1.
+
+    Args:
+        confusion: counts `[classes, classes]`, rows true classes, columns predicted ones.
+        class_names: in the order of the labels.
+
+    Returns:
+        A picture, uint8 `[height, width, 3]`, RGB.
+    """
+    num_classes = len(confusion)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    cell = int(np.clip(_MATRIX_SIDE // num_classes, 4, 48))
+    side = cell * num_classes
+    every = math.ceil(14 / cell)  # a line of text needs 14 pixels
+    rows = {
+        label: _shortened(f"{class_names[label]} {label}") for label in range(0, num_classes, every)
+    }
+    left = max(_width(text) for text in rows.values()) + 2 * _MARGIN
+    top = 2 * _MARGIN + 14
+    bottom = top + side
+    title = "share of a true class (row) that was taken for a class (column), per cent"
+    picture = _paper(bottom + 60, left + max(side, _width(title)) + _MARGIN)
+    _write(picture, title, left, top - 8)
+
+    # A root shows rare confusions too, which a straight scale leaves white.
+    colors = 255 + np.sqrt(shares)[..., None] * (_DARKEST - 255)
+    enlarged = colors.repeat(cell, axis=0).repeat(cell, axis=1)
+    picture[top:bottom, left : left + side] = np.rint(enlarged)
+    cv2.rectangle(picture, (left - 1, top - 1), (left + side, bottom), _GRAY, 1)
+
+    for label, text in rows.items():
+        middle = top + cell * label + cell // 2 + 4
+        _write(picture, text, left - _width(text) - 6, middle)
+    every = max(every, math.ceil((_width(str(num_classes)) + 4) / cell))
+    for label in range(0, num_classes, every):
+        text = str(label)
+        _write(picture, text, left + cell * label + (cell - _width(text)) // 2, bottom + 16)
+    _write(picture, "predicted class", left + (side - _width("predicted class")) // 2, bottom + 40)
+    if num_classes <= _NUMBERS_UP_TO:
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            text = f"{100 * shares[row, column]:.0f}"
+            x = left + cell * column + (cell - _width(text)) // 2
+            y = top + cell * row + cell // 2 + 4
+            color = (255, 255, 255) if shares[row, column] > 0.3 else _BLACK
+            _write(picture, text, x, y, color)
+    return picture
+
+
+def training_picture(curves):
+    """Draw accuracies over a training.
+
+    Args:
+        curves: `{name: (steps, values)}`, values between 0 and 1.
+
+    Returns:
+        A picture, uint8 `[480, 800, 3]`, RGB.
+    """
+    height, width = 480, 800
+    left, right, top, bottom = 60, width - 170, 20, height - 50
+    picture = _paper(height, width)
+    last = max([1, *(max(steps) for steps, _ in curves.values() if len(steps))])
+
+    def place(step, value):
+        return (
+            round(left + (right - left) * step / last),
+            round(bottom - (bottom - top) * value),
+        )
+
+    for percent in range(0, 101, 20):
+        x, y = place(0, percent / 100)
+        cv2.line(picture, (x, y), (right, y), _LIGHT, 1)
+        text = f"{percent} %"
+        _write(picture, text, left - 8 - _width(text), y + 4)
+    tick = _round_step(last / 6)
+    for step in range(0, last + 1, tick):
+        x, _ = place(step, 0)
+        cv2.line(picture, (x, bottom), (x, bottom + 4), _GRAY, 1)
+        text = f"{step:,}"
+        _write(picture, text, x - _width(text) // 2, bottom + 18)
+    cv2.line(picture, (left, bottom), (right, bottom), _GRAY, 1)
+    _write(picture, "step", (left + right - _width("step")) // 2, bottom + 38)
+
+    # The first curve last: it stays to be seen where others take the same course.
+    for number, (name, (steps, values)) in reversed(list(enumerate(curves.items()))):
+        color = _COLORS[number % len(_COLORS)]
+        points = np.array([place(*point) for point in zip(steps, values, strict=True)])
+        cv2.polylines(picture, [points.reshape(-1, 1, 2)], False, color, 2, cv2.LINE_AA)
+        if len(points) <= 50:
+            for x, y in points.tolist():
+                cv2.circle(picture, (x, y), 3, color, -1, cv2.LINE_AA)
+        y = top + 10 + 20 * number
+        cv2.line(picture, (right + 15, y - 4), (right + 35, y - 4), color, 2, cv2.LINE_AA)
+        _write(picture, name, right + 42, y)
+    return picture
+
+
+def encode_png(picture):
+    """The bytes of a PNG file of an RGB picture."""
+    _, content = cv2.imencode(".png", picture[..., ::-1])
+    return content.tobytes()
+
+
+def _paper(height, width):
+    return np.full((height, width, 3), 255, np.uint8)
+
+
+def _write(picture, text, x, y, color=_BLACK):
+    cv2.putText(picture, text, (int(x), int(y)), _FONT, 0.4, color, 1, cv2.LINE_AA)
+
+
+def _width(text):
+    return cv2.getTextSize(text, _FONT, 0.4, 1)[0][0]
+
+
+def _shortened(text, length=48):
+    """Text that fits, in the letters that the font has; the number at its end stays."""
+    letters = [c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)]
+    text = "".join(letters).encode("ascii", "replace").decode()
+    name, number = text.rsplit(" ", 1)
+    name = name if len(name) <= length else f"{name[: length - 3]}..."
+    return f"{name} {number}"
+
+
+def _round_step(value):
+    """The next of 1, 2, 5, 10, 20, 50, ..."""
+    scale = 10 ** math.floor(math.log10(max(value, 1)))
+    return next(int(scale * unit) for unit in (1, 2, 5, 10) if scale * unit >= value)

@@ -1,0 +1,222 @@
+"""Results for people: tables, and the report on a training or an evaluation."""
+
+import json
+import os
+
+import numpy as np
+
+from trn_jax import metrics, pictures
+from trn_jax import scores as score_files
+from trn_jax.errors import UserError
+from trn_jax.files import write_bytes, write_text
+
+_METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}
+_NUM_PAIRS = 20
+_CURVES = ("top1", "top5", "mean_class", "map")
+
+
+def protocol_table(results):
+    """The metrics of several results as aligned text, one line per protocol."""
+    return _metric_table(
+        ["protocol", "views", "videos"],
+        [
+            ([r["protocol"], str(r["num_views"]), str(r["num_videos"])], r["metrics"])
+            for r in results
+        ],
+    )
+
+
+def fusion_table(parts):
+    """The metrics of pairs `(name, Scores)` as aligned text."""
+    rows = [([name, str(len(found.scores))], found.metrics()) for name, found in parts]
+    return _metric_table(["scores", "videos"], rows)
+
+
+def class_table(rows):
+    """What became of every class as aligned text, worst first; see `Scores.per_class`."""
+    name = "accuracy" if "accuracy" in rows[0] else "average_precision"
+    ordered = sorted(rows, key=lambda row: -1 if row[name] is None else row[name])
+    return "\n".join(
+        f"{'   none' if row[name] is None else f'{100 * row[name]:6.2f}'} %  "
+        f"{row['videos']:6d} videos  {row['label']:4d} {row['name']}"
+        for row in ordered
+    )
+
+
+def confused_pairs(found, count=_NUM_PAIRS):
+    """The classes that were most often taken for others, as aligned text; "" if there are none."""
+    confusion = found.confusion()
+    videos = confusion.sum(axis=1)
+    wrong = confusion - np.diag(np.diag(confusion))
+    places = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    rows = [
+        [
+            str(wrong[true, taken]),
+            f"{100 * wrong[true, taken] / videos[true]:.1f} %",
+            found.class_name(true),
+            found.class_name(taken),
+        ]
+        for true, taken in zip(*np.unravel_index(places, wrong.shape), strict=True)
+        if wrong[true, taken]
+    ]
+    return (
+        _aligned([["videos", "of class", "true class", "taken for"], *rows], "rrll") if rows else ""
+    )
+
+
+def write_report(path, folder=None, *, top_k=(1, 5)):
+    """Tell of a training or an evaluation: tables as text, pictures of confusions and of accuracy.
+
+    Per result `<name>.txt` and `<name>_confusion.png`, and for a training `training.png`.
+
+    Args:
+        path: a working directory, a folder of results, a result file, or a file of scores.
+        folder: where the files go, created if it is missing; by default `report` in the working
+            directory, or beside the file.
+        top_k: which top-k accuracies.
+
+    Returns:
+        The text of all tables, and the list of the files.
+
+    Raises:
+        UserError: there is nothing to report on, or a file is damaged.
+    """
+    sources, log = _sources(path)
+    # Everything is read and drawn before anything is written.
+    contents: dict[str, str | bytes] = {}
+    texts = []
+    for name, source in sources:
+        result, found = _read(source)
+        text, matrix = _describe(name, result, found, top_k)
+        texts.append(text)
+        contents[f"{name}.txt"] = text + "\n"
+        if matrix is not None:
+            contents[f"{name}_confusion.png"] = pictures.encode_png(matrix)
+    curves = _read_curves(log) if log else {}
+    if curves:
+        contents["training.png"] = pictures.encode_png(pictures.training_picture(curves))
+    if folder is None:
+        folder = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), "report")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+    files = [os.path.join(folder, name) for name in contents]
+    for file, content in zip(files, contents.values(), strict=True):
+        (write_text if isinstance(content, str) else write_bytes)(file, content)
+    return "\n\n\n".join(texts), files
+
+
+def _sources(path):
+    """Pairs `(name, result file or file of scores)`, and the log of the training or `None`."""
+    if os.path.isfile(path):
+        return [(os.path.splitext(os.path.basename(path))[0], path)], None
+    if not os.path.isdir(path):
+        raise UserError(f"{path} does not exist; give a working directory, or a file of results")
+    results = os.path.join(path, "results")
+    results = results if os.path.isdir(results) else path
+    files = {
+        os.path.splitext(name)[0]: os.path.join(results, name)
+        for name in sorted(os.listdir(results))
+        if name.endswith(".json") and "per_class" in _read_json(os.path.join(results, name))
+    }
+    log = os.path.join(path, "metrics.jsonl")
+    if not files and not os.path.isfile(log):
+        raise UserError(
+            f"there are neither results nor metrics.jsonl in {path}; give the working directory of "
+            "a training or an evaluation, or a file of scores"
+        )
+    return list(files.items()), log if os.path.isfile(log) else None
+
+
+def _read(path):
+    """A result as `Evaluator.run` gives it, or `None`, and `Scores`, or `None`."""
+    if not path.endswith(".json"):
+        return None, score_files.read(path)
+    found = _read_json(path)
+    if "per_class" not in found:
+        return None, score_files.read(path)
+    beside = f"{os.path.splitext(path)[0]}.npz"
+    return found, score_files.read(beside) if os.path.exists(beside) else None
+
+
+def _read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _describe(name, result, found, top_k):
+    """The text on a result, and the picture of its confusions if there are such."""
+    if found is None:
+        head = _metric_table(
+            ["protocol", "videos"], [([name, str(result["num_videos"])], result["metrics"])]
+        )
+        note = "confusions need the scores of all videos, which evaluations write beside results"
+        return "\n\n".join([head, class_table(result["per_class"]), note]), None
+    head = _metric_table(
+        ["protocol", "videos"],
+        [([found.protocol or name, str(len(found.scores))], found.metrics(top_k))],
+    )
+    parts = [head, class_table(found.per_class())]
+    if found.multi_label:
+        return "\n\n".join(parts), None
+    if metrics.are_probabilities(found.scores):
+        error = metrics.calibration_error(found.scores, found.labels)
+        parts[0] += (
+            f"\nmean confidence {100 * found.scores.max(axis=1).mean():.2f} %, expected "
+            f"calibration error {100 * error:.2f} %"
+        )
+    parts.append(confused_pairs(found) or "no video was taken for one of another class")
+    names = [found.class_name(label) for label in range(found.scores.shape[1])]
+    return "\n\n".join(parts), pictures.confusion_picture(found.confusion(), names)
+
+
+def _read_curves(path):
+    """Accuracies by the step, from the log of a training: `{name: (steps, values)}`."""
+    curves: dict[str, tuple[list, list]] = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # the line that was being written when the run was killed
+            for name in _CURVES:
+                if name in entry:
+                    steps, values = curves.setdefault(f"{entry['group']} {_title(name)}", ([], []))
+                    steps.append(entry["step"])
+                    values.append(entry[name])
+    return curves
+
+
+def _title(metric):
+    """`"top5"` -> `"top-5"`."""
+    is_top_k = metric.startswith("top") and metric[3:].isdecimal()
+    return f"top-{metric[3:]}" if is_top_k else _METRIC_NAMES.get(metric, metric)
+
+
+def _metric_table(header, rows):
+    """Rows `(cells, metrics)` as aligned text; metrics in per cent."""
+    names = list(dict.fromkeys(name for _, found in rows for name in found))
+    lines = [header + [_title(name) for name in names]]
+    for cells, found in rows:
+        values = [f"{100 * found[name]:.2f}" if name in found else "" for name in names]
+        lines.append(cells + values)
+    return _aligned(lines, "l" + "r" * (len(lines[0]) - 1))
+
+
+def _aligned(lines, sides):
+    """Cells as text in columns, with a rule below the first line."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = [
+        "  ".join(
+            cell.ljust(width) if side == "l" else cell.rjust(width)
+            for cell, width, side in zip(cells, widths, sides, strict=True)
+        )
+        for cells in lines
+    ]
+    rule = "-" * max(map(len, texts))
+    return "\n".join(text.rstrip() for text in [texts[0], rule, *texts[1:]])

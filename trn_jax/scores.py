@@ -1,0 +1,448 @@
+"""The scores of an evaluation: what they say, to a file and back, and the fusion of several."""
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import zipfile
+
+import numpy as np
+
+from trn_jax import metrics
+from trn_jax.data.annotations import multi_hot
+from trn_jax.errors import UserError
+from trn_jax.files import write_bytes
+
+FORMATS = (".npz", ".json", ".pkl")
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """The scores of every video of a list, and everything that is needed to judge them.
+
+    Attributes:
+        scores: float32 `[videos, classes]`, usually probabilities.
+        labels: int64 `[videos]`, or, where videos have several, float32 `[videos, classes]` of 0
+            and 1.
+        videos: names of the videos as they stand in the list; empty if they are not known.
+        class_names: in the order of the labels; empty if they are not known.
+        partners: `{class: the class that is this one backwards in time}`, where there are such.
+        protocol: name of the protocol.
+        about: where they come from (checkpoint, list, hashes): `{name: text or number}`.
+
+    Raises:
+        UserError: the numbers of videos or classes differ, or labels are out of range.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    videos: list[str]
+    class_names: list[str]
+    partners: dict[int, int] = dataclasses.field(default_factory=dict)
+    protocol: str = ""
+    about: dict[str, str | int | float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.scores.ndim != 2:
+            raise UserError(
+                f"the scores have shape {list(self.scores.shape)}, expected [videos, classes]"
+            )
+        num_videos, num_classes = self.scores.shape
+        for name, found, expected in (
+            ("labels", len(self.labels), num_videos),
+            ("video names", len(self.videos) or num_videos, num_videos),
+            ("class names", len(self.class_names) or num_classes, num_classes),
+        ):
+            if found != expected:
+                raise UserError(
+                    f"there are {found} {name}, but scores of {num_videos} videos and "
+                    f"{num_classes} classes"
+                )
+        if self.multi_label and self.labels.shape != self.scores.shape:
+            raise UserError(
+                f"the labels have shape {list(self.labels.shape)}, but the scores "
+                f"{list(self.scores.shape)}"
+            )
+        highest = 1 if self.multi_label else num_classes - 1
+        if num_videos and not 0 <= self.labels.min() <= self.labels.max() <= highest:
+            raise UserError(
+                f"the labels reach from {self.labels.min():g} to {self.labels.max():g}, expected "
+                f"0..{highest}"
+            )
+
+    @property
+    def multi_label(self):
+        """Whether videos have several labels."""
+        return self.labels.ndim == 2
+
+    def class_name(self, label):
+        """Name of a class, made up if it is not known."""
+        return self.class_names[label] if self.class_names else f"class {label}"
+
+    def metrics(self, top_k=(1, 5)):
+        """All metrics, see `metrics.classification` and `metrics.multi_label`."""
+        if self.multi_label:
+            return metrics.multi_label(self.scores, self.labels)
+        return metrics.classification(self.scores, self.labels, self.partners, top_k)
+
+    def confusion(self):
+        """Counts `[classes, classes]`, rows true classes; needs one label per video."""
+        predictions = np.argmax(self.scores, axis=1)
+        return metrics.confusion_matrix(predictions, self.labels, self.scores.shape[1])
+
+    def per_class(self):
+        """What became of every class.
+
+        Returns:
+            A list of dicts `label`, `name`, `videos` and `accuracy`; with several labels per video
+            `average_precision` instead of the last, `None` for a class without videos.
+        """
+        if self.multi_label:
+            counts = self.labels.sum(axis=0)
+            found = metrics.per_class_average_precision(self.scores, self.labels)
+            values = [None if np.isnan(value) else float(value) for value in found]
+            name = "average_precision"
+        else:
+            confusion = self.confusion()
+            counts = confusion.sum(axis=1)
+            values = metrics.per_class_accuracy(confusion).tolist()
+            name = "accuracy"
+        return [
+            {"label": label, "name": self.class_name(label), "videos": int(count), name: value}
+            for label, (count, value) in enumerate(zip(counts, values, strict=True))
+        ]
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def dump_path(path, protocol, num_protocols):
+    """Where the scores of a protocol go: `path`, or, of several, `<name>_<protocol>.<format>`."""
+    if num_protocols == 1:
+        return path
+    stem, extension = os.path.splitext(path)
+    return f"{stem}_{protocol}{extension}"
+
+
+def check_dump(path):
+    """Check that scores can be written to `path`, and make its folder.
+
+    Raises:
+        UserError: the format is not known, or there is no writing there.
+    """
+    if os.path.splitext(path)[1] not in FORMATS:
+        raise UserError(
+            f"scores cannot be written as {path!r}; its end tells the format and has to be one of "
+            f"{', '.join(FORMATS)}"
+        )
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK) or os.path.isdir(path):
+        raise UserError(f"cannot write to {path}; choose another place for the scores")
+
+
+def write(path, found):
+    """Write `Scores` in the format that the end of `path` names.
+
+    `.npz`: the arrays `scores` `[videos, classes]`, `labels` `[videos]` (or `[videos, classes]` of
+    0 and 1), `videos`, `class_names`, `partners` `[n, 2]`, and, without dimensions, `protocol` and
+    one array per entry of `about`. `numpy.load` reads it without pickles.
+
+    `.json`: an object of the same names; `labels` is a list of numbers, or of lists of them.
+
+    `.pkl`: as mmaction2 1.x dumps them, a list of dicts, one per video in the order of the list,
+    with NumPy arrays instead of tensors: `pred_score` float32 `[classes]`, `pred_label` and
+    `gt_label` int64 `[1]` (with several labels `gt_label` is float32 `[classes]` of 0 and 1),
+    `num_classes`, `video_id` and `about`, a dict with everything else, which all entries share.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    check_dump(path)
+    content = {
+        ".npz": _npz_content,
+        ".json": _json_content,
+        ".pkl": _pickle_content,
+    }[os.path.splitext(path)[1]](found)
+    write_bytes(path, content)
+
+
+def read(path):
+    """Read `Scores` that `write` wrote, or a `.pkl` file that mmaction2 1.x dumped.
+
+    Nothing in a file is executed, pickles included.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    readers = {
+        ".npz": _read_npz,
+        ".json": _read_json,
+        ".pkl": _read_pickle,
+        ".pickle": _read_pickle,
+    }
+    reader = readers.get(os.path.splitext(path)[1])
+    if reader is None:
+        raise UserError(
+            f"{path} is no file of scores by its name; known are {', '.join(readers)}, as "
+            "`python -m trn_jax.main --mode=eval --dump=scores.npz` writes them"
+        )
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        return reader(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _plain(found):
+    """Everything but scores, labels and videos, in what JSON and pickles can hold."""
+    return found.about | {
+        "protocol": found.protocol,
+        "class_names": found.class_names,
+        "partners": [[a, b] for a, b in found.partners.items()],
+    }
+
+
+def _npz_content(found):
+    arrays = {name: np.array(value) for name, value in _plain(found).items()}
+    arrays["class_names"] = np.array(found.class_names, str)
+    arrays["partners"] = np.array(list(found.partners.items()), np.int64).reshape(-1, 2)
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        allow_pickle=False,
+        scores=found.scores,
+        labels=found.labels,
+        videos=np.array(found.videos, str),
+        **arrays,
+    )
+    return file.getvalue()
+
+
+def _read_npz(content):
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"this is not the .npz of an evaluation, or damaged ({error})") from None
+    whole = ("scores", "labels")
+    return _from_plain({n: a if n in whole else a.tolist() for n, a in arrays.items()})
+
+
+def _json_content(found):
+    labels = found.labels
+    labels = [np.flatnonzero(row) for row in labels] if found.multi_label else labels
+    content = _plain(found) | {
+        "videos": found.videos,
+        "labels": [label.tolist() for label in labels],
+        "scores": found.scores.tolist(),
+    }
+    return json.dumps(content).encode()
+
+
+def _read_json(content):
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"this is not JSON, or damaged ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError("this is no object with scores and labels; " + _EXPECTED)
+    return _from_plain(values)
+
+
+_EXPECTED = "expected what `python -m trn_jax.main --mode=eval --dump=...` writes"
+
+
+def _from_plain(values):
+    """`Scores` from the entries of a `.npz` or `.json` file."""
+    values = dict(values)
+    missing = [name for name in ("scores", "labels", "videos", "class_names") if name not in values]
+    if missing:
+        raise UserError(
+            f"there is no {', '.join(missing)}, only {', '.join(sorted(values))}; {_EXPECTED}"
+        )
+    try:
+        scores = np.asarray(values.pop("scores"), np.float32)
+        labels = values.pop("labels")
+        if isinstance(labels, list) and labels and isinstance(labels[0], list):
+            labels = multi_hot(labels, scores.shape[-1])
+        labels = np.asarray(labels)
+        return Scores(
+            scores=scores,
+            labels=labels.astype(np.float32 if labels.ndim == 2 else np.int64),
+            videos=[str(name) for name in values.pop("videos")],
+            class_names=[str(name) for name in values.pop("class_names")],
+            partners={int(a): int(b) for a, b in values.pop("partners", [])},
+            protocol=str(values.pop("protocol", "")),
+            about={n: v for n, v in values.items() if isinstance(v, str | int | float)},
+        )
+    except (TypeError, ValueError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"its entries do not fit each other ({error}); {_EXPECTED}") from None
+
+
+def _pickle_content(found):
+    about = _plain(found)
+    labels = found.labels if found.multi_label else found.labels[:, None]
+    rows = [
+        {
+            "pred_score": score,
+            "pred_label": np.argmax(score, keepdims=True),
+            "gt_label": label,
+            "num_classes": len(score),
+            "about": about,
+        }
+        for score, label in zip(found.scores, labels, strict=True)
+    ]
+    if found.videos:
+        rows = [row | {"video_id": name} for row, name in zip(rows, found.videos, strict=True)]
+    return pickle.dumps(rows, protocol=4)
+
+
+def _read_pickle(content):
+    # Here, because its package loads JAX, which no other format needs.
+    from trn_jax.convert import dumps
+
+    rows = dumps.read_rows(content)
+    about = dict(rows[0].get("about") or {})
+    scores = np.stack([row["pred_score"] for row in rows]).astype(np.float32)
+    labels = np.stack([np.atleast_1d(row["gt_label"]) for row in rows])
+    several = labels.shape[1] > 1
+    return Scores(
+        scores=scores,
+        labels=labels.astype(np.float32) if several else labels[:, 0].astype(np.int64),
+        videos=[row["video_id"] for row in rows if isinstance(row.get("video_id"), str)],
+        class_names=list(about.pop("class_names", [])),
+        partners=dict(about.pop("partners", [])),
+        protocol=about.pop("protocol", ""),
+        about=about,
+    )
+
+
+# Fusion ------------------------------------------------------------------------------------------
+
+
+def fuse(parts, weights=None):
+    """The weighted mean of several models' scores of the same videos.
+
+    Args:
+        parts: a list of pairs `(name, Scores)`, two at least; the order of the first one's videos
+            becomes that of all.
+        weights: a positive number or 0 per part; by default all are equal.
+
+    Returns:
+        A `Scores`.
+
+    Raises:
+        UserError: the weights do not fit, or the parts are about other videos, labels or classes.
+    """
+    weights = [1.0] * len(parts) if weights is None else weights
+    if len(parts) < 2:
+        raise UserError(f"a fusion needs at least two files, found {len(parts)}")
+    if len(weights) != len(parts):
+        raise UserError(f"there are {len(weights)} weights for {len(parts)} files; give one each")
+    if not np.isfinite(weights).all() or min(weights) < 0 or sum(weights) == 0:
+        raise UserError(
+            f"the weights {', '.join(f'{w:g}' for w in weights)} have to be finite, none of them "
+            "negative, and not all 0"
+        )
+    first_name, first = parts[0]
+    shares = np.divide(weights, sum(weights))
+    total = shares[0] * first.scores
+    for share, (name, part) in zip(shares[1:], parts[1:], strict=True):
+        try:
+            total += share * part.scores[_places(first, part)]
+        except UserError as error:
+            raise UserError(f"{name} cannot be fused with {first_name}: {error}") from None
+    terms = [f"{weight:g} x {name}" for weight, (name, _) in zip(weights, parts, strict=True)]
+    return dataclasses.replace(
+        first,
+        scores=total.astype(np.float32),
+        protocol="fusion",
+        about={"fusion": " + ".join(terms)},
+    )
+
+
+def _places(first, other):
+    """Where `other` has the videos of `first`, `[videos]`.
+
+    Raises:
+        UserError: the two cannot be laid beside each other.
+    """
+    if other.scores.shape[1] != first.scores.shape[1]:
+        raise UserError(
+            f"it has scores of {other.scores.shape[1]} classes, the other one of "
+            f"{first.scores.shape[1]}"
+        )
+    if first.class_names and other.class_names:
+        unlike = [
+            f"class {label} is {theirs!r} there and {ours!r} here"
+            for label, (ours, theirs) in enumerate(
+                zip(other.class_names, first.class_names, strict=True)
+            )
+            if ours != theirs
+        ]
+        if unlike:
+            raise UserError(f"they name {len(unlike)} classes differently:" + _some(unlike))
+    ours, theirs = (metrics.are_probabilities(s.scores) for s in (other, first))
+    if ours != theirs:
+        raise UserError(
+            "one has probabilities and the other one has not, so their mean says nothing; its "
+            f"scores reach from {other.scores.min():g} to {other.scores.max():g}, those of the "
+            f"other one from {first.scores.min():g} to {first.scores.max():g}"
+        )
+    places = _places_by_name(first, other)
+    if other.labels.ndim != first.labels.ndim:
+        raise UserError("one has one label per video, the other one several")
+    unlike = other.labels[places] != first.labels
+    rows = np.flatnonzero(unlike.any(axis=1) if first.multi_label else unlike)
+    if len(rows):
+        names = [first.videos[row] if first.videos else f"video {row}" for row in rows[:_SHOWN]]
+        raise UserError(
+            f"they give other labels to {len(rows)} of {len(first.labels)} videos, such as "
+            f"{', '.join(names)}; they were evaluated on other lists"
+        )
+    return places
+
+
+def _places_by_name(first, other):
+    num_here, num_there = len(other.scores), len(first.scores)
+    same_order = np.arange(num_here)
+    if other.videos == first.videos and first.videos:
+        return same_order
+    if not other.videos or not first.videos:
+        # A dump of mmaction2 names no videos; its order is that of the list.
+        if num_here != num_there:
+            raise UserError(
+                f"it has {num_here} videos, the other one {num_there}, and without names of the "
+                "videos in both nobody knows which are the same"
+            )
+        return same_order
+    places = {name: row for row, name in enumerate(other.videos)}
+    absent = [f"{name!r} is only there" for name in first.videos if name not in places]
+    absent += [f"{name!r} is only here" for name in places.keys() - set(first.videos)]
+    if absent:
+        raise UserError(
+            f"they are about other videos ({num_here} here, {num_there} there):" + _some(absent)
+        )
+    if len(places) < num_here or num_here != num_there:
+        raise UserError(
+            "their videos come in another order, and some names occur more than once, so that "
+            "nobody knows which are the same"
+        )
+    return np.array([places[name] for name in first.videos])
+
+
+def _some(lines):
+    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *more])
