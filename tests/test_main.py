@@ -19,7 +19,7 @@ import simplejpeg
 from flax import nnx
 from test_convert import weights_of
 
-from trn_jax import checkpoint, create_model, recipe, train
+from trn_jax import checkpoint, create_model, recipe, scores, train
 from trn_jax.config import base
 from trn_jax.errors import UserError
 
@@ -149,7 +149,7 @@ def test_train_evaluate_and_reports(tree):
     # The same checkpoint on four devices, without a recipe, gives the same scores.
     again = subprocess.run(
         [sys.executable, "-m", "trn_jax.main", "--mode=eval", f"--checkpoint={workdir}"]
-        + ["--scores", "--protocol=accurate", f"--workdir={tree}/eval"],
+        + ["--protocol=accurate,efficient", f"--workdir={tree}/eval", f"--dump={tree}/s.json"],
         env=environment(4),
         cwd=REPOSITORY,
         capture_output=True,
@@ -160,9 +160,15 @@ def test_train_evaluate_and_reports(tree):
     other = json.loads((tree / "eval" / "results" / "accurate.json").read_text())
     assert other["metrics"] == twice["metrics"]
     assert other["list_sha256"] == twice["list_sha256"]
-    scores = np.load(tree / "eval" / "results" / "accurate.npz")["scores"]
-    assert scores.shape == (10, 4)
-    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)
+    kept = scores.read(tree / "eval" / "results" / "accurate.npz")
+    assert kept.scores.shape == (10, 4)
+    np.testing.assert_allclose(kept.scores.sum(axis=1), 1, atol=1e-5)
+    assert kept.videos == [f"val{index}" for index in range(10)]
+    assert kept.about["list_sha256"] == twice["list_sha256"]
+    dumped = [scores.read(tree / f"s_{name}.json") for name in ("accurate", "efficient")]
+    np.testing.assert_array_equal(dumped[0].scores, kept.scores)
+    assert [found.protocol for found in dumped] == ["accurate", "efficient"]
+    assert [found.metrics() for found in dumped] == [twice["metrics"], first["metrics"]]
 
     # A finished run has nothing left to train, and evaluates again, here on one device.
     finished = run(tree)
@@ -329,6 +335,12 @@ BAD_FLAGS = {
     "class count": (["--config.model.num_classes=5"], "num_classes"),
     "no workdir": (["--workdir="], "--workdir"),
     "eval without checkpoint": (["--mode=eval"], "--checkpoint"),
+    "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
+    "dump in an unknown format": (
+        ["--mode=eval", "--checkpoint=/nonexistent", "--dump=scores.csv"],
+        ".npz, .json, .pkl",
+    ),
+    "one label instead of several": (["--config.data.multi_label=True"], "multi_label=False"),
     "no such checkpoint": (["--mode=eval", "--checkpoint=/nonexistent"], "/nonexistent"),
 }
 

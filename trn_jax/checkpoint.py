@@ -21,28 +21,27 @@ from trn_jax.devices import make_mesh, replicated
 from trn_jax.errors import UserError
 from trn_jax.models import create_model
 
-_BEST = "top1"
-
 
 class Checkpoints:
     """The checkpoints of one training.
 
     Args:
         directory: folder of the checkpoints; created if it is missing.
-        keep: number of latest checkpoints to keep; the best one (by top-1) is kept besides.
+        keep: number of latest checkpoints to keep; the best one is kept besides.
+        best: name of the metric whose highest value makes a checkpoint the best one.
         about: what every checkpoint says about itself, a dict that JSON can hold.
     """
 
-    def __init__(self, directory, *, keep, about):
+    def __init__(self, directory, *, keep, about, best="top1"):
         self.directory = pathlib.Path(directory).absolute()
         self._about = about | {"version": __version__}
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[_BEST],
+        best_one = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[best],
             n=1,
             keep_checkpoints_without_metrics=False,
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best_one]),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )

@@ -93,6 +93,8 @@ def base(*, dataset, model, num_classes):
         frames=placeholder(str),  # folder of the frame folders, relative to data_dir
         train_list=placeholder(str),  # lines "<folder> <num_frames> <label>"
         val_list=placeholder(str),
+        multi_label=False,  # lines go on with further labels; every class is a question of its own:
+        # binary cross-entropy, sigmoid scores, the best checkpoint is the one of the best mAP
         class_names=placeholder(str),  # one name per line
         frame_pattern=placeholder(str),  # such as "{:05d}.jpg"
         first_frame=placeholder(int),  # number of the first frame
@@ -109,6 +111,8 @@ def base(*, dataset, model, num_classes):
         accumulation=1,  # parts that a batch is computed in, one after the other
         epochs=50.0,
         steps=0,  # stop after so many steps; 0: after `epochs`
+        loss_weight=1.0,  # factor of the loss. With data.multi_label it is a mean over the classes,
+        # most of which are absent: mmaction2 takes 160 for the 313 of Multi-Moments in Time
         log_every=20,  # steps
         eval_every=1.0,  # epochs; 0: only at the end
         checkpoint_every=1000,  # steps; a checkpoint is also written after every evaluation

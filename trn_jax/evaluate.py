@@ -1,5 +1,6 @@
 """Evaluation: views of every video -> merged scores -> metrics, for any protocol."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -11,21 +12,35 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from trn_jax import __version__, checkpoint, metrics, recipe
+from trn_jax import __version__, checkpoint, recipe, report
 from trn_jax.data import pipeline
 from trn_jax.devices import DevicePrefetch, make_mesh, replicated, split_batch
-from trn_jax.workdir import write_text
+from trn_jax.files import write_text
+from trn_jax.scores import Scores, check_dump, dump_path
+from trn_jax.scores import write as write_scores
 
-_SCORE_NAMES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class"}
+# What the scores of a dump tell of where they come from.
+_ORIGIN = (
+    "checkpoint",
+    "step",
+    "model",
+    "config_sha256",
+    "list",
+    "list_sha256",
+    "trn_jax",
+    "jax",
+    "time",
+)
 
 
-def eval_step(states, clips, *, graph):
+def eval_step(states, clips, *, graph, multi_label=False):
     """Score one batch of videos.
 
     Args:
         states: the states that, with `graph`, make up the model.
         clips: `[batch, views, segments, height, width, 3]`.
         graph: the structure of the model (`nnx.graphdef`).
+        multi_label: every class is a question of its own: sigmoid instead of softmax.
 
     Returns:
         Scores `[batch, classes]`: probabilities, merged over the views as the model prescribes
@@ -35,9 +50,10 @@ def eval_step(states, clips, *, graph):
     batch, num_views = clips.shape[:2]
     logits = model(clips.reshape(batch * num_views, *clips.shape[2:]), rngs=nnx.Rngs(0))
     logits = logits.reshape(batch, num_views, -1)
+    probabilities = jax.nn.sigmoid if multi_label else jax.nn.softmax
     if model.merge_views == "logits":
-        return jax.nn.softmax(jnp.mean(logits, axis=1))
-    return jnp.mean(jax.nn.softmax(logits), axis=1)
+        return probabilities(jnp.mean(logits, axis=1))
+    return jnp.mean(probabilities(logits), axis=1)
 
 
 class Evaluator:
@@ -46,12 +62,13 @@ class Evaluator:
     Args:
         graph: the structure of the model.
         mesh: the devices.
+        multi_label: whether videos have several labels each.
     """
 
-    def __init__(self, graph, mesh):
+    def __init__(self, graph, mesh, *, multi_label=False):
         self.mesh = mesh
         self._step = jax.jit(
-            partial(eval_step, graph=graph),
+            partial(eval_step, graph=graph, multi_label=multi_label),
             in_shardings=(replicated(mesh), split_batch(mesh)),
             out_shardings=replicated(mesh),
         )
@@ -66,31 +83,29 @@ class Evaluator:
             states: the states that make up the model.
 
         Returns:
-            A dict that JSON can hold, but for its entry `scores` `[videos, classes]`.
+            A dict that JSON can hold, but for its entry `scores`, a `Scores`.
         """
         start = time.perf_counter()
         records = data.val_records
         scores = self._scores(states, data.eval_batches(view))[: len(records)]
         seconds = time.perf_counter() - start
-        labels = np.array([record.label for record in records])
-        confusion = metrics.confusion_matrix(
-            np.argmax(scores, axis=1), labels, len(data.class_names)
+        found = Scores(
+            scores=np.asarray(scores, np.float32),
+            labels=data.val_labels,
+            videos=data.val_names,
+            class_names=data.class_names,
+            partners=data.partners,
+            protocol=name,
         )
-        accuracy = metrics.per_class_accuracy(confusion)
         return {
             "protocol": name,
-            "metrics": metrics.classification(scores, labels, data.partners),
+            "metrics": found.metrics(),
             "num_videos": len(records),
             "num_views": pipeline.View(**view).num_views,
             "view": view.to_dict(),
             "videos_per_second": len(records) / seconds,
-            "per_class": [
-                {"label": label, "name": name, "videos": int(row.sum()), "accuracy": float(value)}
-                for label, (name, row, value) in enumerate(
-                    zip(data.class_names, confusion, accuracy, strict=True)
-                )
-            ],
-            "scores": scores,
+            "per_class": found.per_class(),
+            "scores": found,
         }
 
     def _scores(self, states, batches):
@@ -131,8 +146,8 @@ class Evaluator:
         return [self.run(data, name, config.protocols[name], states) | about for name in names]
 
 
-def evaluate(config, path, workdir, *, protocols="all", with_scores=False):
-    """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json`.
+def evaluate(config, path, workdir, *, protocols="all", dump=None):
+    """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json` and `.npz`.
 
     Args:
         config: a configuration whose protocols and data are used, or `None` for the one that the
@@ -140,11 +155,15 @@ def evaluate(config, path, workdir, *, protocols="all", with_scores=False):
         path: a checkpoint or the working directory of a training.
         workdir: where `results` goes.
         protocols: "all", or names with commas between them.
-        with_scores: write the scores of all videos too, `<protocol>.npz`.
+        dump: where the scores of all videos go besides, see `scores.write` and, of several
+            protocols, `scores.dump_path`.
 
     Raises:
-        UserError: checkpoint, configuration and data do not fit each other.
+        UserError: checkpoint, configuration and data do not fit each other, or `dump` cannot be
+            written.
     """
+    if dump:
+        check_dump(dump)
     mesh = make_mesh()
     directory = checkpoint.find(path)
     about = checkpoint.read_about(directory)
@@ -156,57 +175,38 @@ def evaluate(config, path, workdir, *, protocols="all", with_scores=False):
     data = recipe.Data(config, workdir)
     model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
     graph, state = nnx.split(model)
-    results = Evaluator(graph, mesh).run_protocols(
+    results = Evaluator(graph, mesh, multi_label=data.multi_label).run_protocols(
         data, config, (nnx.as_pure(state),), directory, about["step"], names
     )
-    write_results(results, os.path.join(workdir, "results"), with_scores=with_scores)
+    write_results(results, os.path.join(workdir, "results"), dump=dump)
 
 
-def write_results(results, folder, *, with_scores=False):
-    """Write one JSON file per protocol, and print the table of all and the table of classes."""
+def write_results(results, folder, *, dump=None):
+    """Write what was found, and print the table of all protocols and that of the classes.
+
+    Args:
+        results: see `Evaluator.run_protocols`.
+        folder: receives, per protocol, `<protocol>.json` without and `<protocol>.npz` with the
+            scores of all videos.
+        dump: where the scores go besides.
+    """
     if jax.process_index():
         return
     os.makedirs(folder, exist_ok=True)
     for found in results:
         path = os.path.join(folder, found["protocol"])
-        if with_scores:
-            np.savez(f"{path}.npz", scores=found["scores"])
+        about = {name: found[name] for name in _ORIGIN}
+        scores = dataclasses.replace(found["scores"], about=about)
         content = {key: value for key, value in found.items() if key != "scores"}
+        # A kill in between must not leave a result beside the scores of another one.
+        if os.path.exists(f"{path}.json"):
+            os.remove(f"{path}.json")
+        write_scores(f"{path}.npz", scores)
         write_text(f"{path}.json", json.dumps(content, indent=1) + "\n")
-    print(f"\n{class_table(results[0])}\n\n{table(results)}\n\nresults in {folder}", flush=True)
-
-
-def table(results):
-    """The metrics of several results as aligned text, one line per protocol."""
-    names = list(dict.fromkeys(name for r in results for name in r["metrics"]))
-    header = ["protocol", "views", "videos", *(_SCORE_NAMES.get(name, name) for name in names)]
-    rows = [
-        [
-            r["protocol"],
-            str(r["num_views"]),
-            str(r["num_videos"]),
-            *(f"{100 * r['metrics'][n]:.2f}" if n in r["metrics"] else "" for n in names),
-        ]
-        for r in results
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            [cells[0].ljust(widths[0])]
-            + [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
-        )
-        for cells in [header, *rows]
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def class_table(found):
-    """The accuracy of every class as aligned text, worst first."""
-    rows = sorted(found["per_class"], key=lambda row: row["accuracy"])
-    return "\n".join(
-        f"{100 * r['accuracy']:6.2f} %  {r['videos']:6d} videos  {r['label']:4d} {r['name']}"
-        for r in rows
-    )
+        if dump:
+            write_scores(dump_path(dump, found["protocol"], len(results)), scores)
+    tables = f"{report.class_table(results[0]['per_class'])}\n\n{report.protocol_table(results)}"
+    print(f"\n{tables}\n\nresults in {folder}", flush=True)
 
 
 def _file_hash(path):

@@ -24,7 +24,12 @@ _CHECKPOINT = flags.DEFINE_string(
 _PROTOCOL = flags.DEFINE_string(
     "protocol", "all", "With --mode=eval: names of protocols of the recipe, or all."
 )
-_SCORES = flags.DEFINE_bool("scores", False, "With --mode=eval: write the scores of every video.")
+_DUMP = flags.DEFINE_string(
+    "dump",
+    None,
+    "With --mode=eval: file for the scores of every video, .npz, .json or .pkl (as mmaction2); of "
+    "several protocols each has its own, <name>_<protocol>.<format>.",
+)
 
 
 def main(_):
@@ -39,6 +44,8 @@ def main(_):
                 "training needs a recipe and a folder: "
                 "--config=configs/trn_synthetic.py --workdir=runs/trn"
             )
+        if _DUMP.value:
+            raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
         return train(_CONFIG.value, _WORKDIR.value)
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
@@ -47,7 +54,7 @@ def main(_):
         _CHECKPOINT.value,
         _WORKDIR.value or _workdir_of(_CHECKPOINT.value),
         protocols=_PROTOCOL.value,
-        with_scores=_SCORES.value,
+        dump=_DUMP.value,
     )
     return 0
 

@@ -8,9 +8,12 @@ import json
 import os
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from trn_jax import convert, optim
+from trn_jax.config import base
+from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline
 from trn_jax.errors import UserError
 
@@ -26,6 +29,7 @@ class Data:
         class_names: names of the classes, in the order of their labels.
         num_threads: threads that decode.
         files: the `Dataset` with absolute paths.
+        multi_label: whether videos have several labels each.
 
     Raises:
         UserError: files are missing or do not fit each other.
@@ -38,6 +42,7 @@ class Data:
         overrides = {key: settings[key] for key in fields if key in settings}
         self.files = datasets.locate(settings.dataset, data_dir, **overrides)
         self.num_threads = settings.num_threads or _num_processors()
+        self.multi_label = settings.multi_label
         self._config = config
         self._records: dict[str, list[annotations.Record]] = {}
         self.class_names = annotations.read_class_names(self.files.class_names)
@@ -69,10 +74,29 @@ class Data:
         """The validation list."""
         return self._list(self.files.val_list)
 
+    @property
+    def val_labels(self):
+        """Of the validation list: int64 `[videos]`, or multi-hot float32 `[videos, classes]`."""
+        labels = [record.label for record in self.val_records]
+        if self.multi_label:
+            return annotations.multi_hot(labels, len(self.class_names))
+        return np.array(labels, np.int64)
+
+    @property
+    def val_names(self):
+        """Names of the videos of the validation list, as they stand there."""
+        start = len(os.path.join(self.files.frames, ""))
+        inside = os.path.join(self.files.frames, "")
+        folders = (record.folder for record in self.val_records)
+        return [path[start:] if path.startswith(inside) else path for path in folders]
+
     def _list(self, path):
         if path not in self._records:
             records = annotations.read_list(
-                path, frames_root=self.files.frames, num_classes=len(self.class_names)
+                path,
+                frames_root=self.files.frames,
+                num_classes=len(self.class_names),
+                multi_label=self.multi_label,
             )
             decode.check_folder(
                 records[0].folder,
@@ -129,6 +153,7 @@ class Data:
             exact_resize=self._config.data.exact_resize,
             on_error=on_error,
             num_threads=self.num_threads,
+            num_classes=len(self.class_names) if self.multi_label else None,
         )
 
     def mirrored(self, view):
@@ -285,14 +310,30 @@ def set_model_option(config, text):
 
 
 def from_dict(values):
-    """The configuration that a checkpoint was made from."""
+    """The configuration that a checkpoint was made from.
+
+    Keys that did not exist when it was made have their defaults.
+    """
 
     def tuples(value):
         if isinstance(value, dict):
             return {key: tuples(entry) for key, entry in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(values)).lock()
+    model = values["model"]
+    defaults = base(
+        dataset=values["data"]["dataset"], model=model["name"], num_classes=model["num_classes"]
+    ).to_dict()
+    defaults["protocols"] = {name: default_view().to_dict() for name in values["protocols"]}
+    return ConfigDict(_with_defaults(tuples(values), defaults)).lock()
+
+
+def _with_defaults(values, defaults):
+    """Nested dicts, with the entries of `defaults` where `values` has none."""
+    return defaults | {
+        key: _with_defaults(value, defaults.get(key) or {}) if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
 
 
 def check_model(config, checkpoint_config, directory):
@@ -321,9 +362,11 @@ def protocol_names(config, wanted):
     Raises:
         UserError: the recipe has no protocol of that name.
     """
+    if not config.protocols:
+        raise UserError("the recipe defines no protocols; add one, such as protocols.efficient")
     if wanted == "all":
         return list(config.protocols)
-    names = wanted.split(",")
+    names = list(dict.fromkeys(wanted.split(",")))
     for name in names:
         if name not in config.protocols:
             close = difflib.get_close_matches(name, list(config.protocols), n=1)

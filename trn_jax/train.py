@@ -47,7 +47,9 @@ class TrainState:
         return self.params, self.stats, self.fixed
 
 
-def train_step(state, batch, *, graph, optimizer, rate, seed, accumulation=1, mesh):
+def train_step(
+    state, batch, *, graph, optimizer, rate, seed, accumulation=1, loss_weight=1.0, mesh
+):
     """Take one step of SGD.
 
     The random numbers of a step follow from `(seed, step)` and from each clip's number in the
@@ -56,16 +58,19 @@ def train_step(state, batch, *, graph, optimizer, rate, seed, accumulation=1, me
 
     Args:
         state: a `TrainState`, donated by the caller.
-        batch: `clip` uint8 `[batch, 1, segments, height, width, 3]` and `label` `[batch]`.
+        batch: `clip` uint8 `[batch, 1, segments, height, width, 3]` and `label`, `[batch]` or, of
+            several labels per clip, `[batch, classes]` of 0 and 1.
         graph: the structure of the model.
         optimizer: an optax transformation.
         rate: learning rate as a function of the step, for the log.
         seed: of the step's random numbers.
         accumulation: number of parts that the batch is computed in, one after the other.
+        loss_weight: factor of the loss.
         mesh: the devices that the batch is cut over.
 
     Returns:
         The new state, and the scalars `loss`, `top1`, `grad_norm` (before clipping) and `lr`.
+        `top1` is the share of the clips whose highest score is that of (one of) their labels.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     dropout_key, relations_key = jax.random.split(key)
@@ -74,12 +79,16 @@ def train_step(state, batch, *, graph, optimizer, rate, seed, accumulation=1, me
         model = nnx.merge(graph, params, state.stats, state.fixed)
         rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
         logits, auxiliary = model.outputs(clips, train=True, rngs=rngs, clip_index=clip_index)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        loss = classification_loss(logits, labels)
         if auxiliary is not None:
-            extra = optax.softmax_cross_entropy_with_integer_labels(auxiliary, labels).mean()
-            loss += model.neck.auxiliary_weight * extra
-        top1 = jnp.mean(jnp.argmax(logits, axis=-1) == labels, dtype=loss.dtype)
-        return loss, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
+            loss += model.neck.auxiliary_weight * classification_loss(auxiliary, labels)
+        if labels.ndim == 1:
+            right = jnp.argmax(logits, axis=-1) == labels
+        else:
+            own = jnp.where(labels > 0, logits, -jnp.inf)
+            right = own.max(axis=-1) == logits.max(axis=-1)
+        top1 = jnp.mean(right, dtype=loss.dtype)
+        return loss_weight * loss, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
 
     def part_of_step(_, part):
         return None, jax.value_and_grad(loss_fn, has_aux=True)(state.params, *part)
@@ -103,6 +112,20 @@ def train_step(state, batch, *, graph, optimizer, rate, seed, accumulation=1, me
     params = optax.apply_updates(state.params, updates)
     state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
     return state, scalars
+
+
+def classification_loss(logits, labels):
+    """The mean loss of a batch.
+
+    Args:
+        logits: `[batch, classes]`.
+        labels: `[batch]` for the softmax cross-entropy of one label per clip, or `[batch, classes]`
+            of 0 and 1 for the binary cross-entropy of every class by itself, a mean over them too
+            (`BCELossWithLogits` of mmaction2).
+    """
+    if labels.ndim == 1:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
 
 
 def _cut(x, accumulation, mesh):
@@ -180,6 +203,7 @@ def train(config, workdir):
         os.path.join(workdir, "checkpoints"),
         keep=config.train.keep,
         about={"config": config.to_dict(), "class_names": data.class_names},
+        best="map" if data.multi_label else "top1",
     )
     first_step = checkpoints.latest_step() or 0
     if first_step:
@@ -196,8 +220,9 @@ def train(config, workdir):
         rate=rate,
         seed=config.seed,
         accumulation=config.train.accumulation,
+        loss_weight=config.train.loss_weight,
     )
-    evaluator = evaluate.Evaluator(graph, mesh)
+    evaluator = evaluate.Evaluator(graph, mesh, multi_label=data.multi_label)
     loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step)
     loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
     state = loop.run(step_fn, state, mesh)
