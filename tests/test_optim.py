@@ -85,6 +85,32 @@ def test_one_epoch_of_warm_up_by_epoch_is_none():
     close(found, [0.01, 0.01, 0.01], rtol=1e-7)
 
 
+def test_cosine_by_epoch_is_that_of_tin_in_mmaction2_0():
+    options = dict(lr=0.02, schedule="cosine", epochs=40.0, final_ratio=0.5, style="mmcv")
+    options |= dict(cosine_by="epoch", steps_per_epoch=7)
+    found = rates([0, 6, 7, 70, 140, 279], **options)
+    close(found, [0.02, 0.02, 0.019985, 0.018536, 0.015, 0.010015], rtol=5e-5)  # as published
+    exact = 0.01 + 0.005 * (1 + np.cos(np.pi * np.array([0, 0, 1, 10, 20, 39]) / 40))
+    close(found, exact)
+    # During the warm-up the cosine falls already.
+    warm = rates([0, 3, 6, 7], warmup_epochs=1.0, **options)
+    close(warm, 0.02 * np.array([0.1, 0.1 + 0.9 * 3 / 7, 0.1 + 0.9 * 6 / 7, exact[2] / 0.02]))
+
+
+def test_cosine_by_step_begins_with_the_training_in_mmaction2_0():
+    options = dict(schedule="cosine", epochs=4.0, warmup_epochs=1.0)
+    cosine = 0.005 * (1 + np.cos(np.pi * np.array([5, 10, 39]) / 40))
+    close(rates([5, 10, 39], style="mmcv", **options), cosine * [0.1 + 0.9 * 5 / 10, 1, 1])
+    later = 0.005 * (1 + np.cos(np.pi * np.array([0, 29]) / 30))
+    close(rates([10, 39], **options), later)
+
+
+def test_cosine_by_epoch_begins_after_the_warm_up_in_mmengine():
+    options = dict(schedule="cosine", epochs=4.0, warmup_epochs=1.0, cosine_by="epoch")
+    found = rates([10, 19, 20, 39], **options)
+    close(found, 0.005 * (1 + np.cos(np.pi * np.array([0, 0, 1, 2]) / 3)))
+
+
 def test_warm_up_starts_where_asked():
     found = rates([0, 9, 19, 20], schedule="constant", warmup_epochs=2.0, warmup_start=0.43)
     close(found, 0.01 * np.array([0.43, 0.43 + 0.57 * 9 / 19, 1, 1]))
@@ -100,6 +126,8 @@ def test_rates_are_float32_in_training():
     [
         (dict(schedule="poly"), r"optim\.schedule='poly' .*multistep, cosine, constant"),
         (dict(schedule="cosine", warmup_by="iter"), r"optim\.warmup_by='iter' .*'step' nor 'epoch"),
+        (dict(schedule="cosine", cosine_by="iter"), r"optim\.cosine_by='iter' .*'step' nor 'epoch"),
+        (dict(schedule="cosine", style="torch"), r"optim\.style='torch' .*mmengine, mmcv"),
     ],
 )
 def test_unknown_schedules_are_refused(options, message):

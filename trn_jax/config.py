@@ -32,6 +32,7 @@ def view(**changes):
             # "left" and "right", "clockwise" and "counterclockwise" in the names of the classes
             flip_pairs=(),  # more pairs of such classes: (("<name>", "<name>"), ...)
             color_jitter=(0.0, 0.0, 0.0, 0.0),  # strengths of brightness, contrast, saturation, hue
+            merge_views="model",  # mean of the views' "logits" or "probabilities", or the model's
         )
     )
     keys.lock().update(changes)
@@ -91,6 +92,7 @@ def base(*, dataset, model, num_classes):
     config.data = dict(
         dataset=dataset,
         frames=placeholder(str),  # folder of the frame folders, relative to data_dir
+        val_frames=placeholder(str),  # the same for validation; "": they lie in the same folder
         train_list=placeholder(str),  # lines "<folder> <num_frames> <label>"
         val_list=placeholder(str),
         multi_label=False,  # lines go on with further labels; every class is a question of its own:
@@ -135,9 +137,15 @@ def base(*, dataset, model, num_classes):
         warmup_epochs=0.0,
         warmup_start=0.1,  # share of lr that the warm-up begins with
         warmup_by="step",  # the warm-up rises with every "step" or with every "epoch"
+        final_ratio=0.0,  # what "cosine" ends with, as a share of lr
+        cosine_by="step",  # "cosine" falls at every "step" or at every "epoch"
+        style="mmengine",  # of warm-up and cosine: "mmengine", or "mmcv" as in mmaction2 0.x
     )
 
-    config.eval = dict(batch=16)  # videos per step, over all devices and hosts
+    config.eval = dict(
+        batch=16,  # videos per step, over all devices and hosts
+        max_views_per_step=64,  # views computed at a time, of all videos of a batch; 0: all
+    )
 
     config.protocols = dict(efficient=view())
     config.published = dict()  # protocol -> top1, top5 in per cent, and their source

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -33,7 +34,7 @@ _ORIGIN = (
 )
 
 
-def eval_step(states, clips, *, graph, multi_label=False):
+def eval_step(states, clips, *, graph, multi_label=False, merge_views="model", views_at_once=None):
     """Score one batch of videos.
 
     Args:
@@ -41,37 +42,68 @@ def eval_step(states, clips, *, graph, multi_label=False):
         clips: `[batch, views, segments, height, width, 3]`.
         graph: the structure of the model (`nnx.graphdef`).
         multi_label: every class is a question of its own: sigmoid instead of softmax.
+        merge_views: average the views' "logits" or "probabilities", or do as the "model"
+            prescribes (TSN averages logits, other heads probabilities).
+        views_at_once: compute so many views of each video at a time, to need less memory; a
+            divisor of the number of views. All by default.
 
     Returns:
-        Scores `[batch, classes]`: probabilities, merged over the views as the model prescribes
-        (TSN averages logits, other heads probabilities).
+        Scores `[batch, classes]`: probabilities, merged over the views.
     """
     model = nnx.merge(graph, *states)
     batch, num_views = clips.shape[:2]
-    logits = model(clips.reshape(batch * num_views, *clips.shape[2:]), rngs=nnx.Rngs(0))
-    logits = logits.reshape(batch, num_views, -1)
+    views_at_once = views_at_once or num_views
+
+    def score(views):  # [batch, views_at_once, segments, height, width, 3]
+        logits = model(views.reshape(-1, *views.shape[2:]), rngs=nnx.Rngs(0))
+        return logits.reshape(batch, views_at_once, -1)
+
+    if views_at_once == num_views:
+        logits = score(clips)
+    else:
+        parts = clips.reshape(batch, -1, views_at_once, *clips.shape[2:])
+        logits = jax.lax.map(score, parts.swapaxes(0, 1)).swapaxes(0, 1)
+        logits = logits.reshape(batch, num_views, -1)
     probabilities = jax.nn.sigmoid if multi_label else jax.nn.softmax
-    if model.merge_views == "logits":
+    if (model.merge_views if merge_views == "model" else merge_views) == "logits":
         return probabilities(jnp.mean(logits, axis=1))
     return jnp.mean(probabilities(logits), axis=1)
 
 
 class Evaluator:
-    """Evaluates a model with one compiled step per shape.
+    """Evaluates a model with one compiled step per shape and way of merging.
 
     Args:
         graph: the structure of the model.
         mesh: the devices.
         multi_label: whether videos have several labels each.
+        max_views: views that are computed at a time, over all videos of a batch; 0: all. At least
+            one view of every video is.
     """
 
-    def __init__(self, graph, mesh, *, multi_label=False):
+    def __init__(self, graph, mesh, *, multi_label=False, max_views=0):
         self.mesh = mesh
-        self._step = jax.jit(
-            partial(eval_step, graph=graph, multi_label=multi_label),
-            in_shardings=(replicated(mesh), split_batch(mesh)),
-            out_shardings=replicated(mesh),
+        self._max_views = max_views
+        self._options = dict(graph=graph, multi_label=multi_label)
+        self._steps: dict[tuple, Callable] = {}
+
+    def _step(self, batch, view):
+        """The compiled step for `batch` videos seen through `view`."""
+        num_views = view.num_views
+        fitting = self._max_views // batch if self._max_views else num_views
+        at_once = max(
+            n for n in range(1, num_views + 1) if num_views % n == 0 and n <= max(fitting, 1)
         )
+        key = at_once, view.merge_views
+        if key not in self._steps:
+            self._steps[key] = jax.jit(
+                partial(
+                    eval_step, **self._options, merge_views=view.merge_views, views_at_once=at_once
+                ),
+                in_shardings=(replicated(self.mesh), split_batch(self.mesh)),
+                out_shardings=replicated(self.mesh),
+            )
+        return self._steps[key]
 
     def run(self, data, name, view, states):
         """Evaluate the validation list through one view.
@@ -87,7 +119,8 @@ class Evaluator:
         """
         start = time.perf_counter()
         records = data.val_records
-        scores = self._scores(states, data.eval_batches(view))[: len(records)]
+        parsed = pipeline.View(**view)
+        scores = self._scores(states, data.eval_batches(view), parsed)[: len(records)]
         seconds = time.perf_counter() - start
         found = Scores(
             scores=np.asarray(scores, np.float32),
@@ -101,17 +134,21 @@ class Evaluator:
             "protocol": name,
             "metrics": found.metrics(),
             "num_videos": len(records),
-            "num_views": pipeline.View(**view).num_views,
+            "num_views": parsed.num_views,
             "view": view.to_dict(),
             "videos_per_second": len(records) / seconds,
+            "views_per_second": len(records) * parsed.num_views / seconds,
             "per_class": found.per_class(),
             "scores": found,
         }
 
-    def _scores(self, states, batches):
+    def _scores(self, states, batches, view):
         prefetch = DevicePrefetch(batches, self.mesh)
+        found = []
         try:
-            found = [self._step(states, arrays["clip"]) for arrays, _ in prefetch]
+            for arrays, _ in prefetch:
+                clips = arrays["clip"]
+                found.append(self._step(len(clips), view)(states, clips))
         finally:
             prefetch.close()
         return np.concatenate(jax.device_get(found))
@@ -175,7 +212,10 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
     data = recipe.Data(config, workdir)
     model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
     graph, state = nnx.split(model)
-    results = Evaluator(graph, mesh, multi_label=data.multi_label).run_protocols(
+    evaluator = Evaluator(
+        graph, mesh, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
+    )
+    results = evaluator.run_protocols(
         data, config, (nnx.as_pure(state),), directory, about["step"], names
     )
     write_results(results, os.path.join(workdir, "results"), dump=dump)

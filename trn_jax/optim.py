@@ -8,11 +8,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from trn_jax.errors import UserError
 
 _SCHEDULES = ("multistep", "cosine", "constant")
+_STYLES = ("mmengine", "mmcv")
 _GROUPS = ("plain", "tsm")
 
 
@@ -27,16 +29,23 @@ def learning_rate(
     warmup_epochs=0,
     warmup_start=0.1,
     warmup_by="step",
+    final_ratio=0.0,
+    cosine_by="step",
+    style="mmengine",
 ):
     """The learning rate as a function of the step.
 
     - "multistep": `lr`, times `gamma` from the first step of each epoch in `milestones` on.
-    - "cosine": half a cosine, step by step, from `lr` at the end of the warm-up to 0 at `epochs`.
+    - "cosine": half a cosine from `lr` to `final_ratio * lr`.
     - "constant": `lr`.
 
-    During the warm-up that is multiplied by a factor that rises linearly from `warmup_start`, to 1
-    at the last step (`warmup_by="step"`) or in the last epoch (`warmup_by="epoch"`, constant inside
-    an epoch) of the warm-up. These are mmengine's MultiStepLR, CosineAnnealingLR and LinearLR.
+    During the warm-up that is multiplied by a factor that rises linearly from `warmup_start` to 1,
+    step by step, or epoch by epoch and constant inside an epoch.
+
+    The releases of mmaction2 differ in details, which `style` chooses between. With "mmengine"
+    (1.x: MultiStepLR, CosineAnnealingLR, LinearLR) the factor is 1 at the last step, or in the last
+    epoch, of the warm-up, and the cosine begins after it. With "mmcv" (0.x) the factor is 1 right
+    after the warm-up, and the cosine begins with the training.
 
     Args:
         lr: the rate without warm-up, at the start.
@@ -48,6 +57,9 @@ def learning_rate(
         warmup_epochs: length of the warm-up, in epochs.
         warmup_start: factor that the warm-up starts with.
         warmup_by: "step" or "epoch".
+        final_ratio: what the cosine ends with, as a share of `lr`.
+        cosine_by: whether the cosine falls at every "step" or at every "epoch".
+        style: "mmengine" or "mmcv".
 
     Returns:
         A function of the step (from 0), usable inside `jax.jit`.
@@ -57,12 +69,18 @@ def learning_rate(
     """
     if schedule not in _SCHEDULES:
         raise UserError(f"optim.schedule={schedule!r} is not one of {', '.join(_SCHEDULES)}")
-    if warmup_by not in ("step", "epoch"):
-        raise UserError(f"optim.warmup_by={warmup_by!r} is neither 'step' nor 'epoch'")
+    if style not in _STYLES:
+        raise UserError(f"optim.style={style!r} is not one of {', '.join(_STYLES)}")
+    for key, value in {"warmup_by": warmup_by, "cosine_by": cosine_by}.items():
+        if value not in ("step", "epoch"):
+            raise UserError(f"optim.{key}={value!r} is neither 'step' nor 'epoch'")
+    if cosine_by == "epoch" and steps_per_epoch < 1:
+        raise UserError("optim.cosine_by='epoch' needs at least one step per epoch")
     # First steps of epochs, on the host: a float32 quotient could round across an epoch's end.
     boundaries = [math.ceil(epoch * steps_per_epoch) for epoch in milestones]
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     total_steps = round(epochs * steps_per_epoch)
+    first_steps = np.ceil(np.arange(1, math.ceil(epochs)) * steps_per_epoch).astype(np.int32)
 
     def rate(step):
         step = jnp.asarray(step)
@@ -73,20 +91,32 @@ def learning_rate(
             passed = sum((step >= boundary).astype(jnp.int32) for boundary in boundaries)
             value = value * gamma ** jnp.asarray(passed, value.dtype)
         elif schedule == "cosine":
-            share = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-            value = value * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1)))
+            begin = 0 if style == "mmcv" else warmup_steps
+            if cosine_by == "step":
+                share = (step - begin) / max(total_steps - begin, 1)
+            else:
+                share = (_epoch(step, first_steps) - begin / steps_per_epoch) / (
+                    epochs - begin / steps_per_epoch
+                )
+            falling = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1)))
+            value = value * (final_ratio + (1 - final_ratio) * falling)
         if warmup_steps:
             if warmup_by == "step":
-                done, last = step, warmup_steps - 1
+                done, last = step, warmup_steps
             else:
-                last = math.ceil(warmup_epochs) - 1
-                starts = [math.ceil(epoch * steps_per_epoch) for epoch in range(1, last + 1)]
-                done = sum(((step >= start).astype(jnp.int32) for start in starts), 0)
+                done, last = _epoch(step, first_steps), math.ceil(warmup_epochs)
+            if style == "mmengine":
+                last -= 1
             share = jnp.minimum(done / last, 1) if last else 1.0
             value = value * (warmup_start + (1 - warmup_start) * share)
         return value
 
     return rate
+
+
+def _epoch(step, first_steps):
+    """The epoch that `step` is in; `first_steps` are those of the second epoch and later ones."""
+    return jnp.searchsorted(first_steps, step, side="right")
 
 
 def group_multipliers(params, *, groups, fc_lr5=False):

@@ -67,12 +67,12 @@ class Data:
     @property
     def train_records(self):
         """The training list."""
-        return self._list(self.files.train_list)
+        return self._list(self.files.train_list, self.files.frames)
 
     @property
     def val_records(self):
         """The validation list."""
-        return self._list(self.files.val_list)
+        return self._list(self.files.val_list, self.files.val_frames)
 
     @property
     def val_labels(self):
@@ -85,16 +85,14 @@ class Data:
     @property
     def val_names(self):
         """Names of the videos of the validation list, as they stand there."""
-        start = len(os.path.join(self.files.frames, ""))
-        inside = os.path.join(self.files.frames, "")
-        folders = (record.folder for record in self.val_records)
-        return [path[start:] if path.startswith(inside) else path for path in folders]
+        root = os.path.join(self.files.val_frames, "")
+        return [record.folder.removeprefix(root) for record in self.val_records]
 
-    def _list(self, path):
+    def _list(self, path, frames):
         if path not in self._records:
             records = annotations.read_list(
                 path,
-                frames_root=self.files.frames,
+                frames_root=frames,
                 num_classes=len(self.class_names),
                 multi_label=self.multi_label,
             )
@@ -205,6 +203,7 @@ def scaled_lr(config):
 def learning_rate(config, steps_per_epoch):
     """The learning rate as a function of the step, see `optim.learning_rate`."""
     keys = ("schedule", "milestones", "gamma", "warmup_epochs", "warmup_start", "warmup_by")
+    keys += ("final_ratio", "cosine_by", "style")
     return optim.learning_rate(
         lr=scaled_lr(config),
         epochs=config.train.epochs,

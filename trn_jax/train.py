@@ -222,7 +222,9 @@ def train(config, workdir):
         accumulation=config.train.accumulation,
         loss_weight=config.train.loss_weight,
     )
-    evaluator = evaluate.Evaluator(graph, mesh, multi_label=data.multi_label)
+    evaluator = evaluate.Evaluator(
+        graph, mesh, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
+    )
     loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step)
     loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
     state = loop.run(step_fn, state, mesh)

@@ -80,7 +80,14 @@ def shape_of_logits(model, *shape):
 
 
 # Of the registered data sets; folders of frames can have any number.
-NUM_CLASSES = {"synthetic": 16, "sthv1": 174, "sthv2": 174, "frames": 7}
+NUM_CLASSES = {
+    "synthetic": 16,
+    "sthv1": 174,
+    "sthv2": 174,
+    "k400": 400,
+    "jester": 27,
+    "frames": 7,
+}
 
 
 def test_the_numbers_of_classes_are_those_of_all_data_sets():

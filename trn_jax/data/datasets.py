@@ -1,6 +1,7 @@
 """The catalogue of data sets: what each is called on disk.
 
-Files are where mmaction2's preparation scripts put them, so that its data folders work as they are.
+Files are where the preparation scripts of mmaction2, or for Jester of the MindSpore version of TRN,
+put them, so that those data folders work as they are.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ class Dataset:
 
     Attributes:
         frames: folder that holds one folder of frames per video.
+        val_frames: the same for the validation videos; "" if they lie in the same folder.
         train_list: list of the training videos.
         val_list: list of the validation videos.
         class_names: names of the classes, one per line.
@@ -31,6 +33,7 @@ class Dataset:
     class_names: str = "label_map.txt"
     frame_pattern: str = "{:05d}.jpg"
     first_frame: int = 1
+    val_frames: str = ""
     reversed_pairs: tuple[tuple[str, str], ...] = ()
 
 
@@ -43,6 +46,20 @@ DATASETS = {
         train_list="sthv2_train_list_rawframes.txt",
         val_list="sthv2_val_list_rawframes.txt",
         frame_pattern="img_{:05d}.jpg",
+    ),
+    "k400": Dataset(
+        frames="rawframes_train",
+        val_frames="rawframes_val",
+        train_list="kinetics400_train_list_rawframes.txt",
+        val_list="kinetics400_val_list_rawframes.txt",
+        frame_pattern="img_{:05d}.jpg",
+    ),
+    # As the TRN for MindSpore prepares it, with the classes in alphabetical order.
+    "jester": Dataset(
+        frames="20bn-jester-v1",
+        train_list="train_videofolder.txt",
+        val_list="val_videofolder.txt",
+        class_names="categories.txt",
     ),
     "frames": Dataset(),
 }
@@ -82,7 +99,8 @@ def locate(name, data_dir, **overrides):
         synthetic.write(root)
     if not os.path.isdir(root):
         raise UserError(f"data folder not found: {root}; set --config.data_dir")
-    paths = ("frames", "train_list", "val_list", "class_names")
+    dataset = dataclasses.replace(dataset, val_frames=dataset.val_frames or dataset.frames)
+    paths = ("frames", "val_frames", "train_list", "val_list", "class_names")
     return dataclasses.replace(
         dataset, **{key: os.path.join(root, getattr(dataset, key)) for key in paths}
     )

@@ -54,6 +54,8 @@ class View:
         flip_labels: exchange the labels of classes that are mirror images by their names.
         flip_pairs: more pairs of class names whose labels are exchanged.
         color_jitter: strengths of `augment.ColorJitter`.
+        merge_views: what becomes of several views: the mean of their "logits" or "probabilities",
+            or what the "model" prescribes.
     """
 
     num_segments: int
@@ -76,8 +78,13 @@ class View:
     aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
     flip_pairs: tuple[tuple[str, str], ...] = ()
     color_jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    merge_views: str = "model"
 
     def __post_init__(self):
+        if self.merge_views not in ("model", "logits", "probabilities"):
+            raise UserError(
+                f"merge_views={self.merge_views!r} is not one of 'model', 'logits', 'probabilities'"
+            )
         self.sampler()
         self.cropping(exact=True)
         if not 0 <= self.flip_rate <= 1:
