@@ -1,24 +1,28 @@
-"""Write the tables of results into README.md.
+"""Write the tables of results into README.md and configs/README.md.
 
     python scripts/results_table.py                           # write the tables anew
     python scripts/results_table.py --check                   # exit 1 if they are stale
     python scripts/results_table.py --add trn_synthetic=runs/trn   # take up results of a run, too
 
 Published numbers come from the recipes in `configs/`, measured ones from the result files that an
-evaluation writes, kept in `configs/results/<recipe>/<protocol>.json`. No number is typed by hand.
+evaluation writes, kept in `configs/results/<recipe>/<protocol>.json`, sizes and costs from the
+models themselves. No number is typed by hand.
 """
 
 import argparse
+import fnmatch
 import importlib
 import json
 import pathlib
 import re
 import shutil
 import sys
+from functools import partial
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 CONFIGS = ROOT / "configs"
+README = ROOT / "README.md"
+RECIPES = CONFIGS / "README.md"
 RESULTS = CONFIGS / "results"
 CONTROLS = ("trn_synthetic", "tsn_synthetic")
 
@@ -35,21 +39,57 @@ def synthetic_table():
     return markdown(["recipe", "frames", "top-1", "partner class", "either of the pair"], rows)
 
 
-def recipe_table():
-    """Published and measured accuracies, side by side."""
+def recipe_table(pattern="*"):
+    """Published and measured accuracies of some recipes, side by side."""
     rows = []
-    for recipe in sorted(path.stem for path in CONFIGS.glob("*.py")):
+    for recipe in fnmatch.filter(names(), pattern):
         for protocol, published in get_config(recipe).published.items():
             found = measured(recipe, protocol)
             here = "not run"
             if found:
                 here = " / ".join(percent(found["metrics"][name]) for name in ("top1", "top5"))
-            there = f"{published.top1:.2f} / {published.top5:.2f}"
+            there = " / ".join(
+                f"{published[name]:.2f}" for name in ("top1", "top5") if name in published
+            )
             rows.append([f"`{recipe}`", f"`{protocol}`", there, here])
     return markdown(["recipe", "protocol", "published top-1 / top-5", "measured here"], rows)
 
 
-TABLES = {"synthetic": synthetic_table, "recipes": recipe_table}
+def cost_table():
+    """What the models of the recipes cost."""
+    from flax import nnx
+
+    from trn_jax import create_model
+    from trn_jax.models.cost import measure
+
+    rows, known = [], {}
+    for recipe in names():
+        config = get_config(recipe)
+        view = config.data.train
+        clip = (view.num_segments, view.crop_size, view.crop_size, 3)
+        options = {key: value for key, value in config.model.items() if value is not None}
+        key = (clip, *(options.get(name) for name in ("name", "num_classes", "width")))
+        if key not in known:
+            model = nnx.eval_shape(lambda options=options: create_model(**options))
+            known[key] = measure(model, 1, *clip)
+        cost = known[key]
+        size = f"{clip[0]} x {clip[1]} x {clip[2]}"
+        model = f"`{config.model.name}`, {config.model.num_classes} classes"
+        numbers = f"{cost.parameters:,}", f"{cost.flops / 1e9:.2f}"
+        rows.append([f"`{recipe}`", model, *numbers, size])
+    return markdown(["recipe", "model", "parameters", "GFLOPs", "for a clip of"], rows)
+
+
+# By file and mark.
+TABLES = {
+    README: {"synthetic": synthetic_table, "recipes": partial(recipe_table, "trn_*")},
+    RECIPES: {"recipes": recipe_table, "cost": cost_table},
+}
+
+
+def names():
+    """All recipes."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py"))
 
 
 def get_config(recipe):
@@ -74,13 +114,13 @@ def markdown(header, rows):
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def with_tables(text):
-    """Replace what stands between the marks of every table."""
-    for name, make in TABLES.items():
+def with_tables(file, text):
+    """Replace what stands between the marks of every table of `file`."""
+    for name, make in TABLES[file].items():
         begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(text):
-            sys.exit(f"error: {README.name} has no place for a table: {begin} ... {end}")
+            sys.exit(f"error: {file} has no place for a table: {begin} ... {end}")
         text = pattern.sub(f"{begin}\n{make()}\n{end}", text)
     return text
 
@@ -108,13 +148,13 @@ def main():
         if not separator:
             parser.error(f"--add {pair}: expected RECIPE=WORKDIR, such as trn_synthetic=runs/trn")
         add(recipe, workdir)
-    before = README.read_text()
-    after = with_tables(before)
-    if after == before:
-        return
-    if arguments.check:
-        sys.exit("error: the tables of README.md are stale; run scripts/results_table.py")
-    README.write_text(after)
+    for file in TABLES:
+        before = file.read_text()
+        after = with_tables(file, before)
+        if after != before and arguments.check:
+            sys.exit(f"error: the tables of {file} are stale; run scripts/results_table.py")
+        if after != before:
+            file.write_text(after)
 
 
 if __name__ == "__main__":

@@ -173,9 +173,7 @@ def test_recipes_name_known_parts(name):
     assert config.model.name in MODELS
     for view in views(config).values():
         pipeline.View(**view)  # refuses unknown samplings and crops
-    # Crops of training and validation have the size of the network's input.
     assert config.data.train.num_segments == config.model.num_segments
-    assert config.data.val.crop_size == config.data.train.crop_size
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -201,10 +199,11 @@ def test_published_rows_have_a_source_and_stand_in_the_docstring(name):
     assert f"--config=configs/{name}.py" in text
     assert set(config.published) <= set(config.protocols)
     for row in config.published.values():
-        assert set(row) == {"top1", "top5", "source"}
+        assert {"top1", "source"} <= set(row) <= {"top1", "top5", "source"}
         assert len(row.source) > 10
-        assert 0 < row.top1 <= row.top5 <= 100
-        assert f"{row.top1:.2f}" in text and f"{row.top5:.2f}" in text
+        shares = [row[key] for key in ("top1", "top5") if key in row]
+        assert shares == sorted(shares) and shares[0] > 0 and shares[-1] <= 100
+        assert all(f"{share:.2f}" in text for share in shares)
 
 
 def test_the_synthetic_control_differs_in_its_model_only():

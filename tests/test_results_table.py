@@ -24,7 +24,13 @@ def tables(monkeypatch):
 
 def test_the_readme_is_up_to_date(tables):
     text = tables.README.read_text()
-    assert tables.with_tables(text) == text
+    assert tables.with_tables(tables.README, text) == text
+
+
+@pytest.mark.long
+def test_the_list_of_recipes_is_up_to_date(tables):
+    text = tables.RECIPES.read_text()
+    assert tables.with_tables(tables.RECIPES, text) == text
 
 
 def test_the_quick_start_proves_that_order_is_seen(tables):
@@ -61,4 +67,4 @@ def test_results_of_a_run_are_taken_up(tables, monkeypatch, tmp_path):
 
 def test_a_readme_without_a_place_for_the_tables_is_refused(tables):
     with pytest.raises(SystemExit, match="no place for a table"):
-        tables.with_tables("nothing here")
+        tables.with_tables(tables.README, "nothing here")

@@ -1,0 +1,23 @@
+"""TSN with DenseNet-161 on Kinetics-400, 3 segments.
+
+    python -m trn_jax.main --config=configs/tsn_densenet161_k400_3seg.py \
+        --config.data_dir=data/kinetics400 --workdir=runs/tsn_densenet161_k400_3seg
+
+As `tsn_k400_3seg` but for the backbone, and crops of random size and shape. Published, mmaction2
+1.x (`custom_backbones`): 72.07 % top-1, 90.15 % top-5.
+"""
+
+from configs import tsn_k400_3seg
+
+
+def get_config():
+    """The recipe."""
+    config = tsn_k400_3seg.get_config(
+        model="tsn_densenet161",
+        top1=72.07,
+        top5=90.15,
+        row="1x1x3-100e_kinetics400-rgb, with DenseNet-161",
+    )
+    config.init_url = "https://download.pytorch.org/models/densenet161-8d451a50.pth"
+    config.data.train.crop = "random_resized"
+    return config
