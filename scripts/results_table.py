@@ -17,6 +17,7 @@ import pathlib
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -81,7 +82,7 @@ def cost_table():
 
 
 # By file and mark.
-TABLES = {
+TABLES: dict[pathlib.Path, dict[str, Callable[[], str]]] = {
     README: {"synthetic": synthetic_table, "recipes": partial(recipe_table, "trn_*")},
     RECIPES: {"recipes": recipe_table, "cost": cost_table},
 }

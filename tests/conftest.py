@@ -7,7 +7,8 @@ import sys
 import tempfile
 
 # Before the first import of jax: all are read when it starts. Most of the time of these tests goes
-# into compiling programs that run once, which takes half as long if LLVM does not optimise.
+# into compiling programs that run once, which takes half as long if LLVM does not optimise; those
+# that take long to run ask for it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [

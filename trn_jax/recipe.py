@@ -202,8 +202,8 @@ def scaled_lr(config):
 
 def learning_rate(config, steps_per_epoch):
     """The learning rate as a function of the step, see `optim.learning_rate`."""
-    keys = ("schedule", "milestones", "gamma", "warmup_epochs", "warmup_start", "warmup_by")
-    keys += ("final_ratio", "cosine_by", "style")
+    keys = ["schedule", "milestones", "gamma", "warmup_epochs", "warmup_start", "warmup_by"]
+    keys += ["final_ratio", "cosine_by", "style"]
     return optim.learning_rate(
         lr=scaled_lr(config),
         epochs=config.train.epochs,
