@@ -24,6 +24,7 @@ def get_config():
         "https://download.openmmlab.com/mmaction/recognition/tsm/tsm_r50_1x1x8_50e_kinetics400_rgb/"
         "tsm_r50_1x1x8_50e_kinetics400_rgb_20200607-af7fb746.pth"
     )
+    config.init_head = True
     config.model.norm_group = 6
     config.model.dropout_rate = 0.5
 

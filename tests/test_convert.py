@@ -426,6 +426,19 @@ def test_tsm_starts_tin(build):
     assert ("backbone.layer1.0.conv1.conv.net.weight", "backbone/layer1/0/conv1/kernel") in {
         (name, path) for name, path, _ in report
     }
+    model = build("an_interlace")
+    convert.load_state_dict(model, theirs, reset_temporal_op=None)
+    check(model, expected, but=["/temporal_op/"])
+
+
+def test_a_temporal_op_that_the_file_has_is_taken(build):
+    expected, theirs = state_of(build("an_interlace"), INTERLACED)
+    model = build("an_interlace")
+    convert.load_state_dict(model, theirs, reset_temporal_op=None)
+    check(model, expected)
+    shifted = state_of(build("a_shift"), SHIFTED)[1]
+    with pytest.raises(UserError, match="shifts frames, the model does not"):
+        convert.load_state_dict(build(), shifted, reset_temporal_op=None)
 
 
 def test_weights_with_shifts_do_not_pass_for_weights_without(build):

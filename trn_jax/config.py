@@ -59,6 +59,7 @@ def base(*, dataset, model, num_classes):
     config.init_from = placeholder(str)  # .pth, .safetensors or .npz file with weights for the
     # backbone to start from, of ImageNet or of another model, or a folder with the published file
     # (init_url); None: random weights
+    config.init_head = False  # begin with the neck and the head of that file, too
     config.init_url = placeholder(str)  # where the file is published that the recipe's numbers
     # started from
 

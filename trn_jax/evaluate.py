@@ -87,8 +87,8 @@ class Evaluator:
         self._options = dict(graph=graph, multi_label=multi_label)
         self._steps: dict[tuple, Callable] = {}
 
-    def _step(self, batch, view):
-        """The compiled step for `batch` videos seen through `view`."""
+    def step(self, batch, view):
+        """The step for `batch` videos that are seen through `view`: `eval_step`, compiled."""
         num_views = view.num_views
         fitting = self._max_views // batch if self._max_views else num_views
         at_once = max(
@@ -148,7 +148,7 @@ class Evaluator:
         try:
             for arrays, _ in prefetch:
                 clips = arrays["clip"]
-                found.append(self._step(len(clips), view)(states, clips))
+                found.append(self.step(len(clips), view)(states, clips))
         finally:
             prefetch.close()
         return np.concatenate(jax.device_get(found))

@@ -210,7 +210,8 @@ def train(config, workdir):
         state = _restore(checkpoints, first_step, state)
     elif config.init_from:
         weights = recipe.initial_weights(config)
-        state = load_weights(graph, state, weights, mesh, backbone_only=True)
+        parts = dict(backbone_only=not config.init_head, reset_temporal_op=None)
+        state = load_weights(graph, state, weights, mesh, **parts)
     describe_workdir(config, workdir, data.class_names)
 
     step_fn = jit_train_step(

@@ -49,7 +49,7 @@ def load_state_dict(
             the file has none.
         reset_head: leave the classifiers, whose sizes depend on the number of classes, as they are.
         reset_temporal_op: leave the parameters of the temporal op as they are. With this, weights
-            of TSM start a TIN.
+            of TSM start a TIN. `None`: if the file has none.
 
     Returns:
         What was taken: a list of `(foreign name, our path, shape)`, in the file's order.
@@ -63,8 +63,8 @@ def load_state_dict(
     targets = variables(model)
     paths = {name: _path(plain[name], table, targets) for name in state_dict}
     temporal_op = {path for path in targets if "/temporal_op/" in path}
-    if backbone_only and temporal_op.isdisjoint(paths.values()):
-        reset_temporal_op = True
+    if temporal_op and (backbone_only or reset_temporal_op is None):
+        reset_temporal_op = reset_temporal_op or temporal_op.isdisjoint(paths.values())
     kept = temporal_op if reset_temporal_op else set()
     if backbone_only:
         kept |= {path for path in targets if path.startswith(("head/", "neck/"))}
