@@ -71,6 +71,7 @@ MODELS = {
     "tin_resnet50": dict(backbone="resnet50", temporal_op="tin", head="tsm", options=_TIN),
     "tpn_slowonly_resnet14": dict(backbone="slowonly_resnet14", neck="tpn", head="tpn"),
     "tpn_slowonly_resnet50": dict(backbone="slowonly_resnet50", neck="tpn", head="tpn"),
+    "tpn_tsm_resnet10": dict(backbone="resnet10", temporal_op="tsm", neck="tpn", head="tpn"),
     "tpn_tsm_resnet50": dict(backbone="resnet50", temporal_op="tsm", neck="tpn", head="tpn"),
     "trn_bninception": dict(backbone="bninception", head="trn_multiscale", options=_CAFFE_PIXELS),
 }
