@@ -4,6 +4,8 @@ Some channels of every frame change places with those of its neighbours, so that
 a little of the past and of the future, without parameters or products.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -63,23 +65,41 @@ class TemporalShift(nnx.Module):
         """
         if not self.num_shifted:
             return x
-        clips = split_clips(x, self.num_segments)
-        # Slices, padding and concatenation. Assignment to slices copies the map once per slice, and
-        # again in the backward pass.
-        steps = (1, 0) if self.causal else (-1, 1, 0)
-        first = self.num_shifted
-        bounds = (*range(0, first * len(steps), first), x.shape[-1])
-        moved = [
-            _move(clips[..., start:end], step)
-            for step, start, end in zip(steps, bounds[:-1], bounds[1:], strict=True)
-        ]
-        return jnp.concatenate(moved, axis=-1).reshape(x.shape)
+        shift = dict(steps=(1,) if self.causal else (-1, 1), width=self.num_shifted)
+        moved = lax.platform_dependent(
+            split_clips(x, self.num_segments),
+            cpu=partial(shift_by_selection, **shift),
+            default=partial(shift_by_slices, **shift),
+        )
+        return moved.reshape(x.shape)
+
+
+# Assignment to slices would copy the map once per slice, and again in the backward pass.
+
+
+def shift_by_slices(x, *, steps, width):
+    """Move the first `width` channels by the first of `steps` frames, the next by the second, ...
+
+    Args:
+        x: `[batch, segments, height, width, channels]`.
+        steps: by how many frames to later times.
+        width: number of channels for each of `steps`.
+    """
+    moved = [_move(x[..., i * width : (i + 1) * width], step) for i, step in enumerate(steps)]
+    return jnp.concatenate([*moved, x[..., len(steps) * width :]], axis=-1)
+
+
+def shift_by_selection(x, *, steps, width):
+    """`shift_by_slices`, up to five times as fast on CPUs, where XLA is slow to concatenate."""
+    group = jnp.arange(x.shape[-1]) // width
+    y = x
+    for i, step in enumerate(steps):
+        y = jnp.where(group == i, _move(x, step), y)
+    return y
 
 
 def _move(x, steps):
     """Move `x` `[batch, segments, ...]` by `steps` frames to later times; fill up with zeros."""
-    if not steps:
-        return x
     padding = [(0, 0, 0)] * x.ndim
     padding[1] = (steps, -steps, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), padding)
