@@ -353,6 +353,19 @@ def test_bad_flags_are_explained(tree, case):
     assert not (tree / "run" / "results").exists()
 
 
+def test_a_recipe_that_does_not_exist_is_named_without_overrides_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "trn_jax.main", "--config=nowhere.py", f"--workdir={tmp_path}/run"],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    check_refusal(done, "cannot load the recipe nowhere.py: [Errno 2]")
+    assert not (tmp_path / "run").exists()
+
+
 def check_refusal(done, mentioned):
     assert done.returncode not in (0, None)
     assert "Traceback" not in done.stderr

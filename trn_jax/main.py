@@ -38,25 +38,39 @@ def main(_):
     from trn_jax.evaluate import evaluate
     from trn_jax.train import train
 
+    config = _config()
     if _MODE.value == "train":
-        if _CONFIG.value is None or not _WORKDIR.value:
+        if config is None or not _WORKDIR.value:
             raise UserError(
                 "training needs a recipe and a folder: "
                 "--config=configs/trn_synthetic.py --workdir=runs/trn"
             )
         if _DUMP.value:
             raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
-        return train(_CONFIG.value, _WORKDIR.value)
+        return train(config, _WORKDIR.value)
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
     evaluate(
-        _CONFIG.value,
+        config,
         _CHECKPOINT.value,
         _WORKDIR.value or _workdir_of(_CHECKPOINT.value),
         protocols=_PROTOCOL.value,
         dump=_DUMP.value,
     )
     return 0
+
+
+def _config():
+    """The recipe of the command line; ml_collections tells of a missing one when it is used."""
+    config = _CONFIG.value
+    try:
+        if config is not None:
+            _ = config.is_locked
+    except OSError as error:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"cannot load the recipe {path}: {reason}") from None
+    return config
 
 
 def _workdir_of(checkpoint):
@@ -79,7 +93,10 @@ def _parse(arguments):
 
 def _explain_flag(error):
     """What ml_collections says about a wrong flag, without its call stack."""
-    text = " ".join(str(error).strip("'\"").split())
+    # A KeyError quotes its text, line breaks and all.
+    text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
+    if text[:1] == text[-1:] and text[:1] in ("'", '"'):
+        text = text[1:-1]
     unknown = re.search(r"[Kk]ey \"?'?([\w.]+)\"?'? does not exist", text)
     if isinstance(error, AttributeError | KeyError) and unknown:
         text = f"unknown configuration key {unknown[1]!r}: {text}"
