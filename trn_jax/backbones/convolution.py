@@ -5,17 +5,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 
 from trn_jax.backbones.layers import parameter, storage_dtype
 from trn_jax.errors import UserError
 
-# Input channels from which on the gradient of a kernel is faster on a CPU as one product per tap,
-# and up to which it is faster as one product per row of taps.
-_WIDE = 64
-_NARROW = 4
+# Input channels from which on the gradient of a kernel is faster on a CPU as one product per tap.
+_WIDE = 128
 
 
 class Conv(nnx.Module):
@@ -89,7 +86,7 @@ class Conv(nnx.Module):
             x = x[:, :: self.stride, :: self.stride]
             y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
             return y.reshape(*x.shape[:-1], -1)
-        if self.groups == 1 and _NARROW < kernel.shape[2] < _WIDE:
+        if self.groups == 1 and kernel.shape[2] < _WIDE:
             return _convolve_by_xla(x, kernel, stride=self.stride, padding=self.padding, groups=1)
         return convolve(x, kernel, self.stride, self.padding, self.groups)
 
@@ -136,11 +133,9 @@ def _backward(stride, padding, groups, saved, gradient):
         if _is_depthwise(x, kernel, groups):
             rows = partial(_depthwise_gradients_by_rows, stride=stride, padding=padding)
             return rows(x, kernel, gradient)
+        taps = partial(_kernel_gradient_by_taps, stride=stride, padding=padding, groups=groups)
         (of_x,) = jax.vjp(lambda x: general(x, kernel), x)[1](gradient)
-        options = dict(stride=stride, padding=padding)
-        if groups == 1 and x.shape[-1] <= _NARROW:
-            return of_x, _kernel_gradient_by_rows(x, kernel, gradient, **options)
-        return of_x, _kernel_gradient_by_taps(x, kernel, gradient, **options, groups=groups)
+        return of_x, taps(x, kernel, gradient)
 
     def elsewhere(x, kernel, gradient):
         return jax.vjp(general, x, kernel)[1](gradient)
@@ -198,26 +193,6 @@ def _kernel_gradient_by_taps(x, kernel, gradient, *, stride, padding, groups):
         for image in _taps(_pad(x, padding), kernel.shape[0], stride)
     ]
     return jnp.stack(per_tap).reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _kernel_gradient_by_rows(x, kernel, gradient, *, stride, padding):
-    size, (height, width) = kernel.shape[0], gradient.shape[1:3]
-    # What the taps of a row see lies together, so that a product has enough columns. A gather
-    # collects them several times faster than XLA's concatenation.
-    columns = stride * np.arange(width)[:, None] + np.arange(size)
-    image, gradient = _pad(x, padding), gradient.reshape(-1, gradient.shape[-1])
-    per_row = [
-        jnp.einsum(
-            "po,pi->oi",
-            gradient,
-            image[:, i : i + (height - 1) * stride + 1 : stride][:, :, columns].reshape(
-                len(gradient), -1
-            ),
-            preferred_element_type=storage_dtype(x.dtype),
-        ).T
-        for i in range(size)
-    ]
-    return jnp.stack(per_row).reshape(kernel.shape).astype(kernel.dtype)
 
 
 # Depthwise convolutions on a CPU. Sums are in float32, as XLA's own convolution has them.
