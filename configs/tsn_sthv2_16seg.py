@@ -7,18 +7,13 @@ As `tsn_sthv2_8seg` but for the segments and the positions of the crops. Publish
 36.91 % top-1, 68.77 % top-5.
 """
 
-from configs import tsn_k400_3seg
+from configs import tsn_sthv2_8seg
 
 
 def get_config():
     """The recipe."""
-    config = tsn_k400_3seg.get_config(
+    config = tsn_sthv2_8seg.get_config(
         num_segments=16, top1=36.91, top5=68.77, row="1x1x16-50e_sthv2-rgb"
     )
-    config.data.dataset = "sthv2"
     config.data.train.num_positions = 13
-    config.model.num_classes = 174
-    config.model.dropout_rate = 0.5
-    config.train.update(epochs=50.0, eval_every=5.0)
-    config.optim.milestones = (20.0, 40.0)
     return config

@@ -8,23 +8,14 @@ top-1, 94.20 % top-5. The mean over all tokens is taken, which that file means b
 versions of timm, does not do.
 """
 
-from configs import tsn_k400_3seg
+from configs import tsn_swin_k400_3seg
 
 
 def get_config():
     """The recipe."""
-    config = tsn_k400_3seg.get_config(
-        model="tsn_swin_base",
-        num_segments=8,
-        top1=79.22,
-        top5=94.20,
-        row="1x1x8-50e_kinetics400-rgb, with Swin-B",
+    config = tsn_swin_k400_3seg.get_config(
+        num_segments=8, top1=79.22, top5=94.20, row="1x1x8-50e_kinetics400-rgb, with Swin-B"
     )
-    config.init_url = (
-        "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-        "swin_base_patch4_window7_224_22kto1k.pth"
-    )
-    config.model.norm_group = 0  # there is no batch norm
     config.train.epochs = 50.0
     config.optim.milestones = (20.0, 40.0)
     return config

@@ -91,27 +91,26 @@ def learning_rate(
             passed = sum((step >= boundary).astype(jnp.int32) for boundary in boundaries)
             value = value * gamma ** jnp.asarray(passed, value.dtype)
         elif schedule == "cosine":
-            begin = 0 if style == "mmcv" else warmup_steps
-            if cosine_by == "step":
-                share = (step - begin) / max(total_steps - begin, 1)
-            else:
-                share = (_epoch(step, first_steps) - begin / steps_per_epoch) / (
-                    epochs - begin / steps_per_epoch
-                )
-            falling = 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1)))
-            value = value * (final_ratio + (1 - final_ratio) * falling)
+            done, begin, end = step, warmup_steps, total_steps
+            if cosine_by == "epoch":
+                done, begin, end = _epoch(step, first_steps), warmup_epochs, epochs
+            begin = 0 if style == "mmcv" else begin
+            value = value * _half_cosine((done - begin) / max(end - begin, 1), final_ratio)
         if warmup_steps:
-            if warmup_by == "step":
-                done, last = step, warmup_steps
-            else:
+            done, last = step, warmup_steps
+            if warmup_by == "epoch":
                 done, last = _epoch(step, first_steps), math.ceil(warmup_epochs)
-            if style == "mmengine":
-                last -= 1
+            last -= style == "mmengine"
             share = jnp.minimum(done / last, 1) if last else 1.0
             value = value * (warmup_start + (1 - warmup_start) * share)
         return value
 
     return rate
+
+
+def _half_cosine(share, end):
+    """Falls from 1 to `end` while `share` rises from 0 to 1, and stays there."""
+    return end + (1 - end) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(share, 0, 1)))
 
 
 def _epoch(step, first_steps):
