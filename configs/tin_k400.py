@@ -31,7 +31,6 @@ def get_config():
     config.data.train.update(num_positions=5, flip_rate=0.5)
 
     config.train.update(batch=48, eval_every=5.0)
-    config.eval.batch = 48
     config.optim.update(lr=0.01, base_batch=48, clip_norm=20.0, groups="tsm", fc_lr5=True)
 
     config.protocols.efficient = view()

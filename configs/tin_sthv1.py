@@ -23,7 +23,6 @@ def get_config():
     config.data.train.num_positions = 5
 
     config.train.update(batch=48, epochs=40.0, eval_every=5.0)
-    config.eval.batch = 48
     config.optim.update(lr=0.02, base_batch=48, weight_decay=5e-4, clip_norm=20.0)
     config.optim.update(groups="tsm", fc_lr5=True, warmup_epochs=1.0, style="mmcv")
     config.optim.update(schedule="cosine", cosine_by="epoch", final_ratio=0.5)

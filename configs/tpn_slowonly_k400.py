@@ -28,7 +28,6 @@ def get_config(top1=76.74, top5=92.57, row="imagenet-pretrained-r50_8xb8-8x8x1-1
     config.train.update(batch=64, epochs=150.0, eval_every=10.0, keep=5)
     config.optim.update(lr=0.01, base_batch=64, nesterov=True, milestones=(75.0, 125.0))
 
-    config.eval.batch = 4
     clips = dict(sampling="clips", frame_interval=8)
     config.protocols.efficient = view(**clips)
     config.protocols["10x3"] = view(num_clips=10, crop="three", crop_size=256, **clips)

@@ -21,7 +21,6 @@ def get_config(model="trn_resnet10"):
 
     config.train.batch = 16
     config.train.epochs = 4.0
-    config.eval.batch = 32
 
     config.optim.update(lr=0.03, base_batch=16, nesterov=True, clip_norm=20.0, schedule="cosine")
 

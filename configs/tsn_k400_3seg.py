@@ -30,7 +30,6 @@ def get_config(
     config.train.epochs = 100.0
     config.optim.update(lr=0.01, base_batch=256, milestones=(40.0, 80.0))
 
-    config.eval.batch = 4  # videos of 250 frames
     config.protocols.efficient = view(num_segments=num_segments)
     config.protocols["25x10"] = view(num_segments=25, crop="ten")
     config.published["25x10"] = dict(top1=top1, top5=top5, source=_SOURCE + row)

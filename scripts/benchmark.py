@@ -1,16 +1,18 @@
 """Speed of a recipe's parts on this machine, and of the models against PyTorch on the CPU.
 
     python scripts/benchmark.py --config=configs/trn_synthetic.py --what=both
+    python scripts/benchmark.py --config=configs/tsn_k400_3seg.py --config.data_dir=... --what=eval
     python scripts/benchmark.py --what=torch
     python scripts/benchmark.py --what=models --models='tsm_*' --rounds=3
 
 `--what=data` reads, decodes and crops the training clips; `--what=step` takes training steps on a
 batch that is on the device already; `--what=both` measures these two, and training as it is: steps
-on the clips that the pipeline delivers meanwhile. `--what=models` compares evaluation and training
-step of one model after the other with its twin in PyTorch (`trn_jax.twins`), in eager mode: the
-same weights, batch and number of threads; then the training step of TSM with that of TSN. The goals
-that it names are those for the processor time. `--what=torch` is short for
-`--what=models --models=tsn_resnet50`.
+on the clips that the pipeline delivers meanwhile. `--what=eval` evaluates the validation list by
+all protocols in one pass, and by the one that shows the model most pixels. `--what=models` compares
+evaluation and training step of one model after the other with its twin in PyTorch
+(`trn_jax.twins`), in eager mode: the same weights, batch and number of threads; then the training
+step of TSM with that of TSN. The goals that it names are those for the processor time.
+`--what=torch` is short for `--what=models --models=tsn_resnet50`.
 
 What is compared takes turns within one run, forwards and backwards, so that other work on the
 machine hits all alike. Clips per second suffer from such work all the same; the processor time per
@@ -42,12 +44,13 @@ from ml_collections import ConfigDict, config_flags
 
 from trn_jax import create_model, evaluate, list_models, recipe, train
 from trn_jax.config import base
+from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, make_mesh
 from trn_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, for --what=data, step and both.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, but for --what=models.")
 _WHAT = flags.DEFINE_enum(
-    "what", "both", ["data", "step", "both", "models", "torch"], "What to measure."
+    "what", "both", ["data", "step", "both", "eval", "models", "torch"], "What to measure."
 )
 _MODELS = flags.DEFINE_string("models", "*", "With --what=models: pattern of names, as 'tsm_*'.")
 _WORKDIR = flags.DEFINE_string(
@@ -55,7 +58,10 @@ _WORKDIR = flags.DEFINE_string(
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "Batches per turn; 10 by default, 1 for models.", lower_bound=1
+    "steps",
+    None,
+    "Batches per turn, 10 by default, 1 for models; passes per turn, 1 by default, for eval.",
+    lower_bound=1,
 )
 _THREADS = flags.DEFINE_integer(
     "threads", None, "Use so many of the processors; all by default.", lower_bound=1
@@ -135,12 +141,13 @@ def table(
     turns: Mapping[str, Sequence[Turn]],
     ratios: Iterable[tuple[str, str]],
     goals: Mapping[str, float] | None = None,
+    unit: str = "clip",
 ) -> str:
     """Describe the turns, and the ratio of some pairs of sides.
 
     `goals` are the largest ratios of processor time that are wanted, by the first of a pair.
     """
-    header = f"{'':34}{'clips/s':>32}{'CPU seconds per clip':>32}"
+    header = f"{'':34}{f'{unit}s/s':>32}{f'CPU seconds per {unit}':>32}"
     lines = [f"{header}{'goal':>10}" if goals else header]
     for name, own in turns.items():
         rates = _spread([1 / turn.wall for turn in own])
@@ -237,6 +244,36 @@ def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[S
     ]
 
 
+# Evaluation --------------------------------------------------------------------------------------
+
+
+def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
+    """All protocols in one pass over the validation list, and the largest of them by itself."""
+    data = recipe.Data(config, workdir)
+    graph, state = nnx.split(create_model(**config.model, rngs=nnx.Rngs(config.seed)))
+    states = (nnx.as_pure(state),)
+    evaluator = evaluate.Evaluator(
+        graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
+    )
+
+    def pixels(name: str) -> int:
+        view = View(**config.protocols[name])
+        return view.num_views * view.num_segments * view.crop_size**2
+
+    def side(name: str, protocols: Sequence[str]) -> Side:
+        views = {protocol: config.protocols[protocol] for protocol in protocols}
+
+        def run(passes: int) -> None:
+            for _ in range(passes):
+                evaluator.run(data, views, states)
+
+        return Side(name, len(data.val_records), run)
+
+    names = recipe.protocol_names(config, "all")
+    largest = max(names, key=pixels)
+    return [side("one pass", names), side(largest, [largest])]
+
+
 # Models against PyTorch --------------------------------------------------------------------------
 
 TWIN_RATIOS = (("evaluation", "evaluation, PyTorch"), ("step", "step, PyTorch"))
@@ -302,19 +339,21 @@ def twin_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
     )
     torch_clips = torch.from_numpy(np.array(batch["clip"][:, 0]))
     torch_labels = torch.from_numpy(np.array(batch["label"], np.int64))
-    score = jax.jit(partial(evaluate.eval_step, graph=stepper.graph))
+    score = jax.jit(partial(evaluate.score_clips, graph=stepper.graph))
+    clips = batch["clip"][:, 0]
+    examples = np.arange(len(clips), dtype=np.int32)
 
     def evaluation(steps: int) -> np.ndarray:
         for _ in range(steps):
-            scores = jax.block_until_ready(score(stepper.state.model, batch["clip"]))
-        return np.asarray(scores)
+            logits = jax.block_until_ready(score(stepper.state.model, clips, examples))
+        return np.asarray(logits)
 
     def torch_evaluation(steps: int) -> np.ndarray:
         twin.eval()
         with torch.inference_mode():
             for _ in range(steps):
-                scores = twin(torch_clips).softmax(-1)
-        return scores.numpy()
+                logits = twin(torch_clips)
+        return logits.numpy()
 
     def step(steps: int) -> float:
         return float(stepper([batch] * steps)["loss"])
@@ -404,6 +443,11 @@ def main(_: Sequence[str]) -> None:
         return
     if _CONFIG.value is None:
         raise UserError(f"--what={what} needs --config=configs/trn_synthetic.py or alike")
+    if what == "eval":
+        sides = evaluation_sides(_CONFIG.value, _WORKDIR.value)
+        turns = measure(sides, rounds=rounds, steps=_STEPS.value or 1)
+        print(table(turns, [(sides[0].name, sides[1].name)], unit="video"))
+        return
     with ExitStack() as stack:
         sides = training_sides(_CONFIG.value, _WORKDIR.value, stack)
         if what != "both":

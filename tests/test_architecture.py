@@ -22,6 +22,7 @@ LAYERS = (
     ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),
     ("trn_jax.data.annotations", "trn_jax.data.synthetic"),
     ("trn_jax.data.datasets", "trn_jax.data.records"),
+    ("trn_jax.data.views",),
     ("trn_jax.data.pipeline", "trn_jax.data.check"),
     ("trn_jax.data",),
     ("trn_jax.backbones.layers",),

@@ -28,6 +28,8 @@ def get_config():
     config.data.train.update(num_segments=2, short_side=32, crop_size=32)
     config.data.num_threads = 2
     config.train.batch = 4
+    config.protocols.efficient = view(num_segments=2, short_side=32, crop_size=32)
+    config.protocols["1x10"] = view(num_segments=2, short_side=40, crop_size=32, crop="ten")
     return config
 """
 
@@ -74,6 +76,14 @@ def rows(done):
             numbers = line[34:].replace("(", " ").replace(")", " ").replace("..", " ").split()
             found[line[:34].strip()] = [float(number) for number in numbers]
     return found
+
+
+def test_eval_compares_all_protocols_with_the_largest(tree):
+    done = run(tree, "--what=eval")
+    found = rows(done)
+    assert list(found) == ["one pass", "1x10", "one pass / 1x10"]
+    assert "videos/s" in done.stdout and "CPU seconds per video" in done.stdout
+    assert all(number > 0 for numbers in found.values() for number in numbers)
 
 
 def test_both_prints_the_parts_the_whole_and_their_ratios(tree):

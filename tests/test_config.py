@@ -12,7 +12,8 @@ from flax import nnx
 
 from trn_jax import config as configuration
 from trn_jax import create_model, recipe
-from trn_jax.data import datasets, pipeline, sampling
+from trn_jax.data import datasets, sampling
+from trn_jax.data.views import View
 from trn_jax.models import MODELS
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -108,7 +109,7 @@ def test_views_do_not_share_their_values():
 
 
 def test_views_have_the_keys_and_the_defaults_of_what_reads_them():
-    fields = {field.name: field for field in dataclasses.fields(pipeline.View)}
+    fields = {field.name: field for field in dataclasses.fields(View)}
     assert set(configuration.view()) == set(fields)
     for name, field in fields.items():
         if field.default is not dataclasses.MISSING:
@@ -116,7 +117,7 @@ def test_views_have_the_keys_and_the_defaults_of_what_reads_them():
     sampler = {field.name: field.default for field in dataclasses.fields(sampling.ClipSampler)}
     for name in sampler.keys() - {"num_segments", "sampling"}:
         assert configuration.view()[name] == sampler[name]
-    assert pipeline.View(**configuration.view()).num_views == 1
+    assert View(**configuration.view()).num_views == 1
 
 
 def test_pairs_of_class_names_survive_json():
@@ -172,7 +173,7 @@ def test_recipes_name_known_parts(name):
     assert config.data.dataset in datasets.DATASETS
     assert config.model.name in MODELS
     for view in views(config).values():
-        pipeline.View(**view)  # refuses unknown samplings and crops
+        View(**view)  # refuses unknown samplings and crops
     assert config.data.train.num_segments == config.model.num_segments
 
 

@@ -40,7 +40,6 @@ def get_config():
     config.data.val.update(frames)
     config.data.num_threads = 2
     config.train.update(batch=8, epochs=4.0, log_every=2, eval_every=2.0, checkpoint_every=3)
-    config.eval.batch = 8
     config.optim.update(lr=0.05, clip_norm=5.0)
     config.protocols.efficient = view(**frames)
     config.protocols.accurate = view(**frames, sampling="twice", crop="three")

@@ -2,11 +2,9 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from test_main import write_frames
 
 from trn_jax import checkpoint, config, evaluate, recipe, scores, train
@@ -24,25 +22,6 @@ def test_the_loss_is_the_binary_cross_entropy_of_every_class():
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = -np.mean(np.log(shares[np.arange(4), one]))
     assert train.classification_loss(jnp.array(logits), one) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("merge", ["logits", "probabilities"])
-def test_scores_are_sigmoids_merged_over_views(merge):
-    class Sum(nnx.Module):
-        """Its logits are sums of pixels."""
-
-        merge_views = merge
-
-        def __call__(self, clips, **_):
-            return jnp.asarray(clips, jnp.float32).sum(axis=(1, 2, 3))
-
-    graph, state = nnx.split(Sum())
-    clips = np.random.default_rng(0).normal(size=(2, 3, 1, 1, 1, 4)).astype(np.float32)
-    found = evaluate.eval_step((state,), clips, graph=graph, multi_label=True)
-    logits = clips[:, :, 0, 0, 0]
-    sigmoid = jax.nn.sigmoid
-    expected = sigmoid(logits.mean(1)) if merge == "logits" else sigmoid(logits).mean(1)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.fixture
@@ -66,7 +45,7 @@ def settings(tmp_path):
         view.update(frames)
     settings.data.train.update(crop="multi_scale", sampling="random")
     settings.train.update(batch=8, steps=3, eval_every=0.5, keep=1, loss_weight=10.0)
-    settings.eval.batch = 8
+    settings.eval.max_views_per_step = 8
     return settings
 
 

@@ -64,8 +64,8 @@ def train_and_evaluate(tree, *flags):
     done = subprocess.run(
         [sys.executable, "-m", "trn_jax.main", "--config=configs/trn_sthv1.py"]
         + [f"--config.data_dir={tree}", f"--workdir={tree}/run", "--config.train.steps=3"]
-        + ["--config.train.batch=2", "--config.model.norm_group=2", "--config.eval.batch=1"]
-        + ["--config.train.eval_every=0", *flags],
+        + ["--config.train.batch=2", "--config.model.norm_group=2"]
+        + ["--config.eval.max_views_per_step=2", "--config.train.eval_every=0", *flags],
         cwd=REPOSITORY,
         env=os.environ | {"XLA_FLAGS": ""},
         capture_output=True,

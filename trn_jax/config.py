@@ -144,8 +144,7 @@ def base(*, dataset, model, num_classes):
     )
 
     config.eval = dict(
-        batch=16,  # videos per step, over all devices and hosts
-        max_views_per_step=64,  # views computed at a time, of all videos of a batch; 0: all
+        max_views_per_step=16,  # clips computed at a time, of whatever videos and protocols
     )
 
     config.protocols = dict(efficient=view())

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-_ON_DEVICE = ("clip", "label")
 _BATCHES_AHEAD = 2
 _END = object()
 
@@ -31,16 +30,18 @@ def split_batch(mesh):
 class DevicePrefetch:
     """Puts batches on the devices ahead of time, from a thread of its own.
 
-    Iterating gives `(arrays, rest)`: clips and labels as global arrays, cut over the mesh, and the
-    other entries of the batch as they came. Errors of the loader are raised by the iteration.
+    Iterating gives `(arrays, rest)`: some entries of the batch as global arrays, cut over the mesh,
+    and the others as they came. Errors of the loader are raised by the iteration.
 
     Args:
         batches: an iterator of this host's parts of the batches, with a method `close`.
         mesh: where they go.
+        keys: of the entries that go there.
     """
 
-    def __init__(self, batches, mesh):
+    def __init__(self, batches, mesh, keys=("clip", "label")):
         self._batches = batches
+        self._keys = keys
         self._sharding = split_batch(mesh)
         self._ready: queue.Queue = queue.Queue(_BATCHES_AHEAD)
         self._closed = threading.Event()
@@ -52,9 +53,9 @@ class DevicePrefetch:
             for batch in self._batches:
                 arrays = {
                     key: jax.make_array_from_process_local_data(self._sharding, batch[key])
-                    for key in _ON_DEVICE
+                    for key in self._keys
                 }
-                rest = {key: value for key, value in batch.items() if key not in _ON_DEVICE}
+                rest = {key: value for key, value in batch.items() if key not in self._keys}
                 if not self._put((arrays, rest)):
                     return
             self._put(_END)

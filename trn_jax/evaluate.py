@@ -1,25 +1,29 @@
-"""Evaluation: views of every video -> merged scores -> metrics, for any protocol."""
+"""Evaluation: views of every video -> merged scores -> metrics, for all protocols in one pass."""
 
+import collections
 import dataclasses
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from trn_jax import __version__, checkpoint, recipe, report
 from trn_jax.data import pipeline
+from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, make_mesh, replicated, split_batch
+from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.scores import Scores, check_dump, dump_path
 from trn_jax.scores import write as write_scores
 
+# Steps that are computed while the logits of the one before them are fetched.
+_STEPS_AHEAD = 2
 # What the scores of a dump tell of where they come from.
 _ORIGIN = (
     "checkpoint",
@@ -34,124 +38,170 @@ _ORIGIN = (
 )
 
 
-def eval_step(states, clips, *, graph, multi_label=False, merge_views="model", views_at_once=None):
-    """Score one batch of videos.
+def score_clips(states, clips, videos, *, graph):
+    """Score clips, each by itself.
 
     Args:
         states: the states that, with `graph`, make up the model.
-        clips: `[batch, views, segments, height, width, 3]`.
+        clips: `[clips, segments, height, width, 3]`.
+        videos: `[clips]`, the position of each clip's video in the list: relations that are drawn
+            in evaluation belong to it.
         graph: the structure of the model (`nnx.graphdef`).
-        multi_label: every class is a question of its own: sigmoid instead of softmax.
-        merge_views: average the views' "logits" or "probabilities", or do as the "model"
-            prescribes (TSN averages logits, other heads probabilities).
-        views_at_once: compute so many views of each video at a time, to need less memory; a
-            divisor of the number of views. All by default.
 
     Returns:
-        Scores `[batch, classes]`: probabilities, merged over the views.
+        Logits `[clips, classes]`.
     """
-    model = nnx.merge(graph, *states)
-    batch, num_views = clips.shape[:2]
-    views_at_once = views_at_once or num_views
+    return nnx.merge(graph, *states)(clips, rngs=nnx.Rngs(0), clip_index=videos)
 
-    def score(views):  # [batch, views_at_once, segments, height, width, 3]
-        logits = model(views.reshape(-1, *views.shape[2:]), rngs=nnx.Rngs(0))
-        return logits.reshape(batch, views_at_once, -1)
 
-    if views_at_once == num_views:
-        logits = score(clips)
-    else:
-        parts = clips.reshape(batch, -1, views_at_once, *clips.shape[2:])
-        logits = jax.lax.map(score, parts.swapaxes(0, 1)).swapaxes(0, 1)
-        logits = logits.reshape(batch, num_views, -1)
-    probabilities = jax.nn.sigmoid if multi_label else jax.nn.softmax
-    if (model.merge_views if merge_views == "model" else merge_views) == "logits":
-        return probabilities(jnp.mean(logits, axis=1))
-    return jnp.mean(probabilities(logits), axis=1)
+def merge_views(logits, *, merge, multi_label=False):
+    """Merge the views of a video into one prediction; computed in float64.
+
+    Args:
+        logits: `[views, classes]`.
+        merge: average the "logits" or the "probabilities".
+        multi_label: every class is a question of its own: sigmoid instead of softmax.
+
+    Returns:
+        Probabilities `[classes]`, float64.
+    """
+    probabilities = _sigmoid if multi_label else _softmax
+    logits = np.asarray(logits, np.float64)
+    if merge == "logits":
+        return probabilities(logits.mean(axis=0))
+    return probabilities(logits).mean(axis=0)
+
+
+def _softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(logits):
+    return (1 + np.tanh(logits / 2)) / 2  # does not overflow
 
 
 class Evaluator:
-    """Evaluates a model with one compiled step per shape and way of merging.
+    """Evaluates a model through any number of views in one pass over the videos.
+
+    Every host reads and scores its own videos on its own devices, so that none waits for another
+    before the end. Clips are scored in arrays of one size, whatever videos and views they are of:
+    so the scores of a protocol do not depend on what is evaluated with it.
 
     Args:
         graph: the structure of the model.
-        mesh: the devices.
         multi_label: whether videos have several labels each.
-        max_views: views that are computed at a time, over all videos of a batch; 0: all. At least
-            one view of every video is.
+        max_views: clips that are scored at a time; rounded up to a multiple of the devices.
+
+    Raises:
+        UserError: `max_views` is not positive.
     """
 
-    def __init__(self, graph, mesh, *, multi_label=False, max_views=0):
-        self.mesh = mesh
-        self._max_views = max_views
-        self._options = dict(graph=graph, multi_label=multi_label)
-        self._steps: dict[tuple, Callable] = {}
-
-    def step(self, batch, view):
-        """The step for `batch` videos that are seen through `view`: `eval_step`, compiled."""
-        num_views = view.num_views
-        fitting = self._max_views // batch if self._max_views else num_views
-        at_once = max(
-            n for n in range(1, num_views + 1) if num_views % n == 0 and n <= max(fitting, 1)
+    def __init__(self, graph, *, multi_label=False, max_views=16):
+        if max_views < 1:
+            raise UserError(f"eval.max_views_per_step={max_views} must be at least 1")
+        self._graph = graph
+        self._mesh = make_mesh(jax.local_devices())
+        self._num_clips = -(-max_views // self._mesh.size) * self._mesh.size
+        self._multi_label = multi_label
+        split = split_batch(self._mesh)
+        self._step = jax.jit(
+            partial(score_clips, graph=graph),
+            in_shardings=(replicated(self._mesh), split, split),
+            out_shardings=split,
         )
-        key = at_once, view.merge_views
-        if key not in self._steps:
-            self._steps[key] = jax.jit(
-                partial(
-                    eval_step, **self._options, merge_views=view.merge_views, views_at_once=at_once
-                ),
-                in_shardings=(replicated(self.mesh), split_batch(self.mesh)),
-                out_shardings=replicated(self.mesh),
-            )
-        return self._steps[key]
 
-    def run(self, data, name, view, states):
-        """Evaluate the validation list through one view.
+    def run(self, data, views, states):
+        """Evaluate the validation list through several views.
 
         Args:
             data: a `recipe.Data`.
-            name: name of the protocol.
-            view: its section of the configuration.
+            views: `{name: section of the configuration}`, such as all protocols.
             states: the states that make up the model.
 
         Returns:
-            A dict that JSON can hold, but for its entry `scores`, a `Scores`.
+            `{name: result}`. A result is a dict that JSON can hold, but for its entry `scores`, a
+            `Scores`. Its seconds, speeds and distinct views are those of the whole pass.
+
+        Raises:
+            UserError: the model cannot see clips of a view, or a video cannot be read.
         """
         start = time.perf_counter()
-        records = data.val_records
-        parsed = pipeline.View(**view)
-        scores = self._scores(states, data.eval_batches(view), parsed)[: len(records)]
+        states = self._on_these_devices(states)
+        parsed = {name: View(**view) for name, view in views.items()}
+        self._check(parsed, states)
+        num_videos, num_classes = len(data.val_records), len(data.class_names)
+        merger = _Merger(parsed, self._prescribed(states), self._multi_label)
+        merger.scores = {name: np.zeros((num_videos, num_classes), np.float32) for name in parsed}
+        num_clips = self._score(data.eval_videos(parsed), states, merger)
+        scores, num_clips = _of_all_hosts(merger.scores, num_clips)
         seconds = time.perf_counter() - start
-        found = Scores(
-            scores=np.asarray(scores, np.float32),
-            labels=data.val_labels,
-            videos=data.val_names,
-            class_names=data.class_names,
-            partners=data.partners,
-            protocol=name,
-        )
-        return {
-            "protocol": name,
-            "metrics": found.metrics(),
-            "num_videos": len(records),
-            "num_views": parsed.num_views,
-            "view": view.to_dict(),
-            "videos_per_second": len(records) / seconds,
-            "views_per_second": len(records) * parsed.num_views / seconds,
-            "per_class": found.per_class(),
-            "scores": found,
+        speed = {
+            "distinct_views": num_clips,
+            "seconds": seconds,
+            "videos_per_second": num_videos / seconds,
+            "views_per_second": num_clips / seconds,
         }
+        results = {}
+        for name, view in views.items():
+            found = Scores(
+                scores=scores[name],
+                labels=data.val_labels,
+                videos=data.val_names,
+                class_names=data.class_names,
+                partners=data.partners,
+                protocol=name,
+            )
+            results[name] = {
+                "protocol": name,
+                "metrics": found.metrics(),
+                "num_videos": num_videos,
+                "num_views": parsed[name].num_views,
+                "view": view.to_dict(),
+                **speed,
+                "per_class": found.per_class(),
+                "scores": found,
+            }
+        return results
 
-    def _scores(self, states, batches, view):
-        prefetch = DevicePrefetch(batches, self.mesh)
-        found = []
+    def _on_these_devices(self, states):
+        """States of the whole mesh, as those of this host's devices."""
+        if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(states)):
+            return states
+        return jax.tree.map(
+            lambda leaf: jax.device_put(leaf.addressable_data(0), replicated(self._mesh)), states
+        )
+
+    def _prescribed(self, states):
+        """What the model prescribes for several views."""
+        return nnx.merge(self._graph, *states).merge_views
+
+    def _check(self, views, states):
+        """Check that the model takes the clips of all views, before any is read."""
+        examples = jax.ShapeDtypeStruct((self._num_clips,), np.int32)
+        for name, view in views.items():
+            shape = (self._num_clips, view.num_segments, view.crop_size, view.crop_size, 3)
+            try:
+                self._step.eval_shape(states, jax.ShapeDtypeStruct(shape, np.uint8), examples)
+            except UserError as error:
+                raise UserError(f"{name} is not defined for this model: {error}") from None
+
+    def _score(self, videos, states, merger):
+        batches = pipeline.clip_batches(videos, self._num_clips)
+        prefetch = DevicePrefetch(batches, self._mesh, ("clip", "example"))
+        running: collections.deque = collections.deque()
+        num_clips = 0
         try:
-            for arrays, _ in prefetch:
-                clips = arrays["clip"]
-                found.append(self.step(len(clips), view)(states, clips))
+            for arrays, rest in prefetch:
+                num_clips += len(rest["rows"])
+                running.append((self._step(states, arrays["clip"], arrays["example"]), rest))
+                if len(running) > _STEPS_AHEAD:
+                    merger.add(*running.popleft())
         finally:
             prefetch.close()
-        return np.concatenate(jax.device_get(found))
+        for logits, rest in running:
+            merger.add(logits, rest)
+        return num_clips
 
     def run_protocols(self, data, config, states, directory, step, names):
         """Evaluate several protocols and say where model and data come from.
@@ -180,7 +230,64 @@ class Evaluator:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "config": json.loads(text),
         }
-        return [self.run(data, name, config.protocols[name], states) | about for name in names]
+        views = {name: config.protocols[name] for name in names}
+        return [found | about for found in self.run(data, views, states).values()]
+
+
+class _Merger:
+    """Collects the logits of a video's clips, and merges them as soon as they are complete.
+
+    Attributes:
+        scores: `{name of a view: [videos, classes]}`, filled in.
+    """
+
+    def __init__(self, views, prescribed, multi_label):
+        self._merge = {
+            name: prescribed if view.merge_views == "model" else view.merge_views
+            for name, view in views.items()
+        }
+        self._multi_label = multi_label
+        self._open: dict[int, dict] = {}
+        self.scores: dict[str, np.ndarray] = {}
+
+    def add(self, logits, batch):
+        """Take the logits `[clips, classes]` of a batch of `pipeline.clip_batches`."""
+        for video in batch["videos"]:
+            self._open[video["example"]] = video | {"logits": {}}
+        for row, (example, shape, number) in zip(np.asarray(logits), batch["rows"], strict=False):
+            video = self._open[example]
+            video["logits"][shape, number] = row
+            if len(video["logits"]) == video["num_clips"]:
+                self._close(self._open.pop(example))
+
+    def _close(self, video):
+        for name, (shape, numbers) in video["views"].items():
+            logits = np.stack([video["logits"][shape, number] for number in numbers.tolist()])
+            self.scores[name][video["example"]] = merge_views(
+                logits, merge=self._merge[name], multi_label=self._multi_label
+            )
+
+
+def _of_all_hosts(scores, num_clips):
+    """Put the rows together that each host has scored, and add up the numbers of clips."""
+    hosts = jax.process_count()
+    if hosts == 1:
+        return scores, num_clips
+    mine = {name: host_rows(found, jax.process_index(), hosts) for name, found in scores.items()}
+    parts, counts = multihost_utils.process_allgather((mine, np.array(num_clips)))
+    num_videos = len(next(iter(scores.values())))
+    return {name: interleave(found, num_videos) for name, found in parts.items()}, int(counts.sum())
+
+
+def host_rows(rows, host, num_hosts):
+    """Every `num_hosts`-th of `rows` from number `host` on; as many on every host, padded by 0."""
+    padding = [(0, -len(rows) % num_hosts), *[(0, 0)] * (rows.ndim - 1)]
+    return np.pad(rows, padding)[host::num_hosts]
+
+
+def interleave(parts, num_rows):
+    """The inverse of `host_rows`: `parts` `[num_hosts, rows, ...]` as `[num_rows, ...]`."""
+    return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[:num_rows]
 
 
 def evaluate(config, path, workdir, *, protocols="all", dump=None):
@@ -213,7 +320,7 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
     model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
     graph, state = nnx.split(model)
     evaluator = Evaluator(
-        graph, mesh, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
+        graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
     )
     results = evaluator.run_protocols(
         data, config, (nnx.as_pure(state),), directory, about["step"], names
@@ -246,7 +353,15 @@ def write_results(results, folder, *, dump=None):
         if dump:
             write_scores(dump_path(dump, found["protocol"], len(results)), scores)
     tables = f"{report.class_table(results[0]['per_class'])}\n\n{report.protocol_table(results)}"
-    print(f"\n{tables}\n\nresults in {folder}", flush=True)
+    print(f"\n{tables}\n{_speed(results[0])}\n\nresults in {folder}", flush=True)
+
+
+def _speed(found):
+    return (
+        f"{found['num_videos']} videos, {found['distinct_views']} distinct views in "
+        f"{found['seconds']:.1f} s: {found['videos_per_second']:.1f} videos/s, "
+        f"{found['views_per_second']:.1f} views/s"
+    )
 
 
 def _file_hash(path):

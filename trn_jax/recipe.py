@@ -15,6 +15,7 @@ from trn_jax import convert, optim
 from trn_jax.config import base
 from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline
+from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError
 
 
@@ -51,7 +52,7 @@ class Data:
                 f"{self.files.class_names} names {len(self.class_names)} classes, but "
                 f"model.num_classes is {config.model.num_classes}; correct one of the two"
             )
-        train = pipeline.View(**settings.train)
+        train = View(**settings.train)
         if train.num_segments != config.model.num_segments:
             raise UserError(
                 f"data.train.num_segments={train.num_segments} differs from "
@@ -118,40 +119,45 @@ class Data:
 
     def train_batches(self, first_batch):
         """This host's part of the training batches from number `first_batch` on."""
-        config = self._config
+        config, settings = self._config, self._config.data
+        view = View(**settings.train)
+        reader = pipeline.BatchReader(
+            self.train_records,
+            view,
+            seed=config.seed,
+            frame_pattern=self.files.frame_pattern,
+            first_frame=self.files.first_frame,
+            label_map=self.mirrored(view),
+            exact_resize=settings.exact_resize,
+            on_error=settings.on_error,
+            num_threads=self.num_threads,
+            num_classes=len(self.class_names) if self.multi_label else None,
+        )
         return pipeline.train_batches(
-            self._reader(self.train_records, config.data.train, on_error=config.data.on_error),
+            reader,
             batch=config.train.batch,
             seed=config.seed,
             first_batch=first_batch,
             host=jax.process_index(),
             num_hosts=jax.process_count(),
-            num_workers=config.data.num_workers,
+            num_workers=settings.num_workers,
         )
 
-    def eval_batches(self, view):
-        """This host's part of the validation batches, seen through `view`."""
-        return pipeline.eval_batches(
-            self._reader(self.val_records, view, on_error="raise"),
-            batch=eval_batch(self._config, jax.device_count()),
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-            num_workers=self._config.data.num_workers,
-        )
-
-    def _reader(self, records, view, *, on_error):
-        view = pipeline.View(**view)
-        return pipeline.BatchReader(
-            records,
-            view,
+    def eval_videos(self, views):
+        """This host's videos of the validation list, seen through `views`, `{name: View}`."""
+        reader = VideoReader(
+            views,
             seed=self._config.seed,
             frame_pattern=self.files.frame_pattern,
             first_frame=self.files.first_frame,
-            label_map=self.mirrored(view),
-            exact_resize=self._config.data.exact_resize,
-            on_error=on_error,
+        )
+        return pipeline.eval_videos(
+            reader,
+            self.val_records,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
             num_threads=self.num_threads,
-            num_classes=len(self.class_names) if self.multi_label else None,
+            num_workers=self._config.data.num_workers,
         )
 
     def mirrored(self, view):
@@ -187,11 +193,6 @@ def _default_data_dir(dataset, workdir):
     if dataset == "synthetic":
         return os.path.join(os.path.dirname(os.path.abspath(workdir)), "data", "synthetic")
     return os.path.join("data", dataset)
-
-
-def eval_batch(config, num_devices):
-    """Videos per evaluation step: `eval.batch`, rounded up to a multiple of the devices."""
-    return -(-config.eval.batch // num_devices) * num_devices
 
 
 def scaled_lr(config):

@@ -224,7 +224,7 @@ def train(config, workdir):
         loss_weight=config.train.loss_weight,
     )
     evaluator = evaluate.Evaluator(
-        graph, mesh, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
+        graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
     )
     loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step)
     loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
@@ -324,8 +324,8 @@ class _Loop:
             self._log(step)
         metrics = None
         if evaluates and not self.stopped_by:
-            view = self._config.data.val
-            metrics = self._evaluator.run(self._data, "val", view, state.model)["metrics"]
+            views = {"val": self._config.data.val}
+            metrics = self._evaluator.run(self._data, views, state.model)["val"]["metrics"]
             self._reporter.write(step, "val", metrics)
             self.say(f"step {step}  val  " + _percentages(metrics))
         if saves:

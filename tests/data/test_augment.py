@@ -12,6 +12,7 @@ import weights
 
 from trn_jax.data import augment, pipeline
 from trn_jax.data.annotations import Record
+from trn_jax.data.views import View
 from trn_jax.errors import UserError
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared/data"
@@ -193,7 +194,7 @@ def read_clip(crop_size, **settings):
     record = Record(0, str(IMAGES), 10, 4)
     reader = pipeline.BatchReader(
         [record],
-        pipeline.View(**right | settings),
+        View(**right | settings),
         seed=0,
         frame_pattern="img_{:05d}.jpg",
         first_frame=1,

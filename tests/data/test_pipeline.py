@@ -15,8 +15,9 @@ import pytest
 import simplejpeg
 from absl import flags
 
-from trn_jax.data import annotations, pipeline
+from trn_jax.data import annotations, decode, pipeline
 from trn_jax.data.decode import FrameError
+from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError
 
 NUM_VIDEOS = 11
@@ -67,7 +68,7 @@ def make_reader(root, view=VIEW, **changes):
         on_error="raise",
         num_threads=2,
     )
-    return pipeline.BatchReader(read_records(root), pipeline.View(**view), **options | changes)
+    return pipeline.BatchReader(read_records(root), View(**view), **options | changes)
 
 
 def take(batches, count):
@@ -82,8 +83,30 @@ def train(reader, count, batch=4, seed=3, **options):
     return take(pipeline.train_batches(reader, batch=batch, seed=seed, **options), count)
 
 
-def evaluate(reader, batch, **options):
-    return take(pipeline.eval_batches(reader, batch=batch, **options), 1000)
+def make_video_reader(views):
+    parsed = {name: View(**view) for name, view in views.items()}
+    return VideoReader(parsed, seed=7, frame_pattern="{:05d}.jpg", first_frame=1)
+
+
+def evaluate(root, *, views=None, **options):
+    """What is read of the videos of this host."""
+    reader = make_video_reader(views or {"one": EVAL})
+    return take(pipeline.eval_videos(reader, read_records(root), **options), 1000)
+
+
+def clips_of(video, name="one"):
+    """The clips `[num_views, ...]` of one view."""
+    shape, numbers = video["views"][name]
+    return video["clips"][shape][numbers]
+
+
+def assert_same_videos(found, expected):
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected, strict=True):
+        assert a["example"] == b["example"]
+        assert a["views"].keys() == b["views"].keys()
+        for name in b["views"]:
+            np.testing.assert_array_equal(clips_of(a, name), clips_of(b, name))
 
 
 def assert_equal(found, expected):
@@ -159,10 +182,7 @@ def test_batches_do_not_depend_on_where_a_run_starts(root, reference, first_batc
 def test_batches_do_not_depend_on_worker_processes(root, reference):
     flags.FLAGS.mark_as_parsed()
     assert_equal(train(make_reader(root), 10, num_workers=2), reference)
-    assert_equal(
-        join_hosts(evaluate(make_reader(root, EVAL), 4, num_workers=1)),
-        evaluate(make_reader(root, EVAL), 4),
-    )
+    assert_same_videos(evaluate(root, num_workers=2, num_threads=2), evaluate(root))
 
 
 def test_both_seeds_matter(root, reference):
@@ -206,35 +226,126 @@ def test_labels_are_mirrored_with_the_clips_and_only_those_of_the_map(reference)
 # Evaluation
 
 
-@pytest.mark.parametrize(
-    ("batch", "num_hosts"), [(4, 1), (4, 2), (3, 1), (6, 2), (11, 1), (1, 1), (16, 2), (16, 8)]
-)
-def test_evaluation_covers_the_list_once_in_order_and_masks_the_padding(root, batch, num_hosts):
+@pytest.mark.parametrize(("num_hosts", "num_threads"), [(1, 1), (1, 3), (2, 1), (3, 2), (16, 1)])
+def test_evaluation_covers_the_list_once_whatever_the_hosts(root, num_hosts, num_threads):
+    options = dict(num_hosts=num_hosts, num_threads=num_threads)
+    hosts = [evaluate(root, host=host, **options) for host in range(num_hosts)]
+    for host, videos in enumerate(hosts):
+        expected = list(range(host, NUM_VIDEOS, num_hosts))
+        assert [video["example"] for video in videos] == expected
+    found = sorted(itertools.chain(*hosts), key=lambda video: video["example"])
+    # The batches of training, which are read by other code, show the same.
     reader = make_reader(root, EVAL)
-    hosts = [evaluate(reader, batch, host=h, num_hosts=num_hosts) for h in range(num_hosts)]
-    assert len({len(host) for host in hosts}) == 1  # else a host would wait for another for ever
-    for part in itertools.chain(*hosts):
-        assert part["clip"].shape == (batch // num_hosts, 1, 3, 16, 16, 3)
-    batches = join_hosts(*hosts)
-    assert len(batches) == -(-NUM_VIDEOS // batch)
-    all_of = {
-        key: np.concatenate([b[key] for b in batches]) for key in ("mask", "example", "label")
-    }
-    padding = len(batches) * batch - NUM_VIDEOS
-    assert all_of["mask"].tolist() == [1] * NUM_VIDEOS + [0] * padding
-    assert all_of["example"].tolist() == list(range(NUM_VIDEOS)) + [-1] * padding
-    assert all_of["label"].tolist() == [v % 4 for v in range(NUM_VIDEOS)] + [0] * padding
-    clips = np.concatenate([b["clip"] for b in batches])
-    assert not clips[NUM_VIDEOS:].any()
-    (whole,) = evaluate(reader, NUM_VIDEOS)
-    np.testing.assert_array_equal(clips[:NUM_VIDEOS], whole["clip"])
+    for video, record in zip(found, reader.records, strict=True):
+        np.testing.assert_array_equal(clips_of(video), reader([(0, record)])["clip"][0])
 
 
 def test_evaluation_is_repeatable_also_with_shuffled_frames(root):
-    shuffled = EVAL | dict(frame_order="shuffled")
-    first, again = (evaluate(make_reader(root, shuffled), 4) for _ in range(2))
-    assert_equal(first, again)
-    assert (first[0]["clip"] != evaluate(make_reader(root, EVAL), 4)[0]["clip"]).any()
+    shuffled = {"one": EVAL | dict(frame_order="shuffled")}
+    first, again = (evaluate(root, views=shuffled) for _ in range(2))
+    assert_same_videos(first, again)
+    assert (clips_of(first[0]) != clips_of(evaluate(root)[0])).any()
+
+
+THREE = EVAL | dict(crop="three", short_side=16)
+TEN = EVAL | dict(crop="ten")
+COLOURED = TEN | dict(color_jitter=(0.5, 0.5, 0.5, 0.1))
+PROTOCOLS = {
+    "efficient": EVAL,
+    "accurate": THREE | dict(sampling="twice"),
+    "1x10": TEN,
+    "again": TEN | dict(merge_views="logits"),
+    "coloured": COLOURED,
+    "shuffled": EVAL | dict(frame_order="shuffled"),
+    "5x10": TEN | dict(num_segments=5),
+    "dense": THREE | dict(sampling="dense", num_clips=4, sample_range=6),
+    "large": EVAL | dict(short_side=24, crop_size=20),
+}
+
+
+def test_views_that_are_read_together_show_what_each_shows_alone(root):
+    together = evaluate(root, views=PROTOCOLS)
+    for name, view in PROTOCOLS.items():
+        alone = evaluate(root, views={name: view})
+        reader = make_reader(root, view | dict(flip_rate=0))
+        for video, single in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(clips_of(video, name), clips_of(single, name))
+            if name not in ("coloured", "shuffled"):  # drawn in another order
+                clips = reader([(0, reader.records[video["example"]])])["clip"][0]
+                np.testing.assert_array_equal(clips_of(video, name), clips)
+
+
+def test_no_clip_is_cut_twice_for_several_views(root):
+    (video, *_) = evaluate(root, views=PROTOCOLS)
+    for clips in video["clips"]:
+        assert len({clip.tobytes() for clip in clips}) == len(clips)
+    assert video["num_clips"] == sum(map(len, video["clips"]))
+    for name, view in PROTOCOLS.items():
+        numbers = video["views"][name][1]
+        assert len(numbers) == View(**view).num_views
+    shape, numbers = video["views"]["1x10"]
+    assert video["views"]["again"][0] == shape
+    np.testing.assert_array_equal(video["views"]["again"][1], numbers)
+    # The frames are 20 x 27 pixels: the middle of ten crops is at 2 * ((27 - 16) // 4) = 4 pixels,
+    # the centre crop at 5.
+    assert video["views"]["efficient"][1][0] not in numbers
+    even = {"one": EVAL | dict(short_side=24), "ten": TEN | dict(short_side=24)}  # 24 x 32 pixels
+    (video, *_) = evaluate(root, views=even)
+    assert video["num_clips"] == 10
+
+
+def test_every_frame_is_decoded_once_for_all_views(root, monkeypatch):
+    decoded = []
+    read = decode._read_image
+    monkeypatch.setattr(decode, "_read_image", lambda path: decoded.append(path) or read(path))
+    evaluate(root, views=PROTOCOLS)
+    assert len(decoded) == len(set(decoded))
+    wanted = set()
+    for view in PROTOCOLS.values():
+        for record in read_records(root):
+            frames = View(**view).sampler()(record.num_frames, np.random.default_rng(0))
+            wanted |= {f"{record.folder}/{frame + 1:05d}.jpg" for frame in frames.flat}
+    assert set(decoded) == wanted
+
+
+@pytest.mark.parametrize("num_clips", [1, 7, 16, 1000])
+def test_clips_are_packed_whatever_video_they_are_of(root, num_clips):
+    videos = {video["example"]: video for video in evaluate(root, views=PROTOCOLS)}
+    seen = {}
+    batches = list(
+        pipeline.clip_batches(
+            pipeline.eval_videos(make_video_reader(PROTOCOLS), read_records(root)), num_clips
+        )
+    )
+    begun = [video["example"] for batch in batches for video in batch["videos"]]
+    assert begun == list(range(NUM_VIDEOS))
+    for batch in batches:
+        rows = batch["rows"]
+        assert len(batch["clip"]) == len(batch["example"]) == num_clips >= len(rows) > 0
+        assert not batch["clip"][len(rows) :].any()
+        for row, (example, shape, number) in enumerate(rows):
+            assert batch["example"][row] == example
+            np.testing.assert_array_equal(
+                batch["clip"][row], videos[example]["clips"][shape][number]
+            )
+            seen[example, shape, number] = True
+    assert len(seen) == sum(video["num_clips"] for video in videos.values())
+    assert len(seen) == sum(len(batch["rows"]) for batch in batches)
+    assert sum(len(batch["rows"]) < num_clips for batch in batches) <= 3  # one per shape
+
+
+def test_packing_closes_the_loader_when_it_is_left(root):
+    videos = pipeline.eval_videos(make_video_reader({"one": EVAL}), read_records(root))
+    batches = pipeline.clip_batches(videos, 2)
+    next(batches)
+    batches.close()
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+def test_random_crops_do_not_evaluate():
+    with pytest.raises(UserError, match=r"val\.crop='multi_scale' is random.*'center', 'three'"):
+        make_video_reader({"efficient": EVAL, "val": VIEW})
 
 
 def test_views_are_ordered_crop_first_then_clip(root):
@@ -272,8 +383,8 @@ def test_views_are_ordered_crop_first_then_clip(root):
 def test_num_views_is_clips_times_crops(root, changes, num_views):
     reader = make_reader(root, EVAL | changes)
     assert reader.view.num_views == num_views
-    (batch,) = evaluate(reader, 11)
-    assert batch["clip"].shape == (11, num_views, 3, 16, 16, 3)
+    for video in evaluate(root, views={"one": EVAL | changes}):
+        assert clips_of(video).shape == (num_views, 3, 16, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -344,11 +455,13 @@ def test_colors_change_but_nothing_else_does(root, reference):
 
 
 def test_validation_is_coloured_only_where_it_is_asked_for_and_repeatably(root):
-    coloured = EVAL | dict(crop="ten", color_jitter=(0.5, 0.5, 0.5, 0.1))
-    first, again = (evaluate(make_reader(root, coloured), 4) for _ in range(2))
-    assert_equal(first, again)
-    plain = evaluate(make_reader(root, EVAL | dict(crop="ten")), 4)
-    assert (first[0]["clip"] != plain[0]["clip"]).mean() > 0.9
+    first, again = (evaluate(root, views={"one": COLOURED}) for _ in range(2))
+    assert_same_videos(first, again)
+    plain = evaluate(root, views={"one": TEN})
+    changed = [
+        (clips_of(a) != clips_of(b)).mean() for a, b in zip(first[1:], plain[1:], strict=True)
+    ]
+    assert min(changed) > 0.9  # video 0 is nearly black
 
 
 # Videos that cannot be read
@@ -374,12 +487,14 @@ def test_a_video_that_cannot_be_read_ends_the_run_with_its_name(damaged):
     with pytest.raises(FrameError, match=f"cannot decode {damaged}/v4/"):
         reader([(0, reader.records[3]), (0, reader.records[4])])
     with pytest.raises(FrameError, match=f"{damaged}/v4/"):
-        evaluate(reader, 4)
+        evaluate(damaged)
 
 
 def test_skipping_replaces_a_video_by_the_next_and_says_so(root, damaged):
-    skipped = evaluate(make_reader(damaged, EVAL, on_error="skip"), NUM_VIDEOS)
-    (batch,), (whole,) = skipped, evaluate(make_reader(root, EVAL), NUM_VIDEOS)
+    batch, whole = (
+        reader([(0, record) for record in reader.records])
+        for reader in (make_reader(damaged, EVAL, on_error="skip"), make_reader(root, EVAL))
+    )
     good = [v for v in range(NUM_VIDEOS) if v not in (4, 10)]
     for key in ("clip", "label", "example", "mask"):
         np.testing.assert_array_equal(batch[key][good], whole[key][good])
@@ -452,9 +567,9 @@ def test_skipping_ends_when_nothing_can_be_read(root, tmp_path):
     ],
 )
 def test_wrong_views_are_named(wrong, named):
-    pipeline.View(**VIEW)
+    View(**VIEW)
     with pytest.raises(UserError, match=named):
-        pipeline.View(**VIEW | wrong)
+        View(**VIEW | wrong)
 
 
 def test_an_unknown_way_with_errors_is_named(root):
@@ -467,11 +582,11 @@ def test_an_unknown_way_with_errors_is_named(root):
 
 READ_A_BATCH = """
 import pathlib, sys
-from trn_jax.data import annotations, augment, datasets, decode, pipeline, sampling
+from trn_jax.data import annotations, augment, datasets, decode, pipeline, sampling, views
 root = pathlib.Path({root!r})
 records = annotations.read_list(root / "list.txt", frames_root=root, num_classes=4)
 reader = pipeline.BatchReader(
-    records, pipeline.View(**{view!r}), seed=0, frame_pattern="{{:05d}}.jpg", first_frame=1,
+    records, views.View(**{view!r}), seed=0, frame_pattern="{{:05d}}.jpg", first_frame=1,
     label_map={{}}, exact_resize=False, on_error="raise", num_threads=1,
 )
 batches = pipeline.train_batches(reader, batch=2, seed=0)
@@ -579,7 +694,7 @@ def test_several_labels_become_zeros_and_ones_and_are_mirrored_together(root):
     records = [
         dataclasses.replace(record, label=(record.label, 3)) for record in read_records(root)
     ]
-    view = pipeline.View(**VIEW | dict(crop="multi_scale", flip_rate=1.0))
+    view = View(**VIEW | dict(crop="multi_scale", flip_rate=1.0))
     reader = pipeline.BatchReader(
         records,
         view,

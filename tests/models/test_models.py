@@ -11,14 +11,12 @@ import pytest
 from flax import nnx
 
 import trn_jax
-from trn_jax import config as configuration
-from trn_jax import evaluate, models
+from trn_jax import models
 from trn_jax.backbones import swin
 from trn_jax.backbones.layers import dropout
 from trn_jax.backbones.resnet import BasicBlock, ResNet
 from trn_jax.convert.names import variables
-from trn_jax.data import datasets, pipeline, synthetic
-from trn_jax.devices import make_mesh
+from trn_jax.data import datasets, synthetic
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 from trn_jax.models.trn import Relation, TRNHead
@@ -605,65 +603,6 @@ def test_norm_groups_must_divide_the_batch():
 
 
 # Views
-
-
-class FirstPixels(nnx.Module):
-    """A model whose logits are the first pixel of a clip."""
-
-    def __init__(self, merge_views):
-        self.merge_views = merge_views
-
-    def __call__(self, clips, *, rngs):
-        return clips[:, 0, 0, 0]
-
-
-def softmax(x):
-    exponentials = np.exp(x - x.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
-
-
-def test_views_are_merged_as_the_head_prescribes():
-    logits = 3 * draw(4, 2, 3)
-    clips = logits[:, :, None, None, None]  # [batch, views, segments, height, width, 3]
-    expected = {
-        "logits": softmax(logits.mean(1)),
-        "probabilities": softmax(logits).mean(1),
-    }
-    assert differ(*expected.values()) > 0.05
-    for merge_views, probabilities in expected.items():
-        graph, state = nnx.split(FirstPixels(merge_views))
-        close(evaluate.eval_step((state,), jnp.asarray(clips), graph=graph), probabilities)
-        # A protocol may ask for the other way.
-        for asked, others in expected.items():
-            options = dict(graph=graph, merge_views=asked)
-            close(evaluate.eval_step((state,), jnp.asarray(clips), **options), others)
-
-
-@pytest.mark.parametrize("views_at_once", [1, 2, 3, 6])
-def test_views_in_parts_score_as_all_at_once(views_at_once):
-    clips = jnp.asarray(3 * draw(4, 6, 3)[:, :, None, None, None])
-    for merge_views in ("logits", "probabilities"):
-        graph, state = nnx.split(FirstPixels(merge_views))
-        whole = evaluate.eval_step((state,), clips, graph=graph)
-        parts = evaluate.eval_step((state,), clips, graph=graph, views_at_once=views_at_once)
-        close(parts, whole)
-
-
-@pytest.mark.parametrize(
-    ("max_views", "batch", "at_once"),
-    [(0, 4, 30), (64, 4, 15), (60, 2, 30), (12, 4, 3), (2, 4, 1), (1000, 4, 30)],
-)
-def test_as_many_views_are_scored_at_a_time_as_allowed(monkeypatch, max_views, batch, at_once):
-    asked = []
-    monkeypatch.setattr(
-        evaluate, "eval_step", lambda states, clips, **options: asked.append(options) or clips
-    )
-    graph, _ = nnx.split(FirstPixels("logits"))
-    evaluator = evaluate.Evaluator(graph, make_mesh(jax.devices()[:1]), max_views=max_views)
-    cuts = dict(crop="three", crop_size=256)
-    view = pipeline.View(**configuration.view(sampling="clips", num_clips=10, **cuts))
-    evaluator.step(batch, view)((), jnp.zeros((batch, 30)))
-    assert [options["views_at_once"] for options in asked] == [at_once]
 
 
 def test_heads_merge_views_as_published():

@@ -8,6 +8,7 @@ OpenCV's bilinear interpolation without antialiasing, as in the published pipeli
 import dataclasses
 import difflib
 import re
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,24 +134,32 @@ def resize(frame, height, width, out=None):
 
 
 def resize_short_side(frames, short_side):
-    """Resize frames `[h, w, 3]` of one size so that the shorter side is `short_side`."""
+    """Resize frames `[h, w, 3]` of one size so that the shorter side is `short_side`; 0: none."""
     height, width, _ = frames[0].shape
-    height, width = short_side_size(height, width, short_side)
+    height, width = short_side_size(height, width, short_side or min(height, width))
     if frames[0].shape[:2] == (height, width):
         return frames
     return [resize(frame, height, width) for frame in frames]
 
 
-def _cut(frame, box):
+def cut(frames, box, mirrored, out):
+    """Write the pixels of a box, resized where it has another size and `mirrored` if asked for.
+
+    Args:
+        frames: arrays `[h, w, 3]` of one size.
+        box: `(left, top, width, height)`.
+        mirrored: exchange left and right.
+        out: receives them, `[len(frames), height, width, 3]`.
+    """
     left, top, width, height = box
-    return frame[top : top + height, left : left + width]
-
-
-def _resize_box(frames, box, out):
-    """Write the pixels of `box`, resized, into `out` `[len(frames), height, width, 3]`."""
-    height, width = out.shape[1:3]
     for frame, target in zip(frames, out, strict=True):
-        resize(_cut(frame, box), height, width, out=target)
+        pixels = frame[top : top + height, left : left + width]
+        if pixels.shape != target.shape:
+            pixels = resize(pixels, target.shape[0], target.shape[1], out=target)
+        if mirrored:
+            cv2.flip(pixels, 1, dst=target)
+        elif pixels is not target:
+            target[:] = pixels
 
 
 def _check_sizes(size, short_side):
@@ -162,8 +171,19 @@ def _check_sizes(size, short_side):
         )
 
 
+class _Crop:
+    """What all crops share: frames are scaled, boxes chosen, and their pixels written."""
+
+    def __call__(self: Any, frames, rng, out):
+        """Write all crops of `frames` into `out` `[num_crops, len(frames), size, size, 3]`."""
+        frames = resize_short_side(frames, self.scaled_to)
+        boxes = self.boxes(*frames[0].shape[:2], rng)
+        for (box, mirrored), target in zip(boxes, out, strict=True):
+            cut(frames, box, mirrored, target)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiScaleCrop:
+class MultiScaleCrop(_Crop):
     """A random crop of one of several sizes and positions, resized to a square.
 
     Attributes:
@@ -192,23 +212,27 @@ class MultiScaleCrop:
             raise UserError(f"scales={self.scales} must be shares of the short side in (0, 1]")
         _check_sizes(self.size, self.short_side)
 
-    def __call__(self, frames, rng, out):
-        """Write the crop of `frames` into `out` `[1, len(frames), size, size, 3]`."""
-        if self.exact and self.short_side:
-            frames = resize_short_side(frames, self.short_side)
+    @property
+    def scaled_to(self):
+        """Short side that frames are scaled to before boxes are cut; 0: they are left alone."""
+        return self.short_side if self.exact else 0
+
+    def boxes(self, height, width, rng):
+        """Draw the box of a frame: a list of one `(box, mirrored)`."""
         sizes = multi_scale_boxes(
-            *frames[0].shape[:2],
+            height,
+            width,
             scales=self.scales,
             num_positions=self.num_positions,
             # Sides snap in the frames of the published recipe, which may be these or not.
             snap_to=self.size if self.exact or not self.short_side else 0,
         )
         boxes = sizes[rng.integers(len(sizes))]
-        _resize_box(frames, boxes[rng.integers(len(boxes))], out[0])
+        return [(boxes[rng.integers(len(boxes))], False)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomResizedCrop:
+class RandomResizedCrop(_Crop):
     """A crop of random area, shape and place, resized to a square.
 
     Attributes:
@@ -242,11 +266,13 @@ class RandomResizedCrop:
             )
         _check_sizes(self.size, self.short_side)
 
-    def __call__(self, frames, rng, out):
-        """Write the crop of `frames` into `out` `[1, len(frames), size, size, 3]`."""
-        if self.exact and self.short_side:
-            frames = resize_short_side(frames, self.short_side)
-        height, width = frames[0].shape[:2]
+    @property
+    def scaled_to(self):
+        """Short side that frames are scaled to before boxes are cut; 0: they are left alone."""
+        return self.short_side if self.exact else 0
+
+    def boxes(self, height, width, rng):
+        """Draw the box of a frame: a list of one `(box, mirrored)`."""
         box = random_resized_box(
             height,
             width,
@@ -254,11 +280,11 @@ class RandomResizedCrop:
             area_range=self.area_range,
             aspect_ratio_range=self.aspect_ratio_range,
         )
-        _resize_box(frames, box, out[0])
+        return [(box, False)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TestCrops:
+class TestCrops(_Crop):
     """One, three or ten crops of frames whose short side was scaled to `short_side`.
 
     Attributes:
@@ -297,22 +323,19 @@ class TestCrops:
         """Crops per clip."""
         return _NUM_CROPS[self.kind]
 
-    def __call__(self, frames, rng, out):
-        """Write all crops into `out` `[num_crops, len(frames), size, size, 3]`."""
-        frames = resize_short_side(frames, self.short_side)
-        height, width = frames[0].shape[:2]
+    @property
+    def scaled_to(self):
+        """Short side that frames are scaled to before boxes are cut."""
+        return self.short_side
+
+    def boxes(self, height, width, rng=None):
+        """The boxes of a frame: a list of `num_crops` `(box, mirrored)`; draws nothing."""
         if self.kind == "center":
-            boxes = [center_box(height, width, self.size)]
-        elif self.kind == "three":
-            boxes = three_boxes(height, width, self.size)
-        else:
-            boxes = five_boxes(height, width, self.size)
-        mirrors = self.num_crops // len(boxes)
-        for number, box in enumerate(boxes):
-            for time, frame in enumerate(frames):
-                out[mirrors * number, time] = _cut(frame, box)
-                if mirrors == 2:
-                    cv2.flip(_cut(frame, box), 1, dst=out[mirrors * number + 1, time])
+            return [(center_box(height, width, self.size), False)]
+        if self.kind == "three":
+            return [(box, False) for box in three_boxes(height, width, self.size)]
+        boxes = five_boxes(height, width, self.size)
+        return [(box, mirrored) for box in boxes for mirrored in (False, True)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -369,16 +392,29 @@ class ColorJitter:
                 "saturation in 0..1 and of hue in 0..0.5, such as (0.5, 0.5, 0.5, 0.1)"
             )
 
-    def __call__(self, clip, rng):
-        """Colour `clip` `[crops, frames, height, width, 3]` in place; no strength draws nothing."""
+    def draw(self, rng):
+        """Draw what happens to a clip; `None`, and nothing is drawn, if all strengths are 0.
+
+        Returns:
+            `(brightness, contrast, saturation, turn of the hue, order of the operations)`.
+        """
         strengths = np.array([self.brightness, self.contrast, self.saturation, self.hue])
         if not strengths.any():
-            return
+            return None
         brightness, contrast, saturation, hue = strengths * rng.uniform(-1, 1, 4) + (1, 1, 1, 0)
         order = rng.permutation(4)
-        turn = int(hue * 255)
-        for frame in clip.reshape(-1, *clip.shape[2:]):
-            _jitter(frame, brightness, contrast, saturation, turn, order)
+        return float(brightness), float(contrast), float(saturation), int(hue * 255), tuple(order)
+
+    def __call__(self, clip, rng):
+        """Colour `clip` `[..., height, width, 3]` in place as drawn from `rng`."""
+        color(clip, self.draw(rng))
+
+
+def color(clip, drawn):
+    """Colour `clip` `[..., height, width, 3]` in place as `ColorJitter.draw` has drawn."""
+    if drawn is not None:
+        for frame in clip.reshape(-1, *clip.shape[-3:]):
+            _jitter(frame, *drawn)
 
 
 def _jitter(frame, brightness, contrast, saturation, turn, order):

@@ -8,135 +8,22 @@ Clips are decoded by a pool of threads (the decoders release the GIL) straight i
 their batch, while a few batches are prepared ahead.
 """
 
-import dataclasses
 import multiprocessing
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import grain
 import numpy as np
 
-from trn_jax.data import annotations, augment, decode, sampling
+from trn_jax.data import annotations, augment, decode
 from trn_jax.data.decode import FrameError
 from trn_jax.errors import UserError
 
 _BATCHES_AHEAD = 2
 _MAX_REPLACEMENTS = 100
 _ENDLESS = 10**6  # epochs; with grain's own endless repetition, batches of one clip overflow
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class View:
-    """How clips are cut out of a video: one schema for training, validation and every protocol.
-
-    The keys are those of `config.view`, with the same defaults where a key has one here, so that
-    checkpoints of before the key are still understood.
-
-    Attributes:
-        num_segments: frames of a clip.
-        sampling: which frames, see `sampling.ClipSampler`; as are the next seven.
-        frame_order: "forward", "reversed" or "shuffled".
-        num_clips: of the samplings with several clips.
-        frame_interval: of clips, in frames of the video.
-        clip_positions: of clips, "ends" or "middles".
-        out_of_bound: of clips, "loop" or "repeat_last".
-        sample_range: of dense windows, in frames of the video.
-        short_videos: of segments, "spread" or "first".
-        short_side: short side of the frames before cropping, in pixels; 0: frames as they are.
-        crop: "multi_scale", "random_resized", "center", "three" or "ten".
-        crop_size: side of the crops, in pixels.
-        scales: of the multi-scale crop.
-        num_positions: of the multi-scale crop, 5 or 13.
-        area_range: of the random resized crop, shares of the frame's area.
-        aspect_ratio_range: of the random resized crop, width / height.
-        flip_rate: share of the clips that is mirrored.
-        flip_labels: exchange the labels of classes that are mirror images by their names.
-        flip_pairs: more pairs of class names whose labels are exchanged.
-        color_jitter: strengths of `augment.ColorJitter`.
-        merge_views: what becomes of several views: the mean of their "logits" or "probabilities",
-            or what the "model" prescribes.
-    """
-
-    num_segments: int
-    sampling: str
-    frame_order: str
-    short_side: int
-    crop: str
-    crop_size: int
-    scales: tuple[float, ...]
-    num_positions: int
-    flip_rate: float
-    flip_labels: bool
-    num_clips: int = 1
-    frame_interval: int = 1
-    clip_positions: str = "ends"
-    out_of_bound: str = "loop"
-    sample_range: int = 64
-    short_videos: str = "spread"
-    area_range: tuple[float, float] = (0.08, 1.0)
-    aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_pairs: tuple[tuple[str, str], ...] = ()
-    color_jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    merge_views: str = "model"
-
-    def __post_init__(self):
-        if self.merge_views not in ("model", "logits", "probabilities"):
-            raise UserError(
-                f"merge_views={self.merge_views!r} is not one of 'model', 'logits', 'probabilities'"
-            )
-        self.sampler()
-        self.cropping(exact=True)
-        if not 0 <= self.flip_rate <= 1:
-            raise UserError(f"flip_rate={self.flip_rate} is not in 0..1")
-        if self.flip_rate and self.crop not in augment.RANDOM_CROPS:
-            raise UserError(
-                f"flip_rate={self.flip_rate} needs a random crop, "
-                f"{' or '.join(map(repr, augment.RANDOM_CROPS))}; crop={self.crop!r} is none"
-            )
-        self.coloring()
-
-    def sampler(self):
-        """The operation that chooses frames."""
-        fields = dataclasses.fields(sampling.ClipSampler)
-        return sampling.ClipSampler(**{field.name: getattr(self, field.name) for field in fields})
-
-    def cropping(self, *, exact):
-        """The operation that cuts crops out of frames."""
-        if self.crop == "multi_scale":
-            return augment.MultiScaleCrop(
-                size=self.crop_size,
-                short_side=self.short_side,
-                scales=tuple(self.scales),
-                num_positions=self.num_positions,
-                exact=exact,
-            )
-        if self.crop == "random_resized":
-            return augment.RandomResizedCrop(
-                size=self.crop_size,
-                short_side=self.short_side,
-                area_range=self.area_range,
-                aspect_ratio_range=self.aspect_ratio_range,
-                exact=exact,
-            )
-        return augment.TestCrops(size=self.crop_size, short_side=self.short_side, kind=self.crop)
-
-    def coloring(self):
-        """The operation that changes colours."""
-        if len(self.color_jitter) != 4:
-            raise UserError(
-                f"color_jitter={self.color_jitter} must be four numbers, the strengths of "
-                "brightness, contrast, saturation and hue, such as (0.5, 0.5, 0.5, 0.1)"
-            )
-        brightness, contrast, saturation, hue = self.color_jitter
-        return augment.ColorJitter(
-            brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
-        )
-
-    @property
-    def num_views(self):
-        """Clips times crops: how many predictions are merged into one."""
-        return self.sampler().clips_per_video * self.cropping(exact=True).num_crops
 
 
 class BatchReader:
@@ -229,7 +116,7 @@ class BatchReader:
     def _threads(self):
         with self._lock:
             if self._pool is None:
-                _die_with_parent()
+                _die_with_parent(os.getpid())
                 self._pool = ThreadPoolExecutor(self.num_threads, "decode")
             return self._pool
 
@@ -287,32 +174,91 @@ def train_batches(reader, *, batch, seed, first_batch=0, host=0, num_hosts=1, nu
     order = grain.MapDataset.source(reader.records).seed(seed).shuffle().repeat(_ENDLESS)
     rows = order.map_with_index(lambda index, record: (index // num_examples, record))
     parts = rows.batch(batch // num_hosts, batch_fn=list)
-    return _iterate(parts[host::num_hosts][first_batch:], reader, num_workers)
+    batches = parts[host::num_hosts][first_batch:].map(reader)
+    return _iterate(batches, _BATCHES_AHEAD, num_workers)
 
 
-def eval_batches(reader, *, batch, host=0, num_hosts=1, num_workers=0):
-    """Iterate once over the list, in its order, padded to whole batches; arguments as above."""
-    padding = -len(reader.records) % batch
-    rows = [*((0, record) for record in reader.records), *[None] * padding]
-    local = batch // num_hosts
-    parts = [rows[start : start + local] for start in range(0, len(rows), local)]
-    return _iterate(grain.MapDataset.source(parts)[host::num_hosts], reader, num_workers)
+def eval_videos(reader, records, *, host=0, num_hosts=1, num_threads=1, num_workers=0):
+    """Iterate once over this host's videos, number `host`, `host + num_hosts`, ... of the list.
+
+    Args:
+        reader: a `VideoReader`.
+        records: the list of `Record`.
+        host: number of this host.
+        num_hosts: number of hosts.
+        num_threads: threads that decode, in every process.
+        num_workers: worker processes; 0 reads in threads of this process.
+
+    Returns:
+        An iterator of what the reader returns, in order, with a method `close`.
+    """
+    videos = grain.MapDataset.source(records)[host::num_hosts].map(partial(_read_video, reader))
+    return _iterate(videos, num_threads, num_workers)
 
 
-def _iterate(parts, reader, num_workers):
-    batches = parts.map(reader).to_iter_dataset(
-        grain.ReadOptions(num_threads=_BATCHES_AHEAD, prefetch_buffer_size=_BATCHES_AHEAD)
+def _read_video(reader, record):
+    _die_with_parent(os.getpid())
+    return reader(record)
+
+
+def clip_batches(videos, num_clips):
+    """Pack the clips of videos into arrays of a fixed size, whatever video they are of.
+
+    Args:
+        videos: an iterator of what `VideoReader` returns, which is closed in the end.
+        num_clips: clips per array.
+
+    Yields:
+        Dicts of `clip` uint8 `[num_clips, segments, size, size, 3]`, `example` int32 `[num_clips]`
+        (position of a clip's video in the list), `rows`, for every clip that is not padding its
+        `(example, number of the shape, number among the clips of that shape)`, and `videos`, what
+        the reader said of the videos that begin here, without the clips.
+    """
+    batches: dict[int, dict] = {}
+    begun: list[dict] = []
+    try:
+        for video in videos:
+            begun.append({key: value for key, value in video.items() if key != "clips"})
+            for shape, clips in enumerate(video["clips"]):
+                for number, clip in enumerate(clips):
+                    if shape not in batches:
+                        batches[shape] = _empty_batch(num_clips, clip.shape)
+                    batch = batches[shape]
+                    row = len(batch["rows"])
+                    batch["clip"][row] = clip
+                    batch["example"][row] = video["example"]
+                    batch["rows"].append((video["example"], shape, number))
+                    if row == num_clips - 1:
+                        yield batches.pop(shape) | {"videos": begun}
+                        begun = []
+        for batch in batches.values():
+            yield batch | {"videos": begun}
+            begun = []
+    finally:
+        videos.close()
+
+
+def _empty_batch(num_clips, shape):
+    clips = np.zeros((num_clips, *shape), np.uint8)
+    return {"clip": clips, "example": np.zeros(num_clips, np.int32), "rows": []}
+
+
+def _iterate(elements, num_threads, num_workers):
+    ahead = max(num_threads, _BATCHES_AHEAD)
+    elements = elements.to_iter_dataset(
+        grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
     )
     if num_workers:
         options = grain.multiprocessing.MultiprocessingOptions(
             num_workers=num_workers, per_worker_buffer_size=_BATCHES_AHEAD
         )
-        batches = batches.mp_prefetch(options)
-    return iter(batches)
+        elements = elements.mp_prefetch(options)
+    return iter(elements)
 
 
-def _die_with_parent():
-    """In a worker process: end when the trainer ends, however it ended.
+@cache
+def _die_with_parent(process):
+    """In a worker process: end when the trainer ends, however it ended; does so once per process.
 
     A trainer that is killed cannot tell its workers, and they would wait for ever.
     """

@@ -1,0 +1,222 @@
+"""Evaluation: merged views, and several protocols in one pass over the videos."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from test_main import write_frames
+
+from trn_jax import config as configuration
+from trn_jax import create_model, evaluate, recipe
+from trn_jax.data import decode
+from trn_jax.errors import UserError
+
+# Merging
+
+
+def softmax(x):
+    exponentials = np.exp(x - x.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
+
+
+def test_views_are_merged_as_logits_or_as_probabilities():
+    logits = 3 * np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    of_logits = evaluate.merge_views(logits, merge="logits")
+    np.testing.assert_allclose(of_logits, softmax(logits.mean(0)), rtol=1e-6)
+    of_probabilities = evaluate.merge_views(logits, merge="probabilities")
+    np.testing.assert_allclose(of_probabilities, softmax(logits).mean(0), rtol=1e-6)
+    assert np.abs(of_logits - of_probabilities).max() > 0.05
+
+
+def test_several_labels_give_sigmoids():
+    logits = 3 * np.random.default_rng(0).normal(size=(4, 3))
+    for merge, expected in (
+        ("logits", jax.nn.sigmoid(logits.mean(0))),
+        ("probabilities", jax.nn.sigmoid(logits).mean(0)),
+    ):
+        found = evaluate.merge_views(logits, merge=merge, multi_label=True)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_probabilities_of_huge_logits_are_numbers():
+    huge = np.array([[1e4, -1e4, 0.0]])
+    with np.errstate(all="raise", under="ignore"):
+        np.testing.assert_array_equal(evaluate.merge_views(huge, merge="logits"), [1, 0, 0])
+        found = evaluate.merge_views(huge, merge="logits", multi_label=True)
+    np.testing.assert_array_equal(found, [1, 0, 0.5])
+
+
+class FirstPixels(nnx.Module):
+    """A model whose logits are the first pixel of a clip."""
+
+    merge_views = "logits"
+
+    def __call__(self, clips, *, rngs, clip_index):
+        return jnp.asarray(clips[:, 0, 0, 0], jnp.float32) / 50
+
+
+class Videos:
+    """What `Evaluator` asks of `recipe.Data`, for clips of one pixel."""
+
+    def __init__(self, clips):
+        self._clips = clips  # per video, `[views, 1, 1, 1, 3]`
+        self.class_names = ["a", "b", "c"]
+        self.partners = {}
+        self.val_records = self.val_names = [f"v{i}" for i in range(len(clips))]
+        self.val_labels = np.arange(len(clips)) % 3
+
+    def eval_videos(self, views):
+        for index, clips in enumerate(self._clips):
+            numbers = {name: (0, np.arange(len(clips))) for name in views}
+            count = {"num_clips": len(clips), "views": numbers}
+            yield {"example": index, "clips": [clips], **count}
+
+
+@pytest.mark.parametrize("max_views", [1, 16, 100])
+def test_a_view_merges_as_it_says_or_as_the_model_prescribes(max_views):
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, 256, (1 + i % 5, 1, 1, 1, 3), np.uint8) for i in range(23)]
+    graph, state = nnx.split(FirstPixels())
+    section = dict(num_segments=1, short_side=1, crop_size=1)
+    views = {
+        merge: configuration.view(**section, merge_views=merge)
+        for merge in ("model", "logits", "probabilities")
+    }
+    found = evaluate.Evaluator(graph, max_views=max_views).run(Videos(clips), views, (state,))
+    for index, pixels in enumerate(clips):
+        logits = pixels[:, 0, 0, 0] / 50
+        expected = {
+            "model": softmax(logits.mean(0)),
+            "logits": softmax(logits.mean(0)),
+            "probabilities": softmax(logits).mean(0),
+        }
+        for name, probabilities in expected.items():
+            scores = found[name]["scores"].scores[index]
+            np.testing.assert_allclose(scores, probabilities, rtol=1e-5)
+
+
+# One pass
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A recipe in the layout of Kinetics-400, for 7 videos of 2 to 40 frames of random size."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for index, num_frames in enumerate((2, 40, 13, 25, 7, 31, 18)):
+        size = tuple(rng.integers(36, 60, 2).tolist())
+        write_frames(tmp_path / "rawframes" / f"v{index}", num_frames, rng, size=size)
+        lines.append(f"v{index} {num_frames} {index % 4}\n")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}_list.txt").write_text("".join(lines))
+    (tmp_path / "label_map.txt").write_text("a\nb\nc\nd\n")
+
+    def recipe_of(model, **options):
+        settings = configuration.base(dataset="frames", model=model, num_classes=4)
+        settings.data_dir = str(tmp_path)
+        settings.model.update(width=4, num_segments=3, **options)
+        small = dict(num_segments=3, short_side=32, crop_size=28)
+        settings.data.train.update(small)
+        settings.protocols.efficient.update(small)
+        settings.protocols["1x10"] = configuration.view(**small, crop="ten")
+        clips = small | dict(sampling="clips", num_clips=10, frame_interval=2)
+        clips |= dict(crop="three", crop_size=32)
+        settings.protocols["10x3"] = configuration.view(**clips)
+        return settings
+
+    return recipe_of
+
+
+def evaluator_of(settings, **options):
+    model = create_model(**settings.model, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(model)
+    return evaluate.Evaluator(graph, **options), (nnx.as_pure(state),)
+
+
+def add_25x10(settings):
+    settings.protocols["25x10"] = configuration.view(
+        num_segments=25, short_side=32, crop_size=28, crop="ten"
+    )
+
+
+@pytest.mark.parametrize("model", ["tsn_resnet10", "tsm_resnet10"])
+def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
+    settings, tmp_path, monkeypatch, model
+):
+    settings = settings(model)
+    if model.startswith("tsn"):
+        add_25x10(settings)
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    evaluator, states = evaluator_of(settings)
+    decoded = []
+    read = decode._read_image
+    monkeypatch.setattr(decode, "_read_image", lambda path: decoded.append(path) or read(path))
+    together = evaluator.run(data, settings.protocols, states)
+    assert len(decoded) == len(set(decoded)) > 0
+    assert list(together) == list(settings.protocols)
+    views = {name: result["num_views"] for name, result in together.items()}
+    assert views == {
+        name: {"efficient": 1, "1x10": 10, "10x3": 30, "25x10": 10}[name]
+        for name in settings.protocols
+    }
+    for name, view in settings.protocols.items():
+        alone = evaluator.run(data, {name: view}, states)[name]
+        for key in ("metrics", "per_class", "num_views", "num_videos"):
+            assert together[name][key] == alone[key]
+        scores = together[name]["scores"].scores
+        np.testing.assert_array_equal(scores, alone["scores"].scores)
+        np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
+        assert len(np.unique(scores, axis=0)) == len(scores)
+
+
+def test_scores_do_not_depend_on_how_many_clips_are_scored_at_a_time(settings, tmp_path):
+    settings = settings("trn_resnet10", eval_relations="sample")  # draws, by the video
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    views = {name: settings.protocols[name] for name in ("efficient", "1x10")}
+    found = []
+    for max_views in (8, 40):
+        evaluator, states = evaluator_of(settings, max_views=max_views)
+        found.append(evaluator.run(data, views, states))
+    for name in views:
+        first, second = (results[name]["scores"].scores for results in found)
+        np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("tsm_resnet10", "25x10 is not defined for this model: .*3 frames.*25 frames"),
+        ("trn_resnet10", "25x10 is not defined for this model: .*3.*25"),
+    ],
+)
+def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(
+    settings, tmp_path, monkeypatch, model, message
+):
+    settings = settings(model)
+    add_25x10(settings)
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    monkeypatch.setattr(data, "eval_videos", lambda views: pytest.fail("read the videos"))
+    evaluator, states = evaluator_of(settings)
+    with pytest.raises(UserError, match=message):
+        evaluator.run(data, settings.protocols, states)
+
+
+def test_at_least_one_clip_is_scored_at_a_time():
+    graph, _ = nnx.split(FirstPixels())
+    with pytest.raises(UserError, match=r"eval\.max_views_per_step=0 must be at least 1"):
+        evaluate.Evaluator(graph, max_views=0)
+
+
+# Several hosts
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 3, 9])
+def test_the_rows_of_all_hosts_make_up_the_list(num_hosts):
+    whole = 1 + np.arange(14.0).reshape(7, 2)
+    parts = []
+    for host in range(num_hosts):
+        mine = np.zeros_like(whole)
+        mine[host::num_hosts] = whole[host::num_hosts]
+        parts.append(evaluate.host_rows(mine, host, num_hosts))
+    np.testing.assert_array_equal(evaluate.interleave(np.stack(parts), 7), whole)

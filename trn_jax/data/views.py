@@ -1,0 +1,226 @@
+"""What is seen of a video: which frames and crops, and reading them for several views at once."""
+
+import dataclasses
+
+import numpy as np
+
+from trn_jax.data import augment, decode, sampling
+from trn_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """How clips are cut out of a video: one schema for training, validation and every protocol.
+
+    The keys are those of `config.view`, with the same defaults where a key has one here, so that
+    checkpoints of before the key are still understood.
+
+    Attributes:
+        num_segments: frames of a clip.
+        sampling: which frames, see `sampling.ClipSampler`; as are the next seven.
+        frame_order: "forward", "reversed" or "shuffled".
+        num_clips: of the samplings with several clips.
+        frame_interval: of clips, in frames of the video.
+        clip_positions: of clips, "ends" or "middles".
+        out_of_bound: of clips, "loop" or "repeat_last".
+        sample_range: of dense windows, in frames of the video.
+        short_videos: of segments, "spread" or "first".
+        short_side: short side of the frames before cropping, in pixels; 0: frames as they are.
+        crop: "multi_scale", "random_resized", "center", "three" or "ten".
+        crop_size: side of the crops, in pixels.
+        scales: of the multi-scale crop.
+        num_positions: of the multi-scale crop, 5 or 13.
+        area_range: of the random resized crop, shares of the frame's area.
+        aspect_ratio_range: of the random resized crop, width / height.
+        flip_rate: share of the clips that is mirrored.
+        flip_labels: exchange the labels of classes that are mirror images by their names.
+        flip_pairs: more pairs of class names whose labels are exchanged.
+        color_jitter: strengths of `augment.ColorJitter`.
+        merge_views: what becomes of several views: the mean of their "logits" or "probabilities",
+            or what the "model" prescribes.
+    """
+
+    num_segments: int
+    sampling: str
+    frame_order: str
+    short_side: int
+    crop: str
+    crop_size: int
+    scales: tuple[float, ...]
+    num_positions: int
+    flip_rate: float
+    flip_labels: bool
+    num_clips: int = 1
+    frame_interval: int = 1
+    clip_positions: str = "ends"
+    out_of_bound: str = "loop"
+    sample_range: int = 64
+    short_videos: str = "spread"
+    area_range: tuple[float, float] = (0.08, 1.0)
+    aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_pairs: tuple[tuple[str, str], ...] = ()
+    color_jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    merge_views: str = "model"
+
+    def __post_init__(self):
+        if self.merge_views not in ("model", "logits", "probabilities"):
+            raise UserError(
+                f"merge_views={self.merge_views!r} is not one of 'model', 'logits', 'probabilities'"
+            )
+        self.sampler()
+        self.cropping(exact=True)
+        if not 0 <= self.flip_rate <= 1:
+            raise UserError(f"flip_rate={self.flip_rate} is not in 0..1")
+        if self.flip_rate and self.crop not in augment.RANDOM_CROPS:
+            raise UserError(
+                f"flip_rate={self.flip_rate} needs a random crop, "
+                f"{' or '.join(map(repr, augment.RANDOM_CROPS))}; crop={self.crop!r} is none"
+            )
+        self.coloring()
+
+    def sampler(self):
+        """The operation that chooses frames."""
+        fields = dataclasses.fields(sampling.ClipSampler)
+        return sampling.ClipSampler(**{field.name: getattr(self, field.name) for field in fields})
+
+    def cropping(self, *, exact):
+        """The operation that cuts crops out of frames."""
+        if self.crop == "multi_scale":
+            return augment.MultiScaleCrop(
+                size=self.crop_size,
+                short_side=self.short_side,
+                scales=tuple(self.scales),
+                num_positions=self.num_positions,
+                exact=exact,
+            )
+        if self.crop == "random_resized":
+            return augment.RandomResizedCrop(
+                size=self.crop_size,
+                short_side=self.short_side,
+                area_range=self.area_range,
+                aspect_ratio_range=self.aspect_ratio_range,
+                exact=exact,
+            )
+        return augment.TestCrops(size=self.crop_size, short_side=self.short_side, kind=self.crop)
+
+    def coloring(self):
+        """The operation that changes colours."""
+        if len(self.color_jitter) != 4:
+            raise UserError(
+                f"color_jitter={self.color_jitter} must be four numbers, the strengths of "
+                "brightness, contrast, saturation and hue, such as (0.5, 0.5, 0.5, 0.1)"
+            )
+        brightness, contrast, saturation, hue = self.color_jitter
+        return augment.ColorJitter(
+            brightness=brightness, contrast=contrast, saturation=saturation, hue=hue
+        )
+
+    @property
+    def num_views(self):
+        """Clips times crops: how many predictions are merged into one."""
+        return self.sampler().clips_per_video * self.cropping(exact=True).num_crops
+
+
+class VideoReader:
+    """Reads all that several views see of a video; every frame is decoded once.
+
+    A clip that several views have in common, which is one of the same frames, the same box and the
+    same colours, is cut once. A view shows the same whatever other views are read with it.
+
+    Args:
+        views: `{name: View}`, of fixed crops.
+        seed: of samplings, orders and colours that are drawn.
+        frame_pattern: file name of a frame for its number.
+        first_frame: number of the first frame.
+
+    Attributes:
+        shapes: the `(frames, size in pixels)` of the clips.
+
+    Raises:
+        UserError: a view has random crops.
+    """
+
+    def __init__(self, views, *, seed, frame_pattern, first_frame):
+        for name, view in views.items():
+            if view.crop in augment.RANDOM_CROPS:
+                raise UserError(
+                    f"{name}.crop={view.crop!r} is random, but videos are evaluated through fixed "
+                    "crops; use 'center', 'three' or 'ten'"
+                )
+        self.shapes = sorted({(view.num_segments, view.crop_size) for view in views.values()})
+        self._views = views
+        self._seed = seed
+        self._names = dict(pattern=frame_pattern, first_frame=first_frame)
+
+    def __call__(self, record):
+        """Read one video.
+
+        Args:
+            record: its `Record`.
+
+        Returns:
+            A dict of `example` (the position in the list), `clips`, the distinct ones of every
+            shape, uint8 `[clips, segments, size, size, 3]`, their number `num_clips`, and `views`,
+            the numbers of those that a view consists of: `{name: (number of the shape, int32
+            [num_views])}`, crop first, then clip: entry `crop * clips_per_video + clip`.
+
+        Raises:
+            FrameError: a frame is missing or cannot be decoded.
+        """
+        drawn = {name: self._draw(view, record) for name, view in self._views.items()}
+        used = sorted({int(index) for indices, _ in drawn.values() for index in indices.flat})
+        frames = _ScaledFrames(used, decode.read_frames(record.folder, used, **self._names))
+        found: list[dict] = [{} for _ in self.shapes]
+        views = {}
+        for name, view in self._views.items():
+            indices, colors = drawn[name]
+            crop = view.cropping(exact=True)
+            boxes = crop.boxes(*frames.size(crop.scaled_to))
+            shape = self.shapes.index((view.num_segments, view.crop_size))
+            clips = [
+                (tuple(clip), crop.scaled_to, *box, colors)
+                for box in boxes
+                for clip in indices.tolist()
+            ]
+            numbers = [found[shape].setdefault(clip, len(found[shape])) for clip in clips]
+            views[name] = shape, np.array(numbers, np.int32)
+        clips = [
+            _cut_all(frames, distinct, shape)
+            for shape, distinct in zip(self.shapes, found, strict=True)
+        ]
+        num_clips = sum(map(len, clips))
+        return {"example": record.index, "clips": clips, "num_clips": num_clips, "views": views}
+
+    def _draw(self, view, record):
+        rng = np.random.default_rng((self._seed, 0, record.index))
+        return view.sampler()(record.num_frames, rng), view.coloring().draw(rng)
+
+
+class _ScaledFrames:
+    """The decoded frames of a video in all sizes that are asked for, each scaled once."""
+
+    def __init__(self, indices, frames):
+        self._scaled = {0: dict(zip(indices, frames, strict=True))}
+
+    def size(self, short_side):
+        """Height and width of the frames whose shorter side is scaled to `short_side`."""
+        height, width, _ = next(iter(self._scaled[0].values())).shape
+        return augment.short_side_size(height, width, short_side or min(height, width))
+
+    def clip(self, indices, short_side):
+        """The frames `indices`, with the shorter side scaled to `short_side`; 0: as they are."""
+        scaled = self._scaled.setdefault(short_side, {})
+        for index in indices:
+            if index not in scaled:
+                frame = self._scaled[0][index]
+                (scaled[index],) = augment.resize_short_side([frame], short_side)
+        return [scaled[index] for index in indices]
+
+
+def _cut_all(frames, clips, shape):
+    num_segments, size = shape
+    out = np.empty((len(clips), num_segments, size, size, 3), np.uint8)
+    for (indices, short_side, box, mirrored, colors), target in zip(clips, out, strict=True):
+        augment.cut(frames.clip(indices, short_side), box, mirrored, target)
+        augment.color(target, colors)
+    return out
