@@ -191,11 +191,22 @@ def one_device():
         return run(1)
 
 
-def test_eight_devices_train_as_one(one_device):
+@pytest.fixture(scope="module")
+def eight_devices():
     with jax.enable_x64(True):
-        losses, parameters = run(8)
-    np.testing.assert_allclose(losses, one_device[0], rtol=0, atol=1e-9)
-    assert largest_difference(parameters, one_device[1]) < 1e-9
+        return run(8)
+
+
+def test_eight_devices_train_as_one(one_device, eight_devices):
+    np.testing.assert_allclose(eight_devices[0], one_device[0], rtol=0, atol=1e-9)
+    assert largest_difference(eight_devices[1], one_device[1]) < 1e-9
+
+
+def test_one_device_takes_the_batch_of_eight_in_eight_parts(eight_devices):
+    with jax.enable_x64(True):
+        losses, parameters = run(1, accumulation=8)
+    np.testing.assert_allclose(losses, eight_devices[0], rtol=0, atol=1e-9)
+    assert largest_difference(parameters, eight_devices[1]) < 1e-9
 
 
 @pytest.mark.parametrize(("num_devices", "accumulation"), [(1, 4), (2, 2)])
