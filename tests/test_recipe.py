@@ -67,8 +67,8 @@ def test_validation_videos_may_lie_in_a_folder_of_their_own(config, tmp_path):
         (tmp_path / f"{split}_list.txt").write_text(f"{split}_video 1 0\n")
     config.data.update(frames="rawframes_train", val_frames="rawframes_val")
     found = data(config)
-    assert found.train_records[0].folder == str(tmp_path / "rawframes_train" / "train_video")
-    assert found.val_records[0].folder == str(tmp_path / "rawframes_val" / "val_video")
+    assert found.train_records[0].path == str(tmp_path / "rawframes_train" / "train_video")
+    assert found.val_records[0].path == str(tmp_path / "rawframes_val" / "val_video")
     assert found.val_names == ["val_video"]
     config.data.val_frames = None  # as the data set has it: the same folder
     assert data(config).files.val_frames == str(tmp_path / "rawframes_train")

@@ -30,6 +30,7 @@ class Data:
         class_names: names of the classes, in the order of their labels.
         num_threads: threads that decode.
         files: the `Dataset` with absolute paths.
+        source: where videos are read.
         multi_label: whether videos have several labels each.
 
     Raises:
@@ -42,6 +43,9 @@ class Data:
         fields = datasets.Dataset.__dataclass_fields__
         overrides = {key: settings[key] for key in fields if key in settings}
         self.files = datasets.locate(settings.dataset, data_dir, **overrides)
+        self.source = decode.FrameFolders(
+            pattern=self.files.frame_pattern, first_frame=self.files.first_frame
+        )
         self.num_threads = settings.num_threads or _num_processors()
         self.multi_label = settings.multi_label
         self._config = config
@@ -87,7 +91,7 @@ class Data:
     def val_names(self):
         """Names of the videos of the validation list, as they stand there."""
         root = os.path.join(self.files.val_frames, "")
-        return [record.folder.removeprefix(root) for record in self.val_records]
+        return [record.path.removeprefix(root) for record in self.val_records]
 
     def _list(self, path, frames):
         if path not in self._records:
@@ -97,12 +101,7 @@ class Data:
                 num_classes=len(self.class_names),
                 multi_label=self.multi_label,
             )
-            decode.check_folder(
-                records[0].folder,
-                records[0].num_frames,
-                pattern=self.files.frame_pattern,
-                first_frame=self.files.first_frame,
-            )
+            self.source.check(records[0])
             self._records[path] = records
         return self._records[path]
 
@@ -124,9 +123,8 @@ class Data:
         reader = pipeline.BatchReader(
             self.train_records,
             view,
+            self.source,
             seed=config.seed,
-            frame_pattern=self.files.frame_pattern,
-            first_frame=self.files.first_frame,
             label_map=self.mirrored(view),
             exact_resize=settings.exact_resize,
             on_error=settings.on_error,
@@ -147,9 +145,8 @@ class Data:
         """This host's videos of the validation list, seen through `views`, `{name: View}`."""
         reader = VideoReader(
             views,
+            self.source,
             seed=self._config.seed,
-            frame_pattern=self.files.frame_pattern,
-            first_frame=self.files.first_frame,
         )
         return pipeline.eval_videos(
             reader,

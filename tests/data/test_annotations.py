@@ -17,7 +17,7 @@ def read(tmp_path, text, num_classes=3, encoding="utf-8", **options):
 
 def test_lines_become_records_in_their_order(tmp_path):
     records = read(tmp_path, "a/b 7 2\nc\t1\t0\n\n  \nd 300 1")
-    assert [(r.index, r.folder, r.num_frames, r.label) for r in records] == [
+    assert [(r.index, r.path, r.num_frames, r.label) for r in records] == [
         (0, "/frames/a/b", 7, 2),
         (1, "/frames/c", 1, 0),
         (2, "/frames/d", 300, 1),
@@ -26,7 +26,7 @@ def test_lines_become_records_in_their_order(tmp_path):
 
 def test_folder_names_may_have_spaces_and_be_absolute(tmp_path):
     records = read(tmp_path, "two words 7 2\r\n/elsewhere/a b  c 8 1\r\n")
-    assert [r.folder for r in records] == ["/frames/two words", "/elsewhere/a b  c"]
+    assert [r.path for r in records] == ["/frames/two words", "/elsewhere/a b  c"]
 
 
 def test_a_missing_list_is_named(tmp_path):
@@ -99,7 +99,7 @@ def test_missing_class_names_are_named(tmp_path):
 
 def test_several_labels_per_video(tmp_path):
     records = read(tmp_path, "a/b 7 2 0\nc\t1\t0\n\nd 300 1 2 1 0\n", multi_label=True)
-    assert [(r.folder, r.num_frames, r.label) for r in records] == [
+    assert [(r.path, r.num_frames, r.label) for r in records] == [
         ("/frames/a/b", 7, (2, 0)),
         ("/frames/c", 1, (0,)),
         ("/frames/d", 300, (1, 2, 0)),
@@ -121,7 +121,7 @@ def test_several_labels_where_one_is_expected(tmp_path):
 def test_a_folder_whose_name_ends_in_a_number_is_no_video_with_several_labels(tmp_path):
     (tmp_path / "take 12").mkdir()
     records = read(tmp_path, "take 12 30 2\n", frames_root=tmp_path)
-    assert [(r.folder, r.num_frames, r.label) for r in records] == [
+    assert [(r.path, r.num_frames, r.label) for r in records] == [
         (os.path.join(tmp_path, "take 12"), 30, 2)
     ]
 

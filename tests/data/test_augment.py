@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import weights
 
-from trn_jax.data import augment, pipeline
+from trn_jax.data import augment, decode, pipeline
 from trn_jax.data.annotations import Record
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
@@ -195,9 +195,8 @@ def read_clip(crop_size, **settings):
     reader = pipeline.BatchReader(
         [record],
         View(**right | settings),
+        decode.FrameFolders(pattern="img_{:05d}.jpg", first_frame=1),
         seed=0,
-        frame_pattern="img_{:05d}.jpg",
-        first_frame=1,
         label_map={},
         exact_resize=True,
         on_error="raise",

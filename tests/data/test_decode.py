@@ -9,6 +9,7 @@ import pytest
 import simplejpeg
 
 from trn_jax.data import decode
+from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
 
 PATTERN = "{:05d}.jpg"
@@ -37,11 +38,15 @@ def folder(tmp_path):
 
 
 def read(folder, indices, pattern=PATTERN, first_frame=1):
-    return decode.read_frames(str(folder), indices, pattern=pattern, first_frame=first_frame)
+    source = decode.FrameFolders(pattern=pattern, first_frame=first_frame)
+    with source.open(Record(0, str(folder), 10, 0)) as video:
+        assert video.num_frames == 10
+        return video.read(indices)
 
 
 def check(folder, num_frames=10, pattern=PATTERN, first_frame=1):
-    decode.check_folder(str(folder), num_frames, pattern=pattern, first_frame=first_frame)
+    source = decode.FrameFolders(pattern=pattern, first_frame=first_frame)
+    source.check(Record(0, str(folder), num_frames, 0))
 
 
 def numbers(frames):

@@ -33,6 +33,7 @@ VIEW = dict(
     flip_rate=0.5,
     flip_labels=True,
 )
+FOLDERS = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
 EVAL = VIEW | dict(sampling="center", crop="center", flip_rate=0)
 
 
@@ -58,17 +59,15 @@ def read_records(root):
     return annotations.read_list(root / "list.txt", frames_root=root, num_classes=4)
 
 
-def make_reader(root, view=VIEW, **changes):
+def make_reader(root, view=VIEW, source=FOLDERS, **changes):
     options = dict(
         seed=7,
-        frame_pattern="{:05d}.jpg",
-        first_frame=1,
         label_map={0: 1, 1: 0},
         exact_resize=False,
         on_error="raise",
         num_threads=2,
     )
-    return pipeline.BatchReader(read_records(root), View(**view), **options | changes)
+    return pipeline.BatchReader(read_records(root), View(**view), source, **options | changes)
 
 
 def take(batches, count):
@@ -85,7 +84,7 @@ def train(reader, count, batch=4, seed=3, **options):
 
 def make_video_reader(views):
     parsed = {name: View(**view) for name, view in views.items()}
-    return VideoReader(parsed, seed=7, frame_pattern="{:05d}.jpg", first_frame=1)
+    return VideoReader(parsed, FOLDERS, seed=7)
 
 
 def evaluate(root, *, views=None, **options):
@@ -304,7 +303,7 @@ def test_every_frame_is_decoded_once_for_all_views(root, monkeypatch):
     for view in PROTOCOLS.values():
         for record in read_records(root):
             frames = View(**view).sampler()(record.num_frames, np.random.default_rng(0))
-            wanted |= {f"{record.folder}/{frame + 1:05d}.jpg" for frame in frames.flat}
+            wanted |= {f"{record.path}/{frame + 1:05d}.jpg" for frame in frames.flat}
     assert set(decoded) == wanted
 
 
@@ -406,7 +405,8 @@ def test_views_of_several_clips_show_the_frames_that_were_chosen(root, changes):
     # Every frame for itself, as a video of one frame, in its three crops.
     for clip, frames in enumerate(chosen):
         for position, frame in enumerate(frames):
-            alone = make_reader(root, EVAL | three | dict(num_segments=1), first_frame=1 + frame)
+            later = dataclasses.replace(FOLDERS, first_frame=1 + frame)
+            alone = make_reader(root, EVAL | three | dict(num_segments=1), later)
             alone.records[record.index] = dataclasses.replace(record, num_frames=1)
             (crops,) = alone([(0, record)])["clip"]
             for crop in range(3):
@@ -586,8 +586,8 @@ from trn_jax.data import annotations, augment, datasets, decode, pipeline, sampl
 root = pathlib.Path({root!r})
 records = annotations.read_list(root / "list.txt", frames_root=root, num_classes=4)
 reader = pipeline.BatchReader(
-    records, views.View(**{view!r}), seed=0, frame_pattern="{{:05d}}.jpg", first_frame=1,
-    label_map={{}}, exact_resize=False, on_error="raise", num_threads=1,
+    records, views.View(**{view!r}), decode.FrameFolders(pattern="{{:05d}}.jpg", first_frame=1),
+    seed=0, label_map={{}}, exact_resize=False, on_error="raise", num_threads=1,
 )
 batches = pipeline.train_batches(reader, batch=2, seed=0)
 assert next(batches)["clip"].shape == (2, 1, 3, 16, 16, 3)
@@ -698,9 +698,8 @@ def test_several_labels_become_zeros_and_ones_and_are_mirrored_together(root):
     reader = pipeline.BatchReader(
         records,
         view,
+        FOLDERS,
         seed=7,
-        frame_pattern="{:05d}.jpg",
-        first_frame=1,
         label_map={0: 1, 1: 0},
         exact_resize=False,
         on_error="raise",

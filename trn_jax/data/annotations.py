@@ -16,14 +16,14 @@ class Record:
 
     Attributes:
         index: its position in the list, from 0.
-        folder: folder of its frames.
+        path: folder of its frames.
         num_frames: number of frames, at least 1.
         label: number of its class, from 0; in lists with several labels per video all of them, a
             tuple without repetitions.
     """
 
     index: int
-    folder: str
+    path: str
     num_frames: int
     label: int | tuple[int, ...]
 

@@ -1,5 +1,6 @@
 """Reading the frames of a video that are used, and no others."""
 
+import dataclasses
 import os
 import re
 
@@ -16,47 +17,82 @@ class FrameError(UserError):
     """A frame is missing or cannot be decoded; the message names the file."""
 
 
-def read_frames(folder, indices, *, pattern, first_frame):
-    """Decode some frames of a folder.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameFolders:
+    """Videos as folders with one image per frame: a source of videos.
 
-    Args:
-        folder: folder with one image per frame.
-        indices: which frames, counted from 0; a frame that occurs twice is decoded once.
-        pattern: file name for a number, such as `"{:05d}.jpg"`.
+    A source has `open(record)`, which gives a video with the number of its frames, `num_frames`,
+    and `read(indices)`; and `check(record)`, which looks whether the video is there at all.
+
+    Attributes:
+        pattern: file name for the number of a frame, such as `"{:05d}.jpg"`.
         first_frame: the number of frame 0, usually 1.
-
-    Returns:
-        A list of uint8 arrays `[height, width, 3]` in RGB, all of one size.
-
-    Raises:
-        FrameError: a frame is missing, cannot be decoded, or differs in size from the first one.
     """
-    frames = {}
-    for index in indices:
-        if index not in frames:
-            path = os.path.join(folder, pattern.format(int(index) + first_frame))
-            frames[index] = _read_image(path)
-    found = [frames[index] for index in indices]
-    sizes = {frame.shape for frame in found}
-    if len(sizes) > 1:
-        raise FrameError(f"the frames in {folder} differ in size: {sorted(sizes)}")
-    return found
+
+    pattern: str
+    first_frame: int
+
+    def open(self, record):
+        """The folder of a `Record` as a video; use it in a `with`."""
+        return FrameFolder(self, record.path, record.num_frames)
+
+    def check(self, record):
+        """Look whether first and last frame of a folder are there, under the names expected.
+
+        Raises:
+            FrameError: they are not; the message says what is there, and which setting to change.
+        """
+        folder, zero = record.path, self.pattern.format(0)
+        if self.first_frame == 1 and os.path.exists(os.path.join(folder, zero)):
+            raise FrameError(
+                f"the frames in {folder} are numbered from 0 ({zero!r} exists); "
+                "set data.first_frame=0"
+            )
+        for number in (self.first_frame, self.first_frame + record.num_frames - 1):
+            name = self.pattern.format(number)
+            if not os.path.exists(os.path.join(folder, name)):
+                raise FrameError(_explain_missing(folder, name))
 
 
-def check_folder(folder, num_frames, *, pattern, first_frame):
-    """Look whether first and last frame of a folder are there, under the names expected.
+class FrameFolder:
+    """A folder of images as a video, see `FrameFolders`.
 
-    Raises:
-        FrameError: they are not; the message says what is there, and which setting to change.
+    Attributes:
+        num_frames: as the list says.
     """
-    if first_frame == 1 and os.path.exists(os.path.join(folder, pattern.format(0))):
-        raise FrameError(
-            f"the frames in {folder} are numbered from 0 ({pattern.format(0)!r} exists); "
-            "set data.first_frame=0"
-        )
-    for number in (first_frame, first_frame + num_frames - 1):
-        if not os.path.exists(os.path.join(folder, pattern.format(number))):
-            raise FrameError(_explain_missing(folder, pattern.format(number)))
+
+    def __init__(self, source, folder, num_frames):
+        self.num_frames = num_frames
+        self._source = source
+        self._folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """There is nothing to close."""
+
+    def read(self, indices):
+        """Decode some frames.
+
+        Args:
+            indices: which ones, counted from 0; a frame that occurs twice is decoded once.
+
+        Returns:
+            A list of uint8 arrays `[height, width, 3]` in RGB, all of one size.
+
+        Raises:
+            FrameError: a frame is missing, cannot be decoded, or differs in size from the others.
+        """
+        frames = {}
+        for index in map(int, indices):
+            if index not in frames:
+                name = self._source.pattern.format(index + self._source.first_frame)
+                frames[index] = _read_image(os.path.join(self._folder, name))
+        sizes = {frame.shape for frame in frames.values()}
+        if len(sizes) > 1:
+            raise FrameError(f"the frames in {self._folder} differ in size: {sorted(sizes)}")
+        return [frames[index] for index in map(int, indices)]
 
 
 def _read_image(path):

@@ -17,7 +17,7 @@ from functools import cache, partial
 import grain
 import numpy as np
 
-from trn_jax.data import annotations, augment, decode
+from trn_jax.data import annotations, augment
 from trn_jax.data.decode import FrameError
 from trn_jax.errors import UserError
 
@@ -32,9 +32,8 @@ class BatchReader:
     Args:
         records: the list of `Record` that examples are replaced from.
         view: a `View`.
+        source: where videos are read, such as `decode.FrameFolders`.
         seed: of the augmentation.
-        frame_pattern: file name of a frame for its number.
-        first_frame: number of the first frame.
         label_map: labels that change when a clip is mirrored.
         exact_resize: see `MultiScaleCrop.exact`.
         on_error: "raise", or "skip": take the next readable video of the list instead.
@@ -46,10 +45,9 @@ class BatchReader:
         self,
         records,
         view,
+        source,
         *,
         seed,
-        frame_pattern,
-        first_frame,
         label_map,
         exact_resize,
         on_error,
@@ -60,9 +58,8 @@ class BatchReader:
             raise UserError(f"data.on_error={on_error!r} is neither 'raise' nor 'skip'")
         self.records = records
         self.view = view
+        self.source = source
         self.seed = seed
-        self.frame_pattern = frame_pattern
-        self.first_frame = first_frame
         self.on_error = on_error
         self.num_threads = num_threads
         self.num_classes = num_classes
@@ -138,17 +135,12 @@ class BatchReader:
                     raise
                 problem = problem or str(error)
         raise UserError(
-            f"none of the {step + 1} videos from {wanted.folder} on can be read: {problem}"
+            f"none of the {step + 1} videos from {wanted.path} on can be read: {problem}"
         )
 
     def _cut(self, record, rng, out):
-        indices = self.sample(record.num_frames, rng)
-        frames = decode.read_frames(
-            record.folder,
-            indices.ravel(),
-            pattern=self.frame_pattern,
-            first_frame=self.first_frame,
-        )
+        with self.source.open(record) as video:
+            frames = video.read(self.sample(video.num_frames, rng).ravel())
         self.crop(frames, rng, out)
         label = self.flip(out, record.label, rng)
         self.color(out, rng)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from trn_jax.data import augment, decode, sampling
+from trn_jax.data import augment, sampling
 from trn_jax.errors import UserError
 
 
@@ -129,9 +129,8 @@ class VideoReader:
 
     Args:
         views: `{name: View}`, of fixed crops.
+        source: where videos are read, such as `decode.FrameFolders`.
         seed: of samplings, orders and colours that are drawn.
-        frame_pattern: file name of a frame for its number.
-        first_frame: number of the first frame.
 
     Attributes:
         shapes: the `(frames, size in pixels)` of the clips.
@@ -140,7 +139,7 @@ class VideoReader:
         UserError: a view has random crops.
     """
 
-    def __init__(self, views, *, seed, frame_pattern, first_frame):
+    def __init__(self, views, source, *, seed):
         for name, view in views.items():
             if view.crop in augment.RANDOM_CROPS:
                 raise UserError(
@@ -149,8 +148,8 @@ class VideoReader:
                 )
         self.shapes = sorted({(view.num_segments, view.crop_size) for view in views.values()})
         self._views = views
+        self._source = source
         self._seed = seed
-        self._names = dict(pattern=frame_pattern, first_frame=first_frame)
 
     def __call__(self, record):
         """Read one video.
@@ -167,9 +166,13 @@ class VideoReader:
         Raises:
             FrameError: a frame is missing or cannot be decoded.
         """
-        drawn = {name: self._draw(view, record) for name, view in self._views.items()}
-        used = sorted({int(index) for indices, _ in drawn.values() for index in indices.flat})
-        frames = _ScaledFrames(used, decode.read_frames(record.folder, used, **self._names))
+        with self._source.open(record) as video:
+            drawn = {
+                name: self._draw(view, record.index, video.num_frames)
+                for name, view in self._views.items()
+            }
+            used = sorted({int(index) for indices, _ in drawn.values() for index in indices.flat})
+            frames = _ScaledFrames(used, video.read(used))
         found: list[dict] = [{} for _ in self.shapes]
         views = {}
         for name, view in self._views.items():
@@ -191,9 +194,9 @@ class VideoReader:
         num_clips = sum(map(len, clips))
         return {"example": record.index, "clips": clips, "num_clips": num_clips, "views": views}
 
-    def _draw(self, view, record):
-        rng = np.random.default_rng((self._seed, 0, record.index))
-        return view.sampler()(record.num_frames, rng), view.coloring().draw(rng)
+    def _draw(self, view, index, num_frames):
+        rng = np.random.default_rng((self._seed, 0, index))
+        return view.sampler()(num_frames, rng), view.coloring().draw(rng)
 
 
 class _ScaledFrames:
