@@ -20,11 +20,13 @@ def view(**changes):
             out_of_bound="loop",  # frames behind the end: "loop" to the start, or "repeat_last"
             sample_range=64,  # "random_dense", "dense": frames of the video that a clip spans
             short_videos="spread",  # "random", "center": or "first", that frame for all segments
+            keep_tail_frames=False,  # "random", "random_clips": parts have fractions of a frame
             short_side=256,  # of the frames before cropping, pixels; 0: as they are (random crops)
             crop="center",  # "multi_scale", "random_resized" (random), "center", "three" or "ten"
             crop_size=224,  # pixels
             scales=(1.0, 0.875, 0.75, 0.66),  # of the multi-scale crop, shares of the short side
             num_positions=13,  # of the multi-scale crop, 5 or 13
+            max_scale_gap=1,  # of the multi-scale crop: between the scales of width and height
             area_range=(0.08, 1.0),  # of the random resized crop, shares of the frame's area
             aspect_ratio_range=(3 / 4, 4 / 3),  # of the random resized crop, width / height
             flip_rate=0.0,  # share of the clips that is mirrored

@@ -1,5 +1,6 @@
 """Crops, resizing and mirroring against the reference's pixels and rectangles."""
 
+import collections
 import hashlib
 import itertools
 import pathlib
@@ -70,12 +71,11 @@ def apply(crop, frames, rng=None):
 def test_multi_scale_boxes_are_those_of_the_reference_in_its_order(golden):
     checked = set()
     for record in golden("pipeline/multi_scale_crop")["records"]:
-        if record["max_wh_scale_gap"] != 1:
-            continue
         sizes = augment.multi_scale_boxes(
             *record["image_hw"],
             scales=record["scales"],
             num_positions=record["num_fixed_crops"],
+            max_scale_gap=record["max_wh_scale_gap"],
             snap_to=record["input_size"],
         )
         expected = [
@@ -83,8 +83,9 @@ def test_multi_scale_boxes_are_those_of_the_reference_in_its_order(golden):
             for candidate in record["candidates"]
         ]
         assert sizes == expected, record["image_hw"]
-        checked.add((record["num_fixed_crops"], *record["image_hw"]))
-    assert len(checked) == 14
+        checked.add((record["max_wh_scale_gap"], record["num_fixed_crops"], *record["image_hw"]))
+    assert len(checked) == 28
+    assert {gap for gap, *_ in checked} == {0, 1, 3}
 
 
 def test_multi_scale_boxes_snap_only_when_asked_and_only_nearby_sides():
@@ -298,6 +299,84 @@ def test_fast_multi_scale_crop_resizes_the_decoded_pixels_once():
     crop = augment.MultiScaleCrop(size=51, short_side=64, scales=(1, 0.5))
     found = apply(crop, frames, Choose(3, 2))[0, 0]  # 50x50 in the lower left corner, not snapped
     np.testing.assert_array_equal(found, cv2.resize(frames[0][48:98, :50], (51, 51)))
+
+
+def assert_fits(counts, expected, limit_in_deviations=4.75):
+    """A chi-square test; the limit is a quantile by Wilson and Hilferty, 1931."""
+    counts, expected = np.asarray(counts, float), np.asarray(expected, float)
+    assert expected.min() >= 5
+    freedom = len(counts) - 1
+    spread = 2 / (9 * freedom)
+    limit = freedom * (1 - spread + limit_in_deviations * np.sqrt(spread)) ** 3
+    assert ((counts - expected) ** 2 / expected).sum() < limit
+
+
+def test_multi_scale_boxes_are_drawn_as_often_as_those_of_the_reference(golden):
+    """Where positions are the same, as those without free space, their weights add up."""
+    for number, record in enumerate(golden("pipeline/multi_scale_crop")["records"]):
+        crop = augment.MultiScaleCrop(
+            size=record["input_size"],
+            short_side=0,
+            scales=tuple(record["scales"]),
+            num_positions=record["num_fixed_crops"],
+            max_scale_gap=record["max_wh_scale_gap"],
+        )
+        weights_of = collections.Counter()
+        for candidate in record["candidates"]:
+            for offset in candidate["offsets_xy"]:
+                weight = 1 / len(record["candidates"]) / len(candidate["offsets_xy"])
+                weights_of[*offset, *candidate["size_wh"]] += weight
+        num_draws = 8000
+        rng = np.random.default_rng(number)
+        drawn = collections.Counter(
+            crop.boxes(*record["image_hw"], rng)[0][0] for _ in range(num_draws)
+        )
+        assert set(drawn) <= set(weights_of)
+        assert_fits(
+            [drawn[box] for box in weights_of], [num_draws * w for w in weights_of.values()]
+        )
+
+
+def test_areas_and_shapes_of_random_resized_boxes_are_distributed_like_the_references(golden):
+    for record in golden("pipeline/random_resized_crop")["records"]:
+        height, width = record["image_hw"]
+        rng, num_boxes = np.random.default_rng(11), record["seeds"]
+        boxes = [augment.random_resized_box(height, width, rng, **RANGES) for _ in range(num_boxes)]
+        w, h = np.array(boxes).T[2:]
+        found = record["area_fraction"]
+        areas = w * h / (height * width)
+        if record["fallback_centre_square_fraction"] == 0:
+            tenths = np.bincount(np.searchsorted(found["deciles"], areas), minlength=10)
+            # The deciles are themselves from as many draws, which doubles the variance.
+            assert_fits(tenths / 2, np.full(10, num_boxes / 10 / 2))
+        assert areas.min() == pytest.approx(found["min"], abs=0.01)
+        assert areas.max() == pytest.approx(found["max"], abs=0.03)
+        shapes = record["aspect_w_over_h"]
+        assert (w / h).min() == pytest.approx(shapes["min"], abs=0.01)
+        assert (w / h).max() == pytest.approx(shapes["max"], abs=0.01)
+
+
+def test_flips_and_strengths_and_orders_of_colours_are_drawn_alike():
+    rng, num_draws = np.random.default_rng(12), 6000
+    flip = augment.Flip(rate=0.3, label_map={0: 1})
+    clip = np.zeros((1, 1, 2, 2, 3), np.uint8)
+    flipped = sum(flip(clip, 0, rng) for _ in range(num_draws))
+    assert_fits([flipped, num_draws - flipped], [0.3 * num_draws, 0.7 * num_draws])
+    jitter = augment.ColorJitter(brightness=0.5, contrast=0.4, saturation=0.3, hue=0.1)
+    draws = [jitter.draw(rng) for _ in range(num_draws)]
+    orders = collections.Counter(order for *_, order in draws)
+    assert_fits(list(orders.values()), np.full(24, num_draws / 24))
+    for column, (low, high) in enumerate([(0.5, 1.5), (0.6, 1.4), (0.7, 1.3), (-25.5, 25.5)]):
+        values = np.array([draw[column] for draw in draws], float)
+        assert low <= values.min() and values.max() <= high
+        if column < 3:
+            counts, _ = np.histogram(values, 10, (low, high))
+            assert_fits(counts, np.full(10, num_draws / 10))
+        else:  # whole steps, rounded towards 0, so that 0 is twice as frequent
+            counts = np.bincount(values.astype(int) + 25, minlength=51)
+            expected = np.full(51, num_draws / 51.0)
+            expected[25] *= 2
+            assert_fits(counts, expected * num_draws / expected.sum())
 
 
 def test_multi_scale_crop_draws_all_sizes_and_positions_alike():
@@ -691,6 +770,7 @@ def random_resized(**settings):
     ("make", "named"),
     [
         (lambda: augment.MultiScaleCrop(size=8, short_side=9, num_positions=4), "num_positions=4"),
+        (lambda: augment.MultiScaleCrop(size=8, short_side=9, max_scale_gap=-1), "gap=-1"),
         (lambda: augment.MultiScaleCrop(size=8, short_side=9, scales=()), r"scales=\(\)"),
         (lambda: augment.MultiScaleCrop(size=8, short_side=9, scales=(1, 875)), "875"),
         (lambda: augment.TestCrops(size=8, short_side=9, kind="five"), "crop='five'.*ten"),

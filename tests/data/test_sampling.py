@@ -17,6 +17,9 @@ class ExtremeRng:
         draw = high - 1 if self.largest else 0
         return draw if size is None else np.full(size, draw)
 
+    def uniform(self, low, high, size):
+        return np.full(size, np.nextafter(high, low) if self.largest else low)
+
 
 class ReferenceRng:
     """The global generator that the reference draws from, freshly seeded with 0."""
@@ -27,6 +30,9 @@ class ReferenceRng:
     def integers(self, high, size=None):
         return self.state.randint(high, size=size)
 
+    def uniform(self, low, high, size):
+        return self.state.uniform(low, high, size)
+
 
 def train_sampler(record):
     """The sampler that a record of the reference in training was made with."""
@@ -34,7 +40,8 @@ def train_sampler(record):
     if record["transform"] == "DenseSampleFrames":
         return sampler("random_dense", kwargs["num_clips"])
     if kwargs["clip_len"] == 1:
-        return sampler("random", kwargs["num_clips"])
+        tail = kwargs.get("keep_tail_frames", False)
+        return sampler("random", kwargs["num_clips"], keep_tail_frames=tail)
     return sampler(
         "random_clips",
         kwargs["clip_len"],
@@ -69,7 +76,6 @@ def records(golden, name, transform="SampleFrames", clips=False):
         for record in golden(f"pipeline/{name}")["records"]
         if record["transform"] == transform
         and (record["kwargs"]["clip_len"] > 1) == clips
-        and not record["kwargs"].get("keep_tail_frames")
         and not record["kwargs"].get("temporal_jitter")
     ]
     assert len(found) > 8
@@ -131,6 +137,19 @@ def test_clips_in_tests_are_those_of_the_reference(golden):
     }
 
 
+def test_clips_do_not_come_twice():
+    """The reference's form of it runs past the end of the video."""
+    with pytest.raises(UserError, match="frame_interval=8 means nothing for sampling='twice'"):
+        sampler("twice", 8, frame_interval=8)
+
+
+def test_published_file_names_of_center_frames():
+    """Of the MindSpore version of TRN, whose frames are counted from 1."""
+    names = [f"{index + 1:05d}.jpg" for index in clip_indices(37, 8, "center").ravel()]
+    expected = (3, 7, 12, 17, 21, 26, 31, 35)
+    assert names == [f"{number:05d}.jpg" for number in expected]
+
+
 def test_dense_windows_in_tests_are_those_of_the_reference(golden):
     seen = set()
     for record in records(golden, "dense_sample_frames_test", "DenseSampleFrames"):
@@ -149,7 +168,7 @@ def test_train_frames_have_the_bounds_of_the_reference(golden):
             found = sample(record["total_frames"], ExtremeRng(largest)).ravel()
             assert (found + record["start_index"]).tolist() == record[key], record
         branches.add(record["branch"])
-    assert len(branches) == 4  # drawn, spread over too many segments, too short, and dense
+    assert len(branches) == 5  # drawn, also to the end, spread, too short, and dense
 
 
 def test_train_frames_are_those_of_the_reference_for_its_draws(golden):

@@ -45,10 +45,10 @@ def short_side_size(height, width, short_side):
     return int(height * factor + 0.5), int(width * factor + 0.5)
 
 
-def multi_scale_boxes(height, width, *, scales, num_positions, snap_to=0):
+def multi_scale_boxes(height, width, *, scales, num_positions, max_scale_gap=1, snap_to=0):
     """All rectangles that the multi-scale crop chooses from, with equal chances.
 
-    Sides are the short side times one of `scales`; width and height may be neighbouring scales.
+    Sides are the short side times one of `scales`; width and height may have different ones.
     Wang et al., "Towards Good Practices for Very Deep Two-Stream ConvNets", 2015.
 
     Args:
@@ -56,6 +56,7 @@ def multi_scale_boxes(height, width, *, scales, num_positions, snap_to=0):
         width: width of the frame.
         scales: shares of the short side, descending.
         num_positions: 5 (corners and centre) or 13 (also the points between them).
+        max_scale_gap: how far apart in `scales` width and height may be; 0 gives squares.
         snap_to: sides less than 3 pixels from this size take it, as in the references; 0 for none.
 
     Returns:
@@ -68,7 +69,7 @@ def multi_scale_boxes(height, width, *, scales, num_positions, snap_to=0):
     boxes = []
     for i, box_height in enumerate(snapped):
         for j, box_width in enumerate(snapped):
-            if abs(i - j) <= 1:
+            if abs(i - j) <= max_scale_gap:
                 x, y = (width - box_width) // 4, (height - box_height) // 4
                 boxes.append(
                     [(x * u, y * v, box_width, box_height) for u, v in _POSITIONS[num_positions]]
@@ -192,6 +193,7 @@ class MultiScaleCrop(_Crop):
             it crops from the frames as they are.
         scales: shares of the short side.
         num_positions: 5 or 13.
+        max_scale_gap: how far apart in `scales` width and height may be; 0 gives squares.
         exact: resize to `short_side`, crop, resize, as published. Otherwise the crop is taken from
             the decoded pixels and resized once: the same boxes up to rounding, in a fifth of the
             time.
@@ -201,6 +203,7 @@ class MultiScaleCrop(_Crop):
     short_side: int
     scales: tuple[float, ...] = (1, 0.875, 0.75, 0.66)
     num_positions: int = 13
+    max_scale_gap: int = 1
     exact: bool = False
 
     num_crops = 1
@@ -208,6 +211,8 @@ class MultiScaleCrop(_Crop):
     def __post_init__(self):
         if self.num_positions not in _POSITIONS:
             raise UserError(f"num_positions={self.num_positions} is not 5 or 13")
+        if self.max_scale_gap < 0:
+            raise UserError(f"max_scale_gap={self.max_scale_gap} must be at least 0")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise UserError(f"scales={self.scales} must be shares of the short side in (0, 1]")
         _check_sizes(self.size, self.short_side)
@@ -224,6 +229,7 @@ class MultiScaleCrop(_Crop):
             width,
             scales=self.scales,
             num_positions=self.num_positions,
+            max_scale_gap=self.max_scale_gap,
             # Sides snap in the frames of the published recipe, which may be these or not.
             snap_to=self.size if self.exact or not self.short_side else 0,
         )

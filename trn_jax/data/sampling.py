@@ -24,10 +24,10 @@ FRAME_ORDERS = ("forward", "reversed", "shuffled")
 
 # What each kind looks at, besides the number of segments and the order of the frames.
 _SETTINGS = {
-    "random": ("short_videos",),
+    "random": ("short_videos", "keep_tail_frames"),
     "center": ("short_videos",),
     "twice": (),
-    "random_clips": ("num_clips", "frame_interval", "out_of_bound"),
+    "random_clips": ("num_clips", "frame_interval", "out_of_bound", "keep_tail_frames"),
     "clips": ("num_clips", "frame_interval", "out_of_bound", "clip_positions"),
     "random_dense": ("sample_range",),
     "dense": ("num_clips", "sample_range"),
@@ -67,6 +67,8 @@ class ClipSampler:
         short_videos: of "random" and "center": a video with too few frames is "spread" over the
             segments, or its "first" frame is taken for all of them, as TRN-pytorch, its MindSpore
             version and the code of TSM do in training and validation, though not in tests.
+        keep_tail_frames: of "random" and "random_clips": equal parts may have fractions of a frame,
+            so that the last frames of a video are drawn, too.
 
     Raises:
         UserError: for values that do not exist or do not go together.
@@ -81,6 +83,7 @@ class ClipSampler:
     clip_positions: str = "ends"
     out_of_bound: str = "loop"
     short_videos: str = "spread"
+    keep_tail_frames: bool = False
 
     def __post_init__(self):
         for key, choices in _CHOICES.items():
@@ -129,7 +132,8 @@ class ClipSampler:
     def _clips(self, num_frames, rng):
         n = self.num_segments
         if self.sampling == "random":
-            return segment_indices(num_frames, n, rng, short_videos=self.short_videos)[None]
+            options = dict(short_videos=self.short_videos, keep_tail_frames=self.keep_tail_frames)
+            return segment_indices(num_frames, n, rng, **options)[None]
         if self.sampling == "center":
             return center_indices(num_frames, n, short_videos=self.short_videos)[None]
         if self.sampling == "twice":
@@ -141,7 +145,13 @@ class ClipSampler:
             starts = dense_starts(num_frames, self.num_clips, sample_range=self.sample_range)
             return dense_indices(starts, num_frames, n, sample_range=self.sample_range)
         if self.sampling == "random_clips":
-            starts = random_starts(num_frames, n * self.frame_interval, self.num_clips, rng)
+            starts = random_starts(
+                num_frames,
+                n * self.frame_interval,
+                self.num_clips,
+                rng,
+                keep_tail_frames=self.keep_tail_frames,
+            )
         else:
             starts = clip_starts(
                 num_frames,
@@ -162,7 +172,9 @@ class ClipSampler:
 # Segments ----------------------------------------------------------------------------------------
 
 
-def segment_indices(num_frames, num_segments, rng, *, short_videos="spread"):
+def segment_indices(
+    num_frames, num_segments, rng, *, short_videos="spread", keep_tail_frames=False
+):
     """Draw one frame from every segment, for training.
 
     Args:
@@ -172,13 +184,15 @@ def segment_indices(num_frames, num_segments, rng, *, short_videos="spread"):
         short_videos: with fewer frames than segments, they are "spread" over the segments
             (positions are rounded half to even and wrap around at the end, as in mmaction2), or
             the "first" one is taken for all.
+        keep_tail_frames: see `random_starts`.
 
     Returns:
         Frame indices `[num_segments]`, int64.
     """
     if short_videos == "first" and num_frames < num_segments:
         return np.zeros(num_segments, np.int64)
-    return random_starts(num_frames, 1, num_segments, rng) % num_frames
+    starts = random_starts(num_frames, 1, num_segments, rng, keep_tail_frames=keep_tail_frames)
+    return starts % num_frames
 
 
 def center_indices(num_frames, num_segments, *, short_videos="spread"):
@@ -201,7 +215,7 @@ def start_indices(num_frames, num_segments):
 # Clips -------------------------------------------------------------------------------------------
 
 
-def random_starts(num_frames, span, num_clips, rng):
+def random_starts(num_frames, span, num_clips, rng, *, keep_tail_frames=False):
     """Draw where clips start: one in each of `num_clips` equal parts of the possible starts.
 
     If there are fewer starts than clips, they are drawn with repetition where the video is longer
@@ -213,12 +227,17 @@ def random_starts(num_frames, span, num_clips, rng):
             last one would be.
         num_clips: number of clips.
         rng: `np.random.Generator`.
+        keep_tail_frames: the parts have fractions of a frame, where otherwise their length is
+            rounded down and the last starts are left out; no video is too short for them.
 
     Returns:
         Indices `[num_clips]`, int64. For `span` 1, evenly spread starts may be `num_frames`.
     """
     num_starts = num_frames - span + 1
     clips = np.arange(num_clips)
+    if keep_tail_frames:
+        length = max(num_starts, 0) / num_clips
+        return (clips * length + rng.uniform(0, length, num_clips)).astype(np.int64)
     length = num_starts // num_clips
     if length > 0:
         return clips * length + rng.integers(length, size=num_clips)

@@ -25,11 +25,13 @@ class View:
         out_of_bound: of clips, "loop" or "repeat_last".
         sample_range: of dense windows, in frames of the video.
         short_videos: of segments, "spread" or "first".
+        keep_tail_frames: of random segments and clips.
         short_side: short side of the frames before cropping, in pixels; 0: frames as they are.
         crop: "multi_scale", "random_resized", "center", "three" or "ten".
         crop_size: side of the crops, in pixels.
         scales: of the multi-scale crop.
         num_positions: of the multi-scale crop, 5 or 13.
+        max_scale_gap: of the multi-scale crop.
         area_range: of the random resized crop, shares of the frame's area.
         aspect_ratio_range: of the random resized crop, width / height.
         flip_rate: share of the clips that is mirrored.
@@ -56,11 +58,13 @@ class View:
     out_of_bound: str = "loop"
     sample_range: int = 64
     short_videos: str = "spread"
+    keep_tail_frames: bool = False
     area_range: tuple[float, float] = (0.08, 1.0)
     aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
     flip_pairs: tuple[tuple[str, str], ...] = ()
     color_jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     merge_views: str = "model"
+    max_scale_gap: int = 1
 
     def __post_init__(self):
         if self.merge_views not in ("model", "logits", "probabilities"):
@@ -91,6 +95,7 @@ class View:
                 short_side=self.short_side,
                 scales=tuple(self.scales),
                 num_positions=self.num_positions,
+                max_scale_gap=self.max_scale_gap,
                 exact=exact,
             )
         if self.crop == "random_resized":
