@@ -1,8 +1,9 @@
 """Metrics of classification with one or with several labels per video, in NumPy.
 
 Scores are `[videos, classes]`; labels are `[videos]`, or, where a video may have several,
-`[videos, classes]` of 0 and 1. All results are shares between 0 and 1. Ties go to the class with
-the lower number, so that results do not depend on the sorting algorithm.
+`[videos, classes]` of 0 and 1. All results are shares between 0 and 1. Between equal scores, the
+class with the higher number comes first among the top k, and the one with the lower number is the
+prediction that confusions count, as in mmaction2.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ def top_k_accuracy(scores, labels, k):
     """
     if k < 1:
         raise UserError(f"top-{k} accuracy does not exist; k must be at least 1")
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    order = np.argsort(scores, axis=1, kind="stable")[:, -k:]
     return float(np.mean(np.any(order == labels[:, None], axis=1)))
 
 
