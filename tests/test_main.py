@@ -338,7 +338,7 @@ BAD_FLAGS = {
     "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
     "dump in an unknown format": (
         ["--mode=eval", "--checkpoint=/nonexistent", "--dump=scores.csv"],
-        ".npz, .json, .pkl",
+        ".npz, .json, .torch.pkl, .pkl",
     ),
     "one label instead of several": (["--config.data.multi_label=True"], "multi_label=False"),
     "no such checkpoint": (["--mode=eval", "--checkpoint=/nonexistent"], "/nonexistent"),

@@ -89,6 +89,40 @@ print(numpy.mean(best == [row["gt_label"].item() for row in rows]))
     assert row["video_id"] == "folder 3/väter"
 
 
+def test_tensors_for_the_tools_of_mmaction2(tmp_path):
+    found = example()
+    path = str(tmp_path / "s.torch.pkl")
+    scores.write(path, found)
+    assert_same(found, scores.read(path))  # without PyTorch
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            functions.append((module, name))
+            if (module, name) == ("torch", "from_numpy"):
+                return lambda array: {"tensor": array}
+            return super().find_class(module, name)
+
+    functions = []
+    with open(path, "rb") as file:
+        rows = Unpickler(file).load()
+    assert functions.count(("torch", "from_numpy")) == 1
+    assert not any("trn_jax" in module for module, _ in functions)
+    for row, score, label in zip(rows, found.scores, found.labels, strict=True):
+        np.testing.assert_array_equal(row["pred_score"]["tensor"], score)
+        assert row["gt_label"]["tensor"].tolist() == [label]
+        assert row["pred_label"]["tensor"].tolist() == [score.argmax()]
+
+
+def test_pytorch_loads_its_tensors(tmp_path):
+    torch = pytest.importorskip("torch")
+    found = example()
+    scores.write(str(tmp_path / "s.torch.pkl"), found)
+    rows = pickle.loads((tmp_path / "s.torch.pkl").read_bytes())
+    for row, score in zip(rows, found.scores, strict=True):
+        assert isinstance(row["pred_score"], torch.Tensor)
+        np.testing.assert_array_equal(row["pred_score"].cpu().numpy(), score)
+
+
 def test_numpy_reads_the_npz_without_pickles(tmp_path):
     found = example()
     scores.write(str(tmp_path / "s.npz"), found)
@@ -110,6 +144,7 @@ def test_json_is_an_object_of_the_same_names(tmp_path):
 
 def test_of_several_protocols_each_has_its_file():
     assert scores.dump_path("a/s.npz", "efficient", 1) == "a/s.npz"
+    assert scores.dump_path("a/s.torch.pkl", "1x10", 2) == "a/s_1x10.torch.pkl"
     assert scores.dump_path("a/s.npz", "efficient", 2) == "a/s_efficient.npz"
 
 

@@ -27,8 +27,8 @@ _PROTOCOL = flags.DEFINE_string(
 _DUMP = flags.DEFINE_string(
     "dump",
     None,
-    "With --mode=eval: file for the scores of every video, .npz, .json or .pkl (as mmaction2); of "
-    "several protocols each has its own, <name>_<protocol>.<format>.",
+    "With --mode=eval: file for the scores of every video, .npz, .json, .pkl (as mmaction2) or "
+    ".torch.pkl (for its tools); several protocols have one each, <name>_<protocol>.<format>.",
 )
 
 

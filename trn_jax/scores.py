@@ -14,7 +14,7 @@ from trn_jax.data.annotations import multi_hot
 from trn_jax.errors import UserError
 from trn_jax.files import write_bytes
 
-FORMATS = (".npz", ".json", ".pkl")
+FORMATS = (".npz", ".json", ".torch.pkl", ".pkl")
 _SHOWN = 3
 
 
@@ -122,8 +122,13 @@ def dump_path(path, protocol, num_protocols):
     """Where the scores of a protocol go: `path`, or, of several, `<name>_<protocol>.<format>`."""
     if num_protocols == 1:
         return path
-    stem, extension = os.path.splitext(path)
-    return f"{stem}_{protocol}{extension}"
+    extension = _format(path) or ""
+    return f"{path.removesuffix(extension)}_{protocol}{extension}"
+
+
+def _format(path):
+    """The one of `FORMATS` that the end of `path` names, or `None`."""
+    return next((extension for extension in FORMATS if path.endswith(extension)), None)
 
 
 def check_dump(path):
@@ -132,7 +137,7 @@ def check_dump(path):
     Raises:
         UserError: the format is not known, or there is no writing there.
     """
-    if os.path.splitext(path)[1] not in FORMATS:
+    if _format(path) is None:
         raise UserError(
             f"scores cannot be written as {path!r}; its end tells the format and has to be one of "
             f"{', '.join(FORMATS)}"
@@ -160,6 +165,9 @@ def write(path, found):
     `gt_label` int64 `[1]` (with several labels `gt_label` is float32 `[classes]` of 0 and 1),
     `num_classes`, `video_id` and `about`, a dict with everything else, which all entries share.
 
+    `.torch.pkl`: the same with tensors, which mmaction2's own tools expect; PyTorch is needed to
+    load it, not to write it.
+
     Raises:
         UserError: it cannot be written.
     """
@@ -168,7 +176,8 @@ def write(path, found):
         ".npz": _npz_content,
         ".json": _json_content,
         ".pkl": _pickle_content,
-    }[os.path.splitext(path)[1]](found)
+        ".torch.pkl": _torch_content,
+    }[_format(path)](found)
     write_bytes(path, content)
 
 
@@ -292,6 +301,11 @@ def _from_plain(values):
 
 
 def _pickle_content(found):
+    return pickle.dumps(_rows(found), protocol=4)
+
+
+def _rows(found):
+    """The entries of mmaction2's layout."""
     about = _plain(found)
     labels = found.labels if found.multi_label else found.labels[:, None]
     rows = [
@@ -306,7 +320,30 @@ def _pickle_content(found):
     ]
     if found.videos:
         rows = [row | {"video_id": name} for row, name in zip(rows, found.videos, strict=True)]
-    return pickle.dumps(rows, protocol=4)
+    return rows
+
+
+class _Tensor:
+    """An array that is loaded from a pickle as a tensor of PyTorch, which writing does not need."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __reduce__(self):
+        return _from_numpy, (self._array,)
+
+
+def _from_numpy(array):
+    """Stands for `torch.from_numpy` until the pickle is written."""
+    return array
+
+
+def _torch_content(found):
+    arrays = ("pred_score", "pred_label", "gt_label")
+    rows = [row | {name: _Tensor(row[name]) for name in arrays} for row in _rows(found)]
+    # Protocol 3 names a function once, in plain text, and later refers to that.
+    content = pickle.dumps(rows, protocol=3)
+    return content.replace(f"c{__name__}\n_from_numpy\n".encode(), b"ctorch\nfrom_numpy\n", 1)
 
 
 def _read_pickle(content):

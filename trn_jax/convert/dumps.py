@@ -36,6 +36,8 @@ def read_rows(content):
     def call(name, args):
         if name == "torch.storage._load_from_bytes":
             return _read_storage(args[0], storages)
+        if name == "torch.from_numpy":  # as `scores.write` makes tensors
+            return args[0]
         if name == "_codecs.encode":  # how pickles of before protocol 3 hold bytes
             return args[0].encode("latin1")
         return torch_objects.call(name, args)
