@@ -5,8 +5,10 @@
 
 Yang et al., "Temporal Pyramid Network for Action Recognition", CVPR 2020, in the set-up of
 mmaction2 1.x (`tpn-slowonly_imagenet-pretrained-r50_8xb8-8x8x1-150e_kinetics400-rgb`: 8 GPUs of 8
-clips). It got 76.74 % top-1 and 92.57 % top-5 from 10 clips in 3 crops each. As published, colours
-are jittered in validation, too. mmaction2 0.x: `protocols.10x3.clip_positions=middles`.
+clips of videos). It got 76.74 % top-1 and 92.57 % top-5 from 10 clips in 3 crops each. There,
+colours were jittered in validation, too, by which the best checkpoint was chosen:
+`"--config.data.val.color_jitter=(0.5,0.5,0.5,0.1)"`. mmaction2 0.x:
+`"--config.protocols['10x3'].clip_positions=middles" --config.data.val.clip_positions=middles`.
 """
 
 from trn_jax.config import base, view
@@ -20,10 +22,10 @@ def get_config(top1=76.74, top5=92.57, row="imagenet-pretrained-r50_8xb8-8x8x1-1
     config.init_url = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     config.model.norm_group = 8
 
-    jitter = dict(color_jitter=(0.5, 0.5, 0.5, 0.1))
-    config.data.train.update(sampling="random_clips", frame_interval=8, flip_rate=0.5, **jitter)
+    config.data.train.update(sampling="random_clips", frame_interval=8, flip_rate=0.5)
     config.data.train.update(crop="random_resized", short_side=0)
-    config.data.val.update(sampling="clips", frame_interval=8, **jitter)
+    config.data.train.color_jitter = (0.5, 0.5, 0.5, 0.1)
+    config.data.val.update(sampling="clips", frame_interval=8)
 
     config.train.update(batch=64, epochs=150.0, eval_every=10.0, keep=5)
     config.optim.update(lr=0.01, base_batch=64, nesterov=True, milestones=(75.0, 125.0))
@@ -31,5 +33,5 @@ def get_config(top1=76.74, top5=92.57, row="imagenet-pretrained-r50_8xb8-8x8x1-1
     clips = dict(sampling="clips", frame_interval=8)
     config.protocols.efficient = view(**clips)
     config.protocols["10x3"] = view(num_clips=10, crop="three", crop_size=256, **clips)
-    config.published["10x3"] = dict(top1=top1, top5=top5, source=_SOURCE + row)
+    config.published["10x3"] = dict(top1=top1, top5=top5, source=f"{_SOURCE}{row}-rgb")
     return config

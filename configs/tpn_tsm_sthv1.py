@@ -6,12 +6,13 @@
 Yang et al., "Temporal Pyramid Network for Action Recognition", CVPR 2020, in the set-up of
 mmaction2 1.x (`tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb`: 8 GPUs of 8 clips). It
 got 51.87 % top-1 and 79.67 % top-5 from 2 clips in 3 crops each; the table says "8 clips x 3
-crop", and that it started from TSM, where the configuration starts from ImageNet.
+crop", 8 x 6 GPUs, and that it started from TSM, where the configuration starts from ImageNet.
 """
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 1.x, configs/recognition/tpn/README.md, tpn-tsm_8xb8-1x1x8-150e_sthv1-rgb"
+_SOURCE = "mmaction2 1.x, configs/recognition/tpn/README.md, tpn-tsm_"
+_ROW = "imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb"
 
 
 def get_config():
@@ -28,5 +29,5 @@ def get_config():
     config.optim.milestones = (75.0, 125.0)
 
     config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
-    config.published.accurate = dict(top1=51.87, top5=79.67, source=_SOURCE)
+    config.published.accurate = dict(top1=51.87, top5=79.67, source=_SOURCE + _ROW)
     return config

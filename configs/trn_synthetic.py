@@ -2,7 +2,8 @@
 
     python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn
 
-Needs no download and about two minutes on two CPU cores. A model that sees order can reach 100 %.
+Needs no download and about three minutes on two idle CPU cores. A model that sees order can reach
+100 %.
 """
 
 from trn_jax.config import base, view

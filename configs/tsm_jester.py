@@ -7,7 +7,8 @@ Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV
 set-up of mmaction2 0.x (`tsm_r50_1x1x8_50e_jester_rgb`: 8 GPUs of 8 clips). It got 96.50 % top-1
 in the centre crop and 97.20 % from 2 clips in 3 crops each. As published, mirrored clips exchange
 the labels of two pairs of gestures only; with `data.train.flip_labels=True` hands that turn do so,
-too.
+too. Its checkpoints number the classes in the order of jester-v1-labels.csv, not by the alphabet:
+to evaluate one, give lists and `data.class_names` in that order.
 """
 
 from trn_jax.config import base, view

@@ -10,7 +10,8 @@ set-up of mmaction2 1.x (`tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics40
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 1.x, configs/recognition/tsm/README.md, 8xb16-1x1x8-50e_kinetics400-rgb"
+_SOURCE = "mmaction2 1.x, configs/recognition/tsm/README.md, tsm_"
+_ROW = "imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb"
 
 
 def get_config():
@@ -26,5 +27,5 @@ def get_config():
     config.optim.update(milestones=(25.0, 45.0), warmup_epochs=5.0, warmup_by="epoch")
 
     config.protocols["1x10"] = view(crop="ten")
-    config.published["1x10"] = dict(top1=73.18, top5=90.56, source=_SOURCE)
+    config.published["1x10"] = dict(top1=73.18, top5=90.56, source=_SOURCE + _ROW)
     return config

@@ -10,7 +10,8 @@ clips). It got 62.72 % top-1 and 87.70 % top-5 from 2 clips in 3 crops each.
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 1.x, configs/recognition/tsm/README.md, 8xb16-1x1x8-50e_sthv2-rgb"
+_SOURCE = "mmaction2 1.x, configs/recognition/tsm/README.md, tsm_"
+_ROW = "imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb"
 
 
 def get_config():
@@ -27,5 +28,5 @@ def get_config():
     config.optim.update(warmup_epochs=5.0, warmup_by="epoch")
 
     config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
-    config.published.accurate = dict(top1=62.72, top5=87.70, source=_SOURCE)
+    config.published.accurate = dict(top1=62.72, top5=87.70, source=_SOURCE + _ROW)
     return config

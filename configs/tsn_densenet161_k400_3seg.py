@@ -16,7 +16,7 @@ def get_config():
         model="tsn_densenet161",
         top1=72.07,
         top5=90.15,
-        row="1x1x3-100e_kinetics400-rgb, with DenseNet-161",
+        row="dense161_8xb32-1x1x3-100e_kinetics400-rgb",
     )
     config.init_url = "https://download.pytorch.org/models/densenet161-8d451a50.pth"
     config.data.train.crop = "random_resized"

@@ -5,17 +5,21 @@
 
 Wang et al., "Temporal Segment Networks", ECCV 2016, in the set-up of mmaction2 1.x
 (`tsn_imagenet-pretrained-r50_8xb32-1x1x3-100e_kinetics400-rgb`: 8 GPUs of 32 clips). It got 72.83
-% top-1 and 90.65 % top-5 from 25 frames in ten crops each, all 250 averaged. The other recipes of
-TSN say where they differ.
+% top-1 and 90.65 % top-5 from 25 frames in ten crops each, all 250 averaged (the table says "25
+clips"). Its frames came straight from the videos. The other recipes of TSN say where they differ.
 """
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 1.x, configs/recognition/tsn/README.md, tsn_imagenet-pretrained-r50_8xb32-"
+_SOURCE = "mmaction2 1.x, configs/recognition/tsn/README.md, tsn_imagenet-pretrained-"
 
 
 def get_config(
-    num_segments=3, model="tsn_resnet50", top1=72.83, top5=90.65, row="1x1x3-100e_kinetics400-rgb"
+    num_segments=3,
+    model="tsn_resnet50",
+    top1=72.83,
+    top5=90.65,
+    row="r50_8xb32-1x1x3-100e_kinetics400-rgb",
 ):
     """The recipe; `row` is the rest of its name in the published table."""
     config = base(dataset="k400", model=model, num_classes=400)

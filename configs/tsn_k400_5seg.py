@@ -13,5 +13,5 @@ from configs import tsn_k400_3seg
 def get_config():
     """The recipe."""
     return tsn_k400_3seg.get_config(
-        num_segments=5, top1=73.80, top5=91.21, row="1x1x5-100e_kinetics400-rgb"
+        num_segments=5, top1=73.80, top5=91.21, row="r50_8xb32-1x1x5-100e_kinetics400-rgb"
     )

@@ -13,5 +13,5 @@ from configs import tsn_k400_3seg
 def get_config():
     """The recipe."""
     return tsn_k400_3seg.get_config(
-        num_segments=8, top1=74.12, top5=91.34, row="1x1x8-100e_kinetics400-rgb"
+        num_segments=8, top1=74.12, top5=91.34, row="r50_8xb32-1x1x8-100e_kinetics400-rgb"
     )

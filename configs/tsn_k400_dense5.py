@@ -15,7 +15,7 @@ from trn_jax.config import view
 def get_config():
     """The recipe."""
     config = tsn_k400_3seg.get_config(
-        num_segments=5, top1=71.37, top5=89.67, row="dense-1x1x5-100e_kinetics400-rgb"
+        num_segments=5, top1=71.37, top5=89.67, row="r50_8xb32-dense-1x1x5-100e_kinetics400-rgb"
     )
     config.model.dropout_rate = 0.5
     config.model.init_std = 0.001

@@ -16,7 +16,7 @@ def get_config():
         num_segments=8,
         top1=75.89,
         top5=92.07,
-        row="1x1x8-100e_kinetics400-rgb, with ResNet-101",
+        row="r101_8xb32-1x1x8-100e_kinetics400-rgb",
     )
     config.init_url = "https://download.pytorch.org/models/resnet101-cd907fc2.pth"
     return config

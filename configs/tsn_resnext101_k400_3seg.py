@@ -16,7 +16,7 @@ def get_config():
         model="tsn_resnext101_32x4d",
         top1=72.95,
         top5=90.36,
-        row="1x1x3-100e_kinetics400-rgb, with ResNeXt-101 32x4d",
+        row="rn101-32x4d_8xb32-1x1x3-100e_kinetics400-rgb",
     )
     config.init_url = (
         "https://download.openmmlab.com/mmclassification/v0/resnext/"

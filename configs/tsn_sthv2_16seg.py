@@ -13,7 +13,7 @@ from configs import tsn_sthv2_8seg
 def get_config():
     """The recipe."""
     config = tsn_sthv2_8seg.get_config(
-        num_segments=16, top1=36.91, top5=68.77, row="1x1x16-50e_sthv2-rgb"
+        num_segments=16, top1=36.91, top5=68.77, row="r50_8xb32-1x1x16-50e_sthv2-rgb"
     )
     config.data.train.num_positions = 13
     return config

@@ -10,7 +10,7 @@ the frames, which TSN does not see.
 from configs import tsn_k400_3seg
 
 
-def get_config(num_segments=8, top1=35.51, top5=67.09, row="1x1x8-50e_sthv2-rgb"):
+def get_config(num_segments=8, top1=35.51, top5=67.09, row="r50_8xb32-1x1x8-50e_sthv2-rgb"):
     """The recipe; `row` is the rest of its name in the published table."""
     config = tsn_k400_3seg.get_config(num_segments=num_segments, top1=top1, top5=top5, row=row)
     config.data.dataset = "sthv2"

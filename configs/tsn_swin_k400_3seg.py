@@ -11,7 +11,7 @@ from configs import tsn_k400_3seg
 
 
 def get_config(
-    num_segments=3, top1=77.03, top5=92.61, row="1x1x3-100e_kinetics400-rgb, with Swin-B"
+    num_segments=3, top1=77.03, top5=92.61, row="swin-transformer_8xb32-1x1x3-100e_kinetics400-rgb"
 ):
     """The recipe; `row` is the rest of its name in the published table."""
     config = tsn_k400_3seg.get_config(

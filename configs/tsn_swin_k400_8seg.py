@@ -14,7 +14,10 @@ from configs import tsn_swin_k400_3seg
 def get_config():
     """The recipe."""
     config = tsn_swin_k400_3seg.get_config(
-        num_segments=8, top1=79.22, top5=94.20, row="1x1x8-50e_kinetics400-rgb, with Swin-B"
+        num_segments=8,
+        top1=79.22,
+        top5=94.20,
+        row="swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb",
     )
     config.train.epochs = 50.0
     config.optim.milestones = (20.0, 40.0)

@@ -207,13 +207,30 @@ def test_published_rows_have_a_source_and_stand_in_the_docstring(name):
         assert all(f"{share:.2f}" in text for share in shares)
 
 
-def test_the_synthetic_control_differs_in_its_model_only():
-    trn, tsn = flat(load("trn_synthetic")), flat(load("tsn_synthetic"))
-    assert trn.keys() == tsn.keys()
-    assert {key for key in trn if trn[key] != tsn[key]} == {"model.name"}
-    parts = MODELS[trn["model.name"]], MODELS[tsn["model.name"]]
+@pytest.mark.parametrize("method", ["tsn", "tsm", "tin", "tpn"])
+def test_the_synthetic_recipes_differ_in_their_models_only(method):
+    trn, other = flat(load("trn_synthetic")), flat(load(f"{method}_synthetic"))
+    assert trn.keys() == other.keys()
+    assert {key for key in trn if trn[key] != other[key]} == {"model.name"}
+    parts = MODELS[trn["model.name"]], MODELS[other["model.name"]]
     assert parts[0]["backbone"] == parts[1]["backbone"]
-    assert [part["head"] for part in parts] == ["trn_multiscale", "tsn"]
+
+
+def test_the_synthetic_control_differs_in_its_head():
+    parts = [MODELS[load(f"{method}_synthetic").model.name] for method in ("trn", "tsn")]
+    assert [part.pop("head") for part in map(dict, parts)] == ["trn_multiscale", "tsn"]
+    assert not any(part.get("temporal_op") or part.get("neck") for part in parts)
+
+
+def test_the_linear_rule_scales_the_rate_by_the_batch():
+    config = load("trn_sthv1")
+    config.train.batch = 32
+    rate = recipe.learning_rate(config, steps_per_epoch=10)
+    assert float(rate(0)) == pytest.approx(0.002)
+    config.optim.scale_lr = True
+    assert recipe.scaled_lr(config) == pytest.approx(0.002 * 32 / 128)
+    rate = recipe.learning_rate(config, steps_per_epoch=10)
+    assert float(rate(0)) == pytest.approx(0.0005)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,13 @@ def test_the_quick_start_proves_that_order_is_seen(tables):
     assert tsn["efficient"]["top1"] == tsn["reversed"]["top1"] == tsn["shuffled"]["top1"]
 
 
+@pytest.mark.parametrize("method", ["tsm", "tin", "tpn"])
+def test_the_other_methods_see_order_too(tables, method):
+    found = {order: tables.measured(f"{method}_synthetic", order)["metrics"] for order in ORDERS}
+    assert found["efficient"]["top1"] >= 0.9
+    assert found["reversed"]["partner"] >= 0.9
+
+
 def test_published_and_measured_numbers_are_not_mixed(tables, monkeypatch, tmp_path):
     assert "| 31.62 / 60.01 | not run |" in tables.recipe_table()
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
