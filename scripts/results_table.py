@@ -136,9 +136,26 @@ def add(recipe, workdir):
     found = sorted(pathlib.Path(workdir, "results").glob("*.json"))
     if not found:
         sys.exit(f"error: no result files in {workdir}/results; evaluate the run first")
+    for path in found:
+        changed = _differences(recipe, path.stem, json.loads(path.read_text())["config"])
+        if changed:
+            sys.exit(f"error: {path} is not of {recipe}: {', '.join(changed)} differ from it")
     (RESULTS / recipe).mkdir(parents=True, exist_ok=True)
     for path in found:
         shutil.copy(path, RESULTS / recipe / path.name)
+
+
+def _differences(recipe, protocol, config):
+    """The settings of a result that stand beside its numbers and are not those of the recipe."""
+    from trn_jax.recipe import flat
+
+    ours = flat(json.loads(json.dumps(get_config(recipe).to_dict())))
+    beside = ("model.", "data.dataset", f"protocols.{protocol}.")
+    return [
+        key
+        for key, value in flat(config).items()
+        if key.startswith(beside) and ours.get(key) != value
+    ]
 
 
 def main():

@@ -157,6 +157,107 @@ def test_every_parameter_has_the_published_multipliers(name):
         assert set(found.values()) == {(1, 1)}
 
 
+# The rest: clips per step and per GPU, weight decay, largest gradient norm, Nesterov, dropout,
+# positions of the multi-scale crop (0: random area and shape instead), share of mirrored clips,
+# top-1 and top-5; and the rows that these are from
+
+_TSN = (256, 32, 1e-4, 40, False)
+_TPN = (64, 8, 1e-4, 40, True)
+SETTINGS = {
+    "tin_k400": (48, 6, 1e-4, 20, False, 0.5, 5, 0.5, {"efficient": (70.89, 89.89)}),
+    "tin_sthv1": (48, 6, 5e-4, 20, False, 0.8, 5, 0, {"efficient": (44.25, 73.94)}),
+    "tin_sthv2": (48, 6, 5e-4, 20, False, 0.8, 5, 0, {"efficient": (56.70, 83.62)}),
+    "tpn_slowonly_k400": (*_TPN, 0.5, 0, 0.5, {"10x3": (76.74, 92.57)}),
+    "tpn_slowonly_k400_scratch": (*_TPN, 0.5, 0, 0.5, {"10x3": (74.20, 91.48)}),
+    "tpn_tsm_sthv1": (64, 8, 5e-4, 20, True, 0.5, 0, 0.5, {"accurate": (51.87, 79.67)}),
+    "trn_bninception_jester": (64, 8, 5e-4, 20, False, 0.8, 13, 0.5, {"1x10": (94.50, 99.78)}),
+    "trn_sthv1": (
+        *(128, 16, 5e-4, 20, False, 0.8, 13, 0.5),
+        {"efficient": (31.62, 60.01), "accurate": (33.88, 62.12)},
+    ),
+    "trn_sthv2": (
+        *(128, 16, 5e-4, 20, False, 0.8, 13, 0.5),
+        {"efficient": (48.39, 76.58), "accurate": (51.28, 78.65)},
+    ),
+    "tsm_jester": (
+        *(64, 8, 5e-4, 20, False, 0.5, 0, 0.5),
+        {"efficient": (96.5, None), "accurate": (97.2, None)},
+    ),
+    "tsm_k400": (128, 16, 1e-4, 20, False, 0.5, 13, 0.5, {"1x10": (73.18, 90.56)}),
+    "tsm_sthv1": (
+        *(64, 8, 5e-4, 20, False, 0.5, 13, 0),
+        {"efficient": (45.58, 75.02), "accurate": (47.70, 76.12)},
+    ),
+    "tsm_sthv2": (128, 16, 5e-4, 20, False, 0.5, 13, 0.5, {"accurate": (62.72, 87.70)}),
+    "tsn_densenet161_k400_3seg": (*_TSN, 0.4, 0, 0.5, {"25x10": (72.07, 90.15)}),
+    "tsn_k400_3seg": (*_TSN, 0.4, 5, 0.5, {"25x10": (72.83, 90.65)}),
+    "tsn_k400_5seg": (*_TSN, 0.4, 5, 0.5, {"25x10": (73.80, 91.21)}),
+    "tsn_k400_8seg": (*_TSN, 0.4, 5, 0.5, {"25x10": (74.12, 91.34)}),
+    "tsn_k400_dense5": (*_TSN, 0.5, 13, 0.5, {"10x25": (71.37, 89.67)}),
+    "tsn_mobileone_k400_8seg": (*_TSN, 0.4, 5, 0.5, {"25x10": (73.65, 91.32)}),
+    "tsn_resnet101_k400_8seg": (*_TSN, 0.4, 5, 0.5, {"25x10": (75.89, 92.07)}),
+    "tsn_resnext101_k400_3seg": (*_TSN, 0.4, 5, 0.5, {"25x10": (72.95, 90.36)}),
+    "tsn_sthv2_16seg": (*_TSN, 0.5, 13, 0.5, {"25x10": (36.91, 68.77)}),
+    "tsn_sthv2_8seg": (*_TSN, 0.5, 5, 0.5, {"25x10": (35.51, 67.09)}),
+    # Swin has no batch norm, so its groups do not matter.
+    "tsn_swin_k400_3seg": (256, 0, *_TSN[2:], 0.4, 5, 0.5, {"25x10": (77.03, 92.61)}),
+    "tsn_swin_k400_8seg": (256, 0, *_TSN[2:], 0.4, 5, 0.5, {"25x10": (79.22, 94.20)}),
+}
+ROWS = {
+    "tin_k400": "tin_tsm_finetune_r50_1x1x8_50e_kinetics400_rgb",
+    "tin_sthv1": "tin_r50_1x1x8_40e_sthv1_rgb",
+    "tin_sthv2": "tin_r50_1x1x8_40e_sthv2_rgb",
+    "tpn_slowonly_k400": "tpn-slowonly_imagenet-pretrained-r50_8xb8-8x8x1-150e_kinetics400-rgb",
+    "tpn_slowonly_k400_scratch": "tpn-slowonly_r50_8xb8-8x8x1-150e_kinetics400-rgb",
+    "tpn_tsm_sthv1": "tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb",
+    "trn_bninception_jester": "MindSpore model zoo, TRN on Jester, README.md",
+    "trn_sthv1": "trn_r50_1x1x8_50e_sthv1_rgb",
+    "trn_sthv2": "trn_r50_1x1x8_50e_sthv2_rgb",
+    "tsm_jester": "tsm_r50_1x1x8_50e_jester_rgb",
+    "tsm_k400": "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb",
+    "tsm_sthv1": "tsm_r50_1x1x8_50e_sthv1_rgb",
+    "tsm_sthv2": "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb",
+    **{
+        recipe: f"tsn_imagenet-pretrained-{row}"
+        for recipe, row in {
+            "tsn_densenet161_k400_3seg": "dense161_8xb32-1x1x3-100e_kinetics400-rgb",
+            "tsn_k400_3seg": "r50_8xb32-1x1x3-100e_kinetics400-rgb",
+            "tsn_k400_5seg": "r50_8xb32-1x1x5-100e_kinetics400-rgb",
+            "tsn_k400_8seg": "r50_8xb32-1x1x8-100e_kinetics400-rgb",
+            "tsn_k400_dense5": "r50_8xb32-dense-1x1x5-100e_kinetics400-rgb",
+            "tsn_mobileone_k400_8seg": "mobileone-s4_8xb32-1x1x8-100e_kinetics400-rgb",
+            "tsn_resnet101_k400_8seg": "r101_8xb32-1x1x8-100e_kinetics400-rgb",
+            "tsn_resnext101_k400_3seg": "rn101-32x4d_8xb32-1x1x3-100e_kinetics400-rgb",
+            "tsn_sthv2_16seg": "r50_8xb32-1x1x16-50e_sthv2-rgb",
+            "tsn_sthv2_8seg": "r50_8xb32-1x1x8-50e_sthv2-rgb",
+            "tsn_swin_k400_3seg": "swin-transformer_8xb32-1x1x3-100e_kinetics400-rgb",
+            "tsn_swin_k400_8seg": "swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb",
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_recipes_are_set_up_as_published(name):
+    config = load(name)
+    crop = config.data.train
+    assert crop.crop in ("multi_scale", "random_resized")
+    found = (
+        config.train.batch,
+        config.model.norm_group,
+        config.optim.weight_decay,
+        config.optim.clip_norm,
+        config.optim.nesterov,
+        nnx.eval_shape(lambda: create_model(**config.model)).head.dropout_rate,
+        crop.num_positions if crop.crop == "multi_scale" else 0,
+        crop.flip_rate,
+        {protocol: (row.top1, row.get("top5")) for protocol, row in config.published.items()},
+    )
+    assert found == SETTINGS[name]
+    for row in config.published.values():
+        assert row.source.endswith(ROWS[name])
+
+
 # Protocols
 
 
@@ -197,5 +298,6 @@ def test_protocols_have_the_views_that_their_names_tell(name):
 
 def test_the_tables_are_complete():
     assert set(RATES) == set(RECIPES)
+    assert set(SETTINGS) == set(ROWS) == {n for n in RECIPES if not n.endswith("_synthetic")}
     grouped = {n for n in RECIPES if not n.startswith(PLAIN) and not n.endswith("_synthetic")}
     assert set(COUNTS) == grouped

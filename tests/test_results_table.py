@@ -67,9 +67,17 @@ def test_results_of_a_run_are_taken_up(tables, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="no recipe 'trn_sthv3'"):
         tables.add("trn_sthv3", tmp_path)
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "accurate.json").write_text('{"metrics": {"top1": 0.25}}')
+    result = tmp_path / "results" / "accurate.json"
+    config = tables.get_config("trn_sthv1").to_dict()
+    result.write_text(json.dumps({"metrics": {"top1": 0.25}, "config": config}))
     tables.add("trn_sthv1", tmp_path)
     assert tables.measured("trn_sthv1", "accurate")["metrics"]["top1"] == 0.25
+    with pytest.raises(SystemExit, match=r"accurate\.json is not of trn_sthv2: data\.dataset"):
+        tables.add("trn_sthv2", tmp_path)
+    config["model"]["width"] = 4
+    result.write_text(json.dumps({"metrics": {"top1": 0.25}, "config": config}))
+    with pytest.raises(SystemExit, match=r"not of trn_sthv1: model\.width differ"):
+        tables.add("trn_sthv1", tmp_path)
 
 
 def test_a_readme_without_a_place_for_the_tables_is_refused(tables):

@@ -188,6 +188,33 @@ def test_resizing_cropping_and_mirroring_give_the_pixels_of_the_reference(golden
     assert counts["Resize+TenCrop"] == 4
 
 
+@needs_images
+def test_real_images_give_the_pixels_of_the_reference(golden):
+    checked = 0
+    for record in golden("pipeline/image_transforms")["records"]:
+        source, steps = record["source"], [step["type"] for step in record["chain"]]
+        if source["kind"] != "jpeg" or "/imgs/" not in source["file"]:
+            continue
+        path = IMAGES / pathlib.Path(source["file"]).name
+        frames = [cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)]
+        if steps == ["Resize"] and record["chain"][0]["scale"] != [-1, 256]:
+            outputs = [augment.resize(frames[0], *record["img_shape"])]
+        elif steps == ["Resize"]:
+            outputs = augment.resize_short_side(frames, 256)
+        elif steps[1:]:
+            kinds = {"CenterCrop": "center", "ThreeCrop": "three", "TenCrop": "ten"}
+            size = record["outputs"][0]["shape"][0]
+            crop = augment.TestCrops(size=size, short_side=256, kind=kinds[steps[1]])
+            outputs = apply(crop, frames)[:, 0]
+        else:
+            assert not steps or steps == ["Flip"]
+            outputs = [frame[:, :: -1 if steps else 1] for frame in frames]
+        for found, expected in zip(outputs, record["outputs"], strict=True):
+            assert_pixels(found, expected)
+            checked += 1
+    assert checked >= 15
+
+
 def read_clip(crop_size, **settings):
     """Read the ten real images the whole way, from the list to the views."""
     right = dict(frame_order="forward", short_side=256, scales=(1,), num_positions=5)

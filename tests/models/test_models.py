@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 from flax import nnx
 
 import trn_jax
@@ -561,6 +562,14 @@ def test_pixels_are_normalised_in_rgb_order():
         close(abstract(caffe).normalise(np.full((1, 1, 1, 3), 130.0)), [[[[2, 13, 26]]]])
     other = abstract("tsn_resnet10", mean=(104, 117, 128), std=(1, 2, 4))
     close(other.normalise(np.full((1, 1, 1, 3), 130.0)), [[[[26, 6.5, 0.5]]]])
+
+
+def test_pixels_are_normalised_as_in_the_reference(golden):
+    record = golden("pipeline/image_transforms")["normalise"]
+    frames = weights.deterministic_clip(record["source"]["shape"], record["source"]["seed"])
+    found = abstract("tsn_resnet10").normalise(frames)
+    expected = np.reshape(record["values"], record["output_shape_N_M_C_H_W"])[0]
+    close(found, expected.transpose(0, 2, 3, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["tsn_resnet10", "trn_resnet10"])
