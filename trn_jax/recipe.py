@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from trn_jax import convert, optim
 from trn_jax.config import base
 from trn_jax.config import view as default_view
-from trn_jax.data import annotations, augment, datasets, decode, pipeline
+from trn_jax.data import annotations, augment, datasets, decode, pipeline, videos
 from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError
 
@@ -43,9 +43,7 @@ class Data:
         fields = datasets.Dataset.__dataclass_fields__
         overrides = {key: settings[key] for key in fields if key in settings}
         self.files = datasets.locate(settings.dataset, data_dir, **overrides)
-        self.source = decode.FrameFolders(
-            pattern=self.files.frame_pattern, first_frame=self.files.first_frame
-        )
+        self.source = _source(self.files)
         self.num_threads = settings.num_threads or _num_processors()
         self.multi_label = settings.multi_label
         self._config = config
@@ -177,6 +175,13 @@ class Data:
         if not lines:
             return "mirrored clips keep their label"
         return "\n".join(["mirrored clips exchange these labels:", *lines])
+
+
+def _source(files):
+    """Where the videos of a `Dataset` are read."""
+    if files.source == "videos":
+        return videos.VideoFiles()
+    return decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
 
 
 def _num_processors():

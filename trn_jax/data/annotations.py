@@ -2,9 +2,11 @@
 
 import dataclasses
 import os
+import re
 
 import numpy as np
 
+from trn_jax.data import videos
 from trn_jax.errors import UserError
 
 _SHOWN_PROBLEMS = 10
@@ -16,8 +18,8 @@ class Record:
 
     Attributes:
         index: its position in the list, from 0.
-        path: folder of its frames.
-        num_frames: number of frames, at least 1.
+        path: folder of its frames, or video file.
+        num_frames: number of frames, at least 1; 0 if the list does not say, and the file knows.
         label: number of its class, from 0; in lists with several labels per video all of them, a
             tuple without repetitions.
     """
@@ -28,12 +30,17 @@ class Record:
     label: int | tuple[int, ...]
 
 
+# Only digits can follow the name of a video file, which may have spaces.
+_ENDS = "|".join(map(re.escape, videos.EXTENSIONS))
+_FILE = re.compile(rf"(.*(?:{_ENDS}))((?:\s+\d+)+)", re.IGNORECASE)
 _ONE = "<folder> <num_frames> <label>"
 _SEVERAL = "<folder> <num_frames> <label> <label> ..."
 
 
 def read_list(path, *, frames_root, num_classes, multi_label=False):
     """Read lines `<folder> <num_frames> <label>`, the format of mmaction2 and TRN-pytorch.
+
+    Video files need no number of frames: `<file> <label>`.
 
     Args:
         path: the list.
@@ -59,12 +66,13 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
             continue
         try:
             folder, count, labels = _fields(line, frames_root, multi_label)
+            is_file = videos.is_video(folder)
         except ValueError as error:
             # What int() says of the text is said better by the line itself.
             found = error if isinstance(error, UserError) else f"{line!r} is not '{expected}'"
             problems.append(f"line {number}: {found}")
             continue
-        if count < 1:
+        if count < 1 and not is_file:
             problems.append(f"line {number}: {folder} has {count} frames, expected at least 1")
         problems += [
             f"line {number}: label {label} of {folder} is not in 0..{num_classes - 1} "
@@ -93,8 +101,27 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
     return records
 
 
+def lists_videos(path):
+    """Whether the first line of a list names a video file."""
+    lines = (line.strip() for line in _read_lines(path, "list of videos"))
+    return _FILE.fullmatch(next(filter(None, lines), "")) is not None
+
+
 def _fields(line, frames_root, multi_label):
-    """Folder, number of frames and labels of a line; `ValueError` if it is malformed."""
+    """Path, number of frames and labels of a line; `ValueError` if it is malformed."""
+    file = _FILE.fullmatch(line.strip())
+    if file:
+        labels = tuple(map(int, file[2].split()))
+        if multi_label:
+            return file[1], 0, tuple(dict.fromkeys(labels))
+        if len(labels) == 1:
+            return file[1], 0, labels
+        if len(labels) == 2:  # what it says of its frames is not asked for
+            return file[1], 0, labels[1:]
+        raise UserError(
+            f"{line!r} has several labels, expected '<file> <label>'; for videos with several "
+            "labels each set data.multi_label=True"
+        )
     if multi_label:
         folder, count, *labels = line.split()
         if not labels:

@@ -1,7 +1,8 @@
 """The catalogue of data sets: what each is called on disk.
 
 Files are where the preparation scripts of mmaction2, or for Jester of the MindSpore version of TRN,
-put them, so that those data folders work as they are.
+put them, so that those data folders work as they are. Where there are video files in the place of
+folders of frames, names have "videos" in the place of "rawframes".
 """
 
 import dataclasses
@@ -9,7 +10,10 @@ import difflib
 import os
 
 from trn_jax.data import synthetic
+from trn_jax.data.annotations import lists_videos
 from trn_jax.errors import UserError
+
+SOURCES = ("frames", "videos")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Dataset:
         frame_pattern: file name of a frame for its number.
         first_frame: number of the first frame.
         reversed_pairs: pairs of class names, each the other one backwards in time.
+        source: what the lists name: folders of "frames" or "videos", files; "": find out.
     """
 
     frames: str = "rawframes"
@@ -35,6 +40,7 @@ class Dataset:
     first_frame: int = 1
     val_frames: str = ""
     reversed_pairs: tuple[tuple[str, str], ...] = ()
+    source: str = ""
 
 
 DATASETS = {
@@ -99,8 +105,37 @@ def locate(name, data_dir, **overrides):
         synthetic.write(root)
     if not os.path.isdir(root):
         raise UserError(f"data folder not found: {root}; set --config.data_dir")
+    dataset = _with_source(dataset, root, given)
     dataset = dataclasses.replace(dataset, val_frames=dataset.val_frames or dataset.frames)
     paths = ("frames", "val_frames", "train_list", "val_list", "class_names")
     return dataclasses.replace(
         dataset, **{key: os.path.join(root, getattr(dataset, key)) for key in paths}
     )
+
+
+def _with_source(dataset, root, given):
+    """Find out what the lists name, and take the names that go with it where none are given."""
+    if dataset.source not in ("", *SOURCES):
+        raise UserError(
+            f"data.source={dataset.source!r} is not one of {', '.join(SOURCES)}; leave it out to "
+            "go by the list"
+        )
+    with_videos = {
+        key: getattr(dataset, key).replace("rawframes", "videos")
+        for key in ("train_list", "val_list", "frames", "val_frames")
+        if key not in given
+    }
+    source = dataset.source
+    if not source:
+        train_list = os.path.join(root, dataset.train_list)
+        other = os.path.join(root, with_videos.get("train_list", dataset.train_list))
+        found = train_list if os.path.exists(train_list) else other
+        source = "videos" if os.path.exists(found) and lists_videos(found) else "frames"
+    if source == "videos":
+        there = {
+            key: name
+            for key, name in with_videos.items()
+            if os.path.exists(os.path.join(root, name))
+        }
+        dataset = dataclasses.replace(dataset, **there)
+    return dataclasses.replace(dataset, source=source)

@@ -34,6 +34,7 @@ class FrameFolders:
 
     def open(self, record):
         """The folder of a `Record` as a video; use it in a `with`."""
+        _check_is_folder(record)
         return FrameFolder(self, record.path, record.num_frames)
 
     def check(self, record):
@@ -42,6 +43,7 @@ class FrameFolders:
         Raises:
             FrameError: they are not; the message says what is there, and which setting to change.
         """
+        _check_is_folder(record)
         folder, zero = record.path, self.pattern.format(0)
         if self.first_frame == 1 and os.path.exists(os.path.join(folder, zero)):
             raise FrameError(
@@ -93,6 +95,14 @@ class FrameFolder:
         if len(sizes) > 1:
             raise FrameError(f"the frames in {self._folder} differ in size: {sorted(sizes)}")
         return [frames[index] for index in map(int, indices)]
+
+
+def _check_is_folder(record):
+    if not record.num_frames:
+        raise FrameError(
+            f"{record.path} is a video file by its name, but folders of frames are expected; "
+            "lists name one or the other throughout, as data.source says"
+        )
 
 
 def _read_image(path):
