@@ -185,6 +185,15 @@ def test_frozen_parameters_are_in_no_group():
     assert found["backbone/layer2/0/conv1/kernel"] == (1, 1)
 
 
+def test_the_backbone_may_learn_at_a_rate_of_its_own():
+    plain = multipliers(parameters(), groups="tsm", fc_lr5=True)
+    slower = multipliers(parameters(), groups="tsm", fc_lr5=True, backbone_rate=0.1)
+    for path, (rate, decay) in plain.items():
+        factor = 0.1 if path.startswith("backbone/") else 1
+        assert slower[path] == (pytest.approx(factor * rate), decay)
+    assert {path.split("/")[0] for path in slower} == {"backbone", "head"}
+
+
 def test_unknown_groups_and_parameters_are_refused():
     with pytest.raises(UserError, match=r"optim\.groups='adam' is not one of plain, tsm"):
         optim.group_multipliers({}, groups="adam")

@@ -1,9 +1,11 @@
 """From a configuration to its data: what does not fit together is told before anything starts."""
 
+import numpy as np
 import pytest
 
 from trn_jax import config as configuration
 from trn_jax import recipe
+from trn_jax.config import base
 from trn_jax.errors import UserError
 
 NAMES = ("Waving left", "Waving right", "Nodding", "Leaning to port", "Leaning to starboard")
@@ -89,3 +91,54 @@ def test_views_that_cannot_be_trained_on_are_named(config, changes, named):
     config.data.train.update(changes)
     with pytest.raises(UserError, match=named):
         data(config)
+
+
+# The loss
+
+
+def test_balanced_weights_make_up_for_rare_classes():
+    labels = np.array([0, 0, 0, 0, 0, 0, 2, 2])
+    weights = recipe.balanced_weights(labels, 4)
+    assert weights.tolist() == [8 / 12, 1, 8 / 4, 1]
+    assert weights[labels].mean() == pytest.approx(1)
+    assert weights[labels][labels == 0].sum() == pytest.approx(weights[labels][labels == 2].sum())
+
+
+class Labels:
+    multi_label = False
+    train_labels = np.array([0, 0, 1])
+    class_names = ("a", "b")
+
+
+def test_the_loss_is_what_the_recipe_says():
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
+    assert recipe.loss_options(config, Labels) == {"weight": 1.0, "label_smoothing": 0.0}
+    config.train.update(label_smoothing=0.1, class_weights="balanced", loss_weight=2.0)
+    found = recipe.loss_options(config, Labels)
+    assert found.pop("class_weights").tolist() == [0.75, 1.5]
+    assert found == {"weight": 2.0, "label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(label_smoothing=1.0), r"train\.label_smoothing=1\.0 must be a share"),
+        (dict(class_weights="rare"), "'rare' is neither 'equal' nor 'balanced'"),
+    ],
+)
+def test_losses_that_do_not_exist_are_refused(changes, message):
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
+    config.train.update(changes)
+    with pytest.raises(UserError, match=message):
+        recipe.loss_options(config, Labels)
+
+
+def test_several_labels_have_a_loss_without_smoothing():
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
+    config.train.label_smoothing = 0.1
+
+    class Several(Labels):
+        multi_label = True
+
+    with pytest.raises(UserError, match="are for one label per video"):
+        recipe.loss_options(config, Several)

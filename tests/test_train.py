@@ -265,3 +265,27 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
     assert np.isfinite(losses).all()
     assert {leaf.dtype for leaf in jax.tree.leaves(parameters)} == {np.dtype("float32")}
     assert losses[0] == pytest.approx(run(1, steps=1, dtype="float32")[0][0], abs=0.1)
+
+
+# The loss
+
+
+def test_smoothed_labels_are_spread_over_all_classes():
+    logits, labels = np.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]]), np.array([0, 2])
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = 0.7 * np.eye(3)[labels] + 0.3 / 3
+    with jax.enable_x64(True):
+        found = train.classification_loss(jnp.asarray(logits), labels, label_smoothing=0.3)
+        plain = train.classification_loss(jnp.asarray(logits), labels)
+        tiny = train.classification_loss(jnp.asarray(logits), labels, label_smoothing=1e-12)
+    assert float(found) == pytest.approx(-(targets * logs).sum(1).mean())
+    assert float(plain) == pytest.approx(-logs[[0, 1], labels].mean()) == pytest.approx(float(tiny))
+
+
+def test_class_weights_are_factors_of_the_clips_of_a_class():
+    logits, labels = np.array([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]]), np.array([0, 2])
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    found = train.classification_loss(
+        jnp.asarray(logits), labels, class_weights=[0.5, 7.0, 3.0], weight=10.0
+    )
+    assert float(found) == pytest.approx(-10 * (0.5 * logs[0, 0] + 3 * logs[1, 2]) / 2, rel=1e-5)

@@ -104,6 +104,7 @@ def base(*, dataset, model, num_classes):
         class_names=placeholder(str),  # one name per line
         frame_pattern=placeholder(str),  # such as "{:05d}.jpg"
         first_frame=placeholder(int),  # number of the first frame
+        balanced=False,  # training: draw all classes equally often, not all videos once per epoch
         on_error="raise",  # "raise", or "skip": put the next readable video in place of a bad one
         exact_resize=False,  # training: resize-crop-resize as published, at a fifth of the speed
         num_threads=0,  # that decode; 0: one per processor
@@ -119,6 +120,8 @@ def base(*, dataset, model, num_classes):
         steps=0,  # stop after so many steps; 0: after `epochs`
         loss_weight=1.0,  # factor of the loss. With data.multi_label it is a mean over the classes,
         # most of which are absent: mmaction2 takes 160 for the 313 of Multi-Moments in Time
+        label_smoothing=0.0,  # share of every label that is spread over all classes
+        class_weights="equal",  # of the loss: "equal", or "balanced", inverse to the videos of each
         log_every=20,  # steps
         eval_every=1.0,  # epochs; 0: only at the end
         checkpoint_every=1000,  # steps; a checkpoint is also written after every evaluation
@@ -135,6 +138,7 @@ def base(*, dataset, model, num_classes):
         clip_norm=40.0,  # largest global norm of the gradient; 0: no clipping
         groups="plain",  # "plain", or "tsm": biases at twice the rate, decay on weights only
         fc_lr5=False,  # "tsm" groups: the layer on the backbone's features at 5 times the rate
+        backbone_rate=1.0,  # factor of the rate for the backbone, such as 0.1 in fine-tuning
         schedule="multistep",  # "multistep", "cosine" or "constant"
         milestones=(20.0, 40.0),  # epochs after which "multistep" multiplies lr by gamma
         gamma=0.1,

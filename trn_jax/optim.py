@@ -118,7 +118,7 @@ def _epoch(step, first_steps):
     return jnp.searchsorted(first_steps, step, side="right")
 
 
-def group_multipliers(params, *, groups, fc_lr5=False):
+def group_multipliers(params, *, groups, fc_lr5=False, backbone_rate=1.0):
     """Factors of learning rate and weight decay for every parameter.
 
     "plain" is one group: weight decay on everything. "tsm" is the rule of TSM, TRN and TIN
@@ -129,6 +129,7 @@ def group_multipliers(params, *, groups, fc_lr5=False):
         params: a pytree of the trainable parameters, named as in `Recognizer`.
         groups: "plain" or "tsm".
         fc_lr5: see above.
+        backbone_rate: factor of the learning rate for all parameters of the backbone.
 
     Returns:
         Two pytrees of floats like `params`: factors of the learning rate and of the weight decay.
@@ -144,7 +145,8 @@ def group_multipliers(params, *, groups, fc_lr5=False):
     known = set(jax.tree.leaves(names))
 
     def factors(name):
-        return (1.0, 1.0) if groups == "plain" else _tsm_group(name, known, fc_lr5)
+        rate, decay = (1.0, 1.0) if groups == "plain" else _tsm_group(name, known, fc_lr5)
+        return rate * (backbone_rate if name.startswith("backbone/") else 1.0), decay
 
     rates = jax.tree.map(lambda name: factors(name)[0], names)
     decays = jax.tree.map(lambda name: factors(name)[1], names)
@@ -173,6 +175,7 @@ def sgd(
     clip_norm=0,
     groups="plain",
     fc_lr5=False,
+    backbone_rate=1.0,
 ):
     """SGD with momentum as PyTorch computes it.
 
@@ -185,11 +188,14 @@ def sgd(
         clip_norm: largest global norm of the gradient; 0 for no limit.
         groups: see `group_multipliers`.
         fc_lr5: see `group_multipliers`.
+        backbone_rate: see `group_multipliers`.
 
     Returns:
         An `optax.GradientTransformation`.
     """
-    rates, decays = group_multipliers(params, groups=groups, fc_lr5=fc_lr5)
+    rates, decays = group_multipliers(
+        params, groups=groups, fc_lr5=fc_lr5, backbone_rate=backbone_rate
+    )
 
     def decay(updates, params):
         return jax.tree.map(lambda g, p, d: g + weight_decay * d * p, updates, params, decays)

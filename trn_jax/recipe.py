@@ -60,6 +60,11 @@ class Data:
                 f"data.train.num_segments={train.num_segments} differs from "
                 f"model.num_segments={config.model.num_segments}"
             )
+        if settings.balanced and settings.multi_label:
+            raise UserError(
+                "data.balanced=True draws all classes equally often, which videos with several "
+                "labels each cannot be; leave it out with data.multi_label=True"
+            )
         if train.num_views != 1:
             raise UserError(
                 f"data.train gives {train.num_views} views of a video (sampling="
@@ -78,9 +83,17 @@ class Data:
         return self._list(self.files.val_list, self.files.val_frames)
 
     @property
+    def train_labels(self):
+        """Of the training list, as `val_labels`."""
+        return self._labels(self.train_records)
+
+    @property
     def val_labels(self):
         """Of the validation list: int64 `[videos]`, or multi-hot float32 `[videos, classes]`."""
-        labels = [record.label for record in self.val_records]
+        return self._labels(self.val_records)
+
+    def _labels(self, records):
+        labels = [record.label for record in records]
         if self.multi_label:
             return annotations.multi_hot(labels, len(self.class_names))
         return np.array(labels, np.int64)
@@ -133,6 +146,7 @@ class Data:
             reader,
             batch=config.train.batch,
             seed=config.seed,
+            balanced=settings.balanced,
             first_batch=first_batch,
             host=jax.process_index(),
             num_hosts=jax.process_count(),
@@ -217,8 +231,42 @@ def learning_rate(config, steps_per_epoch):
 
 def optimizer(config, params, rate):
     """SGD for `params`, see `optim.sgd`."""
-    keys = ("momentum", "nesterov", "weight_decay", "clip_norm", "groups", "fc_lr5")
+    keys = ["momentum", "nesterov", "weight_decay", "clip_norm", "groups", "fc_lr5"]
+    keys += ["backbone_rate"]
     return optim.sgd(params, rate, **{key: config.optim[key] for key in keys})
+
+
+def loss_options(config, data):
+    """Arguments for `train.classification_loss`.
+
+    Raises:
+        UserError: values that do not exist, or mean nothing for these labels.
+    """
+    smoothing, weights = config.train.label_smoothing, config.train.class_weights
+    if not 0 <= smoothing < 1:
+        raise UserError(f"train.label_smoothing={smoothing} must be a share in [0, 1), such as 0.1")
+    if weights not in ("equal", "balanced"):
+        raise UserError(f"train.class_weights={weights!r} is neither 'equal' nor 'balanced'")
+    if data.multi_label and (smoothing or weights != "equal"):
+        raise UserError(
+            "train.label_smoothing and train.class_weights are for one label per video; leave them "
+            "out with data.multi_label=True"
+        )
+    options = dict(weight=config.train.loss_weight, label_smoothing=smoothing)
+    if weights == "balanced":
+        options["class_weights"] = balanced_weights(data.train_labels, len(data.class_names))
+    return options
+
+
+def balanced_weights(labels, num_classes):
+    """A factor per class that gives all classes among `labels` the same weight; 1 on average.
+
+    Returns:
+        float64 `[num_classes]`; 1 for a class that does not occur.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts, weights, 1.0)
 
 
 def initial_weights(config):

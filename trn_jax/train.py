@@ -47,8 +47,35 @@ class TrainState:
         return self.params, self.stats, self.fixed
 
 
+def classification_loss(logits, labels, *, weight=1.0, label_smoothing=0.0, class_weights=None):
+    """The mean loss of a batch.
+
+    Args:
+        logits: `[batch, classes]`.
+        labels: `[batch]` for the softmax cross-entropy of one label per clip, or `[batch, classes]`
+            of 0 and 1 for the binary cross-entropy of every class by itself, a mean over them too
+            (`BCELossWithLogits` of mmaction2).
+        weight: factor of the loss.
+        label_smoothing: share of a label that is spread over all classes (Szegedy et al.,
+            "Rethinking the Inception Architecture for Computer Vision", 2016); of one label per
+            clip.
+        class_weights: a factor per class, for the clips that have it.
+    """
+    if labels.ndim > 1:
+        losses = optax.sigmoid_binary_cross_entropy(logits, labels)
+    elif label_smoothing:
+        targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if class_weights is not None:
+        factors = jnp.asarray(class_weights, losses.dtype)
+        losses *= factors if labels.ndim > 1 else factors[labels]
+    return weight * losses.mean()
+
+
 def train_step(
-    state, batch, *, graph, optimizer, rate, seed, accumulation=1, loss_weight=1.0, mesh
+    state, batch, *, graph, optimizer, rate, seed, accumulation=1, loss=classification_loss, mesh
 ):
     """Take one step of SGD.
 
@@ -65,7 +92,7 @@ def train_step(
         rate: learning rate as a function of the step, for the log.
         seed: of the step's random numbers.
         accumulation: number of parts that the batch is computed in, one after the other.
-        loss_weight: factor of the loss.
+        loss: function of logits and labels, a mean over the clips.
         mesh: the devices that the batch is cut over.
 
     Returns:
@@ -79,16 +106,16 @@ def train_step(
         model = nnx.merge(graph, params, state.stats, state.fixed)
         rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
         logits, auxiliary = model.outputs(clips, train=True, rngs=rngs, clip_index=clip_index)
-        loss = classification_loss(logits, labels)
+        value = loss(logits, labels)
         if auxiliary is not None:
-            loss += model.neck.auxiliary_weight * classification_loss(auxiliary, labels)
+            value += model.neck.auxiliary_weight * loss(auxiliary, labels)
         if labels.ndim == 1:
             right = jnp.argmax(logits, axis=-1) == labels
         else:
             own = jnp.where(labels > 0, logits, -jnp.inf)
             right = own.max(axis=-1) == logits.max(axis=-1)
-        top1 = jnp.mean(right, dtype=loss.dtype)
-        return loss_weight * loss, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
+        top1 = jnp.mean(right, dtype=value.dtype)
+        return value, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
 
     def part_of_step(_, part):
         return None, jax.value_and_grad(loss_fn, has_aux=True)(state.params, *part)
@@ -96,15 +123,15 @@ def train_step(
     clips, labels = batch["clip"][:, 0], batch["label"]
     parts = (clips, labels, jnp.arange(len(labels)))
     if accumulation == 1:
-        _, ((loss, (top1, stats)), grads) = part_of_step(None, parts)
+        _, ((value, (top1, stats)), grads) = part_of_step(None, parts)
     else:
         parts = jax.tree.map(lambda x: _cut(x, accumulation, mesh), parts)
         _, outcomes = jax.lax.scan(part_of_step, None, parts)
-        (loss, (top1, stats)), grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), outcomes)
+        (value, (top1, stats)), grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), outcomes)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     scalars = {
-        "loss": loss,
+        "loss": value,
         "top1": top1,
         "grad_norm": optax.tree.norm(grads),
         "lr": rate(state.step),
@@ -112,20 +139,6 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
     return state, scalars
-
-
-def classification_loss(logits, labels):
-    """The mean loss of a batch.
-
-    Args:
-        logits: `[batch, classes]`.
-        labels: `[batch]` for the softmax cross-entropy of one label per clip, or `[batch, classes]`
-            of 0 and 1 for the binary cross-entropy of every class by itself, a mean over them too
-            (`BCELossWithLogits` of mmaction2).
-    """
-    if labels.ndim == 1:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
 
 
 def _cut(x, accumulation, mesh):
@@ -221,7 +234,7 @@ def train(config, workdir):
         rate=rate,
         seed=config.seed,
         accumulation=config.train.accumulation,
-        loss_weight=config.train.loss_weight,
+        loss=partial(classification_loss, **recipe.loss_options(config, data)),
     )
     evaluator = evaluate.Evaluator(
         graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step

@@ -222,6 +222,33 @@ def test_labels_are_mirrored_with_the_clips_and_only_those_of_the_map(reference)
     assert seen == {(0, 0), (0, 1), (1, 1), (1, 0), (2, 2), (3, 3)}
 
 
+def test_classes_are_drawn_equally_often_where_asked_for(root):
+    """The list has 3 videos of each of the classes 0, 1, 2 and 2 of class 3."""
+    reader = make_reader(root, VIEW | dict(flip_rate=0))
+    batches = train(reader, 30, batch=8, balanced=True)
+    labels = np.concatenate([batch["label"] for batch in batches])
+    assert np.bincount(labels).tolist() == [60] * 4
+    for batch in batches:
+        assert np.bincount(batch["label"]).tolist() == [2] * 4
+    examples = np.concatenate([batch["example"] for batch in batches])
+    counts = np.bincount(examples, minlength=NUM_VIDEOS)
+    assert counts[[3, 7]].tolist() == [30, 30] and set(np.delete(counts, [3, 7])) == {20}
+    # A video that comes again is cut anew, and the stream can be entered anywhere.
+    clips = [
+        batch["clip"][row] for batch in batches for row in np.flatnonzero(batch["example"] == 3)
+    ]
+    assert len({clip.tobytes() for clip in clips}) > 20
+    assert_equal(train(reader, 5, batch=8, balanced=True, first_batch=7), batches[7:12])
+    parts = [train(reader, 5, batch=8, balanced=True, host=h, num_hosts=2) for h in range(2)]
+    for whole, *halves in zip(batches, *parts, strict=False):
+        np.testing.assert_array_equal(
+            np.concatenate([half["example"] for half in halves]), whole["example"]
+        )
+
+
+# Evaluation
+
+
 # Evaluation
 
 

@@ -147,13 +147,17 @@ class BatchReader:
         return label
 
 
-def train_batches(reader, *, batch, seed, first_batch=0, host=0, num_hosts=1, num_workers=0):
+def train_batches(
+    reader, *, batch, seed, balanced=False, first_batch=0, host=0, num_hosts=1, num_workers=0
+):
     """Iterate over the endless, reshuffled stream of training batches.
 
     Args:
         reader: a `BatchReader`; every example of its list occurs once per epoch.
         batch: clips per global batch, over all hosts.
         seed: of the order.
+        balanced: take one example of each class in turn, instead of all examples once per epoch;
+            those of a class come in random order, each as often as the others.
         first_batch: number of the global batch to begin with.
         host: number of this host.
         num_hosts: number of hosts; each reads an equal, contiguous part of every global batch.
@@ -162,12 +166,28 @@ def train_batches(reader, *, batch, seed, first_batch=0, host=0, num_hosts=1, nu
     Returns:
         An iterator of batches (see `BatchReader.__call__`) with a method `close`.
     """
-    num_examples = len(reader.records)
-    order = grain.MapDataset.source(reader.records).seed(seed).shuffle().repeat(_ENDLESS)
-    rows = order.map_with_index(lambda index, record: (index // num_examples, record))
+    if balanced:
+        rows = grain.MapDataset.mix([_rows(each, seed) for each in _by_class(reader.records)])
+    else:
+        rows = _rows(reader.records, seed)
     parts = rows.batch(batch // num_hosts, batch_fn=list)
     batches = parts[host::num_hosts][first_batch:].map(reader)
     return _iterate(batches, _BATCHES_AHEAD, num_workers)
+
+
+def _rows(records, seed):
+    """The endless, reshuffled stream of `(how often it came before, record)`."""
+    num_records = len(records)
+    order = grain.MapDataset.source(records).seed(seed).shuffle().repeat(_ENDLESS)
+    return order.map_with_index(lambda index, record: (index // num_records, record))
+
+
+def _by_class(records):
+    """The records of each class that occurs, in the order of the labels."""
+    classes: dict[int, list] = {}
+    for record in records:
+        classes.setdefault(record.label, []).append(record)
+    return [classes[label] for label in sorted(classes)]
 
 
 def eval_videos(reader, records, *, host=0, num_hosts=1, num_threads=1, num_workers=0):

@@ -1,0 +1,28 @@
+"""Fine-tuning of a model on own videos, by default a TSM with ResNet-50.
+
+    trn-jax prepare myvideos --to=data/mine
+    python -m trn_jax.main --config=configs/finetune.py --config.data_dir=data/mine \
+        --config.model.num_classes=5 --config.init_from=tsm.pth --workdir=runs/mine
+
+Starts from published weights of the whole model, of Something-Something for motions or of Kinetics
+for actions, or of an ImageNet network alone: the classifier is new and learns at ten times the rate
+of the rest. Another model: `model.name=trn_resnet50`; little data: `model.frozen_stages=3`; few
+videos of some classes: `data.balanced=True` or `train.class_weights=balanced`.
+"""
+
+from trn_jax.config import base, view
+
+
+def get_config():
+    """The recipe."""
+    config = base(dataset="frames", model="tsm_resnet50", num_classes=2)
+    config.model.norm_group = 8
+
+    config.data.train.flip_rate = 0.5
+
+    config.train.update(batch=16, epochs=25.0, label_smoothing=0.1)
+    config.optim.update(lr=0.01, base_batch=16, weight_decay=5e-4, clip_norm=20.0)
+    config.optim.update(backbone_rate=0.1, schedule="cosine", warmup_epochs=1.0)
+
+    config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
+    return config
