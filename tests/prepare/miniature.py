@@ -110,6 +110,14 @@ def sthv2(folder, videos, labels, *, num_parts=3):
     return files
 
 
+def put(root, files):
+    """Write `{path: content}` below a folder."""
+    for path, content in files.items():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
 def tree(root):
     """`{path: content}` of all files below a folder."""
     return {

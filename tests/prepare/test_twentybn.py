@@ -304,15 +304,11 @@ def test_the_tree_of_sthv1_can_be_unpacked_by_hand(tmp_path):
     frames = miniature.sthv1(tmp_path / "in", STHV1, DOINGS)
     for part in (tmp_path / "in").glob("20bn*"):
         part.unlink()
-    for path, content in frames.items():
-        target = (
-            tmp_path
-            / "sthv1"
-            / "rawframes"
-            / pathlib.Path(path).relative_to("20bn-something-something-v1")
-        )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    stem = "20bn-something-something-v1"
+    miniature.put(
+        tmp_path / "sthv1",
+        {path.replace(stem, "rawframes"): content for path, content in frames.items()},
+    )
     prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
     assert (tmp_path / "sthv1" / "sthv1_val_list_rawframes.txt").read_text() == "74225 4 1\n"
 
@@ -346,10 +342,7 @@ def test_sthv2(tmp_path):
 def test_sthv2_with_frames(tmp_path):
     miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
     frames = miniature.frames("78687", 3, "img_{:05d}.jpg")
-    for path, content in frames.items():
-        target = tmp_path / "sthv2" / "rawframes" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+    miniature.put(tmp_path / "sthv2" / "rawframes", frames)
     outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
     read = {path.name: path.read_text() for path in (tmp_path / "sthv2").glob("*.txt")}
     assert read["sthv2_train_list_rawframes.txt"] == "78687 3 1\n"

@@ -236,6 +236,11 @@ class Zip:
             ) from None
 
 
+def find_zip(folder, name):
+    """A `Zip` of the file `name` in the folder of the archives, or `None` if there is none."""
+    return Zip(os.path.join(folder, name)) if name in _list_folder(folder) else None
+
+
 # Split tar files
 
 
@@ -295,6 +300,15 @@ def find_split_tar(folder, stem, *, num_parts=None):
     parts = _parts([os.path.join(folder, found[number]) for number in range(expected)])
     _check_sizes(parts)
     return SplitTar(stem, tuple(parts))
+
+
+def find_tar(folder, stem):
+    """Find a tar file that is not split, `<stem>.tar` or `<stem>.tar.gz`; as `find_split_tar`."""
+    names = _list_folder(folder)
+    name = next((name for name in (f"{stem}.tar", f"{stem}.tar.gz") if name in names), None)
+    if name is None:
+        return None
+    return SplitTar(name, (_part(os.path.join(folder, name)),))
 
 
 def _list_folder(folder):

@@ -63,7 +63,7 @@ def find_videos(root, depth=2):
     """Find the video files in a folder, by their extensions.
 
     Args:
-        root: the folder.
+        root: the folder; one that does not exist has none.
         depth: levels of folders in it that are looked through, too.
 
     Returns:
@@ -73,15 +73,44 @@ def find_videos(root, depth=2):
 
 
 def _videos(root, below, depth):
-    try:
-        with os.scandir(os.path.join(root, below)) as found:
-            entries = list(found)
-    except OSError as error:
-        raise UserError(f"cannot look into {os.path.join(root, below)}: {error.strerror}") from None
-    for entry in entries:
+    for entry in _entries(os.path.join(root, below)):
         path = os.path.join(below, entry.name)
         if entry.is_dir():
             if depth:
                 yield from _videos(root, path, depth - 1)
         elif os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:
             yield path
+
+
+def find_folders(root, names):
+    """Find folders by their names, in a folder and in those in it.
+
+    Args:
+        root: the folder; one that does not exist has none.
+        names: of what is looked for.
+
+    Returns:
+        `{name: path relative to root}` of those that are there.
+    """
+    names = set(names)
+    found = {}
+    for entry in _entries(root):
+        if entry.name in names:
+            found[entry.name] = entry.name
+        elif entry.is_dir():
+            inner = (inner.name for inner in _entries(entry.path))
+            found.update((name, os.path.join(entry.name, name)) for name in inner if name in names)
+    return found
+
+
+def _entries(folder):
+    """What is in a folder, in order."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(
+            f"cannot look into {folder}: {error.strerror}; mend that and run the same command again"
+        ) from None
