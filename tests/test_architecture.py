@@ -26,6 +26,11 @@ LAYERS = (
     ("trn_jax.data.views",),
     ("trn_jax.data.pipeline", "trn_jax.data.check"),
     ("trn_jax.data",),
+    ("trn_jax.prepare.progress", "trn_jax.prepare.processes", "trn_jax.prepare.target"),
+    ("trn_jax.prepare.archives", "trn_jax.prepare.folders", "trn_jax.prepare.outcome"),
+    ("trn_jax.prepare.annotation_files", "trn_jax.prepare.lists"),
+    ("trn_jax.prepare.*",),
+    ("trn_jax.prepare",),
     ("trn_jax.backbones.layers",),
     ("trn_jax.backbones.conv3d", "trn_jax.backbones.convolution"),
     ("trn_jax.backbones.*",),
@@ -113,6 +118,14 @@ def test_data_knows_nothing_of_jax_or_of_models():
         if name.startswith("trn_jax.data"):
             assert outside_imports(TREES[name]).isdisjoint({"jax", "flax", "optax", "orbax"}), name
             allowed = ("trn_jax.data", "trn_jax.errors")
+            assert all(i.startswith(allowed) for i in own_imports(name)), name
+
+
+def test_preparation_knows_nothing_of_jax_or_of_models():
+    for name in SOURCES:
+        if name.startswith("trn_jax.prepare"):
+            assert outside_imports(TREES[name]) <= {"cv2", "numpy", "simplejpeg", "tqdm"}, name
+            allowed = ("trn_jax.prepare", "trn_jax.data", "trn_jax.errors", "trn_jax.files")
             assert all(i.startswith(allowed) for i in own_imports(name)), name
 
 
@@ -214,7 +227,8 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_loader_modules_do_not_load_jax():
     names = ("sampling", "decode", "augment", "annotations", "datasets", "synthetic")
-    loaded = modules_after("import " + ", ".join(f"trn_jax.data.{name}" for name in names))
+    modules = [f"trn_jax.data.{name}" for name in names]
+    loaded = modules_after(f"import {', '.join(modules)}, trn_jax.prepare")
     assert loaded.isdisjoint({"jax", "jaxlib", "flax", "torch", "tensorflow"})
 
 

@@ -87,6 +87,8 @@ NUM_CLASSES = {
     "sthv2": 174,
     "k400": 400,
     "jester": 27,
+    "charades": 157,
+    "moments": 339,
     "frames": 7,
 }
 

@@ -67,6 +67,21 @@ DATASETS = {
         val_list="val_videofolder.txt",
         class_names="categories.txt",
     ),
+    # Lists have all labels of a video: set data.multi_label.
+    "charades": Dataset(
+        frames="Charades_v1_rgb",
+        train_list="charades_train_list_rawframes.txt",
+        val_list="charades_val_list_rawframes.txt",
+        class_names="categories.txt",
+        frame_pattern="{:06d}.jpg",
+    ),
+    "moments": Dataset(
+        frames="rawframes/training",
+        val_frames="rawframes/validation",
+        train_list="mit_train_list_rawframes.txt",
+        val_list="mit_val_list_rawframes.txt",
+        frame_pattern="img_{:05d}.jpg",
+    ),
     "frames": Dataset(),
 }
 

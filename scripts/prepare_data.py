@@ -1,0 +1,69 @@
+"""Make a data set that can be trained on from its archives as distributed.
+
+    python scripts/prepare_data.py jester --archives=downloads/jester --to=data/jester
+    python scripts/prepare_data.py --help
+
+Archives are unpacked, lists and names of classes written, and the next command printed. Interrupted
+at any point, the same command goes on; run once more, it finds that there is nothing to do.
+"""
+
+import argparse
+import pathlib
+import sys
+
+
+def main(arguments=None):
+    """Entry point; returns the exit status."""
+    from trn_jax.errors import UserError
+    from trn_jax.prepare import PREPARATIONS
+    from trn_jax.prepare.lists import ORDERS
+    from trn_jax.prepare.processes import num_processors
+    from trn_jax.prepare.target import claim
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", choices=sorted(PREPARATIONS))
+    parser.add_argument("--archives", required=True, help="folder with what was downloaded")
+    parser.add_argument("--to", required=True, help="folder of the data set, such as data/jester")
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=num_processors(),
+        help="processes; by default %(default)s",
+    )
+    parser.add_argument(
+        "--order",
+        choices=(*ORDERS, "both"),
+        default="both",
+        help="of the labels: that of the data set's own file, of mmaction2's weights; alphabetical,"
+        " of TRN's; default: lists of both, under different names",
+    )
+    chosen = parser.parse_args(arguments)
+    orders = ORDERS if chosen.order == "both" else (chosen.order,)
+    try:
+        with claim(chosen.to):
+            outcome = PREPARATIONS[chosen.dataset](
+                chosen.archives, chosen.to, workers=chosen.workers, orders=orders
+            )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(outcome)
+    return 0
+
+
+def _positive(text):
+    """A count on the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+    sys.exit(main())

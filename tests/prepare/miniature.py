@@ -1,0 +1,151 @@
+"""Archives in the layouts of the data sets, with a handful of tiny videos."""
+
+import contextlib
+import io
+import json
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import simplejpeg
+
+JESTER = "20bn-jester-v1"
+GESTURES = ("Swiping Left", "Swiping Right", "Doing other things", "Drumming Fingers")
+JESTER_TRAIN = (("34870", "Drumming Fingers", 3), ("56557", "Swiping Left", 5))
+JESTER_VAL = (("9223", "Swiping Right", 4), ("107090", "Doing other things", 2))
+
+
+def jpeg(number):
+    """A picture that depends on the number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (8, 12, 3), np.uint8)
+    return simplejpeg.encode_jpeg(pixels)
+
+
+def frames(folder, count, pattern="{:05d}.jpg", seed=0):
+    """`{path: content}` of a folder of frames."""
+    return {f"{folder}/{pattern.format(i)}": jpeg(seed * 100 + i) for i in range(1, count + 1)}
+
+
+def tar(files, mode="w:gz"):
+    """A tar file of `{path: content}`, with entries for folders, as bytes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        folders = set()
+        for path, content in files.items():
+            parts = path.split("/")[:-1]
+            for depth in range(1, len(parts) + 1):
+                folder = "/".join(parts[:depth])
+                if folder not in folders:
+                    folders.add(folder)
+                    info = tarfile.TarInfo(folder)
+                    info.type = tarfile.DIRTYPE
+                    archive.addfile(info)
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def split(data, num_parts):
+    """Cut into parts of one size, but the last."""
+    size = -(-len(data) // num_parts)
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def write_zip(path, files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def jester(folder, *, labels=GESTURES, train=JESTER_TRAIN, val=JESTER_VAL, end="\n"):
+    """The 24 archives of Jester; returns `{path: content}` of the frames in them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for seed, (name, _, count) in enumerate((*train, *val)):
+        files |= frames(f"{JESTER}/{name}", count, seed=seed)
+    for number, part in enumerate(split(tar(files), 23)):
+        name = f"{JESTER}-{number:02d}"
+        write_zip(folder / f"{name}.zip", {name: part, f"{name}.md5": b"0" * 32})
+    texts = {
+        "labels/labels.csv": end.join(labels) + end,
+        "labels/train.csv": "".join(f"{name};{label}{end}" for name, label, _ in train),
+        "labels/validation.csv": "".join(f"{name};{label}{end}" for name, label, _ in val),
+        "labels/test.csv": f"1{end}",
+    }
+    write_zip(folder / "20bn-jester-download-package-labels.zip", texts)
+    return files
+
+
+def sthv1(folder, videos, labels, *, num_parts=3):
+    """Something-Something V1 of `{split: ((name, label, number of frames), ...)}`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "20bn-something-something-v1"
+    files = {}
+    for seed, (name, _, count) in enumerate((*videos["train"], *videos["validation"])):
+        files |= frames(f"{stem}/{name}", count, seed=seed)
+    for number, part in enumerate(split(tar(files), num_parts)):
+        (folder / f"{stem}-{number:02d}").write_bytes(part)
+    (folder / "something-something-v1-labels.csv").write_text("\n".join(labels) + "\n")
+    for kind, rows in videos.items():
+        text = "".join(f"{name};{label}\n" for name, label, _ in rows)
+        (folder / f"something-something-v1-{kind}.csv").write_text(text)
+    return files
+
+
+def sthv2(folder, videos, labels, *, num_parts=3):
+    """Something-Something V2 of `{split: ((name, template, content of the video), ...)}`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "20bn-something-something-v2"
+    rows = (*videos["train"], *videos["validation"])
+    files = {f"{stem}/{name}.webm": content for name, _, content in rows}
+    for number, part in enumerate(split(tar(files), num_parts)):
+        (folder / f"{stem}-{number:02d}").write_bytes(part)
+    texts = {"labels": {label: str(number) for number, label in enumerate(labels)}}
+    for kind, rows in videos.items():
+        texts[kind] = [{"id": name, "template": template} for name, template, _ in rows]
+    for kind, content in texts.items():
+        (folder / f"something-something-v2-{kind}.json").write_text(json.dumps(content))
+    return files
+
+
+def put(root, files):
+    """Write `{path: content}` below a folder."""
+    for path, content in files.items():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def tree(root):
+    """`{path: content}` of all files below a folder."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Stopped(BaseException):
+    """Stands for Ctrl-C at a chosen moment."""
+
+
+@contextlib.contextmanager
+def interrupted(owner, name, call, error=Stopped):
+    """Let the given call of a function raise before it does anything, which is expected."""
+    original, calls = getattr(owner, name), [0]
+
+    def counted(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == call:
+            raise error
+        return original(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        try:
+            yield
+        except Stopped:
+            return
+        assert calls[0] >= call, "was not interrupted"

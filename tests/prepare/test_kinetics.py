@@ -1,0 +1,151 @@
+"""Lists of whatever part of Kinetics-400 there is."""
+
+import pathlib
+
+import miniature
+import pytest
+
+from trn_jax.data import annotations, datasets
+from trn_jax.errors import UserError
+from trn_jax.prepare import kinetics
+from trn_jax.prepare.lists import ORDERS
+
+LABEL_MAP = pathlib.Path(__file__).parents[2].parent / "shared/data/label_maps/label_map_k400.txt"
+HEADER = "label,youtube_id,time_start,time_end,split\n"
+TRAIN = """abseiling,-3B32lodo2M,59,69,train
+"massaging person's head",0wR5jVB-WPk,417,427,train
+"air drumming",3caPS4FHFF8,36,46,train
+"""
+VAL = '"air drumming",00S_-abCdEf,3,13,val\nabseiling,zzzzzzzzzzz,1,11,val\n'
+CLASSES = "abseiling\nair drumming\nmassaging person's head\n"
+VIDEOS = {
+    "videos_train/abseiling/-3B32lodo2M_000059_000069.mp4": b"1",
+    "videos_train/air_drumming/3caPS4FHFF8_000036_000046.mkv": b"2",
+    "videos_train/air_drumming/unheardof123_000001_000011.mp4": b"3",
+    "videos_val/air drumming/00S_-abCdEf_000003_000013.mp4": b"4",
+}
+
+
+def prepare(folder, to):
+    to.mkdir(exist_ok=True)
+    return kinetics.prepare(str(folder), str(to), workers=1, orders=ORDERS)
+
+
+def write(folder, files=VIDEOS, train=TRAIN, val=VAL):
+    folder.mkdir(exist_ok=True)
+    miniature.put(folder, files)
+    (folder / "kinetics_train.csv").write_text(HEADER + train)
+    (folder / "kinetics_val.csv").write_text(HEADER + val)
+
+
+def texts(to):
+    return {path.name: path.read_text() for path in to.glob("*.txt")}
+
+
+def test_lists_of_the_videos_that_are_there(tmp_path):
+    write(tmp_path / "in")
+    outcome = prepare(tmp_path / "in", tmp_path / "k400")
+    assert texts(tmp_path / "k400") == {
+        "label_map.txt": CLASSES,
+        "kinetics400_train_list_videos.txt": (
+            "abseiling/-3B32lodo2M_000059_000069.mp4 0\n"
+            "air_drumming/3caPS4FHFF8_000036_000046.mkv 1\n"
+        ),
+        "kinetics400_val_list_videos.txt": "air drumming/00S_-abCdEf_000003_000013.mp4 1\n",
+    }
+    said = str(outcome)
+    assert "training: files of 2 of 3 videos" in said
+    assert "validation: files of 1 of 2 videos" in said
+    assert "1 files in videos_train that are not in the annotations: unheardof123_0000" in said
+    assert "0wR5jVB-WPk_000417_000427" in said and "zzzzzzzzzzz_000001_000011" in said
+    to = tmp_path / "k400"
+    assert said.splitlines()[-3:-1] == [
+        f"  python scripts/extract_frames.py {to}/videos_{split} --to={to}/rawframes_{split}"
+        for split in ("train", "val")
+    ]
+    assert (to / "videos_train").is_symlink() and (to / "annotations/kinetics_val.csv").exists()
+    assert not prepare(tmp_path / "in", tmp_path / "k400").changed
+
+
+def test_folders_of_other_names_and_videos_without_folders_of_classes(tmp_path):
+    files = {
+        "train/-3B32lodo2M_000059_000069.mp4": b"1",
+        "val/00S_-abCdEf_000003_000013.mp4": b"2",
+    }
+    write(tmp_path / "in", files)
+    prepare(tmp_path / "in", tmp_path / "k400")
+    found = texts(tmp_path / "k400")
+    assert found["kinetics400_train_list_videos.txt"] == "-3B32lodo2M_000059_000069.mp4 0\n"
+    assert found["kinetics400_val_list_videos.txt"] == "00S_-abCdEf_000003_000013.mp4 1\n"
+
+
+def test_the_archives_may_be_the_data_set(tmp_path):
+    write(tmp_path / "k400")
+    prepare(tmp_path / "k400", tmp_path / "k400")
+    assert not (tmp_path / "k400" / "videos_train").is_symlink()
+    assert "kinetics400_train_list_videos.txt" in texts(tmp_path / "k400")
+
+
+def test_lists_of_frames_can_be_read(tmp_path):
+    write(tmp_path / "in")
+    pattern = datasets.DATASETS["k400"].frame_pattern
+    for path, count in (
+        ("rawframes_train/abseiling/-3B32lodo2M_000059_000069", 3),
+        ("rawframes_train/air_drumming/3caPS4FHFF8_000036_000046", 2),
+        ("rawframes_val/air drumming/00S_-abCdEf_000003_000013", 4),
+    ):
+        miniature.put(tmp_path / "k400", miniature.frames(path, count, pattern))
+    outcome = prepare(tmp_path / "in", tmp_path / "k400")
+    files = datasets.locate("k400", tmp_path / "k400")
+    class_names = annotations.read_class_names(files.class_names)
+    val = annotations.read_list(files.val_list, frames_root=files.val_frames, num_classes=3)
+    train = annotations.read_list(files.train_list, frames_root=files.frames, num_classes=3)
+    assert [(class_names[r.label], r.num_frames) for r in val] == [("air drumming", 4)]
+    assert [(class_names[r.label], r.num_frames) for r in train] == [
+        ("abseiling", 3),
+        ("air drumming", 2),
+    ]
+    assert "configs/tsn_k400_3seg.py" in str(outcome).splitlines()[-1]
+
+
+def test_the_published_order_of_the_classes(tmp_path):
+    if not LABEL_MAP.exists():
+        pytest.skip("no real label files here")
+    names = LABEL_MAP.read_text().splitlines()
+    rows = [f'"{name}",{number:011d},0,10,train\n' for number, name in enumerate(names)]
+    write(tmp_path / "in", {"train/00000000007_000000_000010.mp4": b""}, "".join(reversed(rows)))
+    prepare(tmp_path / "in", tmp_path / "k400")
+    found = texts(tmp_path / "k400")
+    assert found["label_map.txt"] == LABEL_MAP.read_text()
+    assert found["kinetics400_train_list_videos.txt"] == "00000000007_000000_000010.mp4 7\n"
+
+
+def test_no_videos(tmp_path):
+    write(tmp_path / "in", {})
+    with pytest.raises(UserError, match="no videos found: expected videos_train and videos_val"):
+        prepare(tmp_path / "in", tmp_path / "k400")
+    miniature.put(tmp_path / "in", {"videos_train/other/x.mp4": b"", "videos_val/y.mp4": b""})
+    with pytest.raises(UserError, match="no video of the annotations has a file"):
+        prepare(tmp_path / "in", tmp_path / "k400")
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("abseiling,x,soon,later,train\n", "time_start and time_end in seconds"),
+        ("abseiling,x\n", "1 wrong lines"),
+        ("abseiling,../x,1,2,train\n", "'../x'"),
+        ("", "names no class"),
+    ],
+)
+def test_annotations_that_cannot_be_right(tmp_path, train, message):
+    write(tmp_path / "in", train=train)
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path / "in", tmp_path / "k400")
+
+
+def test_a_table_with_other_columns(tmp_path):
+    write(tmp_path / "in")
+    (tmp_path / "in" / "kinetics_val.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="has no column label, youtube_id, time_start, time_end"):
+        prepare(tmp_path / "in", tmp_path / "k400")

@@ -1,0 +1,383 @@
+"""Jester and Something-Something from miniature archives in the official layouts."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import miniature
+import numpy as np
+import pytest
+
+from trn_jax.data import annotations, datasets, decode
+from trn_jax.errors import UserError
+from trn_jax.prepare import PREPARATIONS, archives
+from trn_jax.prepare.lists import ORDERS
+
+REPOSITORY = pathlib.Path(__file__).parent.parent.parent
+LABEL_MAPS = REPOSITORY.parent / "shared" / "data" / "label_maps"
+
+
+def prepare(name, archives_folder, to, orders=ORDERS):
+    to.mkdir(exist_ok=True)
+    return PREPARATIONS[name](str(archives_folder), str(to), workers=1, orders=orders)
+
+
+def read_lists(name, root, **names):
+    """What training and validation would read."""
+    files = datasets.locate(name, root, **names)
+    class_names = annotations.read_class_names(files.class_names)
+    return class_names, *(
+        annotations.read_list(path, frames_root=folder, num_classes=len(class_names))
+        for path, folder in ((files.train_list, files.frames), (files.val_list, files.val_frames))
+    )
+
+
+def real_names(file):
+    """Class names of the data set as distributed, where they are at hand."""
+    path = LABEL_MAPS / file
+    if not path.exists():
+        pytest.skip("no real label files here")
+    return path.read_text().splitlines()
+
+
+# Jester
+
+
+def test_jester_comes_out_as_the_scripts_for_mindspore_leave_it(tmp_path):
+    frames = miniature.jester(tmp_path / "in")
+    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    found = miniature.tree(tmp_path / "jester")
+    assert {path: data for path, data in found.items() if path.startswith("20bn")} == frames
+    texts = {path: data.decode() for path, data in found.items() if path.endswith((".txt", ".csv"))}
+    assert texts == {
+        "labels/labels.csv": "Swiping Left\nSwiping Right\nDoing other things\nDrumming Fingers\n",
+        "labels/train.csv": "34870;Drumming Fingers\n56557;Swiping Left\n",
+        "labels/validation.csv": "9223;Swiping Right\n107090;Doing other things\n",
+        "labels/test.csv": "1\n",
+        "categories.txt": "Doing other things\nDrumming Fingers\nSwiping Left\nSwiping Right",
+        "train_videofolder.txt": "34870 3 1\n56557 5 2",
+        "val_videofolder.txt": "9223 4 3\n107090 2 0",
+        "label_map.txt": "Swiping Left\nSwiping Right\nDoing other things\nDrumming Fingers\n",
+        "jester_train_list_rawframes.txt": "34870 3 3\n56557 5 0\n",
+        "jester_val_list_rawframes.txt": "9223 4 1\n107090 2 2\n",
+    }
+    assert found.keys() - texts.keys() - frames.keys() == {"unpacked.json"}
+    assert outcome.changed
+
+
+def test_jester_can_be_read_without_further_settings(tmp_path):
+    frames = miniature.jester(tmp_path / "in")
+    prepare("jester", tmp_path / "in", tmp_path / "jester")
+    class_names, train, val = read_lists("jester", tmp_path / "jester")
+    assert [class_names[record.label] for record in train] == ["Drumming Fingers", "Swiping Left"]
+    assert [class_names[r.label] for r in val] == ["Swiping Right", "Doing other things"]
+    files = datasets.DATASETS["jester"]
+    for record in (*train, *val):
+        decode.check_folder(
+            record.folder,
+            record.num_frames,
+            pattern=files.frame_pattern,
+            first_frame=files.first_frame,
+        )
+    (frame,) = decode.read_frames(
+        train[1].folder, [4], pattern=files.frame_pattern, first_frame=files.first_frame
+    )
+    assert frame.shape == (8, 12, 3) and frame.dtype == np.uint8
+    assert frames.keys() >= {"20bn-jester-v1/56557/00005.jpg"}
+
+
+def test_both_orders_of_jester_name_the_same_classes(tmp_path):
+    names = real_names("jester_label_map_official_order.txt")
+    rows = tuple((str(number), name, 1 + number % 3) for number, name in enumerate(names, start=1))
+    miniature.jester(tmp_path / "in", labels=names, train=rows, val=rows[:5])
+    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    alphabetical, train, _ = read_lists("jester", tmp_path / "jester")
+    official, other, _ = read_lists(
+        "jester",
+        tmp_path / "jester",
+        train_list="jester_train_list_rawframes.txt",
+        val_list="jester_val_list_rawframes.txt",
+        class_names="label_map.txt",
+    )
+    assert official == names and alphabetical == sorted(names) and names != sorted(names)
+    assert [official[r.label] for r in other] == [alphabetical[r.label] for r in train] == names
+    assert "num_classes" not in str(outcome)
+
+
+def test_the_next_command_names_the_lists_that_were_written(tmp_path):
+    miniature.jester(tmp_path / "in")
+    outcome = prepare("jester", tmp_path / "in", tmp_path / "a b", orders=("official",))
+    command = str(outcome).splitlines()[-1]
+    assert command == (
+        "  python -m trn_jax.main --config=configs/trn_bninception_jester.py "
+        f"'--config.data_dir={tmp_path}/a b' --workdir=runs/trn_bninception_jester "
+        "--config.data.train_list=jester_train_list_rawframes.txt "
+        "--config.data.val_list=jester_val_list_rawframes.txt "
+        "--config.data.class_names=label_map.txt --config.model.num_classes=4"
+    )
+    outcome = prepare("jester", tmp_path / "in", tmp_path / "a b")
+    assert "train_list" not in str(outcome).splitlines()[-1]
+    assert outcome.changed and not (tmp_path / "a b" / "categories.txt.partial").exists()
+
+
+def test_prepared_twice_is_prepared_once(tmp_path):
+    miniature.jester(tmp_path / "in")
+    prepare("jester", tmp_path / "in", tmp_path / "jester")
+    before = {path: path.stat() for path in (tmp_path / "jester").rglob("*")}
+    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    assert not outcome.changed and "nothing to do" in str(outcome)
+    assert {path: path.stat() for path in (tmp_path / "jester").rglob("*")} == before
+
+
+def test_windows_line_ends_and_byte_order_marks(tmp_path):
+    miniature.jester(tmp_path / "in", labels=("\ufeffSwiping Left", *miniature.GESTURES[1:]))
+    miniature.jester(tmp_path / "windows", end="\r\n")
+    for folder in ("in", "windows"):
+        to = tmp_path / f"{folder} prepared"
+        prepare("jester", tmp_path / folder, to)
+        assert (to / "train_videofolder.txt").read_text() == "34870 3 1\n56557 5 2"
+        assert (to / "categories.txt").read_text().startswith("Doing other things\nDrumming")
+
+
+def test_videos_without_frames_are_left_out_and_named(tmp_path):
+    miniature.jester(tmp_path / "in")
+    prepare("jester", tmp_path / "in", tmp_path / "jester")
+    frames = tmp_path / "jester" / "20bn-jester-v1"
+    for path in (frames / "34870").iterdir():
+        path.unlink()
+    for path in (frames / "9223").iterdir():
+        path.unlink()
+    (frames / "9223").rmdir()
+    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    assert "1 training videos with an empty folder: 34870" in str(outcome)
+    assert "1 validation videos without frames, which are not there: 9223" in str(outcome)
+    assert (tmp_path / "jester" / "train_videofolder.txt").read_text() == "56557 5 2"
+    assert (tmp_path / "jester" / "val_videofolder.txt").read_text() == "107090 2 0"
+
+
+# Interruptions and bad input
+
+
+# Renames: the record, 14 frames, the record, 4 files of labels, 6 lists.
+@pytest.mark.parametrize("call", [1, 4, 16, 18, 22, 25])
+def test_jester_interrupted_and_run_again(tmp_path, call):
+    miniature.jester(tmp_path / "in")
+    prepare("jester", tmp_path / "in", tmp_path / "whole")
+    with miniature.interrupted(os, "replace", call):
+        prepare("jester", tmp_path / "in", tmp_path / "jester")
+    assert prepare("jester", tmp_path / "in", tmp_path / "jester").changed
+    assert miniature.tree(tmp_path / "jester") == miniature.tree(tmp_path / "whole")
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, "scripts")
+import prepare_data
+calls, original = [0], os.{function}
+def killed(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+os.{function} = killed
+sys.exit(prepare_data.main(sys.argv[1:]))
+"""
+
+
+def test_jester_killed_and_run_again_by_its_script(tmp_path):
+    miniature.jester(tmp_path / "in")
+    prepare("jester", tmp_path / "in", tmp_path / "whole")
+    arguments = ["jester", f"--archives={tmp_path}/in", f"--to={tmp_path}/jester", "--workers=1"]
+    code = KILLED.format(function="replace", call=9)
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list((tmp_path / "jester").rglob("*.jpg.partial"))
+    done = subprocess.run(
+        [sys.executable, "scripts/prepare_data.py", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert miniature.tree(tmp_path / "jester") == miniature.tree(tmp_path / "whole")
+    assert "training: frames of 2 of 2 videos" in done.stdout
+    assert f"--config.data_dir={tmp_path}/jester" in done.stdout
+
+
+def test_23_parts_of_jester_are_expected(tmp_path):
+    miniature.jester(tmp_path / "in")
+    for number in (4, 22):
+        (tmp_path / "in" / f"20bn-jester-v1-{number:02d}.zip").unlink()
+    with pytest.raises(UserError, match=r"20bn-jester-v1-04, 20bn-jester-v1-22"):
+        prepare("jester", tmp_path / "in", tmp_path / "jester")
+
+
+def test_missing_annotations_are_named(tmp_path):
+    miniature.jester(tmp_path / "in")
+    (tmp_path / "in" / "20bn-jester-download-package-labels.zip").unlink()
+    with pytest.raises(UserError, match=r"not found: labels\.csv, train\.csv, validation\.csv"):
+        prepare("jester", tmp_path / "in", tmp_path / "jester")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(train=(("1", "Dancing", 1),)), "'Dancing' of 1.*must be of one version"),
+        (dict(labels=("a", "b", "a")), "names classes twice: a"),
+        (dict(labels=()), "names no class"),
+        (
+            dict(val=(("1", "Swiping Left;no", 1),)),
+            "line 1: '1;Swiping Left;no'",
+        ),
+        (dict(val=(("../x", "Swiping Left", 0),)), "'../x'"),
+    ],
+)
+def test_annotations_that_cannot_be_right(tmp_path, changes, message):
+    miniature.jester(tmp_path / "in", **changes)
+    with pytest.raises(UserError, match=message):
+        prepare("jester", tmp_path / "in", tmp_path / "jester")
+
+
+def test_archives_and_annotations_of_different_data_sets(tmp_path):
+    miniature.jester(tmp_path / "in", train=(), val=(("1", "Swiping Left", 1),))
+    prepare("jester", tmp_path / "in", tmp_path / "jester")
+    (tmp_path / "jester" / "20bn-jester-v1" / "1").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="no video of the annotations has a folder of frames"):
+        prepare("jester", tmp_path / "in", tmp_path / "jester")
+
+
+def test_unpacking_leaves_nothing_out(tmp_path):
+    files = miniature.jester(tmp_path / "in")
+    members = archives.find_split_tar(tmp_path / "in", "20bn-jester-v1", num_parts=23).members()
+    assert [member.name for member in members] == list(files)
+
+
+# Something-Something V1
+
+DOINGS = ("Holding something", "Turning something upside down", "Closing something")
+STHV1 = {
+    "train": (("100218", "Closing something", 3), ("24413", "Holding something", 2)),
+    "validation": (("74225", "Turning something upside down", 4),),
+}
+
+
+def test_sthv1(tmp_path):
+    frames = miniature.sthv1(tmp_path / "in", STHV1, DOINGS)
+    outcome = prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
+    found = miniature.tree(tmp_path / "sthv1")
+    renamed = {
+        path.replace("20bn-something-something-v1", "rawframes"): content
+        for path, content in frames.items()
+    }
+    assert {path: data for path, data in found.items() if path.endswith(".jpg")} == renamed
+    assert {path: data.decode() for path, data in found.items() if path.endswith(".txt")} == {
+        "label_map.txt": "Holding something\nTurning something upside down\nClosing something\n",
+        "sthv1_train_list_rawframes.txt": "100218 3 2\n24413 2 0\n",
+        "sthv1_val_list_rawframes.txt": "74225 4 1\n",
+        "category.txt": "Closing something\nHolding something\nTurning something upside down",
+        "train_videofolder.txt": "100218 3 0\n24413 2 1",
+        "val_videofolder.txt": "74225 4 2",
+    }
+    assert "annotations/something-something-v1-labels.csv" in found
+    class_names, train, _ = read_lists("sthv1", tmp_path / "sthv1")
+    assert [class_names[record.label] for record in train] == [DOINGS[2], DOINGS[0]]
+    assert (
+        str(outcome)
+        .splitlines()[-1]
+        .startswith("  python -m trn_jax.main --config=configs/trn_sthv1.py ")
+    )
+
+
+def test_sthv1_has_the_published_order(tmp_path):
+    names = real_names("mmaction2_sthv1_label_map.txt")
+    rows = tuple((str(number), name, 1) for number, name in enumerate(names, start=1))
+    miniature.sthv1(tmp_path / "in", {"train": rows, "validation": rows[:1]}, names)
+    prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
+    class_names, train, _ = read_lists("sthv1", tmp_path / "sthv1")
+    assert class_names == names
+    assert [record.label for record in train] == list(range(174))
+
+
+def test_the_tree_of_sthv1_can_be_unpacked_by_hand(tmp_path):
+    frames = miniature.sthv1(tmp_path / "in", STHV1, DOINGS)
+    for part in (tmp_path / "in").glob("20bn*"):
+        part.unlink()
+    stem = "20bn-something-something-v1"
+    miniature.put(
+        tmp_path / "sthv1",
+        {path.replace(stem, "rawframes"): content for path, content in frames.items()},
+    )
+    prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
+    assert (tmp_path / "sthv1" / "sthv1_val_list_rawframes.txt").read_text() == "74225 4 1\n"
+
+
+# Something-Something V2
+
+TEMPLATES = ("Approaching something with your camera", "Holding something next to something")
+STHV2 = {
+    "train": (("78687", "Holding [something] next to [something]", b"video 1"),),
+    "validation": (("74225", "Approaching [something] with your camera", b"video 22"),),
+}
+
+
+def test_sthv2(tmp_path):
+    videos = miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    found = miniature.tree(tmp_path / "sthv2")
+    assert found["videos/78687.webm"] == videos["20bn-something-something-v2/78687.webm"]
+    assert {path: data.decode() for path, data in found.items() if path.endswith(".txt")} == {
+        "label_map.txt": "".join(f"{name}\n" for name in TEMPLATES),
+        "sthv2_train_list_videos.txt": "78687.webm 1\n",
+        "sthv2_val_list_videos.txt": "74225.webm 0\n",
+    }
+    to, archives_folder = tmp_path / "sthv2", tmp_path / "in"
+    assert str(outcome).splitlines()[-2:] == [
+        f"  python scripts/extract_frames.py {to}/videos --to={to}/rawframes",
+        f"  python scripts/prepare_data.py sthv2 --archives={archives_folder} --to={to}",
+    ]
+
+
+def test_sthv2_with_frames(tmp_path):
+    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    frames = miniature.frames("78687", 3, "img_{:05d}.jpg")
+    miniature.put(tmp_path / "sthv2" / "rawframes", frames)
+    outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    read = {path.name: path.read_text() for path in (tmp_path / "sthv2").glob("*.txt")}
+    assert read["sthv2_train_list_rawframes.txt"] == "78687 3 1\n"
+    assert read["sthv2_val_list_rawframes.txt"] == ""
+    assert read["train_videofolder.txt"] == "78687 3 1"
+    assert read["category.txt"] == "\n".join(TEMPLATES)
+    assert "configs/trn_sthv2.py" in str(outcome).splitlines()[-1]
+
+
+def test_sthv2_with_its_annotations_in_a_zip_file(tmp_path):
+    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    packed = {}
+    for kind in ("labels", "train", "validation"):
+        path = tmp_path / "in" / f"something-something-v2-{kind}.json"
+        packed[f"labels/{kind}.json"] = path.read_bytes()
+        path.unlink()
+    name = "20bn-something-something-download-package-labels.zip"
+    miniature.write_zip(tmp_path / "in" / name, packed)
+    prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    assert (tmp_path / "sthv2" / "sthv2_val_list_videos.txt").read_text() == "74225.webm 0\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("labels", "{", "is no JSON, or not all of it"),
+        ("labels", '{"a": "0", "b": "2"}', "the numbers are not 0, 1, 2"),
+        ("labels", "[1, 2]", "is not as expected, {class name: number"),
+        ("train", '{"id": 1}', "a list of {id, template, ...}"),
+        ("train", '[{"id": 1}]', "KeyError\\('template'\\)"),
+        ("train", '[{"id": "../1", "template": "[a]"}]', "'../1'"),
+    ],
+)
+def test_annotations_of_sthv2_that_cannot_be_right(tmp_path, file, content, message):
+    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    (tmp_path / "in" / f"something-something-v2-{file}.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")

@@ -1,0 +1,161 @@
+"""Finding the files with the annotations among the archives, and reading them."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+
+from trn_jax.errors import UserError
+from trn_jax.prepare.archives import Zip
+
+_SUBFOLDERS = ("", "annotations", "labels")
+_SHOWN_PROBLEMS = 5
+
+
+def collect(outcome, archives, folder, wanted, *, packed_in="", optional=()):
+    """Bring files of annotations to a folder of the data set, unless they are there.
+
+    They are looked for in the folder of the archives, in `annotations` and `labels` below it, and
+    in a zip file there.
+
+    Args:
+        outcome: the `Outcome` to write with.
+        archives: folder of the archives.
+        folder: where they belong below the folder of the data set.
+        wanted: `{name: other names that the file may have}`.
+        packed_in: name of the zip file that they are distributed in.
+        optional: those of `wanted` that nothing depends on.
+
+    Returns:
+        `{name: path}` of those of `wanted` that are there.
+
+    Raises:
+        UserError: files are missing; all are named.
+    """
+    packed = _packed(os.path.join(archives, packed_in)) if packed_in else {}
+    paths, missing = {}, []
+    for name, others in wanted.items():
+        path = os.path.join(outcome.to, folder, name)
+        content = _find(archives, packed, (name, *others))
+        if content is not None:
+            outcome.write(os.path.join(folder, name), content)
+        if content is not None or os.path.isfile(path):
+            paths[name] = path
+        elif name not in optional:
+            missing.append(name)
+    if missing:
+        places = [archives, packed_in, os.path.join(outcome.to, folder)]
+        raise UserError(
+            f"annotations not found: {', '.join(missing)}; looked for in "
+            f"{', '.join(place for place in places if place)}; download them to {archives}"
+        )
+    return paths
+
+
+def _packed(path):
+    """Contents of a zip file by the names of its files, without their folders."""
+    if not os.path.isfile(path):
+        return {}
+    return {
+        pathlib.PurePosixPath(member.name).name: b"".join(member.chunks)
+        for member in Zip(path).members()
+    }
+
+
+def _find(archives, packed, names):
+    for name in names:
+        for folder in _SUBFOLDERS:
+            path = pathlib.Path(archives, folder, name)
+            if path.is_file():
+                return path.read_bytes()
+        if name in packed:
+            return packed[name]
+    return None
+
+
+def read_lines(path):
+    """The lines of a text that are not blank, without blanks around them."""
+    return [line.strip() for line in _read_text(path).split("\n") if line.strip()]
+
+
+def read_fields(path, separator, expected):
+    """The two fields of every line.
+
+    Args:
+        path: the file.
+        separator: what stands between them, once.
+        expected: what a line looks like, for messages.
+
+    Returns:
+        A list of pairs of strings that are not empty.
+    """
+    pairs, problems = [], []
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = tuple(line.split(separator))
+        if len(fields) == 2 and all(fields):
+            pairs.append(fields)
+        else:
+            problems.append(f"line {number}: {line!r}")
+    if problems:
+        raise malformed(path, problems, expected)
+    return pairs
+
+
+def read_table(path, columns):
+    """The rows of a comma-separated file with a header, as dicts with at least these columns."""
+    rows = csv.DictReader(io.StringIO(_read_text(path)))
+    header = rows.fieldnames or ()
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise UserError(
+            f"{path} has no column {', '.join(missing)}, only {', '.join(header) or 'none'}; get "
+            "it again"
+        )
+    found = list(rows)
+    problems = [
+        f"line {number}: {row}"
+        for number, row in enumerate(found, start=2)
+        if any(row[column] is None for column in columns)
+    ]
+    if problems:
+        raise malformed(path, problems, ",".join(columns))
+    return found
+
+
+def read_json(path):
+    """What a JSON file holds."""
+    try:
+        return json.loads(_read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON, or not all of it: {error}; get it again") from None
+
+
+def check_names(path, names):
+    """Refuse names of videos that would lead out of the folder of the videos."""
+    bad = [
+        repr(name)
+        for name in names
+        if not name or os.path.isabs(name) or ".." in pathlib.PurePath(name).parts
+    ]
+    if bad:
+        raise malformed(path, bad, "names of videos")
+
+
+def malformed(path, problems, expected):
+    """The error for lines of a file that are not as expected."""
+    more = len(problems) - _SHOWN_PROBLEMS
+    return UserError(
+        f"{path} has {len(problems)} wrong lines, expected {expected!r}; get it again:\n  "
+        + "\n  ".join(problems[:_SHOWN_PROBLEMS])
+        + (f"\n  and {more} more" if more > 0 else "")
+    )
+
+
+def _read_text(path):
+    """A text with any line ends, with or without a byte order mark."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; get it again") from None

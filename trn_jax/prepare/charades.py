@@ -1,0 +1,179 @@
+"""Charades: frames at 24 per second, and the actions in every video with their times.
+
+    Charades_v1_rgb/<video>/000001.jpg ...          annotations/Charades_v1_*
+    categories.txt                                  the order of the class numbers, c000 first
+    {train,test}_segments.txt                       lines <video> <first frame> <last frame> <label>
+    {train,test}_frameno.txt                        lines <video> <number of frames>
+    charades_{train,val}_list_rawframes.txt         lines <video> <number of frames> <label> ...
+
+Segments are those of TRN: the frames of one action each, for training on cut clips. The last two
+lists have every video once, with the labels of all its actions, and are what training reads; the
+test videos of Charades are what others call validation.
+"""
+
+import os
+import pathlib
+import re
+
+from trn_jax.data.datasets import DATASETS
+from trn_jax.errors import UserError
+from trn_jax.prepare import annotation_files, archives
+from trn_jax.prepare.folders import count_frames
+from trn_jax.prepare.lists import ListFiles
+from trn_jax.prepare.outcome import Outcome
+
+_CHARADES = DATASETS["charades"]
+_ARCHIVE = "Charades_v1_rgb"
+_FILES = ListFiles(_CHARADES.train_list, _CHARADES.val_list, _CHARADES.class_names)
+_CLASSES = "Charades_v1_classes.txt"
+_TABLES = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
+_FRAMES_PER_SECOND = 24
+_MIN_FRAMES = 5  # segments that end no more than so many frames after their first one are left out
+
+
+def prepare(folder, to, *, workers, orders):
+    """Unpack Charades and write its lists.
+
+    Args:
+        folder: where `Charades_v1_rgb.tar` and `Charades.zip` are.
+        to: folder of the data set.
+        workers: processes that count frames.
+        orders: of the labels; classes are numbered, so "official" is the only one.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        UserError: archives are missing, damaged or dangerous, annotations do not fit, the disk is
+            full, or only another order is asked for.
+    """
+    if "official" not in orders:
+        raise UserError(
+            "the classes of Charades have numbers, c000 to c156, which are their labels everywhere;"
+            " leave out --order"
+        )
+    outcome = Outcome(to)
+    outcome.changed |= archives.unpack(
+        to, _ARCHIVE, lambda: archives.find_tar(folder, _ARCHIVE), _place, tree=_CHARADES.frames
+    )
+    outcome.has(_CHARADES.frames)
+    names = (_CLASSES, *_TABLES.values())
+    paths = annotation_files.collect(
+        outcome, folder, "annotations", dict.fromkeys(names, ()), packed_in="Charades.zip"
+    )
+    class_names, labels = _read_classes(paths[_CLASSES])
+    root = os.path.join(to, _CHARADES.frames)
+    whole = {}
+    for split, table in _TABLES.items():
+        videos = _read_videos(paths[table], labels)
+        counts = count_frames(root, list(videos), workers=workers)
+        _check_frame_names(root, counts)
+        whole[split] = _write_split(outcome, split, videos, counts)
+    if not any(whole.values()):
+        raise UserError(
+            f"no video of the annotations has frames and an action in {root}; archives and "
+            "annotations must be of the same data set"
+        )
+    _FILES.write(outcome, class_names, whole["train"], whole["test"])
+    outcome.then_train(
+        "trn_sthv1",
+        "charades",
+        [_FILES],
+        "--config.data.dataset=charades",
+        "--config.data.multi_label=True",
+        num_classes=len(class_names),
+        usual=174,
+    )
+    return outcome
+
+
+def _place(name):
+    """The archive repeats the video in the names of its frames: `<video>/<video>-000001.jpg`."""
+    path = pathlib.PurePosixPath(name)
+    parts = path.parts[1:] if path.parts[0] == _ARCHIVE else path.parts
+    frame = path.name.removeprefix(f"{path.parent.name}-")
+    return os.path.join(_CHARADES.frames, *parts[:-1], frame)
+
+
+def _check_frame_names(root, counts):
+    """Frames that were unpacked by other means still have the names of their videos."""
+    video = next(filter(counts.get, counts), None)
+    if video and not os.path.exists(os.path.join(root, video, _CHARADES.frame_pattern.format(1))):
+        raise UserError(
+            f"{os.path.join(root, video)} has no {_CHARADES.frame_pattern.format(1)}; rename the "
+            f"frames (they are {video}-000001.jpg, ... in the archive), or remove {root} and let "
+            "this command unpack the archive, which does so"
+        )
+
+
+def _read_classes(path):
+    """Names of the classes, and `{"c000": 0, ...}`, from lines `c000 <name>`."""
+    names: list[str] = []
+    labels: dict[str, int] = {}
+    problems = []
+    for number, line in enumerate(annotation_files.read_lines(path), start=1):
+        code, _, name = line.partition(" ")
+        if re.fullmatch(r"c\d+", code) and code not in labels and name:
+            labels[code] = len(names)
+            names.append(name.strip())
+        else:
+            problems.append(f"line {number}: {line!r}")
+    if problems or not names:
+        raise annotation_files.malformed(path, problems, "c000 <name>")
+    return names, labels
+
+
+def _read_videos(path, labels):
+    """`{video: [(start, end, label), ...]}`, times in seconds.
+
+    The column of the actions is like `c092 11.90 21.20;c147 0.00 12.60`.
+    """
+    videos, problems = {}, []
+    for row in annotation_files.read_table(path, ("id", "actions")):
+        actions = [action for action in row["actions"].split(";") if action.strip()]
+        try:
+            videos[row["id"]] = [_read_action(action, labels) for action in actions]
+        except (ValueError, KeyError):
+            problems.append(f"{row['id']}: {row['actions']!r}")
+    if problems:
+        raise annotation_files.malformed(path, problems, "actions 'c000 <start> <end>;...'")
+    annotation_files.check_names(path, videos)
+    return videos
+
+
+def _read_action(text, labels):
+    code, start, end = text.split()
+    return float(start), float(end), labels[code]
+
+
+def _write_split(outcome, split, videos, counts):
+    """Write the segments of a split; gives the lines with the labels of whole videos."""
+    outcome.skip(f"{split} videos without frames", [v for v in videos if not counts.get(v)])
+    present = {video: actions for video, actions in videos.items() if counts.get(video)}
+    outcome.skip(f"{split} videos without an action", [v for v in present if not present[v]])
+    segments = [
+        f"{video} {segment[0]} {segment[1]} {label}"
+        for video, actions in present.items()
+        for start, end, label in actions
+        if (segment := _segment(start, end, counts[video]))
+    ]
+    outcome.write(f"{split}_segments.txt", "\n".join(segments))
+    outcome.write(f"{split}_frameno.txt", "\n".join(f"{v} {counts[v]}" for v in present))
+    num_actions = sum(map(len, present.values()))
+    outcome.note(
+        f"{split}: frames of {len(present):,} of {len(videos):,} videos, {len(segments):,} of "
+        f"{num_actions:,} actions long enough for a segment"
+    )
+    return [_whole_video(v, counts[v], actions) for v, actions in present.items() if actions]
+
+
+def _segment(start, end, num_frames):
+    """First and last frame of an action, counted from 1; `None` if it is too short."""
+    first = max(int(min(start * _FRAMES_PER_SECOND, num_frames)), 1)
+    last = int(min(end * _FRAMES_PER_SECOND, num_frames))
+    return (first, last) if last - first > _MIN_FRAMES else None
+
+
+def _whole_video(video, num_frames, actions):
+    labels = dict.fromkeys(label for _, _, label in actions)
+    return " ".join(map(str, (video, num_frames, *labels)))

@@ -1,0 +1,161 @@
+"""Kinetics-400: annotations and whatever videos of it there are.
+
+The videos were never distributed by their authors, and everybody has another part of them. They
+stay where they are: `<class>/<YouTube id>_<start>_<end>.mp4`, with or without the folder of the
+class, in `videos_train` and `videos_val` or in `train` and `val`. What comes out:
+
+    annotations/kinetics_{train,val}.csv
+    videos_train, videos_val                        links, unless the videos lie there
+    label_map.txt                                   alphabetical, the only order there is
+    kinetics400_{train,val}_list_videos.txt
+    kinetics400_{train,val}_list_rawframes.txt
+
+Lists of frames are written once `scripts/extract_frames.py` has made some in `rawframes_train` or
+`rawframes_val`.
+"""
+
+import os
+
+from trn_jax.data.datasets import DATASETS
+from trn_jax.errors import UserError
+from trn_jax.prepare import annotation_files, lists
+from trn_jax.prepare.folders import find_folders, find_videos
+from trn_jax.prepare.lists import Annotations, ListFiles, Video
+from trn_jax.prepare.outcome import Outcome
+
+_K400 = DATASETS["k400"]
+_SPLITS = ("train", "val")
+_VIDEOS = {"train": "videos_train", "val": "videos_val"}
+_FRAMES = {"train": _K400.frames, "val": _K400.val_frames}
+_LISTS = {"official": ListFiles(_K400.train_list, _K400.val_list, _K400.class_names)}
+_VIDEO_LISTS = {
+    "official": ListFiles(
+        "kinetics400_train_list_videos.txt", "kinetics400_val_list_videos.txt", _K400.class_names
+    )
+}
+_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+
+
+def prepare(folder, to, *, workers, orders):
+    """Write the lists of Kinetics-400.
+
+    Args:
+        folder: where `kinetics_train.csv`, `kinetics_val.csv` and the folders of the videos are.
+        to: folder of the data set, which may be the same.
+        workers: processes that count frames.
+        orders: of the labels; there is one only.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        UserError: annotations or all videos are missing, or the former are not as expected.
+    """
+    outcome = Outcome(to)
+    names = {split: f"kinetics_{split}.csv" for split in _SPLITS}
+    paths = annotation_files.collect(
+        outcome, folder, "annotations", {names[split]: (f"{split}.csv",) for split in _SPLITS}
+    )
+    rows = {split: _read_table(paths[names[split]]) for split in _SPLITS}
+    linked = [split for split in _SPLITS if _link_videos(outcome, folder, split)]
+    if linked:
+        found = {split: _find_videos(outcome, split, rows[split]) for split in _SPLITS}
+        annotations = _annotations(rows, found, paths[names["train"]])
+        lists.write_video_lists(outcome, annotations, _VIDEOS, _VIDEO_LISTS, ("official",))
+    extracted = [split for split in _SPLITS if os.path.isdir(os.path.join(to, _FRAMES[split]))]
+    if extracted:
+        found = {split: _find_frames(outcome, split, rows[split]) for split in _SPLITS}
+        annotations = _annotations(rows, found, paths[names["train"]])
+        lists.write_frame_lists(
+            outcome, annotations, _FRAMES, _LISTS, ("official",), workers=workers
+        )
+    if not (linked or extracted):
+        raise UserError(
+            f"no videos found: expected {' and '.join(_VIDEOS.values())}, or train and val, in "
+            f"{folder}, or {' and '.join(_FRAMES.values())} in {to}"
+        )
+    waiting = [split for split in linked if split not in extracted]
+    for split in waiting:
+        outcome.then_extract(_VIDEOS[split], _FRAMES[split])
+    if waiting:
+        outcome.then_prepare("k400", folder)
+    else:
+        num_classes = len(annotations.class_names)
+        outcome.then_train(
+            "tsn_k400_3seg", "k400", [*_LISTS.values()], num_classes=num_classes, usual=400
+        )
+    return outcome
+
+
+def _link_videos(outcome, folder, split):
+    """Make the videos of a split appear in the data set; says whether there are any."""
+    target = os.path.join(outcome.to, _VIDEOS[split])
+    if not os.path.isdir(target):
+        places = (os.path.join(folder, name) for name in (_VIDEOS[split], split))
+        source = next(filter(os.path.isdir, places), None)
+        if source is None:
+            outcome.note(f"there is no folder of videos for {split}")
+            return False
+        try:
+            os.symlink(os.path.abspath(source), target)
+        except OSError as error:
+            raise UserError(
+                f"cannot make {target} a link to {source}: {error.strerror}; make it yourself, or "
+                "choose another folder"
+            ) from None
+        outcome.changed = True
+    outcome.has(_VIDEOS[split])
+    return True
+
+
+def _read_table(path):
+    rows = annotation_files.read_table(path, _COLUMNS)
+    times = [(row["time_start"], row["time_end"]) for row in rows]
+    problems = [
+        f"line {number}: {time}"
+        for number, time in enumerate(times, start=2)
+        if not all(seconds.isdecimal() for seconds in time)
+    ]
+    if problems:
+        raise annotation_files.malformed(path, problems, "time_start and time_end in seconds")
+    annotation_files.check_names(path, [row["youtube_id"] for row in rows])
+    return rows
+
+
+def _key(row):
+    """Name of a video's file."""
+    return f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+
+
+def _find_videos(outcome, split, rows):
+    """`{key: path without extension}` of the videos of a split."""
+    paths = find_videos(os.path.join(outcome.to, _VIDEOS[split]))
+    found: dict[str, str] = {}
+    for path in paths:
+        stem = os.path.splitext(path)[0]
+        found.setdefault(os.path.basename(stem), stem)
+    unknown = sorted(found.keys() - {_key(row) for row in rows})
+    outcome.skip(f"files in {_VIDEOS[split]} that are not in the annotations", unknown)
+    return found
+
+
+def _find_frames(outcome, split, rows):
+    """`{key: path}` of the folders of frames of a split."""
+    return find_folders(os.path.join(outcome.to, _FRAMES[split]), map(_key, rows))
+
+
+def _annotations(rows, found, source):
+    """`Annotations` of videos that lie where they were found."""
+    splits = {
+        split: [
+            Video(found[split].get(_key(row), _key(row)), _class_name(row)) for row in rows[split]
+        ]
+        for split in _SPLITS
+    }
+    # As in mmaction2, where folders of classes have no spaces: that is how "_" gets into the order.
+    names = sorted({_class_name(row) for row in rows["train"]}, key=lambda n: n.replace(" ", "_"))
+    return Annotations(names, splits, source)
+
+
+def _class_name(row):
+    return row["label"].replace('"', "")

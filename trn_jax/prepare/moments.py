@@ -1,0 +1,117 @@
+"""Moments in Time: one zip file of videos of three seconds, with its annotations.
+
+    videos/{training,validation}/<class>/<video>.mp4        annotations/*.csv, *.txt
+    label_map.txt                                           the order of moments_categories.txt
+    mit_{train,val}_list_videos.txt, mit_{train,val}_list_rawframes.txt
+    category.txt, {train,val}_videolist.txt, {train,val}_videofolder.txt      alphabetical order
+
+Lists of frames are written once `scripts/extract_frames.py` has made some.
+"""
+
+import os
+import pathlib
+
+from trn_jax.data.datasets import DATASETS
+from trn_jax.errors import UserError
+from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare.lists import Annotations, ListFiles, Video
+from trn_jax.prepare.outcome import Outcome
+
+_MOMENTS = DATASETS["moments"]
+_ARCHIVE = "Moments_in_Time_Raw.zip"
+_VIDEOS = {"train": "videos/training", "val": "videos/validation"}
+_FRAMES = {"train": _MOMENTS.frames, "val": _MOMENTS.val_frames}
+_LISTS = {
+    "official": ListFiles(_MOMENTS.train_list, _MOMENTS.val_list, _MOMENTS.class_names),
+    "alphabetical": lists.TRN_LISTS,
+}
+_VIDEO_LISTS = {
+    "official": ListFiles(
+        "mit_train_list_videos.txt", "mit_val_list_videos.txt", _MOMENTS.class_names
+    ),
+    "alphabetical": ListFiles(
+        "train_videolist.txt", "val_videolist.txt", "category.txt", final_newline=False
+    ),
+}
+_CATEGORIES = "moments_categories.txt"
+_TABLES = {"train": "trainingSet.csv", "val": "validationSet.csv"}
+
+
+def prepare(folder, to, *, workers, orders):
+    """Unpack Moments in Time and write its lists.
+
+    Args:
+        folder: where the archive is.
+        to: folder of the data set.
+        workers: processes that count frames.
+        orders: of the labels, some of `lists.ORDERS`.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        UserError: the archive is missing, damaged or dangerous, annotations do not fit, or the
+            disk is full.
+    """
+    outcome = Outcome(to)
+    outcome.changed |= archives.unpack(
+        to,
+        "Moments_in_Time_Raw",
+        lambda: archives.find_zip(folder, _ARCHIVE),
+        _place,
+        tree="videos",
+    )
+    outcome.has("videos")
+    names = (_CATEGORIES, *_TABLES.values())
+    paths = annotation_files.collect(outcome, folder, "annotations", dict.fromkeys(names, ()))
+    splits = {split: _read_table(paths[name]) for split, name in _TABLES.items()}
+    annotations = Annotations(_read_categories(paths[_CATEGORIES]), splits, paths[_CATEGORIES])
+    lists.write_video_lists(outcome, annotations, _VIDEOS, _VIDEO_LISTS, orders)
+    if not os.path.isdir(os.path.join(to, "rawframes")):
+        outcome.then_extract("videos", "rawframes")
+        outcome.then_prepare("moments", folder)
+        return outcome
+    lists.write_frame_lists(outcome, annotations, _FRAMES, _LISTS, orders, workers=workers)
+    outcome.then_train(
+        "tsn_k400_3seg",
+        "moments",
+        [_LISTS[order] for order in orders],
+        "--config.data.dataset=moments",
+        num_classes=len(annotations.class_names),
+        usual=400,
+    )
+    return outcome
+
+
+def _place(name):
+    """Videos keep their folders, the files beside these are annotations."""
+    parts = pathlib.PurePosixPath(name).parts
+    if len(parts) > 1 and parts[0] not in ("training", "validation"):
+        parts = parts[1:]
+    if parts[0] in ("training", "validation"):
+        return os.path.join("videos", *parts)
+    if len(parts) == 1 and parts[0].endswith((".csv", ".txt")):
+        return os.path.join("annotations", parts[0])
+    return None
+
+
+def _read_categories(path):
+    """Class names in the order of their numbers, from lines `<class name>,<number>`."""
+    pairs = annotation_files.read_fields(path, ",", "<class name>,<number>")
+    names = [name for name, _ in sorted(pairs, key=lambda pair: _number(path, *pair))]
+    if sorted(number for _, number in pairs) != sorted(map(str, range(len(pairs)))):
+        raise UserError(f"the numbers of the classes in {path} are not 0, 1, 2, ...; get it again")
+    return names
+
+
+def _number(path, name, number):
+    if not number.isdecimal():
+        raise annotation_files.malformed(path, [f"{name},{number}"], "<class name>,<number>")
+    return int(number)
+
+
+def _read_table(path):
+    """Videos from lines that begin with `<class name>/<video>.mp4`."""
+    names = [line.split(",")[0] for line in annotation_files.read_lines(path)]
+    annotation_files.check_names(path, names)
+    return [Video(os.path.splitext(name)[0], name.partition("/")[0]) for name in names]

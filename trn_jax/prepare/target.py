@@ -1,0 +1,42 @@
+"""The folder that a data set is prepared in."""
+
+import contextlib
+import fcntl
+import os
+
+from trn_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def claim(folder):
+    """Make a folder, unless it is there, and keep other preparations out of it meanwhile.
+
+    The claim ends with the process, however that ends.
+
+    Raises:
+        UserError: the folder cannot be made or written to, or another process has claimed it.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _unusable(folder, error.strerror) from None
+    try:
+        if not os.access(folder, os.W_OK):
+            raise _unusable(folder, "it is read-only")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing to {folder}; wait for it, or stop it and run this "
+                "command again"
+            ) from None
+        except OSError:
+            pass  # A file system without locks; then it is up to people.
+        yield
+    finally:
+        os.close(handle)
+
+
+def _unusable(folder, reason):
+    return UserError(f"cannot write to {folder}: {reason}; choose another folder with --to")

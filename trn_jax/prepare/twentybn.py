@@ -1,0 +1,208 @@
+"""Jester and Something-Something, the data sets of TwentyBN.
+
+All three come as a split tar.gz and annotations. Jester and Something-Something V1 have folders of
+JPEGs and lines `<video>;<class name>`; V2 has videos and JSON. What comes out:
+
+    jester  20bn-jester-v1/<video>/00001.jpg ...    labels/{labels,train,validation}.csv
+    sthv1   rawframes/<video>/00001.jpg ...         annotations/something-something-v1-*.csv
+    sthv2   videos/<video>.webm                     annotations/something-something-v2-*.json
+
+and lists under the names of mmaction2 in the official label order, and under those of TRN, for
+Jester of its version for MindSpore, in alphabetical order.
+"""
+
+import os
+import pathlib
+
+from trn_jax.data.datasets import DATASETS
+from trn_jax.errors import UserError
+from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare.lists import Annotations, ListFiles, Video
+from trn_jax.prepare.outcome import Outcome
+
+_JESTER = DATASETS["jester"]
+_JESTER_LISTS = {
+    "official": ListFiles(
+        "jester_train_list_rawframes.txt", "jester_val_list_rawframes.txt", "label_map.txt"
+    ),
+    "alphabetical": ListFiles(
+        _JESTER.train_list, _JESTER.val_list, _JESTER.class_names, final_newline=False
+    ),
+}
+_STHV1 = DATASETS["sthv1"]
+_STHV1_LISTS = {
+    "official": ListFiles(_STHV1.train_list, _STHV1.val_list, _STHV1.class_names),
+    "alphabetical": lists.TRN_LISTS,
+}
+_STHV2 = DATASETS["sthv2"]
+_STHV2_VIDEOS = "videos"
+_STHV2_VIDEO_LISTS = {
+    "official": ListFiles(
+        "sthv2_train_list_videos.txt", "sthv2_val_list_videos.txt", _STHV2.class_names
+    )
+}
+_STHV2_LISTS = {
+    "official": ListFiles(_STHV2.train_list, _STHV2.val_list, _STHV2.class_names),
+    "alphabetical": lists.TRN_LISTS,
+}
+
+
+def prepare_jester(folder, to, *, workers, orders):
+    """Unpack the 24 archives of Jester V1 and write its lists.
+
+    Args:
+        folder: where the archives are.
+        to: folder of the data set.
+        workers: processes that count frames.
+        orders: of the labels, some of `lists.ORDERS`.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        UserError: archives are missing, damaged or dangerous, annotations do not fit, or the disk
+            is full.
+    """
+    outcome = Outcome(to)
+    _unpack(outcome, folder, "20bn-jester-v1", _JESTER.frames, num_parts=23)
+    names = ("labels.csv", "train.csv", "validation.csv", "test.csv", "test-answers.csv")
+    paths = annotation_files.collect(
+        outcome,
+        folder,
+        "labels",
+        {name: (f"jester-v1-{name}",) for name in names},
+        packed_in="20bn-jester-download-package-labels.zip",
+        optional=names[3:],
+    )
+    annotations = _read_csv(*(paths[name] for name in names[:3]))
+    roots = dict.fromkeys(annotations.splits, _JESTER.frames)
+    lists.write_frame_lists(outcome, annotations, roots, _JESTER_LISTS, orders, workers=workers)
+    outcome.then_train(
+        "trn_bninception_jester",
+        "jester",
+        [_JESTER_LISTS[order] for order in orders],
+        num_classes=len(annotations.class_names),
+        usual=27,
+    )
+    return outcome
+
+
+def prepare_sthv1(folder, to, *, workers, orders):
+    """Unpack the parts of Something-Something V1 and write its lists, as `prepare_jester`."""
+    outcome = Outcome(to)
+    _unpack(outcome, folder, "20bn-something-something-v1", _STHV1.frames)
+    kinds = ("labels", "train", "validation", "test")
+    names = [f"something-something-v1-{kind}.csv" for kind in kinds]
+    paths = annotation_files.collect(
+        outcome, folder, "annotations", dict.fromkeys(names, ()), optional=names[3:]
+    )
+    annotations = _read_csv(*(paths[name] for name in names[:3]))
+    roots = dict.fromkeys(annotations.splits, _STHV1.frames)
+    lists.write_frame_lists(outcome, annotations, roots, _STHV1_LISTS, orders, workers=workers)
+    outcome.then_train(
+        "trn_sthv1",
+        "sthv1",
+        [_STHV1_LISTS[order] for order in orders],
+        num_classes=len(annotations.class_names),
+        usual=174,
+    )
+    return outcome
+
+
+def prepare_sthv2(folder, to, *, workers, orders):
+    """Unpack the parts of Something-Something V2 and write its lists, as `prepare_jester`.
+
+    Lists of frames are written once `scripts/extract_frames.py` has made some. The official order
+    of V2 is the alphabetical one, so the list of the videos comes in one order.
+    """
+    outcome = Outcome(to)
+    _unpack(outcome, folder, "20bn-something-something-v2", _STHV2_VIDEOS)
+    kinds = ("labels", "train", "validation", "test")
+    names = [f"something-something-v2-{kind}.json" for kind in kinds]
+    paths = annotation_files.collect(
+        outcome,
+        folder,
+        "annotations",
+        {name: (f"{kind}.json",) for name, kind in zip(names, kinds, strict=True)},
+        packed_in="20bn-something-something-download-package-labels.zip",
+        optional=names[3:],
+    )
+    annotations = _read_json(*(paths[name] for name in names[:3]))
+    roots = dict.fromkeys(annotations.splits, _STHV2_VIDEOS)
+    lists.write_video_lists(outcome, annotations, roots, _STHV2_VIDEO_LISTS, ("official",))
+    if not os.path.isdir(os.path.join(to, _STHV2.frames)):
+        outcome.then_extract(_STHV2_VIDEOS, _STHV2.frames)
+        outcome.then_prepare("sthv2", folder)
+        return outcome
+    roots = dict.fromkeys(annotations.splits, _STHV2.frames)
+    lists.write_frame_lists(outcome, annotations, roots, _STHV2_LISTS, orders, workers=workers)
+    outcome.then_train(
+        "trn_sthv2",
+        "sthv2",
+        [_STHV2_LISTS[order] for order in orders],
+        num_classes=len(annotations.class_names),
+        usual=174,
+    )
+    return outcome
+
+
+def _unpack(outcome, folder, stem, tree, num_parts=None):
+    """Unpack a split tar.gz; the folder that is called `stem` in it becomes `tree`."""
+
+    def place(name):
+        parts = pathlib.PurePosixPath(name).parts
+        return os.path.join(tree, *(parts[1:] if parts[0] == stem else parts))
+
+    outcome.changed |= archives.unpack(
+        outcome.to,
+        stem,
+        lambda: archives.find_split_tar(folder, stem, num_parts=num_parts),
+        place,
+        tree=tree,
+    )
+    outcome.has(tree)
+
+
+def _read_csv(labels, train, validation):
+    """`Annotations` from a file with the class names and two of lines `<video>;<class name>`."""
+    splits = {}
+    for split, path in (("train", train), ("val", validation)):
+        pairs = annotation_files.read_fields(path, ";", "<video>;<class name>")
+        annotation_files.check_names(path, [name for name, _ in pairs])
+        splits[split] = [Video(*pair) for pair in pairs]
+    return Annotations(annotation_files.read_lines(labels), splits, labels)
+
+
+def _read_json(labels, train, validation):
+    """The same for V2: `{class name: number}`, and two lists of `{"id", "template", ...}`."""
+    splits = {}
+    for split, path in (("train", train), ("val", validation)):
+        splits[split] = _read_json_split(path)
+        annotation_files.check_names(path, [video.name for video in splits[split]])
+    return Annotations(_read_json_labels(labels), splits, labels)
+
+
+def _read_json_labels(path):
+    numbers = annotation_files.read_json(path)
+    try:
+        names = sorted(numbers, key=lambda name: int(numbers[name]))
+        if [int(numbers[name]) for name in names] != list(range(len(names))):
+            raise ValueError("the numbers are not 0, 1, 2, ...")
+    except (TypeError, LookupError, ValueError) as error:
+        raise UserError(
+            f"{path} is not as expected, {{class name: number from 0}}: {error}; get it again"
+        ) from None
+    return names
+
+
+def _read_json_split(path):
+    """A class is the template of a video without the brackets around its things."""
+    try:
+        return [
+            Video(str(entry["id"]), entry["template"].replace("[", "").replace("]", ""))
+            for entry in annotation_files.read_json(path)
+        ]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not as expected, a list of {{id, template, ...}}: {error!r}; get it again"
+        ) from None
