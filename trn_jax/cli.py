@@ -4,6 +4,7 @@
     trn-jax models
     trn-jax ensemble a.npz b.npz --weights 2 1
     trn-jax report runs/trn
+    trn-jax prepare myvideos --to=data/mine
 
 Training and evaluation are `python -m trn_jax.main`.
 """
@@ -73,6 +74,18 @@ def main(arguments=None):
     report.add_argument("--to", help="folder; by default 'report' in the directory or beside it")
     report.add_argument("--top-k", type=_positive, nargs="+", default=[1, 5], help="by default 1 5")
     report.set_defaults(run=_report)
+
+    prepare = commands.add_parser("prepare", help="make own videos a data set to train on")
+    prepare.add_argument(
+        "source", help="folder of class folders, .csv (video, class) or .txt (<video> <class>)"
+    )
+    prepare.add_argument("--to", required=True, help="folder of the data set")
+    prepare.add_argument(
+        "--val-share", type=float, default=0.2, help="of each class; by default %(default)s"
+    )
+    prepare.add_argument("--seed", type=int, default=0, help="of the choice for validation")
+    prepare.add_argument("--workers", type=_positive, help="processes; by default one per core")
+    prepare.set_defaults(run=_prepare)
 
     chosen = parser.parse_args(arguments)
     try:
@@ -193,3 +206,19 @@ def _report(arguments):
 
     text, files = write_report(arguments.path, arguments.to, top_k=arguments.top_k)
     print(text, *files, sep="\n")
+
+
+def _prepare(arguments):
+    from trn_jax.prepare import own
+    from trn_jax.prepare.processes import num_processors
+    from trn_jax.prepare.target import claim
+
+    with claim(arguments.to):
+        outcome = own.prepare(
+            arguments.source,
+            arguments.to,
+            val_share=arguments.val_share,
+            seed=arguments.seed,
+            workers=arguments.workers or num_processors(),
+        )
+    print(outcome)

@@ -139,7 +139,7 @@ def _explain_missing(folder, name):
     if not images:
         return f"frame {name!r} not found in {folder}, which has no images at all"
     message = f"frame {name!r} not found in {folder}"
-    pattern = _guess_pattern(images[0])
+    pattern = guess_pattern(images[0])
     number = re.search(r"(\d+)\.\w+$", name)
     if pattern is None or number is None or pattern.format(int(number[1])) != name:
         hint = f"; set data.frame_pattern={pattern!r}" if pattern else ""
@@ -150,7 +150,8 @@ def _explain_missing(folder, name):
     )
 
 
-def _guess_pattern(name):
+def guess_pattern(name):
+    """The pattern of a file name that ends in a number, or `None`."""
     stem, extension = os.path.splitext(name)
     digits = len(stem) - len(stem.rstrip("0123456789"))
     return f"{stem[:-digits]}{{:0{digits}d}}{extension}" if digits else None

@@ -1,0 +1,328 @@
+"""Own videos: what is found, how it is divided, and what cannot be used."""
+
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+import simplejpeg
+
+from trn_jax import cli
+from trn_jax.data import annotations, datasets
+from trn_jax.errors import UserError
+from trn_jax.prepare import own
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+SHARED = REPOSITORY.parent / "shared" / "data"
+
+
+def write_video(path, num_frames=6):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(num_frames)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for _ in range(num_frames):
+            pixels = rng.integers(0, 256, (32, 48, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_frames(folder, num_frames, pattern="{:05d}.jpg", first=1):
+    folder.mkdir(parents=True)
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    for number in range(first, first + num_frames):
+        (folder / pattern.format(number)).write_bytes(simplejpeg.encode_jpeg(pixels))
+
+
+CLASSES = {"Clapping": 5, "Waving left": 10, "Waving right": 2, "Ärger 2": 1}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Videos in folders of classes."""
+    for label, count in CLASSES.items():
+        for number in range(count):
+            write_video(tmp_path / "my videos" / label / f"take {number}.mp4", 4 + number)
+    (tmp_path / "my videos" / "notes.txt").write_text("no video")
+    (tmp_path / "my videos" / "Clapping" / ".hidden.mp4").write_text("no video")
+    return tmp_path / "my videos"
+
+
+def prepared(source, to, **options):
+    to.mkdir(exist_ok=True)
+    return str(own.prepare(str(source), str(to), **options))
+
+
+def lists(to):
+    """Both splits of a data set as it is read in training: names and labels."""
+    files = datasets.locate("frames", to)
+    names = annotations.read_class_names(files.class_names)
+    found = []
+    for path in (files.train_list, files.val_list):
+        records = annotations.read_list(path, frames_root=files.frames, num_classes=len(names))
+        found.append({record.path: names[record.label] for record in records})
+        assert all(os.path.exists(record.path) for record in records)
+    return found
+
+
+def test_folders_of_classes_become_lists(folder, tmp_path):
+    said = prepared(folder, tmp_path / "to")
+    assert (tmp_path / "to/label_map.txt").read_text() == "".join(f"{n}\n" for n in sorted(CLASSES))
+    train, val = lists(tmp_path / "to")
+    assert len(train) + len(val) == 18 and not train.keys() & val.keys()
+    for path, label in (train | val).items():
+        assert os.path.basename(os.path.dirname(path)) == label
+    counts = {label: list(val.values()).count(label) for label in CLASSES}
+    assert counts == {"Clapping": 1, "Waving left": 2, "Waving right": 1, "Ärger 2": 0}
+    assert "1 classes with one video, which is for training, in validation: Ärger 2" in said
+    assert "train: 14 videos" in said and "val: 4 videos" in said and "4 classes" in said
+    (command,) = (line for line in said.splitlines() if "trn_jax.main" in line)
+    assert shlex.split(command)[3:] == [
+        "--config=configs/finetune.py",
+        f"--config.data_dir={tmp_path}/to",
+        "--config.model.num_classes=4",
+        "--workdir=runs/to",
+    ]
+
+
+def test_the_seed_chooses_and_other_classes_do_not(folder, tmp_path):
+    def val(name, **options):
+        prepared(folder, tmp_path / name, **options)
+        return {os.path.relpath(p, tmp_path / name / "videos") for p in lists(tmp_path / name)[1]}
+
+    first = val("a")
+    assert val("b") == first != val("other", seed=1)
+    shutil.rmtree(folder / "Clapping")
+    assert val("fewer") == {path for path in first if "Clapping" not in path}
+
+
+def test_once_more_there_is_nothing_to_do(folder, tmp_path):
+    assert "nothing to do" not in prepared(folder, tmp_path / "to")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "to").glob("*.txt")}
+    assert "nothing to do: all of this was there already" in prepared(folder, tmp_path / "to")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "to").glob("*.txt")} == before
+
+
+def test_the_data_set_may_lie_among_the_classes(folder):
+    for _ in range(2):
+        prepared(folder, folder / "to")
+        assert "to\n" not in (folder / "to" / "label_map.txt").read_text()
+
+
+def test_given_splits_are_kept(folder, tmp_path):
+    for label in ("Clapping", "Waving left"):
+        for part in ("training", "Validation"):
+            (tmp_path / "split" / part / label).mkdir(parents=True)
+        for video in (folder / label).glob("take*"):
+            part = "Validation" if video.name < "take 3" else "training"
+            video.rename(tmp_path / "split" / part / label / video.name)
+    prepared(tmp_path / "split", tmp_path / "to")
+    train, val = lists(tmp_path / "to")
+    assert (len(train), len(val)) == (9, 6)
+    assert all("/training/" in path for path in train)
+    assert all("/Validation/" in path for path in val)
+
+
+TABLES = {
+    "header": "class,ignored,video\n{0},x,{1}\n",
+    "no header": "{1},{0}\n",
+    "splits": "path,label,split\n{1},{0},{2}\n",
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables(folder, tmp_path, kind):
+    *header, row = TABLES[kind].splitlines(keepends=True)
+    lines = list(header)
+    for label in ("Clapping", "Waving left"):
+        for video in sorted((folder / label).glob("take*")):
+            split = "test" if video.name == "take 0.mp4" else "train"
+            lines.append(row.format(label, video.relative_to(tmp_path), split))
+    (tmp_path / "table.csv").write_bytes("".join(lines).replace("\n", "\r\n").encode("utf-8-sig"))
+    prepared(tmp_path / "table.csv", tmp_path / "to")
+    train, val = lists(tmp_path / "to")
+    assert len(train | val) == 15
+    assert len(val) == (2 if kind == "splits" else 3)
+    if kind == "splits":
+        assert {os.path.basename(path) for path in val} == {"take 0.mp4"}
+
+
+def test_lists_with_numbers_of_classes(folder, tmp_path):
+    lines = []
+    for number, label in enumerate(("Clapping", "Waving left")):
+        lines += [
+            f"{label}/{video.name} {9 + number}\n" for video in (folder / label).glob("take*")
+        ]
+    (folder / "list.txt").write_text("".join(lines))
+    prepared(folder / "list.txt", tmp_path / "to")
+    assert (tmp_path / "to" / "label_map.txt").read_text() == "9\n10\n"
+    train, val = lists(tmp_path / "to")
+    assert {(os.path.basename(os.path.dirname(p)), name) for p, name in (train | val).items()} == {
+        ("Clapping", "9"),
+        ("Waving left", "10"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "first", "flags"),
+    [
+        ("{:05d}.jpg", 1, []),
+        ("img_{:03d}.jpg", 0, ["frame_pattern=img_{:03d}.jpg", "first_frame=0"]),
+    ],
+)
+def test_folders_of_frames(tmp_path, pattern, first, flags):
+    for label in ("a", "b"):
+        for number in range(3):
+            folder = tmp_path / "source" / label / f"clip {number}"
+            write_frames(folder, 2 + number, pattern, first)
+    said = prepared(tmp_path / "source", tmp_path / "to")
+    (command,) = (line for line in said.splitlines() if "trn_jax.main" in line)
+    found = [word for word in shlex.split(command) if word.startswith("--config.data.")]
+    assert found == [f"--config.data.{flag}" for flag in flags]
+    files = datasets.locate("frames", tmp_path / "to")
+    assert files.source == "frames"
+    records = annotations.read_list(files.train_list, frames_root=files.frames, num_classes=2)
+    for record in records:
+        assert record.num_frames == len(os.listdir(record.path))
+
+
+# What cannot be used
+
+
+def test_videos_that_cannot_be_read_are_left_out_by_name(folder, tmp_path):
+    (folder / "Clapping" / "take 0.mp4").write_bytes(b"")
+    (folder / "Clapping" / "take 1.mp4").write_text("no video")
+    said = prepared(folder, tmp_path / "to")
+    assert "left out: 2 videos that cannot be read: Clapping/take 0.mp4" in said
+    assert "is empty (0 bytes)" in said and "Invalid data" in said
+    train, val = lists(tmp_path / "to")
+    assert len(train | val) == 16
+
+
+def make_alone(folder):
+    for label in list(CLASSES)[1:]:
+        shutil.rmtree(folder / label)
+
+
+def make_mixed(folder):
+    write_frames(folder / "Clapping" / "frames", 3)
+
+
+def make_gap(folder):
+    shutil.rmtree(folder)
+    for label in ("a", "b"):
+        write_frames(folder / label / "clip", 3)
+        (folder / label / "clip" / "00002.jpg").unlink()
+
+
+def make_different(folder):
+    shutil.rmtree(folder)
+    write_frames(folder / "a" / "clip", 3)
+    write_frames(folder / "b" / "clip", 3, "img_{:05d}.jpg")
+
+
+def make_empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+BAD = {
+    "one class": (make_alone, "videos of one class only, 'Clapping'"),
+    "both kinds": (make_mixed, "both video files and folders of frames; keep one kind"),
+    "gap": (make_gap, r"none of the 2 videos .* 'a/clip'|there is no frame '00002.jpg'"),
+    "different names": (
+        make_different,
+        "differently: 'img_{:05d}.jpg' from 1 on in b/clip; '",
+    ),
+    "nothing": (make_empty, "no videos in .*: expected a folder per class"),
+    "missing": (shutil.rmtree, "my videos not found; expected a folder of class folders"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_used_is_explained_and_nothing_written(folder, tmp_path, case):
+    make, message = BAD[case]
+    make(folder)
+    with pytest.raises(UserError, match=message):
+        prepared(folder, tmp_path / "to")
+    assert not list((tmp_path / "to").glob("*.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "a.mp4\n", "row 1 of .*t.csv is 'a.mp4'; expected a video, its class"),
+        ("t.csv", "a.mp4,x,dev\n", "row 1 of .* is 'a.mp4,x,dev'.*'train' or 'val'"),
+        ("t.csv", "\n\n", "t.csv is empty"),
+        ("t.txt", "alone\n", "line 1 of .*expected '<video> <class>'"),
+        ("t.doc", "", "neither a folder of class folders nor a table"),
+        ("t.txt", "a.mp4 0\nb.mp4 1\n", r"none of the 2 videos .* a\.mp4 \(.*not found"),
+    ],
+)
+def test_tables_and_lists_that_are_none(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        prepared(tmp_path / name, tmp_path / "to")
+
+
+def test_the_command(folder, tmp_path, capsys):
+    to = tmp_path / "to"
+    assert cli.main(["prepare", str(folder), f"--to={to}", "--val-share=0.5", "--seed=3"]) == 0
+    assert "train: 10 videos" in capsys.readouterr().out
+    assert cli.main(["prepare", str(folder), f"--to={to}", "--val-share=1.5"]) == 2
+    assert "--val-share=1.5 must be a share between 0 and 1" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert cli.main(["prepare", str(folder), f"--to={tmp_path}/file"]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
+# The whole road
+
+
+def fine_tune(said, to):
+    """The command that was printed, for two steps of a small network."""
+    (command,) = (line for line in said.splitlines() if "trn_jax.main" in line)
+    flags = [word for word in shlex.split(command)[3:] if "workdir" not in word]
+    small = ["model.name=tsm_resnet10", "model.width=8", "train.batch=8", "model.norm_group=4"]
+    small += ["train.steps=2", "data.balanced=True", "train.class_weights=balanced"]
+    small += [f"{view}.short_side=40" for view in ("data.train", "data.val")]
+    small += [f"{view}.crop_size=32" for view in ("data.train", "data.val")]
+    for protocol, size in (("efficient", 32), ("accurate", 40)):
+        small += [f"protocols.{protocol}.short_side=40", f"protocols.{protocol}.crop_size={size}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "trn_jax.main", *flags, f"--workdir={to}/run"]
+        + [f"--config.{setting}" for setting in small],
+        cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((to / "run" / "results" / "accurate.json").read_text())
+
+
+@pytest.mark.long
+def test_a_folder_of_videos_becomes_a_model_by_two_commands(folder, tmp_path):
+    said = prepared(folder, tmp_path / "to")
+    found = fine_tune(said, tmp_path / "to")
+    assert (found["num_videos"], found["num_views"]) == (4, 6)
+    assert [row["name"] for row in found["per_class"]] == sorted(CLASSES)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
+def test_real_videos_become_a_model_by_two_commands(tmp_path):
+    for number, video in enumerate(sorted((SHARED / "asl_gestures").glob("*.mkv"))):
+        folder = tmp_path / "signs" / ("first half" if number < 10 else "second half")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / video.name).symlink_to(video)
+    said = prepared(tmp_path / "signs", tmp_path / "to")
+    assert fine_tune(said, tmp_path / "to")["num_videos"] == 4
