@@ -233,7 +233,10 @@ def test_a_manifest_that_a_kill_has_cut(tmp_path):
     whole = miniature.tree(tmp_path / "to")
     path = tmp_path / "to" / "manifest.jsonl"
     path.write_bytes(path.read_bytes()[:-100])
-    (tmp_path / "to" / "3").rename(tmp_path / "to" / "3.partial")
+    for name in "23":
+        (tmp_path / "to" / name).rename(tmp_path / "to" / f"{name}.partial")
+    with miniature.interrupted(frames, "_publish", 2):
+        extract(tmp_path / "videos", tmp_path / "to")
     written, kept, _, _ = extract(tmp_path / "videos", tmp_path / "to")
     assert (written, kept) == (1, 3)
     assert miniature.tree(tmp_path / "to") == whole
