@@ -10,7 +10,7 @@ from trn_jax.prepare.progress import Progress
 
 VIDEO_SUFFIXES = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 _CHUNK = 500  # folders that a process counts at a time
-_WORTH_PROCESSES = 5000  # with fewer folders, starting processes takes longer than counting
+_WORTH_PROCESSES = 20_000  # with fewer folders, starting processes takes longer than counting
 
 
 def count_frames(root, names, *, workers):

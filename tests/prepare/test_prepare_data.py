@@ -1,0 +1,119 @@
+"""What all preparations share: the script, the target folder, counting, progress."""
+
+import fcntl
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import miniature
+import pytest
+
+from trn_jax.data.datasets import DATASETS
+from trn_jax.errors import UserError
+from trn_jax.prepare import PREPARATIONS, folders, progress
+from trn_jax.prepare.target import claim
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def main():
+    path = REPOSITORY / "scripts" / "prepare_data.py"
+    spec = importlib.util.spec_from_file_location("prepare_data", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def test_every_preparation_is_of_a_data_set_in_the_catalogue():
+    assert PREPARATIONS.keys() == DATASETS.keys() - {"synthetic", "frames"}
+
+
+def test_the_printed_command_is_one_that_starts(tmp_path, main, capsys):
+    miniature.jester(tmp_path / "in")
+    to = tmp_path / "ein Ordner" / "jester"
+    assert main(["jester", f"--archives={tmp_path}/in", f"--to={to}", "--workers=1"]) == 0
+    said = capsys.readouterr().out
+    assert f"{to} has 20bn-jester-v1, labels/labels.csv" in said and "nothing to do" not in said
+    command = said.splitlines()[-1].removeprefix("  python ").replace("runs/", f"{tmp_path}/runs/")
+    # It stops at its first complaint, which must not be one about the data.
+    done = subprocess.run(
+        f"{sys.executable} {command} --config.model.num_segments=9",
+        shell=True,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "model.num_segments=9" in done.stderr
+    assert main(["jester", f"--archives={tmp_path}/in", f"--to={to}"]) == 0
+    assert "nothing to do: all of this was there already" in capsys.readouterr().out
+
+
+def test_errors_are_one_message(tmp_path, main, capsys):
+    assert main(["jester", f"--archives={tmp_path}/none", f"--to={tmp_path}/to"]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot read the folder of the archives")
+    with pytest.raises(SystemExit):
+        main(["jestr", "--archives=a", "--to=b"])
+    assert "invalid choice: 'jestr'" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_error(tmp_path, main, capsys):
+    miniature.jester(tmp_path / "in")
+    with miniature.interrupted(os, "replace", 3, KeyboardInterrupt):
+        assert main(["jester", f"--archives={tmp_path}/in", f"--to={tmp_path}/to"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_a_target_that_is_a_file(tmp_path, main, capsys):
+    (tmp_path / "to").write_text("")
+    assert main(["jester", f"--archives={tmp_path}", f"--to={tmp_path}/to"]) == 2
+    assert "choose another folder with --to" in capsys.readouterr().err
+
+
+def test_a_read_only_target(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="it is read-only; choose another folder"), claim(tmp_path):
+        pass
+
+
+def test_one_preparation_at_a_time(tmp_path):
+    with claim(tmp_path / "to"):
+        handle = os.open(tmp_path / "to", os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(UserError, match="another process is writing"), claim(tmp_path / "to"):
+            pass
+        os.close(handle)
+    with claim(tmp_path / "to"):
+        pass
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_frames_are_counted(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(folders, "_WORTH_PROCESSES", 2)
+    monkeypatch.setattr(folders, "_CHUNK", 2)
+    counts = {"a b": 3, "ü": 1, "nested/c": 2}
+    for name, count in counts.items():
+        miniature.put(tmp_path, miniature.frames(name, count))
+    miniature.put(tmp_path, {"empty/flow.png": b"", "file": b""})
+    found = folders.count_frames(str(tmp_path), [*counts, "empty", "file", "gone"], workers=workers)
+    assert found == {**counts, "empty": 0}
+
+
+def test_progress_is_told_in_lines_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
+    with progress.Progress("Unpacking", 200, "B") as bar:
+        bar.add(50)
+        bar.add(150)
+    assert capsys.readouterr().err == "Unpacking: 25%\nUnpacking: 100%\n"
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress.Progress("Unpacking", 200, "B") as bar:
+        bar.add(200)
+    assert "Unpacking: 100%|" in capsys.readouterr().err
