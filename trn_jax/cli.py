@@ -5,6 +5,7 @@
     trn-jax ensemble a.npz b.npz --weights 2 1
     trn-jax report runs/trn
     trn-jax prepare myvideos --to=data/mine
+    trn-jax check --config=configs/trn_sthv1.py --config.data_dir=data/sthv1
 
 Training and evaluation are `python -m trn_jax.main`.
 """
@@ -87,13 +88,30 @@ def main(arguments=None):
     prepare.add_argument("--workers", type=_positive, help="processes; by default one per core")
     prepare.set_defaults(run=_prepare)
 
-    chosen = parser.parse_args(arguments)
+    check = commands.add_parser(
+        "check",
+        help="look through the videos of a data set for what would disturb a training",
+        epilog="Of a recipe: --config=<recipe> and its settings as in training, such as "
+        "--config.data_dir=data/mine. Exits with 0 if there is nothing to find, else with 1.",
+    )
+    check.add_argument("--list", help="look through a list instead of the data of a recipe")
+    check.add_argument("--videos", help="with --list: folder of its videos or frame folders")
+    check.add_argument("--classes", help="with --list: file with the name of one class per line")
+    check.add_argument("--frame-pattern", default="{:05d}.jpg", help="with --list; %(default)s")
+    check.add_argument("--first-frame", type=int, default=1, help="with --list; %(default)s")
+    check.add_argument("--deep", action="store_true", help="decode all frames, not three a video")
+    check.add_argument("--to", default="check", help="folder for the lists; by default %(default)s")
+    check.set_defaults(run=_check)
+
+    chosen, others = parser.parse_known_args(arguments)
+    if others and chosen.run is not _check:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    chosen.recipe_flags = others
     try:
-        chosen.run(chosen)
+        return chosen.run(chosen) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _positive(text):
@@ -222,3 +240,25 @@ def _prepare(arguments):
             workers=arguments.workers or num_processors(),
         )
     print(outcome)
+
+
+def _check(arguments):
+    if arguments.list is None:
+        from trn_jax import main
+
+        flags = ["--mode=check", f"--to={arguments.to}", *arguments.recipe_flags]
+        return main.run(["trn-jax check", *flags, *(["--deep"] if arguments.deep else [])])
+    if arguments.recipe_flags or not (arguments.videos and arguments.classes):
+        raise UserError("--list needs --videos=<folder> and --classes=<file>, and no recipe")
+    from trn_jax.data import annotations, check, decode, videos
+
+    frames = dict(pattern=arguments.frame_pattern, first_frame=arguments.first_frame)
+    of_files = annotations.lists_videos(arguments.list)
+    source = videos.VideoFiles() if of_files else decode.FrameFolders(**frames)
+    findings = check.check(
+        {"list": (arguments.list, arguments.videos)},
+        source,
+        class_names=annotations.read_class_names(arguments.classes),
+        deep=arguments.deep,
+    )
+    return check.report(findings, arguments.to)

@@ -1,7 +1,10 @@
-"""Train or evaluate: `python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn`.
+"""Train, evaluate, or look at data.
+
+    python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn
 
 With `--mode=eval --checkpoint=runs/trn` a checkpoint is evaluated; `--config` is optional then,
-because checkpoints carry their configuration.
+because checkpoints carry their configuration. With `--mode=check` all videos of the data set are
+looked at, and nothing is trained.
 """
 
 import os
@@ -17,12 +20,16 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as confi
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, logs and results; with --mode=eval for results only."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "check"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "With --mode=eval: a checkpoint, or the working directory of a training."
 )
 _PROTOCOL = flags.DEFINE_string(
     "protocol", "all", "With --mode=eval: names of protocols of the recipe, or all."
+)
+_DEEP = flags.DEFINE_bool("deep", False, "With --mode=check: decode all frames, not three a video.")
+_TO = flags.DEFINE_string(
+    "to", "check", "With --mode=check: folder for the lists of what can be used and what not."
 )
 _DUMP = flags.DEFINE_string(
     "dump",
@@ -39,6 +46,8 @@ def main(_):
     from trn_jax.train import train
 
     config = _config()
+    if _MODE.value == "check":
+        return _check(config)
     if _MODE.value == "train":
         if config is None or not _WORKDIR.value:
             raise UserError(
@@ -58,6 +67,26 @@ def main(_):
         dump=_DUMP.value,
     )
     return 0
+
+
+def _check(config):
+    """Look through the data set of a recipe."""
+    from trn_jax.data import check
+    from trn_jax.recipe import Data
+
+    if config is None:
+        raise UserError("what is looked at is the data set of a recipe: --config=<recipe>")
+    data = Data(config, _WORKDIR.value or "runs/check")
+    files = data.files
+    findings = check.check(
+        {"train": (files.train_list, files.frames), "val": (files.val_list, files.val_frames)},
+        data.source,
+        class_names=data.class_names,
+        multi_label=data.multi_label,
+        deep=_DEEP.value,
+        num_threads=data.num_threads,
+    )
+    return check.report(findings, _TO.value)
 
 
 def _config():
@@ -117,6 +146,8 @@ def run(arguments=None):
     """Entry point; returns the exit status."""
     logging.set_verbosity(logging.FATAL)  # of Orbax and grain, which raise what they log as errors
     sys.unraisablehook = _without_closed_loops
+    if arguments:
+        sys.argv = list(arguments)  # where ml_collections looks for settings of a recipe
     try:
         app.run(main, argv=arguments, flags_parser=_parse)
     except UserError as error:

@@ -57,32 +57,24 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
             one label per video where several are expected, or the reverse.
     """
     expected = _SEVERAL if multi_label else _ONE
-    lines = _read_lines(path, "list of videos")
+    lines = read_lines(path, "list of videos")
     records: list[Record] = []
     most = 0  # labels of a line
     problems = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            folder, count, labels = _fields(line, frames_root, multi_label)
-            is_file = videos.is_video(folder)
-        except ValueError as error:
-            # What int() says of the text is said better by the line itself.
-            found = error if isinstance(error, UserError) else f"{line!r} is not '{expected}'"
-            problems.append(f"line {number}: {found}")
-            continue
-        if count < 1 and not is_file:
-            problems.append(f"line {number}: {folder} has {count} frames, expected at least 1")
-        problems += [
-            f"line {number}: label {label} of {folder} is not in 0..{num_classes - 1} "
-            f"(num_classes is {num_classes})"
-            for label in labels
-            if not 0 <= label < num_classes
-        ]
-        most = max(most, len(labels))
-        label = labels if multi_label else labels[0]
-        records.append(Record(len(records), os.path.join(frames_root, folder), count, label))
+        record, found = parse_line(
+            line,
+            index=len(records),
+            frames_root=frames_root,
+            num_classes=num_classes,
+            multi_label=multi_label,
+        )
+        problems += [f"line {number}: {problem}" for problem in found]
+        if record:
+            records.append(record)
+            most = max(most, len(record.label) if multi_label else 1)
     if problems:
         more = len(problems) - _SHOWN_PROBLEMS
         raise UserError(
@@ -101,9 +93,33 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
     return records
 
 
+def parse_line(line, *, index, frames_root, num_classes, multi_label=False):
+    """Read one line of a list; arguments as in `read_list`.
+
+    Returns:
+        A `Record` (`None` if the line is malformed), and what is wrong with the line, a list.
+    """
+    try:
+        path, count, labels = _fields(line, frames_root, multi_label)
+    except ValueError as error:
+        # What int() says of the text is said better by the line itself.
+        malformed = f"{line!r} is not '{_SEVERAL if multi_label else _ONE}'"
+        return None, [str(error) if isinstance(error, UserError) else malformed]
+    problems = []
+    if count < 1 and not videos.is_video(path):
+        problems.append(f"{path} has {count} frames, expected at least 1")
+    problems += [
+        f"label {label} of {path} is not in 0..{num_classes - 1} (num_classes is {num_classes})"
+        for label in labels
+        if not 0 <= label < num_classes
+    ]
+    label = labels if multi_label else labels[0]
+    return Record(index, os.path.join(frames_root, path), count, label), problems
+
+
 def lists_videos(path):
     """Whether the first line of a list names a video file."""
-    lines = (line.strip() for line in _read_lines(path, "list of videos"))
+    lines = (line.strip() for line in read_lines(path, "list of videos"))
     return _FILE.fullmatch(next(filter(None, lines), "")) is not None
 
 
@@ -150,10 +166,11 @@ def multi_hot(labels, num_classes):
 
 def read_class_names(path):
     """Read class names, one per line in the order of their labels."""
-    return [line.strip() for line in _read_lines(path, "class names") if line.strip()]
+    return [line.strip() for line in read_lines(path, "class names") if line.strip()]
 
 
-def _read_lines(path, what):
+def read_lines(path, what):
+    """The lines of a text file; `what` is its name in messages."""
     try:
         with open(path, encoding="utf-8") as file:
             return file.read().splitlines()

@@ -1,0 +1,266 @@
+"""Looks through the videos of a data set for everything that would disturb a training."""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import tqdm
+
+from trn_jax.data import annotations
+from trn_jax.data.decode import FrameError, FrameFolders
+from trn_jax.errors import UserError
+from trn_jax.files import write_text
+
+_SAMPLE = 1 << 16  # bytes from the start, the middle and the end of a video file that are hashed
+_SHOWN = 3
+_BAR = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """What looking at one line of a list told.
+
+    Attributes:
+        number: of the line, from 1.
+        line: the line.
+        record: its `Record`, or `None` if it is malformed.
+        problems: what is wrong, for people.
+        num_frames: of the video, 0 if it cannot be read.
+        size: height and width in pixels, `None` if no frame can be read.
+        content: a hash of the content, "" if it cannot be read.
+    """
+
+    number: int
+    line: str
+    record: annotations.Record | None
+    problems: tuple[str, ...] = ()
+    num_frames: int = 0
+    size: tuple[int, int] | None = None
+    content: str = ""
+
+
+@dataclasses.dataclass
+class Findings:
+    """Everything that was found.
+
+    Attributes:
+        lists: `{"train": [Looked, ...], "val": [...]}`.
+        class_problems: what is wrong with the classes.
+    """
+
+    lists: dict[str, list[Looked]]
+    class_problems: list[str]
+
+    @property
+    def num_problems(self):
+        """Lines that should not be used, and problems with classes."""
+        lines = (bool(looked.problems) for found in self.lists.values() for looked in found)
+        return sum(lines) + len(self.class_problems)
+
+    def write(self, folder):
+        """Write the lines to use, `<list>_list.txt`, and the others, `<list>_quarantine.txt`."""
+        os.makedirs(folder, exist_ok=True)
+        for name, found in self.lists.items():
+            good = [looked.line for looked in found if not looked.problems]
+            bad = [
+                f"{looked.line}\t# {'; '.join(looked.problems)}"
+                for looked in found
+                if looked.problems
+            ]
+            for kind, lines in (("list", good), ("quarantine", bad)):
+                text = "".join(f"{line}\n" for line in lines)
+                write_text(os.path.join(folder, f"{name}_{kind}.txt"), text)
+
+    def __str__(self):
+        """One screen: counts, problems by kind with examples, lengths and sizes."""
+        parts = []
+        for name, found in self.lists.items():
+            bad = [looked for looked in found if looked.problems]
+            parts.append(f"{name}: {len(found):,} videos, {len(bad):,} with problems")
+            parts += [f"  line {x.number}: {'; '.join(x.problems)}" for x in bad[:_SHOWN]]
+            if len(bad) > _SHOWN:
+                parts.append("  ...")
+        parts += [f"classes: {problem}" for problem in self.class_problems]
+        everything = [looked for found in self.lists.values() for looked in found]
+        parts.append(_histogram("frames", [x.num_frames for x in everything if x.num_frames]))
+        parts.append(_sizes([x.size for x in everything if x.size]))
+        return "\n".join(part for part in parts if part)
+
+
+def check(lists, source, *, class_names, multi_label=False, deep=False, num_threads=4):
+    """Look through all videos of two lists.
+
+    Args:
+        lists: `{"train": (path of the list, folder of its videos), "val": ...}`.
+        source: where videos are read, such as `decode.FrameFolders`.
+        class_names: in the order of the labels.
+        multi_label: whether videos have several labels each.
+        deep: decode all frames, not only the first, the middle and the last one.
+        num_threads: threads that decode.
+
+    Returns:
+        `Findings`.
+
+    Raises:
+        UserError: a list cannot be read at all.
+    """
+    found: dict[str, list[Looked]] = {}
+    for name, (path, root) in lists.items():
+        numbered = enumerate(annotations.read_lines(path, "list of videos"), start=1)
+        lines = [(number, line) for number, line in numbered if line.strip()]
+        if not lines:
+            raise UserError(f"{path} is empty; there is nothing to look at")
+        look = partial(
+            _look,
+            source=source,
+            deep=deep,
+            frames_root=root,
+            num_classes=len(class_names),
+            multi_label=multi_label,
+        )
+        with ThreadPoolExecutor(num_threads, "check") as pool:
+            looked = pool.map(look, lines)
+            found[name] = list(tqdm.tqdm(looked, name, len(lines), unit=" videos", disable=None))
+    _mark_repetitions(found)
+    return Findings(found, list(_class_problems(found, class_names, multi_label)))
+
+
+def report(findings, folder):
+    """Print findings, write the lists to `folder`, and return the exit status: 1 for problems."""
+    print(findings)
+    findings.write(folder)
+    print(f"lists of what can be used, and of what not and why: {folder}")
+    return 1 if findings.num_problems else 0
+
+
+# One video ---------------------------------------------------------------------------------------
+
+
+def _look(numbered_line, *, source, deep, **options):
+    number, line = numbered_line
+    record, problems = annotations.parse_line(line, index=0, **options)
+    looked = Looked(number, line.strip(), record, tuple(problems))
+    if record is None or record.num_frames < 0:
+        return looked
+    try:
+        if isinstance(source, FrameFolders):
+            problems += _folder_problems(source, record)
+        with source.open(record) as video:
+            num_frames = video.num_frames
+            looked = dataclasses.replace(looked, num_frames=num_frames)
+            wanted = range(num_frames) if deep else sorted({0, num_frames // 2, num_frames - 1})
+            height, width, _ = video.read(wanted)[0].shape
+        looked = dataclasses.replace(looked, size=(height, width))
+        if not problems:
+            looked = dataclasses.replace(looked, content=_content(source, record))
+    except FrameError as error:
+        problems.append(str(error))
+    return dataclasses.replace(looked, problems=tuple(dict.fromkeys(problems)))
+
+
+def _folder_problems(source, record):
+    """Frames that are missing, or more than the list knows of."""
+    source.check(record)
+    there = set(os.listdir(record.path))
+    numbers = range(source.first_frame, source.first_frame + record.num_frames)
+    missing = [name for name in map(source.pattern.format, numbers) if name not in there]
+    if missing:
+        return [f"{len(missing)} frames are missing in {record.path}, such as {missing[0]!r}"]
+    end = os.path.splitext(source.pattern)[1]
+    images = sum(name.endswith(end) for name in there)
+    if images > record.num_frames:
+        return [f"{record.path} has {images} frames, but the list says {record.num_frames}"]
+    return []
+
+
+def _content(source, record):
+    """A hash that the same video has under another name, and hardly any other."""
+    digest = hashlib.sha256()
+    if isinstance(source, FrameFolders):
+        last = record.num_frames - 1
+        for index in (0, last // 2, last):
+            name = source.pattern.format(index + source.first_frame)
+            with open(os.path.join(record.path, name), "rb") as file:
+                digest.update(file.read())
+        digest.update(str(record.num_frames).encode())
+    else:
+        size = os.path.getsize(record.path)
+        with open(record.path, "rb") as file:
+            for start in (0, size // 2, max(size - _SAMPLE, 0)):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE))
+        digest.update(str(size).encode())
+    return digest.hexdigest()
+
+
+# All of them -------------------------------------------------------------------------------------
+
+
+def _mark_repetitions(found):
+    """Mark lines whose video comes twice in a list, and those of training that validation has."""
+    for looked in found.values():
+        first: dict[str, str] = {}
+        for index, each in enumerate(looked):
+            if each.record is None:
+                continue
+            key = each.content or each.record.path
+            if key in first:
+                _mark(looked, index, f"the same video as {first[key]} of the same list")
+            first.setdefault(key, each.record.path)
+    for_validation = {x.content: x.record.path for x in found.get("val", []) if x.content}
+    for index, each in enumerate(found.get("train", [])):
+        other = for_validation.get(each.content)
+        if other:
+            _mark(found["train"], index, f"the same video as {other} in the validation list")
+
+
+def _mark(looked, index, problem):
+    each = looked[index]
+    looked[index] = dataclasses.replace(each, problems=(*each.problems, problem))
+
+
+def _class_problems(found, class_names, multi_label):
+    repeated = [name for name, count in collections.Counter(class_names).items() if count > 1]
+    if repeated:
+        yield f"{_named(repeated)} named twice"
+    counts: dict[str, collections.Counter] = {name: collections.Counter() for name in found}
+    for name, looked in found.items():
+        for each in looked:
+            if each.record is not None and not each.problems:
+                label = each.record.label
+                counts[name].update(label if multi_label else [label])
+    for name, count in counts.items():
+        empty = [class_names[label] for label in range(len(class_names)) if not count[label]]
+        if empty:
+            yield f"{_named(empty)} without a video that can be used in the {name} list"
+
+
+def _named(names):
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
+
+
+def _histogram(what, values, num_bins=5):
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    width = max((high - low) // num_bins + 1, 1)
+    counts = collections.Counter((value - low) // width for value in values)
+    lines = [f"{what}: {low} to {high}, median {statistics.median_low(values)}"]
+    for index in range((high - low) // width + 1):
+        start = low + index * width
+        bar = "#" * round(_BAR * counts[index] / len(values))
+        lines.append(f"  {start:6} to {start + width - 1:6}  {counts[index]:8,} {bar}")
+    return "\n".join(lines)
+
+
+def _sizes(sizes):
+    if not sizes:
+        return ""
+    common = collections.Counter(sizes).most_common(_SHOWN)
+    shown = ", ".join(f"{width}x{height} ({count:,})" for (height, width), count in common)
+    return f"sizes: {len(set(sizes))}, most often {shown}"
