@@ -76,13 +76,9 @@ def test_charades_can_be_read(tmp_path):
         files.train_list, frames_root=files.frames, num_classes=3, multi_label=True
     )
     assert [(record.num_frames, record.label) for record in records] == [(36, (2, 0)), (30, (1,))]
+    source = decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
     for record in records:
-        decode.check_folder(
-            record.folder,
-            record.num_frames,
-            pattern=files.frame_pattern,
-            first_frame=files.first_frame,
-        )
+        source.check(record)
 
 
 @pytest.mark.parametrize("call", [2, 50, 94, 97, 100])
@@ -171,7 +167,7 @@ def test_moments_with_frames_can_be_read(tmp_path):
     outcome = prepare_moments(tmp_path / "in", tmp_path / "mit")
     files = datasets.locate("moments", tmp_path / "mit")
     (record,) = annotations.read_list(files.val_list, frames_root=files.val_frames, num_classes=3)
-    assert record.label == 2 and len(os.listdir(record.folder)) == record.num_frames == 2
+    assert record.label == 2 and len(os.listdir(record.path)) == record.num_frames == 2
     assert "--config.data.dataset=moments --config.model.num_classes=3" in str(outcome)
 
 

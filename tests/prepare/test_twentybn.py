@@ -74,16 +74,11 @@ def test_jester_can_be_read_without_further_settings(tmp_path):
     assert [class_names[record.label] for record in train] == ["Drumming Fingers", "Swiping Left"]
     assert [class_names[r.label] for r in val] == ["Swiping Right", "Doing other things"]
     files = datasets.DATASETS["jester"]
+    source = decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
     for record in (*train, *val):
-        decode.check_folder(
-            record.folder,
-            record.num_frames,
-            pattern=files.frame_pattern,
-            first_frame=files.first_frame,
-        )
-    (frame,) = decode.read_frames(
-        train[1].folder, [4], pattern=files.frame_pattern, first_frame=files.first_frame
-    )
+        source.check(record)
+    with source.open(train[1]) as video:
+        (frame,) = video.read([4])
     assert frame.shape == (8, 12, 3) and frame.dtype == np.uint8
     assert frames.keys() >= {"20bn-jester-v1/56557/00005.jpg"}
 

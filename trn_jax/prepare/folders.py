@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterable
 from functools import partial
 
+from trn_jax.data.videos import is_video
 from trn_jax.errors import UserError
 from trn_jax.prepare.processes import Died, in_processes
 from trn_jax.prepare.progress import Progress
 
-VIDEO_SUFFIXES = (".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 _CHUNK = 500  # folders that a process counts at a time
 _WORTH_PROCESSES = 20_000  # with fewer folders, starting processes takes longer than counting
 
@@ -78,7 +78,7 @@ def _videos(root, below, depth):
         if entry.is_dir():
             if depth:
                 yield from _videos(root, path, depth - 1)
-        elif os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:
+        elif is_video(entry.name):
             yield path
 
 

@@ -17,9 +17,10 @@ from functools import partial
 import cv2
 import simplejpeg
 
+from trn_jax.data.videos import EXTENSIONS, is_video
 from trn_jax.errors import UserError
 from trn_jax.files import write_text
-from trn_jax.prepare.folders import VIDEO_SUFFIXES, find_videos
+from trn_jax.prepare.folders import find_videos
 from trn_jax.prepare.processes import Died, in_processes
 from trn_jax.prepare.progress import Progress
 
@@ -91,14 +92,14 @@ def find_sources(source):
     """
     if os.path.isdir(source):
         root, names = source, find_videos(source, depth=8)
-    elif os.path.splitext(source)[1].lower() in VIDEO_SUFFIXES:
+    elif is_video(source):
         root, name = os.path.split(source)
         names = [name]
     else:
         root, names = _read_list(source)
     if not names:
         raise UserError(
-            f"no videos found in {source}; expected files that end in {', '.join(VIDEO_SUFFIXES)}"
+            f"no videos found in {source}; expected files that end in {', '.join(EXTENSIONS)}"
         )
     _check_folders(root, names)
     return root, names
