@@ -1,5 +1,11 @@
 """Evaluation: merged views, and several protocols in one pass over the videos."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,6 +215,68 @@ def test_at_least_one_clip_is_scored_at_a_time():
 
 
 # Several hosts
+
+
+HOST = """
+import json, sys
+import jax, numpy as np
+from flax import nnx
+
+config, out, host, hosts, address = json.loads(sys.argv[1])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, hosts, host)
+from trn_jax import create_model, evaluate, recipe, train
+from trn_jax.devices import make_mesh
+
+settings = recipe.from_dict(config)
+mesh = make_mesh()
+assert (mesh.size, jax.local_device_count()) == (4, 2)
+rate = recipe.learning_rate(settings, 10)
+graph, _, state = train.init_state(
+    lambda: create_model(**settings.model, rngs=nnx.Rngs(0)),
+    lambda params: recipe.optimizer(settings, params, rate),
+    mesh,
+)
+data = recipe.Data(settings, out)
+results = evaluate.Evaluator(graph).run(data, settings.protocols, state.model)
+np.savez(f"{out}/{host}.npz", **{name: found["scores"].scores for name, found in results.items()})
+assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.values())
+"""
+
+
+@pytest.mark.long
+def test_two_hosts_evaluate_as_one(settings, tmp_path):
+    """Seven videos, which two hosts cannot share evenly; the parameters lie on all devices."""
+    settings = settings("tsm_resnet10")
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    evaluator, states = evaluator_of(settings)
+    alone = evaluator.run(data, settings.protocols, states)
+    num_clips = next(iter(alone.values()))["distinct_views"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOST, json.dumps(arguments), str(num_clips)],
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for arguments in [
+            (settings.to_dict(), str(tmp_path), host, 2, address) for host in range(2)
+        ]
+    ]
+    try:
+        errors = [host.communicate(timeout=300)[1] for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+    assert [host.returncode for host in hosts] == [0, 0], errors
+    for host in range(2):
+        with np.load(tmp_path / f"{host}.npz") as found:
+            for name, result in alone.items():
+                np.testing.assert_allclose(found[name], result["scores"].scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_hosts", [1, 2, 3, 9])
