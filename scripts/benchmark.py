@@ -2,17 +2,19 @@
 
     python scripts/benchmark.py --config=configs/trn_synthetic.py --what=both
     python scripts/benchmark.py --config=configs/tsn_k400_3seg.py --config.data_dir=... --what=eval
+    python scripts/benchmark.py --config=configs/trn_sthv1.py --config.data_dir=... --what=loader
     python scripts/benchmark.py --what=torch
     python scripts/benchmark.py --what=models --models='tsm_*' --rounds=3
 
 `--what=data` reads, decodes and crops the training clips; `--what=step` takes training steps on a
 batch that is on the device already; `--what=both` measures these two, and training as it is: steps
-on the clips that the pipeline delivers meanwhile. `--what=eval` evaluates the validation list by
-all protocols in one pass, and by the one that shows the model most pixels. `--what=models` compares
-evaluation and training step of one model after the other with its twin in PyTorch
-(`trn_jax.twins`), in eager mode: the same weights, batch and number of threads; then the training
-step of TSM with that of TSN. The goals that it names are those for the processor time.
-`--what=torch` is short for `--what=models --models=tsn_resnet50`.
+on the clips that the pipeline delivers meanwhile. `--what=loader` compares the data pipeline with
+one of PyTorch, a `DataLoader` that does the same with OpenCV, in this process and in workers.
+`--what=eval` evaluates the validation list by all protocols in one pass, and by the one that shows
+the model most pixels. `--what=models` compares evaluation and training step of one model after the
+other with its twin in PyTorch (`trn_jax.twins`), in eager mode: the same weights, batch and number
+of threads; then the training step of TSM with that of TSN. The goals that it names are those for
+the processor time. `--what=torch` is short for `--what=models --models=tsn_resnet50`.
 
 What is compared takes turns within one run, forwards and backwards, so that other work on the
 machine hits all alike. Clips per second suffer from such work all the same; the processor time per
@@ -24,6 +26,7 @@ other at full load, which other work on the machine prolongs: `--threads=1` comp
 import dataclasses
 import fnmatch
 import gc
+import multiprocessing
 import os
 import statistics
 import sys
@@ -34,6 +37,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,13 +48,17 @@ from ml_collections import ConfigDict, config_flags
 
 from trn_jax import create_model, evaluate, list_models, recipe, train
 from trn_jax.config import base
+from trn_jax.data import augment
 from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, make_mesh
 from trn_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, but for --what=models.")
 _WHAT = flags.DEFINE_enum(
-    "what", "both", ["data", "step", "both", "eval", "models", "torch"], "What to measure."
+    "what",
+    "both",
+    ["data", "step", "both", "loader", "eval", "models", "torch"],
+    "What to measure.",
 )
 _MODELS = flags.DEFINE_string("models", "*", "With --what=models: pattern of names, as 'tsm_*'.")
 _WORKDIR = flags.DEFINE_string(
@@ -115,25 +123,38 @@ def measure(sides: Sequence[Side], *, rounds: int, steps: int) -> dict[str, list
         side.rest()
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
-            start, used = time.perf_counter(), time.process_time()
+            start, used = time.perf_counter(), processor_seconds()
             side.run(steps)
             end = side.rest()
             clips = steps * side.clips
-            turn = Turn((end - start) / clips, (time.process_time() - used) / clips)
+            turn = Turn((end - start) / clips, (processor_seconds() - used) / clips)
             turns[side.name].append(turn)
     return turns
 
 
+def processor_seconds() -> float:
+    """Processor time of this process and, where the system tells, of its workers."""
+    seconds = time.process_time()
+    for worker in multiprocessing.active_children():
+        try:
+            with open(f"/proc/{worker.pid}/stat") as file:
+                ticks = file.read().rpartition(")")[2].split()[11:13]
+        except OSError:
+            continue
+        seconds += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
 def rest() -> float:
-    """Wait until this process is idle; returns the moment when it became so.
+    """Wait until this process and its workers are idle; returns the moment when they became so.
 
     A turn of a pipeline thereby begins and ends with full buffers, and counts every batch once.
     """
-    since, used = time.perf_counter(), time.process_time()
+    since, used = time.perf_counter(), processor_seconds()
     while time.perf_counter() - since < _QUIET:
         time.sleep(_QUIET / 10)
-        if time.process_time() - used > _QUIET / 100:
-            since, used = time.perf_counter(), time.process_time()
+        if processor_seconds() - used > _QUIET / 10:  # asking takes some itself
+            since, used = time.perf_counter(), processor_seconds()
     return since
 
 
@@ -241,6 +262,83 @@ def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[S
         Side("data", clips, deliver, rest),
         Side("step", clips, step),
         Side("both", clips, both, rest),
+    ]
+
+
+# A loader of PyTorch ------------------------------------------------------------------------------
+
+
+class PeerClips:
+    """The training clips of a recipe as toolboxes of PyTorch read them, one `[index]` at a time.
+
+    Frames are read by OpenCV, scaled, cropped, scaled again, mirrored and put in the order that
+    PyTorch's convolutions take, `[channels, frames, height, width]`.
+    """
+
+    def __init__(self, config: ConfigDict, data: recipe.Data):
+        self._records = data.train_records
+        self._view = View(**config.data.train)
+        self._source = data.source
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        record, view = self._records[index], self._view
+        rng = np.random.default_rng(index)
+        frames = []
+        for number in view.sampler()(record.num_frames, rng).ravel().tolist():
+            name = self._source.pattern.format(number + self._source.first_frame)
+            path = os.path.join(record.path, name)
+            frames.append(cv2.imread(path, cv2.IMREAD_COLOR_RGB))
+        frames = augment.resize_short_side(frames, view.short_side)
+        crop = dataclasses.replace(view.cropping(exact=True), short_side=0)
+        ((left, top, width, height), _), *_ = crop.boxes(*frames[0].shape[:2], rng)
+        cropped = [frame[top : top + height, left : left + width] for frame in frames]
+        clip = np.stack([augment.resize(frame, crop.size, crop.size) for frame in cropped])
+        if rng.random() < view.flip_rate:
+            clip = clip[:, :, ::-1]
+        return np.ascontiguousarray(clip.transpose(3, 0, 1, 2)), int(record.label)
+
+
+def loader_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Side]:
+    """Our data pipeline, and PyTorch's in this process and in as many workers as processors."""
+    import torch
+
+    data = recipe.Data(config, workdir)
+    if data.files.source != "frames":
+        raise UserError("--what=loader compares folders of frames, which this data set has not")
+    batches = stack.enter_context(closing(data.train_batches(0)))
+    batch = config.train.batch
+
+    def deliver(steps: int) -> None:
+        for _ in range(steps):
+            next(batches)
+
+    def peer(num_workers: int) -> Callable[[int], None]:
+        loader = torch.utils.data.DataLoader(
+            PeerClips(config, data),
+            batch_size=batch,
+            sampler=torch.utils.data.RandomSampler(
+                data.train_records, replacement=True, num_samples=10**9
+            ),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context="spawn" if num_workers else None,
+        )
+        clips = iter(loader)
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                next(clips)
+
+        return run
+
+    workers = len(os.sched_getaffinity(0))
+    return [
+        Side("data", batch, deliver, rest),
+        Side("PyTorch", batch, peer(0)),
+        Side(f"PyTorch, {workers} workers", batch, peer(workers), rest),
     ]
 
 
@@ -449,10 +547,12 @@ def main(_: Sequence[str]) -> None:
         print(table(turns, [(sides[0].name, sides[1].name)], unit="video"))
         return
     with ExitStack() as stack:
-        sides = training_sides(_CONFIG.value, _WORKDIR.value, stack)
-        if what != "both":
+        make = loader_sides if what == "loader" else training_sides
+        sides = make(_CONFIG.value, _WORKDIR.value, stack)
+        if what in ("data", "step"):
             sides = [side for side in sides if side.name == what]
-        print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), _RATIOS[what]))
+        ratios = _RATIOS.get(what) or [("data", side.name) for side in sides[1:]]
+        print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), ratios))
 
 
 def _main_of_models(pattern: str, threads: int, rounds: int) -> None:

@@ -86,6 +86,13 @@ def test_eval_compares_all_protocols_with_the_largest(tree):
     assert all(number > 0 for numbers in found.values() for number in numbers)
 
 
+def test_loader_compares_with_pytorchs(tree):
+    pytest.importorskip("torch")
+    found = rows(run(tree, "--what=loader", "--threads=1"))
+    names = ["data", "PyTorch", "PyTorch, 1 workers"]
+    assert list(found) == [*names, *(f"data / {name}" for name in names[1:])]
+
+
 def test_both_prints_the_parts_the_whole_and_their_ratios(tree):
     found = rows(run(tree, "--what=both"))
     assert list(found) == ["data", "step", "both", "both / step", "both / data"]
