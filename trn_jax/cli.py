@@ -5,6 +5,7 @@
     trn-jax ensemble a.npz b.npz --weights 2 1
     trn-jax report runs/trn
     trn-jax prepare myvideos --to=data/mine
+    trn-jax records data/mine --to=data/records
 
 Training and evaluation are `python -m trn_jax.main`.
 """
@@ -87,12 +88,38 @@ def main(arguments=None):
     prepare.add_argument("--workers", type=_positive, help="processes; by default one per core")
     prepare.set_defaults(run=_prepare)
 
+    records = commands.add_parser(
+        "records", help="put a prepared data set into a few large files, which TFDS reads, too"
+    )
+    records.add_argument("data_dir", help="folder of the data set, with its lists")
+    records.add_argument("--to", required=True, help="folder; the records come into one below it")
+    records.add_argument(
+        "--dataset", default="frames", help="name in the catalogue, such as sthv1; by default own"
+    )
+    records.add_argument(
+        "--multi-label", action="store_true", help="lists have several labels per video"
+    )
+    records.add_argument(
+        "--short-side", type=_positive, default=0, help="of video files: scale larger frames down"
+    )
+    records.add_argument(
+        "--quality", type=_positive, default=95, help="of JPEGs of video files; by default 95"
+    )
+    for field in ("train_list", "val_list", "class_names", "frame_pattern"):
+        flag = field.replace("_", "-")
+        records.add_argument(f"--{flag}", help=f"instead of the catalogue's, as data.{field}")
+    records.add_argument("--first-frame", type=int, help="number of the first frame, as in data")
+    records.set_defaults(run=_records)
+
     chosen = parser.parse_args(arguments)
     try:
         chosen.run(chosen)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -222,3 +249,21 @@ def _prepare(arguments):
             workers=arguments.workers or num_processors(),
         )
     print(outcome)
+
+
+def _records(arguments):
+    from trn_jax.prepare.target import claim
+    from trn_jax.tfds.build import build
+
+    fields = ("train_list", "val_list", "class_names", "frame_pattern", "first_frame")
+    with claim(arguments.to):
+        said = build(
+            arguments.data_dir,
+            arguments.to,
+            dataset=arguments.dataset,
+            multi_label=arguments.multi_label,
+            short_side=arguments.short_side,
+            quality=arguments.quality,
+            files={field: getattr(arguments, field) for field in fields},
+        )
+    print(said)
