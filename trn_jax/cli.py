@@ -86,6 +86,9 @@ def main(arguments=None):
     )
     prepare.add_argument("--seed", type=int, default=0, help="of the choice for validation")
     prepare.add_argument("--workers", type=_positive, help="processes; by default one per core")
+    prepare.add_argument(
+        "--records", action="store_true", help="make records, too, see `trn-jax records`"
+    )
     prepare.set_defaults(run=_prepare)
 
     records = commands.add_parser(
@@ -236,6 +239,8 @@ def _report(arguments):
 
 
 def _prepare(arguments):
+    import os
+
     from trn_jax.prepare import own
     from trn_jax.prepare.processes import num_processors
     from trn_jax.prepare.target import claim
@@ -248,7 +253,12 @@ def _prepare(arguments):
             seed=arguments.seed,
             workers=arguments.workers or num_processors(),
         )
-    print(outcome)
+        print(outcome)
+        if arguments.records:
+            from trn_jax.tfds.build import build
+
+            to = os.path.join(arguments.to, "records")
+            print("records:", build(arguments.to, to, files=outcome.naming), sep="\n")
 
 
 def _records(arguments):

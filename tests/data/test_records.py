@@ -367,6 +367,19 @@ def test_the_command(folders, tmp_path, capsys):
     assert "quality=101 from 1 to 100" in capsys.readouterr().err
 
 
+def test_own_videos_become_records_if_asked(folders, tmp_path, capsys):
+    for number in range(4):
+        folder = tmp_path / "own" / ("left", "right")[number % 2] / f"take {number}"
+        shutil.copytree(folders / "rawframes/v0", folder)
+        for path in sorted(folder.iterdir()):
+            path.rename(folder / f"img_{int(path.stem) - 1:03d}.jpg")
+    to = tmp_path / "to"
+    assert cli.main(["prepare", f"{tmp_path}/own", f"--to={to}", "--records"]) == 0
+    assert f"--config.data_dir={to}/records/video_folder" in capsys.readouterr().out
+    _, found = read(to / "records/video_folder", num_classes=2)
+    assert [record.num_frames for record in found] == [4, 4]
+
+
 def contents_of(root):
     """What can be read of records, all of it."""
     found = []

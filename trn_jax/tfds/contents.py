@@ -19,6 +19,7 @@ from trn_jax.data.decode import read_image_file
 from trn_jax.data.records import SPLITS
 from trn_jax.data.videos import VideoFiles
 from trn_jax.errors import UserError
+from trn_jax.prepare.progress import Progress
 
 # Whole videos, so that a clip is in one file.
 _FRAMES_PER_SHARD = 16384
@@ -123,22 +124,29 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
         records = annotations.read_list(
             path, frames_root=root, num_classes=len(class_names), multi_label=multi_label
         )
-        videos[split] = list(_videos(records, os.path.join(root, ""), found.source))
+        if found.source == "videos":
+            records = list(_counted(records, root))
+        videos[split] = list(_videos(records, os.path.join(root, "")))
     return Contents(found, class_names, videos)
 
 
-def _videos(records, root, source):
+def _counted(records, root):
+    """Records of video files with the numbers of their frames."""
+    with Progress(f"Counting frames in {root}", len(records), "videos") as progress:
+        for record in records:
+            with VideoFiles().open(record) as video:
+                yield dataclasses.replace(record, num_frames=video.num_frames)
+            progress.add(1)
+
+
+def _videos(records, root):
     first = 0
     for record in records:
-        num_frames = record.num_frames
-        if source == "videos":
-            with VideoFiles().open(record) as video:
-                num_frames = video.num_frames
-        elif not num_frames:
+        if not record.num_frames:
             raise UserError(f"{record.path} is a video file by its name, among folders of frames")
         name = record.path.removeprefix(root)
-        yield Video(name, record.path, num_frames, record.label, first)
-        first += num_frames
+        yield Video(name, record.path, record.num_frames, record.label, first)
+        first += record.num_frames
 
 
 def cut_into_shards(videos):
