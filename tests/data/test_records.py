@@ -194,6 +194,17 @@ def test_only_what_is_sampled_is_read(stored, monkeypatch):
     assert sorted(numbers) == [9 + 1, 9 + 5]
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nothing tells the open files")
+def test_the_system_reads_nothing_ahead(stored, monkeypatch):
+    advice = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, *rest: advice.append(rest))
+    source, videos = read(stored)
+    advice.clear()
+    for video in videos * 2:
+        source.check(video)
+    assert advice == [(0, 0, os.POSIX_FADV_RANDOM)] * 3  # once for each file
+
+
 def test_opened_records_can_be_pickled(stored):
     source, videos = read(stored)
     with source.open(videos[1]) as video:
@@ -409,6 +420,8 @@ def test_what_was_interrupted_goes_on(folders, stored, tmp_path, monkeypatch):
     build(str(folders), str(to))
     assert count[0] == 24 + 39 - 22  # two files, of 15 and 7 frames, were complete
     assert contents_of(to / "video_folder") == contents_of(stored)
+    for path in stored.rglob("*.array_record-*"):
+        assert (to / "video_folder" / path.relative_to(stored)).read_bytes() == path.read_bytes()
     left = [path.name for path in to.rglob("*") if "unfinished" in path.name]
     assert left == [path.name for path in to.rglob("*") if "incomplete" in path.name] == []
 
@@ -437,6 +450,13 @@ build({os.fspath(folders)!r}, {os.fspath(to)!r})
     build(str(folders), str(to))
     assert len(contents_of(to / "video_folder")) == 7
     assert not list(to.rglob("incomplete.*")) + list(to.rglob(".unfinished*"))
+
+
+def test_classes_that_are_named_twice(folders, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\na\n")
+    files = {"class_names": f"{tmp_path}/names.txt"}
+    with pytest.raises(UserError, match=r"names\.txt names classes twice: a"):
+        build(str(folders), str(tmp_path / "to"), files=files)
 
 
 def test_frames_that_are_missing_stop_the_build(folders, tmp_path):

@@ -13,6 +13,7 @@ Neither TFDS nor TensorFlow is needed here.
 """
 
 import bisect
+import contextlib
 import dataclasses
 import glob
 import itertools
@@ -32,7 +33,7 @@ _SHOWN_PROBLEMS = 10
 _ADVICE = "build the records again"
 # Nothing is read ahead, as the next clip is elsewhere, and no threads are made for one record.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-_READER_BUFFER = 32 << 10  # bytes; more than most frames
+_READER_BUFFER = 16 << 10  # bytes; larger ones read more than a frame from cold disks
 
 
 def is_records(root):
@@ -251,9 +252,6 @@ class _Shards:
             yield from records
 
     def _open(self, shard):
-        # Loading it takes a while, which only those should pay who read records.
-        from array_record.python.array_record_module import ArrayRecordReader
-
         path = self._paths[shard]
         with self._lock:
             if shard in self._readers:
@@ -263,9 +261,7 @@ class _Shards:
                     f"{path} is missing, a part of the records; copy all of them, or {_ADVICE}"
                 )
             try:
-                reader = ArrayRecordReader(
-                    path, options=_READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER
-                )
+                reader = _open_reader(path)
                 found = reader.num_records()
             except (RuntimeError, ValueError, OSError) as error:
                 raise _damaged(path, error) from None
@@ -278,6 +274,30 @@ class _Shards:
                 )
             self._readers[shard] = reader
             return reader
+
+
+def _open_reader(path):
+    # Loading it takes a while, which only those should pay who read records.
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(
+        path, options=_READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER
+    )
+    # The system reads ahead of two reads in a row, a header and a frame, which on a cold disk takes
+    # longer than the frame. The reader has no option for that, so its file is looked up.
+    status = os.stat(path)
+    for descriptor in _descriptors():
+        with contextlib.suppress(OSError):  # another thread has closed it
+            if os.path.samestat(os.fstat(descriptor), status):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    return reader
+
+
+def _descriptors():
+    """The open files of this process; none where the system (macOS) has no advice to take."""
+    if not hasattr(os, "posix_fadvise") or not os.path.isdir("/proc/self/fd"):
+        return []
+    return list(map(int, os.listdir("/proc/self/fd")))
 
 
 def _damaged(path, error):

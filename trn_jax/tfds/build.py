@@ -75,11 +75,14 @@ def _build_part(builder, contents, data_dir):
         contextlib.redirect_stdout(io.StringIO()),  # it speaks of downloads of unknown size
     ):
         builder.progress = progress.add
-        builder.download_and_prepare(
-            file_format="array_record",
-            download_dir=downloads,
-            download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
-        )
+        try:
+            builder.download_and_prepare(
+                file_format="array_record",
+                download_dir=downloads,
+                download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
+            )
+        except OSError as error:
+            raise UserError(f"cannot write {folder}: {error}; make room or check --to") from None
 
 
 def _summary(root, parts, contents, dataset, multi_label):

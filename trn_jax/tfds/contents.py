@@ -116,6 +116,9 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
             f"{dataset} has {num_classes} classes, but {found.class_names} names "
             f"{len(class_names)}; make records of other classes with --dataset=frames"
         )
+    twice = sorted({name for name in class_names if class_names.count(name) > 1})
+    if twice:
+        raise UserError(f"{found.class_names} names classes twice: {', '.join(twice)}")
     places = {"train": (found.train_list, found.frames)}
     places["validation"] = (found.val_list, found.val_frames)
     videos = {}

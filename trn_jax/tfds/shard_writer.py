@@ -7,6 +7,7 @@ import shutil
 
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import file_adapters, writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from trn_jax.errors import UserError
 
@@ -58,8 +59,10 @@ class ShardWriter(writer.ExampleWriter):
             file = ArrayRecordWriter(path, _OPTIONS)
         try:
             for _, example in examples:
+                # The order of features would be another one in every process.
+                message = tf_example_pb2.Example.FromString(example)
                 with _explained(path):
-                    file.write(example)
+                    file.write(message.SerializeToString(deterministic=True))
                 if self._progress is not None:
                     self._progress(1)
         finally:
