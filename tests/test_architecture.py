@@ -20,9 +20,11 @@ LAYERS = (
     ("trn_jax.errors",),
     ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices", "trn_jax.files"),
     ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),
+    ("trn_jax.data.tf_example",),
     ("trn_jax.data.videos",),
     ("trn_jax.data.annotations", "trn_jax.data.synthetic"),
-    ("trn_jax.data.datasets", "trn_jax.data.records"),
+    ("trn_jax.data.records",),
+    ("trn_jax.data.datasets",),
     ("trn_jax.data.views",),
     ("trn_jax.data.pipeline", "trn_jax.data.check"),
     ("trn_jax.data",),
@@ -31,6 +33,11 @@ LAYERS = (
     ("trn_jax.prepare.annotation_files", "trn_jax.prepare.lists"),
     ("trn_jax.prepare.*",),
     ("trn_jax.prepare",),
+    ("trn_jax.tfds.contents", "trn_jax.tfds.shard_writer"),
+    ("trn_jax.tfds.video_folder",),
+    ("trn_jax.tfds.video_sets",),
+    ("trn_jax.tfds",),
+    ("trn_jax.tfds.build",),
     ("trn_jax.backbones.layers",),
     ("trn_jax.backbones.conv3d", "trn_jax.backbones.convolution"),
     ("trn_jax.backbones.*",),
@@ -130,6 +137,14 @@ def test_preparation_knows_nothing_of_jax_or_of_models():
             assert all(i.startswith(allowed) for i in own_imports(name)), name
 
 
+def test_builders_of_records_know_nothing_of_jax_or_of_models():
+    for name in SOURCES:
+        if name.startswith("trn_jax.tfds"):
+            assert outside_imports(TREES[name]).isdisjoint({"jax", "flax", "optax", "orbax"}), name
+            allowed = ("trn_jax.tfds", "trn_jax.prepare", "trn_jax.data", "trn_jax.errors")
+            assert all(i.startswith(allowed) for i in own_imports(name)), name
+
+
 def test_networks_know_nothing_of_data_or_of_configurations():
     for name in SOURCES:
         if name.startswith(("trn_jax.models", "trn_jax.backbones", "trn_jax.optim")):
@@ -172,6 +187,15 @@ def test_everything_imported_is_a_declared_dependency():
             if imported == "av":
                 assert name == "trn_jax.data.videos"
                 assert "av" in map(distribution, project["optional-dependencies"]["video"])
+                continue
+            if imported == "tensorflow_datasets" and name.startswith("trn_jax.tfds"):
+                assert "tensorflow-datasets" in map(
+                    distribution, project["optional-dependencies"]["tfds"]
+                )
+                continue
+            if imported == "tensorflow":
+                # The tf.data.Dataset of those who have it, and nothing of ours.
+                assert name == "trn_jax.tfds.video_folder"
                 continue
             provided_by = {d.lower().replace("_", "-") for d in owners[imported]}
             assert provided_by & declared, f"{name} imports {imported}"
@@ -227,7 +251,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_loader_modules_do_not_load_jax():
-    names = ("sampling", "decode", "augment", "annotations", "datasets", "synthetic")
+    names = ("sampling", "decode", "augment", "annotations", "datasets", "records", "synthetic")
     modules = [f"trn_jax.data.{name}" for name in names]
     loaded = modules_after(f"import {', '.join(modules)}, trn_jax.prepare")
     assert loaded.isdisjoint({"jax", "jaxlib", "flax", "torch", "tensorflow"})

@@ -6,6 +6,7 @@
     trn-jax report runs/trn
     trn-jax prepare myvideos --to=data/mine
     trn-jax check --config=configs/trn_sthv1.py --config.data_dir=data/sthv1
+    trn-jax records data/mine --to=data/records
 
 Training and evaluation are `python -m trn_jax.main`.
 """
@@ -86,6 +87,9 @@ def main(arguments=None):
     )
     prepare.add_argument("--seed", type=int, default=0, help="of the choice for validation")
     prepare.add_argument("--workers", type=_positive, help="processes; by default one per core")
+    prepare.add_argument(
+        "--records", action="store_true", help="make records, too, see `trn-jax records`"
+    )
     prepare.set_defaults(run=_prepare)
 
     check = commands.add_parser(
@@ -103,6 +107,29 @@ def main(arguments=None):
     check.add_argument("--to", default="check", help="folder for the lists; by default %(default)s")
     check.set_defaults(run=_check)
 
+    records = commands.add_parser(
+        "records", help="put a prepared data set into a few large files, which TFDS reads, too"
+    )
+    records.add_argument("data_dir", help="folder of the data set, with its lists")
+    records.add_argument("--to", required=True, help="folder; the records come into one below it")
+    records.add_argument(
+        "--dataset", default="frames", help="name in the catalogue, such as sthv1; by default own"
+    )
+    records.add_argument(
+        "--multi-label", action="store_true", help="lists have several labels per video"
+    )
+    records.add_argument(
+        "--short-side", type=_positive, default=0, help="of video files: scale larger frames down"
+    )
+    records.add_argument(
+        "--quality", type=_positive, default=95, help="of JPEGs of video files; by default 95"
+    )
+    for field in ("train_list", "val_list", "class_names", "frame_pattern"):
+        flag = field.replace("_", "-")
+        records.add_argument(f"--{flag}", help=f"instead of the catalogue's, as data.{field}")
+    records.add_argument("--first-frame", type=int, help="number of the first frame, as in data")
+    records.set_defaults(run=_records)
+
     chosen, others = parser.parse_known_args(arguments)
     if others and chosen.run is not _check:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
@@ -112,6 +139,9 @@ def main(arguments=None):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def _positive(text):
@@ -227,6 +257,8 @@ def _report(arguments):
 
 
 def _prepare(arguments):
+    import os
+
     from trn_jax.prepare import own
     from trn_jax.prepare.processes import num_processors
     from trn_jax.prepare.target import claim
@@ -239,7 +271,30 @@ def _prepare(arguments):
             seed=arguments.seed,
             workers=arguments.workers or num_processors(),
         )
-    print(outcome)
+        print(outcome)
+        if arguments.records:
+            from trn_jax.tfds.build import build
+
+            to = os.path.join(arguments.to, "records")
+            print("records:", build(arguments.to, to, files=outcome.naming), sep="\n")
+
+
+def _records(arguments):
+    from trn_jax.prepare.target import claim
+    from trn_jax.tfds.build import build
+
+    fields = ("train_list", "val_list", "class_names", "frame_pattern", "first_frame")
+    with claim(arguments.to):
+        said = build(
+            arguments.data_dir,
+            arguments.to,
+            dataset=arguments.dataset,
+            multi_label=arguments.multi_label,
+            short_side=arguments.short_side,
+            quality=arguments.quality,
+            files={field: getattr(arguments, field) for field in fields},
+        )
+    print(said)
 
 
 def _check(arguments):

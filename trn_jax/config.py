@@ -94,7 +94,7 @@ def base(*, dataset, model, num_classes):
 
     config.data = dict(
         dataset=dataset,
-        source=placeholder(str),  # "frames" or "videos"; None: what the list names
+        source=placeholder(str),  # "frames", "videos" or "records"; None: what is there
         frames=placeholder(str),  # folder of the frame folders or videos, relative to data_dir
         val_frames=placeholder(str),  # the same for validation; "": they lie in the same folder
         train_list=placeholder(str),  # lines "<folder> <num_frames> <label>"

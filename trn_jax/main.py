@@ -78,6 +78,11 @@ def _check(config):
         raise UserError("what is looked at is the data set of a recipe: --config=<recipe>")
     data = Data(config, _WORKDIR.value or "runs/check")
     files = data.files
+    if files.source == "records":
+        raise UserError(
+            f"{files.train_list} are records, which were checked when they were made; look at the "
+            "folders of frames or the videos that they were made from"
+        )
     findings = check.check(
         {"train": (files.train_list, files.frames), "val": (files.val_list, files.val_frames)},
         data.source,

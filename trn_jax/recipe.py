@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from trn_jax import convert, optim
 from trn_jax.config import base
 from trn_jax.config import view as default_view
-from trn_jax.data import annotations, augment, datasets, decode, pipeline, videos
+from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
 from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError
 
@@ -106,14 +106,13 @@ class Data:
 
     def _list(self, path, frames):
         if path not in self._records:
-            records = annotations.read_list(
-                path,
-                frames_root=frames,
-                num_classes=len(self.class_names),
-                multi_label=self.multi_label,
-            )
-            self.source.check(records[0])
-            self._records[path] = records
+            labels = dict(num_classes=len(self.class_names), multi_label=self.multi_label)
+            if self.files.source == "records":
+                found = self.source.videos(os.path.basename(path), **labels)
+            else:
+                found = annotations.read_list(path, frames_root=frames, **labels)
+            self.source.check(found[0])
+            self._records[path] = found
         return self._records[path]
 
     @property
@@ -195,6 +194,8 @@ def _source(files):
     """Where the videos of a `Dataset` are read."""
     if files.source == "videos":
         return videos.VideoFiles()
+    if files.source == "records":
+        return records.Records(os.path.dirname(files.frames))
     return decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
 
 

@@ -2,18 +2,19 @@
 
 Files are where the preparation scripts of mmaction2, or for Jester of the MindSpore version of TRN,
 put them, so that those data folders work as they are. Where there are video files in the place of
-folders of frames, names have "videos" in the place of "rawframes".
+folders of frames, names have "videos" in the place of "rawframes". Records, in ArrayRecord files,
+have the lists and the names of the classes in them.
 """
 
 import dataclasses
 import difflib
 import os
 
-from trn_jax.data import synthetic
+from trn_jax.data import records, synthetic
 from trn_jax.data.annotations import lists_videos
 from trn_jax.errors import UserError
 
-SOURCES = ("frames", "videos")
+SOURCES = ("frames", "videos", "records")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Dataset:
         frame_pattern: file name of a frame for its number.
         first_frame: number of the first frame.
         reversed_pairs: pairs of class names, each the other one backwards in time.
-        source: what the lists name: folders of "frames" or "videos", files; "": find out.
+        source: what the lists name: folders of "frames" or "videos", files; or "records", which
+            have no list: there, those of both splits are what paths of videos begin with; "": find
+            out.
     """
 
     frames: str = "rawframes"
@@ -116,7 +119,7 @@ def locate(name, data_dir, **overrides):
             "expected something like '{:05d}.jpg'"
         ) from None
     root = os.path.abspath(data_dir)
-    if name == "synthetic":
+    if name == "synthetic" and not records.is_records(root):
         synthetic.write(root)
     if not os.path.isdir(root):
         raise UserError(f"data folder not found: {root}; set --config.data_dir")
@@ -128,13 +131,36 @@ def locate(name, data_dir, **overrides):
     )
 
 
+def _of_records(dataset, root, given):
+    """The files of records, which are called the same whatever data set they are of."""
+    useless = sorted(given.keys() & {"train_list", "val_list", "frames", "val_frames"})
+    if useless:
+        raise UserError(
+            f"the records in {root} have their lists in them; leave out "
+            + ", ".join(f"data.{key}" for key in useless)
+        )
+    train, val = (os.path.join(root, split) for split in records.SPLITS)
+    names = {} if "class_names" in given else {"class_names": records.class_names_file(root)}
+    return dataclasses.replace(
+        dataset,
+        source="records",
+        frames=train,
+        val_frames=val,
+        train_list=train,
+        val_list=val,
+        **names,
+    )
+
+
 def _with_source(dataset, root, given):
     """Find out what the lists name, and take the names that go with it where none are given."""
     if dataset.source not in ("", *SOURCES):
         raise UserError(
             f"data.source={dataset.source!r} is not one of {', '.join(SOURCES)}; leave it out to "
-            "go by the list"
+            "go by what is in the folder"
         )
+    if dataset.source == "records" or (not dataset.source and records.is_records(root)):
+        return _of_records(dataset, root, given)
     with_videos = {
         key: getattr(dataset, key).replace("rawframes", "videos")
         for key in ("train_list", "val_list", "frames", "val_frames")

@@ -106,6 +106,15 @@ def _check_is_folder(record):
 
 
 def _read_image(path):
+    return decode_image(read_image_file(path), path, "extract this video again")
+
+
+def read_image_file(path):
+    """The content of the file of a frame.
+
+    Raises:
+        FrameError: it is missing, empty or unreadable; the message says what is there instead.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -115,16 +124,33 @@ def _read_image(path):
         raise FrameError(f"cannot read {path}: {error.strerror}") from None
     if not data:
         raise FrameError(f"{path} is empty (0 bytes); extract this video again")
+    return data
+
+
+def decode_image(data, name, advice):
+    """Decode a JPEG, or another image that OpenCV reads.
+
+    Args:
+        data: its `bytes`.
+        name: what it is called, for messages.
+        advice: what to do if it is damaged, for messages.
+
+    Returns:
+        uint8 `[height, width, 3]` in RGB.
+
+    Raises:
+        FrameError: it cannot be decoded.
+    """
     if data.startswith(_JPEG_MAGIC):
         try:
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
         except ValueError as error:
             raise FrameError(
-                f"cannot decode {path} ({len(data)} bytes): {error}; extract this video again"
+                f"cannot decode {name} ({len(data)} bytes): {error}; {advice}"
             ) from None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     if image is None:
-        raise FrameError(f"{path} is neither a JPEG nor another image that OpenCV reads")
+        raise FrameError(f"{name} is neither a JPEG nor another image that OpenCV reads")
     return image
 
 

@@ -18,11 +18,13 @@ class Outcome:
     Attributes:
         to: the same.
         changed: whether anything on the disk is different now.
+        naming: how frames are called, for fields of `datasets.Dataset`, if not as usual.
     """
 
     def __init__(self, to):
         self.to = to
         self.changed = False
+        self.naming: dict[str, str | int] = {}
         self._notes: list[str] = []
         self._skipped: list[str] = []
         self._files: list[str] = []

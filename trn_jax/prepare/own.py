@@ -20,6 +20,7 @@ from functools import partial
 import numpy as np
 
 from trn_jax.data.annotations import Record
+from trn_jax.data.datasets import Dataset
 from trn_jax.data.decode import FrameError, guess_pattern
 from trn_jax.data.videos import VideoFiles, is_video
 from trn_jax.errors import UserError
@@ -82,7 +83,7 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1):
             f"{source} has both video files and folders of frames; keep one kind, or turn the "
             "videos into frames with scripts/extract_frames.py"
         )
-    naming = _naming_flags(found)
+    outcome.naming = _naming(found)
     labels = {name: label for label, name in enumerate(_class_names(found))}
     if len(labels) < 2:
         raise UserError(
@@ -101,7 +102,7 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1):
     command = ["python", "-m", "trn_jax.main", "--config=configs/finetune.py"]
     command += [f"--config.data_dir={to}", f"--config.model.num_classes={len(labels)}"]
     command += [f"--workdir=runs/{os.path.basename(os.path.abspath(to))}"]
-    outcome.then(*command, *naming)
+    outcome.then(*command, *(f"--config.data.{k}={v}" for k, v in outcome.naming.items()))
     outcome.note("weights to start from: add --config.init_from=<file> to the command")
     return outcome
 
@@ -281,7 +282,7 @@ def _look_at_frames(folder):
     return _Details("frames", len(files), pattern, first)
 
 
-def _naming_flags(found):
+def _naming(found):
     """How frames are called, if not as in the catalogue; folders that differ are an error."""
     names = {(d.pattern, d.first_frame): item for item, d in found.items() if d.kind == "frames"}
     if len(names) > 1:
@@ -290,13 +291,14 @@ def _naming_flags(found):
             for (pattern, first), item in sorted(names.items())
         )
         raise UserError(f"folders call their frames differently: {shown}; rename some of them")
-    flags = []
+    usual = Dataset()
+    naming: dict[str, str | int] = {}
     for pattern, first in names:
-        if pattern != "{:05d}.jpg":
-            flags.append(f"--config.data.frame_pattern={pattern}")
-        if first != 1:
-            flags.append(f"--config.data.first_frame={first}")
-    return flags
+        if pattern != usual.frame_pattern:
+            naming["frame_pattern"] = pattern
+        if first != usual.first_frame:
+            naming["first_frame"] = first
+    return naming
 
 
 # Classes and splits ------------------------------------------------------------------------------

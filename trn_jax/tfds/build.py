@@ -1,0 +1,105 @@
+"""Records of a prepared data set, both parts of them, with TFDS on this machine."""
+
+import contextlib
+import glob
+import io
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
+
+from trn_jax.data.records import INFO_FILE
+from trn_jax.errors import UserError
+from trn_jax.prepare.progress import Progress
+from trn_jax.tfds import BUILDERS, VideoFolder
+
+_RECIPES = {
+    "sthv1": "trn_sthv1",
+    "sthv2": "trn_sthv2",
+    "jester": "trn_bninception_jester",
+    "k400": "tsn_k400_8seg",
+    "frames": "finetune",
+}
+
+
+def build(data_dir, to, *, dataset="frames", multi_label=False, **options):
+    """Make records of a data set; what is complete is not made again.
+
+    Args:
+        data_dir: folder of the prepared data set.
+        to: folder of TFDS's data sets; the records come into one below it.
+        dataset: name in the catalogue of data sets.
+        multi_label: whether videos have several labels each.
+        **options: `short_side`, `quality` and `files` of `VideoFolder`.
+
+    Returns:
+        What was made, and the command that trains on it: text.
+
+    Raises:
+        UserError: lists or videos are missing or wrong, the folder has records of other contents,
+            or cannot be written.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    kind = BUILDERS.get(dataset, VideoFolder)
+    options |= {"dataset": dataset, "multi_label": multi_label or kind.MULTI_LABEL}
+    # The frames come first: where there are videos, everything is there.
+    parts = {part: kind(data_dir=to, config=part, **options) for part in ("frames", "videos")}
+    contents = parts["videos"].find_contents(data_dir)
+    for builder in parts.values():
+        _build_part(builder, contents, data_dir)
+    root = os.path.dirname(os.path.dirname(parts["videos"].data_dir))
+    return _summary(root, parts, contents, dataset, options["multi_label"])
+
+
+def _build_part(builder, contents, data_dir):
+    folder = os.fspath(builder.data_path)
+    if os.path.exists(os.path.join(folder, INFO_FILE)):
+        if builder.info.metadata.get("contents") != builder.digest(contents):
+            raise UserError(
+                f"{folder} has records of other videos, or of the same in another form; remove "
+                "that folder, or choose another one with --to"
+            )
+        return
+    for left_behind in builder.data_path.parent.glob(f"{INCOMPLETE_PREFIX}*"):
+        shutil.rmtree(left_behind)
+    part = builder.builder_config.name
+    builder.use(contents)
+    with (
+        Progress(f"Writing {part}", builder.num_records, part) as progress,
+        tempfile.TemporaryDirectory() as downloads,  # TFDS makes folders even for nothing
+        contextlib.redirect_stdout(io.StringIO()),  # it speaks of downloads of unknown size
+    ):
+        builder.progress = progress.add
+        try:
+            builder.download_and_prepare(
+                file_format="array_record",
+                download_dir=downloads,
+                download_config=tfds.download.DownloadConfig(manual_dir=data_dir),
+            )
+        except OSError as error:
+            raise UserError(f"cannot write {folder}: {error}; make room or check --to") from None
+
+
+def _summary(root, parts, contents, dataset, multi_label):
+    lines = [
+        f"{split}: {len(videos):,} videos, {sum(video.num_frames for video in videos):,} frames"
+        for split, videos in contents.videos.items()
+    ]
+    for part, builder in parts.items():
+        paths = glob.glob(os.path.join(glob.escape(builder.data_dir), "*.array_record-*"))
+        size = sum(map(os.path.getsize, paths))
+        lines.append(f"{builder.data_dir}: {len(paths)} files with {size / 1e6:,.1f} MB of {part}")
+    recipe = _RECIPES.get(dataset, "finetune")
+    command = ["python", "-m", "trn_jax.main", f"--config=configs/{recipe}.py"]
+    command += [f"--config.data_dir={root}"]
+    if recipe == "finetune":
+        command.append(f"--config.model.num_classes={len(contents.class_names)}")
+    if multi_label:
+        command.append("--config.data.multi_label=True")
+    command.append(f"--workdir=runs/{recipe}")
+    return "\n".join([*lines, "next:", f"  {shlex.join(command)}"])
