@@ -1,10 +1,13 @@
 """Evaluation: merged views, and several protocols in one pass over the videos."""
 
+import dataclasses
+import hashlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -212,6 +215,18 @@ def test_at_least_one_clip_is_scored_at_a_time():
     graph, _ = nnx.split(FirstPixels())
     with pytest.raises(UserError, match=r"eval\.max_views_per_step=0 must be at least 1"):
         evaluate.Evaluator(graph, max_views=0)
+
+
+def test_results_name_their_list_also_where_it_is_not_a_file(settings, tmp_path):
+    data = recipe.Data(settings("tsn_resnet10"), str(tmp_path / "run"))
+    text = (tmp_path / "val_list.txt").read_bytes()
+    assert evaluate._list_hash(data) == hashlib.sha256(text).hexdigest()
+    records = list(data.val_records)
+    files = types.SimpleNamespace(val_list=str(tmp_path))  # a folder, as of records
+    stored = types.SimpleNamespace(files=files, val_names=data.val_names, val_records=records)
+    first = evaluate._list_hash(stored)
+    records[0] = dataclasses.replace(records[0], label=3)
+    assert evaluate._list_hash(stored) != first
 
 
 # Several hosts

@@ -224,7 +224,7 @@ class Evaluator:
             "model": config.model.name,
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "list": os.path.relpath(data.files.val_list),
-            "list_sha256": _file_hash(data.files.val_list),
+            "list_sha256": _list_hash(data),
             "trn_jax": __version__,
             "jax": jax.__version__,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -364,6 +364,11 @@ def _speed(found):
     )
 
 
-def _file_hash(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _list_hash(data):
+    """SHA-256 of the list, or, of records, which have none, of the names and labels in them."""
+    if os.path.isfile(data.files.val_list):
+        with open(data.files.val_list, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    videos = zip(data.val_names, data.val_records, strict=True)
+    lines = [f"{name} {record.label}\n" for name, record in videos]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
