@@ -72,7 +72,8 @@ def read(path, indices):
 
 
 def all_frames(path):
-    with av.open(str(path), metadata_errors="ignore") as container:
+    lenient = {} if int(av.__version__.split(".")[0]) > 18 else {"metadata_errors": "ignore"}
+    with av.open(str(path), **lenient) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 

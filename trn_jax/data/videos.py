@@ -194,8 +194,13 @@ def _count_frames(path, _modified, _size):
 @contextlib.contextmanager
 def _opened(path):
     """A file and its video stream."""
-    # Titles in unknown encodings are of no interest.
-    with _av().open(path, metadata_errors="ignore") as container:
+    av = _av()
+    try:
+        # Titles in unknown encodings are of no interest.
+        opened = av.open(path, metadata_errors="ignore")
+    except TypeError:  # PyAV 19 knows that by itself
+        opened = av.open(path)
+    with opened as container:
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams}))
             raise FrameError(f"{path} has no video, only {kinds or 'nothing'}")
