@@ -17,6 +17,7 @@ from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
 from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError
+from trn_jax.prepare.processes import num_processors
 
 
 class Data:
@@ -44,7 +45,7 @@ class Data:
         overrides = {key: settings[key] for key in fields if key in settings}
         self.files = datasets.locate(settings.dataset, data_dir, **overrides)
         self.source = _source(self.files)
-        self.num_threads = settings.num_threads or _num_processors()
+        self.num_threads = settings.num_threads or num_processors()
         self.multi_label = settings.multi_label
         self._config = config
         self._records: dict[str, list[annotations.Record]] = {}
@@ -197,13 +198,6 @@ def _source(files):
     if files.source == "records":
         return records.Records(os.path.dirname(files.frames))
     return decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
-
-
-def _num_processors():
-    """How many processors this process may use, where the system tells (macOS does not)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _default_data_dir(dataset, workdir):
