@@ -131,10 +131,10 @@ class Evaluator:
         parsed = {name: View(**view) for name, view in views.items()}
         self._check(parsed, states)
         num_videos, num_classes = len(data.val_records), len(data.class_names)
-        merger = _Merger(parsed, self._prescribed(states), self._multi_label)
-        merger.scores = {name: np.zeros((num_videos, num_classes), np.float32) for name in parsed}
+        scores = {name: np.zeros((num_videos, num_classes), np.float32) for name in parsed}
+        merger = _Merger(scores, parsed, self._prescribed(states), self._multi_label)
         num_clips = self._score(data.eval_videos(parsed), states, merger)
-        scores, num_clips = _of_all_hosts(merger.scores, num_clips)
+        scores, num_clips = _of_all_hosts(scores, num_clips)
         seconds = time.perf_counter() - start
         speed = {
             "distinct_views": num_clips,
@@ -237,18 +237,21 @@ class Evaluator:
 class _Merger:
     """Collects the logits of a video's clips, and merges them as soon as they are complete.
 
-    Attributes:
-        scores: `{name of a view: [videos, classes]}`, filled in.
+    Args:
+        scores: `{name of a view: [videos, classes]}`, to be filled in.
+        views: `{name: View}`.
+        prescribed: what the model prescribes for several views.
+        multi_label: whether videos have several labels each.
     """
 
-    def __init__(self, views, prescribed, multi_label):
+    def __init__(self, scores, views, prescribed, multi_label):
+        self._scores = scores
         self._merge = {
             name: prescribed if view.merge_views == "model" else view.merge_views
             for name, view in views.items()
         }
         self._multi_label = multi_label
         self._open: dict[int, dict] = {}
-        self.scores: dict[str, np.ndarray] = {}
 
     def add(self, logits, batch):
         """Take the logits `[clips, classes]` of a batch of `pipeline.clip_batches`."""
@@ -263,7 +266,7 @@ class _Merger:
     def _close(self, video):
         for name, (shape, numbers) in video["views"].items():
             logits = np.stack([video["logits"][shape, number] for number in numbers.tolist()])
-            self.scores[name][video["example"]] = merge_views(
+            self._scores[name][video["example"]] = merge_views(
                 logits, merge=self._merge[name], multi_label=self._multi_label
             )
 
