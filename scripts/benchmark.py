@@ -410,7 +410,7 @@ def model_stepper(
     config.optim.update(lr=1e-6, schedule="constant", clip_norm=0.0)
     stepper = Stepper(config, make_mesh(jax.devices()[:1]), num_videos=shape.clips)
     rng = np.random.default_rng(0)
-    size = (shape.clips, 1, shape.frames, shape.pixels, shape.pixels, 3)
+    size = (shape.clips, shape.frames, shape.pixels, shape.pixels, 3)
     pictures = rng.integers(0, 256, size, np.uint8)
     labels = rng.integers(0, _NUM_CLASSES, shape.clips)
     batch = {"clip": jnp.asarray(pictures), "label": jnp.asarray(labels, jnp.int32)}
@@ -435,10 +435,10 @@ def twin_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
     optimizer = torch.optim.SGD(
         twin.parameters(), config.optim.lr, config.optim.momentum, 0, config.optim.weight_decay
     )
-    torch_clips = torch.from_numpy(np.array(batch["clip"][:, 0]))
+    torch_clips = torch.from_numpy(np.array(batch["clip"]))
     torch_labels = torch.from_numpy(np.array(batch["label"], np.int64))
     score = jax.jit(partial(evaluate.score_clips, graph=stepper.graph))
-    clips = batch["clip"][:, 0]
+    clips = batch["clip"]
     examples = np.arange(len(clips), dtype=np.int32)
 
     def evaluation(steps: int) -> np.ndarray:

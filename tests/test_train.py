@@ -50,7 +50,7 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
     )
     settings = numbers["optimizer"]["optimizer"]
     batch = {
-        "clip": weights.deterministic_clip(data["shape"], data["seed"])[:, None],
+        "clip": weights.deterministic_clip(data["shape"], data["seed"]),
         "label": np.array(data["labels"], np.int32),
     }
 
@@ -155,7 +155,7 @@ def test_auxiliary_logits_enter_the_loss_with_their_weight():
 def small_batch(size=16, num_segments=3):
     rng = np.random.default_rng(0)
     return {
-        "clip": rng.integers(0, 256, (size, 1, num_segments, 32, 32, 3), np.uint8),
+        "clip": rng.integers(0, 256, (size, num_segments, 32, 32, 3), np.uint8),
         "label": rng.integers(0, 5, size).astype(np.int32),
     }
 
@@ -256,7 +256,7 @@ def test_devices_talk_once_per_step_and_never_in_the_forward_pass():
     def forward(states, clips):
         return nnx.merge(graph, *states)(clips, train=True, rngs=nnx.Rngs(0))
 
-    text = compiled_text(forward, mesh, state.model, batch["clip"][:, 0])
+    text = compiled_text(forward, mesh, state.model, batch["clip"])
     assert not any(collectives(text).values())
 
 

@@ -85,7 +85,7 @@ def train_step(
 
     Args:
         state: a `TrainState`, donated by the caller.
-        batch: `clip` uint8 `[batch, 1, segments, height, width, 3]` and `label`, `[batch]` or, of
+        batch: `clip` uint8 `[batch, segments, height, width, 3]` and `label`, `[batch]` or, of
             several labels per clip, `[batch, classes]` of 0 and 1.
         graph: the structure of the model.
         optimizer: an optax transformation.
@@ -120,7 +120,7 @@ def train_step(
     def part_of_step(_, part):
         return None, jax.value_and_grad(loss_fn, has_aux=True)(state.params, *part)
 
-    clips, labels = batch["clip"][:, 0], batch["label"]
+    clips, labels = batch["clip"], batch["label"]
     parts = (clips, labels, jnp.arange(len(labels)))
     if accumulation == 1:
         _, ((value, (top1, stats)), grads) = part_of_step(None, parts)

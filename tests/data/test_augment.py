@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import weights
 
-from trn_jax.data import augment, decode, pipeline
+from trn_jax.data import augment, decode
 from trn_jax.data.annotations import Record
-from trn_jax.data.views import View
+from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared/data"
@@ -168,9 +168,8 @@ def test_resizing_cropping_and_mirroring_give_the_pixels_of_the_reference(golden
         if crop is not None:
             outputs = apply(crop, frames)[:, 0]
         elif steps == ["Flip"]:
-            clip = np.stack(frames)[None]
-            augment.Flip(rate=1.0, label_map={})(clip, 0, np.random.default_rng(0))
-            outputs = clip[0]
+            outputs = np.stack(frames)
+            augment.Flip(rate=1.0, label_map={})(outputs, 0, np.random.default_rng(0))
         elif steps == ["Resize"] and record["chain"][0]["scale"] == [-1, 256]:
             outputs = augment.resize_short_side(frames, 256)
         elif steps == ["Resize"]:
@@ -220,17 +219,10 @@ def read_clip(crop_size, **settings):
     right = dict(frame_order="forward", short_side=256, scales=(1,), num_positions=5)
     right |= dict(flip_rate=0, flip_labels=False, crop_size=crop_size)
     record = Record(0, str(IMAGES), 10, 4)
-    reader = pipeline.BatchReader(
-        [record],
-        View(**right | settings),
-        decode.FrameFolders(pattern="img_{:05d}.jpg", first_frame=1),
-        seed=0,
-        label_map={},
-        exact_resize=True,
-        on_error="raise",
-        num_threads=1,
-    )
-    return reader([(0, record)])
+    source = decode.FrameFolders(pattern="img_{:05d}.jpg", first_frame=1)
+    video = VideoReader({"one": View(**right | settings)}, source, seed=0)(record)
+    shape, numbers = video["views"]["one"]
+    return video["clips"][shape][numbers], record.label
 
 
 @needs_images
@@ -249,9 +241,8 @@ def read_clip(crop_size, **settings):
 )
 def test_whole_test_pipelines_give_the_pixels_of_the_reference(golden, name, crop_size, settings):
     (expected,) = (r for r in golden("pipeline/whole_pipelines")["records"] if r["name"] == name)
-    batch = read_clip(crop_size, **settings)
-    assert batch["label"].tolist() == [expected["label_after"]]
-    views = batch["clip"][0]
+    views, label = read_clip(crop_size, **settings)
+    assert label == expected["label_after"]
     if len(expected["shape"]) == 5:  # `[views, 3, frames, height, width]`
         frames = views.transpose(0, 4, 1, 2, 3)
     else:  # `[views * frames, 3, height, width]`
@@ -269,11 +260,11 @@ def test_mirroring_with_labels_gives_the_pixels_and_label_of_the_reference(golde
     frames = [
         cv2.imread(str(IMAGES / f"img_{i:05d}.jpg"))[:, :, ::-1] for i in expected["frame_inds"]
     ]
-    clip = np.stack([augment.resize(np.ascontiguousarray(f), 224, 224) for f in frames])[None]
+    clip = np.stack([augment.resize(np.ascontiguousarray(f), 224, 224) for f in frames])
     label_map = {int(k): v for k, v in expected["chain"][3]["flip_label_map"].items()}
     label = augment.Flip(rate=1.0, label_map=label_map)(clip, 4, np.random.default_rng(0))
     assert label == expected["label_after"] == 2
-    assert_pixels(clip[0].transpose(0, 3, 1, 2), expected)
+    assert_pixels(clip.transpose(0, 3, 1, 2), expected)
 
 
 # Multi-scale crop
@@ -386,7 +377,7 @@ def test_areas_and_shapes_of_random_resized_boxes_are_distributed_like_the_refer
 def test_flips_and_strengths_and_orders_of_colours_are_drawn_alike():
     rng, num_draws = np.random.default_rng(12), 6000
     flip = augment.Flip(rate=0.3, label_map={0: 1})
-    clip = np.zeros((1, 1, 2, 2, 3), np.uint8)
+    clip = np.zeros((1, 2, 2, 3), np.uint8)
     flipped = sum(flip(clip, 0, rng) for _ in range(num_draws))
     assert_fits([flipped, num_draws - flipped], [0.3 * num_draws, 0.7 * num_draws])
     jitter = augment.ColorJitter(brightness=0.5, contrast=0.4, saturation=0.3, hue=0.1)
@@ -557,16 +548,16 @@ def test_multi_scale_crop_of_frames_as_they_are_is_that_of_the_original_code():
 
 
 def test_mirroring_turns_pixels_and_label():
-    clip = weights.deterministic_clip((1, 3, 8, 10, 3), 6)
+    clip = weights.deterministic_clip((3, 8, 10, 3), 6)
     flip = augment.Flip(rate=0.5, label_map={2: 4, 4: 2})
     for label, mirrored in ((2, 4), (4, 2), (3, 3)):
         turned = clip.copy()
         assert flip(turned, label, Choose(0.49)) == mirrored
-        np.testing.assert_array_equal(turned, clip[:, :, :, ::-1])
+        np.testing.assert_array_equal(turned, clip[:, :, ::-1])
 
 
 def test_clips_above_the_rate_are_left_alone():
-    clip = weights.deterministic_clip((1, 3, 8, 10, 3), 6)
+    clip = weights.deterministic_clip((3, 8, 10, 3), 6)
     kept = clip.copy()
     assert augment.Flip(rate=0.5, label_map={2: 4})(kept, 2, Choose(0.5)) == 2
     assert augment.Flip(rate=0.0, label_map={2: 4})(kept, 2, Choose(0.0)) == 2
@@ -574,7 +565,7 @@ def test_clips_above_the_rate_are_left_alone():
 
 
 def test_the_rate_is_the_share_of_mirrored_clips():
-    clip, rng = np.zeros((1, 1, 2, 2, 3), np.uint8), np.random.default_rng(0)
+    clip, rng = np.zeros((1, 2, 2, 3), np.uint8), np.random.default_rng(0)
     flip = augment.Flip(rate=0.3, label_map={0: 1})
     assert sum(flip(clip, 0, rng) for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.03)
 

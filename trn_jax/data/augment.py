@@ -183,8 +183,19 @@ class _Crop:
             cut(frames, box, mirrored, target)
 
 
+class _RandomCrop(_Crop):
+    """One box of a frame as it was decoded, or, to be `exact`, of one that is scaled first."""
+
+    num_crops = 1
+
+    @property
+    def scaled_to(self: Any):
+        """Short side that frames are scaled to before boxes are cut; 0: they are left alone."""
+        return self.short_side if self.exact else 0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiScaleCrop(_Crop):
+class MultiScaleCrop(_RandomCrop):
     """A random crop of one of several sizes and positions, resized to a square.
 
     Attributes:
@@ -206,8 +217,6 @@ class MultiScaleCrop(_Crop):
     max_scale_gap: int = 1
     exact: bool = False
 
-    num_crops = 1
-
     def __post_init__(self):
         if self.num_positions not in _POSITIONS:
             raise UserError(f"num_positions={self.num_positions} is not 5 or 13")
@@ -216,11 +225,6 @@ class MultiScaleCrop(_Crop):
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise UserError(f"scales={self.scales} must be shares of the short side in (0, 1]")
         _check_sizes(self.size, self.short_side)
-
-    @property
-    def scaled_to(self):
-        """Short side that frames are scaled to before boxes are cut; 0: they are left alone."""
-        return self.short_side if self.exact else 0
 
     def boxes(self, height, width, rng):
         """Draw the box of a frame: a list of one `(box, mirrored)`."""
@@ -238,7 +242,7 @@ class MultiScaleCrop(_Crop):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomResizedCrop(_Crop):
+class RandomResizedCrop(_RandomCrop):
     """A crop of random area, shape and place, resized to a square.
 
     Attributes:
@@ -256,8 +260,6 @@ class RandomResizedCrop(_Crop):
     aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3)
     exact: bool = False
 
-    num_crops = 1
-
     def __post_init__(self):
         if len(self.area_range) != 2 or not 0 < self.area_range[0] <= self.area_range[1] <= 1:
             raise UserError(
@@ -271,11 +273,6 @@ class RandomResizedCrop(_Crop):
                 "such as (0.75, 1.333)"
             )
         _check_sizes(self.size, self.short_side)
-
-    @property
-    def scaled_to(self):
-        """Short side that frames are scaled to before boxes are cut; 0: they are left alone."""
-        return self.short_side if self.exact else 0
 
     def boxes(self, height, width, rng):
         """Draw the box of a frame: a list of one `(box, mirrored)`."""
@@ -357,13 +354,13 @@ class Flip:
     label_map: dict[int, int]
 
     def __call__(self, clip, label, rng):
-        """Mirror `clip` `[1, frames, height, width, 3]` in place; returns the new label.
+        """Mirror `clip` `[frames, height, width, 3]` in place; returns the new label.
 
         Several labels, a tuple, become a tuple of the new ones.
         """
         if rng.random() >= self.rate:
             return label
-        for frame in clip[0]:
+        for frame in clip:
             cv2.flip(frame, 1, dst=frame)
         if isinstance(label, tuple):
             return tuple(self.label_map.get(each, each) for each in label)

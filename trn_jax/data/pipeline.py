@@ -31,7 +31,7 @@ class BatchReader:
 
     Args:
         records: the list of `Record` that examples are replaced from.
-        view: a `View`.
+        view: a `View` that gives one clip of a video.
         source: where videos are read, such as `decode.FrameFolders`.
         seed: of the augmentation.
         label_map: labels that change when a clip is mirrored.
@@ -81,26 +81,20 @@ class BatchReader:
         """Read one batch.
 
         Args:
-            entries: `(epoch, record)` per row; `None` is a row of padding.
+            entries: `(epoch, record)` per row.
 
         Returns:
-            A dict of `clip` uint8 `[batch, views, segments, size, size, 3]` (the axis `segments`
-            are the frames of a clip; views are ordered crop first, then clip: number
-            `crop * clips_per_video + clip`), `label` int32 `[batch]` or, of several labels each,
-            float32 `[batch, classes]` of 0 and 1, `mask` float32 `[batch]` (0 marks padding),
-            `example` int32 `[batch]` (position in the list) and `problems`, a tuple of messages
-            about replaced examples.
+            A dict of `clip` uint8 `[batch, segments, size, size, 3]`, `label` int32 `[batch]` or,
+            of several labels each, float32 `[batch, classes]` of 0 and 1, `example` int32 `[batch]`
+            (position in the list) and `problems`, a tuple of messages about replaced examples.
         """
-        view, size = self.view, self.view.crop_size
-        num_frames = self.sample.clips_per_video * view.num_segments
-        shape = (len(entries), self.crop.num_crops, num_frames, size, size, 3)
-        clips = np.empty(shape, np.uint8)
+        size = self.view.crop_size
+        clips = np.empty((len(entries), self.view.num_segments, size, size, 3), np.uint8)
         rows = list(self._threads().map(self._read, entries, clips))
         labels, examples, problems = zip(*rows, strict=True)
         return {
-            "clip": clips.reshape(len(entries), view.num_views, view.num_segments, size, size, 3),
+            "clip": clips,
             "label": self._label_array(labels),
-            "mask": np.array([entry is not None for entry in entries], np.float32),
             "example": np.array(examples, np.int32),
             "problems": tuple(p for p in problems if p),
         }
@@ -119,9 +113,6 @@ class BatchReader:
 
     def _read(self, entry, out):
         """Read one example into `out`; returns label, position in the list and what went wrong."""
-        if entry is None:
-            out[:] = 0
-            return 0 if self.num_classes is None else (), -1, ""
         epoch, wanted = entry
         problem = ""
         for step in range(min(_MAX_REPLACEMENTS, len(self.records))):
@@ -141,7 +132,7 @@ class BatchReader:
     def _cut(self, record, rng, out):
         with self.source.open(record) as video:
             frames = video.read(self.sample(video.num_frames, rng).ravel())
-        self.crop(frames, rng, out)
+        self.crop(frames, rng, out[None])
         label = self.flip(out, record.label, rng)
         self.color(out, rng)
         return label
