@@ -1,5 +1,6 @@
 """Reading the frames of a video that are used, and no others."""
 
+import abc
 import dataclasses
 import os
 import re
@@ -17,12 +18,53 @@ class FrameError(UserError):
     """A frame is missing or cannot be decoded; the message names the file."""
 
 
+class Video(abc.ABC):
+    """A video that is open; use it in a `with`.
+
+    Attributes:
+        path: what it is called, for messages.
+        num_frames: how many frames there are.
+    """
+
+    path: str
+    num_frames: int
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Most videos have nothing to close."""
+
+    def read(self, indices):
+        """Decode some frames.
+
+        Args:
+            indices: which ones, counted from 0; a frame that occurs twice is decoded once.
+
+        Returns:
+            A list of uint8 arrays `[height, width, 3]` in RGB, all of one size.
+
+        Raises:
+            FrameError: a frame is missing, cannot be decoded, or differs in size from the others.
+        """
+        indices = [int(index) for index in indices]
+        frames = self._decode(sorted(set(indices)))
+        sizes = {frame.shape for frame in frames.values()}
+        if len(sizes) > 1:
+            raise FrameError(f"the frames of {self.path} differ in size: {sorted(sizes)}")
+        return [frames[index] for index in indices]
+
+    @abc.abstractmethod
+    def _decode(self, wanted):
+        """The frames of the ascending numbers `wanted`: `{number: frame}`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameFolders:
     """Videos as folders with one image per frame: a source of videos.
 
-    A source has `open(record)`, which gives a video with the number of its frames, `num_frames`,
-    and `read(indices)`; and `check(record)`, which looks whether the video is there at all.
+    A source has `open(record)`, which gives a `Video`; and `check(record)`, which looks whether the
+    video is there at all.
 
     Attributes:
         pattern: file name for the number of a frame, such as `"{:05d}.jpg"`.
@@ -35,7 +77,7 @@ class FrameFolders:
     def open(self, record):
         """The folder of a `Record` as a video; use it in a `with`."""
         _check_is_folder(record)
-        return FrameFolder(self, record.path, record.num_frames)
+        return _FrameFolder(self, record.path, record.num_frames)
 
     def check(self, record):
         """Look whether first and last frame of a folder are there, under the names expected.
@@ -56,45 +98,20 @@ class FrameFolders:
                 raise FrameError(_explain_missing(folder, name))
 
 
-class FrameFolder:
-    """A folder of images as a video, see `FrameFolders`.
+class _FrameFolder(Video):
+    """A folder of images as a video, which has as many frames as the list says."""
 
-    Attributes:
-        num_frames: as the list says.
-    """
-
-    def __init__(self, source, folder, num_frames):
+    def __init__(self, source, path, num_frames):
+        self.path = path
         self.num_frames = num_frames
         self._source = source
-        self._folder = folder
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        """There is nothing to close."""
-
-    def read(self, indices):
-        """Decode some frames.
-
-        Args:
-            indices: which ones, counted from 0; a frame that occurs twice is decoded once.
-
-        Returns:
-            A list of uint8 arrays `[height, width, 3]` in RGB, all of one size.
-
-        Raises:
-            FrameError: a frame is missing, cannot be decoded, or differs in size from the others.
-        """
-        frames = {}
-        for index in map(int, indices):
-            if index not in frames:
-                name = self._source.pattern.format(index + self._source.first_frame)
-                frames[index] = _read_image(os.path.join(self._folder, name))
-        sizes = {frame.shape for frame in frames.values()}
-        if len(sizes) > 1:
-            raise FrameError(f"the frames in {self._folder} differ in size: {sorted(sizes)}")
-        return [frames[index] for index in map(int, indices)]
+    def _decode(self, wanted):
+        first, pattern = self._source.first_frame, self._source.pattern
+        return {
+            number: _read_image(os.path.join(self.path, pattern.format(number + first)))
+            for number in wanted
+        }
 
 
 def _check_is_folder(record):

@@ -23,7 +23,7 @@ import threading
 
 from trn_jax.data import tf_example
 from trn_jax.data.annotations import Record
-from trn_jax.data.decode import FrameError, decode_image
+from trn_jax.data.decode import FrameError, Video, decode_image
 from trn_jax.errors import UserError
 
 INFO_FILE = "dataset_info.json"
@@ -140,52 +140,27 @@ class Records:
                 video.image(index)
 
 
-class _OpenVideo:
-    """A video in records, see `Records`.
-
-    Attributes:
-        num_frames: how many frames there are.
-    """
+class _OpenVideo(Video):
+    """A video in records, see `Records`."""
 
     def __init__(self, shards, record):
+        self.path = record.path
         self.num_frames = record.num_frames
         self._shards = shards
         self._record = record
         self._name = record.name.encode()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        """Files stay open for the next video."""
-
-    def read(self, indices):
-        """Decode some frames.
-
-        Args:
-            indices: which ones, counted from 0; a frame that occurs twice is decoded once.
-
-        Returns:
-            A list of uint8 arrays `[height, width, 3]` in RGB, all of one size.
-
-        Raises:
-            FrameError: a frame is missing, cannot be decoded, or differs in size from the others.
-        """
-        indices = [int(index) for index in indices]
-        frames = {
-            index: decode_image(self.image(index), self._called(index), _ADVICE)
-            for index in dict.fromkeys(indices)
+    def _decode(self, wanted):
+        return {
+            number: decode_image(self.image(number), self._called(number), _ADVICE)
+            for number in wanted
         }
-        sizes = {frame.shape for frame in frames.values()}
-        if len(sizes) > 1:
-            raise FrameError(f"the frames of {self._record.path} differ in size: {sorted(sizes)}")
-        return [frames[index] for index in indices]
 
     def image(self, index):
         """The frame of a number as it was stored, a JPEG as a rule: `bytes`."""
         if not 0 <= index < self.num_frames:
             raise FrameError(
-                f"there is no frame {index} of {self._record.path}, which has {self.num_frames}"
+                f"there is no frame {index} of {self.path}, which has {self.num_frames}"
             )
         number = self._record.first_frame + index
         data = self._shards.read(number)
@@ -205,7 +180,7 @@ class _OpenVideo:
         return image
 
     def _called(self, index):
-        return f"frame {index} of {self._record.path}"
+        return f"frame {index} of {self.path}"
 
 
 class _Shards:

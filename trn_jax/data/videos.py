@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trn_jax.data.decode import FrameError
+from trn_jax.data.decode import FrameError, Video
 from trn_jax.errors import UserError
 
 EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
@@ -47,7 +47,7 @@ class VideoFiles:
         _check_file(record.path)
 
 
-class VideoFile:
+class VideoFile(Video):
     """A video file; frames are counted in the order in which they are shown.
 
     Frames that are not shown, such as those cut off by an edit list, do not count; every frame of a
@@ -64,7 +64,7 @@ class VideoFile:
     """
 
     def __init__(self, path):
-        self._path = path
+        self.path = path
         _check_file(path)
         with contextlib.ExitStack() as stack, _explained(path):
             self._container, self._stream = stack.enter_context(_opened(path))
@@ -78,38 +78,20 @@ class VideoFile:
                 raise FrameError(f"{path} has no frames")
             self._open = stack.pop_all()
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
         self._open.close()
 
-    def read(self, indices):
-        """Decode some frames, from the key frame before each or one after the other.
-
-        Args:
-            indices: which ones, counted from 0; a frame that occurs twice is decoded once.
-
-        Returns:
-            A list of uint8 arrays `[height, width, 3]` in RGB, all of one size.
-
-        Raises:
-            FrameError: a frame cannot be decoded, or differs in size from the others.
-        """
-        indices = [int(index) for index in indices]
-        wanted = sorted(set(indices))
-        with _explained(self._path):
+    def _decode(self, wanted):
+        """The frames `wanted`, from the key frame before each or one after the other."""
+        with _explained(self.path):
             found = self._read_in_order(wanted) if self._index is None else self._seek(wanted)
-        missing = [index for index in wanted if index not in found]
+        missing = [number for number in wanted if number not in found]
         if missing:
             raise FrameError(
-                f"{self._path} ends before frame {missing[0]} of {self.num_frames}: it is cut off "
+                f"{self.path} ends before frame {missing[0]} of {self.num_frames}: it is cut off "
                 "or damaged; fetch it again"
             )
-        sizes = {frame.shape for frame in found.values()}
-        if len(sizes) > 1:
-            raise FrameError(f"the frames of {self._path} differ in size: {sorted(sizes)}")
-        return [found[index] for index in indices]
+        return found
 
     def _read_index(self):
         """Times and key frames of all frames, from their packets, which are not decoded."""
@@ -150,7 +132,7 @@ class VideoFile:
     def _read_in_order(self, wanted):
         """Decode the frames `wanted` from the first one on."""
         found, last, wanted = {}, wanted[-1], set(wanted)
-        with _opened(self._path) as (container, stream):
+        with _opened(self.path) as (container, stream):
             for number, frame in enumerate(container.decode(stream)):
                 if number in wanted:
                     found[number] = _pixels(frame)
