@@ -33,7 +33,7 @@ class Video(abc.ABC):
         return self
 
     def __exit__(self, *_):
-        """Most videos have nothing to close."""
+        return None  # Most videos have nothing to close.
 
     def read(self, indices):
         """Decode some frames.

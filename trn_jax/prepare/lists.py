@@ -118,38 +118,39 @@ def write_frame_lists(outcome, annotations, roots, files, orders, *, workers):
         )
         for split, videos in annotations.splits.items()
     }
-    present = {
-        split: _present(outcome, annotations, split, counts[split], "frames") for split in _SPLITS
-    }
-    _check_any(present, outcome, roots, "a folder of frames")
-    for order in orders:
-        names = annotations.ordered(order)
-        labels = {name: label for label, name in enumerate(names)}
-        train, val = (
-            [f"{v.name} {counts[split][v.name]} {labels[v.label]}" for v in present[split]]
-            for split in _SPLITS
-        )
-        files[order].write(outcome, names, train, val)
+    what = "frames", "a folder of frames"
+    _write(outcome, annotations, roots, files, orders, counts, what, "{name} {found}".format)
 
 
 def write_video_lists(outcome, annotations, roots, files, orders):
     """Write lists `<file> <label>` of the videos that are there, as `write_frame_lists`."""
-    found = {
-        root: {
+    paths = {
+        split: {
             os.path.splitext(path)[0]: path for path in find_videos(os.path.join(outcome.to, root))
         }
-        for root in set(roots.values())
+        for split, root in roots.items()
     }
+    what = "files", "a file"
+    _write(outcome, annotations, roots, files, orders, paths, what, "{found}".format)
+
+
+def _write(outcome, annotations, roots, files, orders, found, what, columns):
+    """Write lists of the videos that something was found of: `found`, `{split: {name: that}}`.
+
+    All columns but that of the label come from `columns(name=..., found=...)`.
+    """
     present = {
-        split: _present(outcome, annotations, split, found[roots[split]], "files")
-        for split in _SPLITS
+        split: _present(outcome, annotations, split, found[split], what[0]) for split in _SPLITS
     }
-    _check_any(present, outcome, roots, "a file")
+    _check_any(present, outcome, roots, what[1])
     for order in orders:
         names = annotations.ordered(order)
         labels = {name: label for label, name in enumerate(names)}
         train, val = (
-            [f"{found[roots[split]][v.name]} {labels[v.label]}" for v in present[split]]
+            [
+                f"{columns(name=video.name, found=found[split][video.name])} {labels[video.label]}"
+                for video in present[split]
+            ]
             for split in _SPLITS
         )
         files[order].write(outcome, names, train, val)

@@ -75,15 +75,8 @@ def prepare_jester(folder, to, *, workers, orders):
         optional=names[3:],
     )
     annotations = _read_csv(*(paths[name] for name in names[:3]))
-    roots = dict.fromkeys(annotations.splits, _JESTER.frames)
-    lists.write_frame_lists(outcome, annotations, roots, _JESTER_LISTS, orders, workers=workers)
-    outcome.then_train(
-        "trn_bninception_jester",
-        "jester",
-        [_JESTER_LISTS[order] for order in orders],
-        num_classes=len(annotations.class_names),
-        usual=27,
-    )
+    recipe = "trn_bninception_jester"
+    _list_frames(outcome, annotations, "jester", _JESTER_LISTS, orders, workers, recipe, usual=27)
     return outcome
 
 
@@ -97,15 +90,8 @@ def prepare_sthv1(folder, to, *, workers, orders):
         outcome, folder, "annotations", dict.fromkeys(names, ()), optional=names[3:]
     )
     annotations = _read_csv(*(paths[name] for name in names[:3]))
-    roots = dict.fromkeys(annotations.splits, _STHV1.frames)
-    lists.write_frame_lists(outcome, annotations, roots, _STHV1_LISTS, orders, workers=workers)
-    outcome.then_train(
-        "trn_sthv1",
-        "sthv1",
-        [_STHV1_LISTS[order] for order in orders],
-        num_classes=len(annotations.class_names),
-        usual=174,
-    )
+    recipe = "trn_sthv1"
+    _list_frames(outcome, annotations, "sthv1", _STHV1_LISTS, orders, workers, recipe, usual=174)
     return outcome
 
 
@@ -134,15 +120,8 @@ def prepare_sthv2(folder, to, *, workers, orders):
         outcome.then_extract(_STHV2_VIDEOS, _STHV2.frames)
         outcome.then_prepare("sthv2", folder)
         return outcome
-    roots = dict.fromkeys(annotations.splits, _STHV2.frames)
-    lists.write_frame_lists(outcome, annotations, roots, _STHV2_LISTS, orders, workers=workers)
-    outcome.then_train(
-        "trn_sthv2",
-        "sthv2",
-        [_STHV2_LISTS[order] for order in orders],
-        num_classes=len(annotations.class_names),
-        usual=174,
-    )
+    recipe = "trn_sthv2"
+    _list_frames(outcome, annotations, "sthv2", _STHV2_LISTS, orders, workers, recipe, usual=174)
     return outcome
 
 
@@ -161,6 +140,14 @@ def _unpack(outcome, folder, stem, tree, num_parts=None):
         tree=tree,
     )
     outcome.has(tree)
+
+
+def _list_frames(outcome, annotations, dataset, files, orders, workers, recipe, *, usual):
+    """Write the lists of the frames, and name the recipe that trains on them."""
+    roots = dict.fromkeys(annotations.splits, DATASETS[dataset].frames)
+    lists.write_frame_lists(outcome, annotations, roots, files, orders, workers=workers)
+    written, num_classes = [files[order] for order in orders], len(annotations.class_names)
+    outcome.then_train(recipe, dataset, written, num_classes=num_classes, usual=usual)
 
 
 def _read_csv(labels, train, validation):
