@@ -15,7 +15,7 @@ import sys
 
 def main(arguments=None):
     """Entry point; returns the exit status."""
-    from trn_jax.errors import UserError
+    from trn_jax.cli import exit_status, positive
     from trn_jax.prepare import frames
     from trn_jax.prepare.processes import num_processors
     from trn_jax.prepare.target import claim
@@ -40,43 +40,29 @@ def main(arguments=None):
         "--pattern", default=usual.pattern, help="names of the frames; by default %(default)s"
     )
     parser.add_argument(
-        "--workers", type=_positive, default=num_processors(), help="processes; one per processor"
+        "--workers", type=positive, default=num_processors(), help="processes; one per processor"
     )
     chosen = parser.parse_args(arguments)
-    try:
+
+    def extract():
         settings = frames.Settings(chosen.short_side, chosen.quality, chosen.fps, chosen.pattern)
         root, names = frames.find_sources(chosen.videos)
         with claim(chosen.to):
             written, kept, unreadable = frames.extract(
                 root, names, chosen.to, settings, workers=chosen.workers, report=_say
             )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; mend that and run the same command again", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(
-        f"{written:,} videos extracted to {chosen.to}, {kept:,} were there already, "
-        f"{len(unreadable):,} are unreadable"
-        + (f" (see {chosen.to}/{frames.UNREADABLE})" if unreadable else "")
-    )
-    return 1 if unreadable else 0
+        print(
+            f"{written:,} videos extracted to {chosen.to}, {kept:,} were there already, "
+            f"{len(unreadable):,} are unreadable"
+            + (f" (see {chosen.to}/{frames.UNREADABLE})" if unreadable else "")
+        )
+        return 1 if unreadable else 0
+
+    return exit_status(extract, stopped="stopped; the same command goes on from here")
 
 
 def _say(line):
     print(line, file=sys.stderr, flush=True)
-
-
-def _positive(text):
-    """A count on the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 
 def main(arguments=None):
     """Entry point; returns the exit status."""
-    from trn_jax.errors import UserError
+    from trn_jax.cli import exit_status, positive
     from trn_jax.prepare import PREPARATIONS
     from trn_jax.prepare.lists import ORDERS
     from trn_jax.prepare.processes import num_processors
@@ -28,7 +28,7 @@ def main(arguments=None):
     parser.add_argument("--to", required=True, help="folder of the data set, such as data/jester")
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=positive,
         default=num_processors(),
         help="processes; by default %(default)s",
     )
@@ -41,30 +41,15 @@ def main(arguments=None):
     )
     chosen = parser.parse_args(arguments)
     orders = ORDERS if chosen.order == "both" else (chosen.order,)
-    try:
+
+    def prepare():
         with claim(chosen.to):
             outcome = PREPARATIONS[chosen.dataset](
                 chosen.archives, chosen.to, workers=chosen.workers, orders=orders
             )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; mend that and run the same command again", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(outcome)
-    return 0
+        print(outcome)
 
-
-def _positive(text):
-    """A count on the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
+    return exit_status(prepare, stopped="stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """The commands around training."""
 
+import errno
 import hashlib
 import os
+import subprocess
+import sys
 import tempfile
 
 import jax
@@ -152,3 +155,35 @@ def test_models_are_listed_with_their_parameters_and_cost(capsys):
     assert "0 is not a positive number" in capsys.readouterr().err
     assert cli.main(["models", "tsm_vgg*"]) == 2
     assert "tsm_vgg*" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "message"),
+    [
+        (UserError("no such class"), 2, "error: no such class\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a.txt"),
+            2,
+            "run the same command again",
+        ),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_what_goes_wrong_is_told_in_a_line(failure, status, message, capsys):
+    def command():
+        raise failure
+
+    assert cli.exit_status(command) == status
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_readers_may_leave_before_the_end():
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = "from trn_jax.cli import exit_status; raise SystemExit(exit_status(lambda: print(1)))"
+    with os.fdopen(writer, "wb") as output:
+        ended = subprocess.run(
+            [sys.executable, "-c", program], stdout=output, stderr=subprocess.PIPE, text=True
+        )
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -12,6 +12,7 @@ Training and evaluation are `python -m trn_jax.main`.
 """
 
 import argparse
+import os
 import sys
 from functools import partial
 
@@ -22,23 +23,71 @@ def main(arguments=None):
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="trn-jax", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
+    for add in _COMMANDS:
+        add(commands)
+    chosen, others = parser.parse_known_args(arguments)
+    if others and chosen.run is not _check:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    chosen.recipe_flags = others
+    return exit_status(lambda: chosen.run(chosen))
 
-    convert = commands.add_parser(
+
+def exit_status(command, stopped="stopped"):
+    """Run a command, and tell of what goes wrong in one line.
+
+    Args:
+        command: gives its exit status, or `None` for 0.
+        stopped: what to say if a person stops it.
+
+    Returns:
+        Its exit status, 2 after an error of a person or of the disk, or 130 if it was stopped.
+    """
+    try:
+        status = command() or 0
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # Who read the output has had enough, as `| head` does; nothing more can be written there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: {error}; mend that and run the same command again", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
+    return 2
+
+
+def positive(text):
+    """A count on the command line, for `argparse`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+# Imports are inside, so that `--help` and wrong arguments are answered at once.
+
+
+def _add_convert(commands):
+    parser = commands.add_parser(
         "convert", help="turn weights of PyTorch into a checkpoint that can be evaluated"
     )
-    convert.add_argument("--from", required=True, dest="file", help=".pth, .safetensors or .npz")
-    convert.add_argument("--model", required=True, help="name of the model, see `trn-jax models`")
-    convert.add_argument("--to", required=True, help="folder of the checkpoint; must not exist")
-    convert.add_argument("--num-classes", type=_positive, help="by default those of the file")
-    convert.add_argument(
-        "--num-segments", type=_positive, help="frames of a clip; by default the file's"
+    parser.add_argument("--from", required=True, dest="file", help=".pth, .safetensors or .npz")
+    parser.add_argument("--model", required=True, help="name of the model, see `trn-jax models`")
+    parser.add_argument("--to", required=True, help="folder of the checkpoint; must not exist")
+    parser.add_argument("--num-classes", type=positive, help="by default those of the file")
+    parser.add_argument(
+        "--num-segments", type=positive, help="frames of a clip; by default the file's"
     )
-    convert.add_argument("--classes", help="file with the name of one class per line")
-    convert.add_argument("--source", default="auto", help="code base that the names come from")
-    convert.add_argument(
+    parser.add_argument("--classes", help="file with the name of one class per line")
+    parser.add_argument("--source", default="auto", help="code base that the names come from")
+    parser.add_argument(
         "--verify", action="store_true", help="compare the result with PyTorch, which this needs"
     )
-    convert.add_argument(
+    parser.add_argument(
         "--option",
         action="append",
         default=[],
@@ -51,108 +100,10 @@ def main(arguments=None):
         ("reset-temporal-op", "the parameters of the temporal op: weights of TSM start a TIN"),
         ("backbone-only", "neck and head, and the temporal op if the file has none"),
     ):
-        convert.add_argument(
+        parser.add_argument(
             f"--{part}", action="store_true", help=f"take the rest of the file; draw {what}"
         )
-    convert.set_defaults(run=_convert)
-
-    models = commands.add_parser("models", help="list the models with their size and cost")
-    models.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
-    models.add_argument("--num-classes", type=_positive, default=400)
-    models.add_argument("--frames", type=_positive, default=8, help="of a clip")
-    models.add_argument("--pixels", type=_positive, default=224, help="height and width")
-    models.set_defaults(run=_models)
-
-    ensemble = commands.add_parser("ensemble", help="fuse the scores of several evaluations")
-    ensemble.add_argument("files", nargs="+", help="scores of the same videos, see --dump there")
-    ensemble.add_argument("--weights", type=float, nargs="+", help="one per file; by default equal")
-    ensemble.add_argument("--dump", help="file for the fused scores: .npz, .json or .pkl")
-    ensemble.set_defaults(run=_ensemble)
-
-    report = commands.add_parser(
-        "report", help="classes, confusions and the course of a training as tables and pictures"
-    )
-    report.add_argument("path", help="working directory, folder of results, result or scores")
-    report.add_argument("--to", help="folder; by default 'report' in the directory or beside it")
-    report.add_argument("--top-k", type=_positive, nargs="+", default=[1, 5], help="by default 1 5")
-    report.set_defaults(run=_report)
-
-    prepare = commands.add_parser("prepare", help="make own videos a data set to train on")
-    prepare.add_argument(
-        "source", help="folder of class folders, .csv (video, class) or .txt (<video> <class>)"
-    )
-    prepare.add_argument("--to", required=True, help="folder of the data set")
-    prepare.add_argument(
-        "--val-share", type=float, default=0.2, help="of each class; by default %(default)s"
-    )
-    prepare.add_argument("--seed", type=int, default=0, help="of the choice for validation")
-    prepare.add_argument("--workers", type=_positive, help="processes; by default one per core")
-    prepare.add_argument(
-        "--records", action="store_true", help="make records, too, see `trn-jax records`"
-    )
-    prepare.set_defaults(run=_prepare)
-
-    check = commands.add_parser(
-        "check",
-        help="look through the videos of a data set for what would disturb a training",
-        epilog="Of a recipe: --config=<recipe> and its settings as in training, such as "
-        "--config.data_dir=data/mine. Exits with 0 if there is nothing to find, else with 1.",
-    )
-    check.add_argument("--list", help="look through a list instead of the data of a recipe")
-    check.add_argument("--videos", help="with --list: folder of its videos or frame folders")
-    check.add_argument("--classes", help="with --list: file with the name of one class per line")
-    check.add_argument("--frame-pattern", default="{:05d}.jpg", help="with --list; %(default)s")
-    check.add_argument("--first-frame", type=int, default=1, help="with --list; %(default)s")
-    check.add_argument("--deep", action="store_true", help="decode all frames, not three a video")
-    check.add_argument("--to", default="check", help="folder for the lists; by default %(default)s")
-    check.set_defaults(run=_check)
-
-    records = commands.add_parser(
-        "records", help="put a prepared data set into a few large files, which TFDS reads, too"
-    )
-    records.add_argument("data_dir", help="folder of the data set, with its lists")
-    records.add_argument("--to", required=True, help="folder; the records come into one below it")
-    records.add_argument(
-        "--dataset", default="frames", help="name in the catalogue, such as sthv1; by default own"
-    )
-    records.add_argument(
-        "--multi-label", action="store_true", help="lists have several labels per video"
-    )
-    records.add_argument(
-        "--short-side", type=_positive, default=0, help="of video files: scale larger frames down"
-    )
-    records.add_argument(
-        "--quality", type=_positive, default=95, help="of JPEGs of video files; by default 95"
-    )
-    for field in ("train_list", "val_list", "class_names", "frame_pattern"):
-        flag = field.replace("_", "-")
-        records.add_argument(f"--{flag}", help=f"instead of the catalogue's, as data.{field}")
-    records.add_argument("--first-frame", type=int, help="number of the first frame, as in data")
-    records.set_defaults(run=_records)
-
-    chosen, others = parser.parse_known_args(arguments)
-    if others and chosen.run is not _check:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
-    chosen.recipe_flags = others
-    try:
-        return chosen.run(chosen) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-
-
-def _positive(text):
-    """A count on the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
-
-
-# Imports are inside, so that `--help` and wrong arguments are answered at once.
+    parser.set_defaults(run=_convert)
 
 
 def _convert(arguments):
@@ -217,6 +168,15 @@ def _convert(arguments):
         )
 
 
+def _add_models(commands):
+    parser = commands.add_parser("models", help="list the models with their size and cost")
+    parser.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
+    parser.add_argument("--num-classes", type=positive, default=400)
+    parser.add_argument("--frames", type=positive, default=8, help="of a clip")
+    parser.add_argument("--pixels", type=positive, default=224, help="height and width")
+    parser.set_defaults(run=_models)
+
+
 def _models(arguments):
     from flax import nnx
 
@@ -236,6 +196,14 @@ def _models(arguments):
         print(f"{name:24}{found.parameters:14,}{found.flops / 1e9:10.2f}  {size}", flush=True)
 
 
+def _add_ensemble(commands):
+    parser = commands.add_parser("ensemble", help="fuse the scores of several evaluations")
+    parser.add_argument("files", nargs="+", help="scores of the same videos, see --dump there")
+    parser.add_argument("--weights", type=float, nargs="+", help="one per file; by default equal")
+    parser.add_argument("--dump", help="file for the fused scores: .npz, .json or .pkl")
+    parser.set_defaults(run=_ensemble)
+
+
 def _ensemble(arguments):
     from trn_jax import report, scores
 
@@ -249,6 +217,16 @@ def _ensemble(arguments):
         print(f"\nscores in {arguments.dump}")
 
 
+def _add_report(commands):
+    parser = commands.add_parser(
+        "report", help="classes, confusions and the course of a training as tables and pictures"
+    )
+    parser.add_argument("path", help="working directory, folder of results, result or scores")
+    parser.add_argument("--to", help="folder; by default 'report' in the directory or beside it")
+    parser.add_argument("--top-k", type=positive, nargs="+", default=[1, 5], help="by default 1 5")
+    parser.set_defaults(run=_report)
+
+
 def _report(arguments):
     from trn_jax.report import write_report
 
@@ -256,9 +234,24 @@ def _report(arguments):
     print(text, *files, sep="\n")
 
 
-def _prepare(arguments):
-    import os
+def _add_prepare(commands):
+    parser = commands.add_parser("prepare", help="make own videos a data set to train on")
+    parser.add_argument(
+        "source", help="folder of class folders, .csv (video, class) or .txt (<video> <class>)"
+    )
+    parser.add_argument("--to", required=True, help="folder of the data set")
+    parser.add_argument(
+        "--val-share", type=float, default=0.2, help="of each class; by default %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice for validation")
+    parser.add_argument("--workers", type=positive, help="processes; by default one per core")
+    parser.add_argument(
+        "--records", action="store_true", help="make records, too, see `trn-jax records`"
+    )
+    parser.set_defaults(run=_prepare)
 
+
+def _prepare(arguments):
     from trn_jax.prepare import own
     from trn_jax.prepare.processes import num_processors
     from trn_jax.prepare.target import claim
@@ -279,6 +272,31 @@ def _prepare(arguments):
             print("records:", build(arguments.to, to, files=outcome.naming), sep="\n")
 
 
+def _add_records(commands):
+    parser = commands.add_parser(
+        "records", help="put a prepared data set into a few large files, which TFDS reads, too"
+    )
+    parser.add_argument("data_dir", help="folder of the data set, with its lists")
+    parser.add_argument("--to", required=True, help="folder; the records come into one below it")
+    parser.add_argument(
+        "--dataset", default="frames", help="name in the catalogue, such as sthv1; by default own"
+    )
+    parser.add_argument(
+        "--multi-label", action="store_true", help="lists have several labels per video"
+    )
+    parser.add_argument(
+        "--short-side", type=positive, default=0, help="of video files: scale larger frames down"
+    )
+    parser.add_argument(
+        "--quality", type=positive, default=95, help="of JPEGs of video files; by default 95"
+    )
+    for field in ("train_list", "val_list", "class_names", "frame_pattern"):
+        flag = field.replace("_", "-")
+        parser.add_argument(f"--{flag}", help=f"instead of the catalogue's, as data.{field}")
+    parser.add_argument("--first-frame", type=int, help="number of the first frame, as in data")
+    parser.set_defaults(run=_records)
+
+
 def _records(arguments):
     from trn_jax.prepare.target import claim
     from trn_jax.tfds.build import build
@@ -295,6 +313,25 @@ def _records(arguments):
             files={field: getattr(arguments, field) for field in fields},
         )
     print(said)
+
+
+def _add_check(commands):
+    parser = commands.add_parser(
+        "check",
+        help="look through the videos of a data set for what would disturb a training",
+        epilog="Of a recipe: --config=<recipe> and its settings as in training, such as "
+        "--config.data_dir=data/mine. Exits with 0 if there is nothing to find, else with 1.",
+    )
+    parser.add_argument("--list", help="look through a list instead of the data of a recipe")
+    parser.add_argument("--videos", help="with --list: folder of its videos or frame folders")
+    parser.add_argument("--classes", help="with --list: file with the name of one class per line")
+    parser.add_argument("--frame-pattern", default="{:05d}.jpg", help="with --list; %(default)s")
+    parser.add_argument("--first-frame", type=int, default=1, help="with --list; %(default)s")
+    parser.add_argument("--deep", action="store_true", help="decode all frames, not three a video")
+    parser.add_argument(
+        "--to", default="check", help="folder for the lists; by default %(default)s"
+    )
+    parser.set_defaults(run=_check)
 
 
 def _check(arguments):
@@ -317,3 +354,14 @@ def _check(arguments):
         deep=arguments.deep,
     )
     return check.report(findings, arguments.to)
+
+
+_COMMANDS = (
+    _add_convert,
+    _add_models,
+    _add_ensemble,
+    _add_report,
+    _add_prepare,
+    _add_check,
+    _add_records,
+)
