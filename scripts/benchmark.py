@@ -286,12 +286,12 @@ class PeerClips:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         record, view = self._records[index], self._view
         rng = np.random.default_rng(index)
-        frames = []
+        frames: list[Any] = []
         for number in view.sampler()(record.num_frames, rng).ravel().tolist():
             name = self._source.pattern.format(number + self._source.first_frame)
             path = os.path.join(record.path, name)
             frames.append(cv2.imread(path, cv2.IMREAD_COLOR_RGB))
-        frames = augment.resize_short_side(frames, view.short_side)
+        frames = [augment.resize_short_side(frame, view.short_side) for frame in frames]
         crop = dataclasses.replace(view.cropping(exact=True), short_side=0)
         ((left, top, width, height), _), *_ = crop.boxes(*frames[0].shape[:2], rng)
         cropped = [frame[top : top + height, left : left + width] for frame in frames]

@@ -138,6 +138,7 @@ class Data:
             seed=config.seed,
             label_map=self.mirrored(view),
             exact_resize=settings.exact_resize,
+            fast_decode=settings.fast_decode,
             on_error=settings.on_error,
             num_threads=self.num_threads,
             num_classes=len(self.class_names) if self.multi_label else None,

@@ -61,7 +61,18 @@ def smooth_frames(num_frames, height, width):
 
 def apply(crop, frames, rng=None):
     out = np.full((crop.num_crops, len(frames), crop.size, crop.size, 3), 77, np.uint8)
-    crop(frames, rng, out)
+    scaled = [augment.resize_short_side(frame, crop.scaled_to) for frame in frames]
+    for (box, mirrored), clip in zip(crop.boxes(*scaled[0].shape[:2], rng), out, strict=True):
+        for frame, target in zip(scaled, clip, strict=True):
+            augment.cut(frame, box, mirrored, target)
+    return out
+
+
+def mirror(frame, size=None):
+    """The whole frame, resized to `size` `(height, width)`, exchanging left and right."""
+    height, width, _ = frame.shape
+    out = np.empty((*(size or (height, width)), 3), np.uint8)
+    augment.cut(frame, (0, 0, width, height), True, out)
     return out
 
 
@@ -168,10 +179,9 @@ def test_resizing_cropping_and_mirroring_give_the_pixels_of_the_reference(golden
         if crop is not None:
             outputs = apply(crop, frames)[:, 0]
         elif steps == ["Flip"]:
-            outputs = np.stack(frames)
-            augment.Flip(rate=1.0, label_map={})(outputs, 0, np.random.default_rng(0))
+            outputs = [mirror(frame) for frame in frames]
         elif steps == ["Resize"] and record["chain"][0]["scale"] == [-1, 256]:
-            outputs = augment.resize_short_side(frames, 256)
+            outputs = [augment.resize_short_side(frame, 256) for frame in frames]
         elif steps == ["Resize"]:
             outputs = [augment.resize(frames[0], *record["img_shape"])]
         else:
@@ -199,7 +209,7 @@ def test_real_images_give_the_pixels_of_the_reference(golden):
         if steps == ["Resize"] and record["chain"][0]["scale"] != [-1, 256]:
             outputs = [augment.resize(frames[0], *record["img_shape"])]
         elif steps == ["Resize"]:
-            outputs = augment.resize_short_side(frames, 256)
+            outputs = [augment.resize_short_side(frame, 256) for frame in frames]
         elif steps[1:]:
             kinds = {"CenterCrop": "center", "ThreeCrop": "three", "TenCrop": "ten"}
             size = record["outputs"][0]["shape"][0]
@@ -207,7 +217,7 @@ def test_real_images_give_the_pixels_of_the_reference(golden):
             outputs = apply(crop, frames)[:, 0]
         else:
             assert not steps or steps == ["Flip"]
-            outputs = [frame[:, :: -1 if steps else 1] for frame in frames]
+            outputs = [mirror(frame) if steps else frame for frame in frames]
         for found, expected in zip(outputs, record["outputs"], strict=True):
             assert_pixels(found, expected)
             checked += 1
@@ -260,10 +270,9 @@ def test_mirroring_with_labels_gives_the_pixels_and_label_of_the_reference(golde
     frames = [
         cv2.imread(str(IMAGES / f"img_{i:05d}.jpg"))[:, :, ::-1] for i in expected["frame_inds"]
     ]
-    clip = np.stack([augment.resize(np.ascontiguousarray(f), 224, 224) for f in frames])
+    clip = np.stack([mirror(np.ascontiguousarray(frame), (224, 224)) for frame in frames])
     label_map = {int(k): v for k, v in expected["chain"][3]["flip_label_map"].items()}
-    label = augment.Flip(rate=1.0, label_map=label_map)(clip, 4, np.random.default_rng(0))
-    assert label == expected["label_after"] == 2
+    assert augment.Flip(rate=1.0, label_map=label_map).label(4) == expected["label_after"] == 2
     assert_pixels(clip.transpose(0, 3, 1, 2), expected)
 
 
@@ -377,8 +386,7 @@ def test_areas_and_shapes_of_random_resized_boxes_are_distributed_like_the_refer
 def test_flips_and_strengths_and_orders_of_colours_are_drawn_alike():
     rng, num_draws = np.random.default_rng(12), 6000
     flip = augment.Flip(rate=0.3, label_map={0: 1})
-    clip = np.zeros((1, 2, 2, 3), np.uint8)
-    flipped = sum(flip(clip, 0, rng) for _ in range(num_draws))
+    flipped = sum(flip.draw(rng) for _ in range(num_draws))
     assert_fits([flipped, num_draws - flipped], [0.3 * num_draws, 0.7 * num_draws])
     jitter = augment.ColorJitter(brightness=0.5, contrast=0.4, saturation=0.3, hue=0.1)
     draws = [jitter.draw(rng) for _ in range(num_draws)]
@@ -548,26 +556,22 @@ def test_multi_scale_crop_of_frames_as_they_are_is_that_of_the_original_code():
 
 
 def test_mirroring_turns_pixels_and_label():
-    clip = weights.deterministic_clip((3, 8, 10, 3), 6)
+    frame = weights.deterministic_clip((1, 8, 10, 3), 6)[0]
+    np.testing.assert_array_equal(mirror(frame), frame[:, ::-1])
     flip = augment.Flip(rate=0.5, label_map={2: 4, 4: 2})
-    for label, mirrored in ((2, 4), (4, 2), (3, 3)):
-        turned = clip.copy()
-        assert flip(turned, label, Choose(0.49)) == mirrored
-        np.testing.assert_array_equal(turned, clip[:, :, ::-1])
+    assert [flip.label(label) for label in (2, 4, 3)] == [4, 2, 3]
+    assert flip.label((2, 3)) == (4, 3)
 
 
-def test_clips_above_the_rate_are_left_alone():
-    clip = weights.deterministic_clip((3, 8, 10, 3), 6)
-    kept = clip.copy()
-    assert augment.Flip(rate=0.5, label_map={2: 4})(kept, 2, Choose(0.5)) == 2
-    assert augment.Flip(rate=0.0, label_map={2: 4})(kept, 2, Choose(0.0)) == 2
-    np.testing.assert_array_equal(kept, clip)
+def test_clips_are_mirrored_below_the_rate():
+    flip = augment.Flip(rate=0.5, label_map={})
+    assert flip.draw(Choose(0.49)) and not flip.draw(Choose(0.5))
+    assert not augment.Flip(rate=0.0, label_map={}).draw(Choose(0.0))
 
 
 def test_the_rate_is_the_share_of_mirrored_clips():
-    clip, rng = np.zeros((1, 2, 2, 3), np.uint8), np.random.default_rng(0)
-    flip = augment.Flip(rate=0.3, label_map={0: 1})
-    assert sum(flip(clip, 0, rng) for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.03)
+    rng, flip = np.random.default_rng(0), augment.Flip(rate=0.3, label_map={})
+    assert sum(flip.draw(rng) for _ in range(4000)) / 4000 == pytest.approx(0.3, abs=0.03)
 
 
 # Colours

@@ -85,6 +85,35 @@ def test_only_the_frames_that_are_used_are_opened_and_each_only_once(folder, mon
     assert sorted(opened) == ["00001.jpg", "00003.jpg", "00006.jpg"]
 
 
+def test_frames_overwrite_each_other_but_not_those_of_another_video(folder):
+    source = decode.FrameFolders(pattern=PATTERN, first_frame=1)
+    with source.open(Record(0, str(folder), 10, 0)) as video:
+        one, other = video.frames([5, 2, 5]), video.frames([7, 9])
+        (first, low), (second, high) = next(one), next(other)
+        assert (first, second, numbers([low, high])) == (2, 7, [3, 8])
+        assert [number for number, _ in one] == [5]
+        assert numbers([low, high]) == [6, 8]
+
+
+@pytest.mark.parametrize(
+    ("draft", "height"), [(None, 240), (0, 240), (200, 240), (120, 120), (121, 240), (25, 30)]
+)
+def test_drafts_are_close_and_no_smaller_than_wanted(tmp_path, draft, height):
+    y, x = np.mgrid[0:1:240j, 0:1:320j]
+    waves = np.stack([np.sin(20 * x), np.cos(15 * y), np.sin(10 * (x + y))], -1)
+    image = (127 + 100 * waves).astype(np.uint8)
+    (tmp_path / "00001.jpg").write_bytes(simplejpeg.encode_jpeg(image, quality=90))
+    with decode.FrameFolders(pattern=PATTERN, first_frame=1).open(
+        Record(0, str(tmp_path), 1, 0)
+    ) as video:
+        (frame,) = [frame.copy() for _, frame in video.frames([0], draft)]
+        (exact,) = video.read([0])
+    assert frame.shape == (height, height * 4 // 3, 3)
+    expected = cv2.resize(exact, frame.shape[1::-1], interpolation=cv2.INTER_AREA)
+    error = np.abs(frame.astype(int) - expected)
+    assert error.max() <= (12 if draft is not None else 0) and error.mean() < 2
+
+
 def test_png_frames_are_read_whatever_they_are_called(folder):
     for name in ("00001.png", "00003.jpg"):
         assert cv2.imwrite(str(folder / "x.png"), picture(7)[..., ::-1])

@@ -15,7 +15,7 @@ import pytest
 import simplejpeg
 from absl import flags
 
-from trn_jax.data import annotations, decode, pipeline
+from trn_jax.data import annotations, augment, decode, pipeline
 from trn_jax.data.decode import FrameError
 from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError
@@ -106,7 +106,10 @@ def clips_by_hand(view, record, source=FOLDERS):
         frames = video.read(indices.ravel())
     crop = view.cropping(exact=True)
     out = np.empty((crop.num_crops, len(frames), crop.size, crop.size, 3), np.uint8)
-    crop(frames, None, out)
+    scaled = [augment.resize_short_side(frame, crop.scaled_to) for frame in frames]
+    for (box, mirrored), clip in zip(crop.boxes(*scaled[0].shape[:2]), out, strict=True):
+        for frame, target in zip(scaled, clip, strict=True):
+            augment.cut(frame, box, mirrored, target)
     return out.reshape(view.num_views, view.num_segments, *out.shape[2:])
 
 
@@ -192,6 +195,16 @@ def test_batches_do_not_depend_on_worker_processes(root, reference):
     flags.FLAGS.mark_as_parsed()
     assert_equal(train(make_reader(root), 10, num_workers=2), reference)
     assert_same_videos(evaluate(root, num_workers=2, num_threads=2), evaluate(root))
+
+
+def test_fast_decoding_hardly_changes_what_training_sees_and_nothing_else(root):
+    (exact,), (fast,) = (
+        train(make_reader(root, fast_decode=fast_decode), 1) for fast_decode in (False, True)
+    )
+    difference = np.abs(exact["clip"].astype(int) - fast["clip"])
+    assert 0 < difference.mean() < 2
+    for key in ("label", "example", "problems"):
+        np.testing.assert_array_equal(exact[key], fast[key])
 
 
 def test_both_seeds_matter(root, reference):
@@ -331,8 +344,13 @@ def test_no_clip_is_cut_twice_for_several_views(root):
 
 def test_every_frame_is_decoded_once_for_all_views(root, monkeypatch):
     decoded = []
-    read = decode._read_image
-    monkeypatch.setattr(decode, "_read_image", lambda path: decoded.append(path) or read(path))
+    decode_image = decode.decode_image
+
+    def counted(data, name, *others):
+        decoded.append(name)
+        return decode_image(data, name, *others)
+
+    monkeypatch.setattr(decode, "decode_image", counted)
     evaluate(root, views=PROTOCOLS)
     assert len(decoded) == len(set(decoded))
     wanted = set()

@@ -134,33 +134,41 @@ def resize(frame, height, width, out=None):
     return cv2.resize(frame, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
 
 
-def resize_short_side(frames, short_side):
-    """Resize frames `[h, w, 3]` of one size so that the shorter side is `short_side`; 0: none."""
-    height, width, _ = frames[0].shape
+def resize_short_side(frame, short_side, memory=None):
+    """Resize a frame so that its shorter side has a length.
+
+    Args:
+        frame: `[h, w, 3]`.
+        short_side: pixels; 0 leaves it as it is.
+        memory: a `decode.Scratch` to write into; by default a new array.
+
+    Returns:
+        A frame; the same one if it has this size.
+    """
+    height, width, _ = frame.shape
     height, width = short_side_size(height, width, short_side or min(height, width))
-    if frames[0].shape[:2] == (height, width):
-        return frames
-    return [resize(frame, height, width) for frame in frames]
+    if frame.shape[:2] == (height, width):
+        return frame
+    return resize(frame, height, width, memory and memory.array(height, width, 3))
 
 
-def cut(frames, box, mirrored, out):
+def cut(frame, box, mirrored, out):
     """Write the pixels of a box, resized where it has another size and `mirrored` if asked for.
 
     Args:
-        frames: arrays `[h, w, 3]` of one size.
+        frame: `[h, w, 3]`.
         box: `(left, top, width, height)`.
         mirrored: exchange left and right.
-        out: receives them, `[len(frames), height, width, 3]`.
+        out: receives them, `[height, width, 3]`.
     """
     left, top, width, height = box
-    for frame, target in zip(frames, out, strict=True):
-        pixels = frame[top : top + height, left : left + width]
-        if pixels.shape != target.shape:
-            pixels = resize(pixels, target.shape[0], target.shape[1], out=target)
-        if mirrored:
-            cv2.flip(pixels, 1, dst=target)
-        elif pixels is not target:
-            target[:] = pixels
+    pixels = frame[top : top + height, left : left + width]
+    if pixels.shape != out.shape:
+        pixels = resize(pixels, out.shape[0], out.shape[1], out=out)
+    if mirrored:
+        cv2.flip(pixels, 1, dst=out)
+    elif pixels is not out:
+        out[:] = pixels
 
 
 def _check_sizes(size, short_side):
@@ -172,18 +180,7 @@ def _check_sizes(size, short_side):
         )
 
 
-class _Crop:
-    """What all crops share: frames are scaled, boxes chosen, and their pixels written."""
-
-    def __call__(self: Any, frames, rng, out):
-        """Write all crops of `frames` into `out` `[num_crops, len(frames), size, size, 3]`."""
-        frames = resize_short_side(frames, self.scaled_to)
-        boxes = self.boxes(*frames[0].shape[:2], rng)
-        for (box, mirrored), target in zip(boxes, out, strict=True):
-            cut(frames, box, mirrored, target)
-
-
-class _RandomCrop(_Crop):
+class _RandomCrop:
     """One box of a frame as it was decoded, or, to be `exact`, of one that is scaled first."""
 
     num_crops = 1
@@ -287,7 +284,7 @@ class RandomResizedCrop(_RandomCrop):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TestCrops(_Crop):
+class TestCrops:
     """One, three or ten crops of frames whose short side was scaled to `short_side`.
 
     Attributes:
@@ -353,15 +350,12 @@ class Flip:
     rate: float
     label_map: dict[int, int]
 
-    def __call__(self, clip, label, rng):
-        """Mirror `clip` `[frames, height, width, 3]` in place; returns the new label.
+    def draw(self, rng):
+        """Draw whether a clip is mirrored."""
+        return rng.random() < self.rate
 
-        Several labels, a tuple, become a tuple of the new ones.
-        """
-        if rng.random() >= self.rate:
-            return label
-        for frame in clip:
-            cv2.flip(frame, 1, dst=frame)
+    def label(self, label):
+        """The label of a clip that was mirrored; several labels are a tuple, and become one."""
         if isinstance(label, tuple):
             return tuple(self.label_map.get(each, each) for each in label)
         return self.label_map.get(label, label)

@@ -1,7 +1,10 @@
 """Reading the frames of a video that are used, and no others."""
 
 import abc
+import collections
+import contextlib
 import dataclasses
+import math
 import os
 import re
 
@@ -12,10 +15,45 @@ import simplejpeg
 from trn_jax.errors import UserError
 
 _JPEG_MAGIC = b"\xff\xd8"
+_ADVICE = "extract this video again"
 
 
 class FrameError(UserError):
     """A frame is missing or cannot be decoded; the message names the file."""
+
+
+class Scratch:
+    """Memory for one frame, which the next one overwrites.
+
+    Memory that the system hands out anew is filled page by page, which takes a quarter as long as
+    decoding into memory that is in use.
+    """
+
+    def __init__(self):
+        self._memory = np.empty(0, np.uint8)
+
+    def array(self, *shape):
+        """A uint8 array of a shape; all of them are the same memory."""
+        size = math.prod(shape)
+        if size > self._memory.size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].reshape(shape)
+
+
+_spare_scratches: collections.deque[Scratch] = collections.deque()
+
+
+@contextlib.contextmanager
+def scratch():
+    """Lend a `Scratch` that nobody else uses meanwhile, in whatever thread."""
+    try:
+        lent = _spare_scratches.pop()
+    except IndexError:
+        lent = Scratch()
+    try:
+        yield lent
+    finally:
+        _spare_scratches.append(lent)
 
 
 class Video(abc.ABC):
@@ -35,28 +73,39 @@ class Video(abc.ABC):
     def __exit__(self, *_):
         return None  # Most videos have nothing to close.
 
-    def read(self, indices):
-        """Decode some frames.
+    def frames(self, indices, draft=None):
+        """Decode some frames, one after the other, into memory that the next one overwrites.
 
         Args:
             indices: which ones, counted from 0; a frame that occurs twice is decoded once.
+            draft: see `decode_image`.
 
-        Returns:
-            A list of uint8 arrays `[height, width, 3]` in RGB, all of one size.
+        Yields:
+            Pairs of the ascending number of a frame and the frame, uint8 `[height, width, 3]` in
+            RGB, all of one size.
 
         Raises:
             FrameError: a frame is missing, cannot be decoded, or differs in size from the others.
         """
+        first = None
+        with scratch() as memory:
+            wanted = sorted({int(index) for index in indices})
+            for number, frame in self._decode(wanted, memory, draft):
+                first = first or frame.shape
+                if frame.shape != first:
+                    sizes = sorted({first, frame.shape})
+                    raise FrameError(f"the frames of {self.path} differ in size: {sizes}")
+                yield number, frame
+
+    def read(self, indices):
+        """Decode some frames, as `frames` does, into a list with one array per index."""
         indices = [int(index) for index in indices]
-        frames = self._decode(sorted(set(indices)))
-        sizes = {frame.shape for frame in frames.values()}
-        if len(sizes) > 1:
-            raise FrameError(f"the frames of {self.path} differ in size: {sorted(sizes)}")
-        return [frames[index] for index in indices]
+        found = {number: frame.copy() for number, frame in self.frames(indices)}
+        return [found[index] for index in indices]
 
     @abc.abstractmethod
-    def _decode(self, wanted):
-        """The frames of the ascending numbers `wanted`: `{number: frame}`."""
+    def _decode(self, wanted, memory, draft):
+        """Yield the frames of the ascending numbers `wanted` with their numbers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,12 +155,11 @@ class _FrameFolder(Video):
         self.num_frames = num_frames
         self._source = source
 
-    def _decode(self, wanted):
+    def _decode(self, wanted, memory, draft):
         first, pattern = self._source.first_frame, self._source.pattern
-        return {
-            number: _read_image(os.path.join(self.path, pattern.format(number + first)))
-            for number in wanted
-        }
+        for number in wanted:
+            path = os.path.join(self.path, pattern.format(number + first))
+            yield number, decode_image(read_image_file(path), path, _ADVICE, memory, draft)
 
 
 def _check_is_folder(record):
@@ -120,10 +168,6 @@ def _check_is_folder(record):
             f"{record.path} is a video file by its name, but folders of frames are expected; "
             "lists name one or the other throughout, as data.source says"
         )
-
-
-def _read_image(path):
-    return decode_image(read_image_file(path), path, "extract this video again")
 
 
 def read_image_file(path):
@@ -140,17 +184,21 @@ def read_image_file(path):
     except OSError as error:
         raise FrameError(f"cannot read {path}: {error.strerror}") from None
     if not data:
-        raise FrameError(f"{path} is empty (0 bytes); extract this video again")
+        raise FrameError(f"{path} is empty (0 bytes); {_ADVICE}")
     return data
 
 
-def decode_image(data, name, advice):
+def decode_image(data, name, advice, memory, draft=None):
     """Decode a JPEG, or another image that OpenCV reads.
 
     Args:
         data: its `bytes`.
         name: what it is called, for messages.
         advice: what to do if it is damaged, for messages.
+        memory: the `Scratch` to decode into.
+        draft: short side in pixels that suffices: JPEGs are decoded approximately, the pixels
+            mostly one level off, and at a half, a quarter or an eighth of their size if that is as
+            large; 0: at their own size; `None`: exactly.
 
     Returns:
         uint8 `[height, width, 3]` in RGB.
@@ -160,7 +208,14 @@ def decode_image(data, name, advice):
     """
     if data.startswith(_JPEG_MAGIC):
         try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            fast: dict[str, int] = {}
+            if draft is not None:
+                fast = dict(fastdct=True, fastupsample=True)
+            if draft:
+                fast |= dict(min_height=draft, min_width=draft, min_factor=2)
+            buffer = memory.array(height, width, 3)
+            return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, **fast)
         except ValueError as error:
             raise FrameError(
                 f"cannot decode {name} ({len(data)} bytes): {error}; {advice}"

@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 from trn_jax.data import annotations, augment
-from trn_jax.data.decode import FrameError
+from trn_jax.data.decode import FrameError, scratch
 from trn_jax.errors import UserError
 
 _BATCHES_AHEAD = 2
@@ -36,6 +36,7 @@ class BatchReader:
         seed: of the augmentation.
         label_map: labels that change when a clip is mirrored.
         exact_resize: see `MultiScaleCrop.exact`.
+        fast_decode: decode approximately, see `decode.decode_image`.
         on_error: "raise", or "skip": take the next readable video of the list instead.
         num_threads: threads that decode.
         num_classes: of records with several labels each; `None`: they have one.
@@ -50,6 +51,7 @@ class BatchReader:
         seed,
         label_map,
         exact_resize,
+        fast_decode=False,
         on_error,
         num_threads,
         num_classes=None,
@@ -65,6 +67,7 @@ class BatchReader:
         self.num_classes = num_classes
         self.sample = view.sampler()
         self.crop = view.cropping(exact=exact_resize)
+        self.draft = view.short_side if fast_decode else None
         self.color = view.coloring()
         self.flip = augment.Flip(rate=view.flip_rate, label_map=label_map)
         self._pool = None
@@ -130,12 +133,18 @@ class BatchReader:
         )
 
     def _cut(self, record, rng, out):
-        with self.source.open(record) as video:
-            frames = video.read(self.sample(video.num_frames, rng).ravel())
-        self.crop(frames, rng, out[None])
-        label = self.flip(out, record.label, rng)
+        with self.source.open(record) as video, scratch() as memory:
+            wanted = self.sample(video.num_frames, rng).ravel()
+            box = None
+            for number, frame in video.frames(wanted, self.draft):
+                frame = augment.resize_short_side(frame, self.crop.scaled_to, memory)
+                if box is None:
+                    ((box, _),) = self.crop.boxes(*frame.shape[:2], rng)
+                    mirrored = self.flip.draw(rng)
+                for row in np.flatnonzero(wanted == number):
+                    augment.cut(frame, box, mirrored, out[row])
         self.color(out, rng)
-        return label
+        return self.flip.label(record.label) if mirrored else record.label
 
 
 def train_batches(

@@ -150,11 +150,10 @@ class _OpenVideo(Video):
         self._record = record
         self._name = record.name.encode()
 
-    def _decode(self, wanted):
-        return {
-            number: decode_image(self.image(number), self._called(number), _ADVICE)
-            for number in wanted
-        }
+    def _decode(self, wanted, memory, draft):
+        for number in wanted:
+            name = self._called(number)
+            yield number, decode_image(self.image(number), name, _ADVICE, memory, draft)
 
     def image(self, index):
         """The frame of a number as it was stored, a JPEG as a rule: `bytes`."""

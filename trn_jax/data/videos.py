@@ -81,17 +81,19 @@ class VideoFile(Video):
     def __exit__(self, *_):
         self._open.close()
 
-    def _decode(self, wanted):
+    def _decode(self, wanted, memory, draft):
         """The frames `wanted`, from the key frame before each or one after the other."""
+        found = -1
         with _explained(self.path):
-            found = self._read_in_order(wanted) if self._index is None else self._seek(wanted)
-        missing = [number for number in wanted if number not in found]
-        if missing:
+            decoded = self._read_in_order(wanted) if self._index is None else self._seek(wanted)
+            for found, frame in decoded:
+                yield found, frame
+        if found != wanted[-1]:
+            missing = wanted[bisect.bisect_right(wanted, found)]
             raise FrameError(
-                f"{self.path} ends before frame {missing[0]} of {self.num_frames}: it is cut off "
+                f"{self.path} ends before frame {missing} of {self.num_frames}: it is cut off "
                 "or damaged; fetch it again"
             )
-        return found
 
     def _read_index(self):
         """Times and key frames of all frames, from their packets, which are not decoded."""
@@ -110,9 +112,9 @@ class VideoFile(Video):
 
     def _seek(self, wanted):
         """Decode the frames `wanted`, skipping what lies before the key frames that they need."""
-        index, found, position = self._index, {}, None
+        index, position = self._index, None
         decoded: Iterator = iter(())
-        for number in wanted:
+        for rank, number in enumerate(wanted):
             before = bisect.bisect_right(index.keys, number) - 1
             key = index.keys[before] if before >= 0 else 0
             if position is None or key > position:
@@ -125,20 +127,19 @@ class VideoFile(Video):
                     break
             if position != number:
                 # In streams without an index of their own, a search may end behind its goal.
-                return self._read_in_order(wanted)
-            found[number] = _pixels(frame)
-        return found
+                yield from self._read_in_order(wanted[rank:])
+                return
+            yield number, _pixels(frame)
 
     def _read_in_order(self, wanted):
-        """Decode the frames `wanted` from the first one on."""
-        found, last, wanted = {}, wanted[-1], set(wanted)
+        """Decode the frames `wanted` from the first one of the video on."""
+        last, wanted = wanted[-1], set(wanted)
         with _opened(self.path) as (container, stream):
             for number, frame in enumerate(container.decode(stream)):
                 if number in wanted:
-                    found[number] = _pixels(frame)
+                    yield number, _pixels(frame)
                 if number == last:
                     break
-        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """What is seen of a video: which frames and crops, and reading them for several views at once."""
 
 import dataclasses
+from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
 from trn_jax.data import augment, sampling
+from trn_jax.data.decode import scratch
 from trn_jax.errors import UserError
 
 
@@ -171,19 +174,37 @@ class VideoReader:
         Raises:
             FrameError: a frame is missing or cannot be decoded.
         """
-        with self._source.open(record) as video:
+        with self._source.open(record) as video, scratch() as memory:
             drawn = {
                 name: self._draw(view, record.index, video.num_frames)
                 for name, view in self._views.items()
             }
-            used = sorted({int(index) for indices, _ in drawn.values() for index in indices.flat})
-            frames = _ScaledFrames(used, video.read(used))
+            used = np.concatenate([indices.ravel() for indices, _ in drawn.values()])
+            plan: Any = None  # until the first frame tells their size
+            for number, frame in video.frames(used):
+                plan = plan or self._plan(drawn, *frame.shape[:2])
+                for short_side, cuts in plan.cuts[number].items():
+                    scaled = augment.resize_short_side(frame, short_side, memory)
+                    for box, mirrored, target in cuts:
+                        augment.cut(scaled, box, mirrored, target)
+        for clip, colors in plan.colored:
+            augment.color(clip, colors)
+        num_clips = sum(map(len, plan.clips))
+        return {
+            "example": record.index,
+            "clips": plan.clips,
+            "num_clips": num_clips,
+            "views": plan.views,
+        }
+
+    def _plan(self, drawn, height, width):
+        """What is cut out of the frames, of this size, for indices and colours that were drawn."""
         found: list[dict] = [{} for _ in self.shapes]
         views = {}
         for name, view in self._views.items():
             indices, colors = drawn[name]
             crop = view.cropping(exact=True)
-            boxes = crop.boxes(*frames.size(crop.scaled_to))
+            boxes = crop.boxes(*augment.short_side_size(height, width, crop.scaled_to))
             shape = self.shapes.index((view.num_segments, view.crop_size))
             clips = [
                 (tuple(clip), crop.scaled_to, *box, colors)
@@ -192,43 +213,35 @@ class VideoReader:
             ]
             numbers = [found[shape].setdefault(clip, len(found[shape])) for clip in clips]
             views[name] = shape, np.array(numbers, np.int32)
-        clips = [
-            _cut_all(frames, distinct, shape)
-            for shape, distinct in zip(self.shapes, found, strict=True)
-        ]
-        num_clips = sum(map(len, clips))
-        return {"example": record.index, "clips": clips, "num_clips": num_clips, "views": views}
+        plan = _Plan(views=views)
+        for (num_segments, size), distinct in zip(self.shapes, found, strict=True):
+            arrays = np.empty((len(distinct), num_segments, size, size, 3), np.uint8)
+            plan.clips.append(arrays)
+            for clip, (numbers, short_side, box, mirrored, colors) in zip(
+                arrays, distinct, strict=True
+            ):
+                plan.colored.append((clip, colors))
+                for target, number in zip(clip, numbers, strict=True):
+                    plan.cuts[number][short_side].append((box, mirrored, target))
+        return plan
 
     def _draw(self, view, index, num_frames):
         rng = np.random.default_rng((self._seed, 0, index))
         return view.sampler()(num_frames, rng), view.coloring().draw(rng)
 
 
-class _ScaledFrames:
-    """The decoded frames of a video in all sizes that are asked for, each scaled once."""
+@dataclasses.dataclass
+class _Plan:
+    """What becomes of the frames of a video.
 
-    def __init__(self, indices, frames):
-        self._scaled = {0: dict(zip(indices, frames, strict=True))}
+    Attributes:
+        views: as `VideoReader` returns it.
+        clips: as well; to be filled in.
+        cuts: `{number of a frame: {short side to scale it to: [(box, mirrored, target)]}}`.
+        colored: `(clip, colours)`, in the end.
+    """
 
-    def size(self, short_side):
-        """Height and width of the frames whose shorter side is scaled to `short_side`."""
-        height, width, _ = next(iter(self._scaled[0].values())).shape
-        return augment.short_side_size(height, width, short_side or min(height, width))
-
-    def clip(self, indices, short_side):
-        """The frames `indices`, with the shorter side scaled to `short_side`; 0: as they are."""
-        scaled = self._scaled.setdefault(short_side, {})
-        for index in indices:
-            if index not in scaled:
-                frame = self._scaled[0][index]
-                (scaled[index],) = augment.resize_short_side([frame], short_side)
-        return [scaled[index] for index in indices]
-
-
-def _cut_all(frames, clips, shape):
-    num_segments, size = shape
-    out = np.empty((len(clips), num_segments, size, size, 3), np.uint8)
-    for (indices, short_side, box, mirrored, colors), target in zip(clips, out, strict=True):
-        augment.cut(frames.clip(indices, short_side), box, mirrored, target)
-        augment.color(target, colors)
-    return out
+    views: dict
+    clips: list = dataclasses.field(default_factory=list)
+    cuts: dict = dataclasses.field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    colored: list = dataclasses.field(default_factory=list)

@@ -212,5 +212,5 @@ def _decode_some(encoding, video, part):
     with VideoFiles().open(record) as file:
         frames = file.read(indices)
     if 0 < encoding.short_side < min(frames[0].shape[:2]):
-        frames = resize_short_side(frames, encoding.short_side)
+        frames = [resize_short_side(frame, encoding.short_side) for frame in frames]
     return [simplejpeg.encode_jpeg(frame, quality=encoding.quality) for frame in frames]
