@@ -140,7 +140,7 @@ def resize_short_side(frame, short_side, memory=None):
     Args:
         frame: `[h, w, 3]`.
         short_side: pixels; 0 leaves it as it is.
-        memory: a `decode.Scratch` to write into; by default a new array.
+        memory: a `memory.Scratch` to write into; by default a new array.
 
     Returns:
         A frame; the same one if it has this size.

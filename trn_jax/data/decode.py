@@ -1,10 +1,7 @@
 """Reading the frames of a video that are used, and no others."""
 
 import abc
-import collections
-import contextlib
 import dataclasses
-import math
 import os
 import re
 
@@ -12,6 +9,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from trn_jax.data.memory import scratch
 from trn_jax.errors import UserError
 
 _JPEG_MAGIC = b"\xff\xd8"
@@ -20,40 +18,6 @@ _ADVICE = "extract this video again"
 
 class FrameError(UserError):
     """A frame is missing or cannot be decoded; the message names the file."""
-
-
-class Scratch:
-    """Memory for one frame, which the next one overwrites.
-
-    Memory that the system hands out anew is filled page by page, which takes a quarter as long as
-    decoding into memory that is in use.
-    """
-
-    def __init__(self):
-        self._memory = np.empty(0, np.uint8)
-
-    def array(self, *shape):
-        """A uint8 array of a shape; all of them are the same memory."""
-        size = math.prod(shape)
-        if size > self._memory.size:
-            self._memory = np.empty(size, np.uint8)
-        return self._memory[:size].reshape(shape)
-
-
-_spare_scratches: collections.deque[Scratch] = collections.deque()
-
-
-@contextlib.contextmanager
-def scratch():
-    """Lend a `Scratch` that nobody else uses meanwhile, in whatever thread."""
-    try:
-        lent = _spare_scratches.pop()
-    except IndexError:
-        lent = Scratch()
-    try:
-        yield lent
-    finally:
-        _spare_scratches.append(lent)
 
 
 class Video(abc.ABC):
@@ -195,7 +159,7 @@ def decode_image(data, name, advice, memory, draft=None):
         data: its `bytes`.
         name: what it is called, for messages.
         advice: what to do if it is damaged, for messages.
-        memory: the `Scratch` to decode into.
+        memory: the `memory.Scratch` to decode into.
         draft: short side in pixels that suffices: JPEGs are decoded approximately, the pixels
             mostly one level off, and at a half, a quarter or an eighth of their size if that is as
             large; 0: at their own size; `None`: exactly.

@@ -17,8 +17,8 @@ from functools import cache, partial
 import grain
 import numpy as np
 
-from trn_jax.data import annotations, augment
-from trn_jax.data.decode import FrameError, scratch
+from trn_jax.data import annotations, augment, memory
+from trn_jax.data.decode import FrameError
 from trn_jax.errors import UserError
 
 _BATCHES_AHEAD = 2
@@ -92,7 +92,7 @@ class BatchReader:
             (position in the list) and `problems`, a tuple of messages about replaced examples.
         """
         size = self.view.crop_size
-        clips = np.empty((len(entries), self.view.num_segments, size, size, 3), np.uint8)
+        clips = memory.empty((len(entries), self.view.num_segments, size, size, 3))
         rows = list(self._threads().map(self._read, entries, clips))
         labels, examples, problems = zip(*rows, strict=True)
         return {
@@ -133,11 +133,11 @@ class BatchReader:
         )
 
     def _cut(self, record, rng, out):
-        with self.source.open(record) as video, scratch() as memory:
+        with self.source.open(record) as video, memory.scratch() as scratch:
             wanted = self.sample(video.num_frames, rng).ravel()
             box = None
             for number, frame in video.frames(wanted, self.draft):
-                frame = augment.resize_short_side(frame, self.crop.scaled_to, memory)
+                frame = augment.resize_short_side(frame, self.crop.scaled_to, scratch)
                 if box is None:
                     ((box, _),) = self.crop.boxes(*frame.shape[:2], rng)
                     mirrored = self.flip.draw(rng)
@@ -244,6 +244,7 @@ def clip_batches(videos, num_clips):
                         yield batches.pop(shape) | {"videos": begun}
                         begun = []
         for batch in batches.values():
+            batch["clip"][len(batch["rows"]) :] = 0
             yield batch | {"videos": begun}
             begun = []
     finally:
@@ -251,7 +252,7 @@ def clip_batches(videos, num_clips):
 
 
 def _empty_batch(num_clips, shape):
-    clips = np.zeros((num_clips, *shape), np.uint8)
+    clips = memory.empty((num_clips, *shape))
     return {"clip": clips, "example": np.zeros(num_clips, np.int32), "rows": []}
 
 

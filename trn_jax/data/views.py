@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trn_jax.data import augment, sampling
-from trn_jax.data.decode import scratch
+from trn_jax.data import augment, memory, sampling
 from trn_jax.errors import UserError
 
 
@@ -174,7 +173,7 @@ class VideoReader:
         Raises:
             FrameError: a frame is missing or cannot be decoded.
         """
-        with self._source.open(record) as video, scratch() as memory:
+        with self._source.open(record) as video, memory.scratch() as scratch:
             drawn = {
                 name: self._draw(view, record.index, video.num_frames)
                 for name, view in self._views.items()
@@ -184,7 +183,7 @@ class VideoReader:
             for number, frame in video.frames(used):
                 plan = plan or self._plan(drawn, *frame.shape[:2])
                 for short_side, cuts in plan.cuts[number].items():
-                    scaled = augment.resize_short_side(frame, short_side, memory)
+                    scaled = augment.resize_short_side(frame, short_side, scratch)
                     for box, mirrored, target in cuts:
                         augment.cut(scaled, box, mirrored, target)
         for clip, colors in plan.colored:
@@ -215,7 +214,7 @@ class VideoReader:
             views[name] = shape, np.array(numbers, np.int32)
         plan = _Plan(views=views)
         for (num_segments, size), distinct in zip(self.shapes, found, strict=True):
-            arrays = np.empty((len(distinct), num_segments, size, size, 3), np.uint8)
+            arrays = memory.empty((len(distinct), num_segments, size, size, 3))
             plan.clips.append(arrays)
             for clip, (numbers, short_side, box, mirrored, colors) in zip(
                 arrays, distinct, strict=True

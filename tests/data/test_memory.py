@@ -1,0 +1,97 @@
+"""Memory that is used again, but never while somebody looks at it."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+import pytest
+
+from trn_jax.data import memory
+
+
+@pytest.fixture(autouse=True)
+def nothing_spare():
+    gc.collect()
+    memory._spare_memory.clear()
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_memory_is_used_again_once_nobody_refers_to_it():
+    array = memory.empty((3, 4, 5))
+    assert (array.shape, array.dtype) == ((3, 4, 5), np.uint8)
+    place = address(array)
+    view = array[1:, ::2].transpose(2, 0, 1)
+    del array
+    assert address(memory.empty((60,))) != place  # the view refers to it
+    del view
+    assert {address(memory.empty((6, 10))) for _ in range(3)} & {place}
+
+
+def test_memory_is_not_used_for_arrays_of_other_sizes():
+    place = address(memory.empty((100,)))
+    assert len(memory._spare_memory) == 1
+    for size in (101, 49):
+        kept = memory.empty((size,))
+        assert address(kept) != place
+    del kept
+    assert address(memory.empty((50,))) == place
+
+
+def test_only_so_much_is_kept():
+    arrays = [memory.empty((1000,)) for _ in range(memory._KEPT + 5)]
+    del arrays
+    assert len(memory._spare_memory) == memory._KEPT
+
+
+def test_arrays_on_the_device_keep_the_memory():
+    on_device = []
+    for value in range(20):
+        array = memory.empty((256, 1024))
+        array[:] = value
+        on_device.append(jax.device_put(array))
+        del array
+    for value, array in enumerate(on_device):
+        assert np.asarray(array).min() == np.asarray(array).max() == value
+
+
+def test_threads_never_share_memory():
+    together = threading.Barrier(4)
+
+    def work(value):
+        together.wait()
+        for turn in range(300):
+            array = memory.empty((50 + turn % 7,))
+            array[:] = value
+            with memory.scratch() as scratch:
+                frame = scratch.array(4, 5, 3)
+                frame[:] = value
+                assert (array == value).all() and (frame == value).all()
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_scratches_grow_and_are_the_same_memory():
+    with memory.scratch() as scratch:
+        large = scratch.array(10, 10, 3)
+        small = scratch.array(2, 2, 3)
+        assert small.shape == (2, 2, 3) and np.shares_memory(large, small)
+        with memory.scratch() as other:
+            assert not np.shares_memory(other.array(2, 2, 3), small)
+
+
+def test_programs_end_quietly_with_arrays_in_use():
+    program = "from trn_jax.data import memory; import sys; sys.kept = memory.empty((100,))"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
