@@ -77,9 +77,9 @@ class Videos:
 
     def eval_videos(self, views):
         for index, clips in enumerate(self._clips):
-            numbers = {name: (0, np.arange(len(clips))) for name in views}
-            count = {"num_clips": len(clips), "views": numbers}
-            yield {"example": index, "clips": [clips], **count}
+            looks = [(number, False) for number in range(len(clips))]
+            video = {"example": index, "clips": [clips], "seen": [[(False,)] * len(clips)]}
+            yield video | {"num_clips": len(clips), "views": dict.fromkeys(views, (0, looks))}
 
 
 @pytest.mark.parametrize("max_views", [1, 16, 100])

@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
@@ -38,7 +39,7 @@ _ORIGIN = (
 )
 
 
-def score_clips(states, clips, videos, *, graph):
+def score_clips(states, clips, videos, mirrored=False, *, graph):
     """Score clips, each by itself.
 
     Args:
@@ -46,11 +47,13 @@ def score_clips(states, clips, videos, *, graph):
         clips: `[clips, segments, height, width, 3]`.
         videos: `[clips]`, the position of each clip's video in the list: relations that are drawn
             in evaluation belong to it.
+        mirrored: whether to exchange left and right.
         graph: the structure of the model (`nnx.graphdef`).
 
     Returns:
         Logits `[clips, classes]`.
     """
+    clips = jnp.where(mirrored, jnp.flip(clips, axis=3), clips)
     return nnx.merge(graph, *states)(clips, rngs=nnx.Rngs(0), clip_index=videos)
 
 
@@ -107,7 +110,7 @@ class Evaluator:
         split = split_batch(self._mesh)
         self._step = jax.jit(
             partial(score_clips, graph=graph),
-            in_shardings=(replicated(self._mesh), split, split),
+            in_shardings=(replicated(self._mesh), split, split, replicated(self._mesh)),
             out_shardings=split,
         )
 
@@ -179,10 +182,12 @@ class Evaluator:
     def _check(self, views, states):
         """Check that the model takes the clips of all views, before any is read."""
         examples = jax.ShapeDtypeStruct((self._num_clips,), np.int32)
+        mirrored = jax.ShapeDtypeStruct((), np.bool_)
         for name, view in views.items():
             shape = (self._num_clips, view.num_segments, view.crop_size, view.crop_size, 3)
             try:
-                self._step.eval_shape(states, jax.ShapeDtypeStruct(shape, np.uint8), examples)
+                clips = jax.ShapeDtypeStruct(shape, np.uint8)
+                self._step.eval_shape(states, clips, examples, mirrored)
             except UserError as error:
                 raise UserError(f"{name} is not defined for this model: {error}") from None
 
@@ -193,14 +198,18 @@ class Evaluator:
         num_clips = 0
         try:
             for arrays, rest in prefetch:
-                num_clips += len(rest["rows"])
-                running.append((self._step(states, arrays["clip"], arrays["example"]), rest))
-                if len(running) > _STEPS_AHEAD:
-                    merger.add(*running.popleft())
+                merger.begin(rest["videos"])
+                num_clips += len(rest["rows"]) * len(rest["seen"])
+                for mirrored in rest["seen"]:
+                    clips, examples = arrays["clip"], arrays["example"]
+                    logits = self._step(states, clips, examples, np.bool_(mirrored))
+                    running.append((logits, rest["rows"], mirrored))
+                    if len(running) > _STEPS_AHEAD:
+                        merger.add(*running.popleft())
         finally:
             prefetch.close()
-        for logits, rest in running:
-            merger.add(logits, rest)
+        for scored in running:
+            merger.add(*scored)
         return num_clips
 
     def run_protocols(self, data, config, states, directory, step, names):
@@ -253,19 +262,22 @@ class _Merger:
         self._multi_label = multi_label
         self._open: dict[int, dict] = {}
 
-    def add(self, logits, batch):
-        """Take the logits `[clips, classes]` of a batch of `pipeline.clip_batches`."""
-        for video in batch["videos"]:
+    def begin(self, videos):
+        """Take what `pipeline.clip_batches` says of videos whose clips come from now on."""
+        for video in videos:
             self._open[video["example"]] = video | {"logits": {}}
-        for row, (example, shape, number) in zip(np.asarray(logits), batch["rows"], strict=False):
+
+    def add(self, logits, rows, mirrored):
+        """Take the logits `[clips, classes]` of the `rows` of a batch, mirrored or not."""
+        for found, (example, shape, number) in zip(np.asarray(logits), rows, strict=False):
             video = self._open[example]
-            video["logits"][shape, number] = row
+            video["logits"][shape, number, mirrored] = found
             if len(video["logits"]) == video["num_clips"]:
                 self._close(self._open.pop(example))
 
     def _close(self, video):
-        for name, (shape, numbers) in video["views"].items():
-            logits = np.stack([video["logits"][shape, number] for number in numbers.tolist()])
+        for name, (shape, looks) in video["views"].items():
+            logits = np.stack([video["logits"][(shape, *look)] for look in looks])
             self._scores[name][video["example"]] = merge_views(
                 logits, merge=self._merge[name], multi_label=self._multi_label
             )

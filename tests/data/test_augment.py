@@ -231,8 +231,10 @@ def read_clip(crop_size, **settings):
     record = Record(0, str(IMAGES), 10, 4)
     source = decode.FrameFolders(pattern="img_{:05d}.jpg", first_frame=1)
     video = VideoReader({"one": View(**right | settings)}, source, seed=0)(record)
-    shape, numbers = video["views"]["one"]
-    return video["clips"][shape][numbers], record.label
+    shape, looks = video["views"]["one"]
+    clips = [video["clips"][shape][number] for number, _ in looks]
+    clips = [np.flip(c, 2) if m else c for c, (_, m) in zip(clips, looks, strict=True)]
+    return np.stack(clips), record.label
 
 
 @needs_images

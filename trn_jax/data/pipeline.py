@@ -222,26 +222,29 @@ def clip_batches(videos, num_clips):
 
     Yields:
         Dicts of `clip` uint8 `[num_clips, segments, size, size, 3]`, `example` int32 `[num_clips]`
-        (position of a clip's video in the list), `rows`, for every clip that is not padding its
-        `(example, number of the shape, number among the clips of that shape)`, and `videos`, what
-        the reader said of the videos that begin here, without the clips.
+        (position of a clip's video in the list), `seen`, how all of these clips are looked at,
+        `rows`, for every clip that is not padding its `(example, number of the shape, number among
+        the clips of that shape)`, and `videos`, what the reader said of the videos that begin here,
+        without the clips.
     """
-    batches: dict[int, dict] = {}
+    batches: dict[tuple, dict] = {}
     begun: list[dict] = []
     try:
         for video in videos:
             begun.append({key: value for key, value in video.items() if key != "clips"})
             for shape, clips in enumerate(video["clips"]):
-                for number, clip in enumerate(clips):
-                    if shape not in batches:
-                        batches[shape] = _empty_batch(num_clips, clip.shape)
-                    batch = batches[shape]
+                for number, (clip, seen) in enumerate(
+                    zip(clips, video["seen"][shape], strict=True)
+                ):
+                    if (shape, seen) not in batches:
+                        batches[shape, seen] = _empty_batch(num_clips, clip.shape, seen)
+                    batch = batches[shape, seen]
                     row = len(batch["rows"])
                     batch["clip"][row] = clip
                     batch["example"][row] = video["example"]
                     batch["rows"].append((video["example"], shape, number))
                     if row == num_clips - 1:
-                        yield batches.pop(shape) | {"videos": begun}
+                        yield batches.pop((shape, seen)) | {"videos": begun}
                         begun = []
         for batch in batches.values():
             batch["clip"][len(batch["rows"]) :] = 0
@@ -251,9 +254,9 @@ def clip_batches(videos, num_clips):
         videos.close()
 
 
-def _empty_batch(num_clips, shape):
-    clips = memory.empty((num_clips, *shape))
-    return {"clip": clips, "example": np.zeros(num_clips, np.int32), "rows": []}
+def _empty_batch(num_clips, shape, seen):
+    clips, examples = memory.empty((num_clips, *shape)), np.zeros(num_clips, np.int32)
+    return {"clip": clips, "example": examples, "seen": seen, "rows": []}
 
 
 def _iterate(elements, num_threads, num_workers):

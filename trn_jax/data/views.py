@@ -132,7 +132,8 @@ class VideoReader:
     """Reads all that several views see of a video; every frame is decoded once.
 
     A clip that several views have in common, which is one of the same frames, the same box and the
-    same colours, is cut once. A view shows the same whatever other views are read with it.
+    same colours, is cut once, and so is one with its mirror image: mirroring is left to the device.
+    A view shows the same whatever other views are read with it.
 
     Args:
         views: `{name: View}`, of fixed crops.
@@ -166,9 +167,10 @@ class VideoReader:
 
         Returns:
             A dict of `example` (the position in the list), `clips`, the distinct ones of every
-            shape, uint8 `[clips, segments, size, size, 3]`, their number `num_clips`, and `views`,
-            the numbers of those that a view consists of: `{name: (number of the shape, int32
-            [num_views])}`, crop first, then clip: entry `crop * clips_per_video + clip`.
+            shape, uint8 `[clips, segments, size, size, 3]`, `seen`, how each of them is looked at:
+            as it is, `(False,)`, mirrored, `(True,)`, or both, `num_clips`, how many looks that
+            are, and `views`, what a view consists of: `{name: (number of the shape, [(number of the
+            clip, mirrored)])}`, crop first, then clip: entry `crop * clips_per_video + clip`.
 
         Raises:
             FrameError: a frame is missing or cannot be decoded.
@@ -184,44 +186,43 @@ class VideoReader:
                 plan = plan or self._plan(drawn, *frame.shape[:2])
                 for short_side, cuts in plan.cuts[number].items():
                     scaled = augment.resize_short_side(frame, short_side, scratch)
-                    for box, mirrored, target in cuts:
-                        augment.cut(scaled, box, mirrored, target)
+                    for box, target in cuts:
+                        augment.cut(scaled, box, False, target)
         for clip, colors in plan.colored:
             augment.color(clip, colors)
-        num_clips = sum(map(len, plan.clips))
         return {
             "example": record.index,
             "clips": plan.clips,
-            "num_clips": num_clips,
+            "seen": plan.seen,
+            "num_clips": sum(len(looks) for seen in plan.seen for looks in seen),
             "views": plan.views,
         }
 
     def _plan(self, drawn, height, width):
         """What is cut out of the frames, of this size, for indices and colours that were drawn."""
         found: list[dict] = [{} for _ in self.shapes]
-        views = {}
+        plan = _Plan()
         for name, view in self._views.items():
             indices, colors = drawn[name]
             crop = view.cropping(exact=True)
             boxes = crop.boxes(*augment.short_side_size(height, width, crop.scaled_to))
             shape = self.shapes.index((view.num_segments, view.crop_size))
-            clips = [
-                (tuple(clip), crop.scaled_to, *box, colors)
-                for box in boxes
-                for clip in indices.tolist()
-            ]
-            numbers = [found[shape].setdefault(clip, len(found[shape])) for clip in clips]
-            views[name] = shape, np.array(numbers, np.int32)
-        plan = _Plan(views=views)
+            looks = []
+            for box, mirrored in boxes:
+                for clip in indices.tolist():
+                    cut = tuple(clip), crop.scaled_to, box, colors
+                    number, seen = found[shape].setdefault(cut, (len(found[shape]), set()))
+                    seen.add(mirrored)
+                    looks.append((number, mirrored))
+            plan.views[name] = shape, looks
         for (num_segments, size), distinct in zip(self.shapes, found, strict=True):
             arrays = memory.empty((len(distinct), num_segments, size, size, 3))
             plan.clips.append(arrays)
-            for clip, (numbers, short_side, box, mirrored, colors) in zip(
-                arrays, distinct, strict=True
-            ):
+            plan.seen.append([tuple(sorted(seen)) for _, seen in distinct.values()])
+            for clip, (numbers, short_side, box, colors) in zip(arrays, distinct, strict=True):
                 plan.colored.append((clip, colors))
                 for target, number in zip(clip, numbers, strict=True):
-                    plan.cuts[number][short_side].append((box, mirrored, target))
+                    plan.cuts[number][short_side].append((box, target))
         return plan
 
     def _draw(self, view, index, num_frames):
@@ -236,11 +237,13 @@ class _Plan:
     Attributes:
         views: as `VideoReader` returns it.
         clips: as well; to be filled in.
-        cuts: `{number of a frame: {short side to scale it to: [(box, mirrored, target)]}}`.
+        seen: as well.
+        cuts: `{number of a frame: {short side to scale it to: [(box, target)]}}`.
         colored: `(clip, colours)`, in the end.
     """
 
-    views: dict
+    views: dict = dataclasses.field(default_factory=dict)
     clips: list = dataclasses.field(default_factory=list)
+    seen: list = dataclasses.field(default_factory=list)
     cuts: dict = dataclasses.field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     colored: list = dataclasses.field(default_factory=list)
