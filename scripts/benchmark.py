@@ -2,14 +2,16 @@
 
     python scripts/benchmark.py --config=configs/trn_synthetic.py --what=both
     python scripts/benchmark.py --config=configs/tsn_k400_3seg.py --config.data_dir=... --what=eval
-    python scripts/benchmark.py --config=configs/trn_sthv1.py --config.data_dir=... --what=loader
+    python scripts/benchmark.py --config=configs/trn_sthv1.py --config.data_dir=... --what=data
     python scripts/benchmark.py --what=torch
     python scripts/benchmark.py --what=models --models='tsm_*' --rounds=3
 
-`--what=data` reads, decodes and crops the training clips; `--what=step` takes training steps on a
-batch that is on the device already; `--what=both` measures these two, and training as it is: steps
-on the clips that the pipeline delivers meanwhile. `--what=loader` compares the data pipeline with
-one of PyTorch, a `DataLoader` that does the same with OpenCV, in this process and in workers.
+`--what=step` takes training steps on a batch that is on the device already; `--what=both` measures
+these and the data pipeline, and training as it is: steps on the clips that the pipeline delivers
+meanwhile. `--what=data` takes the pipeline apart: files are read, and decoded, and cropped, in one
+thread; clips come as batches, and on the devices; in worker processes, too. It is compared with the
+least that has to be done, with a `DataLoader` of PyTorch that does the same with OpenCV, and with
+the same videos in other forms, such as records (`--other_data_dir`).
 `--what=eval` evaluates the validation list by all protocols in one pass, and by the one that shows
 the model most pixels. `--what=models` compares evaluation and training step of one model after the
 other with its twin in PyTorch (`trn_jax.twins`), in eager mode: the same weights, batch and number
@@ -23,15 +25,18 @@ smallest and the largest one; ratios are taken round by round. PyTorch's threads
 other at full load, which other work on the machine prolongs: `--threads=1` compares the work alone.
 """
 
+import copy
 import dataclasses
 import fnmatch
 import gc
+import itertools
 import multiprocessing
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
@@ -41,6 +46,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import simplejpeg
 from absl import app, flags, logging
 from flax import nnx
 from jax.sharding import Mesh
@@ -57,12 +63,15 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, but for --wha
 _WHAT = flags.DEFINE_enum(
     "what",
     "both",
-    ["data", "step", "both", "loader", "eval", "models", "torch"],
+    ["data", "step", "both", "eval", "models", "torch"],
     "What to measure.",
 )
 _MODELS = flags.DEFINE_string("models", "*", "With --what=models: pattern of names, as 'tsm_*'.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/benchmark", "As in training: the synthetic data set lies beside this folder."
+)
+_OTHERS = flags.DEFINE_multi_string(
+    "other_data_dir", [], "With --what=data: the same videos in another form; may be given again."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
 _STEPS = flags.DEFINE_integer(
@@ -160,25 +169,25 @@ def rest() -> float:
 
 def table(
     turns: Mapping[str, Sequence[Turn]],
-    ratios: Iterable[tuple[str, str]],
-    goals: Mapping[str, float] | None = None,
+    pairs: Mapping[tuple[str, str], float | None],
     unit: str = "clip",
 ) -> str:
-    """Describe the turns, and the ratio of some pairs of sides.
+    """Describe the turns, and the ratios of some `pairs` of sides.
 
-    `goals` are the largest ratios of processor time that are wanted, by the first of a pair.
+    With each pair comes the largest ratio of processor time that is wanted, or `None`.
     """
+    goals = any(pairs.values())
     header = f"{'':34}{f'{unit}s/s':>32}{f'CPU seconds per {unit}':>32}"
     lines = [f"{header}{'goal':>10}" if goals else header]
     for name, own in turns.items():
         rates = _spread([1 / turn.wall for turn in own])
         lines.append(f"{name:34}{rates:>32}{_spread([turn.cpu for turn in own]):>32}")
-    for name, other in ratios:
-        pairs = zip(turns[name], turns[other], strict=True)
-        rates = _spread([b.wall / a.wall for a, b in pairs])
+    for (name, other), goal in pairs.items():
+        rounds = zip(turns[name], turns[other], strict=True)
+        rates = _spread([b.wall / a.wall for a, b in rounds])
         costs = _spread(cost_ratios(turns[name], turns[other]))
         line = f"{f'{name} / {other}':34}{rates:>32}{costs:>32}"
-        lines.append(f"{line}{f'<= {goals[name]:g}':>10}" if goals else line)
+        lines.append(f"{line}{f'<= {goal:g}':>10}" if goal else line)
     return "\n".join(lines)
 
 
@@ -234,22 +243,12 @@ class Stepper:
 
 def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Side]:
     """The data pipeline, the training step, and the two together; `stack` closes them."""
-    if config.data.num_workers:
-        raise UserError(
-            f"data.num_workers={config.data.num_workers}: the processor time of worker processes "
-            "cannot be measured; set it to 0"
-        )
     mesh = make_mesh()
     recipe.check_batch(config, mesh.size)
     data = recipe.Data(config, workdir)
     stepper = Stepper(config, mesh, len(data.train_records))
-    batches = stack.enter_context(closing(data.train_batches(0)))
     prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), mesh)))
     resident, _ = next(prefetch)
-
-    def deliver(steps: int) -> None:
-        for _ in range(steps):
-            next(batches)
 
     def step(steps: int) -> None:
         stepper([resident] * steps)
@@ -259,13 +258,13 @@ def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[S
 
     clips = config.train.batch
     return [
-        Side("data", clips, deliver, rest),
+        _pipeline("data", config, workdir, stack),
         Side("step", clips, step),
         Side("both", clips, both, rest),
     ]
 
 
-# A loader of PyTorch ------------------------------------------------------------------------------
+# The data pipeline ------------------------------------------------------------------------------
 
 
 class PeerClips:
@@ -275,9 +274,9 @@ class PeerClips:
     PyTorch's convolutions take, `[channels, frames, height, width]`.
     """
 
-    def __init__(self, config: ConfigDict, data: recipe.Data):
+    def __init__(self, data: recipe.Data):
         self._records = data.train_records
-        self._view = View(**config.data.train)
+        self._view = data.train_reader().view
         self._source = data.source
 
     def __len__(self) -> int:
@@ -301,23 +300,145 @@ class PeerClips:
         return np.ascontiguousarray(clip.transpose(3, 0, 1, 2)), int(record.label)
 
 
-def loader_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Side]:
-    """Our data pipeline, and PyTorch's in this process and in as many workers as processors."""
-    import torch
+def data_sides(
+    config: ConfigDict, workdir: str, others: Sequence[str], stack: ExitStack
+) -> tuple[list[Side], dict[tuple[str, str], float | None]]:
+    """The data pipeline in all its parts, and what it is compared with.
 
+    Args:
+        config: see `trn_jax.config.base`.
+        workdir: as in training.
+        others: folders with the same videos in other forms.
+        stack: closes what works ahead.
+
+    Returns:
+        The sides; and the pairs of their names to compare, with the largest ratio of processor time
+        that is wanted, if there is one.
+    """
     data = recipe.Data(config, workdir)
-    if data.files.source != "frames":
-        raise UserError("--what=loader compares folders of frames, which this data set has not")
+    name, processors = data.files.source, len(os.sched_getaffinity(0))
+    sides = _stages(name, data, config.train.batch)
+    sides += [_pipeline(name, config, workdir, stack), _delivery(data, config, stack)]
+    workers = f"{name}, {processors} workers"
+    with_workers = copy.deepcopy(config)
+    with_workers.data.num_workers = processors
+    sides.append(_pipeline(workers, with_workers, workdir, stack))
+    pairs: dict[tuple[str, str], float | None] = {(workers, name): None}
+    if name != "videos":
+        sides.append(_floor(data, config.train.batch, stack))
+        pairs[name, sides[-1].name] = 1.25
+    if name == "frames":
+        for side in _peers(data, config.train.batch, processors, stack):
+            sides.append(side)
+            pairs[name, side.name] = 0.5
+    for number, other in enumerate(others, 2):
+        again = copy.deepcopy(config)
+        again.data_dir = other
+        form = recipe.Data(again, workdir)
+        called = f"{number}: {form.files.source}"
+        sides += _stages(called, form, config.train.batch)
+        sides.append(_pipeline(called, again, workdir, stack))
+        pairs[called, name] = None
+    return sides, pairs
+
+
+def _pipeline(name: str, config: ConfigDict, workdir: str, stack: ExitStack) -> Side:
+    """What delivers batches to the training."""
+    data = recipe.Data(config, workdir)
     batches = stack.enter_context(closing(data.train_batches(0)))
-    batch = config.train.batch
 
     def deliver(steps: int) -> None:
         for _ in range(steps):
             next(batches)
 
+    return Side(name, config.train.batch, deliver, rest)
+
+
+def _delivery(data: recipe.Data, config: ConfigDict, stack: ExitStack) -> Side:
+    """The same to the devices."""
+    prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), make_mesh())))
+
+    def deliver(steps: int) -> None:
+        for arrays, _ in islice(prefetch, steps):
+            jax.block_until_ready(arrays)
+
+    return Side(f"{data.files.source}, to the devices", config.train.batch, deliver, rest)
+
+
+def _stages(name: str, data: recipe.Data, batch: int) -> list[Side]:
+    """The way of a clip, one part more in every side: read, decode, crop; in one thread."""
+    records, source = data.train_records, data.source
+    reader = data.train_reader()
+    reader.num_threads = 1
+    order = np.random.default_rng(0).permutation(len(records)).tolist()
+    number = itertools.count()
+
+    def clips(steps: int) -> Iterable[tuple[Any, np.ndarray]]:
+        """Videos, and the frames of a clip of each."""
+        for _ in range(steps * batch):
+            index = next(number)
+            with source.open(records[order[index % len(order)]]) as video:
+                rng = np.random.default_rng(index)
+                yield video, reader.sample(video.num_frames, rng).ravel()
+
+    def read(steps: int) -> None:
+        for video, wanted in clips(steps):
+            for frame in np.unique(wanted).tolist():
+                video.image(frame)
+
+    def decode(steps: int) -> None:
+        for video, wanted in clips(steps):
+            for _ in video.frames(wanted, reader.draft):
+                pass
+
+    def crop(steps: int) -> None:
+        for _ in range(steps):
+            indices = [next(number) for _ in range(batch)]
+            reader([(i, records[order[i % len(order)]]) for i in indices])
+
+    stages = {"read": read, "decode": decode, "crop": crop}
+    if data.files.source == "videos":
+        del stages["read"]  # decoding reads as it goes
+    return [Side(f"{name}, {stage}", batch, run) for stage, run in stages.items()]
+
+
+def _floor(data: recipe.Data, batch: int, stack: ExitStack) -> Side:
+    """No more than decoding images that are in memory, and resizing a box of each."""
+    reader, rng = data.train_reader(), np.random.default_rng(0)
+    clips = []
+    for record in (data.train_records * batch)[:batch]:
+        with data.source.open(record) as video:
+            wanted = reader.sample(video.num_frames, rng).ravel()
+            clips.append([video.image(frame) for frame in wanted.tolist()])
+    size = reader.view.crop_size
+
+    def make(images: list[bytes]) -> None:
+        frames = [simplejpeg.decode_jpeg(image, "RGB") for image in images]
+        height, width, _ = frames[0].shape
+        (((left, top, w, h), _),) = reader.crop.boxes(height, width, np.random.default_rng(0))
+        for frame in frames:
+            cv2.resize(frame[top : top + h, left : left + w], (size, size))
+
+    pool = stack.enter_context(ThreadPoolExecutor(data.num_threads))
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            list(pool.map(make, clips))
+
+    return Side("decode and resize alone", batch, run)
+
+
+def _peers(data: recipe.Data, batch: int, processors: int, stack: ExitStack) -> list[Side]:
+    """A `DataLoader` of PyTorch in this process, and in as many workers as processors."""
+    try:
+        import torch
+    except ImportError:
+        print("PyTorch is not installed, so its loader is left out")
+        return []
+
     def peer(num_workers: int) -> Callable[[int], None]:
         loader = torch.utils.data.DataLoader(
-            PeerClips(config, data),
+            PeerClips(data),
             batch_size=batch,
             sampler=torch.utils.data.RandomSampler(
                 data.train_records, replacement=True, num_samples=10**9
@@ -334,11 +455,9 @@ def loader_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Sid
 
         return run
 
-    workers = len(os.sched_getaffinity(0))
     return [
-        Side("data", batch, deliver, rest),
         Side("PyTorch", batch, peer(0)),
-        Side(f"PyTorch, {workers} workers", batch, peer(workers), rest),
+        Side(f"PyTorch, {processors} workers", batch, peer(processors), rest),
     ]
 
 
@@ -496,8 +615,7 @@ def compare_models(names: Sequence[str], shape: Shape, *, rounds: int, steps: in
     for name in names:
         found = measure(twin_sides(name, shape), rounds=rounds, steps=steps)
         goals = next(wanted for pattern, *wanted in GOALS if fnmatch.fnmatchcase(name, pattern))
-        named = dict(zip(("evaluation", "step"), goals, strict=True))
-        print(f"\n{name}\n{table(found, TWIN_RATIOS, named)}", flush=True)
+        print(f"\n{name}\n{table(found, dict(zip(TWIN_RATIOS, goals, strict=True)))}", flush=True)
         line = f"{name:26}"
         for (own, other), goal in zip(TWIN_RATIOS, goals, strict=True):
             ratios = _spread(cost_ratios(found[own], found[other]))
@@ -507,7 +625,7 @@ def compare_models(names: Sequence[str], shape: Shape, *, rounds: int, steps: in
     if set(TSM_AND_TSN) <= set(names):
         sides = [step_side(name, shape) for name in TSM_AND_TSN]
         found = measure(sides, rounds=rounds, steps=steps)
-        text = table(found, [TSM_AND_TSN], {TSM_AND_TSN[0]: TSM_GOAL})
+        text = table(found, {TSM_AND_TSN: TSM_GOAL})
         lines += ["", "training step of TSM and TSN", text]
     return "\n".join(lines)
 
@@ -521,7 +639,6 @@ def _release() -> None:
 # The command -------------------------------------------------------------------------------------
 
 _RATIOS = {
-    "data": (),
     "step": (),
     "both": (("both", "step"), ("both", "data")),
 }
@@ -544,15 +661,16 @@ def main(_: Sequence[str]) -> None:
     if what == "eval":
         sides = evaluation_sides(_CONFIG.value, _WORKDIR.value)
         turns = measure(sides, rounds=rounds, steps=_STEPS.value or 1)
-        print(table(turns, [(sides[0].name, sides[1].name)], unit="video"))
+        print(table(turns, {(sides[0].name, sides[1].name): None}, unit="video"))
         return
     with ExitStack() as stack:
-        make = loader_sides if what == "loader" else training_sides
-        sides = make(_CONFIG.value, _WORKDIR.value, stack)
-        if what in ("data", "step"):
-            sides = [side for side in sides if side.name == what]
-        ratios = _RATIOS.get(what) or [("data", side.name) for side in sides[1:]]
-        print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), ratios))
+        if what == "data":
+            sides, pairs = data_sides(_CONFIG.value, _WORKDIR.value, _OTHERS.value, stack)
+        else:
+            sides = training_sides(_CONFIG.value, _WORKDIR.value, stack)
+            pairs = dict.fromkeys(_RATIOS[what])
+            sides = [side for side in sides if what in ("both", side.name)]
+        print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), pairs))
 
 
 def _main_of_models(pattern: str, threads: int, rounds: int) -> None:

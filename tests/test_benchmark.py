@@ -73,7 +73,8 @@ def rows(done):
     found = {}
     for line in done.stdout.splitlines():
         if ".." in line[34:] and "rounds" not in line:
-            numbers = line[34:].replace("(", " ").replace(")", " ").replace("..", " ").split()
+            shown = line[34:].partition("<=")[0]
+            numbers = shown.replace("(", " ").replace(")", " ").replace("..", " ").split()
             found[line[:34].strip()] = [float(number) for number in numbers]
     return found
 
@@ -86,11 +87,27 @@ def test_eval_compares_all_protocols_with_the_largest(tree):
     assert all(number > 0 for numbers in found.values() for number in numbers)
 
 
-def test_loader_compares_with_pytorchs(tree):
-    pytest.importorskip("torch")
-    found = rows(run(tree, "--what=loader", "--threads=1"))
-    names = ["data", "PyTorch", "PyTorch, 1 workers"]
-    assert list(found) == [*names, *(f"data / {name}" for name in names[1:])]
+def test_the_pipeline_is_taken_apart_and_compared(tree):
+    done = run(tree, "--what=data", "--threads=1", f"--other_data_dir={tree}/data")
+    found = rows(done)
+    stages = ["frames, read", "frames, decode", "frames, crop", "frames"]
+    peers = ["PyTorch", "PyTorch, 1 workers"] if importlib.util.find_spec("torch") else []
+    assert ("PyTorch is not installed" in done.stdout) == (not peers)
+    own = [
+        *stages,
+        "frames, to the devices",
+        "frames, 1 workers",
+        "decode and resize alone",
+        *peers,
+    ]
+    own += [f"2: {stage}" for stage in stages]
+    assert list(found)[: len(own)] == own
+    pairs = ["frames, 1 workers / frames", "frames / decode and resize alone"]
+    pairs += [f"frames / {peer}" for peer in peers]
+    assert list(found)[len(own) :] == [*pairs, "2: frames / frames"]
+    assert all(number >= 0 for numbers in found.values() for number in numbers)
+    read, decode, crop = (found[way][3] for way in stages[:3])
+    assert 0 < read < decode < crop
 
 
 def test_both_prints_the_parts_the_whole_and_their_ratios(tree):
@@ -102,11 +119,10 @@ def test_both_prints_the_parts_the_whole_and_their_ratios(tree):
 
 
 def test_one_part_alone(tree):
-    assert list(rows(run(tree, "--what=data"))) == ["data"]
+    assert list(rows(run(tree, "--what=step"))) == ["step"]
 
 
 BAD_FLAGS = {
-    "worker processes": (["--config.data.num_workers=2"], "data.num_workers=2"),
     "unknown key": (["--config.train.bach=2"], "bach"),
     "too many threads": (["--threads=100000"], "--threads=100000"),
     "missing data": (["--config.data_dir=/nonexistent"], "/nonexistent"),

@@ -127,15 +127,15 @@ class Data:
         ]
         return dict(pairs) | {b: a for a, b in pairs}
 
-    def train_batches(self, first_batch):
-        """This host's part of the training batches from number `first_batch` on."""
-        config, settings = self._config, self._config.data
+    def train_reader(self):
+        """What reads batches of the training list."""
+        settings = self._config.data
         view = View(**settings.train)
-        reader = pipeline.BatchReader(
+        return pipeline.BatchReader(
             self.train_records,
             view,
             self.source,
-            seed=config.seed,
+            seed=self._config.seed,
             label_map=self.mirrored(view),
             exact_resize=settings.exact_resize,
             fast_decode=settings.fast_decode,
@@ -143,8 +143,12 @@ class Data:
             num_threads=self.num_threads,
             num_classes=len(self.class_names) if self.multi_label else None,
         )
+
+    def train_batches(self, first_batch):
+        """This host's part of the training batches from number `first_batch` on."""
+        config, settings = self._config, self._config.data
         return pipeline.train_batches(
-            reader,
+            self.train_reader(),
             batch=config.train.batch,
             seed=config.seed,
             balanced=settings.balanced,

@@ -7,6 +7,7 @@ OpenCV's bilinear interpolation without antialiasing, as in the published pipeli
 
 import dataclasses
 import difflib
+import functools
 import re
 from typing import Any
 
@@ -75,6 +76,10 @@ def multi_scale_boxes(height, width, *, scales, num_positions, max_scale_gap=1, 
                     [(x * u, y * v, box_width, box_height) for u, v in _POSITIONS[num_positions]]
                 )
     return boxes
+
+
+# Most frames of a data set are of a few sizes.
+_cached_boxes = functools.lru_cache(maxsize=1000)(multi_scale_boxes)
 
 
 def random_resized_box(height, width, rng, *, area_range, aspect_ratio_range):
@@ -225,10 +230,10 @@ class MultiScaleCrop(_RandomCrop):
 
     def boxes(self, height, width, rng):
         """Draw the box of a frame: a list of one `(box, mirrored)`."""
-        sizes = multi_scale_boxes(
+        sizes = _cached_boxes(
             height,
             width,
-            scales=self.scales,
+            scales=tuple(self.scales),
             num_positions=self.num_positions,
             max_scale_gap=self.max_scale_gap,
             # Sides snap in the frames of the published recipe, which may be these or not.

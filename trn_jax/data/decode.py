@@ -72,6 +72,29 @@ class Video(abc.ABC):
         """Yield the frames of the ascending numbers `wanted` with their numbers."""
 
 
+class StoredImages(Video):
+    """A video whose frames are stored as images, one by one.
+
+    Attributes:
+        advice: what to do if an image is damaged, for messages.
+    """
+
+    advice: str
+
+    @abc.abstractmethod
+    def image(self, number):
+        """A frame as it is stored, a JPEG as a rule: `bytes`; raises `FrameError`."""
+
+    @abc.abstractmethod
+    def called(self, number):
+        """The name of a frame, for messages."""
+
+    def _decode(self, wanted, memory, draft):
+        for number in wanted:
+            image, name = self.image(number), self.called(number)
+            yield number, decode_image(image, name, self.advice, memory, draft)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameFolders:
     """Videos as folders with one image per frame: a source of videos.
@@ -111,19 +134,22 @@ class FrameFolders:
                 raise FrameError(_explain_missing(folder, name))
 
 
-class _FrameFolder(Video):
+class _FrameFolder(StoredImages):
     """A folder of images as a video, which has as many frames as the list says."""
+
+    advice = _ADVICE
 
     def __init__(self, source, path, num_frames):
         self.path = path
         self.num_frames = num_frames
         self._source = source
 
-    def _decode(self, wanted, memory, draft):
-        first, pattern = self._source.first_frame, self._source.pattern
-        for number in wanted:
-            path = os.path.join(self.path, pattern.format(number + first))
-            yield number, decode_image(read_image_file(path), path, _ADVICE, memory, draft)
+    def image(self, number):
+        return read_image_file(self.called(number))
+
+    def called(self, number):
+        name = self._source.pattern.format(number + self._source.first_frame)
+        return os.path.join(self.path, name)
 
 
 def _check_is_folder(record):
@@ -141,7 +167,7 @@ def read_image_file(path):
         FrameError: it is missing, empty or unreadable; the message says what is there instead.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             data = file.read()
     except FileNotFoundError:
         raise FrameError(_explain_missing(*os.path.split(path))) from None

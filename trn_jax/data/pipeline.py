@@ -134,14 +134,16 @@ class BatchReader:
 
     def _cut(self, record, rng, out):
         with self.source.open(record) as video, memory.scratch() as scratch:
-            wanted = self.sample(video.num_frames, rng).ravel()
+            rows: dict[int, list[int]] = {}
+            for row, number in enumerate(self.sample(video.num_frames, rng).ravel().tolist()):
+                rows.setdefault(number, []).append(row)
             box = None
-            for number, frame in video.frames(wanted, self.draft):
+            for number, frame in video.frames(rows, self.draft):
                 frame = augment.resize_short_side(frame, self.crop.scaled_to, scratch)
                 if box is None:
                     ((box, _),) = self.crop.boxes(*frame.shape[:2], rng)
                     mirrored = self.flip.draw(rng)
-                for row in np.flatnonzero(wanted == number):
+                for row in rows[number]:
                     augment.cut(frame, box, mirrored, out[row])
         self.color(out, rng)
         return self.flip.label(record.label) if mirrored else record.label

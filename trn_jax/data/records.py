@@ -23,7 +23,7 @@ import threading
 
 from trn_jax.data import tf_example
 from trn_jax.data.annotations import Record
-from trn_jax.data.decode import FrameError, Video, decode_image
+from trn_jax.data.decode import FrameError, StoredImages
 from trn_jax.errors import UserError
 
 INFO_FILE = "dataset_info.json"
@@ -140,8 +140,10 @@ class Records:
                 video.image(index)
 
 
-class _OpenVideo(Video):
+class _OpenVideo(StoredImages):
     """A video in records, see `Records`."""
+
+    advice = _ADVICE
 
     def __init__(self, shards, record):
         self.path = record.path
@@ -150,36 +152,30 @@ class _OpenVideo(Video):
         self._record = record
         self._name = record.name.encode()
 
-    def _decode(self, wanted, memory, draft):
-        for number in wanted:
-            name = self._called(number)
-            yield number, decode_image(self.image(number), name, _ADVICE, memory, draft)
-
-    def image(self, index):
-        """The frame of a number as it was stored, a JPEG as a rule: `bytes`."""
-        if not 0 <= index < self.num_frames:
+    def image(self, number):
+        if not 0 <= number < self.num_frames:
             raise FrameError(
-                f"there is no frame {index} of {self.path}, which has {self.num_frames}"
+                f"there is no frame {number} of {self.path}, which has {self.num_frames}"
             )
-        number = self._record.first_frame + index
-        data = self._shards.read(number)
+        position = self._record.first_frame + number
+        data = self._shards.read(position)
         try:
             example = tf_example.parse(data)
             name, frame, image = (_single(example, key) for key in ("video", "frame", "image"))
         except ValueError as error:
-            path = self._shards.path(number)
-            raise FrameError(f"cannot read {self._called(index)} in {path}: {error}") from None
-        if (name, frame) != (self._name, index):
+            path = self._shards.path(position)
+            raise FrameError(f"cannot read {self.called(number)} in {path}: {error}") from None
+        if (name, frame) != (self._name, number):
             found = name.decode(errors="replace") if isinstance(name, bytes) else name
             raise FrameError(
-                f"{self._shards.path(number)} has frame {frame} of {found!r} where "
-                f"{self._called(index)} is expected: 'videos' and 'frames' are not of one build; "
+                f"{self._shards.path(position)} has frame {frame} of {found!r} where "
+                f"{self.called(number)} is expected: 'videos' and 'frames' are not of one build; "
                 f"{_ADVICE}"
             )
         return image
 
-    def _called(self, index):
-        return f"frame {index} of {self.path}"
+    def called(self, number):
+        return f"frame {number} of {self.path}"
 
 
 class _Shards:
