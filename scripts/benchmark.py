@@ -324,7 +324,10 @@ def data_sides(
     with_workers.data.num_workers = processors
     sides.append(_pipeline(workers, with_workers, workdir, stack))
     pairs: dict[tuple[str, str], float | None] = {(workers, name): None}
-    if name != "videos":
+    if name == "videos":
+        sides.append(_from_the_start(name, data, config.train.batch))
+        pairs[f"{name}, decode", sides[-1].name] = 1.05
+    else:
         sides.append(_floor(data, config.train.batch, stack))
         pairs[name, sides[-1].name] = 1.25
     if name == "frames":
@@ -339,6 +342,9 @@ def data_sides(
         sides += _stages(called, form, config.train.batch)
         sides.append(_pipeline(called, again, workdir, stack))
         pairs[called, name] = None
+        if form.files.source == "videos":
+            sides.append(_from_the_start(called, form, config.train.batch))
+            pairs[f"{called}, decode", sides[-1].name] = 1.05
     return sides, pairs
 
 
@@ -365,41 +371,69 @@ def _delivery(data: recipe.Data, config: ConfigDict, stack: ExitStack) -> Side:
     return Side(f"{data.files.source}, to the devices", config.train.batch, deliver, rest)
 
 
+class _Clips:
+    """Videos in random order, and the frames of a clip of each."""
+
+    def __init__(self, data: recipe.Data):
+        self.records = data.train_records
+        self._source = data.source
+        self._sample = data.train_reader().sample
+        self._order = np.random.default_rng(0).permutation(len(self.records)).tolist()
+        self._number = itertools.count()
+
+    def entries(self, count: int) -> list[tuple[int, Any]]:
+        """Numbers that do not come again, each with a record."""
+        numbers = list(islice(self._number, count))
+        return [(n, self.records[self._order[n % len(self._order)]]) for n in numbers]
+
+    def open(self, count: int) -> Iterable[tuple[Any, list[int]]]:
+        for number, record in self.entries(count):
+            with self._source.open(record) as video:
+                rng = np.random.default_rng(number)
+                yield video, np.unique(self._sample(video.num_frames, rng)).tolist()
+
+
 def _stages(name: str, data: recipe.Data, batch: int) -> list[Side]:
     """The way of a clip, one part more in every side: read, decode, crop; in one thread."""
-    records, source = data.train_records, data.source
-    reader = data.train_reader()
+    clips, reader = _Clips(data), data.train_reader()
     reader.num_threads = 1
-    order = np.random.default_rng(0).permutation(len(records)).tolist()
-    number = itertools.count()
-
-    def clips(steps: int) -> Iterable[tuple[Any, np.ndarray]]:
-        """Videos, and the frames of a clip of each."""
-        for _ in range(steps * batch):
-            index = next(number)
-            with source.open(records[order[index % len(order)]]) as video:
-                rng = np.random.default_rng(index)
-                yield video, reader.sample(video.num_frames, rng).ravel()
 
     def read(steps: int) -> None:
-        for video, wanted in clips(steps):
-            for frame in np.unique(wanted).tolist():
+        for video, wanted in clips.open(steps * batch):
+            for frame in wanted:
                 video.image(frame)
 
     def decode(steps: int) -> None:
-        for video, wanted in clips(steps):
+        for video, wanted in clips.open(steps * batch):
             for _ in video.frames(wanted, reader.draft):
                 pass
 
     def crop(steps: int) -> None:
         for _ in range(steps):
-            indices = [next(number) for _ in range(batch)]
-            reader([(i, records[order[i % len(order)]]) for i in indices])
+            reader(clips.entries(batch))
 
     stages = {"read": read, "decode": decode, "crop": crop}
     if data.files.source == "videos":
         del stages["read"]  # decoding reads as it goes
     return [Side(f"{name}, {stage}", batch, run) for stage, run in stages.items()]
+
+
+def _from_the_start(name: str, data: recipe.Data, batch: int) -> Side:
+    """Frames of video files without looking for key frames: everything up to them is decoded."""
+    import av
+
+    clips = _Clips(data)
+
+    def run(steps: int) -> None:
+        for video, wanted in clips.open(steps * batch):
+            with av.open(video.path) as container:
+                for number, frame in enumerate(container.decode(video=0)):
+                    if number in wanted:
+                        frame.to_ndarray(format="rgb24")
+                    if number == wanted[-1]:
+                        break
+
+    return Side(f"{name}, from the start", batch, run)
 
 
 def _floor(data: recipe.Data, batch: int, stack: ExitStack) -> Side:

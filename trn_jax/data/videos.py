@@ -113,13 +113,14 @@ class VideoFile(Video):
     def _seek(self, wanted):
         """Decode the frames `wanted`, skipping what lies before the key frames that they need."""
         index, position = self._index, None
+        times = {index.times[number] for number in wanted if number < self.num_frames}
         decoded: Iterator = iter(())
         for rank, number in enumerate(wanted):
             before = bisect.bisect_right(index.keys, number) - 1
             key = index.keys[before] if before >= 0 else 0
             if position is None or key > position:
                 self._container.seek(index.times[key], stream=self._stream)
-                decoded = self._container.decode(self._stream)
+                decoded = self._decode_only(times)
             for frame in decoded:
                 # What comes before the key frame after a seek belongs to the frames before it.
                 position = index.numbers.get(frame.pts, -1)
@@ -130,6 +131,14 @@ class VideoFile(Video):
                 yield from self._read_in_order(wanted[rank:])
                 return
             yield number, _pixels(frame)
+
+    def _decode_only(self, times):
+        """The frames from here on, but for those that neither are shown at `times` nor needed."""
+        for packet in self._container.demux(self._stream):
+            # No frame is decoded from one that FFmpeg calls "no reference", so it may be left out.
+            shown = packet.pts in times
+            self._stream.codec_context.skip_frame = "DEFAULT" if shown else "NONREF"
+            yield from packet.decode()
 
     def _read_in_order(self, wanted):
         """Decode the frames `wanted` from the first one of the video on."""
