@@ -400,8 +400,7 @@ def _stages(name: str, data: recipe.Data, batch: int) -> list[Side]:
 
     def read(steps: int) -> None:
         for video, wanted in clips.open(steps * batch):
-            for frame in wanted:
-                video.image(frame)
+            list(video.images(wanted))
 
     def decode(steps: int) -> None:
         for video, wanted in clips.open(steps * batch):
@@ -443,7 +442,7 @@ def _floor(data: recipe.Data, batch: int, stack: ExitStack) -> Side:
     for record in (data.train_records * batch)[:batch]:
         with data.source.open(record) as video:
             wanted = reader.sample(video.num_frames, rng).ravel()
-            clips.append([video.image(frame) for frame in wanted.tolist()])
+            clips.append(list(video.images(wanted.tolist())))
     size = reader.view.crop_size
 
     def make(images: list[bytes]) -> None:

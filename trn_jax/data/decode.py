@@ -82,17 +82,20 @@ class StoredImages(Video):
     advice: str
 
     @abc.abstractmethod
-    def image(self, number):
-        """A frame as it is stored, a JPEG as a rule: `bytes`; raises `FrameError`."""
+    def images(self, numbers):
+        """Frames as they are stored, JPEGs as a rule: an iterable of `bytes`.
+
+        Raises:
+            FrameError: one is missing or unreadable.
+        """
 
     @abc.abstractmethod
     def called(self, number):
         """The name of a frame, for messages."""
 
     def _decode(self, wanted, memory, draft):
-        for number in wanted:
-            image, name = self.image(number), self.called(number)
-            yield number, decode_image(image, name, self.advice, memory, draft)
+        for number, image in zip(wanted, self.images(wanted), strict=True):
+            yield number, decode_image(image, self.called(number), self.advice, memory, draft)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,8 +147,8 @@ class _FrameFolder(StoredImages):
         self.num_frames = num_frames
         self._source = source
 
-    def image(self, number):
-        return read_image_file(self.called(number))
+    def images(self, numbers):
+        return map(read_image_file, map(self.called, numbers))
 
     def called(self, number):
         name = self._source.pattern.format(number + self._source.first_frame)
