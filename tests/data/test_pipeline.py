@@ -39,8 +39,11 @@ EVAL = VIEW | dict(sampling="center", crop="center", flip_rate=0)
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
+    return write_videos(tmp_path_factory.mktemp("videos"))
+
+
+def write_videos(path):
     """Eleven videos of 5 to 15 frames; the frames of one are noise of its own on its own grey."""
-    path = tmp_path_factory.mktemp("videos")
     rng = np.random.default_rng(0)
     lines = []
     for video in range(NUM_VIDEOS):

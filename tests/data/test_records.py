@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import av
 import numpy as np
@@ -610,15 +609,15 @@ def test_a_frame_that_is_no_image(folders, tmp_path):
     assert batch["clip"].shape[0] == 2
 
 
-def test_damaged_records_give_errors_and_nothing_else(copy):
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_damaged_records_give_errors_and_nothing_else(copy, count):
     path = shard(copy)
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     source, videos = read(copy)
     expected = [source.open(video).images([1]) for video in videos[:3]]
     failed = 0
-    end = time.monotonic() + 5
-    for _ in range(60):
+    for _ in range(count):
         data = bytearray(whole)
         for at in rng.integers(0, len(whole), 40):
             data[at] ^= int(rng.integers(1, 256))
@@ -629,8 +628,7 @@ def test_damaged_records_give_errors_and_nothing_else(copy):
             assert found == expected
         except FrameError:
             failed += 1
-        assert time.monotonic() < end
-    assert failed
+    assert 0 < failed < count
 
 
 def test_messages_that_are_cut_or_changed():

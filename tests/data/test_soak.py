@@ -1,0 +1,63 @@
+"""Loaders that run for long: memory, threads and open files stay as they are after the start."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import test_pipeline
+
+PROGRAM = """
+import gc, json, os, pathlib, sys, threading
+import test_pipeline
+from trn_jax.data import pipeline
+
+root, num_batches, evaluates = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "eval"
+
+def batches():
+    if not evaluates:
+        yield from pipeline.train_batches(test_pipeline.make_reader(root), batch=4, seed=0)
+    while True:
+        reader = test_pipeline.make_video_reader(test_pipeline.PROTOCOLS)
+        videos = pipeline.eval_videos(reader, test_pipeline.read_records(root), num_threads=2)
+        yield from pipeline.clip_batches(videos, 8)
+
+def used():
+    gc.collect()
+    status = pathlib.Path("/proc/self/status").read_text()
+    (resident,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(resident), threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+found = []
+for number, batch in enumerate(batches()):
+    if number % (num_batches // 8) == 0:
+        found.append(used())
+    if number == num_batches:
+        break
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return test_pipeline.write_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nothing tells what is in use")
+@pytest.mark.parametrize("kind", ["train", "eval"])
+@pytest.mark.parametrize("num_batches", [800, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_loaders_stay_as_large_as_they_are(root, kind, num_batches):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(root), str(num_batches), kind],
+        env=os.environ | {"PYTHONPATH": os.path.dirname(test_pipeline.__file__)},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    resident, threads, files = zip(*json.loads(done.stdout), strict=True)
+    assert len(resident) == 9
+    assert max(resident[4:]) < 1.02 * max(resident[1:4])  # kilobytes
+    assert max(threads[4:]) <= max(threads[1:4])
+    assert max(files[4:]) <= max(files[1:4])
