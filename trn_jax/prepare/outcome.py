@@ -1,5 +1,6 @@
 """What a preparation wrote, counted and left out, for people."""
 
+import dataclasses
 import os
 import shlex
 
@@ -7,6 +8,35 @@ from trn_jax.data.datasets import DATASETS
 from trn_jax.files import write_bytes
 
 _NAMED = 3  # examples of what was left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A recipe, and the lists of a prepared data set that it is trained on.
+
+    Attributes:
+        recipe: name of a file in `configs/`.
+        dataset: name in the catalogue of data sets.
+        num_classes: how many classes were found.
+        multi_label: whether videos have several labels.
+        source: "frames" or "videos", what the lists name.
+        lists: fields of `datasets.Dataset` that are not the catalogue's.
+        flags: what the command needs besides these.
+    """
+
+    recipe: str
+    dataset: str
+    num_classes: int
+    multi_label: bool
+    source: str
+    lists: dict[str, str]
+    flags: tuple[str, ...]
+
+    def command(self, data_dir, *flags):
+        """The words of the command that trains on a folder, with further flags."""
+        command = ["python", "-m", "trn_jax.main", f"--config=configs/{self.recipe}.py"]
+        command += [f"--config.data_dir={data_dir}", f"--workdir=runs/{self.recipe}"]
+        return [*command, *flags, *self.flags]
 
 
 class Outcome:
@@ -19,12 +49,14 @@ class Outcome:
         to: the same.
         changed: whether anything on the disk is different now.
         naming: how frames are called, for fields of `datasets.Dataset`, if not as usual.
+        training: what is trained on the lists, a `Training`; `None` until that is known.
     """
 
     def __init__(self, to):
         self.to = to
         self.changed = False
         self.naming: dict[str, str | int] = {}
+        self.training: Training | None = None
         self._notes: list[str] = []
         self._skipped: list[str] = []
         self._files: list[str] = []
@@ -84,26 +116,60 @@ class Outcome:
             f"--to={self.to}",
         )
 
-    def then_train(self, recipe, dataset, written, *flags, num_classes, usual):
-        """Add the command that trains a recipe on this data set.
+    def then_train(self, recipe, dataset, written, *, num_classes, usual, **options):
+        """Add the command that trains a recipe on this data set; arguments as in `train_on`."""
+        training = self.train_on(
+            recipe, dataset, written, num_classes=num_classes, usual=usual, **options
+        )
+        lists = (f"--config.data.{key}={name}" for key, name in training.lists.items())
+        self.then(*training.command(self.to, *lists))
+
+    def train_on(
+        self,
+        recipe,
+        dataset,
+        written,
+        *,
+        num_classes,
+        usual,
+        name_dataset=False,
+        multi_label=False,
+        source="frames",
+    ):
+        """Say which recipe is trained on which lists, without a command for it.
 
         Args:
             recipe: name of a file in `configs/`.
             dataset: name in the catalogue of data sets, whose lists are taken if they were written.
             written: the `ListFiles` that were written.
-            *flags: further ones.
             num_classes: how many classes were found.
             usual: how many classes the recipe is for.
+            name_dataset: whether the recipe is for another data set.
+            multi_label: whether videos have several labels.
+            source: "frames" or "videos", what the lists name.
+
+        Returns:
+            The `Training`.
         """
-        catalogue = DATASETS[dataset]
-        files = next((f for f in written if f.train == catalogue.train_list), written[0])
+        catalogue = dataclasses.asdict(DATASETS[dataset])
+        if source == "videos":
+            for key in ("train_list", "val_list"):
+                catalogue[key] = catalogue[key].replace("rawframes", "videos")
+        files = next((f for f in written if f.train == catalogue["train_list"]), written[0])
         lists = {"train_list": files.train, "val_list": files.val, "class_names": files.classes}
-        others = [f"--config.data.{k}={v}" for k, v in lists.items() if v != getattr(catalogue, k)]
-        if num_classes != usual:
-            others.append(f"--config.model.num_classes={num_classes}")
-        command = ["python", "-m", "trn_jax.main", f"--config=configs/{recipe}.py"]
-        command += [f"--config.data_dir={self.to}", f"--workdir=runs/{recipe}"]
-        self.then(*command, *flags, *others)
+        flags = [f"--config.data.dataset={dataset}"] if name_dataset else []
+        flags += ["--config.data.multi_label=True"] if multi_label else []
+        flags += [f"--config.model.num_classes={num_classes}"] if num_classes != usual else []
+        self.training = Training(
+            recipe,
+            dataset,
+            num_classes,
+            multi_label,
+            source,
+            {key: name for key, name in lists.items() if name != catalogue[key]},
+            tuple(flags),
+        )
+        return self.training
 
 
 def _read(path):
