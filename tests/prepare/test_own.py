@@ -272,6 +272,18 @@ def test_tables_and_lists_that_are_none(tmp_path, name, content, message):
         prepared(tmp_path / name, tmp_path / "to")
 
 
+def test_the_printed_command_is_right_in_other_folders_than_the_repository(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (command,) = (line for line in prepared(folder, tmp_path / "to").splitlines() if "-m" in line)
+    (recipe,) = (word for word in shlex.split(command) if word.startswith("--config="))
+    assert os.path.samefile(recipe.removeprefix("--config="), REPOSITORY / "configs/finetune.py")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "finetune.py").write_text("")
+    assert " --config=configs/finetune.py " in prepared(folder, tmp_path / "to")
+
+
 def test_the_command(folder, tmp_path, capsys):
     to = tmp_path / "to"
     assert cli.main(["prepare", str(folder), f"--to={to}", "--val-share=0.5", "--seed=3"]) == 0

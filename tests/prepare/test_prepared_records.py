@@ -167,7 +167,7 @@ def test_records_of_videos_without_frames(tmp_path, main, capsys, monkeypatch):
     assert "scripts/extract_frames.py" in said
     root = tmp_path / "to" / "records" / "something_something_v2"
     assert command[1:] == [
-        "--config=configs/trn_sthv2.py",
+        f"--config={REPOSITORY}/configs/trn_sthv2.py",  # this is another folder
         f"--config.data_dir={root}",
         "--workdir=runs/trn_sthv2",
     ]

@@ -2,12 +2,29 @@
 
 import dataclasses
 import os
+import pathlib
 import shlex
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.files import write_bytes
 
 _NAMED = 3  # examples of what was left out
+_REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+def repository_file(path):
+    """What a recipe or a script of the repository is called from here, where a command is printed.
+
+    Its whole path if this is another folder, and as it is if there is no repository around.
+    """
+    whole = _REPOSITORY / path
+    return path if os.path.exists(path) or not whole.exists() else str(whole)
+
+
+def train_command(recipe):
+    """The words that the command begins with which trains a recipe of `configs/`."""
+    path = repository_file(f"configs/{recipe}.py")
+    return ["python", "-m", "trn_jax.main", f"--config={path}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +51,8 @@ class Training:
 
     def command(self, data_dir, *flags):
         """The words of the command that trains on a folder, with further flags."""
-        command = ["python", "-m", "trn_jax.main", f"--config=configs/{self.recipe}.py"]
-        command += [f"--config.data_dir={data_dir}", f"--workdir=runs/{self.recipe}"]
-        return [*command, *flags, *self.flags]
+        places = [f"--config.data_dir={data_dir}", f"--workdir=runs/{self.recipe}"]
+        return [*train_command(self.recipe), *places, *flags, *self.flags]
 
 
 class Outcome:
@@ -104,13 +120,14 @@ class Outcome:
     def then_extract(self, videos, frames):
         """Add the command that makes frames from videos, both folders of the data set."""
         videos, frames = (os.path.join(self.to, folder) for folder in (videos, frames))
-        self.then("python", "scripts/extract_frames.py", videos, f"--to={frames}")
+        script = repository_file("scripts/extract_frames.py")
+        self.then("python", script, videos, f"--to={frames}")
 
     def then_prepare(self, dataset, archives):
         """Add the command that prepares this data set once more."""
         self.then(
             "python",
-            "scripts/prepare_data.py",
+            repository_file("scripts/prepare_data.py"),
             dataset,
             f"--archives={archives}",
             f"--to={self.to}",

@@ -24,7 +24,7 @@ from trn_jax.data.datasets import Dataset
 from trn_jax.data.decode import FrameError, guess_pattern
 from trn_jax.data.videos import VideoFiles, is_video
 from trn_jax.errors import UserError
-from trn_jax.prepare.outcome import Outcome
+from trn_jax.prepare.outcome import Outcome, train_command
 from trn_jax.prepare.processes import Died, in_processes
 from trn_jax.prepare.progress import Progress
 
@@ -99,7 +99,7 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1):
         outcome.note(f"{split}: {len(chosen):,} videos")
     outcome.write("label_map.txt", "".join(f"{name}\n" for name in labels))
     outcome.note(f"{len(labels)} classes")
-    command = ["python", "-m", "trn_jax.main", "--config=configs/finetune.py"]
+    command = train_command("finetune")
     command += [f"--config.data_dir={to}", f"--config.model.num_classes={len(labels)}"]
     command += [f"--workdir=runs/{os.path.basename(os.path.abspath(to))}"]
     outcome.then(*command, *(f"--config.data.{k}={v}" for k, v in outcome.naming.items()))

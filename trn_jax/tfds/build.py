@@ -15,6 +15,7 @@ from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
 from trn_jax.data.records import INFO_FILE
 from trn_jax.errors import UserError
 from trn_jax.prepare.frames import Settings
+from trn_jax.prepare.outcome import train_command
 from trn_jax.prepare.progress import Progress
 from trn_jax.tfds import BUILDERS, VideoFolder
 
@@ -139,8 +140,7 @@ def _counts(parts, contents):
 
 def _command(root, contents, dataset, multi_label):
     recipe = _RECIPES.get(dataset, "finetune")
-    command = ["python", "-m", "trn_jax.main", f"--config=configs/{recipe}.py"]
-    command += [f"--config.data_dir={root}"]
+    command = [*train_command(recipe), f"--config.data_dir={root}"]
     if recipe == "finetune":
         command.append(f"--config.model.num_classes={len(contents.class_names)}")
     if multi_label:
