@@ -177,6 +177,19 @@ def test_unreadable_videos_are_named_and_the_others_extracted(tmp_path):
     assert not (tmp_path / "to" / "unreadable.txt").exists()
 
 
+def test_names_that_are_no_text_are_told(tmp_path):
+    write_video(tmp_path / "videos" / "good.mp4", 3)
+    try:
+        os.rename(tmp_path / "videos" / "good.mp4", os.fsencode(tmp_path / "videos") + b"/\xff.mp4")
+    except OSError:
+        pytest.skip("this file system has only names that are text")
+    write_video(tmp_path / "videos" / "good.mp4", 3)
+    written, _, unreadable, _ = extract(tmp_path / "videos", tmp_path / "to")
+    assert (written, len(unreadable)) == (1, 1)
+    found = (tmp_path / "to" / "unreadable.txt").read_text()
+    assert found == "\ufffd.mp4\thas a name that is no single line of text in UTF-8; rename it\n"
+
+
 def test_a_wrong_extension_is_none(tmp_path):
     write_video(tmp_path / "a.avi", 3, codec="MJPG")
     (tmp_path / "a.avi").rename(tmp_path / "a.mp4")

@@ -7,6 +7,7 @@ import shlex
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.files import write_bytes
+from trn_jax.prepare.names import printable
 
 _NAMED = 3  # examples of what was left out
 _REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -92,11 +93,13 @@ class Outcome:
         """Add a line, such as a count."""
         self._notes.append(text)
 
-    def skip(self, reason, names):
-        """Add what was left out, unless that is nothing."""
+    def skip(self, reason, names, listed_in=""):
+        """Add what was left out, unless that is nothing; `listed_in` is a file that has it all."""
         if names:
+            shown = ", ".join(map(printable, names[:_NAMED]))
             more = ", ..." if len(names) > _NAMED else ""
-            self._skipped.append(f"{len(names):,} {reason}: {', '.join(names[:_NAMED])}{more}")
+            where = f" (all in {os.path.join(self.to, listed_in)})" if more and listed_in else ""
+            self._skipped.append(f"{len(names):,} {reason}: {shown}{more}{where}")
 
     def has(self, name):
         """Name a file or folder of the data set."""
@@ -111,6 +114,13 @@ class Outcome:
         if _read(path) != content:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             write_bytes(path, content)
+            self.changed = True
+
+    def remove(self, name):
+        """Remove a file of an earlier preparation that has nothing to tell any more."""
+        path = os.path.join(self.to, name)
+        if os.path.exists(path):
+            os.remove(path)
             self.changed = True
 
     def then(self, *words):
