@@ -347,7 +347,9 @@ def _frames(path):
         upright, at increasing times from 0.
     """
     cv2.setNumThreads(1)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is told in one line
+    # What is wrong is told in one line.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     video = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not video.isOpened():
         raise UnreadableVideo(
