@@ -134,6 +134,7 @@ TABLES = {
     "header": "class,ignored,video\n{0},x,{1}\n",
     "no header": "{1},{0}\n",
     "splits": "path,label,split\n{1},{0},{2}\n",
+    "semicolons": "Video;Class\n{1};{0}\n",
 }
 
 

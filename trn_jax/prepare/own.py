@@ -214,9 +214,13 @@ def _read_text(path):
 
 
 def _in_table(path):
-    text = io.StringIO(_read_text(path))
+    text = _read_text(path)
+    # Where commas stand in numbers, spreadsheets put semicolons between cells.
+    first = text.partition("\n")[0]
+    separator = next((mark for mark in ",;\t" if mark in first), ",")
+    table = csv.reader(io.StringIO(text), delimiter=separator)
     try:
-        rows = [row for row in csv.reader(text) if any(cell.strip() for cell in row)]
+        rows = [row for row in table if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise UserError(f"{path} is no table: {error}") from None
     if not rows:
