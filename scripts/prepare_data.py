@@ -5,6 +5,9 @@
 
 Archives are unpacked, lists and names of classes written, and the next command printed. Interrupted
 at any point, the same command goes on; run once more, it finds that there is nothing to do.
+
+With --records, the videos are also put into records, below `<to>/records`: those of the lists that
+the printed command trains on, or, as long as there are videos and no frames, the videos themselves.
 """
 
 import argparse
@@ -16,6 +19,7 @@ def main(arguments=None):
     """Entry point; returns the exit status."""
     from trn_jax.cli import exit_status, positive
     from trn_jax.prepare import PREPARATIONS
+    from trn_jax.prepare.frames import Settings
     from trn_jax.prepare.lists import ORDERS
     from trn_jax.prepare.processes import num_processors
     from trn_jax.prepare.target import claim
@@ -39,15 +43,28 @@ def main(arguments=None):
         help="of the labels: that of the data set's own file, of mmaction2's weights; alphabetical,"
         " of TRN's; default: lists of both, under different names",
     )
+    parser.add_argument(
+        "--records",
+        action="store_true",
+        help="make records, too, see `trn-jax records`; of the label order that the printed recipe "
+        "takes, and of videos if there are no frames yet, larger ones scaled to "
+        f"{Settings().short_side} pixels",
+    )
     chosen = parser.parse_args(arguments)
     orders = ORDERS if chosen.order == "both" else (chosen.order,)
 
     def prepare():
+        if chosen.records:
+            from trn_jax.tfds.build import build_prepared  # says what is missing before the work
         with claim(chosen.to):
             outcome = PREPARATIONS[chosen.dataset](
                 chosen.archives, chosen.to, workers=chosen.workers, orders=orders
             )
-        print(outcome)
+            print(outcome, flush=True)
+            if chosen.records:
+                of_videos = outcome.training.source == "videos"
+                print("records, of the videos; they need no frames:" if of_videos else "records:")
+                print(build_prepared(outcome))
 
     return exit_status(prepare, stopped="stopped; the same command goes on from here")
 

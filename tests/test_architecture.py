@@ -29,7 +29,10 @@ LAYERS = (
     ("trn_jax.data.views",),
     ("trn_jax.data.pipeline", "trn_jax.data.check"),
     ("trn_jax.data",),
-    ("trn_jax.prepare.progress", "trn_jax.prepare.processes", "trn_jax.prepare.target"),
+    (
+        *("trn_jax.prepare.names", "trn_jax.prepare.progress"),
+        *("trn_jax.prepare.processes", "trn_jax.prepare.target"),
+    ),
     ("trn_jax.prepare.archives", "trn_jax.prepare.folders", "trn_jax.prepare.outcome"),
     ("trn_jax.prepare.annotation_files", "trn_jax.prepare.lists"),
     ("trn_jax.prepare.*",),

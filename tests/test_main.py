@@ -352,16 +352,19 @@ def test_bad_flags_are_explained(tree, case):
     assert not (tree / "run" / "results").exists()
 
 
-def test_a_recipe_that_does_not_exist_is_named_without_overrides_too(tmp_path):
+@pytest.mark.parametrize("overrides", [(), ("--config.model.num_classes=3",)])
+def test_a_recipe_that_does_not_exist_is_named(tmp_path, overrides):
+    flags = ["--config=nowhere.py", f"--workdir={tmp_path}/run", *overrides]
     done = subprocess.run(
-        [sys.executable, "-m", "trn_jax.main", "--config=nowhere.py", f"--workdir={tmp_path}/run"],
+        [sys.executable, "-m", "trn_jax.main", *flags],
         cwd=REPOSITORY,
         env=environment(),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
-    check_refusal(done, "cannot load the recipe nowhere.py: [Errno 2]")
+    check_refusal(done, "cannot load the recipe nowhere.py: there is no such file in")
+    assert "give the whole path" in done.stderr and "config_config" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

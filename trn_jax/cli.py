@@ -256,6 +256,8 @@ def _prepare(arguments):
     from trn_jax.prepare.processes import num_processors
     from trn_jax.prepare.target import claim
 
+    if arguments.records:
+        from trn_jax.tfds.build import build  # says what is missing before the work
     with claim(arguments.to):
         outcome = own.prepare(
             arguments.source,
@@ -264,10 +266,8 @@ def _prepare(arguments):
             seed=arguments.seed,
             workers=arguments.workers or num_processors(),
         )
-        print(outcome)
+        print(outcome, flush=True)
         if arguments.records:
-            from trn_jax.tfds.build import build
-
             to = os.path.join(arguments.to, "records")
             print("records:", build(arguments.to, to, files=outcome.naming), sep="\n")
 

@@ -1,5 +1,6 @@
 """Write files that are complete or not there."""
 
+import contextlib
 import os
 
 from trn_jax.errors import UserError
@@ -22,6 +23,8 @@ def write_bytes(path, content):
             file.write(content)
         os.replace(partial, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.remove(partial)  # on a full disk, it takes the room of others
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; make room or choose another place"
         ) from error

@@ -101,10 +101,22 @@ def _config():
         if config is not None:
             _ = config.is_locked
     except OSError as error:
+        _check_recipe(error)
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"cannot load the recipe {path}: {reason}") from None
     return config
+
+
+def _check_recipe(error):
+    """Say that the file of the recipe is not there, if that is why it could not be loaded."""
+    missing = re.search(r"\[Errno 2\].*: '(.+\.py)'", str(error))
+    if missing:
+        raise UserError(
+            f"cannot load the recipe {missing[1]}: there is no such file in {os.getcwd()}; recipes "
+            "lie in the folder configs of the repository: run the command there, or give the whole "
+            "path"
+        )
 
 
 def _workdir_of(checkpoint):
@@ -122,6 +134,7 @@ def _parse(arguments):
     try:
         return app.parse_flags_with_usage(arguments)
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _check_recipe(error)
         raise UserError(_explain_flag(error)) from None
 
 

@@ -404,10 +404,11 @@ def _first_lines(config, data, state, mesh, first_step, num_steps):
     elif config.init_url:
         origin += f" (the published numbers: from {config.init_url}, see init_from)"
     start = f"resuming after step {first_step}" if first_step else f"starting from {origin}"
+    name = "own data" if config.data.dataset == "frames" else config.data.dataset
     lines = [
         f"{config.model.name}: {count:,} parameters, {trained:,} of them trained, "
         f"compute in {config.model.dtype}",
-        f"{config.data.dataset}: {len(data.train_records):,} training and "
+        f"{name} ({data.files.source}): {len(data.train_records):,} training and "
         f"{len(data.val_records):,} validation videos of {len(data.class_names)} classes, "
         f"{data.num_threads} threads decode",
         f"{mesh.size} x {device.device_kind}: {config.train.batch} clips per step; {start}, "

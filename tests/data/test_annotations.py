@@ -29,6 +29,29 @@ def test_folder_names_may_have_spaces_and_be_absolute(tmp_path):
     assert [r.path for r in records] == ["/frames/two words", "/elsewhere/a b  c"]
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lists_as_windows_saves_them(tmp_path, mark):
+    text = f"{mark}Ärger 1/a b 7 1\r\nc 3 0\r\n\r\n"
+    (tmp_path / "list.txt").write_bytes(text.encode())
+    (tmp_path / "names.txt").write_bytes(f"{mark}Ärger\r\nzwei Wörter\r\n".encode())
+    path = tmp_path / "list.txt"
+    records = annotations.read_list(path, frames_root="root", num_classes=2)
+    assert [(r.path, r.num_frames, r.label) for r in records] == [
+        ("root/Ärger 1/a b", 7, 1),
+        ("root/c", 3, 0),
+    ]
+    assert annotations.read_class_names(tmp_path / "names.txt") == ["Ärger", "zwei Wörter"]
+    (tmp_path / "files.txt").write_bytes(f"{mark}Ärger 1/a b.mp4 1\r\n".encode())
+    assert annotations.lists_videos(tmp_path / "files.txt")
+    (record,) = annotations.read_list(tmp_path / "files.txt", frames_root="root", num_classes=2)
+    assert (record.path, record.label) == ("root/Ärger 1/a b.mp4", 1)
+
+
+def test_only_line_ends_end_a_line(tmp_path):
+    (tmp_path / "names.txt").write_text("a\x85b\u2028c\x0cd\nb\n")
+    assert annotations.read_class_names(tmp_path / "names.txt") == ["a\x85b\u2028c\x0cd", "b"]
+
+
 def test_a_missing_list_is_named(tmp_path):
     with pytest.raises(UserError, match=r"list of videos not found: .*none\.txt; check data_dir"):
         annotations.read_list(tmp_path / "none.txt", frames_root="", num_classes=1)

@@ -64,7 +64,7 @@ def test_damaged_lists_are_refused_or_read_as_they_are(tmp_path, multi_label):
             reasons.append(str(error))
             continue
         read += 1
-        lines = (tmp_path / "list.txt").read_bytes().decode().splitlines()
+        lines = (tmp_path / "list.txt").read_text(encoding="utf-8").split("\n")
         for record, line in zip(records, filter(str.strip, lines), strict=True):
             *_, last = line.split()
             labels = record.label if multi_label else (record.label,)

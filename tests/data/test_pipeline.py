@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -747,6 +748,35 @@ def test_worker_processes_end_with_a_killed_trainer_and_leave_no_shared_memory(r
     finally:
         for pid in filter(is_alive, workers):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("evaluates", "signum"), [(False, signal.SIGKILL), (True, signal.SIGSEGV)])
+def test_a_killed_worker_process_is_told_and_does_not_hang(root, evaluates, signum):
+    flags.FLAGS.mark_as_parsed()
+    others = set(multiprocessing.active_children())
+    if evaluates:
+        records = read_records(root) * 50
+        reading = make_video_reader({"one": EVAL})
+        batches = pipeline.eval_videos(reading, records, num_workers=2)
+    else:
+        batches = pipeline.train_batches(make_reader(root), batch=4, seed=0, num_workers=2)
+    try:
+        next(batches)
+        workers = set(multiprocessing.active_children()) - others
+        assert len(workers) == 2
+        os.kill(min(worker.pid for worker in workers), signum)
+        with pytest.raises(UserError, match=rf"has died \(exit code -{int(signum)}.*num_workers=0"):
+            for _ in batches:
+                pass
+    finally:
+        batches.close()
+    assert wait_for(lambda: not any(worker.is_alive() for worker in workers))
+
+
+def test_a_video_that_cannot_be_read_is_named_by_worker_processes(damaged):
+    flags.FLAGS.mark_as_parsed()
+    with pytest.raises(FrameError, match=rf"{damaged}/v(4/|10 not found)"):
+        train(make_reader(damaged), 12, num_workers=2)
 
 
 def test_several_labels_become_zeros_and_ones_and_are_mirrored_together(root):

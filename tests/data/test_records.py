@@ -338,9 +338,15 @@ def test_frames_of_video_files(tmp_path):
     (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).rename(tmp_path / "videos" / name)
-    (tmp_path / "train_list.txt").write_text("a.mp4 0\n")
+    (tmp_path / "train_list.txt").write_text("a.mp4 0\nbroken.mp4 1\nempty.mp4 0\n")
     (tmp_path / "val_list.txt").write_text("b.mp4 1\n")
     (tmp_path / "label_map.txt").write_text("x\ny\n")
+    (tmp_path / "videos" / "broken.mp4").write_text("no video")
+    (tmp_path / "videos" / "empty.mp4").write_text("")
+    message = r"(?s)2 of 3 videos cannot be read:.*broken.mp4: Inv.*empty.mp4 is em.*--train-list"
+    with pytest.raises(UserError, match=message):
+        build(str(tmp_path), str(tmp_path / "to"))
+    (tmp_path / "train_list.txt").write_text("a.mp4 0\n")
     build(str(tmp_path), str(tmp_path / "to"), short_side=24, quality=80)
     source, (video,) = read(tmp_path / "to/video_folder")
     assert (video.name, video.num_frames) == ("a.mp4", 70)

@@ -168,12 +168,21 @@ def damage(path, *, keep):
     path.write_bytes(content[: int(len(content) * keep)])
 
 
+def write_nothing(path):
+    """A whole file of no frames; its kind is that of its content, not of its name."""
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+
+
 BROKEN = {
     "missing": (lambda path: None, "video 'v.mp4' not found in"),
     "other extension": (lambda path: write_video(path.with_suffix(".mkv")), r"\(found 'v.mkv'\)"),
     "empty": (lambda path: path.touch(), r"v\.mp4 is empty \(0 bytes\)"),
     "text": (lambda path: path.write_text("no video\n" * 50), "cannot read .*v.mp4: Invalid data"),
     "sound": (write_sound, r"v\.mp4 has no video, only audio"),
+    "no frames": (write_nothing, r"cannot read .*v\.mp4: End of file"),
     "cut off": (lambda path: damage(write_video(path), keep=0.5), "cannot read .*v.mp4: "),
     "a folder": (lambda path: path.mkdir(), "is a folder, but video files are expected"),
 }

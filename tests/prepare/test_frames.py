@@ -177,6 +177,19 @@ def test_unreadable_videos_are_named_and_the_others_extracted(tmp_path):
     assert not (tmp_path / "to" / "unreadable.txt").exists()
 
 
+def test_names_that_are_no_text_are_told(tmp_path):
+    write_video(tmp_path / "videos" / "good.mp4", 3)
+    try:
+        os.rename(tmp_path / "videos" / "good.mp4", os.fsencode(tmp_path / "videos") + b"/\xff.mp4")
+    except OSError:
+        pytest.skip("this file system has only names that are text")
+    write_video(tmp_path / "videos" / "good.mp4", 3)
+    written, _, unreadable, _ = extract(tmp_path / "videos", tmp_path / "to")
+    assert (written, len(unreadable)) == (1, 1)
+    found = (tmp_path / "to" / "unreadable.txt").read_text()
+    assert found == "\ufffd.mp4\thas a name that is no single line of text in UTF-8; rename it\n"
+
+
 def test_a_wrong_extension_is_none(tmp_path):
     write_video(tmp_path / "a.avi", 3, codec="MJPG")
     (tmp_path / "a.avi").rename(tmp_path / "a.mp4")
@@ -201,7 +214,7 @@ def test_the_script_goes_on_and_fails_at_the_end(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "2 videos extracted" in done.stdout and "4 are unreadable" in done.stdout
     assert f"unreadable: {tmp_path}/videos/empty.mp4: is empty (0 bytes)" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "WARN" not in done.stderr
     assert len(manifest(tmp_path / "to")) == 2
 
 

@@ -1,5 +1,6 @@
 """Lists of whatever part of Kinetics-400 there is."""
 
+import os
 import pathlib
 
 import miniature
@@ -65,6 +66,27 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
     ]
     assert (to / "videos_train").is_symlink() and (to / "annotations/kinetics_val.csv").exists()
     assert not prepare(tmp_path / "in", tmp_path / "k400").changed
+
+
+@pytest.mark.parametrize(
+    ("function", "call"), [("replace", 1), ("replace", 2), ("replace", 4), ("symlink", 2)]
+)
+def test_interrupted_and_run_again(tmp_path, function, call):
+    write(tmp_path / "in")
+    prepare(tmp_path / "in", tmp_path / "whole")
+    with miniature.interrupted(os, function, call):
+        prepare(tmp_path / "in", tmp_path / "k400")
+    assert prepare(tmp_path / "in", tmp_path / "k400").changed
+    assert miniature.tree(tmp_path / "k400") == miniature.tree(tmp_path / "whole")
+
+
+def test_line_ends_of_windows(tmp_path):
+    write(tmp_path / "in")
+    prepare(tmp_path / "in", tmp_path / "whole")
+    for path in (tmp_path / "in").glob("*.csv"):
+        path.write_bytes(("\ufeff" + path.read_text()).replace("\n", "\r\n").encode())
+    prepare(tmp_path / "in", tmp_path / "k400")
+    assert texts(tmp_path / "k400") == texts(tmp_path / "whole")
 
 
 def test_folders_of_other_names_and_videos_without_folders_of_classes(tmp_path):

@@ -134,6 +134,7 @@ TABLES = {
     "header": "class,ignored,video\n{0},x,{1}\n",
     "no header": "{1},{0}\n",
     "splits": "path,label,split\n{1},{0},{2}\n",
+    "semicolons": "Video;Class\n{1};{0}\n",
 }
 
 
@@ -160,10 +161,13 @@ def test_lists_with_numbers_of_classes(folder, tmp_path):
         lines += [
             f"{label}/{video.name} {9 + number}\n" for video in (folder / label).glob("take*")
         ]
-    (folder / "list.txt").write_text("".join(lines))
-    prepared(folder / "list.txt", tmp_path / "to")
+    lines += lines[:2]  # the same once more is no other video
+    text = "".join(lines).replace("\n", "\r\n")
+    (folder / "list.txt").write_bytes(text.encode("utf-8-sig"))
+    assert "left out" not in prepared(folder / "list.txt", tmp_path / "to")
     assert (tmp_path / "to" / "label_map.txt").read_text() == "9\n10\n"
     train, val = lists(tmp_path / "to")
+    assert len(train) + len(val) == 15
     assert {(os.path.basename(os.path.dirname(p)), name) for p, name in (train | val).items()} == {
         ("Clapping", "9"),
         ("Waving left", "10"),
@@ -204,6 +208,50 @@ def test_videos_that_cannot_be_read_are_left_out_by_name(folder, tmp_path):
     assert "is empty (0 bytes)" in said and "Invalid data" in said
     train, val = lists(tmp_path / "to")
     assert len(train | val) == 16
+
+
+def test_all_videos_that_cannot_be_read_are_listed(folder, tmp_path):
+    for number in range(5):
+        (folder / "Waving left" / f"take {number}.mp4").write_text("no video")
+    for _ in range(2):
+        said = prepared(folder, tmp_path / "to")
+        assert f"(all in {tmp_path}/to/unreadable.txt)" in said
+    assert "nothing to do" in said
+    lines = (tmp_path / "to" / "unreadable.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == [
+        f"Waving left/take {number}.mp4" for number in range(5)
+    ]
+    assert all("Invalid data" in line for line in lines)
+    for number in range(5):
+        (folder / "Waving left" / f"take {number}.mp4").unlink()
+    prepared(folder, tmp_path / "to")
+    assert not (tmp_path / "to" / "unreadable.txt").exists()
+
+
+def test_what_is_no_video_by_its_name_is_told(folder, tmp_path):
+    (folder / "Clapping" / "take 0.mp4").rename(folder / "Clapping" / "take 0.3gp")
+    (folder / "Jumping").mkdir()
+    (folder / "Jumping" / "jump").write_text("")
+    said = prepared(folder, tmp_path / "to")
+    assert "2 files that are no videos by their names (.mp4, .webm" in said
+    assert ": Clapping/take 0.3gp, Jumping/jump\n" in said
+    assert "1 folders without videos, which are no classes then: Jumping" in said
+    assert "Jumping" not in (tmp_path / "to" / "label_map.txt").read_text()
+
+
+def test_names_that_are_no_text(folder, tmp_path, capsys):
+    video = os.fsencode(folder / "Clapping" / "take 0.mp4")
+    try:
+        os.rename(video, os.fsencode(folder / "Clapping") + b"/\xff.mp4")
+    except OSError:
+        pytest.skip("this file system has only names that are text")
+    assert cli.main(["prepare", str(folder), f"--to={tmp_path}/to"]) == 0
+    said = capsys.readouterr().out
+    assert "Clapping/\ufffd.mp4 (its name is no single line of text in UTF-8" in said
+    assert len((tmp_path / "to" / "train_list.txt").read_text().splitlines()) == 13
+    os.rename(os.fsencode(folder / "Waving left"), os.fsencode(folder) + b"/\xfe")
+    assert cli.main(["prepare", str(folder), f"--to={tmp_path}/to"]) == 2
+    assert "is no single line of text" in capsys.readouterr().err
 
 
 def make_alone(folder):
@@ -264,12 +312,30 @@ def test_what_cannot_be_used_is_explained_and_nothing_written(folder, tmp_path, 
         ("t.txt", "alone\n", "line 1 of .*expected '<video> <class>'"),
         ("t.doc", "", "neither a folder of class folders nor a table"),
         ("t.txt", "a.mp4 0\nb.mp4 1\n", r"none of the 2 videos .* a\.mp4 \(.*not found"),
+        ("t.csv", "a.mp4,\xc4rger\n", r"t.csv is no text in UTF-8 \(.* at byte 6\).*'CSV UTF-8'"),
+        ("t.txt", "a.mp4 \xc4rger\n", r"t.txt is no text in UTF-8"),
+        ("t.csv", 'a.mp4,"x\ny"\n', r"class 'x\\ny' is no single line of text"),
+        ("t.csv", "a.mp4,x\nb.mp4,y\na.mp4,y\n", "a.mp4 is of two classes, 'x' and 'y'"),
+        ("t.csv", f"a.mp4,{'x' * 200_000}\n", "t.csv is no table: field larger"),
     ],
+    ids=lambda value: value[:20],
 )
 def test_tables_and_lists_that_are_none(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=message):
         prepared(tmp_path / name, tmp_path / "to")
+
+
+def test_the_printed_command_is_right_in_other_folders_than_the_repository(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (command,) = (line for line in prepared(folder, tmp_path / "to").splitlines() if "-m" in line)
+    (recipe,) = (word for word in shlex.split(command) if word.startswith("--config="))
+    assert os.path.samefile(recipe.removeprefix("--config="), REPOSITORY / "configs/finetune.py")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "finetune.py").write_text("")
+    assert " --config=configs/finetune.py " in prepared(folder, tmp_path / "to")
 
 
 def test_the_command(folder, tmp_path, capsys):

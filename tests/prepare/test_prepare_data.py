@@ -1,5 +1,6 @@
 """What all preparations share: the script, the target folder, counting, progress."""
 
+import errno
 import fcntl
 import importlib.util
 import os
@@ -65,6 +66,27 @@ def test_ctrl_c_is_no_error(tmp_path, main, capsys):
     with miniature.interrupted(os, "replace", 3, KeyboardInterrupt):
         assert main(["jester", f"--archives={tmp_path}/in", f"--to={tmp_path}/to"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
+
+
+# Renames: the record, 14 frames, the record, 4 files of labels, 6 lists.
+@pytest.mark.parametrize("call", [1, 9, 18, 24])
+def test_a_full_disk_leaves_nothing_half_written_and_the_next_run_completes(
+    tmp_path, main, capsys, call
+):
+    miniature.jester(tmp_path / "in")
+    flags = ["jester", f"--archives={tmp_path}/in", "--workers=1"]
+    assert main([*flags, f"--to={tmp_path}/whole"]) == 0
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with miniature.interrupted(os, "replace", call, full):
+        assert main([*flags, f"--to={tmp_path}/to"]) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and "make room" in said
+    expected = miniature.tree(tmp_path / "whole")
+    left = miniature.tree(tmp_path / "to")
+    assert len(left) == call - 1 - (call > 16)  # the record is written twice
+    assert all(expected[path] == left[path] for path in left if path != "unpacked.json")
+    assert main([*flags, f"--to={tmp_path}/to"]) == 0
+    assert miniature.tree(tmp_path / "to") == expected
 
 
 def test_a_target_that_is_a_file(tmp_path, main, capsys):

@@ -285,6 +285,17 @@ def test_sthv1(tmp_path):
     )
 
 
+# Renames: the record, 9 frames, the record, 3 files of annotations, 6 lists.
+@pytest.mark.parametrize("call", [1, 5, 11, 13, 16, 20])
+def test_sthv1_interrupted_and_run_again(tmp_path, call):
+    miniature.sthv1(tmp_path / "in", STHV1, DOINGS)
+    prepare("sthv1", tmp_path / "in", tmp_path / "whole")
+    with miniature.interrupted(os, "replace", call):
+        prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
+    assert prepare("sthv1", tmp_path / "in", tmp_path / "sthv1").changed
+    assert miniature.tree(tmp_path / "sthv1") == miniature.tree(tmp_path / "whole")
+
+
 def test_sthv1_has_the_published_order(tmp_path):
     names = real_names("mmaction2_sthv1_label_map.txt")
     rows = tuple((str(number), name, 1) for number, name in enumerate(names, start=1))
@@ -332,6 +343,17 @@ def test_sthv2(tmp_path):
         f"  python scripts/extract_frames.py {to}/videos --to={to}/rawframes",
         f"  python scripts/prepare_data.py sthv2 --archives={archives_folder} --to={to}",
     ]
+
+
+# Renames: the record, 2 videos, the record, 3 files of annotations, 3 lists.
+@pytest.mark.parametrize("call", [1, 3, 4, 6, 8, 10])
+def test_sthv2_interrupted_and_run_again(tmp_path, call):
+    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    prepare("sthv2", tmp_path / "in", tmp_path / "whole")
+    with miniature.interrupted(os, "replace", call):
+        prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    assert prepare("sthv2", tmp_path / "in", tmp_path / "sthv2").changed
+    assert miniature.tree(tmp_path / "sthv2") == miniature.tree(tmp_path / "whole")
 
 
 def test_sthv2_with_frames(tmp_path):

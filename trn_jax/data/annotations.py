@@ -170,10 +170,13 @@ def read_class_names(path):
 
 
 def read_lines(path, what):
-    """The lines of a text file; `what` is its name in messages."""
+    """The lines of a text file, with any line ends, with or without a byte order mark.
+
+    `what` is its name in messages.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().splitlines()
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read().split("\n")
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}; check data_dir and the names in data") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -10,6 +10,8 @@ their batch, while a few batches are prepared ahead.
 
 import multiprocessing
 import os
+import re
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -270,8 +272,46 @@ def _iterate(elements, num_threads, num_workers):
         options = grain.multiprocessing.MultiprocessingOptions(
             num_workers=num_workers, per_worker_buffer_size=_BATCHES_AHEAD
         )
-        elements = elements.mp_prefetch(options)
+        return _FromWorkers(iter(elements.mp_prefetch(options)))
     return iter(elements)
+
+
+class _FromWorkers:
+    """What worker processes read; says what to do when one of them dies.
+
+    Args:
+        elements: grain's iterator, which raises `RuntimeError` then.
+    """
+
+    def __init__(self, elements):
+        self._elements = elements
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return next(self._elements)
+        except RuntimeError as error:
+            code = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
+            if code is None:
+                raise
+            raise UserError(
+                f"a worker process of the data loader has died ({_cause(int(code[1]))}); run the "
+                "same command again, which goes on from the last checkpoint. If it dies again: "
+                "with fewer data.num_workers less memory is needed, data.num_workers=0 does "
+                "without, and scripts/extract_frames.py names videos that crash their decoder"
+            ) from None
+
+    def close(self):
+        self._elements.close()
+
+
+def _cause(code):
+    """What an exit code of a process says about its end."""
+    if code != -signal.SIGKILL:
+        return f"exit code {code}"
+    return f"exit code {code}: it was killed, as the system does when memory runs out"
 
 
 @cache

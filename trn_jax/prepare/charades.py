@@ -79,10 +79,10 @@ def prepare(folder, to, *, workers, orders):
         "trn_sthv1",
         "charades",
         [_FILES],
-        "--config.data.dataset=charades",
-        "--config.data.multi_label=True",
         num_classes=len(class_names),
         usual=174,
+        name_dataset=True,
+        multi_label=True,
     )
     return outcome
 

@@ -21,6 +21,7 @@ from trn_jax.data.videos import EXTENSIONS, is_video
 from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.prepare.folders import find_videos
+from trn_jax.prepare.names import is_line, printable
 from trn_jax.prepare.processes import Died, in_processes
 from trn_jax.prepare.progress import Progress
 
@@ -253,7 +254,8 @@ def _finish(to, done, unreadable):
     _write_manifest(to, done)
     path = os.path.join(to, UNREADABLE)
     if unreadable:
-        write_text(path, "".join(f"{name}\t{unreadable[name]}\n" for name in sorted(unreadable)))
+        lines = (f"{printable(name)}\t{unreadable[name]}\n" for name in sorted(unreadable))
+        write_text(path, "".join(lines))
     elif os.path.exists(path):
         os.remove(path)
 
@@ -275,6 +277,8 @@ def _write_manifest(to, done):
 
 def _extract_one(root, to, settings, name):
     """Write the frames of a video beside their place; gives its entry, or why there is none."""
+    if not is_line(name):
+        return "has a name that is no single line of text in UTF-8; rename it"
     path = os.path.join(root, name)
     partial_folder = _folder(to, name) + _PARTIAL
     try:
@@ -343,7 +347,9 @@ def _frames(path):
         upright, at increasing times from 0.
     """
     cv2.setNumThreads(1)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is told in one line
+    # What is wrong is told in one line.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     video = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     if not video.isOpened():
         raise UnreadableVideo(

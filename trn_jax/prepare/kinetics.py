@@ -24,6 +24,7 @@ from trn_jax.prepare.lists import Annotations, ListFiles, Video
 from trn_jax.prepare.outcome import Outcome
 
 _K400 = DATASETS["k400"]
+_RECIPE = "tsn_k400_3seg"
 _SPLITS = ("train", "val")
 _VIDEOS = {"train": "videos_train", "val": "videos_val"}
 _FRAMES = {"train": _K400.frames, "val": _K400.val_frames}
@@ -77,13 +78,12 @@ def prepare(folder, to, *, workers, orders):
     waiting = [split for split in linked if split not in extracted]
     for split in waiting:
         outcome.then_extract(_VIDEOS[split], _FRAMES[split])
+    sizes = dict(num_classes=len(annotations.class_names), usual=400)
     if waiting:
         outcome.then_prepare("k400", folder)
+        outcome.train_on(_RECIPE, "k400", [*_VIDEO_LISTS.values()], source="videos", **sizes)
     else:
-        num_classes = len(annotations.class_names)
-        outcome.then_train(
-            "tsn_k400_3seg", "k400", [*_LISTS.values()], num_classes=num_classes, usual=400
-        )
+        outcome.then_train(_RECIPE, "k400", [*_LISTS.values()], **sizes)
     return outcome
 
 

@@ -18,6 +18,7 @@ from trn_jax.prepare.lists import Annotations, ListFiles, Video
 from trn_jax.prepare.outcome import Outcome
 
 _MOMENTS = DATASETS["moments"]
+_RECIPE = "tsn_k400_3seg"
 _ARCHIVE = "Moments_in_Time_Raw.zip"
 _VIDEOS = {"train": "videos/training", "val": "videos/validation"}
 _FRAMES = {"train": _MOMENTS.frames, "val": _MOMENTS.val_frames}
@@ -67,19 +68,15 @@ def prepare(folder, to, *, workers, orders):
     splits = {split: _read_table(paths[name]) for split, name in _TABLES.items()}
     annotations = Annotations(_read_categories(paths[_CATEGORIES]), splits, paths[_CATEGORIES])
     lists.write_video_lists(outcome, annotations, _VIDEOS, _VIDEO_LISTS, orders)
+    sizes = dict(num_classes=len(annotations.class_names), usual=400, name_dataset=True)
     if not os.path.isdir(os.path.join(to, "rawframes")):
         outcome.then_extract("videos", "rawframes")
         outcome.then_prepare("moments", folder)
+        written = [_VIDEO_LISTS[order] for order in orders]
+        outcome.train_on(_RECIPE, "moments", written, source="videos", **sizes)
         return outcome
     lists.write_frame_lists(outcome, annotations, _FRAMES, _LISTS, orders, workers=workers)
-    outcome.then_train(
-        "tsn_k400_3seg",
-        "moments",
-        [_LISTS[order] for order in orders],
-        "--config.data.dataset=moments",
-        num_classes=len(annotations.class_names),
-        usual=400,
-    )
+    outcome.then_train(_RECIPE, "moments", [_LISTS[order] for order in orders], **sizes)
     return outcome
 
 

@@ -1,12 +1,59 @@
 """What a preparation wrote, counted and left out, for people."""
 
+import dataclasses
 import os
+import pathlib
 import shlex
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.files import write_bytes
+from trn_jax.prepare.names import printable
 
 _NAMED = 3  # examples of what was left out
+_REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+def repository_file(path):
+    """What a recipe or a script of the repository is called from here, where a command is printed.
+
+    Its whole path if this is another folder, and as it is if there is no repository around.
+    """
+    whole = _REPOSITORY / path
+    return path if os.path.exists(path) or not whole.exists() else str(whole)
+
+
+def train_command(recipe):
+    """The words that the command begins with which trains a recipe of `configs/`."""
+    path = repository_file(f"configs/{recipe}.py")
+    return ["python", "-m", "trn_jax.main", f"--config={path}"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A recipe, and the lists of a prepared data set that it is trained on.
+
+    Attributes:
+        recipe: name of a file in `configs/`.
+        dataset: name in the catalogue of data sets.
+        num_classes: how many classes were found.
+        multi_label: whether videos have several labels.
+        source: "frames" or "videos", what the lists name.
+        lists: fields of `datasets.Dataset` that are not the catalogue's.
+        flags: what the command needs besides these.
+    """
+
+    recipe: str
+    dataset: str
+    num_classes: int
+    multi_label: bool
+    source: str
+    lists: dict[str, str]
+    flags: tuple[str, ...]
+
+    def command(self, data_dir, *flags):
+        """The words of the command that trains on a folder, with further flags."""
+        places = [f"--config.data_dir={data_dir}", f"--workdir=runs/{self.recipe}"]
+        return [*train_command(self.recipe), *places, *flags, *self.flags]
 
 
 class Outcome:
@@ -19,12 +66,14 @@ class Outcome:
         to: the same.
         changed: whether anything on the disk is different now.
         naming: how frames are called, for fields of `datasets.Dataset`, if not as usual.
+        training: what is trained on the lists, a `Training`; `None` until that is known.
     """
 
     def __init__(self, to):
         self.to = to
         self.changed = False
         self.naming: dict[str, str | int] = {}
+        self.training: Training | None = None
         self._notes: list[str] = []
         self._skipped: list[str] = []
         self._files: list[str] = []
@@ -44,11 +93,13 @@ class Outcome:
         """Add a line, such as a count."""
         self._notes.append(text)
 
-    def skip(self, reason, names):
-        """Add what was left out, unless that is nothing."""
+    def skip(self, reason, names, listed_in=""):
+        """Add what was left out, unless that is nothing; `listed_in` is a file that has it all."""
         if names:
+            shown = ", ".join(map(printable, names[:_NAMED]))
             more = ", ..." if len(names) > _NAMED else ""
-            self._skipped.append(f"{len(names):,} {reason}: {', '.join(names[:_NAMED])}{more}")
+            where = f" (all in {os.path.join(self.to, listed_in)})" if more and listed_in else ""
+            self._skipped.append(f"{len(names):,} {reason}: {shown}{more}{where}")
 
     def has(self, name):
         """Name a file or folder of the data set."""
@@ -65,6 +116,13 @@ class Outcome:
             write_bytes(path, content)
             self.changed = True
 
+    def remove(self, name):
+        """Remove a file of an earlier preparation that has nothing to tell any more."""
+        path = os.path.join(self.to, name)
+        if os.path.exists(path):
+            os.remove(path)
+            self.changed = True
+
     def then(self, *words):
         """Add a command that comes next."""
         self._commands.append(shlex.join(words))
@@ -72,38 +130,73 @@ class Outcome:
     def then_extract(self, videos, frames):
         """Add the command that makes frames from videos, both folders of the data set."""
         videos, frames = (os.path.join(self.to, folder) for folder in (videos, frames))
-        self.then("python", "scripts/extract_frames.py", videos, f"--to={frames}")
+        script = repository_file("scripts/extract_frames.py")
+        self.then("python", script, videos, f"--to={frames}")
 
     def then_prepare(self, dataset, archives):
         """Add the command that prepares this data set once more."""
         self.then(
             "python",
-            "scripts/prepare_data.py",
+            repository_file("scripts/prepare_data.py"),
             dataset,
             f"--archives={archives}",
             f"--to={self.to}",
         )
 
-    def then_train(self, recipe, dataset, written, *flags, num_classes, usual):
-        """Add the command that trains a recipe on this data set.
+    def then_train(self, recipe, dataset, written, *, num_classes, usual, **options):
+        """Add the command that trains a recipe on this data set; arguments as in `train_on`."""
+        training = self.train_on(
+            recipe, dataset, written, num_classes=num_classes, usual=usual, **options
+        )
+        lists = (f"--config.data.{key}={name}" for key, name in training.lists.items())
+        self.then(*training.command(self.to, *lists))
+
+    def train_on(
+        self,
+        recipe,
+        dataset,
+        written,
+        *,
+        num_classes,
+        usual,
+        name_dataset=False,
+        multi_label=False,
+        source="frames",
+    ):
+        """Say which recipe is trained on which lists, without a command for it.
 
         Args:
             recipe: name of a file in `configs/`.
             dataset: name in the catalogue of data sets, whose lists are taken if they were written.
             written: the `ListFiles` that were written.
-            *flags: further ones.
             num_classes: how many classes were found.
             usual: how many classes the recipe is for.
+            name_dataset: whether the recipe is for another data set.
+            multi_label: whether videos have several labels.
+            source: "frames" or "videos", what the lists name.
+
+        Returns:
+            The `Training`.
         """
-        catalogue = DATASETS[dataset]
-        files = next((f for f in written if f.train == catalogue.train_list), written[0])
+        catalogue = dataclasses.asdict(DATASETS[dataset])
+        if source == "videos":
+            for key in ("train_list", "val_list"):
+                catalogue[key] = catalogue[key].replace("rawframes", "videos")
+        files = next((f for f in written if f.train == catalogue["train_list"]), written[0])
         lists = {"train_list": files.train, "val_list": files.val, "class_names": files.classes}
-        others = [f"--config.data.{k}={v}" for k, v in lists.items() if v != getattr(catalogue, k)]
-        if num_classes != usual:
-            others.append(f"--config.model.num_classes={num_classes}")
-        command = ["python", "-m", "trn_jax.main", f"--config=configs/{recipe}.py"]
-        command += [f"--config.data_dir={self.to}", f"--workdir=runs/{recipe}"]
-        self.then(*command, *flags, *others)
+        flags = [f"--config.data.dataset={dataset}"] if name_dataset else []
+        flags += ["--config.data.multi_label=True"] if multi_label else []
+        flags += [f"--config.model.num_classes={num_classes}"] if num_classes != usual else []
+        self.training = Training(
+            recipe,
+            dataset,
+            num_classes,
+            multi_label,
+            source,
+            {key: name for key, name in lists.items() if name != catalogue[key]},
+            tuple(flags),
+        )
+        return self.training
 
 
 def _read(path):

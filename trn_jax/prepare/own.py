@@ -8,11 +8,13 @@ What there may be:
     <list>.txt        lines "<video> <class>", as mmaction2 has them
 
 What comes out, beside a link to the videos, which stay where they are: `train_list.txt`,
-`val_list.txt` and `label_map.txt`.
+`val_list.txt` and `label_map.txt`; and, if videos cannot be read, `unreadable.txt`, with lines
+`<video><tab><reason>`.
 """
 
 import csv
 import dataclasses
+import io
 import os
 import re
 from functools import partial
@@ -22,9 +24,10 @@ import numpy as np
 from trn_jax.data.annotations import Record
 from trn_jax.data.datasets import Dataset
 from trn_jax.data.decode import FrameError, guess_pattern
-from trn_jax.data.videos import VideoFiles, is_video
+from trn_jax.data.videos import EXTENSIONS, VideoFiles, is_video
 from trn_jax.errors import UserError
-from trn_jax.prepare.outcome import Outcome
+from trn_jax.prepare.names import is_line, printable
+from trn_jax.prepare.outcome import Outcome, train_command
 from trn_jax.prepare.processes import Died, in_processes
 from trn_jax.prepare.progress import Progress
 
@@ -38,6 +41,8 @@ _HEADERS = {
     "label": ("label", "class", "category", "class_name"),
     "split": ("split", "subset", "set"),
 }
+_UNREADABLE = "unreadable.txt"
+_SHOWN_PROBLEMS = 5
 _WORTH_PROCESSES = 200  # with fewer videos, starting processes takes longer than opening them
 
 
@@ -74,8 +79,9 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1):
     """
     if not 0 < val_share < 1:
         raise UserError(f"--val-share={val_share} must be a share between 0 and 1, such as 0.2")
-    root, items = _find(os.path.abspath(source), os.path.abspath(to))
     outcome = Outcome(to)
+    root, items = _find(outcome, os.path.abspath(source), os.path.abspath(to))
+    items = _checked(source, items)
     found = _open_all(outcome, root, items, workers)
     kinds = {details.kind for details in found.values()}
     if len(kinds) > 1:
@@ -99,7 +105,7 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1):
         outcome.note(f"{split}: {len(chosen):,} videos")
     outcome.write("label_map.txt", "".join(f"{name}\n" for name in labels))
     outcome.note(f"{len(labels)} classes")
-    command = ["python", "-m", "trn_jax.main", "--config=configs/finetune.py"]
+    command = train_command("finetune")
     command += [f"--config.data_dir={to}", f"--config.model.num_classes={len(labels)}"]
     command += [f"--workdir=runs/{os.path.basename(os.path.abspath(to))}"]
     outcome.then(*command, *(f"--config.data.{k}={v}" for k, v in outcome.naming.items()))
@@ -110,10 +116,10 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1):
 # What there is -----------------------------------------------------------------------------------
 
 
-def _find(source, to):
+def _find(outcome, source, to):
     """The folder that paths are relative to, and all items."""
     if os.path.isdir(source):
-        return source, _in_class_folders(source, to)
+        return source, _in_class_folders(outcome, source, to)
     if not os.path.exists(source):
         raise UserError(f"{source} not found; expected a folder of class folders, a .csv or a .txt")
     readers = {".csv": _in_table, ".txt": _in_list}
@@ -128,27 +134,52 @@ def _find(source, to):
     return os.path.dirname(source), items
 
 
-def _in_class_folders(root, to):
+def _checked(source, items):
+    """The items without repetitions; refuses what would become other labels, or two of them."""
+    labels: dict[str, str] = {}
+    problems = []
+    for item in items:
+        if not is_line(item.label):
+            problems.append(f"the name of the class {item.label!r} is no single line of text")
+        elif labels.setdefault(item.path, item.label) != item.label:
+            classes = f"{labels[item.path]!r} and {item.label!r}"
+            problems.append(f"{item.path} is of two classes, {classes}")
+    if problems:
+        problems = list(dict.fromkeys(problems))
+        more = len(problems) - _SHOWN_PROBLEMS
+        raise UserError(
+            f"{source} cannot be used, correct it:\n  "
+            + "\n  ".join(problems[:_SHOWN_PROBLEMS])
+            + (f"\n  and {more} more" if more > 0 else "")
+        )
+    return list(dict.fromkeys(items))
+
+
+def _in_class_folders(outcome, root, to):
     top = _folders(root, to)
     given = {name: _SPLITS[name.lower()] for name in top if name.lower() in _SPLITS}
     if set(given.values()) == {"train", "val"}:
-        items = [
-            Item(os.path.join(part, label, name), label, split)
+        places = [
+            (os.path.join(part, label), label, split)
             for part, split in given.items()
             for label in _folders(os.path.join(root, part), to)
-            for name in _videos(os.path.join(root, part, label))
         ]
     else:
-        items = [
-            Item(os.path.join(label, name), label)
-            for label in top
-            for name in _videos(os.path.join(root, label))
-        ]
+        places = [(label, label, "") for label in top]
+    items, others = [], []
+    for folder, label, split in places:
+        videos, strangers = _videos(os.path.join(root, folder))
+        items += [Item(os.path.join(folder, name), label, split) for name in videos]
+        others += [os.path.join(folder, name) for name in strangers]
     if not items:
         raise UserError(
-            f"no videos in {root}: expected a folder per class, with video files or folders of "
-            "frames in it"
+            f"no videos in {root}: expected a folder per class, with video files "
+            f"({', '.join(EXTENSIONS)}) or folders of frames in it"
+            + (f"; found {len(others)} other files, such as {others[0]}" if others else "")
         )
+    outcome.skip(f"files that are no videos by their names ({', '.join(EXTENSIONS)})", others)
+    empty = {label for _, label, _ in places} - {item.label for item in items}
+    outcome.skip("folders without videos, which are no classes then", sorted(empty))
     return items
 
 
@@ -163,18 +194,35 @@ def _folders(root, to):
 
 
 def _videos(folder):
-    """What can be a video in the folder of a class: video files, and folders."""
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.name
-            for entry in entries
-            if entry.name[0] != "." and (entry.is_dir() or is_video(entry.name))
-        )
+    """What can be a video in the folder of a class, video files and folders; and what cannot."""
+    with os.scandir(folder) as found:
+        entries = [entry for entry in found if entry.name[0] != "."]
+    videos = {entry.name for entry in entries if entry.is_dir() or is_video(entry.name)}
+    return sorted(videos), sorted({entry.name for entry in entries} - videos)
+
+
+def _read_text(path):
+    """A table or list as text, with any line ends, with or without a byte order mark."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as that, "
+            "which spreadsheets call 'CSV UTF-8'"
+        ) from None
 
 
 def _in_table(path):
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    text = _read_text(path)
+    # Where commas stand in numbers, spreadsheets put semicolons between cells.
+    first = text.partition("\n")[0]
+    separator = next((mark for mark in ",;\t" if mark in first), ",")
+    table = csv.reader(io.StringIO(text), delimiter=separator)
+    try:
+        rows = [row for row in table if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"{path} is no table: {error}") from None
     if not rows:
         return []
     columns = {
@@ -201,14 +249,13 @@ def _in_table(path):
 
 def _in_list(path):
     items = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            name, _, label = line.strip().rpartition(" ")
-            if not name:
-                raise UserError(f"line {number} of {path} is {line!r}; expected '<video> <class>'")
-            items.append(Item(name.strip(), label))
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if not name:
+            raise UserError(f"line {number} of {path} is {line!r}; expected '<video> <class>'")
+        items.append(Item(name.strip(), label))
     return items
 
 
@@ -244,20 +291,28 @@ def _open_all(outcome, root, items, workers):
                 found[item] = result
             else:
                 killed = "its decoder crashed" if isinstance(result, Died) else result
-                broken[item] = f"{item.path} ({killed})"
+                broken[item] = killed
             progress.add(1)
-    outcome.skip("videos that cannot be read", [broken[item] for item in items if item in broken])
+    reasons = [(item.path, broken[item]) for item in items if item in broken]
+    shown = [f"{path} ({reason})" for path, reason in reasons]
     if not found:
-        first = next(iter(broken.values()))
-        raise UserError(f"none of the {len(items)} videos in {root} can be read, such as {first}")
+        raise UserError(
+            f"none of the {len(items)} videos in {root} can be read, such as {shown[0]}"
+        )
+    outcome.skip("videos that cannot be read", shown, _UNREADABLE)
+    if reasons:
+        lines = (f"{printable(path)}\t{printable(reason)}\n" for path, reason in reasons)
+        outcome.write(_UNREADABLE, "".join(lines))
+    else:
+        outcome.remove(_UNREADABLE)
     return {item: found[item] for item in items if item in found}
 
 
 def _look(root, item):
     """Open a video: `_Details`, or what is wrong with it."""
     path = os.path.join(root, item.path)
-    if "\n" in item.path or "\r" in item.path:
-        return "lists cannot have names with line breaks"
+    if not is_line(item.path):
+        return "its name is no single line of text in UTF-8, as lists must have; rename it"
     try:
         if os.path.isdir(path):
             return _look_at_frames(path)

@@ -116,11 +116,15 @@ def prepare_sthv2(folder, to, *, workers, orders):
     annotations = _read_json(*(paths[name] for name in names[:3]))
     roots = dict.fromkeys(annotations.splits, _STHV2_VIDEOS)
     lists.write_video_lists(outcome, annotations, roots, _STHV2_VIDEO_LISTS, ("official",))
+    recipe = "trn_sthv2"
     if not os.path.isdir(os.path.join(to, _STHV2.frames)):
         outcome.then_extract(_STHV2_VIDEOS, _STHV2.frames)
         outcome.then_prepare("sthv2", folder)
+        written, num_classes = [*_STHV2_VIDEO_LISTS.values()], len(annotations.class_names)
+        outcome.train_on(
+            recipe, "sthv2", written, num_classes=num_classes, usual=174, source="videos"
+        )
         return outcome
-    recipe = "trn_sthv2"
     _list_frames(outcome, annotations, "sthv2", _STHV2_LISTS, orders, workers, recipe, usual=174)
     return outcome
 

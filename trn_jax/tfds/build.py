@@ -14,6 +14,8 @@ from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
 
 from trn_jax.data.records import INFO_FILE
 from trn_jax.errors import UserError
+from trn_jax.prepare.frames import Settings
+from trn_jax.prepare.outcome import train_command
 from trn_jax.prepare.progress import Progress
 from trn_jax.tfds import BUILDERS, VideoFolder
 
@@ -26,7 +28,36 @@ _RECIPES = {
 }
 
 
-def build(data_dir, to, *, dataset="frames", multi_label=False, **options):
+def build_prepared(outcome):
+    """Make records of the data set that was prepared, below its folder, as `build`.
+
+    They are of the lists that the command takes which the preparation prints: of frames, or of
+    videos while there are no frames.
+
+    Args:
+        outcome: an `Outcome` with a `training`.
+
+    Returns:
+        What was made, and the command that trains the same recipe on it: text.
+    """
+    training = outcome.training
+    found = dict(training.lists)
+    options = {}
+    if training.source == "videos":
+        found["source"] = "videos"
+        options["short_side"] = Settings().short_side
+    return build(
+        outcome.to,
+        os.path.join(outcome.to, "records"),
+        dataset=training.dataset,
+        multi_label=training.multi_label,
+        training=training,
+        files=found,
+        **options,
+    )
+
+
+def build(data_dir, to, *, dataset="frames", multi_label=False, training=None, **options):
     """Make records of a data set; what is complete is not made again.
 
     Args:
@@ -34,6 +65,8 @@ def build(data_dir, to, *, dataset="frames", multi_label=False, **options):
         to: folder of TFDS's data sets; the records come into one below it.
         dataset: name in the catalogue of data sets.
         multi_label: whether videos have several labels each.
+        training: the `Training` to print the command of, which also tells how many classes there
+            are; a part of a data set with fewer becomes a `VideoFolder`.
         **options: `short_side`, `quality` and `files` of `VideoFolder`.
 
     Returns:
@@ -46,6 +79,8 @@ def build(data_dir, to, *, dataset="frames", multi_label=False, **options):
     logging.getLogger("absl").setLevel(logging.ERROR)
     tfds.disable_progress_bar()
     kind = BUILDERS.get(dataset, VideoFolder)
+    if training and kind.NUM_CLASSES not in (None, training.num_classes):
+        kind = VideoFolder
     options |= {"dataset": dataset, "multi_label": multi_label or kind.MULTI_LABEL}
     # The frames come first: where there are videos, everything is there.
     parts = {part: kind(data_dir=to, config=part, **options) for part in ("frames", "videos")}
@@ -53,7 +88,11 @@ def build(data_dir, to, *, dataset="frames", multi_label=False, **options):
     for builder in parts.values():
         _build_part(builder, contents, data_dir)
     root = os.path.dirname(os.path.dirname(parts["videos"].data_dir))
-    return _summary(root, parts, contents, dataset, options["multi_label"])
+    if training:
+        command = training.command(root)
+    else:
+        command = _command(root, contents, dataset, options["multi_label"])
+    return "\n".join([*_counts(parts, contents), "next:", f"  {shlex.join(command)}"])
 
 
 def _build_part(builder, contents, data_dir):
@@ -61,8 +100,10 @@ def _build_part(builder, contents, data_dir):
     if os.path.exists(os.path.join(folder, INFO_FILE)):
         if builder.info.metadata.get("contents") != builder.digest(contents):
             raise UserError(
-                f"{folder} has records of other videos, or of the same in another form; remove "
-                "that folder, or choose another one with --to"
+                f"{folder} has records of other videos, or of the same in another form (lists have "
+                "changed, or there are frames by now where there were videos); remove that folder "
+                "and run the same command again, or have others made elsewhere, with `trn-jax "
+                "records` and its --to"
             )
         return
     for left_behind in builder.data_path.parent.glob(f"{INCOMPLETE_PREFIX}*"):
@@ -85,7 +126,7 @@ def _build_part(builder, contents, data_dir):
             raise UserError(f"cannot write {folder}: {error}; make room or check --to") from None
 
 
-def _summary(root, parts, contents, dataset, multi_label):
+def _counts(parts, contents):
     lines = [
         f"{split}: {len(videos):,} videos, {sum(video.num_frames for video in videos):,} frames"
         for split, videos in contents.videos.items()
@@ -94,12 +135,14 @@ def _summary(root, parts, contents, dataset, multi_label):
         paths = glob.glob(os.path.join(glob.escape(builder.data_dir), "*.array_record-*"))
         size = sum(map(os.path.getsize, paths))
         lines.append(f"{builder.data_dir}: {len(paths)} files with {size / 1e6:,.1f} MB of {part}")
+    return lines
+
+
+def _command(root, contents, dataset, multi_label):
     recipe = _RECIPES.get(dataset, "finetune")
-    command = ["python", "-m", "trn_jax.main", f"--config=configs/{recipe}.py"]
-    command += [f"--config.data_dir={root}"]
+    command = [*train_command(recipe), f"--config.data_dir={root}"]
     if recipe == "finetune":
         command.append(f"--config.model.num_classes={len(contents.class_names)}")
     if multi_label:
         command.append("--config.data.multi_label=True")
-    command.append(f"--workdir=runs/{recipe}")
-    return "\n".join([*lines, "next:", f"  {shlex.join(command)}"])
+    return [*command, f"--workdir=runs/{recipe}"]

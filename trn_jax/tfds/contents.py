@@ -15,7 +15,7 @@ import simplejpeg
 
 from trn_jax.data import annotations, datasets
 from trn_jax.data.augment import resize_short_side
-from trn_jax.data.decode import read_image_file
+from trn_jax.data.decode import FrameError, read_image_file
 from trn_jax.data.records import SPLITS
 from trn_jax.data.videos import VideoFiles
 from trn_jax.errors import UserError
@@ -24,6 +24,7 @@ from trn_jax.prepare.progress import Progress
 # Whole videos, so that a clip is in one file.
 _FRAMES_PER_SHARD = 16384
 _MAX_SHARDS = 512  # readers keep all of them open
+_SHOWN_PROBLEMS = 10
 _DECODED_AT_ONCE = 64  # frames of a video file
 
 
@@ -128,18 +129,32 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
             path, frames_root=root, num_classes=len(class_names), multi_label=multi_label
         )
         if found.source == "videos":
-            records = list(_counted(records, root))
+            records = _counted(records, root)
         videos[split] = list(_videos(records, os.path.join(root, "")))
     return Contents(found, class_names, videos)
 
 
 def _counted(records, root):
-    """Records of video files with the numbers of their frames."""
+    """Records of video files with the numbers of their frames; all have to be readable."""
+    counted, problems = [], []
     with Progress(f"Counting frames in {root}", len(records), "videos") as progress:
         for record in records:
-            with VideoFiles().open(record) as video:
-                yield dataclasses.replace(record, num_frames=video.num_frames)
+            try:
+                with VideoFiles().open(record) as video:
+                    counted.append(dataclasses.replace(record, num_frames=video.num_frames))
+            except FrameError as error:
+                problems.append(str(error))
             progress.add(1)
+    if problems:
+        more = len(problems) - _SHOWN_PROBLEMS
+        raise UserError(
+            f"{len(problems):,} of {len(records):,} videos cannot be read:\n  "
+            + "\n  ".join(problems[:_SHOWN_PROBLEMS])
+            + (f"\n  and {more:,} more" if more > 0 else "")
+            + "\n`trn-jax check` writes lists without them; give these with --train-list and "
+            "--val-list of `trn-jax records`, or mend the videos and run the same command again"
+        )
+    return counted
 
 
 def _videos(records, root):
