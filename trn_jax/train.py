@@ -218,6 +218,8 @@ def train(config, workdir):
         about={"config": config.to_dict(), "class_names": data.class_names},
         best="map" if data.multi_label else "top1",
     )
+    for text in checkpoints.set_aside:
+        say(text)
     first_step = checkpoints.latest_step() or 0
     if first_step:
         state = _restore(checkpoints, first_step, state)
