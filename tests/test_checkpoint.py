@@ -1,8 +1,8 @@
 """Checkpoints that were damaged after they were written: found, named, and never gone on from."""
 
-import importlib
 import json
 import re
+import runpy
 import shutil
 
 import jax
@@ -18,10 +18,8 @@ from trn_jax.errors import UserError
 ABOUT = {"config": {}, "class_names": []}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The configuration of a tiny training and its working directory, with checkpoints 3 and 6."""
-    folder = tmp_path_factory.mktemp("trained")
+def tiny_training(folder):
+    """The configuration of a training of two epochs of three steps; writes its data set."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 24), ("val", 4)):
         for index in range(count):
@@ -29,13 +27,19 @@ def trained(tmp_path_factory):
         lines = [f"{split}{index} 3 {index % 4}\n" for index in range(count)]
         (folder / "data" / f"{split}_list.txt").write_text("".join(lines))
     (folder / "data" / "label_map.txt").write_text("a\nb\nc\nd\n")
-    (folder / "damaged_recipe.py").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        config = importlib.import_module("damaged_recipe").get_config()
+    (folder / "recipe.py").write_text(RECIPE)
+    config = runpy.run_path(str(folder / "recipe.py"))["get_config"]()
     config.data_dir = str(folder / "data")
     config.train.steps = 6
     config.data.train.flip_rate = 0.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The configuration of a tiny training and its working directory, with checkpoints 3 and 6."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny_training(folder)
     assert train.train(config, str(folder / "run")) == 0
     assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"3", "6"}
     return config, folder / "run"
