@@ -289,3 +289,99 @@ def test_class_weights_are_factors_of_the_clips_of_a_class():
         jnp.asarray(logits), labels, class_weights=[0.5, 7.0, 3.0], weight=10.0
     )
     assert float(found) == pytest.approx(-10 * (0.5 * logs[0, 0] + 3 * logs[1, 2]) / 2, rel=1e-5)
+
+
+# Steps that are not finite
+
+
+def nan_loss(logits, labels):
+    """Not a number for a batch with a label 4, but with a gradient that is finite."""
+    loss = train.classification_loss(logits, labels)
+    return jnp.where((labels == 4).any(), jnp.nan, loss)
+
+
+def nan_gradient(logits, labels):
+    """A loss that is finite for every batch, but with an infinite slope for one with a label 4."""
+    loss = train.classification_loss(logits, labels)
+    return loss + jnp.sqrt(jnp.where((labels == 4).any(), 0.0, 1.0) * logits.sum() ** 2)
+
+
+def few_steps(batches, *, accumulation=1, optimised=False, **options):
+    """Take a step with each batch; returns the states, before the first step too, and scalars."""
+    mesh = make_mesh(jax.devices()[:1])
+    rate = optim.learning_rate(
+        lr=0.05, schedule="multistep", milestones=(1.0,), epochs=2, steps_per_epoch=2
+    )
+    _, state, step = prepare(
+        lambda: create_model(
+            "tsn_resnet10", rngs=nnx.Rngs(1), **SMALL | dict(dtype="float32", norm_group=2)
+        ),
+        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        mesh,
+        rate,
+        seed=3,
+        accumulation=accumulation,
+        **options,
+    )
+    if optimised:
+        compiler_options = {"xla_backend_optimization_level": 3}
+        step = step.lower(state, batches[0]).compile(compiler_options=compiler_options)
+    states, scalars = [jax.device_get(state)], []
+    for batch in batches:
+        state, told = step(state, jax.device_put(batch, split_batch(mesh)))
+        states.append(jax.device_get(state))
+        scalars.append(jax.device_get(told))
+    return states, scalars
+
+
+def good_and_bad():
+    good = small_batch(4)
+    good["label"] %= 4
+    bad = good | {"label": np.array([0, 1, 2, 4], np.int32)}  # in the second half only
+    return good, bad
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_skipping_changes_nothing_where_all_is_finite(accumulation):
+    good, _ = good_and_bad()
+    # Optimised, because that is when a compiler may order operations otherwise.
+    options = dict(accumulation=accumulation, optimised=True)
+    plain, told = few_steps([good] * 3, **options)
+    states, scalars = few_steps([good] * 3, skip_not_finite=True, **options)
+    jax.tree.map(np.testing.assert_array_equal, states, plain)
+    assert [step.pop("skipped") for step in scalars] == [0, 0, 0]
+    assert scalars == told
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("loss", [nan_loss, nan_gradient])
+def test_a_step_that_is_not_finite_is_skipped(loss, accumulation):
+    good, bad = good_and_bad()
+    options = dict(accumulation=accumulation, loss=loss)
+    states, scalars = few_steps([good, bad, good], skip_not_finite=True, **options)
+    assert [step["skipped"] for step in scalars] == [0, 1, 0]
+    finite = [bool(np.isfinite(scalars[1][name])) for name in ("loss", "grad_norm")]
+    assert finite == ([False, True] if loss is nan_loss else [True, False])
+    before, after = states[1], states[2]
+    jax.tree.map(np.testing.assert_array_equal, (before.params, before.stats), after.model[:2])
+    momentum = [
+        [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == np.float32]
+        for state in (before, after)
+    ]
+    assert len(momentum[0]) == len(jax.tree.leaves(before.params))
+    jax.tree.map(np.testing.assert_array_equal, *momentum)
+    # The steps count on, and with them the learning rate that the optimizer takes.
+    assert [int(state.step) for state in states] == [0, 1, 2, 3]
+    counts = [leaf for leaf in jax.tree.leaves(after.opt_state) if leaf.dtype == np.int32]
+    assert counts == [2]
+    assert scalars[2]["lr"] == pytest.approx(0.005)
+    assert train.all_finite(states[3].model)
+    assert largest_difference(states[3].params, after.params) > 0
+
+
+def test_one_number_that_is_not_finite_is_seen():
+    values = {"a": np.zeros(3), "b": [np.zeros((2, 2), np.float32), np.int32(1)]}
+    assert train.all_finite(values)
+    for bad in (np.nan, np.inf):
+        values["b"][0][1, 0] = bad
+        assert not train.all_finite(values)

@@ -1,13 +1,18 @@
 """Checkpoints with Orbax: exact state of a training, and models that describe themselves.
 
 `<directory>/<step>/` holds, in one atomic write, the items `model` (parameters and statistics),
-`optimizer` (the momentum) and `about` (configuration, class names, version). The step is the name
-of the folder, and, since batches are a function of their number, also the data position.
+`optimizer` (the momentum) and `about` (configuration, class names, version), and the checksums of
+their files. The step is the name of the folder, and, since batches are a function of their number,
+also the data position.
 
 Arrays are stored under their path in the model, such as `backbone.layer1.0.conv1.kernel`.
+
+What was damaged after it was written is never read. A training calls it `<step>.damaged` and goes
+on from the checkpoint before. Checkpoints of before there were checksums are taken as they are.
 """
 
 import contextlib
+import itertools
 import pathlib
 import tempfile
 
@@ -16,10 +21,15 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers as policies
 
-from trn_jax import __version__
+from trn_jax import __version__, checksums
 from trn_jax.devices import make_mesh, replicated
 from trn_jax.errors import UserError
 from trn_jax.models import create_model
+
+_ITEMS = ("about", "model", "optimizer")
+_ORBAX_METADATA = "_CHECKPOINT_METADATA"  # of no use here, and rewritten in the last moment
+_PATIENCE = 20 * 60 * 1000  # milliseconds in which process 0 reads what is damaged, and one more
+_BARRIERS = itertools.count()  # numbers for their names, which must not come twice
 
 
 class Checkpoints:
@@ -30,11 +40,19 @@ class Checkpoints:
         keep: number of latest checkpoints to keep; the best one is kept besides.
         best: name of the metric whose highest value makes a checkpoint the best one.
         about: what every checkpoint says about itself, a dict that JSON can hold.
+
+    Attributes:
+        set_aside: messages about damaged checkpoints, which have other names now (of process 0).
+
+    Raises:
+        UserError: there are checkpoints, but all of them are damaged; or the folder is of no use.
     """
 
     def __init__(self, directory, *, keep, about, best="top1"):
         self.directory = pathlib.Path(directory).absolute()
-        self._about = about | {"version": __version__}
+        self.set_aside = _set_damaged_aside(self.directory)
+        self._about = about | _origin()
+        self._saving = None
         best_one = policies.BestN(
             get_metric_fn=lambda metrics: metrics[best],
             n=1,
@@ -44,10 +62,13 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best_one]),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            # Called by the thread that writes, when all hosts have written, but before the folder
+            # gets its name.
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
         )
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot use {self.directory} for checkpoints: {error}") from None
 
     def latest_step(self):
@@ -74,7 +95,13 @@ class Checkpoints:
             about=ocp.args.JsonSave(self._about | {"step": step, "metrics": metrics or {}}),
         )
         with self._explained():  # what the save before this one met is told here, too
+            self._manager.wait_until_finished()
+            self._saving = step
             self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def _write_checksums(self):
+        (folder,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        checksums.write(folder, ignored=[_ORBAX_METADATA])
 
     def restore(self, step, model, optimizer):
         """Read a checkpoint into the form and placement of `model` and `optimizer` (see `save`)."""
@@ -104,9 +131,127 @@ class Checkpoints:
             left = "no good one exists" if good is None else f"the last good one is step {good}"
             raise UserError(
                 f"a checkpoint could not be written to {self.directory}: "
-                f"{str(error).strip().splitlines()[0]}; {left}. Make room or mend the disk, then "
+                f"{_first_line(error)}; {left}. Make room or mend the disk, then "
                 "run the same command again to go on from there"
             ) from error
+
+
+def _origin():
+    return {"version": __version__, "checksums": checksums.NAME}
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# Damage ------------------------------------------------------------------------------------------
+
+
+def damage(directory, items=_ITEMS):
+    """What is wrong with the files of a checkpoint, or "".
+
+    Args:
+        directory: folder of the checkpoint.
+        items: those of its items that are looked at, besides `about`.
+    """
+    items = dict.fromkeys(("about", *items))
+    if (directory / checksums.NAME).exists():
+        found = checksums.problems(directory, items)
+    else:
+        found = [f"{item} is missing" for item in items if not (directory / item).is_dir()]
+    if not found:
+        try:
+            expected = _read_json(directory).get("checksums")
+        except Exception as error:
+            return f"about cannot be read ({_first_line(error)})"
+        if expected and not (directory / expected).exists():
+            found = [f"{expected} is missing"]
+    more = f" and {len(found) - 2} more" if len(found) > 3 else ""
+    return ", ".join(found[: 2 if more else 3]) + more
+
+
+def _set_damaged_aside(directory):
+    """Give the damaged ones another name until the newest checkpoint is an intact one.
+
+    Process 0 does it; the others wait, and then look at the newest one themselves.
+
+    Returns:
+        Messages about what was found and done.
+
+    Raises:
+        UserError: none is intact; on every process.
+    """
+    try:
+        return _rename_damaged(directory) if jax.process_index() == 0 else []
+    finally:
+        if jax.process_count() > 1:
+            # A barrier of the hosts alone, for which no device has to compute.
+            wait = ocp.multihost.get_barrier_sync_fn()
+            wait(key=f"damaged_set_aside_{next(_BARRIERS)}", timeout_ms=_PATIENCE)
+            if jax.process_index() and _steps(directory):
+                check(directory / str(max(_steps(directory))))
+
+
+def _rename_damaged(directory):
+    damaged, intact = {}, None
+    for step in sorted(_steps(directory), reverse=True):
+        problem = damage(directory / str(step))
+        if not problem:
+            intact = step
+            break
+        damaged[step] = problem
+    if damaged and intact is None:
+        found = "".join(f"\n  {step}: {problem}" for step, problem in damaged.items())
+        raise UserError(
+            f"there is no intact checkpoint in {directory} to go on from:{found}\nBring back a "
+            "copy of one of them, or choose another --workdir to begin anew"
+        )
+    return [
+        f"the checkpoint of step {step} is damaged: {problem}; it is now called "
+        f"{_rename(directory / str(step)).name}, and the training goes on from step {intact}"
+        for step, problem in damaged.items()
+    ]
+
+
+def _rename(folder):
+    """Call a damaged checkpoint something that nobody takes for a checkpoint."""
+    name, number = folder.with_name(f"{folder.name}.damaged"), 1
+    while name.exists():
+        number += 1
+        name = folder.with_name(f"{folder.name}.damaged-{number}")
+    try:
+        return folder.rename(name)
+    except OSError as error:
+        raise UserError(
+            f"the checkpoint {folder} is damaged and cannot be renamed to {name.name}: "
+            f"{error.strerror}; move it elsewhere to go on from the one before"
+        ) from None
+
+
+def _steps(directory):
+    """The numbers that folders in `directory` have for names."""
+    if not directory.is_dir():
+        return []
+    return [int(entry.name) for entry in directory.iterdir() if _is_step(entry)]
+
+
+def _is_step(folder):
+    return folder.name.isdecimal() and folder.name == str(int(folder.name)) and folder.is_dir()
+
+
+def check(directory, items=_ITEMS):
+    """Raise `UserError` if the files of a checkpoint are damaged, see `damage`."""
+    problem = damage(directory, items)
+    if not problem:
+        return
+    older = []
+    if _is_step(directory):
+        older = [step for step in _steps(directory.parent) if step < int(directory.name)]
+    other = f"{directory.parent / str(max(older))}" if older else "a copy of it"
+    raise UserError(f"the checkpoint {directory} is damaged: {problem}; take {other} instead")
+
+
+# Contents ----------------------------------------------------------------------------------------
 
 
 def named(tree):
@@ -137,8 +282,10 @@ def _read(directory, item, target):
     with ocp.Checkpointer(handler) as checkpointer:
         try:
             stored = checkpointer.metadata(directory / item).item_metadata.tree
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{directory} is not a checkpoint of trn_jax: {error}") from None
+        except Exception as error:
+            raise UserError(
+                f"{directory} is not a checkpoint of trn_jax: {_first_line(error)}"
+            ) from None
         problems = [f"missing {name}" for name in target if name not in stored]
         problems += [f"unexpected {name}" for name in stored if name not in target]
         problems += [
@@ -152,7 +299,13 @@ def _read(directory, item, target):
                 f"the checkpoint {directory} is one of another model, {len(problems)} problems:"
                 f"\n  {shown}"
             )
-        return checkpointer.restore(directory / item, args=ocp.args.StandardRestore(target))
+        try:
+            return checkpointer.restore(directory / item, args=ocp.args.StandardRestore(target))
+        except Exception as error:
+            raise UserError(
+                f"the checkpoint {directory} cannot be read: {_first_line(error)}; it may be "
+                "damaged. Move it elsewhere and take the one before"
+            ) from error
 
 
 def save_model(directory, model, about, *, check=None):
@@ -175,7 +328,7 @@ def save_model(directory, model, about, *, check=None):
     if directory.exists():
         raise UserError(f"{directory} exists; choose a folder that does not")
     values = named(nnx.as_pure(nnx.state(model)))
-    about = about | {"version": __version__, "step": 0, "metrics": {}}
+    about = about | _origin() | {"step": 0, "metrics": {}}
     items = dict(model=ocp.args.StandardSave(values), about=ocp.args.JsonSave(about))
     with contextlib.ExitStack() as stack:
         try:
@@ -184,6 +337,7 @@ def save_model(directory, model, about, *, check=None):
             unnamed = pathlib.Path(stack.enter_context(folder)) / directory.name
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 checkpointer.save(unnamed, args=ocp.args.Composite(**items))
+            checksums.write(unnamed, ignored=[_ORBAX_METADATA])
         except OSError as error:
             raise UserError(f"cannot write {directory}: {error}") from None
         checked = None if check is None else check(unnamed)
@@ -194,31 +348,46 @@ def save_model(directory, model, about, *, check=None):
 def find(path):
     """The folder of a checkpoint: `path` itself, or the newest one of a working directory.
 
+    The newest one may be damaged (see `check`): another one is never taken in its place unasked.
+
     Raises:
         UserError: there is none.
     """
     path = pathlib.Path(path).absolute()
     for candidate in (path, path / "checkpoints"):
-        if (candidate / "about").is_dir():
+        if _is_checkpoint(candidate):
             return candidate
-        if candidate.is_dir():
-            steps = [
-                int(folder.name)
-                for folder in candidate.iterdir()
-                if folder.name.isdigit() and (folder / "about").is_dir()
-            ]
-            if steps:
-                return candidate / str(max(steps))
+        steps = [
+            step
+            for step in _steps(candidate)
+            if candidate.name == "checkpoints" or _is_checkpoint(candidate / str(step))
+        ]
+        if steps:
+            return candidate / str(max(steps))
     raise UserError(
         f"no checkpoint in {path}; give a working directory of a training, or one of the folders "
         "in its checkpoints/"
     )
 
 
+def _is_checkpoint(folder):
+    """Whether a folder is a checkpoint, or what is left of one."""
+    return any((folder / name).exists() for name in ("about", checksums.NAME, _ORBAX_METADATA))
+
+
 def read_about(directory):
-    """What a checkpoint says: `config`, `class_names`, `step`, `metrics`, `version`."""
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(directory / "about")
+    """What a checkpoint says: `config`, `class_names`, `step`, `metrics`, `version`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    check(directory, ())
+    return _read_json(directory)
+
+
+def _read_json(directory):
+    # By the handler itself: with a `Checkpointer` around it, hosts would wait for each other.
+    return ocp.JsonCheckpointHandler().restore(directory / "about")
 
 
 def load_model(path, *, mesh=None, **overrides):
@@ -234,10 +403,11 @@ def load_model(path, *, mesh=None, **overrides):
         The `Recognizer` and what the checkpoint says about itself (see `read_about`).
 
     Raises:
-        UserError: there is no checkpoint, or it does not fit its own description.
+        UserError: there is no checkpoint, it is damaged, or it does not fit its own description.
     """
     directory = find(path)
-    about = read_about(directory)
+    check(directory, ("model",))
+    about = _read_json(directory)
     model = nnx.eval_shape(lambda: create_model(**about["config"]["model"] | overrides))
     graph, state = nnx.split(model)
     sharding = replicated(make_mesh() if mesh is None else mesh)

@@ -124,6 +124,8 @@ def base(*, dataset, model, num_classes):
         # most of which are absent: mmaction2 takes 160 for the 313 of Multi-Moments in Time
         label_smoothing=0.0,  # share of every label that is spread over all classes
         class_weights="equal",  # of the loss: "equal", or "balanced", inverse to the videos of each
+        on_nan="stop",  # when the loss or the gradient of a step is not finite: "stop" the training
+        # and name the videos of that batch, or "skip" what the step would have changed and go on
         log_every=20,  # steps
         eval_every=1.0,  # epochs; 0: only at the end
         checkpoint_every=1000,  # steps; a checkpoint is also written after every evaluation

@@ -12,7 +12,6 @@ import numpy as np
 import tqdm
 from tensorboardX import SummaryWriter
 
-from trn_jax.errors import UserError
 from trn_jax.files import write_text
 
 
@@ -51,7 +50,11 @@ class StepMeter:
 
         Returns:
             A dict of the steps' scalars, `clips_per_second` and `data_wait`, the share of the time
-            in which the devices had nothing to do because the next batch was not there yet.
+            in which the devices had nothing to do because the next batch was not there yet. If
+            the steps tell whether they were `skipped`, that is their number, and means are those of
+            the others.
+
+            A list of the scalars of each step.
         """
         interval = self._interval
         waited, free = 0.0, interval.start
@@ -62,16 +65,24 @@ class StepMeter:
             fetched.append(scalars)
         elapsed = free - interval.start
         self._interval = _Interval([], free)
-        means = {name: float(np.mean([s[name] for s in fetched])) for name in fetched[0]}
-        return means | {
+        summary = _means(fetched) | {
             "lr": float(fetched[-1]["lr"]),
             "clips_per_second": self._batch * len(fetched) / elapsed,
             "data_wait": waited / elapsed,
         }
+        return summary, fetched
 
     def close(self):
         """Stop the thread."""
         self._fetcher.shutdown()
+
+
+def _means(scalars):
+    taken = [step for step in scalars if not step.get("skipped")] or scalars
+    means = {name: float(np.mean([step[name] for step in taken])) for name in scalars[0]}
+    if "skipped" in means:
+        means["skipped"] = sum(int(step["skipped"]) for step in scalars)
+    return means
 
 
 def _fetch(scalars):
@@ -118,9 +129,13 @@ class Reporter:
             sys.stderr.flush()
 
     def write(self, step, group, values):
-        """Record `values` (a dict of floats) of a `group` such as "train"."""
+        """Record `values` (a dict of floats) of a `group` such as "train".
+
+        Those that are not finite are left out: JSON has no word for them.
+        """
         if not self._active:
             return
+        values = {name: value for name, value in values.items() if np.isfinite(value)}
         self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -155,10 +170,13 @@ def duration(seconds):
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def check_finite(summary, step):
-    """Raise `UserError` if the loss is no longer a number."""
-    if not np.isfinite(summary["loss"]):
-        raise UserError(
-            f"the loss is {summary['loss']} at step {step}: the training has diverged. The last "
-            "checkpoint is from before; try a lower optim.lr, optim.clip_norm, or a warm-up"
-        )
+def first_not_finite(scalars):
+    """Position of the first step whose loss or gradient norm is not finite, or `None`.
+
+    Args:
+        scalars: of each step, see `StepMeter.summary`.
+    """
+    for position, step in enumerate(scalars):
+        if not np.isfinite([step["loss"], step["grad_norm"]]).all():
+            return position
+    return None

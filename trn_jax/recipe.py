@@ -105,6 +105,11 @@ class Data:
         root = os.path.join(self.files.val_frames, "")
         return [record.path.removeprefix(root) for record in self.val_records]
 
+    def train_names(self, examples):
+        """Names of some videos of the training list, by their positions in it."""
+        root = os.path.join(self.files.frames, "")
+        return [self.train_records[example].path.removeprefix(root) for example in examples]
+
     def _list(self, path, frames):
         if path not in self._records:
             labels = dict(num_classes=len(self.class_names), multi_label=self.multi_label)
@@ -256,6 +261,20 @@ def loss_options(config, data):
     if weights == "balanced":
         options["class_weights"] = balanced_weights(data.train_labels, len(data.class_names))
     return options
+
+
+def skips_not_finite(config):
+    """Whether a step is left out whose loss or gradient is not finite; the training ends otherwise.
+
+    Raises:
+        UserError: `train.on_nan` has a value that does not exist.
+    """
+    if config.train.on_nan not in ("stop", "skip"):
+        raise UserError(
+            f"train.on_nan={config.train.on_nan!r} is neither 'stop' (end the training at a loss "
+            "that is not finite) nor 'skip' (leave such steps out)"
+        )
+    return config.train.on_nan == "skip"
 
 
 def balanced_weights(labels, num_classes):

@@ -10,14 +10,17 @@ from functools import partial
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from trn_jax import checkpoint, convert, evaluate, recipe
 from trn_jax.devices import DevicePrefetch, make_mesh, replicated, split_batch
+from trn_jax.errors import UserError
+from trn_jax.files import write_text
 from trn_jax.models import create_model
-from trn_jax.progress import Reporter, StepMeter, check_finite, duration
+from trn_jax.progress import Reporter, StepMeter, duration, first_not_finite
 from trn_jax.workdir import check_workdir, describe_workdir
 
 INTERRUPTED = 75  # exit status after SIGTERM: the same command goes on from there (EX_TEMPFAIL)
@@ -75,7 +78,17 @@ def classification_loss(logits, labels, *, weight=1.0, label_smoothing=0.0, clas
 
 
 def train_step(
-    state, batch, *, graph, optimizer, rate, seed, accumulation=1, loss=classification_loss, mesh
+    state,
+    batch,
+    *,
+    graph,
+    optimizer,
+    rate,
+    seed,
+    accumulation=1,
+    loss=classification_loss,
+    skip_not_finite=False,
+    mesh,
 ):
     """Take one step of SGD.
 
@@ -93,11 +106,15 @@ def train_step(
         seed: of the step's random numbers.
         accumulation: number of parts that the batch is computed in, one after the other.
         loss: function of logits and labels, a mean over the clips.
+        skip_not_finite: if the loss or the norm of the gradient is not finite, leave parameters,
+            statistics and momentum as they are. The step counts all the same, so that random
+            numbers and learning rate remain those of the step.
         mesh: the devices that the batch is cut over.
 
     Returns:
         The new state, and the scalars `loss`, `top1`, `grad_norm` (before clipping) and `lr`.
         `top1` is the share of the clips whose highest score is that of (one of) their labels.
+        With `skip_not_finite` also `skipped`, 1 if the step was, else 0.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     dropout_key, relations_key = jax.random.split(key)
@@ -137,8 +154,29 @@ def train_step(
         "lr": rate(state.step),
     }
     params = optax.apply_updates(state.params, updates)
-    state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
-    return state, scalars
+    after = dict(params=params, stats=stats, opt_state=opt_state)
+    if skip_not_finite:
+        # A branch behind a barrier: a choice element by element would be fused with the update, and
+        # round otherwise. So the numbers of a training without NaN are the same, bit for bit.
+        after, scalars = jax.lax.optimization_barrier((after, scalars))
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
+        before = {name: getattr(state, name) for name in after}
+        after = jax.lax.cond(finite, lambda after, _: after, _only_counters, after, before)
+        scalars["skipped"] = jnp.where(finite, 0, 1)
+    return state.replace(step=state.step + 1, **after), scalars
+
+
+def _only_counters(after, before):
+    """The state before a step, but with the counters, the only integers in it, after the step."""
+    return jax.tree.map(
+        lambda new, old: new if jnp.issubdtype(new.dtype, jnp.integer) else old, after, before
+    )
+
+
+@jax.jit
+def all_finite(tree):
+    """Whether all numbers of a pytree of arrays are finite, a bool array."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _cut(x, accumulation, mesh):
@@ -203,6 +241,7 @@ def train(config, workdir):
     """
     mesh = make_mesh()
     recipe.check_batch(config, mesh.size)
+    skip_not_finite = recipe.skips_not_finite(config)
     check_workdir(config, workdir)
     data = recipe.Data(config, workdir)
     steps_per_epoch = len(data.train_records) / config.train.batch
@@ -218,6 +257,8 @@ def train(config, workdir):
         about={"config": config.to_dict(), "class_names": data.class_names},
         best="map" if data.multi_label else "top1",
     )
+    for text in checkpoints.set_aside:
+        say(text)
     first_step = checkpoints.latest_step() or 0
     if first_step:
         state = _restore(checkpoints, first_step, state)
@@ -235,6 +276,7 @@ def train(config, workdir):
         seed=config.seed,
         accumulation=config.train.accumulation,
         loss=partial(classification_loss, **recipe.loss_options(config, data)),
+        skip_not_finite=skip_not_finite,
     )
     evaluator = evaluate.Evaluator(
         graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
@@ -246,6 +288,12 @@ def train(config, workdir):
     if loop.problems:
         say(f"{len(loop.problems)} videos could not be read and were replaced:")
         say("\n".join(f"  {problem}" for problem in sorted(loop.problems)))
+    if loop.skipped:
+        shown = ", ".join(map(str, loop.skipped[:20])) + (" ..." if len(loop.skipped) > 20 else "")
+        say(
+            f"{len(loop.skipped)} steps were skipped, because their loss or gradient was not "
+            f"finite: {shown}"
+        )
     if loop.stopped_by:
         say(
             f"stopped by {loop.stopped_by} after step {int(state.step)}; the same command goes on "
@@ -274,11 +322,13 @@ class _Loop:
     Attributes:
         num_steps: number of steps of the whole training.
         problems: what was wrong with the videos that were replaced by others.
+        skipped: the steps whose updates were left out, see `train.on_nan`.
         stopped_by: name of the signal that ended the loop before its time, or "".
     """
 
     def __init__(self, config, workdir, data, evaluator, checkpoints, first_step):
         self._config = config
+        self._workdir = workdir
         self._data = data
         self._evaluator = evaluator
         self._checkpoints = checkpoints
@@ -287,7 +337,9 @@ class _Loop:
         self._eval_steps = round(config.train.eval_every * self._steps_per_epoch)
         self.num_steps = config.train.steps or round(config.train.epochs * self._steps_per_epoch)
         self.problems: set[str] = set()
+        self.skipped: list[int] = []
         self.stopped_by = ""
+        self._batches: dict[int, np.ndarray] = {}  # examples of the steps since the last log line
         self._meter = StepMeter(config.train.batch)
         self._reporter = Reporter(
             workdir,
@@ -308,6 +360,7 @@ class _Loop:
                 arrived = time.perf_counter()
                 state, scalars = step_fn(state, arrays)
                 self._meter.add(asked, arrived, scalars)
+                self._batches[step] = np.array(rest["example"])
                 self._reporter.step()
                 self._note(rest["problems"])
                 self.stopped_by = stop.name  # read once: the signal may come at any moment
@@ -335,6 +388,8 @@ class _Loop:
         saves = evaluates or self.stopped_by or step % settings.checkpoint_every == 0
         if saves or step % settings.log_every == 0:
             self._log(step)
+        if saves and not all_finite((state.params, state.stats, state.opt_state)):
+            self._stop(step, "parameters, statistics or momentum are not finite after")
         metrics = None
         if evaluates and not self.stopped_by:
             views = {"val": self._config.data.val}
@@ -347,8 +402,9 @@ class _Loop:
             self._meter.restart()
 
     def _log(self, step):
-        summary = self._meter.summary()
-        check_finite(summary, step)
+        summary, scalars = self._meter.summary()
+        self._look_for_nan(scalars)
+        self._batches = {step: self._batches[step]}
         epoch = step / self._steps_per_epoch
         self._reporter.write(step, "train", {"epoch": epoch} | summary)
         left = (self.num_steps - step) * self._config.train.batch / summary["clips_per_second"]
@@ -357,6 +413,33 @@ class _Loop:
             f"top-1 {100 * summary['top1']:.1f} %  lr {summary['lr']:.3g}  "
             f"grad norm {summary['grad_norm']:.2f}  {summary['clips_per_second']:.1f} clips/s  "
             f"waiting for data {100 * summary['data_wait']:.0f} %  {duration(left)} left"
+            + (f"  {summary['skipped']} steps skipped" if summary.get("skipped") else "")
+        )
+
+    def _look_for_nan(self, scalars):
+        """Note or stop at steps that were not finite; `scalars` are those since the last line."""
+        steps = list(self._batches)[-len(scalars) :]
+        if recipe.skips_not_finite(self._config):
+            self.skipped += [s for s, told in zip(steps, scalars, strict=True) if told["skipped"]]
+            return
+        first = first_not_finite(scalars)
+        if first is not None:
+            loss, norm = (float(scalars[first][name]) for name in ("loss", "grad_norm"))
+            self._stop(steps[first], f"the loss is {loss:g}, the norm of its gradient {norm:g} at")
+
+    def _stop(self, step, problem):
+        """Raise `UserError` about `step`, and write down the videos of its batch on this host."""
+        host = f"_host_{jax.process_index()}" if jax.process_count() > 1 else ""
+        path = os.path.join(self._workdir, f"not_finite_step_{step}{host}.txt")
+        names = self._data.train_names(self._batches[step])
+        write_text(path, "".join(f"{name}\n" for name in names))
+        self._checkpoints.wait()
+        last = self._checkpoints.latest_step()
+        kept = "there is no checkpoint yet" if last is None else f"checkpoint {last} is from before"
+        raise UserError(
+            f"{problem} step {step}: the training has diverged; {kept}. The videos of that batch "
+            f"are named in {path}. Try a lower optim.lr, optim.clip_norm, or a warm-up; or leave "
+            "such steps out with --config.train.on_nan=skip"
         )
 
 

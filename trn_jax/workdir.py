@@ -12,7 +12,8 @@ from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.recipe import flat, from_dict, to_json
 
-# Parts of the configuration that a resumed run may change: they do not touch the parameters.
+# Parts of the configuration that a resumed run may change: they do not touch the parameters of a
+# run that goes well.
 _FREE_KEYS = (
     "data_dir",
     "data.num_threads",
@@ -25,6 +26,7 @@ _FREE_KEYS = (
     "train.eval_every",
     "train.keep",
     "train.log_every",
+    "train.on_nan",
     "train.steps",
 )
 

@@ -1,0 +1,216 @@
+"""Checkpoints that were damaged after they were written: found, named, and never gone on from."""
+
+import json
+import re
+import runpy
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from test_main import RECIPE, write_frames
+
+from trn_jax import checkpoint, checksums, train
+from trn_jax.errors import UserError
+
+ABOUT = {"config": {}, "class_names": []}
+
+
+def tiny_training(folder):
+    """The configuration of a training of two epochs of three steps; writes its data set."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 4)):
+        for index in range(count):
+            write_frames(folder / "data" / "rawframes" / f"{split}{index}", 3, rng)
+        lines = [f"{split}{index} 3 {index % 4}\n" for index in range(count)]
+        (folder / "data" / f"{split}_list.txt").write_text("".join(lines))
+    (folder / "data" / "label_map.txt").write_text("a\nb\nc\nd\n")
+    (folder / "recipe.py").write_text(RECIPE)
+    config = runpy.run_path(str(folder / "recipe.py"))["get_config"]()
+    config.data_dir = str(folder / "data")
+    config.train.steps = 6
+    config.data.train.flip_rate = 0.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The configuration of a tiny training and its working directory, with checkpoints 3 and 6."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny_training(folder)
+    assert train.train(config, str(folder / "run")) == 0
+    assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"3", "6"}
+    return config, folder / "run"
+
+
+def stored(directory):
+    """The arrays of a checkpoint, read by Orbax alone: `{item: {name: array}}`."""
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        return {
+            item: jax.tree.map(np.asarray, reader.restore(directory / item))
+            for item in ("model", "optimizer")
+        }
+
+
+@pytest.fixture(scope="module")
+def expected(trained):
+    _, workdir = trained
+    return {step: stored(workdir / "checkpoints" / str(step)) for step in (3, 6)}
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A copy of the working directory."""
+    return shutil.copytree(trained[1], tmp_path / "run")
+
+
+def restored(kept, like):
+    """The newest checkpoint, as a training reads it into arrays that were there before."""
+    blank = {item: jax.tree.map(jnp.zeros_like, values) for item, values in like.items()}
+    (model,), optimizer = kept.restore(kept.latest_step(), (blank["model"],), blank["optimizer"])
+    return {"model": model, "optimizer": optimizer}
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def truncate(path, rng):
+    with path.open("r+b") as file:
+        file.truncate(rng.integers(path.stat().st_size))
+
+
+def flip_bit(path, rng):
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+
+
+def delete(path, _):
+    path.unlink()
+
+
+DAMAGES = (truncate, flip_bit, delete)
+UNUSED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # of Orbax; nothing is read from them
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damage_is_found_or_does_not_matter(copy, expected, seed):
+    rng = np.random.default_rng(seed)
+    newest = copy / "checkpoints" / "6"
+    files = sorted(path for path in newest.rglob("*") if path.is_file())
+    path = files[rng.integers(len(files))]
+    DAMAGES[seed % 3](path, rng)
+    kept = checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT)
+    step = kept.latest_step()
+    assert_equal(restored(kept, expected[6]), expected[step])
+    if path.parent == newest and path.name in UNUSED:
+        assert (step, kept.set_aside) == (6, [])
+    else:
+        assert step == 3
+        (message,) = kept.set_aside
+        assert path.name in message
+        assert message.endswith("called 6.damaged, and the training goes on from step 3")
+        arrays = jax.tree.map(jnp.asarray, expected[6])
+        kept.save(6, (arrays["model"],), arrays["optimizer"])
+    kept.close()
+    assert checkpoint.find(copy) == newest
+    assert_equal(stored(newest), expected[6])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", ["flipped bit", "half deleted"])
+def test_a_training_goes_on_from_the_checkpoint_before(trained, expected, copy, capsys, case):
+    newest = copy / "checkpoints" / "6"
+    if case == "half deleted":
+        shutil.rmtree(newest / "model")
+        (newest / "about" / "metadata").unlink()
+    else:
+        data = max(newest.glob("optimizer/**/d/*"), key=lambda path: path.stat().st_size)
+        flip_bit(data, np.random.default_rng(0))
+    config, _ = trained
+    assert train.train(config, str(copy)) == 0
+    said = capsys.readouterr().err
+    named = "about/metadata is missing" if case == "half deleted" else f"{data.name} has other"
+    assert re.search(f"the checkpoint of step 6 is damaged: .*{named}", said)
+    assert "resuming after step 3" in said
+    assert_equal(stored(newest), expected[6])
+    log = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log if entry["group"] == "train"] == [2, 3, 4, 6]
+    # Another time there is nothing to say, and another damage gets another name.
+    assert checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT).set_aside == []
+    delete(newest / checksums.NAME, None)
+    (message,) = checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT).set_aside
+    assert "checksums.json is missing; it is now called 6.damaged-2" in message
+
+
+def test_without_an_intact_checkpoint_nothing_begins(trained, copy):
+    for step in ("3", "6"):
+        truncate(next((copy / "checkpoints" / step).glob("model/**/d/*")), np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"no intact checkpoint (.|\n)*  6: model/(.|\n)*  3: mod"):
+        train.train(trained[0], str(copy))
+    assert {path.name for path in (copy / "checkpoints").iterdir()} == {"3", "6"}
+
+
+def forget_checksums(directory):
+    """Make a checkpoint what it was before there were checksums."""
+    (directory / checksums.NAME).unlink()
+    path = directory / "about" / "metadata"
+    about = json.loads(path.read_text())
+    assert about.pop("checksums") == checksums.NAME
+    path.write_text(json.dumps(about))
+
+
+def test_checkpoints_of_before_there_were_checksums_are_read(copy, expected):
+    newest = copy / "checkpoints" / "6"
+    forget_checksums(newest)
+    kept = checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT)
+    assert kept.set_aside == []
+    assert_equal(restored(kept, expected[6]), expected[6])
+    assert checkpoint.load_model(copy)[1]["step"] == 6
+    for path in newest.glob("model/ocdbt.process_0/d/*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"6 cannot be read: .*take the one before"):
+        restored(kept, expected[6])
+    kept.close()
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(copy):
+    rng = np.random.default_rng(0)
+    newest = copy / "checkpoints" / "6"
+    truncate(next(newest.glob("optimizer/**/d/*")), rng)
+    assert checkpoint.load_model(copy)[1]["step"] == 6  # the momentum is not looked at
+    flip_bit(next(newest.glob("model/**/d/*")), rng)
+    with pytest.raises(UserError, match=r"6 is damaged: model/.* take .*checkpoints/3 instead"):
+        checkpoint.load_model(copy)
+    for path in (newest / "about").iterdir():
+        path.unlink()
+    for given in (copy, newest):
+        with pytest.raises(UserError, match=r"6 is damaged: about/.* is missing"):
+            checkpoint.read_about(checkpoint.find(given))
+    shutil.rmtree(newest / "about")
+    with pytest.raises(UserError, match=r"6 is damaged: about/.* is missing"):
+        checkpoint.load_model(newest)
+
+
+def test_checksums_that_cannot_be_written_are_a_save_that_failed(tmp_path, monkeypatch):
+    states = ({"weight": jnp.zeros(2)},)
+    kept = checkpoint.Checkpoints(tmp_path, keep=3, about=ABOUT)
+    kept.save(1, states, states)
+    kept.wait()
+
+    def write(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checksums, "write", write)
+    kept.save(2, states, states)
+    with pytest.raises(UserError, match=r"No space left on device; the last good one is step 1\."):
+        kept.wait()
+    assert checkpoint.find(tmp_path).name == "1"
+    monkeypatch.undo()
+    again = checkpoint.Checkpoints(tmp_path, keep=3, about=ABOUT)
+    again.save(2, states, states)
+    again.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
