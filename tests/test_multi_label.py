@@ -95,6 +95,15 @@ def test_the_best_checkpoint_is_the_one_of_the_named_metric(tmp_path):
         kept.save(step, states, states, metrics={"map": value, "top1": 1 - value})
     kept.close()
     assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}
+    again = checkpoint.Checkpoints(tmp_path, keep=1, about=about, best="map")
+    again.save(4, states, states)
+    again.save(5, states, states, metrics={"map": 0.4, "top1": 1.0})
+    again.wait()
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "5"}
+    for step in (6, 7):
+        again.save(step, states, states, metrics={"map": 0.9, "top1": 0.0})
+    again.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"7"}  # as good as the best, and newer
 
 
 def test_a_checkpoint_of_before_a_key_existed_has_its_default(settings):

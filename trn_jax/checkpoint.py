@@ -13,6 +13,7 @@ on from the checkpoint before. Checkpoints of before there were checksums are ta
 
 import contextlib
 import itertools
+import math
 import pathlib
 import tempfile
 
@@ -53,13 +54,9 @@ class Checkpoints:
         self.set_aside = _set_damaged_aside(self.directory)
         self._about = about | _origin()
         self._saving = None
-        best_one = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[best],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
+        kept = [policies.LatestN(keep), _Best(self.directory, best)]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best_one]),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
             # Called by the thread that writes, when all hosts have written, but before the folder
@@ -134,6 +131,37 @@ class Checkpoints:
                 f"{_first_line(error)}; {left}. Make room or mend the disk, then "
                 "run the same command again to go on from there"
             ) from error
+
+
+class _Best(policies.PreservationPolicy):
+    """Keeps the checkpoint with the highest value of a metric, of several the newest.
+
+    Orbax forgets the metrics when the training is started again; `about` does not.
+    """
+
+    def __init__(self, directory, metric):
+        self._directory = directory
+        self._metric = metric
+        self._values: dict[int, float] = {}
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        values = [self._value(checkpoint) for checkpoint in checkpoints]
+        best = max(values, default=-math.inf)
+        newest = max((i for i, value in enumerate(values) if value == best > -math.inf), default=-1)
+        return [i == newest for i in range(len(values))]
+
+    def _value(self, checkpoint):
+        step = checkpoint.step
+        if step not in self._values:
+            metrics = checkpoint.metrics
+            if metrics is None:
+                try:
+                    metrics = _read_json(self._directory / str(step))["metrics"]
+                except Exception:
+                    return -math.inf  # it is being written, without metrics; or it is damaged
+            self._values[step] = metrics.get(self._metric, -math.inf)
+        return self._values[step]
 
 
 def _origin():
