@@ -12,11 +12,13 @@ meanwhile. `--what=data` takes the pipeline apart: files are read, and decoded, 
 thread; clips come as batches, and on the devices; in worker processes, too. It is compared with the
 least that has to be done, with a `DataLoader` of PyTorch that does the same with OpenCV, and with
 the same videos in other forms, such as records (`--other_data_dir`).
-`--what=eval` evaluates the validation list by all protocols in one pass, and by the one that shows
-the model most pixels. `--what=models` compares evaluation and training step of one model after the
-other with its twin in PyTorch (`trn_jax.twins`), in eager mode: the same weights, batch and number
-of threads; then the training step of TSM with that of TSN. The goals that it names are those for
-the processor time. `--what=torch` is short for `--what=models --models=tsn_resnet50`.
+
+`--what=views` reads the clips of the protocol that shows the model most pixels, and compares that
+with cutting them with OpenCV and NumPy. `--what=eval` evaluates the validation list by all
+protocols in one pass, and by that one. `--what=models` compares evaluation and training step of one
+model after the other with its twin in PyTorch (`trn_jax.twins`), in eager mode: the same weights,
+batch and number of threads; then the training step of TSM with that of TSN. `--what=torch` is short
+for `--what=models --models=tsn_resnet50`. Goals that are named are those for the processor time.
 
 What is compared takes turns within one run, forwards and backwards, so that other work on the
 machine hits all alike. Clips per second suffer from such work all the same; the processor time per
@@ -25,13 +27,16 @@ smallest and the largest one; ratios are taken round by round. PyTorch's threads
 other at full load, which other work on the machine prolongs: `--threads=1` compares the work alone.
 """
 
+import contextlib
 import copy
 import dataclasses
 import fnmatch
 import gc
+import importlib.metadata
 import itertools
 import multiprocessing
 import os
+import platform
 import statistics
 import sys
 import time
@@ -54,7 +59,7 @@ from ml_collections import ConfigDict, config_flags
 
 from trn_jax import create_model, evaluate, list_models, recipe, train
 from trn_jax.config import base
-from trn_jax.data import augment
+from trn_jax.data import augment, pipeline
 from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, make_mesh
 from trn_jax.errors import UserError
@@ -63,7 +68,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, but for --wha
 _WHAT = flags.DEFINE_enum(
     "what",
     "both",
-    ["data", "step", "both", "eval", "models", "torch"],
+    ["data", "step", "both", "views", "eval", "models", "torch"],
     "What to measure.",
 )
 _MODELS = flags.DEFINE_string("models", "*", "With --what=models: pattern of names, as 'tsm_*'.")
@@ -187,7 +192,7 @@ def table(
         rates = _spread([b.wall / a.wall for a, b in rounds])
         costs = _spread(cost_ratios(turns[name], turns[other]))
         line = f"{f'{name} / {other}':34}{rates:>32}{costs:>32}"
-        lines.append(f"{line}{f'<= {goal:g}':>10}" if goal else line)
+        lines.append(f"{line}{f'<= {goal:.3g}':>10}" if goal else line)
     return "\n".join(lines)
 
 
@@ -497,6 +502,51 @@ def _peers(data: recipe.Data, batch: int, processors: int, stack: ExitStack) -> 
 # Evaluation --------------------------------------------------------------------------------------
 
 
+def _largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:
+    """The protocol that shows the model most pixels."""
+
+    def pixels(name: str) -> int:
+        view = View(**config.protocols[name])
+        return view.num_views * view.num_segments * view.crop_size**2
+
+    return max(names, key=pixels)
+
+
+def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
+    """Reading the clips of the largest protocol, and doing that as toolboxes of PyTorch do."""
+    data = recipe.Data(config, workdir)
+    if data.files.source != "frames":
+        raise UserError("--what=views compares folders of frames, which this data set has not")
+    name = _largest_protocol(config, recipe.protocol_names(config, "all"))
+    view = View(**config.protocols[name])
+    source, crop = data.source, view.cropping(exact=True)
+
+    def ours(passes: int) -> None:
+        for _ in range(passes):
+            videos = data.eval_videos({name: view})
+            for _ in pipeline.clip_batches(videos, config.eval.max_views_per_step):
+                pass
+
+    def peer(passes: int) -> None:
+        for record in data.val_records * passes:
+            rng = np.random.default_rng(record.index)
+            clips = []
+            for indices in view.sampler()(record.num_frames, rng):
+                frames: list[Any] = []
+                for number in indices.tolist():
+                    file = source.pattern.format(number + source.first_frame)
+                    path = os.path.join(record.path, file)
+                    frames.append(cv2.imread(path, cv2.IMREAD_COLOR_RGB))
+                frames = [augment.resize_short_side(frame, view.short_side) for frame in frames]
+                for (left, top, width, height), mirrored in crop.boxes(*frames[0].shape[:2]):
+                    cut = [frame[top : top + height, left : left + width] for frame in frames]
+                    clips += [np.flip(frame, 1) for frame in cut] if mirrored else cut
+            np.ascontiguousarray(np.stack(clips).transpose(0, 3, 1, 2))
+
+    videos = len(data.val_records)
+    return [Side(name, videos, ours), Side(f"{name}, OpenCV and NumPy", videos, peer)]
+
+
 def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
     """All protocols in one pass over the validation list, and the largest of them by itself."""
     data = recipe.Data(config, workdir)
@@ -505,10 +555,6 @@ def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
     evaluator = evaluate.Evaluator(
         graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
     )
-
-    def pixels(name: str) -> int:
-        view = View(**config.protocols[name])
-        return view.num_views * view.num_segments * view.crop_size**2
 
     def side(name: str, protocols: Sequence[str]) -> Side:
         views = {protocol: config.protocols[protocol] for protocol in protocols}
@@ -520,7 +566,7 @@ def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
         return Side(name, len(data.val_records), run)
 
     names = recipe.protocol_names(config, "all")
-    largest = max(names, key=pixels)
+    largest = _largest_protocol(config, names)
     return [side("one pass", names), side(largest, [largest])]
 
 
@@ -652,7 +698,7 @@ def compare_models(names: Sequence[str], shape: Shape, *, rounds: int, steps: in
         line = f"{name:26}"
         for (own, other), goal in zip(TWIN_RATIOS, goals, strict=True):
             ratios = _spread(cost_ratios(found[own], found[other]))
-            line += f"{ratios:>26}{f'<= {goal:g}':>9}"
+            line += f"{ratios:>26}{f'<= {goal:.3g}':>9}"
         lines.append(line)
         _release()
     if set(TSM_AND_TSN) <= set(names):
@@ -685,16 +731,18 @@ def main(_: Sequence[str]) -> None:
     if threads > len(processors):
         raise UserError(f"--threads={threads}: this process may use {len(processors)} processors")
     os.sched_setaffinity(0, processors[:threads])  # XLA starts one thread per processor
+    print(_machine())
     print(f"{what}, {threads} threads, {rounds} rounds: median (smallest..largest)", flush=True)
     if what in ("models", "torch"):
         _main_of_models("tsn_resnet50" if what == "torch" else _MODELS.value, threads, rounds)
         return
     if _CONFIG.value is None:
         raise UserError(f"--what={what} needs --config=configs/trn_synthetic.py or alike")
-    if what == "eval":
-        sides = evaluation_sides(_CONFIG.value, _WORKDIR.value)
+    if what in ("eval", "views"):
+        make, goal = (evaluation_sides, None) if what == "eval" else (views_sides, 1 / 3)
+        sides = make(_CONFIG.value, _WORKDIR.value)
         turns = measure(sides, rounds=rounds, steps=_STEPS.value or 1)
-        print(table(turns, {(sides[0].name, sides[1].name): None}, unit="video"))
+        print(table(turns, {(sides[0].name, sides[1].name): goal}, unit="video"))
         return
     with ExitStack() as stack:
         if what == "data":
@@ -704,6 +752,19 @@ def main(_: Sequence[str]) -> None:
             pairs = dict.fromkeys(_RATIOS[what])
             sides = [side for side in sides if what in ("both", side.name)]
         print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), pairs))
+
+
+def _machine() -> str:
+    """The processor, and versions of what decides about speed."""
+    named = []
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            named = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    versions = [f"Python {platform.python_version()}"]
+    for package in ("jax", "numpy", "opencv-python-headless", "simplejpeg", "av", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    return f"{named[0] if named else platform.machine()}; {', '.join(versions)}"
 
 
 def _main_of_models(pattern: str, threads: int, rounds: int) -> None:

@@ -87,6 +87,12 @@ def test_eval_compares_all_protocols_with_the_largest(tree):
     assert all(number > 0 for numbers in found.values() for number in numbers)
 
 
+def test_views_are_compared_with_cutting_them_by_hand(tree):
+    done = run(tree, "--what=views")
+    assert list(rows(done)) == ["1x10", "1x10, OpenCV and NumPy", "1x10 / 1x10, OpenCV and NumPy"]
+    assert done.stdout.rstrip().endswith("<= 0.333")
+
+
 def test_the_pipeline_is_taken_apart_and_compared(tree):
     done = run(tree, "--what=data", "--threads=1", f"--other_data_dir={tree}/data")
     found = rows(done)
