@@ -23,6 +23,7 @@ from trn_jax.models import create_model
 from trn_jax.progress import Reporter, StepMeter, duration, first_not_finite
 from trn_jax.workdir import check_workdir, describe_workdir
 
+_LONG_WAIT = 0.25  # share of the time in which the devices have nothing to do
 INTERRUPTED = 75  # exit status after SIGTERM: the same command goes on from there (EX_TEMPFAIL)
 
 
@@ -339,6 +340,7 @@ class _Loop:
         self.problems: set[str] = set()
         self.skipped: list[int] = []
         self.stopped_by = ""
+        self._advice = _advice(data.files)
         self._batches: dict[int, np.ndarray] = {}  # examples of the steps since the last log line
         self._meter = StepMeter(config.train.batch)
         self._reporter = Reporter(
@@ -415,6 +417,9 @@ class _Loop:
             f"waiting for data {100 * summary['data_wait']:.0f} %  {duration(left)} left"
             + (f"  {summary['skipped']} steps skipped" if summary.get("skipped") else "")
         )
+        if summary["data_wait"] > _LONG_WAIT and self._advice:
+            self.say(self._advice)
+            self._advice = ""  # once is enough
 
     def _look_for_nan(self, scalars):
         """Note or stop at steps that were not finite; `scalars` are those since the last line."""
@@ -441,6 +446,17 @@ class _Loop:
             f"are named in {path}. Try a lower optim.lr, optim.clip_norm, or a warm-up; or leave "
             "such steps out with --config.train.on_nan=skip"
         )
+
+
+def _advice(files):
+    """What helps a training that waits for its clips, which are those of a `Dataset`; or ""."""
+    if files.source != "videos":
+        return ""
+    frames = os.path.join(os.path.dirname(files.train_list), "rawframes")
+    return (
+        "the devices wait for videos to be decoded; folders of frames take a tenth of the "
+        f"processor time: python scripts/extract_frames.py {files.frames} --to={frames}"
+    )
 
 
 def _restore(checkpoints, step, state):
