@@ -240,7 +240,7 @@ def train(config, workdir):
         UserError: something in the configuration, the data or the working directory is wrong.
     """
     mesh = make_mesh()
-    recipe.check_batch(config, mesh.size)
+    recipe.check_batch(config, mesh.size, jax.process_count())
     skip_not_finite = recipe.skips_not_finite(config)
     check_workdir(config, workdir)
     data = recipe.Data(config, workdir)

@@ -1,0 +1,218 @@
+"""Several hosts: how they find each other, and that they compute what one host computes."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from trn_jax import hosts, recipe
+from trn_jax.config import base
+from trn_jax.devices import make_mesh
+from trn_jax.errors import UserError
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "node[3-4]",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NUM_NODES": "2",
+}
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+}
+
+
+@pytest.fixture
+def initialized(monkeypatch):
+    """What the runtime is asked to do; the environment knows of no hosts."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JOB_", "TRN_JAX_", "TPU_")):
+            monkeypatch.delenv(name)
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: asked.append(options))
+    return asked
+
+
+def set_all(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_one_process_initializes_nothing(initialized, monkeypatch):
+    hosts.initialize()
+    hosts.initialize(num_hosts=1)
+    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
+    hosts.initialize()
+    set_all(monkeypatch, SLURM)
+    hosts.initialize(num_hosts=1)  # one of the tasks, by itself
+    assert initialized == []
+
+
+def test_the_flags_say_where_the_hosts_are(initialized, monkeypatch):
+    set_all(monkeypatch, SLURM)  # is not asked
+    address = free_address()
+    for host in range(2):
+        hosts.initialize(address, 2, host)
+    assert [options["process_id"] for options in initialized] == [0, 1]
+    for options in initialized:
+        assert (options["coordinator_address"], options["num_processes"]) == (address, 2)
+        assert options["cluster_detection_method"] == "deactivate"
+
+
+def test_the_environment_says_what_the_flags_do_not(initialized, monkeypatch):
+    address = free_address()
+    names = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")
+    set_all(monkeypatch, dict(zip(names, (address, "3", "2"), strict=True)))
+    hosts.initialize()
+    (options,) = initialized
+    assert (options["num_processes"], options["process_id"]) == (3, 2)
+    monkeypatch.setenv("TRN_JAX_HOST", "two")
+    with pytest.raises(UserError, match="TRN_JAX_HOST=two is not a whole number"):
+        hosts.initialize()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, 2, 0), "--num_hosts, --host without --coordinator: give all three"),
+        (("10.0.0.1:80", None, 0), "--coordinator, --host without --num_hosts"),
+        (("10.0.0.1:80", 2, None), "--coordinator, --num_hosts without --host"),
+        ((None, 1, 1), "--num_hosts, --host without --coordinator"),
+        (("10.0.0.1:80", 2, 2), "--num_hosts=2 and --host=2 do not fit together"),
+        (("10.0.0.1:80", 2, -1), "--num_hosts=2 and --host=-1 do not fit together"),
+        (("10.0.0.1:80", 0, 0), "--num_hosts=0 and --host=0 do not fit together"),
+        (("10.0.0.1", 2, 1), "--coordinator=10.0.0.1 is not <host>:<port>"),
+        (("10.0.0.1:http", 2, 1), "is not <host>:<port>"),
+        (("10.0.0.1:65536", 2, 1), "is not <host>:<port>"),
+    ],
+)
+def test_flags_that_do_not_fit_together(initialized, flags, message):
+    with pytest.raises(UserError, match=message):
+        hosts.initialize(*flags)
+    assert initialized == []
+
+
+def test_a_port_that_is_taken(initialized):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"cannot wait for the others at .*in use"):
+            hosts.initialize(address, 2, 0)
+        hosts.initialize(address, 2, 1)  # does not wait there
+    assert len(initialized) == 1
+
+
+@pytest.mark.parametrize("cluster", [SLURM, OPEN_MPI])
+def test_clusters_are_found(initialized, monkeypatch, cluster):
+    set_all(monkeypatch, cluster)
+    hosts.initialize(timeout=7)
+    assert initialized == [{"initialization_timeout": 67, "local_device_ids": None}]
+
+
+@pytest.mark.parametrize(("tasks", "devices"), [("2", [0, 1, 2, 3]), ("8", None)])
+def test_a_task_of_slurm_with_a_node_of_its_own_takes_all_gpus(
+    initialized, monkeypatch, tasks, devices
+):
+    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": tasks, "SLURM_GPUS_ON_NODE": "4"})
+    hosts.initialize()
+    assert initialized[0]["local_device_ids"] == devices
+
+
+def test_a_cluster_that_cannot_be_understood(initialized, monkeypatch):
+    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "many"})
+    with pytest.raises(UserError, match=r"cannot tell the hosts .*many.*--num_hosts=1"):
+        hosts.initialize()
+
+
+def test_a_pod_without_a_number_is_alone(initialized, monkeypatch, recwarn):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    hosts.initialize()
+    assert not initialized and not recwarn
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_hosts_that_do_not_come_are_told_of(host):
+    """By the process that waits: the runtime would abort it."""
+    script = (
+        f"from trn_jax import hosts; hosts.initialize({free_address()!r}, 2, {host}, timeout=1)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "not all hosts came together within 1 s (at 127.0.0.1:" in done.stderr
+    assert f"by host {host} of 2" in done.stderr
+
+
+@pytest.mark.parametrize(("host", "order"), [(0, ["write", "wait"]), (1, ["wait", "write"])])
+def test_the_first_host_goes_first(monkeypatch, host, order):
+    happened = []
+    monkeypatch.setattr(jax, "process_index", lambda: host)
+    monkeypatch.setattr(hosts, "wait_for_all", lambda: happened.append("wait"))
+    with hosts.first_host_first():
+        happened.append("write")
+    assert happened == order
+    happened.clear()
+
+    def write():
+        with hosts.first_host_first():
+            happened.append("write")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert happened == order  # the others do not wait for ever
+
+
+def test_data_is_written_by_one_host_first(monkeypatch, tmp_path):
+    happened = []
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "wait_for_all", lambda: happened.append("wait"))
+    locate = recipe.datasets.locate
+    monkeypatch.setattr(
+        recipe.datasets, "locate", lambda *a, **k: happened.append("locate") or locate(*a, **k)
+    )
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
+    config.data_dir = str(tmp_path / "missing")
+    with pytest.raises(UserError, match="data folder not found"):
+        recipe.Data(config, str(tmp_path))
+    assert happened == ["wait", "locate"]
+
+
+def test_the_batch_is_cut_over_all_hosts():
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
+    config.train.batch = 12
+    with pytest.raises(UserError, match=r"12 cannot be cut into 8 devices \(2 hosts x 4\)"):
+        recipe.check_batch(config, 8, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    process_index: int
+    id: int
+
+
+def test_the_devices_of_a_host_are_side_by_side():
+    """Hosts of a TPU pod lie in a grid, whose chips are numbered row by row."""
+    pod = [Device(number // 2 % 2, number) for number in range(8)]
+    assert [d.process_index for d in pod] == [0, 0, 1, 1, 0, 0, 1, 1]
+    found = [d.id for d in make_mesh(pod).devices]
+    assert found == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+def test_hosts_with_unequal_numbers_of_devices_are_refused():
+    with pytest.raises(UserError, match="host 0 has 2, host 1 has 1"):
+        make_mesh([Device(0, 0), Device(0, 1), Device(1, 2)])
