@@ -1,15 +1,23 @@
 """Several hosts: how they find each other, and that they compute what one host computes."""
 
 import dataclasses
+import importlib
+import json
 import os
+import pathlib
+import re
+import shutil
 import socket
 import subprocess
 import sys
 
 import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from test_main import write_frames
 
-from trn_jax import hosts, recipe
+from trn_jax import checkpoint, hosts, recipe, train
 from trn_jax.config import base
 from trn_jax.devices import make_mesh
 from trn_jax.errors import UserError
@@ -216,3 +224,160 @@ def test_the_devices_of_a_host_are_side_by_side():
 def test_hosts_with_unequal_numbers_of_devices_are_refused():
     with pytest.raises(UserError, match="host 0 has 2, host 1 has 1"):
         make_mesh([Device(0, 0), Device(0, 1), Device(1, 2)])
+
+
+# The same training on 2 hosts x 4 devices, 1 x 8 and 1 x 1
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+RECIPE = """
+from trn_jax.config import base, view
+
+
+def get_config():
+    config = base(dataset="frames", model="trn_resnet10", num_classes=4)
+    config.model.update(width=2, num_segments=3, norm_group=2, dtype="float64")
+    frames = dict(num_segments=3, short_side=16, crop_size=16)
+    config.data.train.update(frames, flip_rate=0.5)
+    config.data.val.update(frames)
+    config.data.num_threads = 2
+    config.train.update(batch=32, epochs=9.0, steps=5)
+    config.train.update(log_every=1, eval_every=0.0, checkpoint_every=3)
+    config.optim.update(lr=0.05, clip_norm=5.0)
+    config.protocols.efficient = view(**frames)
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A recipe and 24 + 7 clips of random frames."""
+    folder = tmp_path_factory.mktemp("hosts")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 7)):
+        lines = []
+        for index in range(count):
+            num_frames = 2 + index % 5
+            write_frames(folder / "data/rawframes" / f"{split}{index}", num_frames, rng)
+            lines.append(f"{split}{index} {num_frames} {index % 4}\n")
+        (folder / f"data/{split}_list.txt").write_text("".join(lines))
+    (folder / "data/label_map.txt").write_text("a\nb\nc\nd\n")
+    (folder / "recipe.py").write_text(RECIPE)
+    return folder
+
+
+def command(tree, workdir, *flags):
+    """Train on two processes of four devices each."""
+    launch = [sys.executable, "scripts/launch_local.py", "--hosts=2", "--devices-per-host=4", "--"]
+    return [
+        *launch,
+        *(sys.executable, "-m", "trn_jax.main", f"--config={tree}/recipe.py"),
+        *(f"--config.data_dir={tree}/data", f"--workdir={tree}/{workdir}", *flags),
+    ]
+
+
+def environment():
+    found = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": str(REPOSITORY)}
+    return found | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def train_on_two_hosts(tree, workdir, *flags):
+    """What the two processes print."""
+    done = subprocess.run(
+        command(tree, workdir, *flags),
+        env=environment(),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def train_here(tree, workdir, monkeypatch, *, num_devices):
+    """Train on the devices of this process."""
+    monkeypatch.syspath_prepend(tree)
+    config = importlib.import_module("recipe").get_config()
+    config.data_dir = str(tree / "data")
+    monkeypatch.setattr(train, "make_mesh", lambda: make_mesh(jax.devices()[:num_devices]))
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)  # for all threads
+    try:
+        assert train.train(config, str(tree / workdir)) == 0
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def losses(folder):
+    entries = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [entry["loss"] for entry in entries if entry["group"] == "train"]
+
+
+def parameters(workdir):
+    """All arrays of the newest checkpoint, as they were stored, whatever devices they lay on."""
+    found = {}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        for item in ("model", "optimizer"):
+            folder = checkpoint.find(workdir) / item
+            names = reader.metadata(folder).item_metadata.tree
+            kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+            found |= {f"{item}/{name}": value for name, value in tree.items()}
+    return found
+
+
+def assert_same(folder, other):
+    """Losses and parameters of two trainings, which are in float64."""
+    assert len(losses(folder)) == 5
+    np.testing.assert_allclose(losses(folder), losses(other), rtol=0, atol=1e-9)
+    a, b = parameters(folder), parameters(other)
+    assert a.keys() == b.keys()
+    assert {value.dtype.name for value in a.values()} <= {"float64", "int32"}
+    for name, value in a.items():
+        np.testing.assert_allclose(value, b[name], rtol=0, atol=1e-9, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def two_hosts(tree):
+    """The working directory of a training of two hosts, and what they said."""
+    return tree / "two_hosts", train_on_two_hosts(tree, "two_hosts")
+
+
+@pytest.mark.long
+def test_two_hosts_compute_what_one_host_and_one_device_compute(tree, two_hosts, monkeypatch):
+    """Statistics of groups of two clips, and drawn relations, included."""
+    folder, _ = two_hosts
+    for num_devices in (8, 1):
+        train_here(tree, f"one_host_{num_devices}", monkeypatch, num_devices=num_devices)
+        assert_same(folder, tree / f"one_host_{num_devices}")
+
+
+@pytest.mark.long
+def test_only_the_first_host_says_something(two_hosts):
+    folder, done = two_hosts
+    # The runtime writes of its connections on both, in pieces.
+    told = "step 1|parameters|videos|labels|results|top-1|error|saved|stopped"
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if re.search(told, line)]
+    assert any("step 5/5" in line for line in lines)
+    assert any("results in" in line for line in lines)
+    assert [line for line in lines if not line.startswith("[0]")] == []
+    assert json.loads((folder / "environment.json").read_text())["hosts"] == 2
+    assert json.loads((folder / "results/efficient.json").read_text())["num_videos"] == 7
+
+
+@pytest.mark.long
+def test_two_hosts_accumulate_as_one_step(tree, two_hosts):
+    train_on_two_hosts(tree, "accumulated", "--config.train.accumulation=2")
+    assert_same(two_hosts[0], tree / "accumulated")
+
+
+@pytest.mark.long
+def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
+    folder, _ = two_hosts
+    resumed = tree / "resumed"
+    shutil.copytree(folder, resumed)
+    shutil.rmtree(resumed / "checkpoints/5")
+    assert checkpoint.find(resumed).name == "3"
+    train_here(tree, "resumed", monkeypatch, num_devices=8)
+    assert checkpoint.find(resumed).name == "5"
+    assert_same(folder, resumed)
