@@ -12,7 +12,6 @@ on from the checkpoint before. Checkpoints of before there were checksums are ta
 """
 
 import contextlib
-import itertools
 import math
 import pathlib
 import tempfile
@@ -22,15 +21,13 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers as policies
 
-from trn_jax import __version__, checksums
+from trn_jax import __version__, checksums, hosts
 from trn_jax.devices import make_mesh, replicated
 from trn_jax.errors import UserError
 from trn_jax.models import create_model
 
 _ITEMS = ("about", "model", "optimizer")
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"  # of no use here, and rewritten in the last moment
-_PATIENCE = 20 * 60 * 1000  # milliseconds in which process 0 reads what is damaged, and one more
-_BARRIERS = itertools.count()  # numbers for their names, which must not come twice
 
 
 class Checkpoints:
@@ -212,12 +209,9 @@ def _set_damaged_aside(directory):
     try:
         return _rename_damaged(directory) if jax.process_index() == 0 else []
     finally:
-        if jax.process_count() > 1:
-            # A barrier of the hosts alone, for which no device has to compute.
-            wait = ocp.multihost.get_barrier_sync_fn()
-            wait(key=f"damaged_set_aside_{next(_BARRIERS)}", timeout_ms=_PATIENCE)
-            if jax.process_index() and _steps(directory):
-                check(directory / str(max(_steps(directory))))
+        hosts.wait_for_all()
+        if jax.process_index() and _steps(directory):
+            check(directory / str(max(_steps(directory))))
 
 
 def _rename_damaged(directory):

@@ -1,5 +1,6 @@
 """All devices as one mesh, and batches on their way to them."""
 
+import collections
 import queue
 import threading
 
@@ -7,13 +8,30 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from trn_jax.errors import UserError
+
 _BATCHES_AHEAD = 2
 _END = object()
 
 
 def make_mesh(devices=None):
-    """A mesh with one axis, "data", over `devices` (by default all devices of all hosts)."""
+    """A mesh with one axis, "data", over `devices` (by default all devices of all hosts).
+
+    Those of a host are side by side, so that a host's contiguous part of the batch goes to them;
+    by their own numbers, those of a TPU pod are not.
+
+    Raises:
+        UserError: one host has more devices than another.
+    """
     devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    counts = collections.Counter(device.process_index for device in devices)
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"host {host} has {count}" for host, count in sorted(counts.items()))
+        raise UserError(
+            f"all hosts must have the same number of devices, but {told}; take as many of each "
+            "(CUDA_VISIBLE_DEVICES chooses GPUs), or leave hosts out"
+        )
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

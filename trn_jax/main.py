@@ -5,11 +5,16 @@
 With `--mode=eval --checkpoint=runs/trn` a checkpoint is evaluated; `--config` is optional then,
 because checkpoints carry their configuration. With `--mode=check` all videos of the data set are
 looked at, and nothing is trained.
+
+On several hosts, every one of them runs the same command. In Slurm, Open MPI, Cloud TPU and
+Kubernetes they find each other; elsewhere each is told with `--coordinator=<host 0>:<port>
+--num_hosts=<number> --host=<its own, from 0>`.
 """
 
 import os
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -37,6 +42,16 @@ _DUMP = flags.DEFINE_string(
     "With --mode=eval: file for the scores of every video, .npz, .json, .pkl (as mmaction2) or "
     ".torch.pkl (for its tools); several protocols have one each, <name>_<protocol>.<format>.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "On several hosts: <name or address of host 0>:<port>."
+)
+_NUM_HOSTS = flags.DEFINE_integer(
+    "num_hosts", None, "On several hosts: their number; 1: whatever the cluster says, only this."
+)
+_HOST = flags.DEFINE_integer("host", None, "On several hosts: the number of this one, from 0.")
+_HOSTS_TIMEOUT = flags.DEFINE_integer(
+    "hosts_timeout", 300, "On several hosts: seconds to wait for all to come.", lower_bound=1
+)
 
 
 def main(_):
@@ -56,9 +71,11 @@ def main(_):
             )
         if _DUMP.value:
             raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
+        _bring_hosts_together()
         return train(config, _WORKDIR.value)
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
+    _bring_hosts_together()
     evaluate(
         config,
         _CHECKPOINT.value,
@@ -67,6 +84,14 @@ def main(_):
         dump=_DUMP.value,
     )
     return 0
+
+
+def _bring_hosts_together():
+    from trn_jax import hosts
+
+    hosts.initialize(
+        _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value, timeout=_HOSTS_TIMEOUT.value
+    )
 
 
 def _check(config):
@@ -169,8 +194,21 @@ def run(arguments=None):
     try:
         app.run(main, argv=arguments, flags_parser=_parse)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        _fail(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except Exception:
+        _fail(traceback.format_exc(), 1)
+
+
+def _fail(message, status):
+    """End with a message, on one host or on several."""
+    if "trn_jax.hosts" in sys.modules:
+        from trn_jax import hosts
+
+        hosts.fail(message, status)
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from trn_jax import convert, optim
+from trn_jax import convert, hosts, optim
 from trn_jax.config import base
 from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
@@ -43,7 +43,8 @@ class Data:
         data_dir = config.data_dir or _default_data_dir(settings.dataset, workdir)
         fields = datasets.Dataset.__dataclass_fields__
         overrides = {key: settings[key] for key in fields if key in settings}
-        self.files = datasets.locate(settings.dataset, data_dir, **overrides)
+        with hosts.first_host_first():  # it may have to write the synthetic data set
+            self.files = datasets.locate(settings.dataset, data_dir, **overrides)
         self.source = _source(self.files)
         self.num_threads = settings.num_threads or num_processors()
         self.multi_label = settings.multi_label
@@ -310,21 +311,29 @@ def initial_weights(config):
     return convert.read_torch_file(path)
 
 
-def check_batch(config, num_devices):
+def check_batch(config, num_devices, num_hosts=1):
     """Check that the batch can be cut over devices, accumulation steps and norm groups.
+
+    Args:
+        config: the configuration.
+        num_devices: number of all devices of all hosts.
+        num_hosts: number of hosts, of as many devices each.
 
     Raises:
         UserError: it cannot; the message names the keys.
     """
     batch, accumulation = config.train.batch, config.train.accumulation
     group = config.model.norm_group
+    devices = f"{num_devices} devices"
+    if num_hosts > 1:
+        devices += f" ({num_hosts} hosts x {num_devices // num_hosts})"
     if batch < 1 or accumulation < 1:
         raise UserError(
             f"train.batch={batch} and train.accumulation={accumulation} must be positive"
         )
     if batch % (num_devices * accumulation):
         raise UserError(
-            f"train.batch={batch} cannot be cut into {num_devices} devices x "
+            f"train.batch={batch} cannot be cut into {devices} x "
             f"train.accumulation={accumulation}; take a multiple of {num_devices * accumulation}"
         )
     if group and batch % group:
@@ -335,7 +344,7 @@ def check_batch(config, num_devices):
     part = batch // (num_devices * accumulation)
     if accumulation > 1 and (not group or part % group):
         raise UserError(
-            f"with train.accumulation={accumulation}, each of {num_devices} devices sees {part} "
+            f"with train.accumulation={accumulation}, each of {devices} sees {part} "
             f"clips at a time; set model.norm_group to a divisor of that (it is {group})"
         )
 

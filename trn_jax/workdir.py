@@ -41,7 +41,7 @@ def check_workdir(config, workdir):
     """
     try:
         os.makedirs(workdir, exist_ok=True)
-        probe = os.path.join(workdir, f".probe-{os.getpid()}")
+        probe = os.path.join(workdir, f".probe-{jax.process_index()}-{os.getpid()}")
         with open(probe, "w"):
             pass
         os.remove(probe)

@@ -1,0 +1,442 @@
+"""Several hosts: how they find each other, and that they compute what one host computes."""
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from test_main import write_frames
+
+from trn_jax import checkpoint, hosts, recipe, train
+from trn_jax.config import base
+from trn_jax.devices import make_mesh
+from trn_jax.errors import UserError
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "node[3-4]",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NUM_NODES": "2",
+}
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+}
+
+
+@pytest.fixture
+def initialized(monkeypatch):
+    """What the runtime is asked to do; the environment knows of no hosts."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JOB_", "TRN_JAX_", "TPU_")):
+            monkeypatch.delenv(name)
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: asked.append(options))
+    return asked
+
+
+def set_all(monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_one_process_initializes_nothing(initialized, monkeypatch):
+    hosts.initialize()
+    hosts.initialize(num_hosts=1)
+    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
+    hosts.initialize()
+    set_all(monkeypatch, SLURM)
+    hosts.initialize(num_hosts=1)  # one of the tasks, by itself
+    assert initialized == []
+
+
+def test_the_flags_say_where_the_hosts_are(initialized, monkeypatch):
+    set_all(monkeypatch, SLURM)  # is not asked
+    address = free_address()
+    for host in range(2):
+        hosts.initialize(address, 2, host)
+    assert [options["process_id"] for options in initialized] == [0, 1]
+    for options in initialized:
+        assert (options["coordinator_address"], options["num_processes"]) == (address, 2)
+        assert options["cluster_detection_method"] == "deactivate"
+
+
+def test_the_environment_says_what_the_flags_do_not(initialized, monkeypatch):
+    address = free_address()
+    names = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")
+    set_all(monkeypatch, dict(zip(names, (address, "3", "2"), strict=True)))
+    hosts.initialize()
+    (options,) = initialized
+    assert (options["num_processes"], options["process_id"]) == (3, 2)
+    monkeypatch.setenv("TRN_JAX_HOST", "two")
+    with pytest.raises(UserError, match="TRN_JAX_HOST=two is not a whole number"):
+        hosts.initialize()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, 2, 0), "--num_hosts, --host without --coordinator: give all three"),
+        (("10.0.0.1:80", None, 0), "--coordinator, --host without --num_hosts"),
+        (("10.0.0.1:80", 2, None), "--coordinator, --num_hosts without --host"),
+        ((None, 1, 1), "--num_hosts, --host without --coordinator"),
+        (("10.0.0.1:80", 2, 2), "--num_hosts=2 and --host=2 do not fit together"),
+        (("10.0.0.1:80", 2, -1), "--num_hosts=2 and --host=-1 do not fit together"),
+        (("10.0.0.1:80", 0, 0), "--num_hosts=0 and --host=0 do not fit together"),
+        (("10.0.0.1", 2, 1), "--coordinator=10.0.0.1 is not <host>:<port>"),
+        (("10.0.0.1:http", 2, 1), "is not <host>:<port>"),
+        (("10.0.0.1:65536", 2, 1), "is not <host>:<port>"),
+    ],
+)
+def test_flags_that_do_not_fit_together(initialized, flags, message):
+    with pytest.raises(UserError, match=message):
+        hosts.initialize(*flags)
+    assert initialized == []
+
+
+def test_a_port_that_is_taken(initialized):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"cannot wait for the others at .*in use"):
+            hosts.initialize(address, 2, 0)
+        hosts.initialize(address, 2, 1)  # does not wait there
+    assert len(initialized) == 1
+
+
+@pytest.mark.parametrize("cluster", [SLURM, OPEN_MPI])
+def test_clusters_are_found(initialized, monkeypatch, cluster):
+    set_all(monkeypatch, cluster)
+    hosts.initialize(timeout=7)
+    assert initialized == [{"initialization_timeout": 67, "local_device_ids": None}]
+
+
+@pytest.mark.parametrize(("tasks", "devices"), [("2", [0, 1, 2, 3]), ("8", None)])
+def test_a_task_of_slurm_with_a_node_of_its_own_takes_all_gpus(
+    initialized, monkeypatch, tasks, devices
+):
+    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": tasks, "SLURM_GPUS_ON_NODE": "4"})
+    hosts.initialize()
+    assert initialized[0]["local_device_ids"] == devices
+
+
+def test_a_cluster_that_cannot_be_understood(initialized, monkeypatch):
+    set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "many"})
+    with pytest.raises(UserError, match=r"cannot tell the hosts .*many.*--num_hosts=1"):
+        hosts.initialize()
+
+
+def test_a_pod_without_a_number_is_alone(initialized, monkeypatch, recwarn):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    hosts.initialize()
+    assert not initialized and not recwarn
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_hosts_that_do_not_come_are_told_of(host):
+    """By the process that waits: the runtime would abort it."""
+    script = (
+        f"from trn_jax import hosts; hosts.initialize({free_address()!r}, 2, {host}, timeout=1)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "not all hosts came together within 1 s (at 127.0.0.1:" in done.stderr
+    assert f"by host {host} of 2" in done.stderr
+
+
+@pytest.mark.parametrize(("host", "order"), [(0, ["write", "wait"]), (1, ["wait", "write"])])
+def test_the_first_host_goes_first(monkeypatch, host, order):
+    happened = []
+    monkeypatch.setattr(jax, "process_index", lambda: host)
+    monkeypatch.setattr(hosts, "wait_for_all", lambda: happened.append("wait"))
+    with hosts.first_host_first():
+        happened.append("write")
+    assert happened == order
+    happened.clear()
+
+    def write():
+        with hosts.first_host_first():
+            happened.append("write")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert happened == order  # the others do not wait for ever
+
+
+def test_data_is_written_by_one_host_first(monkeypatch, tmp_path):
+    happened = []
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(hosts, "wait_for_all", lambda: happened.append("wait"))
+    locate = recipe.datasets.locate
+    monkeypatch.setattr(
+        recipe.datasets, "locate", lambda *a, **k: happened.append("locate") or locate(*a, **k)
+    )
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
+    config.data_dir = str(tmp_path / "missing")
+    with pytest.raises(UserError, match="data folder not found"):
+        recipe.Data(config, str(tmp_path))
+    assert happened == ["wait", "locate"]
+
+
+def test_the_batch_is_cut_over_all_hosts():
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
+    config.train.batch = 12
+    with pytest.raises(UserError, match=r"12 cannot be cut into 8 devices \(2 hosts x 4\)"):
+        recipe.check_batch(config, 8, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    process_index: int
+    id: int
+
+
+def test_the_devices_of_a_host_are_side_by_side():
+    """Hosts of a TPU pod lie in a grid, whose chips are numbered row by row."""
+    pod = [Device(number // 2 % 2, number) for number in range(8)]
+    assert [d.process_index for d in pod] == [0, 0, 1, 1, 0, 0, 1, 1]
+    found = [d.id for d in make_mesh(pod).devices]
+    assert found == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+def test_hosts_with_unequal_numbers_of_devices_are_refused():
+    with pytest.raises(UserError, match="host 0 has 2, host 1 has 1"):
+        make_mesh([Device(0, 0), Device(0, 1), Device(1, 2)])
+
+
+# The same training on 2 hosts x 4 devices, 1 x 8 and 1 x 1
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+RECIPE = """
+from trn_jax.config import base, view
+
+
+def get_config():
+    config = base(dataset="frames", model="trn_resnet10", num_classes=4)
+    config.model.update(width=2, num_segments=3, norm_group=2, dtype="float64")
+    frames = dict(num_segments=3, short_side=16, crop_size=16)
+    config.data.train.update(frames, flip_rate=0.5)
+    config.data.val.update(frames)
+    config.data.num_threads = 2
+    config.train.update(batch=32, epochs=9.0, steps=5)
+    config.train.update(log_every=1, eval_every=0.0, checkpoint_every=3)
+    config.optim.update(lr=0.05, clip_norm=5.0)
+    config.protocols.efficient = view(**frames)
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A recipe and 24 + 7 clips of random frames."""
+    folder = tmp_path_factory.mktemp("hosts")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 7)):
+        lines = []
+        for index in range(count):
+            num_frames = 2 + index % 5
+            write_frames(folder / "data/rawframes" / f"{split}{index}", num_frames, rng)
+            lines.append(f"{split}{index} {num_frames} {index % 4}\n")
+        (folder / f"data/{split}_list.txt").write_text("".join(lines))
+    (folder / "data/label_map.txt").write_text("a\nb\nc\nd\n")
+    (folder / "recipe.py").write_text(RECIPE)
+    return folder
+
+
+def command(tree, workdir, *flags):
+    """Train on two processes of four devices each."""
+    launch = [sys.executable, "scripts/launch_local.py", "--hosts=2", "--devices-per-host=4", "--"]
+    return [
+        *launch,
+        *(sys.executable, "-m", "trn_jax.main", f"--config={tree}/recipe.py"),
+        *(f"--config.data_dir={tree}/data", f"--workdir={tree}/{workdir}", *flags),
+    ]
+
+
+def environment():
+    found = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": str(REPOSITORY)}
+    return found | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def train_on_two_hosts(tree, workdir, *flags):
+    """What the two processes print."""
+    done = subprocess.run(
+        command(tree, workdir, *flags),
+        env=environment(),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def train_here(tree, workdir, monkeypatch, *, num_devices):
+    """Train on the devices of this process."""
+    monkeypatch.syspath_prepend(tree)
+    config = importlib.import_module("recipe").get_config()
+    config.data_dir = str(tree / "data")
+    monkeypatch.setattr(train, "make_mesh", lambda: make_mesh(jax.devices()[:num_devices]))
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)  # for all threads
+    try:
+        assert train.train(config, str(tree / workdir)) == 0
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def losses(folder):
+    entries = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [entry["loss"] for entry in entries if entry["group"] == "train"]
+
+
+def parameters(checkpoint):
+    """All arrays of a checkpoint, as they were stored, whatever devices they lay on."""
+    found = {}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        for item in ("model", "optimizer"):
+            folder = checkpoint / item
+            names = reader.metadata(folder).item_metadata.tree
+            kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+            found |= {f"{item}/{name}": value for name, value in tree.items()}
+    return found
+
+
+def assert_same(folder, other, step=5):
+    """Losses and parameters of two trainings after `step` steps, which are in float64."""
+    a, b = losses(folder)[:step], losses(other)[:step]
+    assert len(a) == step
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+    a, b = (parameters(path / f"checkpoints/{step}") for path in (folder, other))
+    assert a.keys() == b.keys()
+    assert {value.dtype.name for value in a.values()} <= {"float64", "int32"}
+    for name, value in a.items():
+        np.testing.assert_allclose(value, b[name], rtol=0, atol=1e-9, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def two_hosts(tree):
+    """The working directory of a training of two hosts, and what they said."""
+    return tree / "two_hosts", train_on_two_hosts(tree, "two_hosts")
+
+
+@pytest.mark.long
+def test_two_hosts_compute_what_one_host_and_one_device_compute(tree, two_hosts, monkeypatch):
+    """Statistics of groups of two clips, and drawn relations, included."""
+    folder, _ = two_hosts
+    for num_devices in (8, 1):
+        train_here(tree, f"one_host_{num_devices}", monkeypatch, num_devices=num_devices)
+        assert_same(folder, tree / f"one_host_{num_devices}")
+
+
+@pytest.mark.long
+def test_only_the_first_host_says_something(two_hosts):
+    folder, done = two_hosts
+    # The runtime writes of its connections on both, in pieces.
+    told = "step 1|parameters|videos|labels|results|top-1|error|saved|stopped"
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if re.search(told, line)]
+    assert any("step 5/5" in line for line in lines)
+    assert any("results in" in line for line in lines)
+    assert [line for line in lines if not line.startswith("[0]")] == []
+    assert json.loads((folder / "environment.json").read_text())["hosts"] == 2
+    assert json.loads((folder / "results/efficient.json").read_text())["num_videos"] == 7
+
+
+@pytest.fixture(scope="module")
+def interrupted(tree):
+    """A training of two hosts, in two parts per step, of which host 1 gets a SIGTERM after step 5.
+
+    Its working directory, exit status, and what the two said.
+    """
+    flags = ("--config.train.accumulation=2", "--config.train.steps=100000")
+    flags += ("--config.train.checkpoint_every=5", "--config.train.keep=100000")
+    said = ""
+    with subprocess.Popen(
+        command(tree, "interrupted", *flags),
+        env=environment(),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as launcher:
+        limit = threading.Timer(300, launcher.kill)  # if they wait for each other
+        limit.start()
+        try:
+            for line in launcher.stderr:
+                said += line
+                if "step 5/" in line:
+                    os.kill(process_of_host(launcher.pid, 1), signal.SIGTERM)
+        except BaseException:
+            launcher.kill()
+            raise
+        finally:
+            limit.cancel()
+    return tree / "interrupted", launcher.returncode, said
+
+
+def process_of_host(launcher, host):
+    """The process that plays a host, among the children of the launcher."""
+    mark = f"TRN_JAX_HOST={host}".encode()
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher and mark in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    raise LookupError(f"no process of host {host}")
+
+
+@pytest.mark.long
+def test_two_hosts_accumulate_as_one_step(two_hosts, interrupted):
+    assert_same(two_hosts[0], interrupted[0], step=5)
+
+
+@pytest.mark.long
+def test_after_sigterm_to_one_host_all_save_the_same_step(interrupted):
+    folder, status, said = interrupted
+    assert status == train.INTERRUPTED, said
+    for host in range(2):
+        assert f"host {host} ended with exit status {train.INTERRUPTED}" in said
+    saved = checkpoint.find(folder)
+    assert f"[0] stopped by SIGTERM after step {int(saved.name)};" in said
+    assert int(saved.name) >= 5
+    checkpoint.check(saved)  # written by both, and complete
+
+
+@pytest.mark.long
+def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
+    folder, _ = two_hosts
+    resumed = tree / "resumed"
+    shutil.copytree(folder, resumed)
+    shutil.rmtree(resumed / "checkpoints/5")
+    assert checkpoint.find(resumed).name == "3"
+    train_here(tree, "resumed", monkeypatch, num_devices=8)
+    assert checkpoint.find(resumed).name == "5"
+    assert_same(folder, resumed)

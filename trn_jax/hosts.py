@@ -1,0 +1,230 @@
+"""Several hosts: how their processes find each other, wait for each other, and end together.
+
+A host is a process with devices of its own. Where there is only one, nothing here does anything.
+"""
+
+import contextlib
+import itertools
+import os
+import socket
+import sys
+import threading
+
+import jax
+import orbax.checkpoint as ocp
+from jax._src.clusters import ClusterEnv  # the public `initialize` does not tell how many there are
+
+from trn_jax.errors import UserError
+
+_VARIABLES = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")  # in place of the flags
+_EXAMPLE = "--coordinator=10.0.0.1:8476 --num_hosts=2 --host=0"
+_PATIENCE = 20 * 60  # seconds that hosts wait for what one of them does for all
+_TIME_TO_FAIL = 10  # seconds in which an error that all hosts make comes to all of them
+_BARRIERS = itertools.count()  # numbers for their names, which must not come twice
+
+
+def initialize(coordinator=None, num_hosts=None, host=None, *, timeout=300):
+    """Bring the hosts together, before anything touches the devices.
+
+    What is not given is taken from the environment variables `TRN_JAX_COORDINATOR`,
+    `TRN_JAX_NUM_HOSTS` and `TRN_JAX_HOST`. Without those either, the hosts are those that JAX finds
+    in the environment of Slurm, Open MPI, Cloud TPU or Kubernetes (an indexed Job or JobSet).
+
+    Args:
+        coordinator: `"<name or address of host 0>:<port>"`, the same on all hosts.
+        num_hosts: number of hosts; 1 looks for no others.
+        host: number of this one, from 0.
+        timeout: seconds to wait for the others. Then the process ends with exit status 2.
+
+    Raises:
+        UserError: the arguments do not fit together, or the cluster cannot be understood.
+    """
+    given = _given(coordinator, num_hosts, host)
+    if given is None:
+        _join_cluster(timeout)
+        return
+    coordinator, num_hosts, host = given
+    if num_hosts == 1:
+        return
+    if host == 0:
+        _check_port(coordinator)
+    # Whatever else is in the environment, such as the number of a task of Slurm, is not asked.
+    _join(
+        f"at {coordinator}, by host {host} of {num_hosts}",
+        coordinator_address=coordinator,
+        num_processes=num_hosts,
+        process_id=host,
+        cluster_detection_method="deactivate",
+        timeout=timeout,
+    )
+
+
+def _given(coordinator, num_hosts, host):
+    """The three of the flags or of the environment, checked, or `None`."""
+    flags = (coordinator, num_hosts, host)
+    names = ("--coordinator", "--num_hosts", "--host")
+    if all(value is None for value in flags):
+        names = _VARIABLES
+        coordinator, num_hosts, host = (os.environ.get(name) or None for name in names)
+    if coordinator is num_hosts is host is None:
+        return None
+    num_hosts, host = _count(names[1], num_hosts), _count(names[2], host)
+    if num_hosts == 1 and not host:
+        return coordinator, 1, 0
+    values = dict(zip(names, (coordinator, num_hosts, host), strict=True))
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise UserError(
+            f"{', '.join(n for n in names if n not in missing)} without {', '.join(missing)}: give "
+            f"all three, such as {_EXAMPLE}, and every host its own number; or none of them where "
+            "Slurm, Open MPI, Cloud TPU or Kubernetes say it"
+        )
+    if num_hosts < 1 or not 0 <= host < num_hosts:
+        raise UserError(
+            f"{names[1]}={num_hosts} and {names[2]}={host} do not fit together: hosts are numbered "
+            "from 0 to the number of hosts minus 1"
+        )
+    _, colon, port = coordinator.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f"{names[0]}={coordinator} is not <host>:<port>; give the name or address of host 0 "
+            f"and a port that is free there, the same on all hosts, such as {_EXAMPLE}"
+        )
+    return coordinator, num_hosts, host
+
+
+def _count(name, value):
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        raise UserError(f"{name}={value} is not a whole number, such as in {_EXAMPLE}") from None
+
+
+def _check_port(coordinator):
+    """Raise `UserError` if another program has the port: the runtime would end without a word."""
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed is free
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"host 0 cannot wait for the others at {coordinator}: {error.strerror}; give all "
+                "hosts another port with --coordinator"
+            ) from None
+
+
+def _join_cluster(timeout):
+    """Join the hosts of the cluster that this process is part of, if there are several."""
+    try:
+        cluster = next((c for c in ClusterEnv._cluster_types if _is_here(c)), None)
+        if cluster is None or cluster.get_process_count() == 1:
+            return
+        told = f"of {cluster.__name__}, {cluster.get_process_count()} processes"
+    except Exception as error:
+        raise UserError(
+            f"cannot tell the hosts from the environment: {error or type(error).__name__}; give "
+            f"{_EXAMPLE}, or --num_hosts=1 for this process alone"
+        ) from error
+    _join(told, local_device_ids=_devices_of_slurm(), timeout=timeout)
+
+
+def _is_here(cluster):
+    if cluster.opt_in_only_method:
+        return False
+    if cluster.__name__ == "K8sCluster" and "JOB_COMPLETION_INDEX" not in os.environ:
+        return False  # a pod by itself, or pods that have no numbers
+    return cluster.is_env_present()
+
+
+def _devices_of_slurm():
+    """All GPUs of the node if Slurm runs one task there; JAX gives a task one GPU otherwise."""
+    names = ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES", "SLURM_GPUS_ON_NODE")
+    tasks, nodes, gpus = (os.environ.get(name, "") for name in names)
+    return list(range(int(gpus))) if tasks == nodes and gpus.isdecimal() else None
+
+
+def _join(told, *, timeout, **options):
+    """Initialise the runtime of JAX.
+
+    It waits outside of Python, and when its time is over it aborts the process, which cannot be
+    caught. So a thread ends the process before that, in words.
+    """
+    clock = threading.Timer(timeout, _give_up, [told, timeout])
+    clock.daemon = True
+    clock.start()
+    try:
+        jax.distributed.initialize(initialization_timeout=timeout + 60, **options)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"the hosts cannot be brought together ({told}): {error}; give {_EXAMPLE}"
+        ) from error
+    finally:
+        clock.cancel()
+
+
+def _give_up(told, timeout):
+    print(
+        f"error: not all hosts came together within {timeout} s ({told}). Start the same command "
+        "on all of them, with the same --coordinator and --num_hosts and each with its own --host; "
+        "host 0 must be reachable from the others under that name and port",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
+
+
+def wait_for_all(seconds=_PATIENCE):
+    """Wait until all hosts are here, as often on each of them; no device has to compute for it.
+
+    Raises:
+        RuntimeError: not all came within `seconds`.
+    """
+    if jax.process_count() > 1:
+        wait = ocp.multihost.get_barrier_sync_fn()
+        wait(key=f"trn_jax_{next(_BARRIERS)}", timeout_ms=1000 * seconds)
+
+
+@contextlib.contextmanager
+def first_host_first():
+    """Let host 0 do something, and then, when it is done or has failed, the others.
+
+    So what the first one writes, the others find, or, on a disk of their own, write there.
+    """
+    if jax.process_index():
+        wait_for_all()
+    try:
+        yield
+    finally:
+        if jax.process_index() == 0:
+            wait_for_all()
+
+
+def fail(message, status):
+    """End this process after an error.
+
+    If all hosts fail, host 0 tells why. One that fails alone tells it itself, and ends without
+    waiting for the others, who may be waiting for it.
+
+    Args:
+        message: what to print.
+        status: exit status.
+    """
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+        print(message, file=sys.stderr, flush=True)
+        sys.exit(status)
+    host = jax.process_index()
+    if host == 0:
+        print(message, file=sys.stderr, flush=True)
+    if not _all_fail() and host:
+        print(f"host {host}: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+def _all_fail():
+    try:
+        wait = ocp.multihost.get_barrier_sync_fn()
+        wait(key="trn_jax_failed", timeout_ms=1000 * _TIME_TO_FAIL)
+    except Exception:
+        return False
+    return True
