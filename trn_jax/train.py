@@ -203,16 +203,15 @@ def jit_train_step(mesh, **kwargs):
     )
 
 
-def init_state(make_model, make_optimizer, mesh):
-    """Draw a model and lay it out on the devices.
+def lay_out(make_model, make_optimizer):
+    """Make a plan of a training, without computing anything.
 
     Args:
         make_model: function without arguments that returns a `Recognizer`.
         make_optimizer: function of the trainable parameters (or their shapes).
-        mesh: the devices.
 
     Returns:
-        The graph definition, the optimizer, and a `TrainState`.
+        The graph definition, the optimizer, and a function that draws a `TrainState`.
     """
     graph, *abstract = nnx.split(nnx.eval_shape(make_model), nnx.Param, nnx.BatchStat, ...)
     optimizer = make_optimizer(nnx.as_pure(abstract[0]))
@@ -222,6 +221,16 @@ def init_state(make_model, make_optimizer, mesh):
         params, stats, fixed = nnx.as_pure(tuple(states))
         return TrainState(jnp.zeros((), jnp.int32), params, stats, fixed, optimizer.init(params))
 
+    return graph, optimizer, init
+
+
+def init_state(make_model, make_optimizer, mesh):
+    """Draw a model and lay it out on the devices of `mesh`.
+
+    Returns:
+        The graph definition, the optimizer, and a `TrainState`; see `lay_out`.
+    """
+    graph, optimizer, init = lay_out(make_model, make_optimizer)
     return graph, optimizer, jax.jit(init, out_shardings=replicated(mesh))()
 
 

@@ -1,0 +1,136 @@
+"""What a recipe needs on devices that are not here."""
+
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from trn_jax import create_model, plan
+from trn_jax.config import base
+from trn_jax.errors import UserError
+
+
+@pytest.fixture
+def config():
+    found = base(dataset="frames", model="trn_resnet10", num_classes=5)
+    found.model.update(width=4, num_segments=3)
+    for section in (found.data.train, found.data.val, found.protocols.efficient):
+        section.update(num_segments=3, short_side=36, crop_size=32)
+    found.train.batch = 16
+    found.eval.max_views_per_step = 4
+    return found
+
+
+def gradient_bytes(config):
+    params = nnx.state(nnx.eval_shape(lambda: create_model(**config.model)), nnx.Param)
+    return 4 * sum(leaf.size for leaf in jax.tree.leaves(nnx.as_pure(params)))
+
+
+def test_a_step_communicates_its_gradient_and_little_else(config):
+    config.model.norm_group = 2  # clips of one device, so statistics stay there
+    devices, memory = plan.find_devices("cpu:8")
+    assert len(devices) == 8 and memory is None
+    cost = plan.training_cost(config, devices)
+    assert {each.kind for each in cost.collectives} == {"all-reduce"}
+    sent, gradient = sum(each.bytes for each in cost.collectives), gradient_bytes(config)
+    assert gradient <= sent < 1.05 * gradient
+    alone = plan.training_cost(config, devices[:1])
+    assert alone.collectives == []
+    assert 0 < cost.arguments < alone.arguments  # a part of the batch
+    assert alone.flops > 4 * cost.flops > 0
+
+
+def test_the_arguments_are_the_state_and_the_batch(config):
+    config.model.norm_group = 0
+    (device, *_), _ = plan.find_devices("cpu:1")
+    cost = plan.training_cost(config, [device])
+    clips = 16 * 3 * 32 * 32 * 3
+    # Parameters and momentum; and some more, which are the statistics and the counters.
+    least = 2 * gradient_bytes(config) + clips
+    assert least < cost.arguments < 1.05 * least
+    assert cost.memory >= cost.arguments + cost.temporary
+    assert cost.outputs < 1000  # the new state takes the place of the old one
+
+
+PROGRAM = """
+%all-reduce.1 = (f32[8,4]{1,0}, /*index=1*/bf16[3]{0}) all-reduce(%a, %b), channel_id=1
+  %x = f32[2,16]{1,0:T(8,128)S(1)} all-gather(f32[1,16]{1,0} %c), dimensions={0}
+  ROOT %s = (f32[1,16]{1,0}, f32[2,16]{1,0}) all-gather-start(f32[1,16]{1,0} %c), dimensions={0}
+  %d = f32[2,16]{1,0} all-gather-done((f32[1,16]{1,0}, f32[2,16]{1,0}) %s)
+  %p = pred[] collective-permute(pred[] %q), source_target_pairs={{0,1}}
+  %f = f32[7]{0} fusion(f32[7]{0} %all-reduce.1), kind=kLoop
+"""
+
+
+def test_communications_are_read_from_programs():
+    found = [(each.kind, each.bytes) for each in plan.collectives(PROGRAM)]
+    assert found == [
+        ("all-reduce", 8 * 4 * 4 + 3 * 2),
+        ("all-gather", 128),
+        ("all-gather", 128),
+        ("collective-permute", 1),
+    ]
+
+
+def cost(memory):
+    return plan.Cost(memory, 0, 0, 0, 0.0, 0.0, [])
+
+
+def test_the_largest_batch_is_on_the_line_through_two():
+    costs = {32: cost(1000 + 32 * 10), 64: cost(1000 + 64 * 10)}
+    assert plan.largest_batch(costs, 11_000, 1) == int((0.95 * 11_000 - 1000) / 10) == 945
+    assert plan.largest_batch(costs, 11_000, 16) == 944
+    assert plan.largest_batch(costs, 900, 16) == 0
+
+
+def test_batches_fill_devices_parts_and_groups(config):
+    assert plan.batch_step(config, 8) == 8
+    config.train.accumulation = 3
+    assert plan.batch_step(config, 8) == 24
+    config.model.norm_group = 16
+    assert plan.batch_step(config, 8) == 48
+
+
+def test_a_plan_names_every_step(config):
+    text = plan.describe(config, "cpu:2")
+    rows = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
+    assert "trn_resnet10, 16 clips on 2 chips (cpu:2)" in text
+    assert rows["training step"] != rows["evaluation, efficient"]
+    for name in ("training step", "evaluation, efficient"):
+        numbers = [float(cell.replace(",", "")) for cell in rows[name]]
+        assert len(numbers) == 6 and all(np.isfinite(numbers))
+    assert "x all-reduce, " in text
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v5e", "v5e:4x4"),
+        ("v99:2x2", "v4, v5e, v5p, v6e"),
+        ("cpu:none", "as in cpu:8"),
+        ("cpu:0", "as in cpu:8"),
+        ("gpu", "there is none here"),
+    ],
+)
+def test_unknown_topologies_are_explained(topology, message):
+    with pytest.raises(UserError, match=message):
+        plan.find_devices(topology)
+
+
+def test_batches_that_do_not_fit_the_chips_are_refused(config):
+    config.train.batch = 12
+    with pytest.raises(UserError, match="cannot be cut into 8 devices"):
+        plan.training_cost(config, plan.find_devices("cpu:8")[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x2"])
+def test_tpus_that_are_not_here(config, topology):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed")
+    config.model.norm_group = 2
+    text = plan.describe(config, topology)
+    assert "GiB of memory per chip" in text and "largest batch that fits: about " in text
+    assert "all-reduce" in text and "all-gather" not in text

@@ -1,0 +1,314 @@
+"""What a recipe needs on devices that need not be here: memory, operations, communication.
+
+The training step and the evaluation step are compiled for a topology, ahead of time, and asked; no
+array is made and no data set is read. For TPUs this needs libtpu, the compiler, but no TPU.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from trn_jax import recipe, train
+from trn_jax.data.views import View
+from trn_jax.devices import make_mesh, replicated, split_batch
+from trn_jax.errors import UserError
+from trn_jax.evaluate import score_clips
+from trn_jax.models import create_model
+
+# Memory of a chip in GiB (Google Cloud, "TPU versions").
+_TPU_MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+_USABLE = 0.95  # of the memory, as some is taken by the runtime
+_COLLECTIVES = re.compile(
+    r" = (?P<shapes>[^=]*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|"
+    r"collective-permute)(?P<start>-start)?\("
+)
+_COMMENT = re.compile(r"/\*.*?\*/")
+_SHAPE = re.compile(r"\b(?P<type>pred|[suf]\d+|bf16)\[(?P<sizes>[\d,]*)\]")
+_STEPS_PER_EPOCH = 1000  # the schedule of the learning rate does not change the cost of a step
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """A communication between chips.
+
+    Attributes:
+        kind: such as "all-reduce".
+        bytes: of its result on each chip.
+    """
+
+    kind: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a compiled step needs on each chip.
+
+    Attributes:
+        arguments: bytes of what it is given, the state and a part of the batch.
+        outputs: bytes of what it returns, without what takes the place of arguments.
+        temporary: bytes beside these.
+        code: bytes of the program.
+        flops: floating point operations, two for a multiply-add.
+        traffic: bytes read from and written to memory.
+        collectives: a list of `Collective`.
+    """
+
+    arguments: int
+    outputs: int
+    temporary: int
+    code: int
+    flops: float
+    traffic: float
+    collectives: list[Collective]
+
+    @property
+    def memory(self):
+        """All bytes together."""
+        return self.arguments + self.outputs + self.temporary + self.code
+
+
+def find_devices(topology):
+    """The devices of a topology, and the memory of each in bytes.
+
+    Args:
+        topology: such as "v5e:4x4", of TPUs; "cpu:8"; or "gpu", those that are here.
+
+    Returns:
+        A list of devices, which are only good for compiling unless they are here, and the bytes of
+        memory of each, or `None` if that is not known.
+
+    Raises:
+        UserError: there is no such topology, or what compiles for it is not installed.
+    """
+    kind, _, shape = topology.partition(":")
+    if kind == "cpu":
+        if not shape.isdecimal() or int(shape) < 1:
+            raise UserError(f"--topology={topology}: expected a number of devices, as in cpu:8")
+        with contextlib.suppress(RuntimeError):  # devices are in use, whose number is fixed
+            jax.config.update("jax_num_cpu_devices", int(shape))
+        devices = jax.devices("cpu")
+        if len(devices) < int(shape):
+            raise UserError(f"--topology={topology}: there are only {len(devices)} such devices")
+        return devices[: int(shape)], None
+    if topology == "gpu":
+        try:
+            devices = jax.devices("gpu")
+        except RuntimeError as error:
+            raise UserError(f"--topology=gpu: there is none here ({error})") from None
+        return devices, (devices[0].memory_stats() or {}).get("bytes_limit")
+    if kind not in _TPU_MEMORY or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        raise UserError(
+            f"--topology={topology!r} is not one of cpu:<devices>, gpu, or, for TPUs, "
+            f"<version>:<shape> with the versions {', '.join(_TPU_MEMORY)}, such as v5e:4x4 or "
+            "v5p:8x8x8"
+        )
+    jax.config.update("jax_platforms", "cpu")  # nothing runs on TPUs, if there are any
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--topology={topology}: the compiler for TPUs does not know it, or is not there "
+            f"({reason}); it comes with pip install 'trn_jax[plan]'"
+        ) from None
+    return list(found.devices), _TPU_MEMORY[kind] << 30
+
+
+def training_cost(config, devices):
+    """Compile the training step of a recipe.
+
+    Args:
+        config: see `trn_jax.config.base`.
+        devices: a list of devices, of which each takes the same part of the batch.
+
+    Returns:
+        The `Cost`.
+
+    Raises:
+        UserError: the batch cannot be cut over the devices, or does not fit into their memory.
+    """
+    mesh = make_mesh(devices)
+    recipe.check_batch(config, mesh.size)
+    rate = recipe.learning_rate(config, _STEPS_PER_EPOCH)
+    graph, optimizer, init = train.lay_out(
+        lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
+        lambda params: recipe.optimizer(config, params, rate),
+    )
+    step = train.jit_train_step(
+        mesh,
+        graph=graph,
+        optimizer=optimizer,
+        rate=rate,
+        seed=config.seed,
+        accumulation=config.train.accumulation,
+        skip_not_finite=recipe.skips_not_finite(config),
+    )
+    whole, split = replicated(mesh), split_batch(mesh)
+    state = jax.tree.map(partial(_abstract, sharding=whole), jax.eval_shape(init))
+    batch, view = config.train.batch, View(**config.data.train)
+    labels: tuple[tuple[int, ...], type] = ((batch,), jnp.int32)
+    if config.data.multi_label:
+        labels = (batch, config.model.num_classes), jnp.float32
+    clips = (batch, view.num_segments, view.crop_size, view.crop_size, 3)
+    arrays = {
+        "clip": jax.ShapeDtypeStruct(clips, jnp.uint8, sharding=split),
+        "label": jax.ShapeDtypeStruct(*labels, sharding=split),
+    }
+    return _cost(step.lower(state, arrays), f"a batch of {batch}")
+
+
+def evaluation_cost(config, device, view):
+    """Compile the scoring of `eval.max_views_per_step` clips of a `View` on one device."""
+    mesh = make_mesh([device])
+    model = nnx.eval_shape(lambda: create_model(**config.model, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(model)
+    whole, clips = replicated(mesh), config.eval.max_views_per_step
+    states = (jax.tree.map(partial(_abstract, sharding=whole), nnx.as_pure(state)),)
+    shape = (clips, view.num_segments, view.crop_size, view.crop_size, 3)
+    lowered = jax.jit(partial(score_clips, graph=graph)).lower(
+        states,
+        jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=whole),
+        jax.ShapeDtypeStruct((clips,), jnp.int32, sharding=whole),
+        jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole),
+    )
+    return _cost(lowered, f"eval.max_views_per_step={clips}")
+
+
+def _abstract(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _cost(lowered, what):
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        needed = re.search(r"Used (\S+) of (\S+) hbm", str(error))
+        told = f": it needs {needed[1]} of {needed[2]} per chip" if needed else ""
+        raise UserError(f"{what} does not fit into the memory{told}; take a smaller one") from None
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return Cost(
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        flops=cost.get("flops", math.nan),
+        traffic=cost.get("bytes accessed", math.nan),
+        collectives=list(collectives(compiled.as_text())),
+    )
+
+
+def collectives(program):
+    """The communications in the text of a compiled program, `Collective` by `Collective`."""
+    for found in _COLLECTIVES.finditer(_COMMENT.sub("", program)):
+        sizes = [_bytes(shape) for shape in _SHAPE.finditer(found["shapes"])]
+        if found["start"] and found["kind"] != "all-reduce":
+            sizes = sizes[len(sizes) // 2 :]  # operands, then results
+        yield Collective(found["kind"], sum(sizes))
+
+
+def _bytes(shape):
+    count = math.prod(int(size) for size in shape["sizes"].split(",") if size)
+    bits = re.search(r"\d+", shape["type"])
+    return count * (int(bits[0]) // 8 if bits else 1)
+
+
+def largest_batch(costs, memory, step):
+    """The largest global batch that fits, from the costs of two.
+
+    What a step needs grows with the batch in a straight line, but for what the compiler makes of
+    it.
+
+    Args:
+        costs: `{batch: Cost}` of two batches.
+        memory: bytes of a chip.
+        step: a batch has to be a multiple of it.
+
+    Returns:
+        The batch, 0 if none fits.
+    """
+    (small, low), (large, high) = sorted(costs.items())
+    slope = (high.memory - low.memory) / (large - small)
+    fixed = high.memory - slope * large
+    if slope <= 0:
+        return large
+    return max(0, int((_USABLE * memory - fixed) / slope) // step * step)
+
+
+def batch_step(config, num_devices):
+    """The number that a batch has to be a multiple of."""
+    parts = num_devices * config.train.accumulation
+    return math.lcm(parts, config.model.norm_group) if config.model.norm_group else parts
+
+
+def describe(config, topology):
+    """Compile the steps of a recipe for a topology, and say what they need: text.
+
+    Raises:
+        UserError: see `find_devices` and `training_cost`.
+    """
+    devices, memory = find_devices(topology)
+    step = batch_step(config, len(devices))
+    cost = training_cost(config, devices)
+    rows = [("training step", cost)]
+    lines = [
+        f"{config.model.name}, {config.train.batch} clips on {len(devices)} chips ({topology})"
+    ]
+    if memory:
+        lines += _fitting(config, devices, memory, step, cost)
+    names = recipe.protocol_names(config, "all")
+    for name in names:
+        rows.append(
+            (
+                f"evaluation, {name}",
+                evaluation_cost(config, devices[0], View(**config.protocols[name])),
+            )
+        )
+    header = ("arguments", "temporary", "code", "all", "GFLOP", "GB moved")
+    lines.append(f"{'GiB per chip':24}" + "".join(f"{text:>12}" for text in header))
+    for name, each in rows:
+        values = (each.arguments, each.temporary, each.code, each.memory)
+        cells = [f"{value / 2**30:.3f}" for value in values]
+        cells += [f"{each.flops / 1e9:,.1f}", f"{each.traffic / 1e9:,.2f}"]
+        lines.append(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells))
+    lines += _communication(cost)
+    return "\n".join(lines)
+
+
+def _fitting(config, devices, memory, step, cost):
+    lines = [f"{memory / 2**30:.1f} GiB of memory per chip"]
+    other = config.train.batch // 2 // step * step or config.train.batch + step
+    changed = config.copy_and_resolve_references()
+    changed.train.batch = other
+    found = {config.train.batch: cost, other: training_cost(changed, devices)}
+    largest = largest_batch(found, memory, step)
+    changed.train.batch = max(largest, step)
+    lines.append(
+        f"largest batch that fits: about {largest:,} clips, drawn out from batches of "
+        f"{' and '.join(f'{batch:,}' for batch in sorted(found))}; by the linear rule its learning "
+        f"rate is {config.optim.lr * max(largest, step) / config.optim.base_batch:g}"
+    )
+    return lines
+
+
+def _communication(cost):
+    if not cost.collectives:
+        return ["no communication between chips in a training step"]
+    kinds = dict.fromkeys(each.kind for each in cost.collectives)
+    lines = ["communication between chips in a training step, per chip:"]
+    for kind in kinds:
+        sizes = [each.bytes for each in cost.collectives if each.kind == kind]
+        lines.append(f"  {len(sizes)} x {kind}, {sum(sizes) / 1e6:.3f} MB")
+    return lines
