@@ -65,6 +65,7 @@ LAYERS = (
     ("trn_jax.progress",),
     ("trn_jax.evaluate", "trn_jax.predict"),
     ("trn_jax.train",),
+    ("trn_jax.plan",),
     ("trn_jax.main",),
     ("trn_jax.cli",),
     ("trn_jax",),

@@ -1,11 +1,15 @@
 """What a recipe needs on devices that are not here."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from test_main import RECIPE
 
 from trn_jax import create_model, plan
 from trn_jax.config import base
@@ -134,3 +138,42 @@ def test_tpus_that_are_not_here(config, topology):
     text = plan.describe(config, topology)
     assert "GiB of memory per chip" in text and "largest batch that fits: about " in text
     assert "all-reduce" in text and "all-gather" not in text
+
+
+def command(tmp_path, *flags):
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from trn_jax.cli import main; raise SystemExit(main())",
+            "plan",
+            *flags,
+        ],
+        env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.long
+def test_the_command(tmp_path):
+    done = command(tmp_path, "--config=recipe.py", "--topology=cpu:2", "--batch=16")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("trn_resnet10, 16 clips on 2 chips (cpu:2)\n")
+    assert "evaluation, accurate" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--topology=v5e:4x4"], "--config=<recipe> --topology=v5e:4x4"),
+        (["--config=recipe.py", "--topology=v5e"], "such as v5e:4x4 or v5p:8x8x8"),
+        (["--config=recipe.py", "--topology=cpu:3"], "train.batch=8 cannot be cut into 3 devices"),
+    ],
+)
+def test_bad_flags_are_explained(tmp_path, flags, message):
+    done = command(tmp_path, *flags)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr

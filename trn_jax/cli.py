@@ -7,6 +7,7 @@
     trn-jax prepare myvideos --to=data/mine
     trn-jax check --config=configs/trn_sthv1.py --config.data_dir=data/sthv1
     trn-jax records data/mine --to=data/records
+    trn-jax plan --config=configs/trn_sthv1.py --topology=v5e:4x4
 
 Training and evaluation are `python -m trn_jax.main`.
 """
@@ -26,7 +27,7 @@ def main(arguments=None):
     for add in _COMMANDS:
         add(commands)
     chosen, others = parser.parse_known_args(arguments)
-    if others and chosen.run is not _check:
+    if others and chosen.run not in (_check, _plan):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     chosen.recipe_flags = others
     return exit_status(lambda: chosen.run(chosen))
@@ -356,6 +357,28 @@ def _check(arguments):
     return check.report(findings, arguments.to)
 
 
+def _add_plan(commands):
+    parser = commands.add_parser(
+        "plan",
+        help="compile a recipe for devices that are not here: memory, operations, communication",
+        epilog="The recipe and its settings as in training: --config=<recipe> "
+        "--config.model.dtype=bfloat16. TPUs need pip install 'trn_jax[plan]', but no TPU; a large "
+        "network takes minutes.",
+    )
+    parser.add_argument("--topology", required=True, help="such as v5e:4x4 (TPUs), cpu:8 or gpu")
+    parser.add_argument("--batch", type=positive, help="clips per step; by default the recipe's")
+    parser.set_defaults(run=_plan)
+
+
+def _plan(arguments):
+    from trn_jax import main
+
+    flags = ["--mode=plan", f"--topology={arguments.topology}", *arguments.recipe_flags]
+    return main.run(
+        ["trn-jax plan", *flags, *([f"--batch={arguments.batch}"] if arguments.batch else [])]
+    )
+
+
 _COMMANDS = (
     _add_convert,
     _add_models,
@@ -364,4 +387,5 @@ _COMMANDS = (
     _add_prepare,
     _add_check,
     _add_records,
+    _add_plan,
 )

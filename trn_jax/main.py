@@ -4,7 +4,7 @@
 
 With `--mode=eval --checkpoint=runs/trn` a checkpoint is evaluated; `--config` is optional then,
 because checkpoints carry their configuration. With `--mode=check` all videos of the data set are
-looked at, and nothing is trained.
+looked at, and with `--mode=plan` the recipe is compiled for a topology; nothing is trained.
 
 On several hosts, every one of them runs the same command. In Slurm, Open MPI, Cloud TPU and
 Kubernetes they find each other; elsewhere each is told with `--coordinator=<host 0>:<port>
@@ -25,7 +25,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as confi
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, logs and results; with --mode=eval for results only."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "check"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "check", "plan"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "With --mode=eval: a checkpoint, or the working directory of a training."
 )
@@ -35,6 +35,12 @@ _PROTOCOL = flags.DEFINE_string(
 _DEEP = flags.DEFINE_bool("deep", False, "With --mode=check: decode all frames, not three a video.")
 _TO = flags.DEFINE_string(
     "to", "check", "With --mode=check: folder for the lists of what can be used and what not."
+)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "With --mode=plan: such as v5e:4x4 (TPUs), cpu:8 or gpu."
+)
+_BATCH = flags.DEFINE_integer(
+    "batch", None, "With --mode=plan: in place of train.batch.", lower_bound=1
 )
 _DUMP = flags.DEFINE_string(
     "dump",
@@ -63,6 +69,8 @@ def main(_):
     config = _config()
     if _MODE.value == "check":
         return _check(config)
+    if _MODE.value == "plan":
+        return _plan(config)
     if _MODE.value == "train":
         if config is None or not _WORKDIR.value:
             raise UserError(
@@ -117,6 +125,20 @@ def _check(config):
         num_threads=data.num_threads,
     )
     return check.report(findings, _TO.value)
+
+
+def _plan(config):
+    """Say what a recipe needs on the devices of a topology."""
+    from trn_jax.plan import describe
+
+    if config is None or not _TOPOLOGY.value:
+        raise UserError(
+            "a plan needs a recipe and a topology: --config=<recipe> --topology=v5e:4x4"
+        )
+    if _BATCH.value:
+        config.train.batch = _BATCH.value
+    print(describe(config, _TOPOLOGY.value))
+    return 0
 
 
 def _config():

@@ -24,6 +24,13 @@ from trn_jax.models import create_model
 
 # Memory of a chip in GiB (Google Cloud, "TPU versions").
 _TPU_MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+# The compiler looks for TPUs, and complains if it does not find any; several may compile at a time.
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 _USABLE = 0.95  # of the memory, as some is taken by the runtime
 _COLLECTIVES = re.compile(
     r" = (?P<shapes>[^=]*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|"
@@ -111,7 +118,8 @@ def find_devices(topology):
             "v5p:8x8x8"
         )
     jax.config.update("jax_platforms", "cpu")  # nothing runs on TPUs, if there are any
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    for name, value in _NO_TPU.items():
+        os.environ.setdefault(name, value)
     from jax.experimental import topologies
 
     try:
