@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from trn_jax import checkpoint, convert, evaluate, recipe
@@ -245,7 +244,7 @@ def train(config, workdir):
         workdir: receives the checkpoints, logs and results.
 
     Returns:
-        The exit status: 0, or `INTERRUPTED` after SIGTERM, on all hosts if one of them got it.
+        The exit status: 0, or `INTERRUPTED` after SIGTERM.
 
     Raises:
         UserError: something in the configuration, the data or the working directory is wrong.
@@ -375,7 +374,7 @@ class _Loop:
                 self._batches[step] = np.array(rest["example"])
                 self._reporter.step()
                 self._note(rest["problems"])
-                self.stopped_by = stop.before(step + 1)
+                self.stopped_by = stop.name  # read once: the signal may come at any moment
                 self._between(step, state)
                 if self.stopped_by:
                     break
@@ -544,42 +543,20 @@ def say(text):
 
 
 class _StopSignal:
-    """Remembers that SIGTERM (or the first Ctrl-C) came, so that the loop can save and end.
-
-    On several hosts it may come to one of them, and all must end after the same step. The runtime
-    of JAX has its own handler of SIGTERM: it tells the other hosts, in the background, and they
-    agree on a step that none of them has begun. That takes about a second, and the loop no time.
-    """
+    """Remembers that SIGTERM (or the first Ctrl-C) came, so that the loop can save and end."""
 
     def __init__(self):
-        self._name = ""
-        self._several = jax.process_count() > 1
+        self.name = ""
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT,) if self._several else (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number, _):
-        if self._name and number == signal.SIGINT:
+        if self.name and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: do not wait for the save
-        self._name = signal.Signals(number).name
-        if self._several:
-            os.kill(os.getpid(), signal.SIGTERM)  # for the runtime, which tells the others
-
-    def before(self, step):
-        """The name of the signal if the loop is to end before `step`, else "".
-
-        To be called once before every step, on all hosts.
-        """
-        if not self._several:
-            return self._name
-        if not multihost_utils.reached_preemption_sync_point(step):
-            return ""
-        return self._name or "SIGTERM"
+        self.name = signal.Signals(number).name
 
     def restore(self):
-        """From now on, signals end the process."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._several and self._before:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
