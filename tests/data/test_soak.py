@@ -59,5 +59,6 @@ def test_loaders_stay_as_large_as_they_are(root, kind, num_batches):
     resident, threads, files = zip(*json.loads(done.stdout), strict=True)
     assert len(resident) == 9
     assert max(resident[4:]) < 1.02 * max(resident[1:4])  # kilobytes
-    assert max(threads[4:]) <= max(threads[1:4])
-    assert max(files[4:]) <= max(files[1:4])
+    # At any moment one may be coming or going; what leaks stays.
+    assert min(threads[4:]) <= max(threads[1:4])
+    assert min(files[4:]) <= max(files[1:4])
