@@ -57,7 +57,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from trn_jax import create_model, evaluate, list_models, recipe, train
+from trn_jax import create_model, evaluate, list_models, recipe, train_step
 from trn_jax.config import base
 from trn_jax.data import augment, pipeline
 from trn_jax.data.views import View
@@ -219,13 +219,13 @@ class Stepper:
 
     def __init__(self, config: ConfigDict, mesh: Mesh, num_videos: int):
         rate = recipe.learning_rate(config, num_videos / config.train.batch)
-        self.graph, optimizer, self.state = train.init_state(
+        self.graph, optimizer, self.state = train_step.init_state(
             lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
             lambda params: recipe.optimizer(config, params, rate),
             mesh,
         )
         self._mesh = mesh
-        self._step = train.jit_train_step(
+        self._step = train_step.jit_train_step(
             mesh,
             graph=self.graph,
             optimizer=optimizer,
@@ -236,7 +236,7 @@ class Stepper:
 
     def load(self, state_dict: dict[str, np.ndarray]) -> None:
         """Start from foreign weights, see `trn_jax.convert`."""
-        self.state = train.load_weights(self.graph, self.state, state_dict, self._mesh)
+        self.state = train_step.load_weights(self.graph, self.state, state_dict, self._mesh)
 
     def __call__(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
         """Take one step per batch, and wait for the last; returns its scalars."""

@@ -245,14 +245,14 @@ from flax import nnx
 config, out, host, hosts, address = json.loads(sys.argv[1])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, hosts, host)
-from trn_jax import create_model, evaluate, recipe, train
+from trn_jax import create_model, evaluate, recipe, train_step
 from trn_jax.devices import make_mesh
 
 settings = recipe.from_dict(config)
 mesh = make_mesh()
 assert (mesh.size, jax.local_device_count()) == (4, 2)
 rate = recipe.learning_rate(settings, 10)
-graph, _, state = train.init_state(
+graph, _, state = train_step.init_state(
     lambda: create_model(**settings.model, rngs=nnx.Rngs(0)),
     lambda params: recipe.optimizer(settings, params, rate),
     mesh,

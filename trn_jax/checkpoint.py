@@ -21,12 +21,11 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers as policies
 
-from trn_jax import __version__, checksums, hosts
+from trn_jax import __version__, checksums, damage
 from trn_jax.devices import make_mesh, replicated
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, first_line
 from trn_jax.models import create_model
 
-_ITEMS = ("about", "model", "optimizer")
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"  # of no use here, and rewritten in the last moment
 
 
@@ -48,7 +47,7 @@ class Checkpoints:
 
     def __init__(self, directory, *, keep, about, best="top1"):
         self.directory = pathlib.Path(directory).absolute()
-        self.set_aside = _set_damaged_aside(self.directory)
+        self.set_aside = damage.set_aside(self.directory)
         self._about = about | _origin()
         self._saving = None
         kept = [policies.LatestN(keep), _Best(self.directory, best)]
@@ -125,7 +124,7 @@ class Checkpoints:
             left = "no good one exists" if good is None else f"the last good one is step {good}"
             raise UserError(
                 f"a checkpoint could not be written to {self.directory}: "
-                f"{_first_line(error)}; {left}. Make room or mend the disk, then "
+                f"{first_line(error)}; {left}. Make room or mend the disk, then "
                 "run the same command again to go on from there"
             ) from error
 
@@ -154,7 +153,7 @@ class _Best(policies.PreservationPolicy):
             metrics = checkpoint.metrics
             if metrics is None:
                 try:
-                    metrics = _read_json(self._directory / str(step))["metrics"]
+                    metrics = damage.read_json(self._directory / str(step))["metrics"]
                 except Exception:
                     return -math.inf  # it is being written, without metrics; or it is damaged
             self._values[step] = metrics.get(self._metric, -math.inf)
@@ -163,117 +162,6 @@ class _Best(policies.PreservationPolicy):
 
 def _origin():
     return {"version": __version__, "checksums": checksums.NAME}
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-# Damage ------------------------------------------------------------------------------------------
-
-
-def damage(directory, items=_ITEMS):
-    """What is wrong with the files of a checkpoint, or "".
-
-    Args:
-        directory: folder of the checkpoint.
-        items: those of its items that are looked at, besides `about`.
-    """
-    items = dict.fromkeys(("about", *items))
-    if (directory / checksums.NAME).exists():
-        found = checksums.problems(directory, items)
-    else:
-        found = [f"{item} is missing" for item in items if not (directory / item).is_dir()]
-    if not found:
-        try:
-            expected = _read_json(directory).get("checksums")
-        except Exception as error:
-            return f"about cannot be read ({_first_line(error)})"
-        if expected and not (directory / expected).exists():
-            found = [f"{expected} is missing"]
-    more = f" and {len(found) - 2} more" if len(found) > 3 else ""
-    return ", ".join(found[: 2 if more else 3]) + more
-
-
-def _set_damaged_aside(directory):
-    """Give the damaged ones another name until the newest checkpoint is an intact one.
-
-    Process 0 does it; the others wait, and then look at the newest one themselves.
-
-    Returns:
-        Messages about what was found and done.
-
-    Raises:
-        UserError: none is intact; on every process.
-    """
-    try:
-        return _rename_damaged(directory) if jax.process_index() == 0 else []
-    finally:
-        hosts.wait_for_all()
-        if jax.process_index() and _steps(directory):
-            check(directory / str(max(_steps(directory))))
-
-
-def _rename_damaged(directory):
-    damaged, intact = {}, None
-    for step in sorted(_steps(directory), reverse=True):
-        problem = damage(directory / str(step))
-        if not problem:
-            intact = step
-            break
-        damaged[step] = problem
-    if damaged and intact is None:
-        found = "".join(f"\n  {step}: {problem}" for step, problem in damaged.items())
-        raise UserError(
-            f"there is no intact checkpoint in {directory} to go on from:{found}\nBring back a "
-            "copy of one of them, or choose another --workdir to begin anew"
-        )
-    return [
-        f"the checkpoint of step {step} is damaged: {problem}; it is now called "
-        f"{_rename(directory / str(step)).name}, and the training goes on from step {intact}"
-        for step, problem in damaged.items()
-    ]
-
-
-def _rename(folder):
-    """Call a damaged checkpoint something that nobody takes for a checkpoint."""
-    name, number = folder.with_name(f"{folder.name}.damaged"), 1
-    while name.exists():
-        number += 1
-        name = folder.with_name(f"{folder.name}.damaged-{number}")
-    try:
-        return folder.rename(name)
-    except OSError as error:
-        raise UserError(
-            f"the checkpoint {folder} is damaged and cannot be renamed to {name.name}: "
-            f"{error.strerror}; move it elsewhere to go on from the one before"
-        ) from None
-
-
-def _steps(directory):
-    """The numbers that folders in `directory` have for names."""
-    if not directory.is_dir():
-        return []
-    return [int(entry.name) for entry in directory.iterdir() if _is_step(entry)]
-
-
-def _is_step(folder):
-    return folder.name.isdecimal() and folder.name == str(int(folder.name)) and folder.is_dir()
-
-
-def check(directory, items=_ITEMS):
-    """Raise `UserError` if the files of a checkpoint are damaged, see `damage`."""
-    problem = damage(directory, items)
-    if not problem:
-        return
-    older = []
-    if _is_step(directory):
-        older = [step for step in _steps(directory.parent) if step < int(directory.name)]
-    other = f"{directory.parent / str(max(older))}" if older else "a copy of it"
-    raise UserError(f"the checkpoint {directory} is damaged: {problem}; take {other} instead")
-
-
-# Contents ----------------------------------------------------------------------------------------
 
 
 def named(tree):
@@ -306,7 +194,7 @@ def _read(directory, item, target):
             stored = checkpointer.metadata(directory / item).item_metadata.tree
         except Exception as error:
             raise UserError(
-                f"{directory} is not a checkpoint of trn_jax: {_first_line(error)}"
+                f"{directory} is not a checkpoint of trn_jax: {first_line(error)}"
             ) from None
         problems = [f"missing {name}" for name in target if name not in stored]
         problems += [f"unexpected {name}" for name in stored if name not in target]
@@ -325,7 +213,7 @@ def _read(directory, item, target):
             return checkpointer.restore(directory / item, args=ocp.args.StandardRestore(target))
         except Exception as error:
             raise UserError(
-                f"the checkpoint {directory} cannot be read: {_first_line(error)}; it may be "
+                f"the checkpoint {directory} cannot be read: {first_line(error)}; it may be "
                 "damaged. Move it elsewhere and take the one before"
             ) from error
 
@@ -370,7 +258,8 @@ def save_model(directory, model, about, *, check=None):
 def find(path):
     """The folder of a checkpoint: `path` itself, or the newest one of a working directory.
 
-    The newest one may be damaged (see `check`): another one is never taken in its place unasked.
+    The newest one may be damaged (see `damage.check`): another one is never taken in its place
+    unasked.
 
     Raises:
         UserError: there is none.
@@ -381,7 +270,7 @@ def find(path):
             return candidate
         steps = [
             step
-            for step in _steps(candidate)
+            for step in damage.steps(candidate)
             if candidate.name == "checkpoints" or _is_checkpoint(candidate / str(step))
         ]
         if steps:
@@ -403,13 +292,8 @@ def read_about(directory):
     Raises:
         UserError: it is damaged.
     """
-    check(directory, ())
-    return _read_json(directory)
-
-
-def _read_json(directory):
-    # By the handler itself: with a `Checkpointer` around it, hosts would wait for each other.
-    return ocp.JsonCheckpointHandler().restore(directory / "about")
+    damage.check(directory, ())
+    return damage.read_json(directory)
 
 
 def load_model(path, *, mesh=None, **overrides):
@@ -428,8 +312,8 @@ def load_model(path, *, mesh=None, **overrides):
         UserError: there is no checkpoint, it is damaged, or it does not fit its own description.
     """
     directory = find(path)
-    check(directory, ("model",))
-    about = _read_json(directory)
+    damage.check(directory, ("model",))
+    about = damage.read_json(directory)
     model = nnx.eval_shape(lambda: create_model(**about["config"]["model"] | overrides))
     graph, state = nnx.split(model)
     sharding = replicated(make_mesh() if mesh is None else mesh)

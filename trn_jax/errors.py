@@ -7,3 +7,8 @@ class UserError(ValueError):
     The message says what was wrong, what was found, what was expected and what to do next.
     Command-line programs print it without a traceback and exit with status 2.
     """
+
+
+def first_line(error):
+    """What an error says first, or, if it says nothing, its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax import recipe, train
+from trn_jax import recipe, train_step
 from trn_jax.data.views import View
 from trn_jax.devices import make_mesh, replicated, split_batch
 from trn_jax.errors import UserError
@@ -149,11 +149,11 @@ def training_cost(config, devices):
     mesh = make_mesh(devices)
     recipe.check_batch(config, mesh.size)
     rate = recipe.learning_rate(config, _STEPS_PER_EPOCH)
-    graph, optimizer, init = train.lay_out(
+    graph, optimizer, init = train_step.lay_out(
         lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
         lambda params: recipe.optimizer(config, params, rate),
     )
-    step = train.jit_train_step(
+    step = train_step.jit_train_step(
         mesh,
         graph=graph,
         optimizer=optimizer,

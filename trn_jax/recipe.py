@@ -243,7 +243,7 @@ def optimizer(config, params, rate):
 
 
 def loss_options(config, data):
-    """Arguments for `train.classification_loss`.
+    """Arguments for `train_step.classification_loss`.
 
     Raises:
         UserError: values that do not exist, or mean nothing for these labels.

@@ -1,0 +1,116 @@
+"""Checkpoints that were damaged after they were written: found, named, set aside."""
+
+import jax
+import orbax.checkpoint as ocp
+
+from trn_jax import checksums, hosts
+from trn_jax.errors import UserError, first_line
+
+ITEMS = ("about", "model", "optimizer")
+
+
+def problem(directory, items=ITEMS):
+    """What is wrong with the files of a checkpoint, or "".
+
+    Args:
+        directory: folder of the checkpoint.
+        items: those of its items that are looked at, besides `about`.
+    """
+    items = dict.fromkeys(("about", *items))
+    if (directory / checksums.NAME).exists():
+        found = checksums.problems(directory, items)
+    else:
+        found = [f"{item} is missing" for item in items if not (directory / item).is_dir()]
+    if not found:
+        try:
+            expected = read_json(directory).get("checksums")
+        except Exception as error:
+            return f"about cannot be read ({first_line(error)})"
+        if expected and not (directory / expected).exists():
+            found = [f"{expected} is missing"]
+    more = f" and {len(found) - 2} more" if len(found) > 3 else ""
+    return ", ".join(found[: 2 if more else 3]) + more
+
+
+def set_aside(directory):
+    """Give the damaged ones another name until the newest checkpoint is an intact one.
+
+    Process 0 does it; the others wait, and then look at the newest one themselves.
+
+    Returns:
+        Messages about what was found and done.
+
+    Raises:
+        UserError: none is intact; on every process.
+    """
+    try:
+        return _rename_damaged(directory) if jax.process_index() == 0 else []
+    finally:
+        hosts.wait_for_all()
+        if jax.process_index() and steps(directory):
+            check(directory / str(max(steps(directory))))
+
+
+def _rename_damaged(directory):
+    damaged, intact = {}, None
+    for step in sorted(steps(directory), reverse=True):
+        found = problem(directory / str(step))
+        if not found:
+            intact = step
+            break
+        damaged[step] = found
+    if damaged and intact is None:
+        told = "".join(f"\n  {step}: {found}" for step, found in damaged.items())
+        raise UserError(
+            f"there is no intact checkpoint in {directory} to go on from:{told}\nBring back a "
+            "copy of one of them, or choose another --workdir to begin anew"
+        )
+    return [
+        f"the checkpoint of step {step} is damaged: {found}; it is now called "
+        f"{_rename(directory / str(step)).name}, and the training goes on from step {intact}"
+        for step, found in damaged.items()
+    ]
+
+
+def _rename(folder):
+    """Call a damaged checkpoint something that nobody takes for a checkpoint."""
+    name, number = folder.with_name(f"{folder.name}.damaged"), 1
+    while name.exists():
+        number += 1
+        name = folder.with_name(f"{folder.name}.damaged-{number}")
+    try:
+        return folder.rename(name)
+    except OSError as error:
+        raise UserError(
+            f"the checkpoint {folder} is damaged and cannot be renamed to {name.name}: "
+            f"{error.strerror}; move it elsewhere to go on from the one before"
+        ) from None
+
+
+def steps(directory):
+    """The steps of the checkpoints in `directory`: the numbers that folders have for names."""
+    if not directory.is_dir():
+        return []
+    return [int(entry.name) for entry in directory.iterdir() if _is_step(entry)]
+
+
+def _is_step(folder):
+    return folder.name.isdecimal() and folder.name == str(int(folder.name)) and folder.is_dir()
+
+
+def check(directory, items=ITEMS):
+    """Raise `UserError` if the files of a checkpoint are damaged, see `problem`."""
+    found = problem(directory, items)
+    if not found:
+        return
+    older = []
+    if _is_step(directory):
+        older = [step for step in steps(directory.parent) if step < int(directory.name)]
+    other = f"{directory.parent / str(max(older))}" if older else "a copy of it"
+    raise UserError(f"the checkpoint {directory} is damaged: {found}; take {other} instead")
+
+
+def read_json(directory):
+    """What a checkpoint says about itself, a dict."""
+    # By the handler itself: with a `Checkpointer` around it, hosts would wait for each other.
+    return ocp.JsonCheckpointHandler().restore(directory / "about")

@@ -1,0 +1,240 @@
+"""One step of training on the devices: its state, its loss, and how both begin."""
+
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from trn_jax import convert
+from trn_jax.devices import replicated, split_batch
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+        step: number of steps taken, which is also the number of the next global batch.
+        params: trainable parameters.
+        stats: running statistics of the batch norms.
+        fixed: frozen parameters.
+        opt_state: state of the optimizer.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    stats: nnx.State
+    fixed: nnx.State
+    opt_state: optax.OptState
+
+    @property
+    def model(self):
+        """The states that, with the graph definition, make up the model."""
+        return self.params, self.stats, self.fixed
+
+
+def classification_loss(logits, labels, *, weight=1.0, label_smoothing=0.0, class_weights=None):
+    """The mean loss of a batch.
+
+    Args:
+        logits: `[batch, classes]`.
+        labels: `[batch]` for the softmax cross-entropy of one label per clip, or `[batch, classes]`
+            of 0 and 1 for the binary cross-entropy of every class by itself, a mean over them too
+            (`BCELossWithLogits` of mmaction2).
+        weight: factor of the loss.
+        label_smoothing: share of a label that is spread over all classes (Szegedy et al.,
+            "Rethinking the Inception Architecture for Computer Vision", 2016); of one label per
+            clip.
+        class_weights: a factor per class, for the clips that have it.
+    """
+    if labels.ndim > 1:
+        losses = optax.sigmoid_binary_cross_entropy(logits, labels)
+    elif label_smoothing:
+        targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if class_weights is not None:
+        factors = jnp.asarray(class_weights, losses.dtype)
+        losses *= factors if labels.ndim > 1 else factors[labels]
+    return weight * losses.mean()
+
+
+def train_step(
+    state,
+    batch,
+    *,
+    graph,
+    optimizer,
+    rate,
+    seed,
+    accumulation=1,
+    loss=classification_loss,
+    skip_not_finite=False,
+    mesh,
+):
+    """Take one step of SGD.
+
+    The random numbers of a step follow from `(seed, step)` and from each clip's number in the
+    global batch; batch statistics are those of groups of clips. The outcome therefore depends
+    neither on the number of devices nor on `accumulation` (up to rounding).
+
+    Args:
+        state: a `TrainState`, donated by the caller.
+        batch: `clip` uint8 `[batch, segments, height, width, 3]` and `label`, `[batch]` or, of
+            several labels per clip, `[batch, classes]` of 0 and 1.
+        graph: the structure of the model.
+        optimizer: an optax transformation.
+        rate: learning rate as a function of the step, for the log.
+        seed: of the step's random numbers.
+        accumulation: number of parts that the batch is computed in, one after the other.
+        loss: function of logits and labels, a mean over the clips.
+        skip_not_finite: if the loss or the norm of the gradient is not finite, leave parameters,
+            statistics and momentum as they are. The step counts all the same, so that random
+            numbers and learning rate remain those of the step.
+        mesh: the devices that the batch is cut over.
+
+    Returns:
+        The new state, and the scalars `loss`, `top1`, `grad_norm` (before clipping) and `lr`.
+        `top1` is the share of the clips whose highest score is that of (one of) their labels.
+        With `skip_not_finite` also `skipped`, 1 if the step was, else 0.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    dropout_key, relations_key = jax.random.split(key)
+
+    def loss_fn(params, clips, labels, clip_index):
+        model = nnx.merge(graph, params, state.stats, state.fixed)
+        rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
+        logits, auxiliary = model.outputs(clips, train=True, rngs=rngs, clip_index=clip_index)
+        value = loss(logits, labels)
+        if auxiliary is not None:
+            value += model.neck.auxiliary_weight * loss(auxiliary, labels)
+        if labels.ndim == 1:
+            right = jnp.argmax(logits, axis=-1) == labels
+        else:
+            own = jnp.where(labels > 0, logits, -jnp.inf)
+            right = own.max(axis=-1) == logits.max(axis=-1)
+        top1 = jnp.mean(right, dtype=value.dtype)
+        return value, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
+
+    def part_of_step(_, part):
+        return None, jax.value_and_grad(loss_fn, has_aux=True)(state.params, *part)
+
+    clips, labels = batch["clip"], batch["label"]
+    parts = (clips, labels, jnp.arange(len(labels)))
+    if accumulation == 1:
+        _, ((value, (top1, stats)), grads) = part_of_step(None, parts)
+    else:
+        parts = jax.tree.map(lambda x: _cut(x, accumulation, mesh), parts)
+        _, outcomes = jax.lax.scan(part_of_step, None, parts)
+        (value, (top1, stats)), grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), outcomes)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    scalars = {
+        "loss": value,
+        "top1": top1,
+        "grad_norm": optax.tree.norm(grads),
+        "lr": rate(state.step),
+    }
+    params = optax.apply_updates(state.params, updates)
+    after = dict(params=params, stats=stats, opt_state=opt_state)
+    if skip_not_finite:
+        # A branch behind a barrier: a choice element by element would be fused with the update, and
+        # round otherwise. So the numbers of a training without NaN are the same, bit for bit.
+        after, scalars = jax.lax.optimization_barrier((after, scalars))
+        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
+        before = {name: getattr(state, name) for name in after}
+        after = jax.lax.cond(finite, lambda after, _: after, _only_counters, after, before)
+        scalars["skipped"] = jnp.where(finite, 0, 1)
+    return state.replace(step=state.step + 1, **after), scalars
+
+
+def _only_counters(after, before):
+    """The state before a step, but with the counters, the only integers in it, after the step."""
+    return jax.tree.map(
+        lambda new, old: new if jnp.issubdtype(new.dtype, jnp.integer) else old, after, before
+    )
+
+
+@jax.jit
+def all_finite(tree):
+    """Whether all numbers of a pytree of arrays are finite, a bool array."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _cut(x, accumulation, mesh):
+    """Cut `[batch, ...]` into `[accumulation, batch / accumulation, ...]`.
+
+    Every device cuts its own rows, so that nothing travels between devices.
+    """
+    rows = x.reshape(mesh.size, accumulation, -1, *x.shape[1:])
+    parts = rows.swapaxes(0, 1).reshape(accumulation, -1, *x.shape[1:])
+    sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return jax.lax.with_sharding_constraint(parts, sharding)
+
+
+def jit_train_step(mesh, **kwargs):
+    """Compile `train_step` for `mesh`: state replicated and donated, batch cut over the devices."""
+    whole = replicated(mesh)
+    return jax.jit(
+        partial(train_step, mesh=mesh, **kwargs),
+        in_shardings=(whole, split_batch(mesh)),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def lay_out(make_model, make_optimizer):
+    """Make a plan of a training, without computing anything.
+
+    Args:
+        make_model: function without arguments that returns a `Recognizer`.
+        make_optimizer: function of the trainable parameters (or their shapes).
+
+    Returns:
+        The graph definition, the optimizer, and a function that draws a `TrainState`.
+    """
+    graph, *abstract = nnx.split(nnx.eval_shape(make_model), nnx.Param, nnx.BatchStat, ...)
+    optimizer = make_optimizer(nnx.as_pure(abstract[0]))
+
+    def init():
+        _, *states = nnx.split(make_model(), nnx.Param, nnx.BatchStat, ...)
+        params, stats, fixed = nnx.as_pure(tuple(states))
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, fixed, optimizer.init(params))
+
+    return graph, optimizer, init
+
+
+def init_state(make_model, make_optimizer, mesh):
+    """Draw a model and lay it out on the devices of `mesh`.
+
+    Returns:
+        The graph definition, the optimizer, and a `TrainState`; see `lay_out`.
+    """
+    graph, optimizer, init = lay_out(make_model, make_optimizer)
+    return graph, optimizer, jax.jit(init, out_shardings=replicated(mesh))()
+
+
+def load_weights(graph, state, weights, mesh, **options):
+    """Begin with foreign weights.
+
+    Args:
+        graph: the structure of the model.
+        state: a `TrainState`.
+        weights: `{name: array}`, see `trn_jax.convert`.
+        mesh: the devices.
+        **options: of `convert.load_state_dict`.
+
+    Returns:
+        The new state.
+    """
+    model = nnx.merge(graph, *state.model)
+    convert.load_state_dict(model, weights, **options)
+    _, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    # Laid out as a step leaves them, so that nothing is compiled again after the first one.
+    params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), replicated(mesh))
+    return state.replace(params=params, stats=stats, fixed=fixed)
