@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import json
 import os
-import pathlib
 import re
 import shutil
 import socket
@@ -13,9 +12,8 @@ import sys
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from test_main import write_frames
+from several_hosts import REPOSITORY, command, environment, losses, make_tree, parameters
 
 from trn_jax import checkpoint, hosts, recipe, train
 from trn_jax.config import base
@@ -228,56 +226,12 @@ def test_hosts_with_unequal_numbers_of_devices_are_refused():
 
 # The same training on 2 hosts x 4 devices, 1 x 8 and 1 x 1
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
-RECIPE = """
-from trn_jax.config import base, view
-
-
-def get_config():
-    config = base(dataset="frames", model="trn_resnet10", num_classes=4)
-    config.model.update(width=2, num_segments=3, norm_group=2, dtype="float64")
-    frames = dict(num_segments=3, short_side=16, crop_size=16)
-    config.data.train.update(frames, flip_rate=0.5)
-    config.data.val.update(frames)
-    config.data.num_threads = 2
-    config.train.update(batch=32, epochs=9.0, steps=5)
-    config.train.update(log_every=1, eval_every=0.0, checkpoint_every=3)
-    config.optim.update(lr=0.05, clip_norm=5.0)
-    config.protocols.efficient = view(**frames)
-    return config
-"""
-
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    """A recipe and 24 + 7 clips of random frames."""
     folder = tmp_path_factory.mktemp("hosts")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 7)):
-        lines = []
-        for index in range(count):
-            num_frames = 2 + index % 5
-            write_frames(folder / "data/rawframes" / f"{split}{index}", num_frames, rng)
-            lines.append(f"{split}{index} {num_frames} {index % 4}\n")
-        (folder / f"data/{split}_list.txt").write_text("".join(lines))
-    (folder / "data/label_map.txt").write_text("a\nb\nc\nd\n")
-    (folder / "recipe.py").write_text(RECIPE)
+    make_tree(folder)
     return folder
-
-
-def command(tree, workdir, *flags):
-    """Train on two processes of four devices each."""
-    launch = [sys.executable, "scripts/launch_local.py", "--hosts=2", "--devices-per-host=4", "--"]
-    return [
-        *launch,
-        *(sys.executable, "-m", "trn_jax.main", f"--config={tree}/recipe.py"),
-        *(f"--config.data_dir={tree}/data", f"--workdir={tree}/{workdir}", *flags),
-    ]
-
-
-def environment():
-    found = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": str(REPOSITORY)}
-    return found | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 def train_on_two_hosts(tree, workdir, *flags):
@@ -306,24 +260,6 @@ def train_here(tree, workdir, monkeypatch, *, num_devices):
         assert train.train(config, str(tree / workdir)) == 0
     finally:
         jax.config.update("jax_enable_x64", before)
-
-
-def losses(folder):
-    entries = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [entry["loss"] for entry in entries if entry["group"] == "train"]
-
-
-def parameters(workdir):
-    """All arrays of the newest checkpoint, as they were stored, whatever devices they lay on."""
-    found = {}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        for item in ("model", "optimizer"):
-            folder = checkpoint.find(workdir) / item
-            names = reader.metadata(folder).item_metadata.tree
-            kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
-            found |= {f"{item}/{name}": value for name, value in tree.items()}
-    return found
 
 
 def assert_same(folder, other):

@@ -95,15 +95,17 @@ class Evaluator:
         graph: the structure of the model.
         multi_label: whether videos have several labels each.
         max_views: clips that are scored at a time; rounded up to a multiple of the devices.
+        alive: called whenever clips have been scored.
 
     Raises:
         UserError: `max_views` is not positive.
     """
 
-    def __init__(self, graph, *, multi_label=False, max_views=16):
+    def __init__(self, graph, *, multi_label=False, max_views=16, alive=lambda: None):
         if max_views < 1:
             raise UserError(f"eval.max_views_per_step={max_views} must be at least 1")
         self._graph = graph
+        self._alive = alive
         self._mesh = make_mesh(jax.local_devices())
         self._num_clips = -(-max_views // self._mesh.size) * self._mesh.size
         self._multi_label = multi_label
@@ -206,6 +208,7 @@ class Evaluator:
                     running.append((logits, rest["rows"], mirrored))
                     if len(running) > _STEPS_AHEAD:
                         merger.add(*running.popleft())
+                        self._alive()
         finally:
             prefetch.close()
         for scored in running:

@@ -9,12 +9,14 @@ import os
 import socket
 import sys
 import threading
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax._src import distributed  # the register has no public name
 from jax._src.clusters import ClusterEnv  # the public `initialize` does not tell how many there are
 
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, first_line
 
 _VARIABLES = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")  # in place of the flags
 _EXAMPLE = "--coordinator=10.0.0.1:8476 --num_hosts=2 --host=0"
@@ -154,6 +156,9 @@ def _join(told, *, timeout, **options):
     clock.daemon = True
     clock.start()
     try:
+        # Notices are for `trn_jax.watchdog`: Orbax asks the service of the runtime about steps of
+        # its own, and what is agreed on there can be a step that the training never asks about.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(initialization_timeout=timeout + 60, **options)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
@@ -172,6 +177,40 @@ def _give_up(told, timeout):
         flush=True,
     )
     os._exit(2)
+
+
+class RegisterGone(Exception):
+    """Host 0, which keeps the register, does not answer."""
+
+
+class Register:
+    """Texts that all hosts can write and read, as long as host 0 lives.
+
+    Args:
+        folder: what their names begin with.
+    """
+
+    def __init__(self, folder):
+        self._folder = folder
+        self._client: Any = distributed.global_state.client
+
+    def write(self, name, text):
+        """Write a text, in place of the one of that name."""
+        with self._explained():
+            self._client.key_value_set(f"{self._folder}/{name}", text, allow_overwrite=True)
+
+    def read(self, folder):
+        """All texts below a folder, `{name: text}`."""
+        with self._explained():
+            found = self._client.key_value_dir_get(f"{self._folder}/{folder}/")
+        return {name.rpartition("/")[2]: text for name, text in found}
+
+    @contextlib.contextmanager
+    def _explained(self):
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            raise RegisterGone(first_line(error)) from None
 
 
 def wait_for_all(seconds=_PATIENCE):

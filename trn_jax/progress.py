@@ -29,10 +29,12 @@ class StepMeter:
 
     Args:
         batch: clips per step.
+        finished: called by that thread whenever a step has finished.
     """
 
-    def __init__(self, batch):
+    def __init__(self, batch, *, finished=lambda: None):
         self._batch = batch
+        self._finished = finished
         self._fetcher = ThreadPoolExecutor(1, "fetch-scalars")
         self.restart()
 
@@ -42,7 +44,7 @@ class StepMeter:
 
     def add(self, asked, arrived, scalars):
         """Note a step: when its batch was asked for and arrived, and its (unfinished) scalars."""
-        finished = self._fetcher.submit(_fetch, scalars)
+        finished = self._fetcher.submit(self._fetch, scalars)
         self._interval.steps.append((asked, arrived, finished))
 
     def summary(self):
@@ -72,6 +74,11 @@ class StepMeter:
         }
         return summary, fetched
 
+    def _fetch(self, scalars):
+        values = jax.device_get(scalars)
+        self._finished()
+        return time.perf_counter(), values
+
     def close(self):
         """Stop the thread."""
         self._fetcher.shutdown()
@@ -83,11 +90,6 @@ def _means(scalars):
     if "skipped" in means:
         means["skipped"] = sum(int(step["skipped"]) for step in scalars)
     return means
-
-
-def _fetch(scalars):
-    values = jax.device_get(scalars)
-    return time.perf_counter(), values
 
 
 class Reporter:

@@ -26,6 +26,7 @@ from trn_jax.train_step import (
     jit_train_step,
     load_weights,
 )
+from trn_jax.watchdog import Watchdog
 from trn_jax.workdir import check_workdir, describe_workdir
 
 _LONG_WAIT = 0.25  # share of the time in which the devices have nothing to do
@@ -40,7 +41,7 @@ def train(config, workdir):
         workdir: receives the checkpoints, logs and results.
 
     Returns:
-        The exit status: 0, or `INTERRUPTED` after SIGTERM.
+        The exit status: 0, or `INTERRUPTED` after SIGTERM, on all hosts if one of them got it.
 
     Raises:
         UserError: something in the configuration, the data or the working directory is wrong.
@@ -84,33 +85,28 @@ def train(config, workdir):
         loss=partial(classification_loss, **recipe.loss_options(config, data)),
         skip_not_finite=skip_not_finite,
     )
-    evaluator = evaluate.Evaluator(
-        graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
-    )
-    loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step)
-    loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
-    state = loop.run(step_fn, state, mesh)
-    checkpoints.close()
-    if loop.problems:
-        say(f"{len(loop.problems)} videos could not be read and were replaced:")
-        say("\n".join(f"  {problem}" for problem in sorted(loop.problems)))
-    if loop.skipped:
-        shown = ", ".join(map(str, loop.skipped[:20])) + (" ..." if len(loop.skipped) > 20 else "")
-        say(
-            f"{len(loop.skipped)} steps were skipped, because their loss or gradient was not "
-            f"finite: {shown}"
+    with Watchdog(config.train.step_timeout, first_step=first_step) as watchdog:
+        evaluator = evaluate.Evaluator(
+            graph,
+            multi_label=data.multi_label,
+            max_views=config.eval.max_views_per_step,
+            alive=watchdog.alive,
         )
-    if loop.stopped_by:
-        say(
-            f"stopped by {loop.stopped_by} after step {int(state.step)}; the same command goes on "
-            "from there"
+        loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step, watchdog)
+        loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
+        state = loop.run(step_fn, state, mesh)
+        watchdog.note("the last save")
+        checkpoints.close()
+        for text in loop.last_lines(int(state.step)):
+            say(text)
+        if loop.stopped_by:
+            return INTERRUPTED
+        watchdog.note("the last evaluation")
+        newest = checkpoint.find(workdir)
+        results = evaluator.run_protocols(
+            data, config, state.model, newest, loop.num_steps, list(config.protocols)
         )
-        return INTERRUPTED
-    newest = checkpoint.find(workdir)
-    results = evaluator.run_protocols(
-        data, config, state.model, newest, loop.num_steps, list(config.protocols)
-    )
-    evaluate.write_results(results, os.path.join(workdir, "results"))
+        evaluate.write_results(results, os.path.join(workdir, "results"))
     return 0
 
 
@@ -124,6 +120,7 @@ class _Loop:
         evaluator: an `evaluate.Evaluator`.
         checkpoints: the `Checkpoints` to save to.
         first_step: number of steps taken before.
+        watchdog: the `Watchdog` that is to know what goes on.
 
     Attributes:
         num_steps: number of steps of the whole training.
@@ -132,13 +129,14 @@ class _Loop:
         stopped_by: name of the signal that ended the loop before its time, or "".
     """
 
-    def __init__(self, config, workdir, data, evaluator, checkpoints, first_step):
+    def __init__(self, config, workdir, data, evaluator, checkpoints, first_step, watchdog):
         self._config = config
         self._workdir = workdir
         self._data = data
         self._evaluator = evaluator
         self._checkpoints = checkpoints
         self._first_step = first_step
+        self._watchdog = watchdog
         self._steps_per_epoch = len(data.train_records) / config.train.batch
         self._eval_steps = round(config.train.eval_every * self._steps_per_epoch)
         self.num_steps = config.train.steps or round(config.train.epochs * self._steps_per_epoch)
@@ -147,7 +145,7 @@ class _Loop:
         self.stopped_by = ""
         self._advice = _advice(data.files)
         self._batches: dict[int, np.ndarray] = {}  # examples of the steps since the last log line
-        self._meter = StepMeter(config.train.batch)
+        self._meter = StepMeter(config.train.batch, finished=watchdog.alive)
         self._reporter = Reporter(
             workdir,
             first_step=first_step,
@@ -158,28 +156,49 @@ class _Loop:
 
     def run(self, step_fn, state, mesh):
         """Go on to the last step, or to the next signal to stop; returns the last state."""
-        stop = _StopSignal()
+        watchdog = self._watchdog
+        signals = _StopSignals(watchdog.stop)
         batches = DevicePrefetch(self._data.train_batches(self._first_step), mesh)
         try:
             for step in range(self._first_step + 1, self.num_steps + 1):
+                watchdog.note(f"step {step}, waiting for its clips")
                 asked = time.perf_counter()
                 arrays, rest = next(batches)
                 arrived = time.perf_counter()
+                watchdog.note(f"step {step}")
                 state, scalars = step_fn(state, arrays)
                 self._meter.add(asked, arrived, scalars)
                 self._batches[step] = np.array(rest["example"])
                 self._reporter.step()
                 self._note(rest["problems"])
-                self.stopped_by = stop.name  # read once: the signal may come at any moment
+                self.stopped_by = watchdog.ends_before(step + 1)
                 self._between(step, state)
                 if self.stopped_by:
                     break
         finally:
-            stop.restore()
+            signals.restore()
             batches.close()
             self._meter.close()
             self._reporter.close()
         return state
+
+    def last_lines(self, step):
+        """What is to be said of a training that has ended after `step`."""
+        if self.problems:
+            yield f"{len(self.problems)} videos could not be read and were replaced:"
+            yield "\n".join(f"  {problem}" for problem in sorted(self.problems))
+        if self.skipped:
+            more = " ..." if len(self.skipped) > 20 else ""
+            shown = ", ".join(map(str, self.skipped[:20])) + more
+            yield (
+                f"{len(self.skipped)} steps were skipped, because their loss or gradient was not "
+                f"finite: {shown}"
+            )
+        if self.stopped_by:
+            yield (
+                f"stopped by {self.stopped_by} after step {step}; the same command goes "
+                "on from there"
+            )
 
     def _note(self, problems):
         for problem in set(problems) - self.problems:
@@ -199,11 +218,13 @@ class _Loop:
             self._stop(step, "parameters, statistics or momentum are not finite after")
         metrics = None
         if evaluates and not self.stopped_by:
+            self._watchdog.note(f"the evaluation after step {step}")
             views = {"val": self._config.data.val}
             metrics = self._evaluator.run(self._data, views, state.model)["val"]["metrics"]
             self._reporter.write(step, "val", metrics)
             self.say(f"step {step}  val  " + _percentages(metrics))
         if saves:
+            self._watchdog.note(f"the save after step {step}")
             # The next batch is asked for after this: what is saved is the state between steps.
             self._checkpoints.save(step, state.model, state.opt_state, metrics=metrics)
             self._meter.restart()
@@ -317,21 +338,24 @@ def say(text):
         print(text, file=sys.stderr, flush=True)
 
 
-class _StopSignal:
-    """Remembers that SIGTERM (or the first Ctrl-C) came, so that the loop can save and end."""
+class _StopSignals:
+    """Calls `notice` with the name of SIGTERM, or of the first Ctrl-C, when it comes."""
 
-    def __init__(self):
-        self.name = ""
+    def __init__(self, notice):
+        self._notice = notice
+        self._noticed = False
         self._before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number, _):
-        if self.name and number == signal.SIGINT:
+        if self._noticed and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: do not wait for the save
-        self.name = signal.Signals(number).name
+        self._noticed = True
+        self._notice(signal.Signals(number).name)
 
     def restore(self):
+        """From now on, signals do what they did before."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -27,6 +27,7 @@ _FREE_KEYS = (
     "train.keep",
     "train.log_every",
     "train.on_nan",
+    "train.step_timeout",
     "train.steps",
 )
 

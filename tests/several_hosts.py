@@ -1,0 +1,78 @@
+"""A small training as the command that people type, on several processes of this machine."""
+
+import json
+import os
+import pathlib
+import sys
+
+import numpy as np
+import orbax.checkpoint as ocp
+from test_main import write_frames
+
+from trn_jax import checkpoint
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+RECIPE = """
+from trn_jax.config import base, view
+
+
+def get_config():
+    config = base(dataset="frames", model="trn_resnet10", num_classes=4)
+    config.model.update(width=2, num_segments=3, norm_group=2, dtype="float64")
+    frames = dict(num_segments=3, short_side=16, crop_size=16)
+    config.data.train.update(frames, flip_rate=0.5)
+    config.data.val.update(frames)
+    config.data.num_threads = 2
+    config.train.update(batch=32, epochs=9.0, steps=5)
+    config.train.update(log_every=1, eval_every=0.0, checkpoint_every=3)
+    config.optim.update(lr=0.05, clip_norm=5.0)
+    config.protocols.efficient = view(**frames)
+    return config
+"""
+
+
+def make_tree(folder):
+    """Write a recipe and 24 + 7 clips of random frames."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 7)):
+        lines = []
+        for index in range(count):
+            num_frames = 2 + index % 5
+            write_frames(folder / "data/rawframes" / f"{split}{index}", num_frames, rng)
+            lines.append(f"{split}{index} {num_frames} {index % 4}\n")
+        (folder / f"data/{split}_list.txt").write_text("".join(lines))
+    (folder / "data/label_map.txt").write_text("a\nb\nc\nd\n")
+    (folder / "recipe.py").write_text(RECIPE)
+
+
+def command(tree, workdir, *flags, devices=4, launch=()):
+    """Train on two processes of four devices each."""
+    return [
+        *(sys.executable, "scripts/launch_local.py", "--hosts=2", f"--devices-per-host={devices}"),
+        *(*launch, "--"),
+        *(sys.executable, "-m", "trn_jax.main", f"--config={tree}/recipe.py"),
+        *(f"--config.data_dir={tree}/data", f"--workdir={tree}/{workdir}", *flags),
+    ]
+
+
+def environment():
+    found = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": str(REPOSITORY)}
+    return found | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+def losses(folder):
+    entries = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [entry["loss"] for entry in entries if entry["group"] == "train"]
+
+
+def parameters(workdir):
+    """All arrays of the newest checkpoint, as they were stored, whatever devices they lay on."""
+    found = {}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        for item in ("model", "optimizer"):
+            folder = checkpoint.find(workdir) / item
+            names = reader.metadata(folder).item_metadata.tree
+            kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+            found |= {f"{item}/{name}": value for name, value in tree.items()}
+    return found

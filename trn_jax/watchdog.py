@@ -1,0 +1,318 @@
+"""Watches over the steps of a training: none takes for ever, and all hosts end after the same one.
+
+When a host dies, or hangs, the others wait for it inside of a collective operation, from which
+nothing calls them back. When one gets a notice that it is to end, it must not end alone. So every
+host runs threads beside its training, which tell the others through the register of the JAX runtime
+what it is doing.
+"""
+
+import contextlib
+import dataclasses
+import faulthandler
+import os
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import jax
+
+from trn_jax import hosts
+from trn_jax.errors import UserError, first_line
+
+STUCK = 76  # exit status when nothing happens any more: the same command goes on from there
+_TICK = 0.25  # seconds between two looks
+_TELL = 2.0  # seconds between two signs of life of a host; less if the limit is short
+_SILENCE = 60.0  # seconds without one after which a host is taken for dead
+_SHORTEST = 10  # seconds that a limit has at least
+_FIRST = 5  # times the limit for the first step, which is compiled
+_LAST_WORDS = """
+import signal, sys
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)  # it ends with the other process
+words = ""
+for words in sys.stdin:
+    pass
+sys.stderr.write(words.lstrip())
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sign:
+    """A sign of life of another host.
+
+    Attributes:
+        number: of the sign; the next one has another.
+        count: of what has happened there.
+        doing: what it was doing.
+        heard: when it was heard, by the clock of the host that heard it.
+    """
+
+    number: str
+    count: str
+    doing: str
+    heard: float
+
+
+class Watchdog:
+    """Ends this process when nothing happens any more, and agrees with the other hosts on the end.
+
+    Something happens where `note` or `alive` is called, on whichever host. If nothing did for so
+    long, or if another host does not even show signs of life, every host says what it and the
+    others are doing and where its threads are, and ends with the status `STUCK`. Time in which this
+    process was stopped itself, or the machine slept, does not count. If this process is killed
+    before it can say anything, as the runtime of JAX does when host 0 is gone, the last words are
+    said by another one.
+
+    To be used in a `with` statement around the training, on all hosts.
+
+    Args:
+        timeout: seconds after which that is so (`train.step_timeout`), five times as many before
+            anything was finished, because the first step is compiled; 0: never.
+        first_step: number of steps that were taken before.
+
+    Raises:
+        UserError: the timeout is too short.
+    """
+
+    def __init__(self, timeout, *, first_step=0):
+        if timeout and timeout < _SHORTEST:
+            raise UserError(
+                f"train.step_timeout={timeout:g}: expected at least {_SHORTEST} seconds, or 0 to "
+                "wait for ever"
+            )
+        self._timeout = timeout
+        self._tell = min(_TELL, timeout / 10) if timeout else _TELL
+        self._host, self._num_hosts = jax.process_index(), jax.process_count()
+        self._register = hosts.Register("trn_jax/watchdog") if self._num_hosts > 1 else None
+        self._doing = "the start"
+        self._count = 0  # of what happened here
+        self._started = False  # whether something was finished here
+        self._signs: dict[int, _Sign] = {}  # of the other hosts, the latest of each
+        self._clock = 0.0  # seconds in which this process ran
+        self._happened = 0.0  # when something happened anywhere, by that clock
+        self._answered = 0.0  # when the register did
+        self._changed = threading.Condition()
+        self._begun = first_step + 1  # the step that this host is bound to take
+        self._notice = ""  # that came to this host
+        self._holds = False  # no further step is begun until all hosts have agreed
+        self._agreed: tuple[int, str] | None = None  # the last step, and the notice
+        self._closed = threading.Event()
+        self._well = False  # whether it was closed without an error
+        self._last_words = _LastWords()
+        self._threads = [threading.Thread(target=self._watch, name="watchdog", daemon=True)]
+        if self._register:
+            talk = partial(self._talk, self._register)
+            self._threads.append(threading.Thread(target=talk, name="hosts", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, _, error, traceback):
+        if self._register and isinstance(error, jax.errors.JaxRuntimeError):
+            # Where a collective operation fails at once, it is told who is gone, if anybody is.
+            time.sleep(5 * self._tell)
+            if self._silent(4 * self._tell):
+                self._end(f"a step failed ({first_line(error)})")
+        self._well = error is None
+        self._closed.set()
+        for thread in self._threads:
+            thread.join(4 * _TICK)  # one may be waiting for a register that is gone
+        self._last_words.close()
+
+    def note(self, doing):
+        """Something happened: from now on it is `doing`, such as "step 12, waiting for clips"."""
+        self._doing = doing
+        self._count += 1
+        self._happened = self._clock
+
+    def alive(self):
+        """Something was finished, such as a step; from any thread."""
+        self._started = True
+        self._count += 1
+        self._happened = self._clock
+
+    # The end of all hosts
+
+    def stop(self, notice):
+        """Ask all hosts to end after the same step, because of `notice`, the name of a signal."""
+        self._notice = self._notice or notice
+
+    def ends_before(self, step):
+        """The notice because of which all hosts are to end before `step`, or "".
+
+        To be called once for every step, in order, on all hosts, before anything that they do
+        together between the step before and this one. Costs nothing, but for the moment after a
+        notice in which the hosts tell each other which steps they are bound to take.
+        """
+        with self._changed:
+            if not self._register:
+                return self._notice
+            while self._holds and self._agreed is None:
+                self._changed.wait()
+            if self._agreed and step > self._agreed[0]:
+                return self._agreed[1]
+            self._begun = step
+            return ""
+
+    def _agree(self, register):
+        """After a notice, begin no more steps, tell which was begun, and end after the last one.
+
+        A thread does this: the loop may be waiting for the results of a step that another host has
+        not begun yet, and which that one will begin only when it knows that this host has.
+        """
+        if self._agreed:
+            return
+        said = register.read("stop")
+        if not self._holds and (said or self._notice):
+            with self._changed:
+                self._holds = True
+                begun = self._begun
+            register.write(f"stop/{self._host}", f"{begun} {self._notice}")
+            said = register.read("stop")
+        if len(said) == self._num_hosts:
+            steps, notices = zip(*(text.split(" ") for text in said.values()), strict=True)
+            with self._changed:
+                self._agreed = max(map(int, steps)), max(notices)
+                self._changed.notify_all()
+
+    # Signs of life
+
+    def _talk(self, register):
+        """Tell the others, and listen to them; the register may not answer, but `_watch` sees."""
+        told = heard = -2 * _TELL
+        while not self._closed.wait(_TICK):
+            with contextlib.suppress(hosts.RegisterGone):
+                self._agree(register)
+                if self._clock - told >= self._tell:
+                    told = self._clock
+                    text = f"{told:.2f} {self._count} {self._doing}"
+                    register.write(f"life/{self._host}", text)
+                if self._clock - heard >= self._tell:
+                    heard = self._clock
+                    self._listen(register)
+                self._answered = self._clock
+        if self._well:
+            with contextlib.suppress(hosts.RegisterGone):
+                register.write(f"life/{self._host}", "")  # nobody is to wait for more
+
+    def _listen(self, register):
+        for name, text in register.read("life").items():
+            host = int(name)
+            if host == self._host:
+                continue
+            if not text:
+                self._signs.pop(host, None)
+                continue
+            number, count, doing = text.split(" ", 2)
+            before = self._signs.get(host)
+            if before is None or before.count != count:
+                self._happened = self._clock
+            if before is None or before.number != number:
+                self._signs = self._signs | {host: _Sign(number, count, doing, self._clock)}
+
+    def _watch(self):
+        # What happens on the others is known so much later.
+        late = 3 * self._tell if self._register else 0.0
+        limit = self._timeout - late
+        before = time.monotonic()
+        while not self._closed.wait(_TICK):
+            now = time.monotonic()
+            self._clock += min(now - before, 4 * _TICK)  # if it was more, this process was stopped
+            before = now
+            self._last_words.change(self._farewell())
+            patience = limit if self._started else _FIRST * limit
+            stuck = self._clock - self._happened > patience
+            if self._timeout and (stuck or self._silent(min(_SILENCE, limit))):
+                told = f"{self._timeout:g} s (train.step_timeout; 0: none)"
+                self._end(f"nothing goes on; the limit is {told}")
+
+    def _silent(self, seconds):
+        """Whether another host, or the register, has not been heard of for so long."""
+        heard = [sign.heard for sign in self._signs.values()]
+        if self._register:
+            heard.append(self._answered)
+        return any(self._clock - when > seconds for when in heard)
+
+    def _end(self, why):
+        """Say what is known, and end this process."""
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        told = [f"error: {why}. Above is where the threads are", *self._report(), self._again()]
+        print("\n".join(told), file=sys.stderr, flush=True)
+        self._last_words.close()
+        if self._register and self._host == 0:
+            # The register ends with this process, and the runtime then ends the other hosts, which
+            # have something to say as well.
+            time.sleep(2 * self._tell)
+        os._exit(STUCK)
+
+    def _report(self):
+        """What this host and the others are doing, a line each."""
+        if not self._register:
+            return [f"in {self._doing}, for {self._clock - self._happened:.0f} s"]
+        silent = self._clock - self._answered
+        lines = [f"host {self._host} is in {self._doing}"]
+        if silent > 4 * self._tell:
+            lines.append(
+                f"host 0 has not answered for {silent:.0f} s, so that the others are not heard of: "
+                "it has died or been stopped, or the network has failed"
+            )
+            return lines
+        for host, sign in sorted(self._signs.items()):
+            gone = self._clock - sign.heard
+            if gone > 4 * self._tell:
+                lines.append(
+                    f"host {host} has not been heard of for {gone:.0f} s, when it was in "
+                    f"{sign.doing}: it has died or been stopped, or the network has failed"
+                )
+            else:
+                lines.append(f"host {host} is in {sign.doing}")
+        return lines
+
+    def _again(self):
+        where = " on all hosts" if self._register else ""
+        return f"The same command{where} goes on from the last checkpoint"
+
+    def _farewell(self):
+        """What is said if this process is killed."""
+        if not self._register:
+            return f"killed in {self._doing}, perhaps for lack of memory. {self._again()}"
+        return (
+            f"host {self._host} was killed in {self._doing}: by the runtime of JAX, because host "
+            "0 is gone or it has missed another one (see above), or by somebody else. "
+            f"{self._again()}"
+        )
+
+
+class _LastWords:
+    """A process that says something when this one has been killed, and ends with it."""
+
+    def __init__(self):
+        self._words = ""
+        reader, writer = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _LAST_WORDS],
+            stdin=reader,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # what is sent to the group of this process is not for it
+        )
+        os.close(reader)
+        self._pipe = os.fdopen(writer, "w")
+
+    def change(self, words):
+        """Say these words, a line, in place of those before."""
+        if words != self._words:
+            self._words = words
+            with contextlib.suppress(OSError, ValueError):  # it was killed; or is closed
+                self._pipe.write(f"{words}\n")
+                self._pipe.flush()
+
+    def close(self):
+        """Say nothing."""
+        self.change("")
+        with contextlib.suppress(OSError):
+            self._pipe.close()
+        self._process.wait()
