@@ -1,0 +1,139 @@
+"""The files that start a training on clusters, as far as that can be seen without one."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from trn_jax import hosts, main
+
+LAUNCH = pathlib.Path(__file__).parent.parent / "scripts/launch"
+AGAIN = LAUNCH / "again.sh"
+# Counts how often it was run, and ends with the next of the statuses that it is given.
+COUNT = """
+import pathlib, sys
+file, *statuses = sys.argv[1:]
+count = len(pathlib.Path(file).read_text()) if pathlib.Path(file).exists() else 0
+pathlib.Path(file).write_text("x" * (count + 1))
+sys.exit(int(statuses[count]))
+"""
+
+
+def run_again(tmp_path, *statuses, **variables):
+    """The exit status of a command run by `again.sh`, what that says, and how often it was run."""
+    file = tmp_path / "count"
+    done = subprocess.run(
+        ["bash", AGAIN, sys.executable, "-S", "-c", COUNT, file, *map(str, statuses)],
+        env=os.environ | {"PAUSE": "0"} | variables,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stderr, len(file.read_text())
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "runs"),
+    [((0,), 0, 1), ((2,), 2, 1), ((76, 1, 0), 0, 3), ((75, 2), 2, 2), ((1, 1, 1, 5, 0), 5, 4)],
+)
+def test_a_command_is_run_again_until_it_is_done(tmp_path, statuses, status, runs):
+    found, said, count = run_again(tmp_path, *statuses, RESTARTS="3")
+    assert (found, count) == (status, runs)
+    assert said.count("again.sh: exit status") == runs - 1
+
+
+def test_a_command_that_is_asked_to_end_is_not_run_again(tmp_path):
+    """It gets the signal, has the time that it needs, and its status is passed on."""
+    script = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(75)))\n"
+        "print('here', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        ["bash", AGAIN, sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "here\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == ""  # not a second time
+    assert process.returncode == 75
+
+
+def test_again_without_a_command_says_what_is_missing():
+    done = subprocess.run(["bash", AGAIN], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "give the command to run" in done.stderr
+
+
+def flags_in(text):
+    return set(re.findall(r"--(config|workdir|mode|coordinator|num_hosts|host)\b", text))
+
+
+def test_the_job_set_starts_hosts_that_find_each_other():
+    job_set = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    (replicated,) = job_set["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    given = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert set(given) == set(hosts._VARIABLES)
+    assert job["completions"] == job["parallelism"] == int(given["TRN_JAX_NUM_HOSTS"])
+    # The name of a pod of a JobSet: <set>-<job>-<replica>-<number>.<set>
+    name = job_set["metadata"]["name"]
+    coordinator = f"{name}-{replicated['name']}-0-0.{name}:8476"
+    assert given["TRN_JAX_COORDINATOR"] == coordinator
+    assert hosts._given(coordinator, 2, 1) == (coordinator, 2, 1)
+    failures = job["podFailurePolicy"]["rules"]
+    assert failures[0]["onExitCodes"]["containerName"] == container["name"]
+    assert container["command"][:3] == ["python", "-m", "trn_jax.main"]
+    assert flags_in(" ".join(container["command"])) == {"config", "workdir"}
+    assert (LAUNCH.parent.parent / "configs/tsm_k400.py").exists()
+    assert main._WORKDIR.name == "workdir"
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.name)
+def test_shell_files_can_be_read_and_run(path):
+    subprocess.run(["bash", "-n", path], check=True)
+    assert os.access(path, os.X_OK)
+
+
+def test_slurm_puts_an_interrupted_job_back(tmp_path):
+    """With stand-ins for the programs of Slurm."""
+    for name, script in {
+        "srun": 'echo "srun $*" >>"$LOG"; exit "$STATUS"',
+        "scontrol": 'echo "scontrol $*" >>"$LOG"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    log = tmp_path / "log"
+    for status in (0, 2, 75, 76):
+        log.write_text("")
+        variables = {"LOG": str(log), "STATUS": str(status), "SLURM_JOB_ID": "7"}
+        variables["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+        command = ["bash", LAUNCH / "slurm.sh", "--config=c.py", "--workdir=w w"]
+        done = subprocess.run(command, env=os.environ | variables)
+        assert done.returncode == status
+        run, *rest = log.read_text().splitlines()
+        assert run.endswith("again.sh python -m trn_jax.main --config=c.py --workdir=w w")
+        assert rest == (["scontrol requeue 7"] if status == 75 else [])
+
+
+def test_the_tpu_command_reaches_all_hosts_whole(tmp_path):
+    (tmp_path / "gcloud").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "gcloud").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", LAUNCH / "tpu.sh", "pod", "europe-west4-a", "--config=c.py", "--workdir=a b"]
+    told = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    lines = told.stdout.splitlines()
+    assert lines[:7] == [
+        *("compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=europe-west4-a", "--worker=all")
+    ]
+    assert lines[7].endswith(r"python3 -m trn_jax.main --config=c.py --workdir=a\ b")
+    wrong = subprocess.run([*command[:2], "pod"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "expected <name of the TPU> <zone>" in wrong.stderr
