@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from test_main import RECIPE, write_frames
+from small_training import write_frames
+from test_main import RECIPE
 
 from trn_jax import checkpoint, checksums, train
 from trn_jax.errors import UserError

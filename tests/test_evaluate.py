@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_main import write_frames
+from small_training import write_frames
 
 from trn_jax import config as configuration
 from trn_jax import create_model, evaluate, recipe

@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from several_hosts import REPOSITORY, command, environment, losses, make_tree, parameters
+from small_training import REPOSITORY, command, environment, losses, make_tree, parameters
 
 from trn_jax import checkpoint, hosts, recipe, train
 from trn_jax.config import base

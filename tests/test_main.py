@@ -15,15 +15,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-import simplejpeg
 from flax import nnx
+from small_training import REPOSITORY, assert_identical, make_tree, parameters
 from test_convert import weights_of
 
 from trn_jax import checkpoint, create_model, recipe, scores, train
 from trn_jax.config import base
 from trn_jax.errors import UserError
-
-REPOSITORY = pathlib.Path(__file__).parent.parent
 
 # A recipe of seconds: 16 classes of the synthetic data set, a ResNet-10 of 4 channels.
 RECIPE = """
@@ -47,28 +45,11 @@ def get_config():
 """
 
 
-def write_frames(folder, num_frames, rng, *, size=(36, 40)):
-    folder.mkdir(parents=True)
-    for number in range(1, num_frames + 1):
-        pixels = rng.integers(0, 256, (*size, 3), np.uint8)
-        (folder / f"{number:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
-
-
 @pytest.fixture
 def tree(tmp_path):
     """A recipe and a data set of 24 + 10 clips of random frames, some shorter than a clip."""
-    rng = np.random.default_rng(0)
-    data = tmp_path / "data"
-    for split, count in (("train", 24), ("val", 10)):
-        lines = []
-        for index in range(count):
-            num_frames = 2 + index % 5
-            write_frames(data / "rawframes" / f"{split}{index}", num_frames, rng)
-            lines.append(f"{split}{index} {num_frames} {index % 4}\n")
-        (data / f"{split}_list.txt").write_text("".join(lines))
     names = ["Waving left", "Waving right", "Nodding", "Nothing"]
-    (data / "label_map.txt").write_text("".join(f"{name}\n" for name in names))
-    (tmp_path / "recipe.py").write_text(RECIPE)
+    make_tree(tmp_path, RECIPE, num_val=10, class_names=names)
     return tmp_path
 
 
@@ -104,32 +85,20 @@ def run(tree, *flags, num_devices=1, **kwargs):
     )
 
 
-def parameters(workdir):
-    """All arrays of the newest checkpoint, model and optimizer."""
-    import orbax.checkpoint as ocp
-
-    found = {}
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        for item in ("model", "optimizer"):
-            tree = reader.restore(checkpoint.find(workdir) / item)
-            found |= {f"{item}/{name}": np.asarray(value) for name, value in tree.items()}
-    return found
-
-
-def assert_equal(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
 def test_train_evaluate_and_reports(tree):
     done = run(tree, num_devices=2)
     assert done.returncode == 0, done.stderr
     workdir = tree / "run"
     assert "Waving left <-> Waving right" in done.stderr
     assert "waiting for data" in done.stderr
+    assert re.search(
+        r"\n12 steps in 0:0\d:\d\d, \S+ s each: devices busy \d+ %, waiting", done.stderr
+    )
     assert "efficient" in done.stdout
     entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    (spent,) = (entry for entry in entries if entry["group"] == "run")
+    assert spent["step"] == spent["steps"] == 12
+    assert 0 < spent["devices_busy"] + spent["data_wait"] <= 1
     train = [entry for entry in entries if entry["group"] == "train"]
     assert [entry["step"] for entry in train] == [2, 3, 4, 6, 8, 9, 10, 12]
     assert {"loss", "top1", "lr", "grad_norm", "clips_per_second", "data_wait"} <= train[0].keys()
@@ -221,7 +190,7 @@ def kill_and_resume(tree, *, kills, seed, flags=()):
     final = run(tree, *flags, workdir="killed")
     assert final.returncode == 0, final.stderr
     assert "resuming after step" in final.stderr
-    assert_equal(parameters(tree / "killed"), parameters(tree / "whole"))
+    assert_identical(parameters(tree / "killed"), parameters(tree / "whole"))
     logs = [
         [json.loads(line) for line in (tree / workdir / "metrics.jsonl").read_text().splitlines()]
         for workdir in ("whole", "killed")
@@ -321,7 +290,22 @@ def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch)
     assert dispatched == 12
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(("steps", "recorded"), [("2:3", "2 to 3"), ("4:99", ""), ("99:100", None)])
+def test_steps_are_recorded_for_xprof(tree, steps, recorded):
+    """Also if the training ends before the last of them."""
+    flags = ("--config.train.steps=5", "--config.train.eval_every=0", f"--profile_steps={steps}")
+    done = run(tree, *flags)
+    assert done.returncode == 0, done.stderr
+    found = list((tree / "run/profile").rglob("*.xplane.pb"))
+    assert len(found) == (recorded is not None)
+    assert (f"steps {recorded} are recorded in {tree}/run/profile" in done.stderr) == bool(recorded)
+
+
 BAD_FLAGS = {
+    "no range of steps": (["--profile_steps=5"], "--profile_steps=5 is not <first step>:<last"),
+    "a range that ends first": (["--profile_steps=5:2"], "such as 10:15"),
+    "too short a limit": (["--config.train.step_timeout=3"], "expected at least 10 seconds"),
     "unknown key": (["--config.model.depht=50"], "depht"),
     "wrong type": (["--config.train.batch=many"], "batch"),
     "missing recipe": (["--config=nowhere.py"], "nowhere.py"),

@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_main import write_frames
+from small_training import write_frames
 
 from trn_jax import checkpoint, config, evaluate, recipe, scores, train, train_step
 from trn_jax.errors import UserError

@@ -12,7 +12,14 @@ import time
 import jax
 import numpy as np
 import pytest
-from several_hosts import REPOSITORY, command, environment, make_tree, parameters
+from small_training import (
+    REPOSITORY,
+    assert_identical,
+    command,
+    environment,
+    make_tree,
+    parameters,
+)
 
 from trn_jax import checkpoint, hosts, train, watchdog
 from trn_jax.errors import UserError
@@ -266,12 +273,6 @@ def undisturbed(tree):
     said = listen(launcher)
     assert launcher.returncode == 0, said
     return parameters(tree / "undisturbed")
-
-
-def assert_identical(found, expected):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.mark.long

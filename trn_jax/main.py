@@ -48,6 +48,11 @@ _DUMP = flags.DEFINE_string(
     "With --mode=eval: file for the scores of every video, .npz, .json, .pkl (as mmaction2) or "
     ".torch.pkl (for its tools); several protocols have one each, <name>_<protocol>.<format>.",
 )
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "In training: record these steps for XProf in <workdir>/profile, such as 10:15, both included.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "On several hosts: <name or address of host 0>:<port>."
 )
@@ -79,8 +84,9 @@ def main(_):
             )
         if _DUMP.value:
             raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
+        profile_steps = _profile_steps(_PROFILE_STEPS.value)
         _bring_hosts_together()
-        return train(config, _WORKDIR.value)
+        return train(config, _WORKDIR.value, profile_steps=profile_steps)
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
     _bring_hosts_together()
@@ -92,6 +98,19 @@ def main(_):
         dump=_DUMP.value,
     )
     return 0
+
+
+def _profile_steps(text):
+    """`"10:15"` -> `(10, 15)`."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    first, last = map(int, found.groups()) if found else (0, 0)
+    if not 0 < first <= last:
+        raise UserError(
+            f"--profile_steps={text} is not <first step>:<last step>, counted from 1, such as 10:15"
+        )
+    return first, last
 
 
 def _bring_hosts_together():

@@ -36,6 +36,7 @@ class StepMeter:
         self._batch = batch
         self._finished = finished
         self._fetcher = ThreadPoolExecutor(1, "fetch-scalars")
+        self._spent: list[np.ndarray] = []  # steps, seconds computing and waiting: at first, later
         self.restart()
 
     def restart(self):
@@ -67,12 +68,39 @@ class StepMeter:
             fetched.append(scalars)
         elapsed = free - interval.start
         self._interval = _Interval([], free)
+        spent = np.array([len(fetched), elapsed - waited, waited])
+        self._spent = (
+            [*self._spent, spent]
+            if len(self._spent) < 2
+            else [
+                self._spent[0],
+                self._spent[1] + spent,
+            ]
+        )
         summary = _means(fetched) | {
             "lr": float(fetched[-1]["lr"]),
             "clips_per_second": self._batch * len(fetched) / elapsed,
             "data_wait": waited / elapsed,
         }
         return summary, fetched
+
+    def whole(self, seconds):
+        """How a run of so many seconds spent its time.
+
+        Returns:
+            A dict of the number of `steps`; of the `seconds_per_step`, without those of the first
+            interval, in which the step is compiled, if there are others; and of the shares of the
+            time in which the devices computed, `devices_busy`, and waited for data, `data_wait`.
+            What is left went into evaluations, saves and the start.
+        """
+        steps, busy, waited = np.sum(self._spent, axis=0)
+        later_steps, *later = self._spent[-1]
+        return {
+            "steps": int(steps),
+            "seconds_per_step": float(sum(later) / later_steps),
+            "devices_busy": float(busy / seconds),
+            "data_wait": float(waited / seconds),
+        }
 
     def _fetch(self, scalars):
         values = jax.device_get(scalars)
@@ -149,6 +177,48 @@ class Reporter:
             self._bar.close()
             self._events.close()
             self._file.close()
+
+
+class Profile:
+    """Records what devices and threads do in some steps of a training, for XProf.
+
+    Args:
+        steps: the first and the last one, or `None`.
+        folder: where the recording goes.
+    """
+
+    def __init__(self, steps, folder):
+        self._steps = steps
+        self._folder = folder
+        self._runs = False
+
+    def before(self, step):
+        """Begin to record, if this is the first of the steps."""
+        if self._steps and step == self._steps[0]:
+            jax.profiler.start_trace(self._folder)
+            self._runs = True
+
+    def after(self, step, results):
+        """Wait for the results of a step, and end, if it is the last one.
+
+        Returns:
+            A message about where the recording is, or "".
+        """
+        if not self._runs or step != self._steps[1]:
+            return ""
+        jax.block_until_ready(results)
+        self.close()
+        first, last = self._steps
+        return (
+            f"steps {first} to {last} are recorded in {self._folder}; pip install xprof, and look "
+            f"at them with xprof --logdir={self._folder}"
+        )
+
+    def close(self):
+        """End, also before the last of the steps."""
+        if self._runs:
+            self._runs = False
+            jax.profiler.stop_trace()
 
 
 def _drop_after(path, step):

@@ -17,7 +17,7 @@ from trn_jax.devices import DevicePrefetch, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.models import create_model
-from trn_jax.progress import Reporter, StepMeter, duration, first_not_finite
+from trn_jax.progress import Profile, Reporter, StepMeter, duration, first_not_finite
 from trn_jax.train_step import (
     TrainState,
     all_finite,
@@ -33,12 +33,14 @@ _LONG_WAIT = 0.25  # share of the time in which the devices have nothing to do
 INTERRUPTED = 75  # exit status after SIGTERM: the same command goes on from there (EX_TEMPFAIL)
 
 
-def train(config, workdir):
+def train(config, workdir, *, profile_steps=None):
     """Train as `config` says, in `workdir`; go on where an earlier run of the same config stopped.
 
     Args:
         config: see `trn_jax.config.base`.
         workdir: receives the checkpoints, logs and results.
+        profile_steps: the first and the last step that are recorded for XProf, in its folder
+            `profile`.
 
     Returns:
         The exit status: 0, or `INTERRUPTED` after SIGTERM, on all hosts if one of them got it.
@@ -94,7 +96,8 @@ def train(config, workdir):
         )
         loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step, watchdog)
         loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
-        state = loop.run(step_fn, state, mesh)
+        profile = Profile(profile_steps, os.path.join(workdir, "profile"))
+        state = loop.run(step_fn, state, mesh, profile)
         watchdog.note("the last save")
         checkpoints.close()
         for text in loop.last_lines(int(state.step)):
@@ -154,33 +157,55 @@ class _Loop:
         )
         self.say = self._reporter.say
 
-    def run(self, step_fn, state, mesh):
+    def run(self, step_fn, state, mesh, profile):
         """Go on to the last step, or to the next signal to stop; returns the last state."""
+        start = time.perf_counter()
         watchdog = self._watchdog
         signals = _StopSignals(watchdog.stop)
         batches = DevicePrefetch(self._data.train_batches(self._first_step), mesh)
         try:
             for step in range(self._first_step + 1, self.num_steps + 1):
+                profile.before(step)
                 watchdog.note(f"step {step}, waiting for its clips")
                 asked = time.perf_counter()
                 arrays, rest = next(batches)
                 arrived = time.perf_counter()
                 watchdog.note(f"step {step}")
-                state, scalars = step_fn(state, arrays)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, scalars = step_fn(state, arrays)
                 self._meter.add(asked, arrived, scalars)
                 self._batches[step] = np.array(rest["example"])
                 self._reporter.step()
                 self._note(rest["problems"])
+                self._say_if(profile.after(step, scalars))
                 self.stopped_by = watchdog.ends_before(step + 1)
                 self._between(step, state)
                 if self.stopped_by:
                     break
+            if self.num_steps > self._first_step:
+                self._sum_up(step, time.perf_counter() - start)
         finally:
+            profile.close()
             signals.restore()
             batches.close()
             self._meter.close()
             self._reporter.close()
         return state
+
+    def _say_if(self, text):
+        if text:
+            self.say(text)
+
+    def _sum_up(self, step, seconds):
+        """One line about where the time up to `step` went."""
+        spent = self._meter.whole(seconds)
+        busy, waited = spent["devices_busy"], spent["data_wait"]
+        self._reporter.write(step, "run", spent)
+        self.say(
+            f"{spent['steps']} steps in {duration(seconds)}, {spent['seconds_per_step']:.3g} s "
+            f"each: devices busy {100 * busy:.0f} %, waiting for data {100 * waited:.0f} %, "
+            f"evaluations, saves and the rest {100 * (1 - busy - waited):.0f} %"
+        )
 
     def last_lines(self, step):
         """What is to be said of a training that has ended after `step`."""

@@ -1,4 +1,7 @@
-"""A small training as the command that people type, on several processes of this machine."""
+"""A training of seconds: its data, the command that people type, and what it leaves behind.
+
+The command starts several processes of this machine; `tests/test_main.py` has one for a single one.
+"""
 
 import json
 import os
@@ -7,7 +10,7 @@ import sys
 
 import numpy as np
 import orbax.checkpoint as ocp
-from test_main import write_frames
+import simplejpeg
 
 from trn_jax import checkpoint
 
@@ -31,18 +34,27 @@ def get_config():
 """
 
 
-def make_tree(folder):
-    """Write a recipe and 24 + 7 clips of random frames."""
+def write_frames(folder, num_frames, rng, *, size=(36, 40)):
+    """Write a folder of JPEGs of random pixels."""
+    folder.mkdir(parents=True)
+    for number in range(1, num_frames + 1):
+        pixels = rng.integers(0, 256, (*size, 3), np.uint8)
+        (folder / f"{number:05d}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels))
+
+
+def make_tree(folder, recipe=RECIPE, *, num_val=7, class_names=("a", "b", "c", "d")):
+    """Write a recipe and a data set of 24 clips, and some for validation, of 2 to 6 frames."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 7)):
+    data = folder / "data"
+    for split, count in (("train", 24), ("val", num_val)):
         lines = []
         for index in range(count):
             num_frames = 2 + index % 5
-            write_frames(folder / "data/rawframes" / f"{split}{index}", num_frames, rng)
+            write_frames(data / "rawframes" / f"{split}{index}", num_frames, rng)
             lines.append(f"{split}{index} {num_frames} {index % 4}\n")
-        (folder / f"data/{split}_list.txt").write_text("".join(lines))
-    (folder / "data/label_map.txt").write_text("a\nb\nc\nd\n")
-    (folder / "recipe.py").write_text(RECIPE)
+        (data / f"{split}_list.txt").write_text("".join(lines))
+    (data / "label_map.txt").write_text("".join(f"{name}\n" for name in class_names))
+    (folder / "recipe.py").write_text(recipe)
 
 
 def command(tree, workdir, *flags, devices=4, launch=()):
@@ -76,3 +88,10 @@ def parameters(workdir):
             tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
             found |= {f"{item}/{name}": value for name, value in tree.items()}
     return found
+
+
+def assert_identical(found, expected):
+    """Arrays by name, bit by bit."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
