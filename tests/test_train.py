@@ -1,9 +1,16 @@
 """The loop around the steps."""
 
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
 import types
 
 import numpy as np
 import pytest
+from small_training import RECIPE, REPOSITORY, make_tree
 
 from trn_jax import progress, train
 from trn_jax.config import base
@@ -49,3 +56,53 @@ def test_the_time_of_a_run_is_divided(monkeypatch):
         "devices_busy": (10 + 1 + 1) / 20,
         "data_wait": (2 + 1) / 20,
     }
+
+
+def used_by(process):
+    """Resident memory in kB, and the number of open files."""
+    folder = pathlib.Path(f"/proc/{process.pid}")
+    lines = (folder / "status").read_text().splitlines()
+    (resident,) = (line.split()[1] for line in lines if line.startswith("VmRSS"))
+    return int(resident), len(os.listdir(folder / "fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nothing tells what is in use")
+@pytest.mark.parametrize(
+    ("recipe", "steps", "settled", "tolerance"),
+    [
+        pytest.param("small", 600, 200, 0.05, marks=pytest.mark.long),
+        pytest.param("synthetic", 2000, 200, 0.02, marks=pytest.mark.slow),
+    ],
+)
+def test_a_long_training_stays_as_large_as_it_is(tmp_path, recipe, steps, settled, tolerance):
+    """With evaluations and checkpoints; the memory of a small process is less even."""
+    if recipe == "small":
+        make_tree(tmp_path, RECIPE)
+        flags = [f"--config={tmp_path}/recipe.py", f"--config.data_dir={tmp_path}/data"]
+        flags += ["--config.train.checkpoint_every=20", "--config.train.eval_every=10"]
+        flags += ["--config.model.dtype=float32", "--config.train.batch=4"]
+    else:
+        flags = ["--config=configs/trn_synthetic.py", "--config.train.checkpoint_every=100"]
+        flags += ["--config.train.eval_every=1"]
+    flags += [f"--workdir={tmp_path}/run", f"--config.train.steps={steps}"]
+    found = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "trn_jax.main", *flags, "--config.train.log_every=10"],
+        cwd=REPOSITORY,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr:
+            step = re.match(r"step (\d+)/", line)
+            if step and settled < int(step[1]) < steps:
+                found.append(used_by(process))
+    assert process.returncode == 0
+    resident, files = zip(*found, strict=True)
+    # Files of the clips and of a checkpoint that is being written come and go.
+    part = len(found) // 3
+    before, after = (statistics.median(values) for values in (resident[:part], resident[-part:]))
+    assert after < (1 + tolerance) * before, resident
+    before, after = (statistics.median(values) for values in (files[:part], files[-part:]))
+    assert after <= before + 2, files
