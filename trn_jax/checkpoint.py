@@ -23,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from trn_jax import __version__, checksums, damage
 from trn_jax.devices import make_mesh, replicated
-from trn_jax.errors import UserError, first_line
+from trn_jax.errors import UserError, first_line, listed
 from trn_jax.models import create_model
 
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"  # of no use here, and rewritten in the last moment
@@ -204,10 +204,9 @@ def _read(directory, item, target):
             if name in stored and tuple(stored[name].shape) != tuple(leaf.shape)
         ]
         if problems:
-            shown = "\n  ".join(problems[:10]) + ("\n  ..." if len(problems) > 10 else "")
             raise UserError(
                 f"the checkpoint {directory} is one of another model, {len(problems)} problems:"
-                f"\n  {shown}"
+                f"{listed(problems)}"
             )
         try:
             return checkpointer.restore(directory / item, args=ocp.args.StandardRestore(target))

@@ -12,3 +12,11 @@ class UserError(ValueError):
 def first_line(error):
     """What an error says first, or, if it says nothing, its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def listed(problems, *, most=10):
+    """Problems as indented lines, the first ones and how many more there are."""
+    lines = [f"\n  {problem}" for problem in problems[:most]]
+    if len(problems) > most:
+        lines.append(f"\n  and {len(problems) - most:,} more")
+    return "".join(lines)

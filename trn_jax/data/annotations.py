@@ -7,9 +7,7 @@ import re
 import numpy as np
 
 from trn_jax.data import videos
-from trn_jax.errors import UserError
-
-_SHOWN_PROBLEMS = 10
+from trn_jax.errors import UserError, listed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,12 +74,7 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
             records.append(record)
             most = max(most, len(record.label) if multi_label else 1)
     if problems:
-        more = len(problems) - _SHOWN_PROBLEMS
-        raise UserError(
-            f"{path} has {len(problems)} wrong lines:\n  "
-            + "\n  ".join(problems[:_SHOWN_PROBLEMS])
-            + (f"\n  and {more} more" if more > 0 else "")
-        )
+        raise UserError(f"{path} has {len(problems)} wrong lines:{listed(problems)}")
     if not records:
         raise UserError(f"{path} is empty; expected lines '{expected}'")
     if multi_label and most == 1:

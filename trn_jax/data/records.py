@@ -25,12 +25,11 @@ from functools import partial
 from trn_jax.data import tf_example
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError, StoredImages
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, listed
 
 INFO_FILE = "dataset_info.json"
 PARTS = ("videos", "frames")
 SPLITS = ("train", "validation")
-_SHOWN_PROBLEMS = 10
 _ADVICE = "build the records again"
 # Nothing is read ahead, as the next clip is elsewhere, and no threads are made for one record.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -118,12 +117,7 @@ class Records:
         if not problems and first != total:
             problems.append(f"{split} has {total} frames, but its videos have {first}")
         if problems:
-            more = len(problems) - _SHOWN_PROBLEMS
-            raise UserError(
-                f"the records in {self._root} cannot be used:\n  "
-                + "\n  ".join(problems[:_SHOWN_PROBLEMS])
-                + (f"\n  and {more} more" if more > 0 else "")
-            )
+            raise UserError(f"the records in {self._root} cannot be used:{listed(problems)}")
         return found
 
     def open(self, record):

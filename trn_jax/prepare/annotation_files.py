@@ -6,11 +6,10 @@ import json
 import os
 import pathlib
 
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, listed
 from trn_jax.prepare.archives import Zip
 
 _SUBFOLDERS = ("", "annotations", "labels")
-_SHOWN_PROBLEMS = 5
 
 
 def collect(outcome, archives, folder, wanted, *, packed_in="", optional=()):
@@ -144,11 +143,9 @@ def check_names(path, names):
 
 def malformed(path, problems, expected):
     """The error for lines of a file that are not as expected."""
-    more = len(problems) - _SHOWN_PROBLEMS
     return UserError(
-        f"{path} has {len(problems)} wrong lines, expected {expected!r}; get it again:\n  "
-        + "\n  ".join(problems[:_SHOWN_PROBLEMS])
-        + (f"\n  and {more} more" if more > 0 else "")
+        f"{path} has {len(problems)} wrong lines, expected {expected!r}; get it again:"
+        f"{listed(problems)}"
     )
 
 

@@ -25,7 +25,7 @@ from trn_jax.data.annotations import Record
 from trn_jax.data.datasets import Dataset
 from trn_jax.data.decode import FrameError, guess_pattern
 from trn_jax.data.videos import EXTENSIONS, VideoFiles, is_video
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, listed
 from trn_jax.prepare.names import is_line, printable
 from trn_jax.prepare.outcome import Outcome, train_command
 from trn_jax.prepare.processes import Died, in_processes
@@ -42,7 +42,6 @@ _HEADERS = {
     "split": ("split", "subset", "set"),
 }
 _UNREADABLE = "unreadable.txt"
-_SHOWN_PROBLEMS = 5
 _WORTH_PROCESSES = 200  # with fewer videos, starting processes takes longer than opening them
 
 
@@ -145,13 +144,8 @@ def _checked(source, items):
             classes = f"{labels[item.path]!r} and {item.label!r}"
             problems.append(f"{item.path} is of two classes, {classes}")
     if problems:
-        problems = list(dict.fromkeys(problems))
-        more = len(problems) - _SHOWN_PROBLEMS
-        raise UserError(
-            f"{source} cannot be used, correct it:\n  "
-            + "\n  ".join(problems[:_SHOWN_PROBLEMS])
-            + (f"\n  and {more} more" if more > 0 else "")
-        )
+        found = listed(list(dict.fromkeys(problems)))
+        raise UserError(f"{source} cannot be used, correct it:{found}")
     return list(dict.fromkeys(items))
 
 

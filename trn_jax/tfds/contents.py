@@ -18,13 +18,12 @@ from trn_jax.data.augment import resize_short_side
 from trn_jax.data.decode import FrameError, read_image_file
 from trn_jax.data.records import SPLITS
 from trn_jax.data.videos import VideoFiles
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, listed
 from trn_jax.prepare.progress import Progress
 
 # Whole videos, so that a clip is in one file.
 _FRAMES_PER_SHARD = 16384
 _MAX_SHARDS = 512  # readers keep all of them open
-_SHOWN_PROBLEMS = 10
 _DECODED_AT_ONCE = 64  # frames of a video file
 
 
@@ -146,12 +145,9 @@ def _counted(records, root):
                 problems.append(str(error))
             progress.add(1)
     if problems:
-        more = len(problems) - _SHOWN_PROBLEMS
         raise UserError(
-            f"{len(problems):,} of {len(records):,} videos cannot be read:\n  "
-            + "\n  ".join(problems[:_SHOWN_PROBLEMS])
-            + (f"\n  and {more:,} more" if more > 0 else "")
-            + "\n`trn-jax check` writes lists without them; give these with --train-list and "
+            f"{len(problems):,} of {len(records):,} videos cannot be read:{listed(problems)}\n"
+            "`trn-jax check` writes lists without them; give these with --train-list and "
             "--val-list of `trn-jax records`, or mend the videos and run the same command again"
         )
     return counted
