@@ -317,3 +317,21 @@ def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
     train_here(tree, "resumed", monkeypatch, num_devices=8)
     assert checkpoint.find(resumed).name == "5"
     assert_same(folder, resumed)
+
+
+@pytest.mark.long
+def test_two_hosts_go_on_from_the_checkpoint_before_a_damaged_one(tree, two_hosts):
+    folder, _ = two_hosts
+    shutil.copytree(folder, tree / "damaged")
+    largest = max(
+        (tree / "damaged/checkpoints/5/model").rglob("*"), key=lambda path: path.stat().st_size
+    )
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    done = train_on_two_hosts(tree, "damaged")
+    told = re.findall(r"\[(\d)\] the checkpoint of step 5 is damaged: (\w+)/", done.stderr)
+    assert told == [("0", "model")]
+    assert "resuming after step 3" in done.stderr
+    assert (tree / "damaged/checkpoints/5.damaged").is_dir()
+    assert_same(folder, tree / "damaged")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 from small_training import RECIPE, REPOSITORY, make_tree
@@ -106,3 +107,18 @@ def test_a_long_training_stays_as_large_as_it_is(tmp_path, recipe, steps, settle
     assert after < (1 + tolerance) * before, resident
     before, after = (statistics.median(values) for values in (files[:part], files[-part:]))
     assert after <= before + 2, files
+
+
+@pytest.mark.parametrize(("host", "said"), [(0, "skipped: a\n"), (1, "host 1: skipped: a\n")])
+def test_every_host_tells_of_the_videos_that_it_cannot_read(
+    tmp_path, monkeypatch, capsys, host, said
+):
+    monkeypatch.setattr(jax, "process_index", lambda: host)
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
+    files = Dataset(source="frames", train_list="/d/train_list.txt")
+    data = types.SimpleNamespace(train_records=[None] * 640, files=files)
+    dog = types.SimpleNamespace(alive=None)
+    loop = train._Loop(config, str(tmp_path), data, None, None, 0, dog)
+    for _ in range(2):
+        loop._note(["a"])
+    assert capsys.readouterr().err == said

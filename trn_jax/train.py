@@ -100,6 +100,9 @@ def train(config, workdir, *, profile_steps=None):
         state = loop.run(step_fn, state, mesh, profile)
         watchdog.note("the last save")
         checkpoints.close()
+        if loop.problems:
+            say_here(f"{len(loop.problems)} videos could not be read and were replaced:")
+            say_here("\n".join(f"  {problem}" for problem in sorted(loop.problems)))
         for text in loop.last_lines(int(state.step)):
             say(text)
         if loop.stopped_by:
@@ -209,9 +212,6 @@ class _Loop:
 
     def last_lines(self, step):
         """What is to be said of a training that has ended after `step`."""
-        if self.problems:
-            yield f"{len(self.problems)} videos could not be read and were replaced:"
-            yield "\n".join(f"  {problem}" for problem in sorted(self.problems))
         if self.skipped:
             more = " ..." if len(self.skipped) > 20 else ""
             shown = ", ".join(map(str, self.skipped[:20])) + more
@@ -227,7 +227,7 @@ class _Loop:
 
     def _note(self, problems):
         for problem in set(problems) - self.problems:
-            self.say(f"skipped: {problem}")
+            (say_here if jax.process_index() else self.say)(f"skipped: {problem}")
         self.problems.update(problems)
 
     def _between(self, step, state):
@@ -361,6 +361,12 @@ def say(text):
     """Print a line for people, from process 0 only."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)
+
+
+def say_here(text):
+    """Print lines about this process, with its number if it is not the first of several."""
+    host = f"host {jax.process_index()}: " if jax.process_index() else ""
+    print(host + text, file=sys.stderr, flush=True)
 
 
 class _StopSignals:
