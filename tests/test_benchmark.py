@@ -1,6 +1,7 @@
 """The benchmark script runs and prints its rows; how fast anything is does not matter here."""
 
 import fnmatch
+import importlib
 import importlib.util
 import os
 import pathlib
@@ -156,19 +157,17 @@ def test_missing_pytorch_is_explained(tree, tmp_path, what):
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+def models(monkeypatch):
+    """The part of the script that compares models."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("benchmarks.models")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tsn_resnet50", "tpn_slowonly_resnet14"])
-def test_both_sides_compute_the_same(benchmark, name):
+def test_both_sides_compute_the_same(models, name):
     pytest.importorskip("torch")
-    sides = benchmark.twin_sides(name, benchmark.Shape(2, 2, 64), dropout_rate=0.0)
+    sides = models.twin_sides(name, models.Shape(2, 2, 64), dropout_rate=0.0)
     score, torch_score, step, torch_step = (side.run for side in sides)
     np.testing.assert_allclose(score(1), torch_score(1), rtol=1e-4)
     losses = np.array([(step(1), torch_step(1)) for _ in range(2)])
@@ -178,18 +177,18 @@ def test_both_sides_compute_the_same(benchmark, name):
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
-def test_models_are_measured_one_by_one(benchmark, capsys, monkeypatch):
+def test_models_are_measured_one_by_one(models, capsys, monkeypatch):
     def side(name, shape):
-        return benchmark.Side(name, shape.clips, lambda steps: sum(range(100_000 * steps)))
+        return models.Side(name, shape.clips, lambda steps: sum(range(100_000 * steps)))
 
     def twin_sides(_, shape):
-        return [side(name, shape) for pair in benchmark.TWIN_RATIOS for name in pair]
+        return [side(name, shape) for pair in models.TWIN_RATIOS for name in pair]
 
-    monkeypatch.setattr(benchmark, "twin_sides", twin_sides)
-    monkeypatch.setattr(benchmark, "step_side", side)
-    shape = benchmark.Shape(clips=1, frames=2, pixels=32)
+    monkeypatch.setattr(models, "twin_sides", twin_sides)
+    monkeypatch.setattr(models, "step_side", side)
+    shape = models.Shape(clips=1, frames=2, pixels=32)
     names = ["tsm_resnet50", "tsn_resnet50", "tsn_swin_base"]
-    summary = benchmark.compare_models(names, shape, rounds=2, steps=1).splitlines()
+    summary = models.compare_models(names, shape, rounds=2, steps=1).splitlines()
     said = capsys.readouterr().out
     for name in names[:2]:
         own = said.partition(f"\n{name}\n")[2].splitlines()[:7]
@@ -215,9 +214,9 @@ def test_unknown_models_are_explained(tree):
     assert "no model is called 'vgg*'" in done.stderr
 
 
-def test_every_model_has_goals(benchmark):
+def test_every_model_has_goals(models):
     goals = {
-        name: next(g for pattern, *g in benchmark.GOALS if fnmatch.fnmatchcase(name, pattern))
+        name: next(g for pattern, *g in models.GOALS if fnmatch.fnmatchcase(name, pattern))
         for name in list_models()
     }
     assert goals["tsm_resnet101"] == goals["tin_resnet50"] == [0.8, 1.0]
