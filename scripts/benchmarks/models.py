@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.training import Stepper
 from benchmarks.turns import Side, cost_ratios, measure, spread, table
+from benchmarks.twin_step import TwinStepper
 from trn_jax import evaluate
 from trn_jax.config import base
 from trn_jax.devices import make_mesh
@@ -70,18 +71,9 @@ def twin_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
         shape: of the clips.
         **options: of the model.
     """
-    from trn_jax.twins import create_twin, torch
-
-    # Numbers too small to be normal slow PyTorch down a hundredfold; XLA takes them for 0 anyway.
-    torch.set_flush_denormal(True)
     stepper, batch, config = model_stepper(name, shape, **options)
-    twin = create_twin(**config.model)
-    stepper.load({name: value.numpy() for name, value in twin.state_dict().items()})
-    optimizer = torch.optim.SGD(
-        twin.parameters(), config.optim.lr, config.optim.momentum, 0, config.optim.weight_decay
-    )
-    torch_clips = torch.from_numpy(np.array(batch["clip"]))
-    torch_labels = torch.from_numpy(np.array(batch["label"], np.int64))
+    twin_stepper = TwinStepper(config, np.array(batch["clip"]), np.array(batch["label"]))
+    stepper.load(twin_stepper.weights())
     score = jax.jit(partial(evaluate.score_clips, graph=stepper.graph))
     clips = batch["clip"]
     examples = np.arange(len(clips), dtype=np.int32)
@@ -91,34 +83,14 @@ def twin_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
             logits = jax.block_until_ready(score(stepper.state.model, clips, examples))
         return np.asarray(logits)
 
-    def torch_evaluation(steps: int) -> np.ndarray:
-        twin.eval()
-        with torch.inference_mode():
-            for _ in range(steps):
-                logits = twin(torch_clips)
-        return logits.numpy()
-
     def step(steps: int) -> float:
         return float(stepper([batch] * steps)["loss"])
 
-    def torch_step(steps: int) -> float:
-        cross_entropy = torch.nn.functional.cross_entropy
-        twin.train()
-        for _ in range(steps):
-            optimizer.zero_grad()
-            logits, auxiliary = twin.outputs(torch_clips)
-            loss = cross_entropy(logits, torch_labels)
-            if auxiliary is not None:
-                loss = loss + twin.auxiliary_weight * cross_entropy(auxiliary, torch_labels)
-            loss.backward()
-            optimizer.step()
-        return loss.item()
-
     return [
         Side("evaluation", shape.clips, evaluation),
-        Side("evaluation, PyTorch", shape.clips, torch_evaluation),
+        Side("evaluation, PyTorch", shape.clips, twin_stepper.evaluate),
         Side("step", shape.clips, step),
-        Side("step, PyTorch", shape.clips, torch_step),
+        Side("step, PyTorch", shape.clips, twin_stepper),
     ]
 
 
