@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from trn_jax import create_model
+from trn_jax.backbones.conv3d import Conv3d
 from trn_jax.backbones.layers import BatchNorm, Linear
 from trn_jax.models.cost import measure
 
@@ -32,6 +33,31 @@ def test_cost_is_the_published_one(name):
     assert cost.flops == pytest.approx(gflops * 1e9, rel=5e-3)
 
 
+# Millions per frame of 224 pixels, from the tables of timm (`infer_macts` of its benchmarks).
+ACTIVATIONS = {
+    "tsn_resnet50": 11.1,
+    "tsn_resnet101": 16.2,
+    "tsn_resnext101_32x4d": 21.2,
+    "tsn_densenet161": 11.1,
+    "tsn_swin_base": 36.6,
+    "tsn_mobileone_s4": 17.7,
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_the_published_ones(name):
+    model = nnx.eval_shape(lambda: create_model(name, num_classes=400))
+    cost = measure(model, 1, 8, 224, 224, 3)
+    assert cost.activations == pytest.approx(8e6 * ACTIVATIONS[name], rel=5e-3)
+
+
+def test_taps_over_time_put_out_one_map():
+    conv = nnx.eval_shape(lambda: Conv3d(4, 8, (3, 1), rngs=nnx.Rngs(0)))
+    cost = measure(conv, 2, 5, 6, 6, 4)
+    assert cost.activations == 2 * 5 * 6 * 6 * 8
+    assert cost.products == 3 * 4 * cost.activations
+
+
 def test_deployed_mobileone_has_one_branch_per_block():
     trained, deployed = (
         nnx.eval_shape(lambda d=d: create_model("tsn_mobileone_s4", num_classes=400, deploy=d))
@@ -51,7 +77,7 @@ def test_operations_are_counted_one_by_one():
             return jax.nn.relu(self.bn(self.fc(x)) * 2)  # neither a norm nor a matrix product
 
     cost = measure(nnx.eval_shape(Layers), 7, 3)
-    assert cost == (3 * 5 + 5 + 2 * 5, 7 * 3 * 5, 7 * 5)
+    assert cost == (3 * 5 + 5 + 2 * 5, 7 * 3 * 5, 7 * 5, 7 * 5)
     assert cost.flops == 7 * 3 * 5 + 2 * 7 * 5
 
 

@@ -13,6 +13,8 @@ from jax import lax
 from trn_jax.backbones.layers import parameter, storage_dtype
 from trn_jax.errors import UserError
 
+FURTHER_TAP_SCOPE = "further_tap"  # what adds to the output of a first tap; for `models.cost`
+
 # N(0, 2 / fan_out), He et al. (2015); the fan counts the taps over time.
 he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -70,11 +72,15 @@ class Conv3d(nnx.Module):
         # Frame t of the output sees frame t + offset of the input through the tap of that offset;
         # taps that reach beyond a short clip from every frame see nothing but padding.
         offsets = [offset - num_taps // 2 for offset in range(num_taps)]
-        return sum(
-            _look_ahead(self._in_space(x, tap), offset)
+        taps = [
+            (tap, offset)
             for tap, offset in zip(kernel, offsets, strict=True)
             if abs(offset) < num_frames
-        )
+        ]
+        (tap, offset), *further = taps
+        y = _look_ahead(self._in_space(x, tap), offset)
+        with jax.named_scope(FURTHER_TAP_SCOPE):
+            return sum((_look_ahead(self._in_space(x, tap), o) for tap, o in further), y)
 
     def _in_space(self, x, kernel):
         """Convolve every frame of `x` with `kernel` `[size, size, in / groups, out]`."""

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
+from trn_jax.backbones.conv3d import FURTHER_TAP_SCOPE
 from trn_jax.backbones.layers import NORM_SCOPE
+
+_PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
 class Cost(NamedTuple):
@@ -18,11 +21,15 @@ class Cost(NamedTuple):
         parameters: their number, frozen ones included.
         products: multiply-adds of convolutions and matrix products.
         normalised: elements that batch norms put out.
+        activations: elements that convolutions and matrix products put out (Radosavovic et al.,
+            "Designing Network Design Spaces", 2020), which tells more than `products` of the time
+            that an accelerator takes.
     """
 
     parameters: int
     products: int
     normalised: int
+    activations: int
 
     @property
     def flops(self):
@@ -49,8 +56,8 @@ def measure(module, *shape):
 
 
 def _operations(program):
-    """Multiply-adds, and outputs of batch norms."""
-    products = normalised = 0
+    """Multiply-adds, outputs of batch norms, and outputs of products."""
+    products = normalised = activations = 0
     for equation in program.eqns:
         name, output = equation.primitive.name, equation.outvars[0].aval
         operands = [variable.aval for variable in equation.invars]
@@ -60,6 +67,8 @@ def _operations(program):
         elif name == "dot_general":
             (summed, _), _ = equation.params["dimension_numbers"]
             products += output.size * math.prod(operands[0].shape[axis] for axis in summed)
+        if name in _PRODUCTS and FURTHER_TAP_SCOPE not in str(equation.source_info.name_stack):
+            activations += output.size
         elif name == "mul" and NORM_SCOPE in str(equation.source_info.name_stack):
             # Of the products in there, all but one are of vectors `[channels]`.
             normalised += output.size if output.ndim > 1 else 0
@@ -70,4 +79,5 @@ def _operations(program):
             merge = max if name == "cond" else sum
             products += merge(part[0] for part in parts)
             normalised += merge(part[1] for part in parts)
-    return products, normalised
+            activations += merge(part[2] for part in parts)
+    return products, normalised, activations

@@ -106,25 +106,25 @@ class Relations(nn.Module):
             self.fc_fusion_scales = nn.ModuleList(networks)
         else:
             self.classifier = networks[0]
-        self.tables = [
-            torch.tensor(list(itertools.combinations(range(num_segments), scale)))
-            for scale in scales
-        ]
+        self.names = [f"table_{scale}" for scale in scales]
+        for name, scale in zip(self.names, scales, strict=True):
+            table = torch.tensor(list(itertools.combinations(range(num_segments), scale)))
+            self.register_buffer(name, table, persistent=False)  # lies where the weights do
 
     def forward(self, x):
         """Map `[batch, frames, channels]` to logits `[batch, num_classes]`."""
         mode = self.train_relations if self.training else self.eval_relations
         networks = getattr(self, "fc_fusion_scales", None) or [self.classifier]
         return sum(
-            self._scores(x, network, table, mode)
-            for network, table in zip(networks, self.tables, strict=True)
+            self._scores(x, network, getattr(self, name), mode)
+            for network, name in zip(networks, self.names, strict=True)
         )
 
     def _scores(self, x, network, table, mode):
         used = min(3, len(table))
         if mode == "first":
             table = table[:used]
-        elif mode == "sample":
-            table = table[torch.randperm(len(table))[:used]]
+        elif mode == "sample" and used < len(table):
+            table = table[torch.randperm(len(table), device=table.device)[:used]]
         scores = network(x[:, table].flatten(2))  # [batch, relations, num_classes]
         return scores.mean(1) * used

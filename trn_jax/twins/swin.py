@@ -40,7 +40,7 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         bias = bias[None]  # [1, heads, pixels, pixels]
         if any(shift):
-            mask = shift_mask(height, width, window, *shift).to(x)[:, None]
+            mask = shift_mask(height, width, window, *shift, x.device).to(x.dtype)[:, None]
             bias = (bias + mask).repeat(frames, 1, 1, 1)
         x = F.scaled_dot_product_attention(*qkv, attn_mask=bias)
         x = self.proj(x.transpose(1, 2).flatten(2))
@@ -155,7 +155,7 @@ class Swin(nn.Module):
 
 @functools.lru_cache(maxsize=8)
 @torch.inference_mode(False)  # what is kept may be needed in training later
-def shift_mask(height, width, window, down, right):
+def shift_mask(height, width, window, down, right, device):
     """What keeps pixels apart that were brought together by a shift, `[windows, pixels, pixels]`.
 
     Args:
@@ -164,8 +164,9 @@ def shift_mask(height, width, window, down, right):
         window: side of the windows, in pixels.
         down: how far the map was moved, in pixels.
         right: how far it was moved along the other axis.
+        device: where the mask is wanted.
     """
-    part = torch.zeros(height, width)
+    part = torch.zeros(height, width, device=device)
     part[height - down :] += 1
     part[:, width - right :] += 2
     part = part.view(height // window, window, width // window, window)

@@ -1,0 +1,249 @@
+"""The data pipeline in its parts, and what it is compared with."""
+
+import copy
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from itertools import islice
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+import simplejpeg
+from ml_collections import ConfigDict
+
+from benchmarks.turns import Side, rest
+from trn_jax import recipe
+from trn_jax.data import augment
+from trn_jax.devices import DevicePrefetch, make_mesh
+
+
+class PeerClips:
+    """The training clips of a recipe as toolboxes of PyTorch read them, one `[index]` at a time.
+
+    Frames are read by OpenCV, scaled, cropped, scaled again, mirrored and put in the order that
+    PyTorch's convolutions take, `[channels, frames, height, width]`.
+    """
+
+    def __init__(self, data: recipe.Data):
+        self._records = data.train_records
+        self._view = data.train_reader().view
+        self._source = data.source
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        record, view = self._records[index], self._view
+        rng = np.random.default_rng(index)
+        frames: list[Any] = []
+        for number in view.sampler()(record.num_frames, rng).ravel().tolist():
+            name = self._source.pattern.format(number + self._source.first_frame)
+            path = os.path.join(record.path, name)
+            frames.append(cv2.imread(path, cv2.IMREAD_COLOR_RGB))
+        frames = [augment.resize_short_side(frame, view.short_side) for frame in frames]
+        crop = dataclasses.replace(view.cropping(exact=True), short_side=0)
+        ((left, top, width, height), _), *_ = crop.boxes(*frames[0].shape[:2], rng)
+        cropped = [frame[top : top + height, left : left + width] for frame in frames]
+        clip = np.stack([augment.resize(frame, crop.size, crop.size) for frame in cropped])
+        if rng.random() < view.flip_rate:
+            clip = clip[:, :, ::-1]
+        return np.ascontiguousarray(clip.transpose(3, 0, 1, 2)), int(record.label)
+
+
+def data_sides(
+    config: ConfigDict, workdir: str, others: Sequence[str], stack: ExitStack
+) -> tuple[list[Side], dict[tuple[str, str], float | None]]:
+    """The data pipeline in all its parts, and what it is compared with.
+
+    Args:
+        config: see `trn_jax.config.base`.
+        workdir: as in training.
+        others: folders with the same videos in other forms.
+        stack: closes what works ahead.
+
+    Returns:
+        The sides; and the pairs of their names to compare, with the largest ratio of processor time
+        that is wanted, if there is one.
+    """
+    data = recipe.Data(config, workdir)
+    name, processors = data.files.source, len(os.sched_getaffinity(0))
+    sides = _stages(name, data, config.train.batch)
+    sides += [pipeline_side(name, config, workdir, stack), _delivery(data, config, stack)]
+    workers = f"{name}, {processors} workers"
+    with_workers = copy.deepcopy(config)
+    with_workers.data.num_workers = processors
+    sides.append(pipeline_side(workers, with_workers, workdir, stack))
+    pairs: dict[tuple[str, str], float | None] = {(workers, name): None}
+    if name == "videos":
+        sides.append(_from_the_start(name, data, config.train.batch))
+        pairs[f"{name}, decode", sides[-1].name] = 1.05
+    else:
+        sides.append(_floor(data, config.train.batch, stack))
+        pairs[name, sides[-1].name] = 1.25
+    if name == "frames":
+        for side in _peers(data, config.train.batch, processors, stack):
+            sides.append(side)
+            pairs[name, side.name] = 0.5
+    for number, other in enumerate(others, 2):
+        again = copy.deepcopy(config)
+        again.data_dir = other
+        form = recipe.Data(again, workdir)
+        called = f"{number}: {form.files.source}"
+        sides += _stages(called, form, config.train.batch)
+        sides.append(pipeline_side(called, again, workdir, stack))
+        pairs[called, name] = None
+        if form.files.source == "videos":
+            sides.append(_from_the_start(called, form, config.train.batch))
+            pairs[f"{called}, decode", sides[-1].name] = 1.05
+    return sides, pairs
+
+
+def pipeline_side(name: str, config: ConfigDict, workdir: str, stack: ExitStack) -> Side:
+    """What delivers batches to the training."""
+    data = recipe.Data(config, workdir)
+    batches = stack.enter_context(closing(data.train_batches(0)))
+
+    def deliver(steps: int) -> None:
+        for _ in range(steps):
+            next(batches)
+
+    return Side(name, config.train.batch, deliver, rest)
+
+
+def _delivery(data: recipe.Data, config: ConfigDict, stack: ExitStack) -> Side:
+    """The same to the devices."""
+    prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), make_mesh())))
+
+    def deliver(steps: int) -> None:
+        for arrays, _ in islice(prefetch, steps):
+            jax.block_until_ready(arrays)
+
+    return Side(f"{data.files.source}, to the devices", config.train.batch, deliver, rest)
+
+
+class _Clips:
+    """Videos in random order, and the frames of a clip of each."""
+
+    def __init__(self, data: recipe.Data):
+        self.records = data.train_records
+        self._source = data.source
+        self._sample = data.train_reader().sample
+        self._order = np.random.default_rng(0).permutation(len(self.records)).tolist()
+        self._number = itertools.count()
+
+    def entries(self, count: int) -> list[tuple[int, Any]]:
+        """Numbers that do not come again, each with a record."""
+        numbers = list(islice(self._number, count))
+        return [(n, self.records[self._order[n % len(self._order)]]) for n in numbers]
+
+    def open(self, count: int) -> Iterable[tuple[Any, list[int]]]:
+        for number, record in self.entries(count):
+            with self._source.open(record) as video:
+                rng = np.random.default_rng(number)
+                yield video, np.unique(self._sample(video.num_frames, rng)).tolist()
+
+
+def _stages(name: str, data: recipe.Data, batch: int) -> list[Side]:
+    """The way of a clip, one part more in every side: read, decode, crop; in one thread."""
+    clips, reader = _Clips(data), data.train_reader()
+    reader.num_threads = 1
+
+    def read(steps: int) -> None:
+        for video, wanted in clips.open(steps * batch):
+            list(video.images(wanted))
+
+    def decode(steps: int) -> None:
+        for video, wanted in clips.open(steps * batch):
+            for _ in video.frames(wanted, reader.draft):
+                pass
+
+    def crop(steps: int) -> None:
+        for _ in range(steps):
+            reader(clips.entries(batch))
+
+    stages = {"read": read, "decode": decode, "crop": crop}
+    if data.files.source == "videos":
+        del stages["read"]  # decoding reads as it goes
+    return [Side(f"{name}, {stage}", batch, run) for stage, run in stages.items()]
+
+
+def _from_the_start(name: str, data: recipe.Data, batch: int) -> Side:
+    """Frames of video files without looking for key frames: everything up to them is decoded."""
+    import av
+
+    clips = _Clips(data)
+
+    def run(steps: int) -> None:
+        for video, wanted in clips.open(steps * batch):
+            with av.open(video.path) as container:
+                for number, frame in enumerate(container.decode(video=0)):
+                    if number in wanted:
+                        frame.to_ndarray(format="rgb24")
+                    if number == wanted[-1]:
+                        break
+
+    return Side(f"{name}, from the start", batch, run)
+
+
+def _floor(data: recipe.Data, batch: int, stack: ExitStack) -> Side:
+    """No more than decoding images that are in memory, and resizing a box of each."""
+    reader, rng = data.train_reader(), np.random.default_rng(0)
+    clips = []
+    for record in (data.train_records * batch)[:batch]:
+        with data.source.open(record) as video:
+            wanted = reader.sample(video.num_frames, rng).ravel()
+            clips.append(list(video.images(wanted.tolist())))
+    size = reader.view.crop_size
+
+    def make(images: list[bytes]) -> None:
+        frames = [simplejpeg.decode_jpeg(image, "RGB") for image in images]
+        height, width, _ = frames[0].shape
+        (((left, top, w, h), _),) = reader.crop.boxes(height, width, np.random.default_rng(0))
+        for frame in frames:
+            cv2.resize(frame[top : top + h, left : left + w], (size, size))
+
+    pool = stack.enter_context(ThreadPoolExecutor(data.num_threads))
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            list(pool.map(make, clips))
+
+    return Side("decode and resize alone", batch, run)
+
+
+def _peers(data: recipe.Data, batch: int, processors: int, stack: ExitStack) -> list[Side]:
+    """A `DataLoader` of PyTorch in this process, and in as many workers as processors."""
+    try:
+        import torch
+    except ImportError:
+        print("PyTorch is not installed, so its loader is left out")
+        return []
+
+    def peer(num_workers: int) -> Callable[[int], None]:
+        loader = torch.utils.data.DataLoader(
+            PeerClips(data),
+            batch_size=batch,
+            sampler=torch.utils.data.RandomSampler(
+                data.train_records, replacement=True, num_samples=10**9
+            ),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context="spawn" if num_workers else None,
+        )
+        clips = iter(loader)
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                next(clips)
+
+        return run
+
+    return [
+        Side("PyTorch", batch, peer(0)),
+        Side(f"PyTorch, {processors} workers", batch, peer(processors), rest),
+    ]

@@ -1,0 +1,95 @@
+"""The parts of a training: its steps, its data, and the two together."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import islice
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from benchmarks.loading import pipeline_side
+from benchmarks.turns import Side, rest
+from trn_jax import create_model, recipe, train_step
+from trn_jax.devices import DevicePrefetch, make_mesh
+
+
+class Stepper:
+    """Takes training steps of a recipe, each on the state that the last one left.
+
+    Args:
+        config: see `trn_jax.config.base`.
+        mesh: the devices.
+        num_videos: length of the training list.
+        loss: see `train_step.train_step`.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        mesh: Mesh,
+        num_videos: int,
+        loss: Callable[..., jax.Array] = train_step.classification_loss,
+    ):
+        rate = recipe.learning_rate(config, num_videos / config.train.batch)
+        self.graph, optimizer, self.state = train_step.init_state(
+            lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
+            lambda params: recipe.optimizer(config, params, rate),
+            mesh,
+        )
+        self._mesh = mesh
+        self._step = train_step.jit_train_step(
+            mesh,
+            graph=self.graph,
+            optimizer=optimizer,
+            rate=rate,
+            seed=config.seed,
+            accumulation=config.train.accumulation,
+            loss=loss,
+            skip_not_finite=recipe.skips_not_finite(config),
+        )
+
+    def load(self, state_dict: dict[str, np.ndarray]) -> None:
+        """Start from foreign weights, see `trn_jax.convert`."""
+        self.state = train_step.load_weights(self.graph, self.state, state_dict, self._mesh)
+
+    def compile(self, batch: dict[str, jax.Array]) -> int:
+        """Compile the step for such batches; returns the bytes that it needs on each device."""
+        self._step = self._step.lower(self.state, batch).compile()
+        memory = self._step.memory_analysis()
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+
+    def __call__(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        """Take one step per batch, and wait for the last; returns its scalars."""
+        for batch in batches:
+            self.state, scalars = self._step(self.state, batch)
+        jax.block_until_ready(self.state)
+        return scalars
+
+
+def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Side]:
+    """The data pipeline, the training step, and the two together; `stack` closes them."""
+    mesh = make_mesh()
+    recipe.check_batch(config, mesh.size)
+    data = recipe.Data(config, workdir)
+    loss = partial(train_step.classification_loss, **recipe.loss_options(config, data))
+    stepper = Stepper(config, mesh, len(data.train_records), loss)
+    prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), mesh)))
+    resident, _ = next(prefetch)
+
+    def step(steps: int) -> None:
+        stepper([resident] * steps)
+
+    def both(steps: int) -> None:
+        stepper(arrays for arrays, _ in islice(prefetch, steps))
+
+    clips = config.train.batch
+    return [
+        pipeline_side("data", config, workdir, stack),
+        Side("step", clips, step),
+        Side("both", clips, both, rest),
+    ]
