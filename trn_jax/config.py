@@ -84,6 +84,8 @@ def base(*, dataset, model, num_classes):
         causal=placeholder(bool),  # TSM: features move to later frames only
         partial_bn=placeholder(bool),  # freeze all batch norms but the first
         frozen_stages=placeholder(int),  # freeze the stem (0) and the first stages (1, 2, ...)
+        remat=placeholder(int),  # compute the activations inside the blocks of the first so many
+        # stages of the backbone again in the backward pass: less memory, more operations; None: 0
         dropout_rate=placeholder(float),
         drop_path_rate=placeholder(float),  # Swin: how often the last block is left out
         deploy=placeholder(bool),  # MobileOne: one branch per block, as `reparameterize` makes them
