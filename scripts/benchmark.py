@@ -236,7 +236,7 @@ class Stepper:
 
     def load(self, state_dict: dict[str, np.ndarray]) -> None:
         """Start from foreign weights, see `trn_jax.convert`."""
-        self.state = train_step.load_weights(self.graph, self.state, state_dict, self._mesh)
+        self.state = train_step.load_weights(self.graph, self.state, state_dict)
 
     def __call__(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
         """Take one step per batch, and wait for the last; returns its scalars."""

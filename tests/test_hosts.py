@@ -381,3 +381,19 @@ def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
     train_here(tree, "resumed", monkeypatch, num_devices=8)
     assert checkpoint.find(resumed).name == "5"
     assert_same(folder, resumed)
+
+
+@pytest.mark.long
+def test_a_state_that_is_cut_over_two_hosts(tree, two_hosts, monkeypatch):
+    """Its checkpoint goes on with whole arrays, on one host."""
+    folder, _ = two_hosts
+    train_on_two_hosts(tree, "cut", "--config.train.shard_state=all")
+    assert_same(folder, tree / "cut")
+    metrics = [
+        json.loads((each / "results/efficient.json").read_text())["metrics"]
+        for each in (folder, tree / "cut")
+    ]
+    assert metrics[0] == metrics[1]
+    shutil.rmtree(tree / "cut/checkpoints/5")
+    train_here(tree, "cut", monkeypatch, num_devices=8)
+    assert_same(folder, tree / "cut")

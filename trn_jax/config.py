@@ -126,6 +126,8 @@ def base(*, dataset, model, num_classes):
         # most of which are absent: mmaction2 takes 160 for the 313 of Multi-Moments in Time
         label_smoothing=0.0,  # share of every label that is spread over all classes
         class_weights="equal",  # of the loss: "equal", or "balanced", inverse to the videos of each
+        shard_state="none",  # what is cut over the devices instead of being whole on each of them:
+        # the state of the "optimizer", or "all", parameters too: less memory, more communication
         on_nan="stop",  # when the loss or the gradient of a step is not finite: "stop" the training
         # and name the videos of that batch, or "skip" what the step would have changed and go on
         log_every=20,  # steps

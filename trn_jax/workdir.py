@@ -28,6 +28,7 @@ _FREE_KEYS = (
     "train.keep",
     "train.log_every",
     "train.on_nan",
+    "train.shard_state",
     "train.steps",
 )
 
