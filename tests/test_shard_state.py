@@ -14,8 +14,8 @@ from trn_jax.evaluate import Evaluator
 from trn_jax.train import _restore
 
 
-def prepare(shard, **options):
-    """A small training on eight devices, in float64."""
+def prepare(shard, *, dtype="float64", **options):
+    """A small training on eight devices."""
     mesh = make_mesh()
     rate = optim.learning_rate(lr=0.05, schedule="constant", epochs=1, steps_per_epoch=1)
     graph, optimizer, state = train_step.init_state(
@@ -26,7 +26,7 @@ def prepare(shard, **options):
             width=8,
             norm_group=2,
             frozen_stages=1,
-            dtype="float64",
+            dtype=dtype,
             rngs=nnx.Rngs(1),
         ),
         lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
@@ -184,3 +184,17 @@ def test_a_plan_shows_it():
     assert kinds["none"] == {"all-reduce"}
     for shard in ("optimizer", "all"):
         assert {"all-gather"} <= kinds[shard] <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+def test_foreign_weights_are_cut_too(monkeypatch):
+    def load(model, _):
+        kernel = model.backbone.layer4[0].conv2.kernel
+        kernel.set_value(jnp.ones(kernel.shape))
+
+    monkeypatch.setattr(train_step.convert, "load_state_dict", load)
+    graph, state, _ = prepare("all", dtype="float32")
+    loaded = train_step.load_weights(graph, state, {})
+    places = [jax.tree.map(lambda leaf: leaf.sharding, each) for each in (state, loaded)]
+    assert places[0] == places[1]
+    kernel = checkpoint.named(loaded.params)["backbone.layer4.0.conv2.kernel"]
+    assert not kernel.is_fully_replicated and (np.asarray(kernel) == 1).all()
