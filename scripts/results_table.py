@@ -6,7 +6,7 @@
 
 Published numbers come from the recipes in `configs/`, measured ones from the result files that an
 evaluation writes, kept in `configs/results/<recipe>/<protocol>.json`, sizes and costs from the
-models themselves. No number is typed by hand.
+models themselves, plans from `scripts/plan_table.py`. No number is typed by hand.
 """
 
 import argparse
@@ -25,6 +25,7 @@ CONFIGS = ROOT / "configs"
 README = ROOT / "README.md"
 RECIPES = CONFIGS / "README.md"
 RESULTS = CONFIGS / "results"
+PLANS = CONFIGS / "plans"
 SYNTHETIC = tuple(f"{model}_synthetic" for model in ("trn", "tsm", "tin", "tpn", "tsn"))
 
 
@@ -84,10 +85,50 @@ def cost_table():
     return markdown(["recipe", "model", "parameters", "GFLOPs", "for a clip of"], rows)
 
 
+def plan_table():
+    """What training steps need on slices of TPUs, from the plans that are there."""
+    plans = [json.loads(path.read_text()) for path in PLANS.glob("*/*.json")]
+    rows = []
+    for plan in sorted(plans, key=lambda plan: (plan["recipe"], plan["chips"], plan["topology"])):
+        clips, cost = min(plan["costs"].items(), key=lambda pair: int(pair[0]))
+        row = [f"`{plan['recipe']}`", f"`{plan['topology']}`", f"{int(clips) * plan['chips']:,}"]
+        memory = f"{plan['memory'] / 2**30:.0f}"
+        if "error" in cost:
+            rows.append([*row, f"more than {memory}", "none", "", ""])
+            continue
+        needed = sum(cost[key] for key in ("arguments", "outputs", "temporary", "code"))
+        sent = [each["bytes"] for each in cost["collectives"]]
+        kinds = dict.fromkeys(each["kind"] for each in cost["collectives"])
+        row += [f"{needed / 2**30:.2f} of {memory}", _largest(plan, plans)]
+        row += [f"{len(sent)} x {' and '.join(kinds)}", f"{sum(sent) / 1e6:.1f}"]
+        rows.append(row)
+    header = ["recipe", "chips", "clips per step", "GiB per chip", "largest batch", "sent", "MB"]
+    return markdown(header, rows)
+
+
+def _largest(plan, plans):
+    """The largest batch for the chips of a plan, from the one of their version with two batches."""
+    from trn_jax.plan import Cost, largest_batch
+
+    version = plan["topology"].partition(":")[0]
+    for other in plans:
+        costs = {int(clips): cost for clips, cost in other["costs"].items()}
+        if (other["recipe"], other["topology"].partition(":")[0]) == (plan["recipe"], version):
+            if len(costs) < 2:
+                continue
+            small, large = sorted(costs)
+            clips = small
+            if "error" not in costs[large]:
+                found = {count: Cost(**cost) for count, cost in costs.items()}
+                clips = largest_batch(found, plan["memory"], small)
+            return f"{clips * plan['chips']:,}"
+    return "not planned"
+
+
 # By file and mark.
 TABLES: dict[pathlib.Path, dict[str, Callable[[], str]]] = {
     README: {"synthetic": synthetic_table, "recipes": partial(recipe_table, "trn_*")},
-    RECIPES: {"recipes": recipe_table, "cost": cost_table},
+    RECIPES: {"recipes": recipe_table, "cost": cost_table, "plans": plan_table},
 }
 
 

@@ -19,7 +19,7 @@ PACKAGE = REPOSITORY / "trn_jax"
 LAYERS = (
     ("trn_jax.errors",),
     ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices", "trn_jax.files", "trn_jax.checksums"),
-    ("trn_jax.hosts",),
+    ("trn_jax.hosts", "trn_jax.compilation_cache"),
     ("trn_jax.damage", "trn_jax.watchdog"),
     ("trn_jax.data.memory",),
     ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),

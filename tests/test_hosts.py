@@ -335,3 +335,19 @@ def test_two_hosts_go_on_from_the_checkpoint_before_a_damaged_one(tree, two_host
     assert "resuming after step 3" in done.stderr
     assert (tree / "damaged/checkpoints/5.damaged").is_dir()
     assert_same(folder, tree / "damaged")
+
+
+@pytest.mark.long
+def test_a_state_that_is_cut_over_two_hosts(tree, two_hosts, monkeypatch):
+    """Its checkpoint goes on with whole arrays, on one host."""
+    folder, _ = two_hosts
+    train_on_two_hosts(tree, "cut", "--config.train.shard_state=all")
+    assert_same(folder, tree / "cut")
+    metrics = [
+        json.loads((each / "results/efficient.json").read_text())["metrics"]
+        for each in (folder, tree / "cut")
+    ]
+    assert metrics[0] == metrics[1]
+    shutil.rmtree(tree / "cut/checkpoints/5")
+    train_here(tree, "cut", monkeypatch, num_devices=8)
+    assert_same(folder, tree / "cut")

@@ -83,3 +83,35 @@ def test_results_of_a_run_are_taken_up(tables, monkeypatch, tmp_path):
 def test_a_readme_without_a_place_for_the_tables_is_refused(tables):
     with pytest.raises(SystemExit, match="no place for a table"):
         tables.with_tables(tables.README, "nothing here")
+
+
+def plan(topology, chips, costs):
+    return {"recipe": "r", "topology": topology, "chips": chips, "memory": 16 << 30, "costs": costs}
+
+
+def needs(gigabytes):
+    sizes = {"arguments": 1 << 30, "outputs": 0, "temporary": (gigabytes - 1) << 30, "code": 0}
+    sent = [{"kind": "all-reduce", "bytes": 2_000_000}, {"kind": "all-reduce", "bytes": 500_000}]
+    return sizes | {"flops": 1.0, "traffic": 1.0, "collectives": sent}
+
+
+def test_plans_are_listed(tables, monkeypatch, tmp_path):
+    """The largest batch follows from the plan of the same version with two batches."""
+    monkeypatch.setattr(tables, "PLANS", tmp_path)
+    plans = {
+        "a": plan("v5e:4x4", 16, {"8": needs(3), "16": needs(5)}),
+        "b": plan("v5e:16x16", 256, {"8": needs(3)}),
+        "c": plan("v5p:8x8x8", 512, {"8": needs(15), "16": {"error": "does not fit"}}),
+        "d": plan("v6e:16x16", 256, {"8": {"error": "does not fit"}}),
+    }
+    (tmp_path / "r").mkdir()
+    for name, found in plans.items():
+        (tmp_path / "r" / f"{name}.json").write_text(json.dumps(found))
+    rows = [line.split(" | ")[1:] for line in tables.plan_table().splitlines()[2:]]
+    assert rows == [
+        # 0.95 x 16 GiB hold 56 clips: 1 GiB and a quarter for each.
+        ["`v5e:4x4`", "128", "3.00 of 16", "896", "2 x all-reduce", "2.5 |"],
+        ["`v5e:16x16`", "2,048", "3.00 of 16", "14,336", "2 x all-reduce", "2.5 |"],
+        ["`v6e:16x16`", "2,048", "more than 16", "none", "", " |"],
+        ["`v5p:8x8x8`", "4,096", "15.00 of 16", "4,096", "2 x all-reduce", "2.5 |"],
+    ]

@@ -84,6 +84,8 @@ def base(*, dataset, model, num_classes):
         causal=placeholder(bool),  # TSM: features move to later frames only
         partial_bn=placeholder(bool),  # freeze all batch norms but the first
         frozen_stages=placeholder(int),  # freeze the stem (0) and the first stages (1, 2, ...)
+        remat=placeholder(int),  # compute the activations inside the blocks of the first so many
+        # stages of the backbone again in the backward pass: less memory, more operations; None: 0
         dropout_rate=placeholder(float),
         drop_path_rate=placeholder(float),  # Swin: how often the last block is left out
         deploy=placeholder(bool),  # MobileOne: one branch per block, as `reparameterize` makes them
@@ -124,6 +126,8 @@ def base(*, dataset, model, num_classes):
         # most of which are absent: mmaction2 takes 160 for the 313 of Multi-Moments in Time
         label_smoothing=0.0,  # share of every label that is spread over all classes
         class_weights="equal",  # of the loss: "equal", or "balanced", inverse to the videos of each
+        shard_state="none",  # what is cut over the devices instead of being whole on each of them:
+        # the state of the "optimizer", or "all", parameters too: less memory, more communication
         on_nan="stop",  # when the loss or the gradient of a step is not finite: "stop" the training
         # and name the videos of that batch, or "skip" what the step would have changed and go on
         step_timeout=900.0,  # seconds in which something has to happen (a step, clips evaluated);

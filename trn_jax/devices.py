@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from trn_jax.errors import UserError
 
 _BATCHES_AHEAD = 2
+_SMALL = 4096  # numbers up to which an array is not worth a communication of its own
 _END = object()
 
 
@@ -43,6 +44,45 @@ def replicated(mesh):
 def split_batch(mesh):
     """The leading axis is cut into contiguous parts, one per device."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def split_largest(tree, mesh):
+    """Cut every array of a pytree along its largest axis that the devices divide.
+
+    Arrays without such an axis, and small ones, are whole on every device.
+
+    Args:
+        tree: of arrays or their shapes.
+        mesh: the devices.
+
+    Returns:
+        A pytree of shardings.
+    """
+
+    def split(leaf):
+        sizes = [0 if size % mesh.size else size for size in leaf.shape]
+        if leaf.size <= _SMALL or not any(sizes):
+            return replicated(mesh)
+        axis = sizes.index(max(sizes))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+    return jax.tree.map(split, tree)
+
+
+def gathered(tree):
+    """The arrays of a pytree, whole on every device that they lie on.
+
+    With several hosts, all of them have to call this.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if all(leaf.is_fully_replicated for leaf in leaves):
+        return tree
+    whole = [NamedSharding(leaf.sharding.mesh, PartitionSpec()) for leaf in leaves]
+    return jax.tree.unflatten(structure, jax.jit(_same, out_shardings=whole)(leaves))
+
+
+def _same(arrays):
+    return arrays
 
 
 class DevicePrefetch:

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from trn_jax import __version__, checkpoint, recipe, report
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
-from trn_jax.devices import DevicePrefetch, make_mesh, replicated, split_batch
+from trn_jax.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
 from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.scores import Scores, check_dump, dump_path
@@ -171,6 +171,7 @@ class Evaluator:
 
     def _on_these_devices(self, states):
         """States of the whole mesh, as those of this host's devices."""
+        states = gathered(states)
         if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(states)):
             return states
         return jax.tree.map(

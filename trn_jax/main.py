@@ -68,6 +68,7 @@ _HOSTS_TIMEOUT = flags.DEFINE_integer(
 def main(_):
     """Do what the flags say."""
     # Imported late, so that a wrong flag is told at once.
+    from trn_jax.compilation_cache import keep_programs
     from trn_jax.evaluate import evaluate
     from trn_jax.train import train
 
@@ -86,14 +87,17 @@ def main(_):
             raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
         profile_steps = _profile_steps(_PROFILE_STEPS.value)
         _bring_hosts_together()
+        keep_programs(_WORKDIR.value)
         return train(config, _WORKDIR.value, profile_steps=profile_steps)
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
     _bring_hosts_together()
+    workdir = _WORKDIR.value or _workdir_of(_CHECKPOINT.value)
+    keep_programs(workdir)
     evaluate(
         config,
         _CHECKPOINT.value,
-        _WORKDIR.value or _workdir_of(_CHECKPOINT.value),
+        workdir,
         protocols=_PROTOCOL.value,
         dump=_DUMP.value,
     )

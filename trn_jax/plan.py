@@ -153,8 +153,11 @@ def training_cost(config, devices):
         lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
         lambda params: recipe.optimizer(config, params, rate),
     )
+    shapes = jax.eval_shape(init)
+    layout = train_step.lay_state(shapes, mesh, config.train.shard_state)
     step = train_step.jit_train_step(
         mesh,
+        layout=layout,
         graph=graph,
         optimizer=optimizer,
         rate=rate,
@@ -163,7 +166,8 @@ def training_cost(config, devices):
         skip_not_finite=recipe.skips_not_finite(config),
     )
     whole, split = replicated(mesh), split_batch(mesh)
-    state = jax.tree.map(partial(_abstract, sharding=whole), jax.eval_shape(init))
+    places = jax.tree.map(lambda _: whole, shapes) if layout is None else layout
+    state = jax.tree.map(_abstract, shapes, places)
     batch, view = config.train.batch, View(**config.data.train)
     labels: tuple[tuple[int, ...], type] = ((batch,), jnp.int32)
     if config.data.multi_label:

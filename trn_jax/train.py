@@ -24,6 +24,7 @@ from trn_jax.train_step import (
     classification_loss,
     init_state,
     jit_train_step,
+    lay_state,
     load_weights,
 )
 from trn_jax.watchdog import Watchdog
@@ -59,6 +60,7 @@ def train(config, workdir, *, profile_steps=None):
         lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
         lambda params: recipe.optimizer(config, params, rate),
         mesh,
+        config.train.shard_state,
     )
     checkpoints = checkpoint.Checkpoints(
         os.path.join(workdir, "checkpoints"),
@@ -74,11 +76,12 @@ def train(config, workdir, *, profile_steps=None):
     elif config.init_from:
         weights = recipe.initial_weights(config)
         parts = dict(backbone_only=not config.init_head, reset_temporal_op=None)
-        state = load_weights(graph, state, weights, mesh, **parts)
+        state = load_weights(graph, state, weights, **parts)
     describe_workdir(config, workdir, data.class_names)
 
     step_fn = jit_train_step(
         mesh,
+        layout=lay_state(state, mesh, config.train.shard_state),
         graph=graph,
         optimizer=optimizer,
         rate=rate,

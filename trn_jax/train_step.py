@@ -10,7 +10,10 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from trn_jax import convert
-from trn_jax.devices import replicated, split_batch
+from trn_jax.devices import replicated, split_batch, split_largest
+from trn_jax.errors import UserError
+
+SHARD_STATE = ("none", "optimizer", "all")
 
 
 @flax.struct.dataclass
@@ -76,6 +79,7 @@ def train_step(
     loss=classification_loss,
     skip_not_finite=False,
     mesh,
+    layout=None,
 ):
     """Take one step of SGD.
 
@@ -97,6 +101,7 @@ def train_step(
             statistics and momentum as they are. The step counts all the same, so that random
             numbers and learning rate remain those of the step.
         mesh: the devices that the batch is cut over.
+        layout: where the state lies, see `lay_state`; by default whole on every device.
 
     Returns:
         The new state, and the scalars `loss`, `top1`, `grad_norm` (before clipping) and `lr`.
@@ -106,8 +111,16 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     dropout_key, relations_key = jax.random.split(key)
 
+    whole_params, whole_fixed = state.params, state.fixed
+    if layout is not None:
+        # What is cut over the devices is put together first. Otherwise the partitioner may cut the
+        # layers along their channels, and send features around instead of parameters.
+        whole_params, whole_fixed = jax.lax.with_sharding_constraint(
+            (state.params, state.fixed), replicated(mesh)
+        )
+
     def loss_fn(params, clips, labels, clip_index):
-        model = nnx.merge(graph, params, state.stats, state.fixed)
+        model = nnx.merge(graph, params, state.stats, whole_fixed)
         rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
         logits, auxiliary = model.outputs(clips, train=True, rngs=rngs, clip_index=clip_index)
         value = loss(logits, labels)
@@ -122,7 +135,7 @@ def train_step(
         return value, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
 
     def part_of_step(_, part):
-        return None, jax.value_and_grad(loss_fn, has_aux=True)(state.params, *part)
+        return None, jax.value_and_grad(loss_fn, has_aux=True)(whole_params, *part)
 
     clips, labels = batch["clip"], batch["label"]
     parts = (clips, labels, jnp.arange(len(labels)))
@@ -133,6 +146,9 @@ def train_step(
         _, outcomes = jax.lax.scan(part_of_step, None, parts)
         (value, (top1, stats)), grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), outcomes)
 
+    if layout is not None:
+        # Every device updates a part of the momentum, and needs that part of the gradient only.
+        grads = jax.lax.with_sharding_constraint(grads, split_largest(grads, mesh))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     scalars = {
         "loss": value,
@@ -177,13 +193,47 @@ def _cut(x, accumulation, mesh):
     return jax.lax.with_sharding_constraint(parts, sharding)
 
 
-def jit_train_step(mesh, **kwargs):
-    """Compile `train_step` for `mesh`: state replicated and donated, batch cut over the devices."""
+def lay_state(state, mesh, shard="none"):
+    """Where the arrays of a `TrainState` lie.
+
+    Args:
+        state: a `TrainState`, or its shapes.
+        mesh: the devices.
+        shard: what is cut over the devices, see `split_largest`: "none", the state of the
+            "optimizer", or "all", which adds the parameters (Rajbhandari et al., "ZeRO: Memory
+            Optimizations Toward Training Trillion Parameter Models", 2020). The rest is whole on
+            every device, and so are the parameters during a step. What a step computes is the
+            same, up to rounding.
+
+    Returns:
+        A `TrainState` of shardings, or `None` if all is whole.
+
+    Raises:
+        UserError: there is no such choice.
+    """
+    if shard not in SHARD_STATE:
+        raise UserError(f"train.shard_state={shard!r} is not one of {', '.join(SHARD_STATE)}")
+    if shard == "none":
+        return None
+    cut = {"optimizer": ("opt_state",), "all": ("params", "fixed", "opt_state")}[shard]
+    whole = jax.tree.map(lambda _: replicated(mesh), state)
+    return whole.replace(**{name: split_largest(getattr(state, name), mesh) for name in cut})
+
+
+def jit_train_step(mesh, *, layout=None, **kwargs):
+    """Compile `train_step` for `mesh`: the state is donated, the batch cut over the devices.
+
+    Args:
+        mesh: the devices.
+        layout: where the state lies, before and after, see `lay_state`.
+        **kwargs: of `train_step`.
+    """
     whole = replicated(mesh)
+    placed = whole if layout is None else layout
     return jax.jit(
-        partial(train_step, mesh=mesh, **kwargs),
-        in_shardings=(whole, split_batch(mesh)),
-        out_shardings=(whole, whole),
+        partial(train_step, mesh=mesh, layout=layout, **kwargs),
+        in_shardings=(placed, split_batch(mesh)),
+        out_shardings=(placed, whole),
         donate_argnums=0,
     )
 
@@ -209,24 +259,24 @@ def lay_out(make_model, make_optimizer):
     return graph, optimizer, init
 
 
-def init_state(make_model, make_optimizer, mesh):
+def init_state(make_model, make_optimizer, mesh, shard="none"):
     """Draw a model and lay it out on the devices of `mesh`.
 
     Returns:
-        The graph definition, the optimizer, and a `TrainState`; see `lay_out`.
+        The graph definition, the optimizer, and a `TrainState`; see `lay_out` and `lay_state`.
     """
     graph, optimizer, init = lay_out(make_model, make_optimizer)
-    return graph, optimizer, jax.jit(init, out_shardings=replicated(mesh))()
+    layout = lay_state(jax.eval_shape(init), mesh, shard) or replicated(mesh)
+    return graph, optimizer, jax.jit(init, out_shardings=layout)()
 
 
-def load_weights(graph, state, weights, mesh, **options):
+def load_weights(graph, state, weights, **options):
     """Begin with foreign weights.
 
     Args:
         graph: the structure of the model.
         state: a `TrainState`.
         weights: `{name: array}`, see `trn_jax.convert`.
-        mesh: the devices.
         **options: of `convert.load_state_dict`.
 
     Returns:
@@ -236,5 +286,6 @@ def load_weights(graph, state, weights, mesh, **options):
     convert.load_state_dict(model, weights, **options)
     _, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     # Laid out as a step leaves them, so that nothing is compiled again after the first one.
-    params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), replicated(mesh))
+    places = jax.tree.map(lambda leaf: leaf.sharding, state.model)
+    params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), places)
     return state.replace(params=params, stats=stats, fixed=fixed)

@@ -13,13 +13,14 @@ from trn_jax.files import write_text
 from trn_jax.recipe import flat, from_dict, to_json
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters of a
-# run that goes well.
+# run that goes well, but for rounding.
 _FREE_KEYS = (
     "data_dir",
     "data.num_threads",
     "data.num_workers",
     "data.val",
     "eval",
+    "model.remat",
     "protocols",
     "published",
     "train.checkpoint_every",
@@ -27,6 +28,7 @@ _FREE_KEYS = (
     "train.keep",
     "train.log_every",
     "train.on_nan",
+    "train.shard_state",
     "train.step_timeout",
     "train.steps",
 )

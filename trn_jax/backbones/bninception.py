@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, max_pool, storage_dtype
+from trn_jax.backbones.layers import BatchNorm, check_remat, max_pool, run_block, storage_dtype
 from trn_jax.errors import UserError
 
 # name, 1x1, (reduced, 3x3), (reduced, double 3x3), pool, its projection: channels for a stem of 64.
@@ -143,6 +143,8 @@ class BNInception(nnx.Module):
         width: channels of the stem's first convolution; even. All others are scaled along.
         partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
             Networks", 2016, section 3.2).
+        remat: number of stages, from the first on, whose blocks compute their activations again in
+            the backward pass instead of keeping them, see `run_block`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -157,7 +159,7 @@ class BNInception(nnx.Module):
     sees_clips = False
     draws = False
 
-    def __init__(self, blocks, *, width=64, partial_bn=False, dtype=jnp.float32, rngs):
+    def __init__(self, blocks, *, width=64, partial_bn=False, remat=0, dtype=jnp.float32, rngs):
         if width < 2 or width % 2:
             raise UserError(f"width={width} is not a positive even number of channels")
         self.dtype = dtype
@@ -183,6 +185,8 @@ class BNInception(nnx.Module):
             setattr(self, names[-1], block)
             channels = block.out_channels
         self.stage_channels += (channels,)
+        check_remat(remat, len(self.stage_channels))
+        self.remat = remat
         self.block_names = tuple(names)
         self.out_channels = channels
 
@@ -205,7 +209,8 @@ class BNInception(nnx.Module):
             block = getattr(self, name)
             if block.stride == 2:
                 features.append(x)
-            x = block(x, **statistics)
+            remat = train and len(features) < self.remat
+            x = run_block(block, x, remat=remat, **statistics)
         return [*features, x]
 
     def stem(self, frames, **statistics):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, max_pool, storage_dtype
+from trn_jax.backbones.layers import BatchNorm, check_remat, max_pool, run_block, storage_dtype
 
 
 class DenseLayer(nnx.Module):
@@ -102,6 +102,8 @@ class DenseNet(nnx.Module):
         width: channels of the stem.
         partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
             Networks", 2016, section 3.2).
+        remat: number of stages, from the first on, whose dense blocks compute their activations
+            again in the backward pass instead of keeping them, see `run_block`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -113,7 +115,11 @@ class DenseNet(nnx.Module):
     sees_clips = False
     draws = False
 
-    def __init__(self, depths, *, growth, width, partial_bn=False, dtype=jnp.float32, rngs):
+    def __init__(
+        self, depths, *, growth, width, partial_bn=False, remat=0, dtype=jnp.float32, rngs
+    ):
+        check_remat(remat, len(depths))
+        self.remat = remat
         self.dtype = dtype
         conv = partial(_conv, dtype=dtype, rngs=rngs)
         norm = partial(BatchNorm, frozen=partial_bn, dtype=dtype)
@@ -152,7 +158,8 @@ class DenseNet(nnx.Module):
         for stage in range(1, self.num_stages + 1):
             if stage > 1:
                 x = getattr(self, f"transition{stage - 1}")(x, **statistics)
-            x = getattr(self, f"denseblock{stage}")(x, **statistics)
+            block = getattr(self, f"denseblock{stage}")
+            x = run_block(block, x, remat=train and stage <= self.remat, **statistics)
             features.append(x)
         features[-1] = self.norm5(x, **statistics)
         return features

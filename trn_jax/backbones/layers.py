@@ -45,6 +45,34 @@ def freeze(module):
                     setattr(part, name, Frozen(value[...]))
 
 
+def check_remat(remat, num_stages):
+    """Check that a backbone has so many stages to compute twice (see `run_block`).
+
+    Raises:
+        UserError: it has not.
+    """
+    if not 0 <= remat <= num_stages:
+        raise UserError(
+            f"remat={remat} is not in 0..{num_stages}, a number of stages of the backbone, "
+            "from the first on, whose activations are computed again in the backward pass"
+        )
+
+
+def run_block(block, x, *, remat, rngs=None, **options):
+    """Call `block(x, **options)`, with `rngs` if there are any.
+
+    With `remat` only `x` is kept for the backward pass, which computes the activations inside of
+    the block again (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016). Outputs,
+    gradients, statistics and random numbers are the same.
+    """
+
+    def run(block, x, rngs):
+        random = {} if rngs is None else dict(rngs=rngs)
+        return block(x, **options, **random)
+
+    return (nnx.remat(run) if remat else run)(block, x, rngs)
+
+
 class Linear(nnx.Module):
     """`x @ kernel + bias`, or `x @ kernel`.
 

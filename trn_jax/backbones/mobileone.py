@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, global_average_pool
+from trn_jax.backbones.layers import BatchNorm, check_remat, global_average_pool, run_block
 from trn_jax.errors import UserError
 
 
@@ -192,6 +192,8 @@ class MobileOne(nnx.Module):
             `[frames, height, width, channels]` onto itself. It is applied to the whole input of
             every block but the stem: there is no shortcut around a block.
         deploy: build the form that `reparameterize` makes.
+        remat: number of stages, from the first on, whose blocks compute their activations again in
+            the backward pass instead of keeping them, see `run_block`.
         dtype: dtype of the computation.
         rngs: source of the `params` key.
 
@@ -214,9 +216,12 @@ class MobileOne(nnx.Module):
         num_convs=1,
         temporal_op=None,
         deploy=False,
+        remat=0,
         dtype=jnp.float32,
         rngs,
     ):
+        check_remat(remat, len(depths))
+        self.remat = remat
         block = partial(MobileOneBlock, deploy=deploy, dtype=dtype, rngs=rngs)
         self.stage0 = block(3, stem_width, 3, stride=2)
         channels = stem_width
@@ -257,7 +262,7 @@ class MobileOne(nnx.Module):
         features = []
         for stage in range(1, len(self.stage_channels) + 1):
             for block in getattr(self, f"stage{stage}"):
-                x = block(x, **statistics)
+                x = run_block(block, x, remat=train and stage <= self.remat, **statistics)
             features.append(x)
         return features
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, freeze, max_pool
+from trn_jax.backbones.layers import BatchNorm, check_remat, freeze, max_pool, run_block
 from trn_jax.errors import UserError
 
 SHIFT_PLACES = ("blockres", "block")
@@ -136,6 +136,8 @@ class ResNet(nnx.Module):
         partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
             Networks", 2016, section 3.2).
         frozen_stages: freeze the stem and the first so many stages; -1 freezes nothing, 0 the stem.
+        remat: number of stages, from the first on, whose blocks compute their activations again in
+            the backward pass instead of keeping them, see `run_block`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -159,6 +161,7 @@ class ResNet(nnx.Module):
         shift_every=None,
         partial_bn=False,
         frozen_stages=-1,
+        remat=0,
         dtype=jnp.float32,
         rngs,
     ):
@@ -174,6 +177,8 @@ class ResNet(nnx.Module):
             shift_every = 2 if deep and shift_place == "blockres" else 1
         if shift_every < 1:
             raise UserError(f"shift_every={shift_every} must be at least 1, a number of blocks")
+        check_remat(remat, len(depths))
+        self.remat = remat
         conv, norm = _layers(frozen=frozen_stages >= 0, dtype=dtype, rngs=rngs)
         self.dtype = dtype
         self.conv1 = conv(3, width, 7, stride=2, padding=3)
@@ -224,7 +229,7 @@ class ResNet(nnx.Module):
         features = []
         for stage in range(1, self.num_stages + 1):
             for block in getattr(self, f"layer{stage}"):
-                x = block(x, **statistics)
+                x = run_block(block, x, remat=train and stage <= self.remat, **statistics)
             features.append(x)
         return features
 

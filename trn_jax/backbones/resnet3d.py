@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.conv3d import Conv3d
-from trn_jax.backbones.layers import BatchNorm, max_pool
+from trn_jax.backbones.layers import BatchNorm, check_remat, max_pool, run_block
 
 
 class Bottleneck3d(nnx.Module):
@@ -59,6 +59,8 @@ class SlowOnly(nnx.Module):
         depths: number of blocks in each of the four stages.
         width: channels of the stem; stage i works with `width * 2**i`, four times as many outside
             its bottlenecks.
+        remat: number of stages, from the first on, whose blocks compute their activations again in
+            the backward pass instead of keeping them, see `run_block`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -70,7 +72,9 @@ class SlowOnly(nnx.Module):
     sees_clips = True
     draws = False
 
-    def __init__(self, depths, *, width=64, dtype=jnp.float32, rngs):
+    def __init__(self, depths, *, width=64, remat=0, dtype=jnp.float32, rngs):
+        check_remat(remat, len(depths))
+        self.remat = remat
         self.dtype = dtype
         self.conv1 = Conv3d(3, width, (1, 7), stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype)
@@ -113,7 +117,7 @@ class SlowOnly(nnx.Module):
         features = []
         for stage in range(1, self.num_stages + 1):
             for block in getattr(self, f"layer{stage}"):
-                x = block(x, **statistics)
+                x = run_block(block, x, remat=train and stage <= self.remat, **statistics)
             features.append(x)
         return features
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import Linear, dropout, storage_dtype
+from trn_jax.backbones.layers import Linear, check_remat, dropout, run_block, storage_dtype
 from trn_jax.errors import UserError
 
 # Added to the scores of pixels that only the cyclic shift brought into one window.
@@ -141,6 +141,8 @@ class Swin(nnx.Module):
         drop_path_rate: how often the last block's branches are left out in training. The rate
             rises linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
             Depth", 2016).
+        remat: number of stages, from the first on, whose blocks compute their activations again in
+            the backward pass instead of keeping them, see `run_block`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -161,9 +163,12 @@ class Swin(nnx.Module):
         window=7,
         patch=4,
         drop_path_rate=0.1,
+        remat=0,
         dtype=jnp.float32,
         rngs,
     ):
+        check_remat(remat, len(depths))
+        self.remat = remat
         self.dtype = dtype
         self.drop_path_rate = drop_path_rate
         self.multiple = patch * window * 2 ** (len(depths) - 1)
@@ -225,7 +230,7 @@ class Swin(nnx.Module):
         for stage, blocks in enumerate(self.layers):
             x = self.merges[stage - 1](x) if stage else x
             for block in blocks:
-                x = block(x, **random)
+                x = run_block(block, x, remat=train and stage < self.remat, **random)
             features.append(x)
         features[-1] = self.norm(x)
         return features

@@ -65,7 +65,7 @@ _REGISTRIES: dict[str, dict[str, Any]] = {
     "head": HEADS,
 }
 # Options of our models that say how they start, what they train or how they are computed.
-_WITHOUT_EFFECT = {"dtype", "frozen_stages", "init_std", "norm_group", "partial_bn"}
+_WITHOUT_EFFECT = {"dtype", "frozen_stages", "init_std", "norm_group", "partial_bn", "remat"}
 
 
 def create_twin(name, *, num_classes, num_segments=8, **overrides):
@@ -79,7 +79,7 @@ def create_twin(name, *, num_classes, num_segments=8, **overrides):
         num_classes: number of classes.
         num_segments: frames of a clip.
         **overrides: as in `trn_jax.create_model`. What concerns initial weights, frozen layers,
-            groups of batch statistics and the dtype has no effect here.
+            groups of batch statistics, memory and the dtype has no effect here.
 
     Returns:
         A module that maps `[batch, frames, height, width, 3]` to logits `[batch, num_classes]`, in
