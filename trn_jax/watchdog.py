@@ -112,11 +112,11 @@ class Watchdog:
         return self
 
     def __exit__(self, _, error, traceback):
-        if self._register and isinstance(error, jax.errors.JaxRuntimeError):
-            # Where a collective operation fails at once, it is told who is gone, if anybody is.
+        if self._register and isinstance(error, Exception):
+            # Whatever failed may have failed because another host is gone. That shows only later.
             time.sleep(5 * self._tell)
             if self._silent(4 * self._tell):
-                self._end(f"a step failed ({first_line(error)})")
+                self._end(f"the training failed ({first_line(error.__cause__ or error)})")
         self._well = error is None
         self._closed.set()
         for thread in self._threads:

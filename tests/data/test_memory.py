@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -95,3 +96,14 @@ def test_programs_end_quietly_with_arrays_in_use():
         [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_memory_is_given_back_where_that_can_be_done(monkeypatch):
+    given_back = []
+    library = types.SimpleNamespace(malloc_trim=given_back.append)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
+    memory.give_back()
+    assert given_back == [0]
+    del library.malloc_trim  # of another C library
+    memory.give_back()
+    assert given_back == [0]
