@@ -33,7 +33,7 @@ class Texts:
     """A register in this process."""
 
     def __init__(self, folder):
-        self._texts = TEXTS.setdefault(folder, {})
+        self._texts = TEXTS
 
     def write(self, name, text):
         self._texts[name] = text
@@ -43,7 +43,7 @@ class Texts:
         return {n.split("/")[1]: text for n, text in found.items() if n.startswith(f"{folder}/")}
 
 
-TEXTS: dict[str, dict[str, str]] = {}
+TEXTS: dict[str, str] = {}
 
 
 class Steps:

@@ -69,14 +69,10 @@ class StepMeter:
         elapsed = free - interval.start
         self._interval = _Interval([], free)
         spent = np.array([len(fetched), elapsed - waited, waited])
-        self._spent = (
-            [*self._spent, spent]
-            if len(self._spent) < 2
-            else [
-                self._spent[0],
-                self._spent[1] + spent,
-            ]
-        )
+        if len(self._spent) < 2:
+            self._spent.append(spent)
+        else:
+            self._spent[1] += spent
         summary = _means(fetched) | {
             "lr": float(fetched[-1]["lr"]),
             "clips_per_second": self._batch * len(fetched) / elapsed,

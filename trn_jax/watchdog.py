@@ -9,6 +9,7 @@ what it is doing.
 import contextlib
 import dataclasses
 import faulthandler
+import itertools
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ _TELL = 2.0  # seconds between two signs of life of a host; less if the limit is
 _SILENCE = 60.0  # seconds without one after which a host is taken for dead
 _SHORTEST = 10  # seconds that a limit has at least
 _FIRST = 5  # times the limit for the first step, which is compiled
+_NUMBERS = itertools.count()  # of the trainings of this process, the same on all hosts
 _LAST_WORDS = """
 import signal, sys
 for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,7 +87,8 @@ class Watchdog:
         self._timeout = timeout
         self._tell = min(_TELL, timeout / 10) if timeout else _TELL
         self._host, self._num_hosts = jax.process_index(), jax.process_count()
-        self._register = hosts.Register("trn_jax/watchdog") if self._num_hosts > 1 else None
+        folder = f"trn_jax/watchdog/{next(_NUMBERS)}"
+        self._register = hosts.Register(folder) if self._num_hosts > 1 else None
         self._doing = "the start"
         self._count = 0  # of what happened here
         self._started = False  # whether something was finished here
@@ -167,7 +170,7 @@ class Watchdog:
         if self._agreed:
             return
         said = register.read("stop")
-        if not self._holds and (said or self._notice):
+        if str(self._host) not in said and (said or self._notice):
             with self._changed:
                 self._holds = True
                 begun = self._begun
@@ -225,8 +228,9 @@ class Watchdog:
             before = now
             self._last_words.change(self._farewell())
             patience = limit if self._started else _FIRST * limit
-            stuck = self._clock - self._happened > patience
-            if self._timeout and (stuck or self._silent(min(_SILENCE, limit))):
+            if self._timeout and self._silent(min(_SILENCE, limit)):
+                self._end("there is no sign of life of another host")
+            if self._timeout and self._clock - self._happened > patience:
                 told = f"{self._timeout:g} s (train.step_timeout; 0: none)"
                 self._end(f"nothing goes on; the limit is {told}")
 
