@@ -67,6 +67,7 @@ def command(tree, *flags, workdir="run"):
 
 def environment(num_devices=1):
     flags = f"--xla_force_host_platform_device_count={num_devices}"
+    flags += " --xla_backend_optimization_level=0"  # as in conftest.py
     return os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": cache()}
 
 

@@ -77,11 +77,13 @@ def used_by(process):
 )
 def test_a_long_training_stays_as_large_as_it_is(tmp_path, recipe, steps, settled, tolerance):
     """With evaluations and checkpoints; the memory of a small process is less even."""
+    options = "--xla_force_host_platform_device_count=1"
     if recipe == "small":
         make_tree(tmp_path, RECIPE)
         flags = [f"--config={tmp_path}/recipe.py", f"--config.data_dir={tmp_path}/data"]
         flags += ["--config.train.checkpoint_every=20", "--config.train.eval_every=10"]
         flags += ["--config.model.dtype=float32", "--config.train.batch=4"]
+        options += " --xla_backend_optimization_level=0"  # as in conftest.py
     else:
         flags = ["--config=configs/trn_synthetic.py", "--config.train.checkpoint_every=100"]
         flags += ["--config.train.eval_every=1"]
@@ -90,7 +92,7 @@ def test_a_long_training_stays_as_large_as_it_is(tmp_path, recipe, steps, settle
     with subprocess.Popen(
         [sys.executable, "-m", "trn_jax.main", *flags, "--config.train.log_every=10"],
         cwd=REPOSITORY,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
+        env=os.environ | {"XLA_FLAGS": options},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

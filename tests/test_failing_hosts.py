@@ -1,0 +1,141 @@
+"""Two hosts, one of which is killed, hangs, or is asked to end."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+from small_training import (
+    REPOSITORY,
+    assert_identical,
+    command,
+    environment,
+    make_tree,
+    parameters,
+)
+
+from trn_jax import checkpoint, train, watchdog
+
+NUM_STEPS = 16
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watchdog")
+    make_tree(folder)
+    return folder
+
+
+def launch(tree, workdir, *flags, **options):
+    """Begin to train on two hosts, for `NUM_STEPS` steps if nothing comes in between."""
+    settings = dict(batch=8, steps=NUM_STEPS, checkpoint_every=4, step_timeout=10, keep=NUM_STEPS)
+    own = [f"--config.train.{name}={value}" for name, value in settings.items()]
+    return subprocess.Popen(
+        command(tree, workdir, *own, *flags, devices=1, **options),
+        env=environment(),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def listen(launcher, step=0, act=None):
+    """Call `act` after a step, once; returns all that the hosts say."""
+    said = []
+    limit = threading.Timer(300, launcher.kill)  # if they wait for each other
+    limit.start()
+    try:
+        for line in launcher.stderr:
+            said.append(line)
+            if act and f"step {step}/" in line:
+                act()
+                act = None
+        launcher.wait()
+    finally:
+        limit.cancel()
+        launcher.kill()
+        launcher.stderr.close()
+    return "".join(said)
+
+
+def process_of_host(launcher, host):
+    """The process that plays a host, among the children of the launcher."""
+    mark = f"TRN_JAX_HOST={host}".encode()
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher.pid and mark in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    raise LookupError(f"no process of host {host}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tree):
+    launcher = launch(tree, "undisturbed")
+    said = listen(launcher)
+    assert launcher.returncode == 0, said
+    return parameters(tree / "undisturbed")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "seed", [pytest.param(n, marks=pytest.mark.slow if n > 1 else ()) for n in range(10)]
+)
+def test_a_host_that_is_killed(tree, undisturbed, seed):
+    """The other one ends by itself; started again, they end with the same bits."""
+    rng = np.random.default_rng(seed)
+    victim, step, pause = seed % 2, int(rng.integers(2, NUM_STEPS)), rng.uniform(0, 0.5)
+    workdir = f"killed_{seed}"
+
+    def kill():
+        time.sleep(pause)
+        os.kill(process_of_host(launcher, victim), signal.SIGKILL)
+
+    launcher = launch(tree, workdir, launch=("--restarts=1", "--grace=60"))
+    said = listen(launcher, step, kill)
+    assert launcher.returncode == 0, said
+    other = 1 - victim
+    assert "exit status 137; start 2 of at most 2" in said
+    assert "is still there" not in said, said
+    if victim:
+        assert f"host {other} ended with exit status {watchdog.STUCK}" in said, said
+        assert re.search(rf"\[{other}\] host {victim} has not been heard of .* in .*step \d+", said)
+        assert f"[{other}] Thread 0x" in said
+    else:  # with the register, the runtime of the other one ends
+        assert re.search(
+            rf"\[{other}\] host {other} was killed in .*step \d+.* host 0 is gone", said
+        )
+    assert said.count("resuming after step") == 1
+    assert_identical(parameters(tree / workdir), undisturbed)
+
+
+@pytest.mark.long
+def test_a_host_that_hangs(tree):
+    launcher = launch(tree, "hung", launch=("--grace=1",))
+    said = listen(launcher, 5, lambda: os.kill(process_of_host(launcher, 1), signal.SIGSTOP))
+    assert launcher.returncode == watchdog.STUCK, said
+    assert re.search(r"\[0\] host 1 has not been heard of for \d+ s, when it was in .*step", said)
+    assert "[0] The same command on all hosts goes on from the last checkpoint" in said
+
+
+@pytest.mark.long
+def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
+    launcher = launch(tree, "interrupted")
+    said = listen(launcher, 5, lambda: os.kill(process_of_host(launcher, 1), signal.SIGTERM))
+    assert launcher.returncode == train.INTERRUPTED, said
+    for host in range(2):
+        assert f"host {host} ended with exit status {train.INTERRUPTED}" in said
+    saved = checkpoint.find(tree / "interrupted")
+    assert 5 <= int(saved.name) < NUM_STEPS
+    assert f"[0] stopped by SIGTERM after step {saved.name};" in said
+    again = launch(tree, "interrupted")
+    assert f"resuming after step {saved.name}" in listen(again)
+    assert_identical(parameters(tree / "interrupted"), undisturbed)
