@@ -20,8 +20,7 @@ def get_config():
 
     config.data.train.flip_rate = 0.5
 
-    # In two parts, which need half of the memory and compute the same.
-    config.train.update(batch=16, accumulation=2, epochs=25.0, label_smoothing=0.1)
+    config.train.update(batch=16, epochs=25.0, label_smoothing=0.1)
     config.optim.update(lr=0.01, base_batch=16, weight_decay=5e-4, clip_norm=20.0)
     config.optim.update(backbone_rate=0.1, schedule="cosine", warmup_epochs=1.0)
 
