@@ -20,8 +20,8 @@ def get_config():
 
     config.data.train.flip_rate = 0.5
 
-    config.train.update(batch=16, epochs=25.0, label_smoothing=0.1)
-    config.optim.update(lr=0.01, base_batch=16, weight_decay=5e-4, clip_norm=20.0)
+    config.train.update(batch=8, epochs=25.0, label_smoothing=0.1)
+    config.optim.update(lr=0.005, base_batch=8, weight_decay=5e-4, clip_norm=20.0)
     config.optim.update(backbone_rate=0.1, schedule="cosine", warmup_epochs=1.0)
 
     config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
