@@ -104,11 +104,7 @@ def train(config, workdir, *, profile_steps=None):
         state = loop.run(step_fn, state, mesh, profile)
         watchdog.note("the last save")
         checkpoints.close()
-        if loop.problems:
-            say_here(f"{len(loop.problems)} videos could not be read and were replaced:")
-            say_here("\n".join(f"  {problem}" for problem in sorted(loop.problems)))
-        for text in loop.last_lines(int(state.step)):
-            say(text)
+        loop.conclude(int(state.step))
         if loop.stopped_by:
             return INTERRUPTED
         watchdog.note("the last evaluation")
@@ -184,7 +180,8 @@ class _Loop:
                 self._batches[step] = np.array(rest["example"])
                 self._reporter.step()
                 self._note(rest["problems"])
-                self._say_if(profile.after(step, scalars))
+                if recorded := profile.after(step, scalars):
+                    self.say(recorded)
                 self.stopped_by = watchdog.ends_before(step + 1)
                 self._between(step, state)
                 if self.stopped_by:
@@ -199,10 +196,6 @@ class _Loop:
             self._reporter.close()
         return state
 
-    def _say_if(self, text):
-        if text:
-            self.say(text)
-
     def _sum_up(self, step, seconds):
         """One line about where the time up to `step` went."""
         spent = self._meter.whole(seconds)
@@ -214,19 +207,22 @@ class _Loop:
             f"evaluations, saves and the rest {100 * (1 - busy - waited):.0f} %"
         )
 
-    def last_lines(self, step):
-        """What is to be said of a training that has ended after `step`."""
+    def conclude(self, step):
+        """Say what is to be said of a training that has ended after `step`."""
+        if self.problems:
+            say_here(f"{len(self.problems)} videos could not be read and were replaced:")
+            say_here("\n".join(f"  {problem}" for problem in sorted(self.problems)))
         if self.skipped:
             more = " ..." if len(self.skipped) > 20 else ""
             shown = ", ".join(map(str, self.skipped[:20])) + more
-            yield (
+            say(
                 f"{len(self.skipped)} steps were skipped, because their loss or gradient was not "
                 f"finite: {shown}"
             )
         if self.stopped_by:
-            yield (
-                f"stopped by {self.stopped_by} after step {step}; the same command goes "
-                "on from there"
+            say(
+                f"stopped by {self.stopped_by} after step {step}; the same command goes on from "
+                "there"
             )
 
     def _note(self, problems):
