@@ -1,10 +1,10 @@
 """Several hosts: how they find each other, and that they compute what one host computes."""
 
 import dataclasses
-import importlib
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -250,8 +250,7 @@ def train_on_two_hosts(tree, workdir, *flags):
 
 def train_here(tree, workdir, monkeypatch, *, num_devices):
     """Train on the devices of this process."""
-    monkeypatch.syspath_prepend(tree)
-    config = importlib.import_module("recipe").get_config()
+    config = runpy.run_path(f"{tree}/recipe.py")["get_config"]()
     config.data_dir = str(tree / "data")
     monkeypatch.setattr(train, "make_mesh", lambda: make_mesh(jax.devices()[:num_devices]))
     before = jax.config.jax_enable_x64

@@ -1,11 +1,11 @@
 """The command line, end to end on a few tiny clips, and what it says about bad input."""
 
 import hashlib
-import importlib
 import json
 import os
 import pathlib
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -264,8 +264,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tree):
 
 @pytest.mark.long
 def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch):
-    monkeypatch.syspath_prepend(tree)
-    config = importlib.import_module("recipe").get_config()
+    config = runpy.run_path(f"{tree}/recipe.py")["get_config"]()
     config.data_dir = str(tree / "data")
     config.train.update(log_every=3, eval_every=0.0, checkpoint_every=100)
     dispatched = 0
