@@ -1,10 +1,12 @@
-"""Two hosts, one of which is killed, hangs, or is asked to end."""
+"""Two hosts, one of which is killed, hangs, or is asked to end; and a disk that hangs."""
 
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -139,3 +141,26 @@ def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     again = launch(tree, "interrupted")
     assert f"resuming after step {saved.name}" in listen(again)
     assert_identical(parameters(tree / "interrupted"), undisturbed)
+
+
+@pytest.mark.long
+def test_an_evaluation_that_hangs(tree, undisturbed, tmp_path):
+    shutil.copytree(tree / "data", tmp_path / "data")
+    frame = min((tmp_path / "data/rawframes/val3").iterdir())
+    frame.unlink()
+    os.mkfifo(frame)  # nobody is ever going to write to it
+    # A limit that people cannot set, or this takes a minute.
+    script = "from trn_jax import main, watchdog; watchdog._SHORTEST = 0; main.run()"
+    flags = ["--mode=eval", f"--checkpoint={tree}/undisturbed", f"--config={tree}/recipe.py"]
+    flags += [f"--config.data_dir={tmp_path}/data", "--config.train.step_timeout=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *flags, f"--workdir={tmp_path}"],
+        env=environment(),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == watchdog.STUCK, done.stderr
+    assert "nothing goes on; the limit is 1 s" in done.stderr
+    assert re.search(r"in the evaluation, .*\nThe same command evaluates again\n", done.stderr)

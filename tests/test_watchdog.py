@@ -189,6 +189,16 @@ with watchdog.Watchdog(0) as dog:
     )
 
 
+def test_the_same_command_may_do_something_else():
+    script = """
+with watchdog.Watchdog(0, again="evaluates again") as dog:
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    _, err = run_script(script).communicate(timeout=60)
+    assert err.endswith("The same command evaluates again\n")
+
+
 def test_an_error_has_its_own_words():
     process = run_script("with watchdog.Watchdog(0):\n    raise SystemExit('an error')\n")
     assert process.communicate(timeout=60) == ("", "an error\n")

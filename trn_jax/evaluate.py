@@ -22,6 +22,7 @@ from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.scores import Scores, check_dump, dump_path
 from trn_jax.scores import write as write_scores
+from trn_jax.watchdog import Watchdog
 
 # Steps that are computed while the logits of the one before them are fetched.
 _STEPS_AHEAD = 2
@@ -338,13 +339,18 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
     data = recipe.Data(config, workdir)
     model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
     graph, state = nnx.split(model)
-    evaluator = Evaluator(
-        graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
-    )
-    results = evaluator.run_protocols(
-        data, config, (nnx.as_pure(state),), directory, about["step"], names
-    )
-    write_results(results, os.path.join(workdir, "results"), dump=dump)
+    with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog:
+        watchdog.note("the evaluation")
+        evaluator = Evaluator(
+            graph,
+            multi_label=data.multi_label,
+            max_views=config.eval.max_views_per_step,
+            alive=watchdog.alive,
+        )
+        results = evaluator.run_protocols(
+            data, config, (nnx.as_pure(state),), directory, about["step"], names
+        )
+        write_results(results, os.path.join(workdir, "results"), dump=dump)
 
 
 def write_results(results, folder, *, dump=None):

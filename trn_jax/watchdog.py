@@ -1,4 +1,4 @@
-"""Watches over the steps of a training: none takes for ever, and all hosts end after the same one.
+"""Watches over a training or an evaluation: no step takes for ever, and all hosts end together.
 
 When a host dies, or hangs, the others wait for it inside of a collective operation, from which
 nothing calls them back. When one gets a notice that it is to end, it must not end alone. So every
@@ -28,7 +28,7 @@ _TELL = 2.0  # seconds between two signs of life of a host; less if the limit is
 _SILENCE = 60.0  # seconds without one after which a host is taken for dead
 _SHORTEST = 10  # seconds that a limit has at least
 _FIRST = 5  # times the limit for the first step, which is compiled
-_NUMBERS = itertools.count()  # of the trainings of this process, the same on all hosts
+_NUMBERS = itertools.count()  # of the watchdogs of this process, the same on all hosts
 _LAST_WORDS = """
 import signal, sys
 for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,18 +67,19 @@ class Watchdog:
     before it can say anything, as the runtime of JAX does when host 0 is gone, the last words are
     said by another one.
 
-    To be used in a `with` statement around the training, on all hosts.
+    To be used in a `with` statement around a training or an evaluation, on all hosts.
 
     Args:
         timeout: seconds after which that is so (`train.step_timeout`), five times as many before
             anything was finished, because the first step is compiled; 0: never.
         first_step: number of steps that were taken before.
+        again: what the same command does when it is given again.
 
     Raises:
         UserError: the timeout is too short.
     """
 
-    def __init__(self, timeout, *, first_step=0):
+    def __init__(self, timeout, *, first_step=0, again="goes on from the last checkpoint"):
         if timeout and timeout < _SHORTEST:
             raise UserError(
                 f"train.step_timeout={timeout:g}: expected at least {_SHORTEST} seconds, or 0 to "
@@ -89,6 +90,7 @@ class Watchdog:
         self._host, self._num_hosts = jax.process_index(), jax.process_count()
         folder = f"trn_jax/watchdog/{next(_NUMBERS)}"
         self._register = hosts.Register(folder) if self._num_hosts > 1 else None
+        self._does_again = again
         self._doing = "the start"
         self._count = 0  # of what happened here
         self._started = False  # whether something was finished here
@@ -119,7 +121,7 @@ class Watchdog:
             # Whatever failed may have failed because another host is gone. That shows only later.
             time.sleep(5 * self._tell)
             if self._silent(4 * self._tell):
-                self._end(f"the training failed ({first_line(error.__cause__ or error)})")
+                self._end(f"this host failed ({first_line(error.__cause__ or error)})")
         self._well = error is None
         self._closed.set()
         for thread in self._threads:
@@ -278,7 +280,7 @@ class Watchdog:
 
     def _again(self):
         where = " on all hosts" if self._register else ""
-        return f"The same command{where} goes on from the last checkpoint"
+        return f"The same command{where} {self._does_again}"
 
     def _farewell(self):
         """What is said if this process is killed."""
