@@ -290,6 +290,22 @@ def test_linear_in_bfloat16_keeps_its_parameters_in_float32():
     assert output_dtype(layer, 1, 3) == jnp.bfloat16
 
 
+# Activations
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu_is_that_of_jax_and_keeps_only_its_output(dtype):
+    x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, -jnp.inf, jnp.inf], dtype)
+    gradient = jnp.arange(1, 8, dtype=dtype)
+    for found, expected in zip(
+        *((y, *pull(gradient)) for y, pull in (jax.vjp(f, x) for f in (layers.relu, jax.nn.relu))),
+        strict=True,
+    ):
+        assert found.dtype == expected.dtype == dtype
+        np.testing.assert_array_equal(found, expected)
+    assert "bool" not in str(jax.make_jaxpr(lambda x: jax.vjp(layers.relu, x))(x))
+
+
 # Pooling
 
 

@@ -13,7 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, check_remat, max_pool, run_block, storage_dtype
+from trn_jax.backbones.layers import (
+    BatchNorm,
+    check_remat,
+    max_pool,
+    relu,
+    run_block,
+    storage_dtype,
+)
 from trn_jax.errors import UserError
 
 # name, 1x1, (reduced, 3x3), (reduced, double 3x3), pool, its projection: channels for a stem of 64.
@@ -65,7 +72,7 @@ class ConvNorm(nnx.Module):
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
-        return jax.nn.relu(self.bn(self.conv(x), **statistics))
+        return relu(self.bn(self.conv(x), **statistics))
 
 
 class InceptionBlock(nnx.Module):

@@ -7,12 +7,18 @@ Attribute names are torchvision's, so `denseblock1.denselayer1.conv1` here is
 import math
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, check_remat, max_pool, run_block, storage_dtype
+from trn_jax.backbones.layers import (
+    BatchNorm,
+    check_remat,
+    max_pool,
+    relu,
+    run_block,
+    storage_dtype,
+)
 
 
 class DenseLayer(nnx.Module):
@@ -36,8 +42,8 @@ class DenseLayer(nnx.Module):
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
-        y = self.conv1(jax.nn.relu(self.norm1(x, **statistics)))
-        return self.conv2(jax.nn.relu(self.norm2(y, **statistics)))
+        y = self.conv1(relu(self.norm1(x, **statistics)))
+        return self.conv2(relu(self.norm2(y, **statistics)))
 
 
 class DenseBlock(nnx.Module):
@@ -88,7 +94,7 @@ class Transition(nnx.Module):
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
-        return average_2x2(self.conv(jax.nn.relu(self.norm(x, **statistics))))
+        return average_2x2(self.conv(relu(self.norm(x, **statistics))))
 
 
 class DenseNet(nnx.Module):
@@ -166,7 +172,7 @@ class DenseNet(nnx.Module):
 
     def stem(self, frames, **statistics):
         """Map `[frames, height, width, 3]` to `[frames, height / 4, width / 4, width_of_stem]`."""
-        x = jax.nn.relu(self.norm0(self.conv0(frames), **statistics))
+        x = relu(self.norm0(self.conv0(frames), **statistics))
         return max_pool(x, 3, stride=2, padding=1)
 
 

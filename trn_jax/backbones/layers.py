@@ -73,6 +73,24 @@ def run_block(block, x, *, remat, rngs=None, **options):
     return (nnx.remat(run) if remat else run)(block, x, rngs)
 
 
+@jax.custom_jvp
+def relu(x):
+    """`max(x, 0)`, with a gradient of 0 at 0 as that of `jax.nn.relu`.
+
+    The gradient is a product with the sign of the output, which is kept for the next layer anyway.
+    Of a selection XLA would also keep the condition, and its compiler for TPUs fails to move that
+    from one layout to another (CompileTimeScopedVmemOom, for the recipe `tsm_k400` on v5e).
+    """
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals, tangents):
+    y = relu(*primals)
+    (tangent,) = tangents
+    return y, tangent * jnp.sign(y)
+
+
 class Linear(nnx.Module):
     """`x @ kernel + bias`, or `x @ kernel`.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, check_remat, global_average_pool, run_block
+from trn_jax.backbones.layers import BatchNorm, check_remat, global_average_pool, relu, run_block
 from trn_jax.errors import UserError
 
 
@@ -61,7 +61,7 @@ class SqueezeExcite(nnx.Module):
     def __call__(self, x):
         """Scale the channels of `x` `[batch, height, width, channels]`."""
         means = global_average_pool(x)[:, None, None]  # [batch, 1, 1, channels]
-        hidden = jax.nn.relu(self.conv1(means))
+        hidden = relu(self.conv1(means))
         return x * jax.nn.sigmoid(self.conv2(hidden))
 
 
@@ -137,7 +137,7 @@ class MobileOneBlock(nnx.Module):
             y = sum(branch(x, **statistics) for branch in branches if branch is not None)
         if self.se is not None:
             y = self.se(y)
-        return jax.nn.relu(y)
+        return relu(y)
 
     def fuse(self):
         """Replace the branches by the convolution that equals their sum in evaluation."""

@@ -6,12 +6,11 @@ The stride of a bottleneck sits in its 3x3 convolution. Attribute names are torc
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, check_remat, freeze, max_pool, run_block
+from trn_jax.backbones.layers import BatchNorm, check_remat, freeze, max_pool, relu, run_block
 from trn_jax.errors import UserError
 
 SHIFT_PLACES = ("blockres", "block")
@@ -41,9 +40,9 @@ class BasicBlock(nnx.Module):
         """
         y = x if self.temporal_op is None else self.temporal_op(x)
         x = y if self.shift_place == "block" else x
-        y = jax.nn.relu(self.bn1(self.conv1(y), **statistics))
+        y = relu(self.bn1(self.conv1(y), **statistics))
         y = self.bn2(self.conv2(y), **statistics)
-        return jax.nn.relu(y + _shortcut(self.downsample, x, statistics))
+        return relu(y + _shortcut(self.downsample, x, statistics))
 
 
 class Bottleneck(nnx.Module):
@@ -85,10 +84,10 @@ class Bottleneck(nnx.Module):
         """
         y = x if self.temporal_op is None else self.temporal_op(x)
         x = y if self.shift_place == "block" else x
-        y = jax.nn.relu(self.bn1(self.conv1(y), **statistics))
-        y = jax.nn.relu(self.bn2(self.conv2(y), **statistics))
+        y = relu(self.bn1(self.conv1(y), **statistics))
+        y = relu(self.bn2(self.conv2(y), **statistics))
         y = self.bn3(self.conv3(y), **statistics)
-        return jax.nn.relu(y + _shortcut(self.downsample, x, statistics))
+        return relu(y + _shortcut(self.downsample, x, statistics))
 
 
 class ResNeXtBottleneck(Bottleneck):
@@ -235,7 +234,7 @@ class ResNet(nnx.Module):
 
     def stem(self, frames, **statistics):
         """Map `[frames, height, width, 3]` to `[frames, height / 4, width / 4, width_of_stem]`."""
-        x = jax.nn.relu(self.bn1(self.conv1(frames), **statistics))
+        x = relu(self.bn1(self.conv1(frames), **statistics))
         return max_pool(x, 3, stride=2, padding=1)
 
 

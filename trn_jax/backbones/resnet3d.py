@@ -6,12 +6,11 @@ by the first convolution of their bottlenecks. Attribute names are torchvision's
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.conv3d import Conv3d
-from trn_jax.backbones.layers import BatchNorm, check_remat, max_pool, run_block
+from trn_jax.backbones.layers import BatchNorm, check_remat, max_pool, relu, run_block
 
 
 class Bottleneck3d(nnx.Module):
@@ -43,13 +42,13 @@ class Bottleneck3d(nnx.Module):
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
-        y = jax.nn.relu(self.bn1(self.conv1(x), **statistics))
-        y = jax.nn.relu(self.bn2(self.conv2(y), **statistics))
+        y = relu(self.bn1(self.conv1(x), **statistics))
+        y = relu(self.bn2(self.conv2(y), **statistics))
         y = self.bn3(self.conv3(y), **statistics)
         if self.downsample is not None:
             conv, norm = self.downsample
             x = norm(conv(x), **statistics)
-        return jax.nn.relu(y + x)
+        return relu(y + x)
 
 
 class SlowOnly(nnx.Module):
@@ -123,6 +122,6 @@ class SlowOnly(nnx.Module):
 
     def stem(self, clips, **statistics):
         """Map `[..., height, width, 3]` to `[..., height / 4, width / 4, width_of_stem]`."""
-        x = jax.nn.relu(self.bn1(self.conv1(clips), **statistics))
+        x = relu(self.bn1(self.conv1(clips), **statistics))
         pooled = max_pool(x.reshape(-1, *x.shape[2:]), 3, stride=2, padding=1)
         return pooled.reshape(*x.shape[:2], *pooled.shape[1:])

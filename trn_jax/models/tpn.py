@@ -19,6 +19,7 @@ from trn_jax.backbones.layers import (
     Linear,
     dropout,
     global_average_pool,
+    relu,
     storage_dtype,
 )
 from trn_jax.errors import UserError
@@ -38,7 +39,7 @@ class ConvNorm(nnx.Module):
 
     def __call__(self, x, **statistics):
         """Map `[batch, time, height, width, in_channels]` to `[..., out_channels]`."""
-        return jax.nn.relu(self.bn(self.conv(x), **statistics))
+        return relu(self.bn(self.conv(x), **statistics))
 
 
 class LevelFusion(nnx.Module):
