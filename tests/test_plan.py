@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -130,6 +131,29 @@ def test_batches_that_do_not_fit_the_chips_are_refused(config):
     config.train.batch = 12
     with pytest.raises(UserError, match="cannot be cut into 8 devices"):
         plan.training_cost(config, plan.find_devices("cpu:8")[0])
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.31G of 15.75G hbm.",
+            "8 clips does not fit into the memory: it needs 20.31G of 15.75G per chip",
+        ),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying", "does not fit into the memory; take"),
+        (
+            "RESOURCE_EXHAUSTED: CompileTimeScopedVmemOom:\nRan out of memory in memory space vmem "
+            "while allocating",
+            "no way to compute 8 clips in .* try another one .*CompileTimeScopedVmemOom:\\)$",
+        ),
+    ],
+)
+def test_memory_that_does_not_suffice_is_explained(said, message):
+    def fail():
+        raise jax.errors.JaxRuntimeError(said)
+
+    with pytest.raises(UserError, match=message):
+        plan._cost(types.SimpleNamespace(compile=fail), "8 clips")
 
 
 @pytest.mark.slow

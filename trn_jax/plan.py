@@ -18,7 +18,7 @@ from flax import nnx
 from trn_jax import recipe, train_step
 from trn_jax.data.views import View
 from trn_jax.devices import make_mesh, replicated, split_batch
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, first_line
 from trn_jax.evaluate import score_clips
 from trn_jax.models import create_model
 
@@ -207,6 +207,11 @@ def _cost(lowered, what):
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        if "memory space vmem" in str(error):
+            raise UserError(
+                f"the compiler finds no way to compute {what} in the memory inside a core (vmem), "
+                f"which should not depend on its size: try another one ({first_line(error)})"
+            ) from None
         needed = re.search(r"Used (\S+) of (\S+) hbm", str(error))
         told = f": it needs {needed[1]} of {needed[2]} per chip" if needed else ""
         raise UserError(f"{what} does not fit into the memory{told}; take a smaller one") from None
