@@ -103,12 +103,11 @@ def test_a_long_training_stays_as_large_as_it_is(tmp_path, recipe, steps, settle
                 found.append(used_by(process))
     assert process.returncode == 0
     resident, files = zip(*found, strict=True)
-    # Files of the clips and of a checkpoint that is being written come and go.
     part = len(found) // 3
     before, after = (statistics.median(values) for values in (resident[:part], resident[-part:]))
     assert after < (1 + tolerance) * before, resident
-    before, after = (statistics.median(values) for values in (files[:part], files[-part:]))
-    assert after <= before + 2, files
+    # Files of clips, and of a checkpoint that is being written, come and go; the others stay.
+    assert min(files[-part:]) <= min(files[:part]), files
 
 
 @pytest.mark.parametrize(("host", "said"), [(0, "skipped: a\n"), (1, "host 1: skipped: a\n")])

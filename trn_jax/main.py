@@ -68,6 +68,9 @@ _HOSTS_TIMEOUT = flags.DEFINE_integer(
 def main(_):
     """Do what the flags say."""
     # Imported late, so that a wrong flag is told at once.
+    from trn_jax.data import memory
+
+    memory.keep()  # before the others, which start threads
     from trn_jax.compilation_cache import keep_programs
     from trn_jax.evaluate import evaluate
     from trn_jax.train import train

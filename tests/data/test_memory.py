@@ -2,6 +2,8 @@
 
 import gc
 import os
+import platform
+import resource
 import subprocess
 import sys
 import threading
@@ -98,12 +100,46 @@ def test_programs_end_quietly_with_arrays_in_use():
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_memory_is_given_back_where_that_can_be_done(monkeypatch):
-    given_back = []
-    library = types.SimpleNamespace(malloc_trim=given_back.append)
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
-    memory.give_back()
-    assert given_back == [0]
-    del library.malloc_trim  # of another C library
-    memory.give_back()
-    assert given_back == [0]
+_USE_AND_FREE = """
+import resource, sys, threading
+from trn_jax.data import memory
+if sys.argv[1:]: memory.keep()
+def use():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    parts = [b"x" * size for size in 4 * [50_000_000]]  # NumPy asks for large pages
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+for _ in range(3):
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU C library")
+@pytest.mark.parametrize(
+    ("arguments", "chosen", "kept"),
+    [
+        ([], {}, False),
+        (["keep"], {}, True),
+        (["keep"], {"MALLOC_MMAP_MAX_": "65536"}, False),
+        (["keep"], {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=65536"}, False),
+    ],
+)
+def test_freed_memory_is_kept_unless_the_environment_says_how(arguments, chosen, kept):
+    pages = 200_000_000 // resource.getpagesize()
+    free = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    ended = subprocess.run(
+        [sys.executable, "-c", _USE_AND_FREE, *arguments],
+        capture_output=True,
+        text=True,
+        env=free | chosen,
+        check=True,
+    )
+    first, *later = map(int, ended.stdout.split())
+    assert first > 0.9 * pages
+    assert all((faults < 0.1 * pages) == kept for faults in later), ended.stdout
+
+
+def test_other_c_libraries_are_left_as_they_are(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: types.SimpleNamespace())
+    memory.keep()
