@@ -104,12 +104,19 @@ def test_batches_fill_devices_parts_and_groups(config):
 def test_a_plan_names_every_step(config):
     text = plan.describe(config, "cpu:2")
     rows = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
-    assert "trn_resnet10, 16 clips on 2 chips (cpu:2)" in text
+    assert text.startswith("trn_resnet10 in float32, 16 clips on 2 chips (cpu:2)\n")
     assert rows["training step"] != rows["evaluation, efficient"]
     for name in ("training step", "evaluation, efficient"):
         numbers = [float(cell.replace(",", "")) for cell in rows[name]]
         assert len(numbers) == 6 and all(np.isfinite(numbers))
     assert "x all-reduce, " in text
+
+
+def test_a_plan_names_what_saves_memory(config):
+    config.model.remat = 2
+    config.train.update(accumulation=4, shard_state="all")
+    expected = ", model.remat=2, train.accumulation=4, train.shard_state=all"
+    assert plan._savings(config) == expected
 
 
 @pytest.mark.parametrize(
@@ -188,7 +195,7 @@ def command(tmp_path, *flags):
 def test_the_command(tmp_path):
     done = command(tmp_path, "--config=recipe.py", "--topology=cpu:2", "--batch=16")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("trn_resnet10, 16 clips on 2 chips (cpu:2)\n")
+    assert done.stdout.startswith("trn_resnet10 in float32, 16 clips on 2 chips (cpu:2)\n")
     assert "evaluation, accurate" in done.stdout
 
 

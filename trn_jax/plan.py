@@ -281,7 +281,8 @@ def describe(config, topology):
     cost = training_cost(config, devices)
     rows = [("training step", cost)]
     lines = [
-        f"{config.model.name}, {config.train.batch} clips on {len(devices)} chips ({topology})"
+        f"{config.model.name} in {config.model.dtype}, {config.train.batch} clips on "
+        f"{len(devices)} chips ({topology}){_savings(config)}"
     ]
     if memory:
         lines += _fitting(config, devices, memory, step, cost)
@@ -302,6 +303,16 @@ def describe(config, topology):
         lines.append(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells))
     lines += _communication(cost)
     return "\n".join(lines)
+
+
+def _savings(config):
+    """What the recipe does for less memory, as settings."""
+    settings = [
+        ("model.remat", config.model.remat or 0, 0),
+        ("train.accumulation", config.train.accumulation, 1),
+        ("train.shard_state", config.train.shard_state, "none"),
+    ]
+    return "".join(f", {name}={value}" for name, value, plain in settings if value != plain)
 
 
 def _fitting(config, devices, memory, step, cost):
