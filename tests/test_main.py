@@ -306,8 +306,10 @@ BAD_FLAGS = {
     "no range of steps": (["--profile_steps=5"], "--profile_steps=5 is not <first step>:<last"),
     "a range that ends first": (["--profile_steps=5:2"], "such as 10:15"),
     "too short a limit": (["--config.train.step_timeout=3"], "expected at least 10 seconds"),
-    "unknown key": (["--config.model.depht=50"], "depht"),
-    "wrong type": (["--config.train.batch=many"], "batch"),
+    "unknown key": (["--config.model.depht=50"], "depht=50: the recipe has no setting depht; trn"),
+    "misspelt key": (["--config.train.bacth=8"], "no setting bacth; did you mean batch?"),
+    "wrong type": (["--config.train.batch=many"], "flag --config.train.batch=many: invalid"),
+    "unknown flag": (["--workdri=run"], "'workdri'. Did you mean: workdir ?; --help"),
     "missing recipe": (["--config=nowhere.py"], "nowhere.py"),
     "unknown model": (["--config.model.name=trn_resnet51"], "trn_resnet50"),
     "unknown head": (["--config.model.head=trm"], "trn"),
@@ -346,14 +348,47 @@ def test_a_recipe_that_does_not_exist_is_named(tmp_path, overrides):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2
     check_refusal(done, "cannot load the recipe nowhere.py: there is no such file in")
     assert "give the whole path" in done.stderr and "config_config" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "recipe.py, line 1: SyntaxError: invalid syntax"),
+        ("import nowhere", "recipe.py, line 1: ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "def get_config():\n    return nothing",
+            "recipe.py, line 2: NameError: name 'nothing' is",
+        ),
+        ("", "the recipe has no function get_config; configs/trn_sthv1.py shows how one looks"),
+        (
+            "def get_config():\n    return int('x')",
+            "recipe.py, line 2: ValueError: invalid literal",
+        ),
+        ("def get_config():\n    return 5", "get_config() of the recipe gives 5; expected what"),
+        (
+            "from trn_jax import errors\ndef get_config():\n    raise errors.UserError('in words')",
+            "error: in words\n",
+        ),
+    ],
+)
+def test_a_recipe_that_fails_is_told_with_the_line(tmp_path, text, message):
+    (tmp_path / "recipe.py").write_text(text)
+    flags = [f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "trn_jax.main", *flags],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    check_refusal(done, message)
+
+
 def check_refusal(done, mentioned):
-    assert done.returncode not in (0, None)
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "error: " in done.stderr
     assert mentioned in done.stderr

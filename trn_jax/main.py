@@ -21,6 +21,8 @@ from ml_collections import config_flags
 
 from trn_jax.errors import UserError
 
+_LOADER = os.path.dirname(config_flags.__file__)  # what runs a recipe
+_LIBRARIES = (os.path.dirname(_LOADER), os.path.dirname(app.__file__))
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as configs/trn_sthv1.py.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, logs and results; with --mode=eval for results only."
@@ -178,6 +180,11 @@ def _config():
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"cannot load the recipe {path}: {reason}") from None
+    except AttributeError:
+        raise UserError(
+            f"get_config() of the recipe gives {config!r}; expected what trn_jax.config.base "
+            "gives, see configs/trn_sthv1.py"
+        ) from None
     return config
 
 
@@ -205,21 +212,50 @@ def _workdir_of(checkpoint):
 
 def _parse(arguments):
     try:
-        return app.parse_flags_with_usage(arguments)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        return flags.FLAGS(arguments)
+    except Exception as error:
+        # Of what a recipe raises, ml_collections and absl make errors of their own.
+        first: BaseException = error
+        while first.__context__:
+            first = first.__context__
         _check_recipe(error)
-        raise UserError(_explain_flag(error)) from None
+        if isinstance(first, UserError):
+            raise first from None
+        if place := _place_in_recipe(first):
+            reason = f"{type(first).__name__}: {getattr(first, 'msg', first)}"
+            raise UserError(f"cannot load the recipe: {place}: {reason}") from None
+        if isinstance(error, flags.Error):
+            raise UserError(f"{error}; --help tells of all flags") from None
+        if isinstance(error, AttributeError | KeyError | TypeError | ValueError | OSError):
+            raise UserError(_explain_flag(error, arguments)) from None
+        raise
 
 
-def _explain_flag(error):
+def _place_in_recipe(error):
+    """The file and line of a recipe that an error comes from, or ""."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    loaders = [i for i, frame in enumerate(frames) if frame.filename.startswith(_LOADER)]
+    called = [f for f in frames[max(loaders, default=-1) + 1 :] if not f.filename.startswith("<")]
+    inside = loaders and called and not called[0].filename.startswith(_LIBRARIES)
+    return f"{called[0].filename}, line {called[0].lineno}" if inside else ""
+
+
+def _explain_flag(error, arguments):
     """What ml_collections says about a wrong flag, without its call stack."""
     # A KeyError quotes its text, line breaks and all.
     text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
     if text[:1] == text[-1:] and text[:1] in ("'", '"'):
         text = text[1:-1]
-    unknown = re.search(r"[Kk]ey \"?'?([\w.]+)\"?'? does not exist", text)
-    if isinstance(error, AttributeError | KeyError) and unknown:
-        text = f"unknown configuration key {unknown[1]!r}: {text}"
+    if "has no attribute 'get_config'" in text:
+        return "the recipe has no function get_config; configs/trn_sthv1.py shows how one looks"
+    missing = re.match(r"(?:key )?[\"']?(\w+)[\"']?(?: does not exist| Did you mean|$)", text, re.I)
+    for flag in arguments:
+        if missing and f".{missing[1]}" in flag.partition("=")[0]:
+            close = re.search(r'Did you mean "(\w+)"', text)
+            instead = f"did you mean {close[1]}?" if close else "trn_jax/config.py lists them all"
+            return f"{flag}: the recipe has no setting {missing[1]}; {instead}"
     return f"wrong flag or recipe: {text}"
 
 
