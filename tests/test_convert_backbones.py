@@ -1,5 +1,6 @@
 """Names of the weights of BN-Inception, DenseNet and Swin in all their publications."""
 
+import functools
 import re
 
 import numpy as np
@@ -14,13 +15,18 @@ def abstract(name, **options):
     return nnx.eval_shape(lambda: create_model(name, num_classes=5, **options))
 
 
-def tiny(name):
+@functools.cache
+def tiny_graph(name):
     small = {
         "trn_bninception": dict(width=2),
         "tsn_densenet161": dict(growth=2, width=4),
         "tsn_swin_base": dict(width=4, head_channels=2, window=2),
     }
-    return abstract(name, **small[name])
+    return nnx.split(abstract(name, **small[name]))
+
+
+def tiny(name):
+    return nnx.merge(*tiny_graph(name))
 
 
 def numbered(shape, seed):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from functools import partial
 
 import numpy as np
@@ -331,11 +332,46 @@ BAD_FLAGS = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_FLAGS)
-def test_bad_flags_are_explained(tree, case):
-    flags, mentioned = BAD_FLAGS[case]
-    check_refusal(run(tree, *flags), mentioned)
+# Every command begins in a process that has imported everything already.
+_REFUSED = """
+import json, os, sys
+from trn_jax import evaluate, main, train
+
+for case, arguments in json.load(sys.stdin).items():
+    if not os.fork():
+        os.dup2(os.open(f"{sys.argv[1]}/{case}", os.O_WRONLY | os.O_CREAT), 2)
+        main.run(["trn_jax.main", *arguments])
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """`{case: process}`, what commands with bad flags end with and say."""
+    tree = tmp_path_factory.mktemp("refused")
+    make_tree(tree, RECIPE, num_val=10)
+    (tree / "said").mkdir()
+    commands = {case: command(tree, *flags)[3:] for case, (flags, _) in BAD_FLAGS.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", _REFUSED, str(tree / "said")],
+        input=json.dumps(commands),
+        env=environment(),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
+    )
     assert not (tree / "run" / "results").exists()
+    said = {case: (tree / "said" / case).read_text() for case in commands}
+    codes = zip(commands, map(int, done.stdout.split()), strict=True)
+    return {case: types.SimpleNamespace(returncode=c, stderr=said[case]) for case, c in codes}
+
+
+@pytest.mark.parametrize("case", BAD_FLAGS)
+def test_bad_flags_are_explained(refused, case):
+    check_refusal(refused[case], BAD_FLAGS[case][1])
 
 
 @pytest.mark.parametrize("overrides", [(), ("--config.model.num_classes=3",)])

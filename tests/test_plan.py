@@ -33,6 +33,7 @@ def gradient_bytes(config):
     return 4 * sum(leaf.size for leaf in jax.tree.leaves(nnx.as_pure(params)))
 
 
+@pytest.mark.long
 def test_a_step_communicates_its_gradient_and_little_else(config):
     config.model.norm_group = 2  # clips of one device, so statistics stay there
     devices, memory = plan.find_devices("cpu:8")
@@ -47,6 +48,7 @@ def test_a_step_communicates_its_gradient_and_little_else(config):
     assert alone.flops > 4 * cost.flops > 0
 
 
+@pytest.mark.long
 # The compiler warns of an old state that no part of the new one can take the place of.
 @pytest.mark.filterwarnings("error:Some donated buffers")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

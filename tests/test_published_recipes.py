@@ -1,6 +1,7 @@
 """What the recipes train with, against tables written down from the publications."""
 
 import collections
+import functools
 import math
 
 import jax
@@ -19,6 +20,13 @@ from trn_jax.data.views import View
 from trn_jax.models.tin import TemporalConv
 
 RECIPES = [name for name in ALL_RECIPES if name != "finetune"]  # which nobody has published
+
+
+@functools.cache
+def model_of(name):
+    """The model of a recipe, without numbers; not to be changed."""
+    return nnx.eval_shape(lambda: create_model(**load(name).model))
+
 
 # Learning rates: values at six steps, in epochs of 100 steps
 
@@ -142,7 +150,7 @@ def expected_multipliers(model, name, fc_lr5):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_parameter_has_the_published_multipliers(name):
     config = load(name)
-    model = nnx.eval_shape(lambda: create_model(**config.model))
+    model = model_of(name)
     params = nnx.as_pure(nnx.state(model, nnx.Param))
     rates, decays = optim.group_multipliers(
         params, groups=config.optim.groups, fc_lr5=config.optim.fc_lr5
@@ -158,6 +166,14 @@ def test_every_parameter_has_the_published_multipliers(name):
         assert collections.Counter(found.values()) == COUNTS[name]
     else:
         assert set(found.values()) == {(1, 1)}
+
+
+@pytest.mark.parametrize("name", ALL_RECIPES)
+def test_optimizers_of_recipes_can_be_built(name):
+    config, params = load(name), nnx.as_pure(nnx.state(model_of(name), nnx.Param))
+    rate = recipe.learning_rate(config, steps_per_epoch=10)
+    state = jax.eval_shape(recipe.optimizer(config, params, rate).init, params)
+    assert len(jax.tree.leaves(state)) >= len(jax.tree.leaves(params))
 
 
 # The rest: clips per step and per GPU, weight decay, largest gradient norm, Nesterov, dropout,
@@ -251,7 +267,7 @@ def test_recipes_are_set_up_as_published(name):
         config.optim.weight_decay,
         config.optim.clip_norm,
         config.optim.nesterov,
-        nnx.eval_shape(lambda: create_model(**config.model)).head.dropout_rate,
+        model_of(name).head.dropout_rate,
         crop.num_positions if crop.crop == "multi_scale" else 0,
         crop.flip_rate,
         {protocol: (row.top1, row.get("top5")) for protocol, row in config.published.items()},
@@ -264,11 +280,11 @@ def test_recipes_are_set_up_as_published(name):
 # Protocols
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ALL_RECIPES)
 def test_the_model_takes_the_clips_of_every_protocol(name):
     config = load(name)
-    graph, state = nnx.split(nnx.eval_shape(lambda: create_model(**config.model)))
-    views = {"val": config.data.val, **config.protocols}
+    graph, state = nnx.split(model_of(name))
+    views = {"train": config.data.train, "val": config.data.val, **config.protocols}
     for num_segments, size in {(v.num_segments, v.crop_size) for v in map(parse, views.values())}:
         clips = jax.ShapeDtypeStruct((1, num_segments, size, size, 3), jnp.uint8)
         logits = jax.eval_shape(

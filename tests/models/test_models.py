@@ -130,6 +130,7 @@ def check_outputs(model, num_classes):
         assert auxiliary is None or auxiliary.shape == logits.shape
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_scores_clips_of_every_data_set(name, monkeypatch):
     whole = abstract(name, num_classes=174, num_segments=3)
