@@ -39,12 +39,11 @@ What else matters on a GPU takes a data set: `--what=both --steps=50` with
 and `--what=eval` with `--config.eval.max_views_per_step=64` for videos per second.
 
 What is compared takes turns within one run, forwards and backwards, so that other work on the
-machine hits all alike. Memory that is freed is kept for all of them, as in training. Clips per
-second suffer from such work all the same; the processor time per clip, summed over all threads,
-hardly does. Every number is a median over the rounds, with the smallest and the largest one; ratios
-are taken round by round. PyTorch's threads wait for each other at full load, which other work on
-the machine prolongs: `--threads=1` compares the work alone. On a GPU the processor only waits, so
-clips per second are what counts there.
+machine hits all alike. Clips per second suffer from such work all the same; the processor time per
+clip, summed over all threads, hardly does. Every number is a median over the rounds, with the
+smallest and the largest one; ratios are taken round by round. PyTorch's threads wait for each
+other at full load, which other work on the machine prolongs: `--threads=1` compares the work alone.
+On a GPU the processor only waits, so clips per second are what counts there.
 """
 
 import json
@@ -60,7 +59,6 @@ from ml_collections import config_flags
 from benchmarks import evaluation, loading, machine, models, recipes, training
 from benchmarks.turns import measure, table
 from trn_jax import list_models
-from trn_jax.data import memory
 from trn_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; not for --what=models.")
@@ -126,7 +124,6 @@ _RATIOS = {
 
 def main(_: Sequence[str]) -> None:
     """Do what the flags say."""
-    memory.keep()
     what, rounds = _WHAT.value, _ROUNDS.value
     processors = sorted(os.sched_getaffinity(0))
     threads = _THREADS.value or len(processors)

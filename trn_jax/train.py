@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from trn_jax import checkpoint, evaluate, recipe
+from trn_jax.data.memory import give_back
 from trn_jax.devices import DevicePrefetch, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.files import write_text
@@ -247,6 +248,7 @@ class _Loop:
             metrics = self._evaluator.run(self._data, views, state.model)["val"]["metrics"]
             self._reporter.write(step, "val", metrics)
             self.say(f"step {step}  val  " + _percentages(metrics))
+            give_back()
         if saves:
             self._watchdog.note(f"the save after step {step}")
             # The next batch is asked for after this: what is saved is the state between steps.

@@ -3,7 +3,6 @@
 import gc
 import os
 import platform
-import resource
 import subprocess
 import sys
 import threading
@@ -100,46 +99,55 @@ def test_programs_end_quietly_with_arrays_in_use():
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-_USE_AND_FREE = """
-import resource, sys, threading
+_ALLOCATE = """
+import ctypes, sys, threading
 from trn_jax.data import memory
-if sys.argv[1:]: memory.keep()
-def use():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    parts = [b"x" * size for size in 4 * [50_000_000]]  # NumPy asks for large pages
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-for _ in range(3):
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join()
+if sys.argv[1:]: memory.share()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+found = []
+barrier = threading.Barrier(4)
+def allocate():
+    found.append(libc.malloc(5000))
+    barrier.wait()
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(*found)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU C library")
 @pytest.mark.parametrize(
-    ("arguments", "chosen", "kept"),
+    ("arguments", "chosen", "shared"),
     [
         ([], {}, False),
-        (["keep"], {}, True),
-        (["keep"], {"MALLOC_MMAP_MAX_": "65536"}, False),
-        (["keep"], {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=65536"}, False),
+        (["share"], {}, True),
+        (["share"], {"MALLOC_ARENA_TEST": "8"}, False),
+        (["share"], {"GLIBC_TUNABLES": "glibc.malloc.arena_test=8"}, False),
     ],
 )
-def test_freed_memory_is_kept_unless_the_environment_says_how(arguments, chosen, kept):
-    pages = 200_000_000 // resource.getpagesize()
+def test_threads_share_one_arena_unless_the_environment_says_how(arguments, chosen, shared):
     free = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
     ended = subprocess.run(
-        [sys.executable, "-c", _USE_AND_FREE, *arguments],
+        [sys.executable, "-c", _ALLOCATE, *arguments],
         capture_output=True,
         text=True,
         env=free | chosen,
         check=True,
     )
-    first, *later = map(int, ended.stdout.split())
-    assert first > 0.9 * pages
-    assert all((faults < 0.1 * pages) == kept for faults in later), ended.stdout
+    # The arenas of threads lie in regions of 64 MiB each.
+    addresses = [int(address) for address in ended.stdout.split()]
+    assert (max(addresses) - min(addresses) < 2**25) == shared, ended.stdout
 
 
-def test_other_c_libraries_are_left_as_they_are(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: types.SimpleNamespace())
-    memory.keep()
+def test_memory_is_given_back_where_that_can_be_done(monkeypatch):
+    given_back = []
+    library = types.SimpleNamespace(malloc_trim=given_back.append)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
+    memory.give_back()
+    assert given_back == [0]
+    del library.malloc_trim  # of another C library
+    memory.give_back()
+    memory.share()
+    assert given_back == [0]

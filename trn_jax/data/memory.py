@@ -1,4 +1,4 @@
-"""Memory that is used over and over.
+"""Memory for pixels that is used over and over, and memory that is shared and given back.
 
 The system hands out new memory page by page, as it is written to for the first time, and fills it
 with zeros. For the frames of a clip that takes a quarter as long as decoding them.
@@ -12,8 +12,7 @@ import os
 
 import numpy as np
 
-# Of the GNU C library's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_ARENA_MAX = -8  # of the GNU C library's malloc.h
 _KEPT = 16  # arrays that nobody uses; more than the batches that are on their way
 
 
@@ -76,19 +75,30 @@ class _Lent:
         give_back(self._memory)
 
 
-def keep():
-    """Let the GNU C library keep memory that is freed, for all threads together.
+def share():
+    """Let all threads allocate from one arena of the GNU C library.
 
-    It gives large pieces back at once, and a training step on a CPU takes gigabytes of them: to get
-    them anew, page by page, is a fifth of its work. And it parts what it keeps among the threads
-    (into 8 arenas per core), so that a process grows with what evaluations leave in each.
+    Each thread would get one of its own, up to 8 per core, and evaluations, whose threads come and
+    go, would leave pieces in each that nobody uses: a process would grow with every one of them.
 
     Has to be called before there are threads. Settings of the environment go first; other C
     libraries are left as they are.
     """
     chosen = [name for name in os.environ if name.startswith("MALLOC_")]
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = _of_the_c_library("mallopt")
     if mallopt and not chosen and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
         mallopt(_ARENA_MAX, 1)
-        mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, -1)
+
+
+def give_back():
+    """Give memory that is allocated but not used back to the system, where the C library can.
+
+    Evaluations leave it between pieces that are in use. Takes some milliseconds.
+    """
+    if trim := _of_the_c_library("malloc_trim"):
+        trim(0)
+
+
+def _of_the_c_library(name):
+    """A function of the C library, or `None` if it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
