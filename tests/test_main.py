@@ -77,8 +77,12 @@ def cache():
 
 
 def run(tree, *flags, num_devices=1, **kwargs):
+    return execute(command(tree, *flags, **kwargs), num_devices)
+
+
+def execute(words, num_devices=1):
     return subprocess.run(
-        command(tree, *flags, **kwargs),
+        words,
         env=environment(num_devices),
         cwd=REPOSITORY,
         capture_output=True,
@@ -377,13 +381,7 @@ def test_bad_flags_are_explained(refused, case):
 @pytest.mark.parametrize("overrides", [(), ("--config.model.num_classes=3",)])
 def test_a_recipe_that_does_not_exist_is_named(tmp_path, overrides):
     flags = ["--config=nowhere.py", f"--workdir={tmp_path}/run", *overrides]
-    done = subprocess.run(
-        [sys.executable, "-m", "trn_jax.main", *flags],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    done = execute([sys.executable, "-m", "trn_jax.main", *flags])
     check_refusal(done, "cannot load the recipe nowhere.py: there is no such file in")
     assert "give the whole path" in done.stderr and "config_config" not in done.stderr
     assert not (tmp_path / "run").exists()
@@ -413,13 +411,7 @@ def test_a_recipe_that_does_not_exist_is_named(tmp_path, overrides):
 def test_a_recipe_that_fails_is_told_with_the_line(tmp_path, text, message):
     (tmp_path / "recipe.py").write_text(text)
     flags = [f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "trn_jax.main", *flags],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    done = execute([sys.executable, "-m", "trn_jax.main", *flags])
     check_refusal(done, message)
 
 
