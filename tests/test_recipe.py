@@ -142,3 +142,17 @@ def test_several_labels_have_a_loss_without_smoothing():
 
     with pytest.raises(UserError, match="are for one label per video"):
         recipe.loss_options(config, Several)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("efficent", "no protocol 'efficent'; did you mean 'efficient'? It has: 1x10, efficient"),
+        ("val,10x3", r"no protocol 'val'\. It has: 1x10, efficient"),
+    ],
+)
+def test_a_protocol_that_the_recipe_lacks_is_named(config, wanted, message):
+    config.protocols["1x10"] = configuration.view()
+    assert recipe.protocol_names(config, "1x10,efficient,1x10") == ["1x10", "efficient"]
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        recipe.protocol_names(config, wanted)

@@ -1,5 +1,7 @@
 """The error that people, rather than programmers, are meant to read."""
 
+import difflib
+
 
 class UserError(ValueError):
     """Something that the person at the keyboard can mend.
@@ -20,3 +22,9 @@ def listed(problems, *, most=10):
     if len(problems) > most:
         lines.append(f"\n  and {len(problems) - most:,} more")
     return "".join(lines)
+
+
+def did_you_mean(name, known):
+    """The end of a sentence on an unknown name: the one of `known` most like it, if any is."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."

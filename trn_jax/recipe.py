@@ -3,7 +3,6 @@
 Together with the loop in `train` and `evaluate` this is the only code that sees a configuration.
 """
 
-import difflib
 import json
 import os
 
@@ -16,7 +15,7 @@ from trn_jax.config import base
 from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
 from trn_jax.data.views import VideoReader, View
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, did_you_mean
 from trn_jax.prepare.processes import num_processors
 
 
@@ -447,8 +446,7 @@ def protocol_names(config, wanted):
     names = list(dict.fromkeys(wanted.split(",")))
     for name in names:
         if name not in config.protocols:
-            close = difflib.get_close_matches(name, list(config.protocols), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, config.protocols)
             raise UserError(
                 f"the recipe has no protocol {name!r}{hint} It has: {', '.join(config.protocols)}"
             )

@@ -6,7 +6,6 @@ A process of its own gives a recipe all of the device's memory, and its peak is 
 import contextlib
 import copy
 import dataclasses
-import difflib
 import multiprocessing
 import pathlib
 import runpy
@@ -29,7 +28,7 @@ from benchmarks.turns import Side, Turn, measure, spread
 from benchmarks.twin_step import TwinStepper
 from trn_jax import create_model, recipe, train_step
 from trn_jax.devices import make_mesh, split_batch
-from trn_jax.errors import UserError, first_line
+from trn_jax.errors import UserError, did_you_mean, first_line
 from trn_jax.models import cost
 
 RECIPES = ("trn_sthv1", "tsm_k400", "tin_sthv1", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
@@ -120,11 +119,8 @@ def load(name: str) -> ConfigDict:
     """
     known = sorted(each.stem for each in _CONFIGS.glob("*.py"))
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(
-            f"--recipes: there is no recipe {name!r}; {hint}There are {', '.join(known)}"
-        )
+        hint = did_you_mean(name, known)
+        raise UserError(f"--recipes: there is no recipe {name!r}{hint} Known: {', '.join(known)}")
     return runpy.run_path(str(_CONFIGS / f"{name}.py"))["get_config"]()
 
 

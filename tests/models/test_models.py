@@ -130,7 +130,7 @@ def check_outputs(model, num_classes):
         assert auxiliary is None or auxiliary.shape == logits.shape
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_scores_clips_of_every_data_set(name, monkeypatch):
     whole = abstract(name, num_classes=174, num_segments=3)
@@ -153,7 +153,7 @@ def abstract(name="trn_resnet10", **options):
             dict(name="trn_resnet51"),
             ["model 'trn_resnet51'", "did you mean 'trn_resnet50'?", "tsn_resnet18"],
         ),
-        (dict(backbone="vgg"), ["backbone 'vgg'", "resnet10, resnet101"]),
+        (dict(backbone="vgg"), ["backbone 'vgg'. Known: ", "resnet10, resnet101"]),
         (dict(head="trm"), ["head 'trm'", "trn, trn_multiscale, tsm, tsn"]),
         (dict(dropuot_rate=0.5), ["'dropuot_rate'", "dropout_rate", "norm_group", "partial_bn"]),
         (dict(name="tsn_resnet10", eval_relations="first"), ["'tsn'", "'eval_relations'"]),

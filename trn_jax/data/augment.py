@@ -6,7 +6,6 @@ OpenCV's bilinear interpolation without antialiasing, as in the published pipeli
 """
 
 import dataclasses
-import difflib
 import functools
 import re
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, did_you_mean
 
 # Corners, centre and the points between them, in quarters of the free space (x, y).
 FIVE_POSITIONS = ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2))
@@ -506,8 +505,7 @@ def paired_labels(pairs, class_names):
             continue
         for name in pair:
             if name not in labels:
-                close = difflib.get_close_matches(str(name), class_names, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(name, class_names)
                 problems.append(f"{name!r} is not one of the {len(class_names)} classes{hint}")
             elif pair[0] == pair[1] or labels[name] in found:
                 problems.append(f"{name!r} occurs twice")

@@ -7,12 +7,11 @@ have the lists and the names of the classes in them.
 """
 
 import dataclasses
-import difflib
 import os
 
 from trn_jax.data import records, synthetic
 from trn_jax.data.annotations import lists_videos
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, did_you_mean
 
 SOURCES = ("frames", "videos", "records")
 
@@ -105,8 +104,7 @@ def locate(name, data_dir, **overrides):
             if it is missing.
     """
     if name not in DATASETS:
-        close = difflib.get_close_matches(str(name), DATASETS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, DATASETS)
         raise UserError(f"unknown data set {name!r}{hint} Known: {', '.join(DATASETS)}")
     dataset = DATASETS[name]
     given = {key: value for key, value in overrides.items() if value is not None}

@@ -1,6 +1,5 @@
 """All models by name, and `create_model`, which puts their parts together."""
 
-import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones import BACKBONES
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, did_you_mean
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tin import TemporalInterlace
 from trn_jax.models.tpn import TPN, TPNHead
@@ -192,7 +191,6 @@ def _parameters(part):
 
 def _look_up(registry, kind, name):
     if name not in registry:
-        close = difflib.get_close_matches(str(name), registry, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, registry)
         raise UserError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(registry))}")
     return registry[name]
