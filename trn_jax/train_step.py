@@ -126,13 +126,8 @@ def train_step(
         value = loss(logits, labels)
         if auxiliary is not None:
             value += model.neck.auxiliary_weight * loss(auxiliary, labels)
-        if labels.ndim == 1:
-            right = jnp.argmax(logits, axis=-1) == labels
-        else:
-            own = jnp.where(labels > 0, logits, -jnp.inf)
-            right = own.max(axis=-1) == logits.max(axis=-1)
-        top1 = jnp.mean(right, dtype=value.dtype)
-        return value, (top1, nnx.as_pure(nnx.state(model, nnx.BatchStat)))
+        stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
+        return value, (_top1(logits, labels), stats)
 
     def part_of_step(_, part):
         return None, jax.value_and_grad(loss_fn, has_aux=True)(whole_params, *part)
@@ -159,14 +154,29 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     after = dict(params=params, stats=stats, opt_state=opt_state)
     if skip_not_finite:
-        # A branch behind a barrier: a choice element by element would be fused with the update, and
-        # round otherwise. So the numbers of a training without NaN are the same, bit for bit.
-        after, scalars = jax.lax.optimization_barrier((after, scalars))
-        finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
         before = {name: getattr(state, name) for name in after}
-        after = jax.lax.cond(finite, lambda after, _: after, _only_counters, after, before)
-        scalars["skipped"] = jnp.where(finite, 0, 1)
+        after, scalars = _unless_not_finite(before, after, scalars)
     return state.replace(step=state.step + 1, **after), scalars
+
+
+def _top1(logits, labels):
+    """The share of the clips whose highest score is that of (one of) their labels."""
+    if labels.ndim == 1:
+        right = jnp.argmax(logits, axis=-1) == labels
+    else:
+        own = jnp.where(labels > 0, logits, -jnp.inf)
+        right = own.max(axis=-1) == logits.max(axis=-1)
+    return jnp.mean(right, dtype=logits.dtype)
+
+
+def _unless_not_finite(before, after, scalars):
+    """What a step leaves behind, and its scalars with `skipped` added."""
+    # A branch behind a barrier: a choice element by element would be fused with the update, and
+    # round otherwise. So the numbers of a training without NaN are the same, bit for bit.
+    after, scalars = jax.lax.optimization_barrier((after, scalars))
+    finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
+    after = jax.lax.cond(finite, lambda after, _: after, _only_counters, after, before)
+    return after, scalars | {"skipped": jnp.where(finite, 0, 1)}
 
 
 def _only_counters(after, before):
