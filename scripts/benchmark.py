@@ -59,6 +59,7 @@ from ml_collections import config_flags
 from benchmarks import evaluation, loading, machine, models, recipes, training
 from benchmarks.turns import measure, table
 from trn_jax import list_models
+from trn_jax.data import memory
 from trn_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; not for --what=models.")
@@ -124,6 +125,7 @@ _RATIOS = {
 
 def main(_: Sequence[str]) -> None:
     """Do what the flags say."""
+    memory.keep()  # as trainings have it; PyTorch profits too
     what, rounds = _WHAT.value, _ROUNDS.value
     processors = sorted(os.sched_getaffinity(0))
     threads = _THREADS.value or len(processors)

@@ -72,7 +72,7 @@ def main(_):
     # Imported late, so that a wrong flag is told at once.
     from trn_jax.data import memory
 
-    memory.share()  # before the others, which start threads
+    memory.keep()  # before the others, which start threads
     from trn_jax.compilation_cache import keep_programs
     from trn_jax.evaluate import evaluate
     from trn_jax.train import train

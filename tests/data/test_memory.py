@@ -102,7 +102,7 @@ def test_programs_end_quietly_with_arrays_in_use():
 _ALLOCATE = """
 import ctypes, sys, threading
 from trn_jax.data import memory
-if sys.argv[1:]: memory.share()
+if sys.argv[1:]: memory.keep()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 found = []
@@ -122,9 +122,9 @@ print(*found)
     ("arguments", "chosen", "shared"),
     [
         ([], {}, False),
-        (["share"], {}, True),
-        (["share"], {"MALLOC_ARENA_TEST": "8"}, False),
-        (["share"], {"GLIBC_TUNABLES": "glibc.malloc.arena_test=8"}, False),
+        (["keep"], {}, True),
+        (["keep"], {"MALLOC_ARENA_TEST": "8"}, False),
+        (["keep"], {"GLIBC_TUNABLES": "glibc.malloc.arena_test=8"}, False),
     ],
 )
 def test_threads_share_one_arena_unless_the_environment_says_how(arguments, chosen, shared):
@@ -141,6 +141,36 @@ def test_threads_share_one_arena_unless_the_environment_says_how(arguments, chos
     assert (max(addresses) - min(addresses) < 2**25) == shared, ended.stdout
 
 
+_FREE = """
+import ctypes, resource, sys
+from trn_jax.data import memory
+if sys.argv[1:]: memory.keep()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = ctypes.c_void_p(libc.malloc(100_000_000))
+    ctypes.memset(block, 1, 100_000_000)
+    libc.free(block)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU C library")
+@pytest.mark.parametrize(("arguments", "kept"), [([], False), (["keep"], True)])
+def test_large_blocks_are_used_again_and_not_got_anew_from_the_system(arguments, kept):
+    free = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    ended = subprocess.run(
+        [sys.executable, "-c", _FREE, *arguments],
+        capture_output=True,
+        text=True,
+        env=free,
+        check=True,
+    )
+    pages = 100_000_000 / os.sysconf("SC_PAGE_SIZE")
+    assert (int(ended.stdout) < pages / 100) == kept, ended.stdout
+
+
 def test_memory_is_given_back_where_that_can_be_done(monkeypatch):
     given_back = []
     library = types.SimpleNamespace(malloc_trim=given_back.append)
@@ -149,5 +179,5 @@ def test_memory_is_given_back_where_that_can_be_done(monkeypatch):
     assert given_back == [0]
     del library.malloc_trim  # of another C library
     memory.give_back()
-    memory.share()
+    memory.keep()
     assert given_back == [0]
