@@ -11,8 +11,8 @@ from jax import lax
 from trn_jax.backbones.layers import parameter, storage_dtype
 from trn_jax.errors import UserError
 
-# Input channels from which on the gradient of a kernel is faster on a CPU as one product per tap.
-_WIDE = 128
+# Input channels from which on the gradient of a kernel is faster on a CPU as products of matrices.
+_WIDE = 64
 
 
 class Conv(nnx.Module):
@@ -98,8 +98,8 @@ def convolve(x, kernel, stride, padding, groups):
     GPU and TPU run XLA's own convolution and its gradients. On a CPU those take up to 1000 times
     longer than the arithmetic needs, so the program for a CPU has other forms: a depthwise
     convolution is a sum of shifted, scaled images, one for each tap of the kernel, and the gradient
-    of a grouped or a wide kernel is a matrix product for each tap. Which form runs is decided when
-    a program is compiled for its device.
+    of a grouped or a wide kernel is a matrix product for each tap, or for each row of taps. Which
+    form runs is decided when a program is compiled for its device.
 
     Args:
         x: `[batch, height, width, in_channels]`.
@@ -133,8 +133,10 @@ def _backward(stride, padding, groups, saved, gradient):
         if _is_depthwise(x, kernel, groups):
             rows = partial(_depthwise_gradients_by_rows, stride=stride, padding=padding)
             return rows(x, kernel, gradient)
-        taps = partial(_kernel_gradient_by_taps, stride=stride, padding=padding, groups=groups)
         (of_x,) = jax.vjp(lambda x: general(x, kernel), x)[1](gradient)
+        if stride == 1 and groups == 1:
+            return of_x, _kernel_gradient_by_rows(x, kernel, gradient, padding=padding)
+        taps = partial(_kernel_gradient_by_taps, stride=stride, padding=padding, groups=groups)
         return of_x, taps(x, kernel, gradient)
 
     def elsewhere(x, kernel, gradient):
@@ -193,6 +195,29 @@ def _kernel_gradient_by_taps(x, kernel, gradient, *, stride, padding, groups):
         for image in _taps(_pad(x, padding), kernel.shape[0], stride)
     ]
     return jnp.stack(per_tap).reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _kernel_gradient_by_rows(x, kernel, gradient, *, padding):
+    """The same for stride 1, by fewer and wider products: one for each row of taps.
+
+    Moved to the right by j pixels, the gradient lies where column j of the taps sees `x`.
+    """
+    size, height = kernel.shape[0], gradient.shape[1]
+    x = _pad(x, padding)
+    wide = jnp.concatenate(
+        [jnp.pad(gradient, ((0, 0), (0, 0), (j, size - 1 - j), (0, 0))) for j in range(size)], -1
+    ).reshape(-1, size * kernel.shape[3])
+    per_row = [
+        jnp.einsum(
+            "pi,po->io",
+            x[:, i : i + height].reshape(-1, x.shape[-1]),
+            wide,
+            preferred_element_type=storage_dtype(x.dtype),
+        )
+        for i in range(size)
+    ]
+    rows = jnp.stack(per_row).reshape(size, kernel.shape[2], size, kernel.shape[3])
+    return rows.swapaxes(1, 2).astype(kernel.dtype)
 
 
 # Depthwise convolutions on a CPU. Sums are in float32, as XLA's own convolution has them.
