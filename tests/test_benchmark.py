@@ -21,7 +21,7 @@ from trn_jax.config import base
 from trn_jax.devices import make_mesh
 from trn_jax.errors import UserError
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SCRIPT = REPOSITORY / "scripts" / "benchmark.py"

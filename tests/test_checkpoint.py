@@ -121,7 +121,7 @@ def test_damage_is_found_or_does_not_matter(copy, expected, seed):
     assert_equal(stored(newest), expected[6])
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["flipped bit", "half deleted"])
 def test_a_training_goes_on_from_the_checkpoint_before(trained, expected, copy, capsys, case):
     newest = copy / "checkpoints" / "6"

@@ -264,7 +264,7 @@ assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.valu
 """
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_two_hosts_evaluate_as_one(settings, tmp_path):
     """Seven videos, which two hosts cannot share evenly; the parameters lie on all devices."""
     settings = settings("tsm_resnet10")

@@ -278,7 +278,7 @@ def two_hosts(tree):
     return tree / "two_hosts", train_on_two_hosts(tree, "two_hosts")
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_two_hosts_compute_what_one_host_and_one_device_compute(tree, two_hosts, monkeypatch):
     """Statistics of groups of two clips, and drawn relations, included."""
     folder, _ = two_hosts
@@ -287,7 +287,7 @@ def test_two_hosts_compute_what_one_host_and_one_device_compute(tree, two_hosts,
         assert_same(folder, tree / f"one_host_{num_devices}")
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_only_the_first_host_says_something(two_hosts):
     folder, done = two_hosts
     # The runtime writes of its connections on both, in pieces.
@@ -300,13 +300,13 @@ def test_only_the_first_host_says_something(two_hosts):
     assert json.loads((folder / "results/efficient.json").read_text())["num_videos"] == 7
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_two_hosts_accumulate_as_one_step(tree, two_hosts):
     train_on_two_hosts(tree, "accumulated", "--config.train.accumulation=2")
     assert_same(two_hosts[0], tree / "accumulated")
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
     folder, _ = two_hosts
     resumed = tree / "resumed"
@@ -318,7 +318,7 @@ def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
     assert_same(folder, resumed)
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_two_hosts_go_on_from_the_checkpoint_before_a_damaged_one(tree, two_hosts):
     folder, _ = two_hosts
     shutil.copytree(folder, tree / "damaged")
@@ -336,7 +336,7 @@ def test_two_hosts_go_on_from_the_checkpoint_before_a_damaged_one(tree, two_host
     assert_same(folder, tree / "damaged")
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_state_that_is_cut_over_two_hosts(tree, two_hosts, monkeypatch):
     """Its checkpoint goes on with whole arrays, on one host."""
     folder, _ = two_hosts

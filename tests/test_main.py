@@ -234,7 +234,7 @@ def is_gone(group):
     return False
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_killed_runs_go_on_as_if_nothing_had_happened(tree):
     kill_and_resume(tree, kills=3, seed=0)
 
@@ -267,7 +267,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tree):
     assert f"after step {step};" in said
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch):
     config = runpy.run_path(f"{tree}/recipe.py")["get_config"]()
     config.data_dir = str(tree / "data")
@@ -295,7 +295,7 @@ def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch)
     assert dispatched == 12
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.parametrize(("steps", "recorded"), [("2:3", "2 to 3"), ("4:99", ""), ("99:100", None)])
 def test_steps_are_recorded_for_xprof(tree, steps, recorded):
     """Also if the training ends before the last of them."""
@@ -426,7 +426,7 @@ def test_batch_must_fit_the_devices(tree):
     check_refusal(run(tree, num_devices=3), "3 devices")
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     broken = tree / "data" / "rawframes" / "train5" / "00001.jpg"
     broken.write_bytes(b"")
@@ -437,7 +437,7 @@ def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     assert str(broken) in done.stderr
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_training_starts_from_foreign_weights(tree):
     model = nnx.eval_shape(
         lambda: create_model("trn_resnet10", num_classes=9, num_segments=3, width=4)
@@ -474,7 +474,7 @@ def test_the_published_file_is_found_in_a_folder(tmp_path):
     np.testing.assert_array_equal(recipe.initial_weights(config)["weight"], np.arange(3.0))
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_workdir_belongs_to_one_configuration(tree):
     # Not yet to this one, which fails when it reads its first batches.
     video, elsewhere = tree / "data" / "rawframes" / "train5", tree / "elsewhere"
@@ -493,7 +493,7 @@ def test_a_workdir_must_be_writable(tree):
     check_refusal(run(tree, workdir="recipe.py/run"), "cannot write to the working directory")
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_full_disk_leaves_the_last_good_checkpoint(tree):
     assert run(tree, "--config.train.steps=3").returncode == 0
     # Files of at most 20 kB, as if the disk were full: logs still fit, checkpoints do not.

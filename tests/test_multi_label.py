@@ -53,7 +53,7 @@ def settings(tmp_path):
     return settings
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_training_with_several_labels(settings, tmp_path):
     workdir = tmp_path / "run"
     assert train.train(settings, str(workdir)) == 0

@@ -11,7 +11,7 @@ from test_checkpoint import stored, tiny_training
 from trn_jax import checkpoint, recipe, train
 from trn_jax.errors import UserError
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 BAD_STEPS = [2, 5]  # one in each epoch, neither a log line nor a checkpoint
 

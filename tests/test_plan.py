@@ -33,7 +33,7 @@ def gradient_bytes(config):
     return 4 * sum(leaf.size for leaf in jax.tree.leaves(nnx.as_pure(params)))
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_step_communicates_its_gradient_and_little_else(config):
     config.model.norm_group = 2  # clips of one device, so statistics stay there
     devices, memory = plan.find_devices("cpu:8")
@@ -48,7 +48,7 @@ def test_a_step_communicates_its_gradient_and_little_else(config):
     assert alone.flops > 4 * cost.flops > 0
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 # The compiler warns of an old state that no part of the new one can take the place of.
 @pytest.mark.filterwarnings("error:Some donated buffers")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -193,7 +193,7 @@ def command(tmp_path, *flags):
     )
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_the_command(tmp_path):
     done = command(tmp_path, "--config=recipe.py", "--topology=cpu:2", "--batch=16")
     assert done.returncode == 0, done.stderr

@@ -351,7 +351,7 @@ def put_in(model, reference, absent):
 
 
 @pytest.mark.slow
-@pytest.mark.reference
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.golden}-{f.wrap.__name__}")
 def test_files_of_pytorch_give_the_logits_of_the_reference(file, golden, tmp_path, capsys):
     torch = pytest.importorskip("torch")

@@ -13,7 +13,7 @@ import simplejpeg
 
 from trn_jax.data.datasets import DATASETS
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 REAL_CLIPS = REPOSITORY.parent / "shared" / "data" / "rawframes_demo" / "demo_dataset"

@@ -71,7 +71,10 @@ def two_steps(make_model, remat):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else pytest.mark.long) for n in MODELS],
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in SLOW else pytest.mark.thorough)
+        for n in MODELS
+    ],
 )
 def test_the_training_is_the_same(name):
     make_model, num_stages = MODELS[name]

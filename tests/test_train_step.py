@@ -11,7 +11,7 @@ from trn_jax import convert, create_model, optim, train_step
 from trn_jax.convert import sources
 from trn_jax.devices import make_mesh, split_batch
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 SMALL = dict(num_classes=5, num_segments=3, width=4, dtype="float64")
 
@@ -34,7 +34,6 @@ SLOW = ("tsm_r50", "tin_r50", "tpn_slowonly_r50")
 
 
 # Each case is recorded twice, with gradients that are clipped and with gradients that are not.
-@pytest.mark.reference
 @pytest.mark.parametrize("clipping", ["published", "other"])
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in REFERENCES]

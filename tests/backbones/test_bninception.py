@@ -13,7 +13,7 @@ from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 from trn_jax.models.cost import measure
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 # A strided block and a projected max pool.
 FEW_BLOCKS = (BLOCKS[2], BLOCKS[9])

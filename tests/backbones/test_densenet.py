@@ -12,7 +12,7 @@ from trn_jax.backbones.layers import Frozen
 from trn_jax.convert.names import variables
 from trn_jax.models.cost import measure
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 
 def draw(*shape, seed=0):

@@ -14,7 +14,7 @@ from trn_jax.backbones.convolution import Conv, convolve
 from trn_jax.devices import make_mesh
 from trn_jax.errors import UserError
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 # in_channels, out_channels, groups, kernel size, stride, padding
 CASES = {

@@ -16,7 +16,7 @@ from trn_jax.backbones.mobileone import MobileOneBlock, SqueezeExcite, reparamet
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 
 def draw(*shape, seed=0):

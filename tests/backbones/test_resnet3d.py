@@ -14,7 +14,7 @@ from trn_jax.backbones.conv3d import Conv3d
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 
 def build(name="slowonly_resnet14", **options):

@@ -16,7 +16,7 @@ from trn_jax.models.cost import measure
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 
 def draw(*shape, seed=0):

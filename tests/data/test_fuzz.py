@@ -27,7 +27,7 @@ def mutated(content, rng):
     return bytes(content)
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_damaged_images_are_refused_or_read_whole(tmp_path):
     rng = np.random.default_rng(0)
     image = simplejpeg.encode_jpeg(rng.integers(0, 256, (24, 32, 3), np.uint8))

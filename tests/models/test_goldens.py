@@ -19,7 +19,7 @@ from trn_jax.backbones.resnet3d import SlowOnly
 from trn_jax.backbones.swin import Swin
 from trn_jax.models.tin import TemporalInterlace
 
-pytestmark = pytest.mark.reference
+pytestmark = pytest.mark.thorough
 
 CASES = {
     "tsn_r50_3seg": dict(name="tsn_resnet50", num_classes=400, num_segments=3),

@@ -12,7 +12,7 @@ from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 from trn_jax.models.tin import TemporalInterlace, interlace
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 SEGMENTS, CHANNELS = 4, 32
 

@@ -13,7 +13,7 @@ from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 from trn_jax.models.tpn import TPN, TPNHead, max_pool_time
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.thorough
 
 STAGES = (8, 8, 16, 16)
 

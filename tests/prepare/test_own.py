@@ -375,7 +375,7 @@ def fine_tune(said, to):
     return json.loads((to / "run" / "results" / "accurate.json").read_text())
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_folder_of_videos_becomes_a_model_by_two_commands(folder, tmp_path):
     said = prepared(folder, tmp_path / "to")
     found = fine_tune(said, tmp_path / "to")
@@ -383,7 +383,7 @@ def test_a_folder_of_videos_becomes_a_model_by_two_commands(folder, tmp_path):
     assert [row["name"] for row in found["per_class"]] == sorted(CLASSES)
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
 def test_real_videos_become_a_model_by_two_commands(tmp_path):
     for number, video in enumerate(sorted((SHARED / "asl_gestures").glob("*.mkv"))):

@@ -168,7 +168,7 @@ def test_logits_of_models_without_reference_are_ours(name):
     assert_close(logits(model, clips), twin_logits(twin, clips))
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["tsn", "tpn"])
 def test_training_computes_the_same_outputs(case):
     model, twin, clips = both(**TINY[case], dropout_rate=0.0, pixels=64)
