@@ -6,6 +6,7 @@ a little of the past and of the future, without parameters or products.
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -65,32 +66,48 @@ class TemporalShift(nnx.Module):
         """
         if not self.num_shifted:
             return x
-        shift = dict(steps=(1,) if self.causal else (-1, 1), width=self.num_shifted)
-        moved = lax.platform_dependent(
-            split_clips(x, self.num_segments),
-            cpu=partial(shift_by_selection, **shift),
-            default=partial(shift_by_slices, **shift),
-        )
-        return moved.reshape(x.shape)
+        steps = (1,) if self.causal else (-1, 1)
+        return shift(split_clips(x, self.num_segments), steps, self.num_shifted).reshape(x.shape)
 
 
-# Assignment to slices would copy the map once per slice, and again in the backward pass.
-
-
-def shift_by_slices(x, *, steps, width):
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def shift(x, steps, width):
     """Move the first `width` channels by the first of `steps` frames, the next by the second, ...
+
+    The gradient is moved back; derived by JAX, it would be a sum of one map for each step.
 
     Args:
         x: `[batch, segments, height, width, channels]`.
         steps: by how many frames to later times.
         width: number of channels for each of `steps`.
     """
+    forms = dict(steps=steps, width=width)
+    selection = partial(shift_by_selection, **forms)
+    slices = partial(shift_by_slices, **forms)
+    return lax.platform_dependent(x, cpu=selection, tpu=selection, default=slices)
+
+
+def _shift_back(steps, width, _, gradient):
+    return (shift(gradient, tuple(-step for step in steps), width),)
+
+
+shift.defvjp(lambda x, steps, width: (shift(x, steps, width), None), _shift_back)
+
+
+# Assignment to slices would copy the map once per slice.
+
+
+def shift_by_slices(x, *, steps, width):
+    """`shift`, for GPUs: every element is read and written once."""
     moved = [_move(x[..., i * width : (i + 1) * width], step) for i, step in enumerate(steps)]
     return jnp.concatenate([*moved, x[..., len(steps) * width :]], axis=-1)
 
 
 def shift_by_selection(x, *, steps, width):
-    """`shift_by_slices`, up to five times as fast on CPUs, where XLA is slow to concatenate."""
+    """`shift`, up to five times as fast on CPUs, where XLA is slow to concatenate.
+
+    TPUs work on 128 channels at a time, which the slices cut through.
+    """
     group = jnp.arange(x.shape[-1]) // width
     y = x
     for i, step in enumerate(steps):
