@@ -170,10 +170,10 @@ class BatchNorm(nnx.Module):
         grouped = x.reshape(*groups, -1, x.shape[-1])
         with jax.named_scope(NORM_SCOPE):
             y, mean, var = normalise_groups(
-                grouped, self.scale[...], self.bias[...], self.mean[...], self.epsilon
+                grouped, self.scale[...], self.bias[...], self.mean[...], self.epsilon, self.dtype
             )
         self._update(mean, var, count=grouped.shape[-2])
-        return y.reshape(x.shape).astype(self.dtype)
+        return y.reshape(x.shape)
 
     @jax.named_scope(NORM_SCOPE)
     def _normalise(self, x, mean, var):
@@ -189,27 +189,29 @@ class BatchNorm(nnx.Module):
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def normalise_groups(x, scale, bias, guess, epsilon):
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def normalise_groups(x, scale, bias, guess, epsilon, dtype):
     """Normalise every group of rows by its own mean and variance, then scale and shift.
 
     Its gradient goes through `y` only. Written out, it takes two sums over the rows (Ioffe and
-    Szegedy, 2015, section 3); derived by JAX it would take four.
+    Szegedy, 2015, section 3); derived by JAX it would take four. In memory, images and their
+    gradients have the dtypes of `x` and `y`, half as wide in bfloat16 as what is computed with.
 
     Args:
         x: `[(groups,) rows, channels]`.
-        scale: `[channels]`; its dtype is that of all computation and of the outcome.
+        scale: `[channels]`; its dtype is that of all computation.
         bias: `[channels]`.
         guess: `[channels]`, more or less the mean.
         epsilon: added to the variance.
+        dtype: dtype of `y`.
 
     Returns:
         `y` of the shape of `x`, and the mean and the biased variance, `[(groups,) 1, channels]`.
     """
-    return _normalise_groups(x, scale, bias, guess, epsilon)[0]
+    return _normalise_groups(x, scale, bias, guess, epsilon, dtype)[0]
 
 
-def _normalise_groups(x, scale, bias, guess, epsilon):
+def _normalise_groups(x, scale, bias, guess, epsilon, dtype):
     # One pass over the data: moments about the guess. Unlike E[x^2] - E[x]^2 this does not cancel
     # where the mean is large against the deviation, if the guess is good.
     wide = x.astype(scale.dtype)
@@ -219,12 +221,12 @@ def _normalise_groups(x, scale, bias, guess, epsilon):
     mean, var = guess + offset, jnp.maximum(var, 0)
     factor = lax.rsqrt(var + epsilon)
     y = (wide - mean) * (scale * factor) + bias
-    return (y, mean, var), (x, scale, mean, factor)
+    return (y.astype(dtype), mean, var), (x, scale, mean, factor)
 
 
-def _normalise_groups_backward(_, saved, gradients):
+def _normalise_groups_backward(_epsilon, _dtype, saved, gradients):
     x, scale, mean, factor = saved
-    dy, _, _ = gradients
+    dy = gradients[0].astype(scale.dtype)
     rows, channels = x.shape[-2:]
     centred = x.astype(scale.dtype) - mean
     of_bias = jnp.sum(dy, axis=-2, keepdims=True)  # of each group by itself
