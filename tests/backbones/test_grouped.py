@@ -30,6 +30,8 @@ CASES = {
     "two outputs for each input": (4, 8, 4, 3, 1, 1),
     "few channels": (4, 6, 1, 3, 2, 1),
     "few channels, 7x7, as in a stem": (3, 5, 1, 7, 2, 3),
+    "one tap": (5, 7, 1, 1, 1, 0),
+    "one tap, strided": (64, 6, 1, 1, 2, 0),
     "many channels": (64, 6, 1, 3, 1, 1),
     "many channels, strided": (64, 6, 1, 3, 2, 1),
 }
@@ -82,24 +84,26 @@ def check(found, expected, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("form", ["cpu", "default"])
+@pytest.mark.parametrize("form", ["cpu", "tpu", "default"])
 @pytest.mark.parametrize("case", CASES)
-def test_both_forms_equal_the_convolution_of_xla(case, form, monkeypatch):
-    monkeypatch.setattr(
-        lax, "platform_dependent", lambda *operands, **forms: forms[form](*operands)
-    )
+def test_all_forms_equal_the_convolution_of_xla(case, form, monkeypatch):
+    def choose(*operands, default, **forms):
+        return forms.get(form, default)(*operands)
+
+    monkeypatch.setattr(lax, "platform_dependent", choose)
     operands, geometry = arguments(case)
     found = value_and_gradients(convolve, geometry)(*operands)
     check(found, value_and_gradients(xla, geometry)(*operands))
 
 
 @pytest.mark.parametrize(
-    ("case", "on_cpu"), [("depthwise", 0), ("depthwise, strided", 0), ("grouped", 3)]
+    ("case", "on_cpu", "on_gpu"),
+    [("depthwise", 0, 4), ("depthwise, strided", 0, 4), ("grouped", 3, 4), ("one tap", 0, 0)],
 )
-def test_programs_for_accelerators_keep_the_convolutions(case, on_cpu):
+def test_programs_for_accelerators_keep_the_convolutions(case, on_cpu, on_gpu):
     operands, geometry = arguments(case)
     traced = value_and_gradients(convolve, geometry).trace(*operands)
-    for platform, expected in (("cpu", on_cpu), ("tpu", 4), ("cuda", 4)):
+    for platform, expected in (("cpu", on_cpu), ("tpu", 4), ("cuda", on_gpu)):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert text.count("stablehlo.convolution") == expected, platform
 

@@ -8,8 +8,8 @@ were single images, and the results are moved by one frame per tap before they a
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
+from trn_jax.backbones.convolution import convolve
 from trn_jax.backbones.layers import parameter, storage_dtype
 from trn_jax.errors import UserError
 
@@ -85,20 +85,11 @@ class Conv3d(nnx.Module):
     def _in_space(self, x, kernel):
         """Convolve every frame of `x` with `kernel` `[size, size, in / groups, out]`."""
         size = kernel.shape[0]
-        if size > 1:
+        if size > 1 or self.groups == 1:
             frames = x.reshape(-1, *x.shape[2:])
-            y = lax.conv_general_dilated(
-                frames,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding=((size // 2, size // 2),) * 2,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.groups,
-            )
+            y = convolve(frames, kernel, self.stride, size // 2, self.groups)
             return y.reshape(*x.shape[:2], *y.shape[1:])
         x = x[:, :, :: self.stride, :: self.stride]
-        if self.groups == 1:
-            return jnp.einsum("bthwi,io->bthwo", x, kernel[0, 0])
         x = x.reshape(*x.shape[:-1], self.groups, -1)
         kernel = kernel.reshape(kernel.shape[2], self.groups, -1)  # [in / groups, groups, ...]
         y = jnp.einsum("bthwgi,igo->bthwgo", x, kernel)

@@ -73,33 +73,20 @@ class Conv(nnx.Module):
 
     def __call__(self, x):
         """Convolve `x` `[batch, height, width, in_channels]`."""
-        y = self._convolve(x)
+        kernel = self.kernel[...].astype(self.dtype)
+        y = convolve(x.astype(self.dtype), kernel, self.stride, self.padding, self.groups)
         return y + self.bias[...].astype(self.dtype) if self.use_bias else y
 
-    def _convolve(self, x):
-        kernel = self.kernel[...].astype(self.dtype)
-        x = x.astype(self.dtype)
-        if kernel.shape[:2] == (1, 1) and self.padding == 0 and self.groups == 1:
-            # A 1x1 convolution is a product of two matrices. On CPUs, XLA computes the gradient of
-            # one several times faster than that of a convolution, and up to three times faster
-            # than if the rows kept their three axes. For TPUs it compiles both products alike.
-            x = x[:, :: self.stride, :: self.stride]
-            y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-            return y.reshape(*x.shape[:-1], -1)
-        if self.groups == 1 and kernel.shape[2] < _WIDE:
-            return _convolve_by_xla(x, kernel, stride=self.stride, padding=self.padding, groups=1)
-        return convolve(x, kernel, self.stride, self.padding, self.groups)
 
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def convolve(x, kernel, stride, padding, groups):
     """Convolve each of `groups` equal, contiguous groups of channels by itself.
 
     GPU and TPU run XLA's own convolution and its gradients. On a CPU those take up to 1000 times
     longer than the arithmetic needs, so the program for a CPU has other forms: a depthwise
     convolution is a sum of shifted, scaled images, one for each tap of the kernel, and the gradient
-    of a grouped or a wide kernel is a matrix product for each tap, or for each row of taps. Which
-    form runs is decided when a program is compiled for its device.
+    of a grouped or a wide kernel is a matrix product for each tap, or for each row of taps. A
+    kernel of a single tap is a product of matrices, except on TPUs. Which form runs is decided when
+    a program is compiled for its device.
 
     Args:
         x: `[batch, height, width, in_channels]`.
@@ -111,6 +98,29 @@ def convolve(x, kernel, stride, padding, groups):
     Returns:
         `[batch, height', width', out_channels]`.
     """
+    if groups == 1 and kernel.shape[:2] == (1, 1) and padding == 0:
+        return _convolve_pixels(x, kernel, stride)
+    if groups == 1 and kernel.shape[2] < _WIDE:
+        return _convolve_by_xla(x, kernel, stride=stride, padding=padding, groups=1)
+    return _convolve_by_forms(x, kernel, stride, padding, groups)
+
+
+def _convolve_pixels(x, kernel, stride):
+    def product(x, kernel):
+        # Gradients of a product take CPUs several times less than those of a convolution, and up to
+        # three times less than if the rows kept their three axes.
+        x = x[:, ::stride, ::stride]
+        y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+        return y.reshape(*x.shape[:-1], -1)
+
+    # TPUs keep images in another order for convolutions than for products; all would be moved
+    # twice between them.
+    by_xla = partial(_convolve_by_xla, stride=stride, padding=0, groups=1)
+    return lax.platform_dependent(x, kernel, tpu=by_xla, default=product)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve_by_forms(x, kernel, stride, padding, groups):
     general = partial(_convolve_by_xla, stride=stride, padding=padding, groups=groups)
     if not _is_depthwise(x, kernel, groups):
         return general(x, kernel)
@@ -145,7 +155,7 @@ def _backward(stride, padding, groups, saved, gradient):
     return lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=elsewhere)
 
 
-convolve.defvjp(_forward, _backward)
+_convolve_by_forms.defvjp(_forward, _backward)
 
 
 def _is_depthwise(x, kernel, groups):

@@ -55,24 +55,25 @@ def measure(module, *shape):
     return Cost(sum(leaf.size for leaf in jax.tree.leaves(parameters)), *_operations(program.jaxpr))
 
 
-def _operations(program):
-    """Multiply-adds, outputs of batch norms, and outputs of products."""
+def _operations(program, *, added=False):
+    """Multiply-adds, outputs of batch norms, and outputs of products not `added` to others."""
     products = normalised = activations = 0
     for equation in program.eqns:
         name, output = equation.primitive.name, equation.outvars[0].aval
         operands = [variable.aval for variable in equation.invars]
+        further = added or FURTHER_TAP_SCOPE in str(equation.source_info.name_stack)
         if name == "conv_general_dilated":
             kernel = operands[1].shape  # [height, width, in_channels / groups, out_channels]
             products += output.size * math.prod(kernel[:-1])
         elif name == "dot_general":
             (summed, _), _ = equation.params["dimension_numbers"]
             products += output.size * math.prod(operands[0].shape[axis] for axis in summed)
-        if name in _PRODUCTS and FURTHER_TAP_SCOPE not in str(equation.source_info.name_stack):
+        if name in _PRODUCTS and not further:
             activations += output.size
         elif name == "mul" and NORM_SCOPE in str(equation.source_info.name_stack):
             # Of the products in there, all but one are of vectors `[channels]`.
             normalised += output.size if output.ndim > 1 else 0
-        parts = [_operations(part) for part in jaxprs_in_params(equation.params)]
+        parts = [_operations(part, added=further) for part in jaxprs_in_params(equation.params)]
         if parts:
             # Branches are forms of one operation for different devices. Some of them multiply
             # element by element, so the largest is what the operation takes.
