@@ -28,8 +28,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLANS = ROOT / "configs" / "plans"
 RECIPES = ("trn_sthv1", "tsm_k400", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
-# The first one of a version is planned with two batches, which tell the largest of all of them:
-# the memory of a chip depends on its own clips, not on the number of chips.
+# The first one is planned with two batches, which tell how the memory of a chip grows with its
+# clips, whatever their number and version. If the second does not fit, so is the next one.
 TOPOLOGIES = ("v5e:4x4", "v5p:8x8x8", "v6e:16x16", "v5e:16x16")
 _WITHOUT_GROUPS = 8  # clips per chip of networks without batch norm: the published "32xb8" of Swin
 
@@ -42,6 +42,15 @@ def path_of(recipe, topology):
 def clips_per_chip(config):
     """Clips of a step that each chip takes."""
     return config.model.norm_group or _WITHOUT_GROUPS
+
+
+def growth_is_known(recipe):
+    """Whether there is a plan with two batches that fit."""
+    plans = [json.loads(path.read_text()) for path in (PLANS / recipe).glob("*.json")]
+    return any(
+        len(plan["costs"]) == 2 and not any("error" in cost for cost in plan["costs"].values())
+        for plan in plans
+    )
 
 
 def make(recipe, topology, *, twice):
@@ -90,11 +99,7 @@ def main():
     parser.add_argument("--recipes", default=",".join(RECIPES), help="with commas between them")
     parser.add_argument("--topologies", default=",".join(TOPOLOGIES), help="such as v5e:4x4,v4:2x2")
     arguments = parser.parse_args()
-    seen = set()
     for topology in arguments.topologies.split(","):
-        version = topology.partition(":")[0]
-        twice = version not in seen
-        seen.add(version)
         for recipe in arguments.recipes.split(","):
             path = path_of(recipe, topology)
             if path.exists():
@@ -104,6 +109,7 @@ def main():
             with concurrent.futures.ProcessPoolExecutor(
                 1, mp_context=multiprocessing.get_context("spawn")
             ) as pool:
+                twice = not growth_is_known(recipe)
                 found = pool.submit(make, recipe, topology, twice=twice).result()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found, indent=1) + "\n")

@@ -10,6 +10,7 @@ models themselves, plans from `scripts/plan_table.py`. No number is typed by han
 """
 
 import argparse
+import dataclasses
 import fnmatch
 import importlib
 import json
@@ -107,22 +108,31 @@ def plan_table():
 
 
 def _largest(plan, plans):
-    """The largest batch for the chips of a plan, from the one of their version with two batches."""
+    """The largest batch for the chips of a plan, by what memory grows with the clips of a chip.
+
+    That follows from two batches: of this plan, of one for the same version of chips, or else of
+    one for others, whose programs keep the same images.
+    """
     from trn_jax.plan import Cost, largest_batch
 
-    version = plan["topology"].partition(":")[0]
-    for other in plans:
-        costs = {int(clips): cost for clips, cost in other["costs"].items()}
-        if (other["recipe"], other["topology"].partition(":")[0]) == (plan["recipe"], version):
-            if len(costs) < 2:
-                continue
-            small, large = sorted(costs)
-            clips = small
-            if "error" not in costs[large]:
-                found = {count: Cost(**cost) for count, cost in costs.items()}
-                clips = largest_batch(found, plan["memory"], small)
-            return f"{clips * plan['chips']:,}"
-    return "not planned"
+    def unlike(other):
+        versions = {each["topology"].partition(":")[0] for each in (plan, other)}
+        return other != plan, len(versions)
+
+    pairs = [
+        [Cost(**cost) for _, cost in sorted(other["costs"].items(), key=lambda pair: int(pair[0]))]
+        for other in sorted(plans, key=unlike)
+        if other["recipe"] == plan["recipe"]
+        and len(other["costs"]) == 2
+        and not any("error" in cost for cost in other["costs"].values())
+    ]
+    clips, cost = min((int(clips), cost) for clips, cost in plan["costs"].items())
+    if not pairs:
+        return "not planned"
+    (small, large), own = pairs[0], Cost(**cost)
+    grown = dataclasses.replace(own, temporary=own.temporary + large.memory - small.memory)
+    largest = largest_batch({clips: own, 2 * clips: grown}, plan["memory"], clips)
+    return f"{largest * plan['chips']:,}"
 
 
 # By file and mark.

@@ -96,22 +96,32 @@ def needs(gigabytes):
 
 
 def test_plans_are_listed(tables, monkeypatch, tmp_path):
-    """The largest batch follows from the plan of the same version with two batches."""
+    """The largest batch follows from the plan with two batches that is most alike."""
     monkeypatch.setattr(tables, "PLANS", tmp_path)
     plans = {
         "a": plan("v5e:4x4", 16, {"8": needs(3), "16": needs(5)}),
         "b": plan("v5e:16x16", 256, {"8": needs(3)}),
         "c": plan("v5p:8x8x8", 512, {"8": needs(15), "16": {"error": "does not fit"}}),
         "d": plan("v6e:16x16", 256, {"8": {"error": "does not fit"}}),
+        "e": plan("v4:2x2x4", 16, {"8": needs(2), "16": needs(6)}),
+        "f": plan("v4:2x2x1", 4, {"8": needs(3)}),
     }
     (tmp_path / "r").mkdir()
     for name, found in plans.items():
         (tmp_path / "r" / f"{name}.json").write_text(json.dumps(found))
+    (tmp_path / "s").mkdir()
+    alone = plan("v5e:4x4", 16, {"8": needs(3)}) | {"recipe": "s"}
+    (tmp_path / "s" / "a.json").write_text(json.dumps(alone))
     rows = [line.split(" | ")[1:] for line in tables.plan_table().splitlines()[2:]]
+    both = "2 x all-reduce", "2.5 |"
     assert rows == [
-        # 0.95 x 16 GiB hold 56 clips: 1 GiB and a quarter for each.
-        ["`v5e:4x4`", "128", "3.00 of 16", "896", "2 x all-reduce", "2.5 |"],
-        ["`v5e:16x16`", "2,048", "3.00 of 16", "14,336", "2 x all-reduce", "2.5 |"],
+        # Beside 3 GiB, 0.95 x 16 GiB hold half a GiB for each of 24 further clips.
+        ["`v4:2x2x1`", "32", "3.00 of 16", "128", *both],
+        ["`v4:2x2x4`", "128", "2.00 of 16", "512", *both],
+        # A quarter for each of 48.
+        ["`v5e:4x4`", "128", "3.00 of 16", "896", *both],
+        ["`v5e:16x16`", "2,048", "3.00 of 16", "14,336", *both],
         ["`v6e:16x16`", "2,048", "more than 16", "none", "", " |"],
-        ["`v5p:8x8x8`", "4,096", "15.00 of 16", "4,096", "2 x all-reduce", "2.5 |"],
+        ["`v5p:8x8x8`", "4,096", "15.00 of 16", "4,096", *both],
+        ["`v5e:4x4`", "128", "3.00 of 16", "not planned", *both],
     ]
