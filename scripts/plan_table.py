@@ -29,7 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLANS = ROOT / "configs" / "plans"
 RECIPES = ("trn_sthv1", "tsm_k400", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
 # The first one is planned with two batches, which tell how the memory of a chip grows with its
-# clips, whatever their number and version. If the second does not fit, so is the next one.
+# clips, whatever their number and version. If the second takes too much memory to tell, so is the
+# next one.
 TOPOLOGIES = ("v5e:4x4", "v5p:8x8x8", "v6e:16x16", "v5e:16x16")
 _WITHOUT_GROUPS = 8  # clips per chip of networks without batch norm: the published "32xb8" of Swin
 
@@ -44,13 +45,21 @@ def clips_per_chip(config):
     return config.model.norm_group or _WITHOUT_GROUPS
 
 
+def growth_of(plan):
+    """The bytes that a chip needs more for twice the clips; `None` if a plan does not tell."""
+    from trn_jax.plan import Cost, computes_twice
+
+    found = {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
+    costs = {clips: Cost(**cost) for clips, cost in found.items()}
+    if len(costs) < 2 or computes_twice(costs):
+        return None
+    return costs[max(costs)].memory - costs[min(costs)].memory
+
+
 def growth_is_known(recipe):
-    """Whether there is a plan with two batches that fit."""
+    """Whether a plan that is there tells it."""
     plans = [json.loads(path.read_text()) for path in (PLANS / recipe).glob("*.json")]
-    return any(
-        len(plan["costs"]) == 2 and not any("error" in cost for cost in plan["costs"].values())
-        for plan in plans
-    )
+    return any(growth_of(plan) is not None for plan in plans)
 
 
 def make(recipe, topology, *, twice):

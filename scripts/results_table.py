@@ -21,6 +21,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from plan_table import growth_of
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 README = ROOT / "README.md"
@@ -119,20 +121,17 @@ def _largest(plan, plans):
         versions = {each["topology"].partition(":")[0] for each in (plan, other)}
         return other != plan, len(versions)
 
-    pairs = [
-        [Cost(**cost) for _, cost in sorted(other["costs"].items(), key=lambda pair: int(pair[0]))]
-        for other in sorted(plans, key=unlike)
-        if other["recipe"] == plan["recipe"]
-        and len(other["costs"]) == 2
-        and not any("error" in cost for cost in other["costs"].values())
-    ]
-    clips, cost = min((int(clips), cost) for clips, cost in plan["costs"].items())
-    if not pairs:
+    fitting = {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
+    alike = sorted((each for each in plans if each["recipe"] == plan["recipe"]), key=unlike)
+    growths = [growth for growth in map(growth_of, alike) if growth is not None]
+    if not growths:
         return "not planned"
-    (small, large), own = pairs[0], Cost(**cost)
-    grown = dataclasses.replace(own, temporary=own.temporary + large.memory - small.memory)
-    largest = largest_batch({clips: own, 2 * clips: grown}, plan["memory"], clips)
-    return f"{largest * plan['chips']:,}"
+    clips = min(fitting)
+    own = Cost(**fitting[clips])
+    twice = dataclasses.replace(own, temporary=own.temporary + growths[0])
+    largest = largest_batch({clips: own, 2 * clips: twice}, plan["memory"], clips)
+    # The compiler may make room for more than follows from the growth.
+    return f"{max(largest, *fitting) * plan['chips']:,}"
 
 
 # By file and mark.

@@ -84,8 +84,8 @@ def test_communications_are_read_from_programs():
     ]
 
 
-def cost(memory):
-    return plan.Cost(memory, 0, 0, 0, 0.0, 0.0, [])
+def cost(memory, flops=0.0):
+    return plan.Cost(memory, 0, 0, 0, flops, 0.0, [])
 
 
 def test_the_largest_batch_is_on_the_line_through_two():
@@ -93,6 +93,25 @@ def test_the_largest_batch_is_on_the_line_through_two():
     assert plan.largest_batch(costs, 11_000, 1) == int((0.95 * 11_000 - 1000) / 10) == 945
     assert plan.largest_batch(costs, 11_000, 16) == 944
     assert plan.largest_batch(costs, 900, 16) == 0
+
+
+@pytest.mark.parametrize(("flops", "twice"), [(200.0, False), (201.0, False), (205.0, True)])
+def test_work_out_of_proportion_is_noticed(flops, twice):
+    assert plan.computes_twice({64: cost(10, flops), 32: cost(10, 100.0)}) == twice
+
+
+@pytest.mark.parametrize(
+    ("flops", "said"),
+    [
+        (100.0, "about 944 clips, drawn out from batches of 16 and 32; by the linear rule"),
+        (120.0, "at least 32 clips; the compiler computes parts of that step twice; by the linear"),
+    ],
+)
+def test_a_plan_tells_the_largest_batch(config, monkeypatch, flops, said):
+    config.train.batch = 32
+    monkeypatch.setattr(plan, "training_cost", lambda *_: cost(1000 + 16 * 10, 50.0))
+    (line,) = plan._fitting(config, [None], 11_000, 16, cost(1000 + 32 * 10, flops))[1:]
+    assert line.startswith(f"largest batch that fits: {said}")
 
 
 def test_batches_fill_devices_parts_and_groups(config):

@@ -264,6 +264,18 @@ def largest_batch(costs, memory, step):
     return max(0, int((_USABLE * memory - fixed) / slope) // step * step)
 
 
+def computes_twice(costs):
+    """Whether the compiler computes parts of the larger of two steps twice, for lack of memory.
+
+    What such a step needs does not tell what still larger ones would.
+
+    Args:
+        costs: `{batch: Cost}` of two batches.
+    """
+    (small, low), (large, high) = sorted(costs.items())
+    return high.flops / large > 1.01 * low.flops / small
+
+
 def batch_step(config, num_devices):
     """The number that a batch has to be a multiple of."""
     parts = num_devices * config.train.accumulation
@@ -321,12 +333,16 @@ def _fitting(config, devices, memory, step, cost):
     changed = config.copy_and_resolve_references()
     changed.train.batch = other
     found = {config.train.batch: cost, other: training_cost(changed, devices)}
-    largest = largest_batch(found, memory, step)
-    changed.train.batch = max(largest, step)
+    if computes_twice(found):
+        largest = max(found)
+        fits = f"at least {largest:,} clips; the compiler computes parts of that step twice"
+    else:
+        largest = largest_batch(found, memory, step)
+        batches = " and ".join(f"{batch:,}" for batch in sorted(found))
+        fits = f"about {largest:,} clips, drawn out from batches of {batches}"
+    rate = config.optim.lr * max(largest, step) / config.optim.base_batch
     lines.append(
-        f"largest batch that fits: about {largest:,} clips, drawn out from batches of "
-        f"{' and '.join(f'{batch:,}' for batch in sorted(found))}; by the linear rule its learning "
-        f"rate is {config.optim.lr * max(largest, step) / config.optim.base_batch:g}"
+        f"largest batch that fits: {fits}; by the linear rule its learning rate is {rate:g}"
     )
     return lines
 
