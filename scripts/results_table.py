@@ -117,21 +117,26 @@ def _largest(plan, plans):
     """
     from trn_jax.plan import Cost, largest_batch
 
-    def unlike(other):
-        versions = {each["topology"].partition(":")[0] for each in (plan, other)}
-        return other != plan, len(versions)
+    def version(plan):
+        return plan["topology"].partition(":")[0]
 
-    fitting = {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
+    def unlike(other):
+        return other != plan, version(other) != version(plan)
+
+    def fitting(plan):
+        return {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
+
     alike = sorted((each for each in plans if each["recipe"] == plan["recipe"]), key=unlike)
     growths = [growth for growth in map(growth_of, alike) if growth is not None]
     if not growths:
         return "not planned"
-    clips = min(fitting)
-    own = Cost(**fitting[clips])
+    clips = min(fitting(plan))
+    own = Cost(**fitting(plan)[clips])
     twice = dataclasses.replace(own, temporary=own.temporary + growths[0])
     largest = largest_batch({clips: own, 2 * clips: twice}, plan["memory"], clips)
     # The compiler may make room for more than follows from the growth.
-    return f"{max(largest, *fitting) * plan['chips']:,}"
+    planned = [max(fitting(each), default=0) for each in alike if version(each) == version(plan)]
+    return f"{max(largest, *planned) * plan['chips']:,}"
 
 
 # By file and mark.
