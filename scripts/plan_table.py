@@ -45,12 +45,19 @@ def clips_per_chip(config):
     return config.model.norm_group or _WITHOUT_GROUPS
 
 
-def growth_of(plan):
-    """The bytes that a chip needs more for twice the clips; `None` if a plan does not tell."""
-    from trn_jax.plan import Cost, computes_twice
+def fitting(plan):
+    """`{clips per chip: Cost}` of what a plan found to fit."""
+    from trn_jax.plan import Cost
 
     found = {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
-    costs = {clips: Cost(**cost) for clips, cost in found.items()}
+    return {clips: Cost(**cost) for clips, cost in found.items()}
+
+
+def growth_of(plan):
+    """The bytes that a chip needs more for twice the clips; `None` if a plan does not tell."""
+    from trn_jax.plan import computes_twice
+
+    costs = fitting(plan)
     if len(costs) < 2 or computes_twice(costs):
         return None
     return costs[max(costs)].memory - costs[min(costs)].memory

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from plan_table import growth_of
+from plan_table import fitting, growth_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -115,7 +115,7 @@ def _largest(plan, plans):
     That follows from two batches: of this plan, of one for the same version of chips, or else of
     one for others, whose programs keep the same images.
     """
-    from trn_jax.plan import Cost, largest_batch
+    from trn_jax.plan import largest_batch
 
     def version(plan):
         return plan["topology"].partition(":")[0]
@@ -123,15 +123,12 @@ def _largest(plan, plans):
     def unlike(other):
         return other != plan, version(other) != version(plan)
 
-    def fitting(plan):
-        return {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
-
     alike = sorted((each for each in plans if each["recipe"] == plan["recipe"]), key=unlike)
     growths = [growth for growth in map(growth_of, alike) if growth is not None]
     if not growths:
         return "not planned"
     clips = min(fitting(plan))
-    own = Cost(**fitting(plan)[clips])
+    own = fitting(plan)[clips]
     twice = dataclasses.replace(own, temporary=own.temporary + growths[0])
     largest = largest_batch({clips: own, 2 * clips: twice}, plan["memory"], clips)
     # The compiler may make room for more than follows from the growth.
