@@ -21,6 +21,8 @@ def write_bytes(path, content):
     try:
         with open(partial, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or, after a power failure, it may be there and empty
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -57,8 +57,14 @@ def check_workdir(config, workdir):
     checkpoints = os.path.join(workdir, "checkpoints")
     if not os.path.exists(path) or not os.path.isdir(checkpoints) or not os.listdir(checkpoints):
         return
-    with open(path) as file:
-        before = flat(json.loads(to_json(from_dict(json.load(file)))))
+    try:
+        with open(path) as file:
+            before = flat(json.loads(to_json(from_dict(json.load(file)))))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(
+            f"{path}, the configuration of the run in {workdir}, cannot be read ({error}); if it "
+            "is the run that you want to go on with, delete that file, and it is written again"
+        ) from None
     now = flat(json.loads(to_json(config)))
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
