@@ -65,6 +65,40 @@ def test_a_command_that_is_asked_to_end_is_not_run_again(tmp_path):
     assert process.returncode == 75
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 7)])
+def test_a_signal_between_two_runs_ends_both(tmp_path, number, status):
+    process = subprocess.Popen(
+        ["bash", AGAIN, "bash", "-c", f"echo run >>{tmp_path}/runs; exit 7"],
+        env=os.environ | {"PAUSE": "60"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "exit status 7; start 2" in process.stderr.readline()
+    time.sleep(0.2)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == status
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
+def test_a_signal_before_the_command_can_take_it_is_an_interruption():
+    process = subprocess.Popen(
+        [
+            "bash",
+            AGAIN,
+            sys.executable,
+            "-c",
+            "import time; print('here', flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+
+
 def test_again_without_a_command_says_what_is_missing():
     done = subprocess.run(["bash", AGAIN], capture_output=True, text=True)
     assert done.returncode == 2
@@ -129,11 +163,31 @@ def test_the_tpu_command_reaches_all_hosts_whole(tmp_path):
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     command = ["bash", LAUNCH / "tpu.sh", "pod", "europe-west4-a", "--config=c.py", "--workdir=a b"]
     told = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
-    lines = told.stdout.splitlines()
+    lines = told.stdout.split("\n", 7)
     assert lines[:7] == [
         *("compute", "tpus", "tpu-vm", "ssh", "pod", "--zone=europe-west4-a", "--worker=all")
     ]
-    assert lines[7].endswith(r"python3 -m trn_jax.main --config=c.py --workdir=a\ b")
+    assert lines[7].startswith("--command=")
+    assert r"python3 -m trn_jax.main --config=c.py --workdir=a\ b >>" in lines[7]
+
+    # What is run there, with a stand-in for the training
+    home = tmp_path / "home"
+    again = home / "trn_jax/scripts/launch/again.sh"
+    again.parent.mkdir(parents=True)
+    again.write_text('#!/bin/bash\nfor word in "$@"; do echo "<$word>"; done\nsleep 2\nexit 5\n')
+    again.chmod(0o755)
+    there = subprocess.run(
+        ["bash", "-c", lines[7].removeprefix("--command=")],
+        cwd=home,
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert there.returncode == 5
+    said = "".join(f"<{w}>\n" for w in ("python3", "-m", "trn_jax.main", "--config=c.py"))
+    assert said + "<--workdir=a b>\n" in (home / "trn_jax.log").read_text()
+    assert "<--workdir=a b>" in there.stdout
     wrong = subprocess.run([*command[:2], "pod"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "expected <name of the TPU> <zone>" in wrong.stderr

@@ -11,9 +11,15 @@
 #     gcloud compute tpus tpu-vm ssh <name> --zone=<zone> --worker=all \
 #         --command='git clone <repository> trn_jax && cd trn_jax && pip install -e ".[tpu]"'
 #
-# and a disk that all hosts see (Filestore, or a bucket mounted with Cloud Storage FUSE) under /mnt.
-# The hosts find each other. One that fails starts again with the others (again.sh); after a
-# maintenance or a preemption of the whole slice, run this command again.
+# where python3 is at least 3.11 (or install one, and put its environment before it on the PATH), and
+# a disk that all hosts see under /mnt: Filestore, or a bucket with a hierarchical namespace mounted
+# with Cloud Storage FUSE (others cannot rename folders, which is how a checkpoint becomes complete).
+#
+# The hosts find each other. One that fails starts again with the others (again.sh). If the connection
+# is lost, the training goes on; what it says is in ~/trn_jax.log on every host. After a maintenance
+# or a preemption of the whole slice, run this command again. To end a training, after it has saved:
+#
+#     gcloud compute tpus tpu-vm ssh <name> --zone=<zone> --worker=all --command='pkill -f again.sh'
 set -eu
 
 if [ $# -lt 3 ]; then
@@ -24,5 +30,7 @@ name=$1
 zone=$2
 shift 2
 printf -v flags ' %q' "$@"
-exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
-  --command="cd trn_jax && scripts/launch/again.sh python3 -m trn_jax.main$flags"
+# In a session of its own, and with a file to write to, it does not need the connection.
+run="setsid scripts/launch/again.sh python3 -m trn_jax.main$flags"
+exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="cd trn_jax &&
+  { nohup $run >>~/trn_jax.log 2>&1 </dev/null & tail --pid=\$! -n 0 -F ~/trn_jax.log; wait \$!; }"
