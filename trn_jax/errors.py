@@ -2,13 +2,24 @@
 
 import difflib
 
+STUCK = 76  # exit status when something died or hangs: the same command goes on from there
+
 
 class UserError(ValueError):
     """Something that the person at the keyboard can mend.
 
     The message says what was wrong, what was found, what was expected and what to do next.
-    Command-line programs print it without a traceback and exit with status 2.
+    Command-line programs print it without a traceback and exit with `status`: 2, which tells those
+    that start commands again that the error would come again.
     """
+
+    status = 2
+
+
+class PassingError(UserError):
+    """Something that the same command may not meet again, such as a process that was killed."""
+
+    status = STUCK
 
 
 def first_line(error):

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
 import jax
@@ -16,11 +17,14 @@ import orbax.checkpoint as ocp
 from jax._src import distributed  # the register has no public name
 from jax._src.clusters import ClusterEnv  # the public `initialize` does not tell how many there are
 
-from trn_jax.errors import UserError, first_line
+from trn_jax.errors import STUCK, UserError, first_line
 
 _VARIABLES = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")  # in place of the flags
 _EXAMPLE = "--coordinator=10.0.0.1:8476 --num_hosts=2 --host=0"
 _PATIENCE = 20 * 60  # seconds that hosts wait for what one of them does for all
+# Seconds after which the runtime takes a host for dead, and ends the others without a word: more
+# than `trn_jax.watchdog` takes, which has something to say.
+_HEARTBEAT = 120
 _TIME_TO_FAIL = 10  # seconds in which an error that all hosts make comes to all of them
 _BARRIERS = itertools.count()  # numbers for their names, which must not come twice
 
@@ -36,7 +40,7 @@ def initialize(coordinator=None, num_hosts=None, host=None, *, timeout=300):
         coordinator: `"<name or address of host 0>:<port>"`, the same on all hosts.
         num_hosts: number of hosts; 1 looks for no others.
         host: number of this one, from 0.
-        timeout: seconds to wait for the others. Then the process ends with exit status 2.
+        timeout: seconds to wait for the others. Then the process ends with the status `STUCK`.
 
     Raises:
         UserError: the arguments do not fit together, or the cluster cannot be understood.
@@ -159,7 +163,9 @@ def _join(told, *, timeout, **options):
         # Notices are for `trn_jax.watchdog`: Orbax asks the service of the runtime about steps of
         # its own, and what is agreed on there can be a step that the training never asks about.
         jax.config.update("jax_enable_preemption_service", False)
-        jax.distributed.initialize(initialization_timeout=timeout + 60, **options)
+        jax.distributed.initialize(
+            initialization_timeout=timeout + 60, heartbeat_timeout_seconds=_HEARTBEAT, **options
+        )
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"the hosts cannot be brought together ({told}): {error}; give {_EXAMPLE}"
@@ -176,7 +182,7 @@ def _give_up(told, timeout):
         file=sys.stderr,
         flush=True,
     )
-    os._exit(2)
+    os._exit(STUCK)
 
 
 class RegisterGone(Exception):
@@ -240,7 +246,7 @@ def first_host_first():
 
 
 def fail(message, status):
-    """End this process after an error.
+    """End this process after an error, from any thread.
 
     If all hosts fail, host 0 tells why. One that fails alone tells it itself, and ends without
     waiting for the others, who may be waiting for it.
@@ -257,6 +263,8 @@ def fail(message, status):
         print(message, file=sys.stderr, flush=True)
     if not _all_fail() and host:
         print(f"host {host}: {message}", file=sys.stderr, flush=True)
+    if host == 0:
+        time.sleep(1)  # with the register, the runtime of the others ends, who are just ending
     os._exit(status)
 
 

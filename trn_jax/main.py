@@ -278,7 +278,7 @@ def run(arguments=None):
     try:
         app.run(main, argv=arguments, flags_parser=_parse)
     except UserError as error:
-        _fail(f"error: {error}", 2)
+        _fail(f"error: {error}", error.status)
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except Exception:

@@ -19,7 +19,7 @@ from absl import flags
 from trn_jax.data import annotations, augment, decode, pipeline
 from trn_jax.data.decode import FrameError
 from trn_jax.data.views import VideoReader, View
-from trn_jax.errors import UserError
+from trn_jax.errors import PassingError, UserError
 
 NUM_VIDEOS = 11
 VIEW = dict(
@@ -765,9 +765,28 @@ def test_a_killed_worker_process_is_told_and_does_not_hang(root, evaluates, sign
         workers = set(multiprocessing.active_children()) - others
         assert len(workers) == 2
         os.kill(min(worker.pid for worker in workers), signum)
-        with pytest.raises(UserError, match=rf"has died \(exit code -{int(signum)}.*num_workers=0"):
+        with pytest.raises(PassingError, match=rf"died \(exit code -{int(signum)}.*num_workers=0"):
             for _ in batches:
                 pass
+    finally:
+        batches.close()
+    assert wait_for(lambda: not any(worker.is_alive() for worker in workers))
+
+
+def test_worker_processes_leave_signals_to_the_trainer(root):
+    """Ctrl-C reaches all processes, and the trainer may need batches to come to its end."""
+    flags.FLAGS.mark_as_parsed()
+    others = set(multiprocessing.active_children())
+    batches = pipeline.train_batches(make_reader(root), batch=4, seed=0, num_workers=2)
+    try:
+        next(batches)
+        workers = set(multiprocessing.active_children()) - others
+        for worker in workers:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(worker.pid, number)
+        for _ in range(20):
+            next(batches)
+        assert len(workers) == 2 and all(worker.is_alive() for worker in workers)
     finally:
         batches.close()
     assert wait_for(lambda: not any(worker.is_alive() for worker in workers))

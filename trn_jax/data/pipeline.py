@@ -21,7 +21,7 @@ import numpy as np
 
 from trn_jax.data import annotations, augment, memory
 from trn_jax.data.decode import FrameError
-from trn_jax.errors import UserError
+from trn_jax.errors import PassingError, UserError
 
 _BATCHES_AHEAD = 2
 _MAX_REPLACEMENTS = 100
@@ -272,7 +272,7 @@ def _iterate(elements, num_threads, num_workers):
         options = grain.multiprocessing.MultiprocessingOptions(
             num_workers=num_workers, per_worker_buffer_size=_BATCHES_AHEAD
         )
-        return _FromWorkers(iter(elements.mp_prefetch(options)))
+        return _FromWorkers(iter(elements.mp_prefetch(options, _ignore_signals)))
     return iter(elements)
 
 
@@ -296,7 +296,7 @@ class _FromWorkers:
             code = re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))
             if code is None:
                 raise
-            raise UserError(
+            raise PassingError(
                 f"a worker process of the data loader has died ({_cause(int(code[1]))}); run the "
                 "same command again, which goes on from the last checkpoint. If it dies again: "
                 "with fewer data.num_workers less memory is needed, data.num_workers=0 does "
@@ -305,6 +305,15 @@ class _FromWorkers:
 
     def close(self):
         self._elements.close()
+
+
+def _ignore_signals(*_):
+    """In a worker process: leave signals to the trainer, which may still need batches to save.
+
+    Ctrl-C, and some job managers, send them to all processes of a group.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _cause(code):
