@@ -1,5 +1,6 @@
 """The loop around the steps."""
 
+import json
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from small_training import RECIPE, REPOSITORY, make_tree
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from trn_jax import progress, train
 from trn_jax.config import base
@@ -128,3 +130,66 @@ def test_every_host_tells_of_the_videos_that_it_cannot_read(
     for _ in range(2):
         loop._note(["a"])
     assert capsys.readouterr().err == said
+
+
+# A log that cannot be written
+
+
+FULL = """
+import resource, signal, sys
+from trn_jax.progress import Reporter
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+reporter = Reporter(sys.argv[1], first_step=0, last_step=400, active=True)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), most))
+for step in range(1, 301):
+    reporter.write(step, "train", {"loss": 1 / step, "top1": 0.5, "lr": 0.1})
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+reporter.write(400, "train", {"loss": 0.25})
+reporter.close()
+"""
+
+
+@pytest.mark.parametrize("size", [100, 1000, 2001])
+def test_a_log_without_room_is_told_once_and_does_not_stop_the_training(tmp_path, size):
+    """With files of at most so many bytes, and in the end of any size."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path), str(size)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cannot write to") == 1
+    assert "metrics.jsonl or the events beside it: " in done.stderr
+    assert "Traceback" not in done.stderr
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [entry["step"] for entry in log]
+    assert steps == [*range(1, len(steps)), 400] and len(steps) < 300
+    again = progress.Reporter(str(tmp_path), first_step=400, last_step=500, active=True)
+    again.write(450, "train", {"loss": 0.5})
+    again.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(steps) + 1
+
+
+def test_events_are_those_that_tensorboard_reads(tmp_path):
+    reporter = progress.Reporter(str(tmp_path), first_step=4, last_step=9, active=True)
+    reporter.write(5, "val", {"top1": 0.5, "top5": 0.75, "loss": float("nan")})
+    reporter.close()
+    (path,) = (tmp_path / "events").iterdir()
+    events = [Event.FromString(bytes(content)) for content in records(path.read_bytes())]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].step, events[1].session_log.status) == (5, SessionLog.START)
+    (found,) = events[2:]
+    values = {value.tag: value.simple_value for value in found.summary.value}
+    assert (found.step, values) == (5, {"val/top1": 0.5, "val/top5": 0.75})
+
+
+def records(content):
+    """Of a TFRecord file: length, checksum, content, checksum, and so on."""
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        yield content[12 : 12 + length]
+        content = content[16 + length :]

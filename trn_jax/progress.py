@@ -1,6 +1,8 @@
 """What a training tells about itself: a line per interval, `metrics.jsonl`, TensorBoard events."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -10,8 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import tqdm
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
+from trn_jax.errors import UserError
 from trn_jax.files import write_text
 
 
@@ -119,22 +124,35 @@ def _means(scalars):
 class Reporter:
     """Writes progress for people (standard error) and for programs (the working directory).
 
+    A training is worth more than its log: if that cannot be written, for lack of room, this is said
+    once, and the training goes on.
+
     Args:
         workdir: where `metrics.jsonl` and the TensorBoard events go.
         first_step: the step that the run begins with; later entries of an interrupted run, which
             are going to be computed again, are dropped.
         last_step: the step that the run ends with.
         active: write at all (process 0 of several hosts).
+
+    Raises:
+        UserError: nothing can be written from the start.
     """
 
     def __init__(self, workdir, *, first_step, last_step, active):
         self._active = active
         if not active:
             return
-        path = os.path.join(workdir, "metrics.jsonl")
-        _drop_after(path, first_step)
-        self._file = open(path, "a")  # noqa: SIM115
-        self._events = SummaryWriter(os.path.join(workdir, "events"), purge_step=first_step + 1)
+        self._path = os.path.join(workdir, "metrics.jsonl")
+        self._told = False  # that something could not be written
+        _drop_after(self._path, first_step)
+        try:
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+            self._events = _Events(os.path.join(workdir, "events"), first_step + 1)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the log of the training to {workdir}: {error.strerror or error}; "
+                "make room or choose another --workdir"
+            ) from None
         self._bar = tqdm.tqdm(
             total=last_step,
             initial=first_step,
@@ -162,10 +180,29 @@ class Reporter:
         if not self._active:
             return
         values = {name: value for name, value in values.items() if np.isfinite(value)}
-        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(f"{group}/{name}", value, step)
+        try:
+            self._append(json.dumps({"step": step, "group": group, **values}) + "\n")
+            self._events.write(step, {f"{group}/{name}": value for name, value in values.items()})
+        except OSError as error:
+            if not self._told:
+                self.say(
+                    f"cannot write to {self._path} or the events beside it: "
+                    f"{error.strerror or error}; make room. The training goes on, but lines of "
+                    f"its log from step {step} on are missing"
+                )
+            self._told = True
+
+    def _append(self, line):
+        """Append a whole line or nothing, or what reads the file later stumbles over the rest."""
+        size = os.fstat(self._file.fileno()).st_size
+        content = line.encode()
+        try:
+            if self._file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise
 
     def close(self):
         """Finish the files."""
@@ -173,6 +210,36 @@ class Reporter:
             self._bar.close()
             self._events.close()
             self._file.close()
+
+
+class _Events:
+    """The TensorBoard events of one run.
+
+    The `SummaryWriter` of tensorboardX has a thread that writes. When that has met a full disk, it
+    is gone, and the training would wait for it for ever.
+
+    Args:
+        folder: where they go.
+        first_step: what earlier runs have written of this step and later ones is to be ignored.
+    """
+
+    def __init__(self, folder, first_step):
+        os.makedirs(folder, exist_ok=True)
+        self._writer = EventsWriter(os.path.join(folder, "events"))
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
+
+    def write(self, step, values):
+        """Write `{name: value}`."""
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
+        self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self):
+        """Finish the file."""
+        with contextlib.suppress(OSError):  # which has been told before
+            self._writer.close()
 
 
 class Profile:
