@@ -1,9 +1,12 @@
 """Checkpoints that were damaged after they were written: found, named, and never gone on from."""
 
+import itertools
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ import pytest
 from small_training import write_frames
 from test_main import RECIPE
 
-from trn_jax import checkpoint, checksums, train
+from trn_jax import checkpoint, checksums, damage, evaluate, train
 from trn_jax.errors import UserError
 
 ABOUT = {"config": {}, "class_names": []}
@@ -31,7 +34,7 @@ def tiny_training(folder):
     (folder / "recipe.py").write_text(RECIPE)
     config = runpy.run_path(str(folder / "recipe.py"))["get_config"]()
     config.data_dir = str(folder / "data")
-    config.train.steps = 6
+    config.train.update(steps=6, eval_every=1.0)
     config.data.train.flip_rate = 0.0
     return config
 
@@ -94,7 +97,8 @@ def delete(path, _):
 
 
 DAMAGES = (truncate, flip_bit, delete)
-UNUSED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # of Orbax; nothing is read from them
+# Of Orbax, from which nothing is read; and of the evaluation, which can be made again.
+UNUSED = ("_CHECKPOINT_METADATA", "commit_success.txt", "metrics.json")
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -109,6 +113,7 @@ def test_damage_is_found_or_does_not_matter(copy, expected, seed):
     assert_equal(restored(kept, expected[6]), expected[step])
     if path.parent == newest and path.name in UNUSED:
         assert (step, kept.set_aside) == (6, [])
+        assert bool(kept.metrics(6)) == (path.name != "metrics.json")
     else:
         assert step == 3
         (message,) = kept.set_aside
@@ -119,6 +124,109 @@ def test_damage_is_found_or_does_not_matter(copy, expected, seed):
     kept.close()
     assert checkpoint.find(copy) == newest
     assert_equal(stored(newest), expected[6])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_metrics_are_none(copy, seed):
+    newest = copy / "checkpoints" / "6"
+    kept = checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT)
+    found = kept.metrics(6)
+    assert 0 <= found["top1"] <= 1
+    DAMAGES[seed % 3](newest / "metrics.json", np.random.default_rng(seed))
+    # A flipped bit may have made one blank of another.
+    assert kept.metrics(6) in ({}, found)
+    kept.close()
+
+
+# Evaluations that do not come to their end
+
+
+def log_of(workdir, group):
+    entries = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    found = {}
+    for entry in entries:
+        if entry.pop("group") == group:
+            step = entry.pop("step")
+            assert step not in found
+            found[step] = entry
+    return found
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Lets something happen in an evaluation, by its number: `{number: function}`."""
+    happens: dict = {}
+    numbers = itertools.count(1)
+    score = evaluate.Evaluator._score
+
+    def _score(self, *args):
+        happens.get(next(numbers), lambda: None)()
+        return score(self, *args)
+
+    monkeypatch.setattr(evaluate.Evaluator, "_score", _score)
+    return happens
+
+
+@pytest.mark.parametrize(("number", "stops_at"), [(1, 3), (2, 6), (3, 6)])
+def test_a_signal_ends_an_evaluation_which_is_made_later(
+    trained, tmp_path, evaluations, capsys, number, stops_at
+):
+    """Of those after steps 3 and 6, and of all protocols in the end."""
+    config, undisturbed = trained
+    evaluations[number] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert train.train(config, str(tmp_path)) == train.INTERRUPTED
+    assert f"stopped by SIGTERM after step {stops_at};" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+    assert checkpoint.find(tmp_path) == tmp_path / "checkpoints" / str(stops_at)
+    about = checkpoint.read_about(checkpoint.find(tmp_path))
+    assert bool(about["metrics"]) == (number == 3)
+
+    assert train.train(config, str(tmp_path)) == 0
+    assert f"resuming after step {stops_at}" in capsys.readouterr().err
+    assert log_of(tmp_path, "val") == log_of(undisturbed, "val")
+    for step in (3, 6):
+        ours, theirs = (
+            checkpoint.read_about(folder / "checkpoints" / str(step))["metrics"]
+            for folder in (tmp_path, undisturbed)
+        )
+        assert ours == theirs != {}
+    assert_equal(stored(tmp_path / "checkpoints/6"), stored(undisturbed / "checkpoints/6"))
+    assert (tmp_path / "results" / "efficient.json").exists()
+
+
+def test_an_evaluation_that_fails_loses_no_steps(trained, tmp_path, evaluations):
+    def fail():
+        raise UserError("a video cannot be read")
+
+    evaluations[1] = fail
+    with pytest.raises(UserError, match="a video cannot be read"):
+        train.train(trained[0], str(tmp_path))
+    assert checkpoint.find(tmp_path).name == "3"
+    assert checkpoints_are_intact(tmp_path)
+
+
+def checkpoints_are_intact(workdir):
+    folders = (workdir / "checkpoints").iterdir()
+    return [damage.problem(folder) for folder in folders] == [""]
+
+
+def test_results_tell_the_step_that_they_are_of(trained, copy):
+    config = copy_of(trained[0])
+    config.train.steps = 3  # which has been passed
+    assert train.train(config, str(copy)) == 0
+    assert json.loads((copy / "results" / "efficient.json").read_text())["step"] == 6
+
+
+def copy_of(config):
+    return type(config)(config.to_dict())
+
+
+def test_a_damaged_configuration_of_a_run_is_told(trained, copy):
+    (copy / "config.json").write_text("")
+    with pytest.raises(
+        UserError, match=r"config\.json, the configuration of .*; .* delete that file"
+    ):
+        train.train(trained[0], str(copy))
 
 
 @pytest.mark.thorough

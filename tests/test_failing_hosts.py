@@ -1,5 +1,6 @@
 """Two hosts, one of which is killed, hangs, or is asked to end; and a disk that hangs."""
 
+import json
 import os
 import pathlib
 import re
@@ -130,7 +131,9 @@ def test_a_host_that_hangs(tree):
 
 @pytest.mark.long
 def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
-    launcher = launch(tree, "interrupted")
+    # After step 3, 6 and so on; the signal may come then. The best one and the newest are kept.
+    evaluates = ("--config.train.eval_every=1", "--config.train.keep=1")
+    launcher = launch(tree, "interrupted", *evaluates)
     said = listen(launcher, 5, lambda: os.kill(process_of_host(launcher, 1), signal.SIGTERM))
     assert launcher.returncode == train.INTERRUPTED, said
     for host in range(2):
@@ -138,9 +141,34 @@ def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     saved = checkpoint.find(tree / "interrupted")
     assert 5 <= int(saved.name) < NUM_STEPS
     assert f"[0] stopped by SIGTERM after step {saved.name};" in said
-    again = launch(tree, "interrupted")
+    again = launch(tree, "interrupted", *evaluates)
     assert f"resuming after step {saved.name}" in listen(again)
     assert_identical(parameters(tree / "interrupted"), undisturbed)
+    log = map(json.loads, (tree / "interrupted/metrics.jsonl").read_text().splitlines())
+    evaluated = [entry["step"] for entry in log if entry["group"] == "val"]
+    assert evaluated == [3, 6, 9, 12, 15, 16]
+    kept = {path.name for path in (tree / "interrupted/checkpoints").iterdir()}
+    assert "16" in kept and len(kept) <= 2
+
+
+@pytest.mark.long
+def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
+    """Only one of them reads the video; started again, they would fail again."""
+    shutil.copytree(tree / "data", tree / "broken")
+    for frame in (tree / "broken/rawframes/val1").iterdir():
+        frame.write_bytes(b"no picture")
+    flags = ("--config.train.steps=1", f"--config.data_dir={tree}/broken")
+    began = time.monotonic()
+    launcher = launch(tree, "failed_alone", *flags, launch=("--restarts=3", "--grace=60"))
+    said = listen(launcher)
+    assert launcher.returncode == 2, said
+    assert "start 2 of" not in said
+    for host in range(2):
+        assert f"host {host} ended with exit status 2" in said, said
+    assert re.search(r"\[0\] error: host 1 has failed: .*val1", said), said
+    assert "[0] Thread 0x" not in said
+    assert checkpoint.find(tree / "failed_alone").name == "1"
+    assert time.monotonic() - began < 120
 
 
 @pytest.mark.long

@@ -96,16 +96,18 @@ def test_the_best_checkpoint_is_the_one_of_the_named_metric(tmp_path):
     about = {"config": {}, "class_names": []}
     kept = checkpoint.Checkpoints(tmp_path, keep=1, about=about, best="map")
     for step, value in enumerate((0.2, 0.9, 0.3), start=1):
-        kept.save(step, states, states, metrics={"map": value, "top1": 1 - value})
+        kept.save(step, states, states)
+        kept.add_metrics(step, {"map": value, "top1": 1 - value})
     kept.close()
     assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}
     again = checkpoint.Checkpoints(tmp_path, keep=1, about=about, best="map")
     again.save(4, states, states)
-    again.save(5, states, states, metrics={"map": 0.4, "top1": 1.0})
-    again.wait()
+    again.save(5, states, states)
+    again.add_metrics(5, {"map": 0.4, "top1": 1.0})
     assert {path.name for path in tmp_path.iterdir()} == {"2", "5"}
     for step in (6, 7):
-        again.save(step, states, states, metrics={"map": 0.9, "top1": 0.0})
+        again.save(step, states, states)
+        again.add_metrics(step, {"map": 0.9, "top1": 0.0})
     again.close()
     assert {path.name for path in tmp_path.iterdir()} == {"7"}  # as good as the best, and newer
 

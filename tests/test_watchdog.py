@@ -34,6 +34,9 @@ class Texts:
 TEXTS: dict[str, str] = {}
 
 
+EVAL_EVERY = 8  # steps
+
+
 class Steps:
     """Steps whose results exist when all hosts have begun them."""
 
@@ -47,17 +50,43 @@ class Steps:
         return taken
 
 
-def run_host(dog, steps, rng, log_every, num_steps, took):
+class Evaluations:
+    """What hosts do by themselves, and then tell each other whether they gave it up."""
+
+    def __init__(self, num_hosts):
+        self._gave_up = [False]
+        self._told = threading.Barrier(num_hosts, timeout=20)
+
+    def run(self, dog, rng):
+        """Returns whether any host gave up, the same on all of them."""
+        gave_up = False
+        for _ in range(rng.integers(1, 20)):
+            gave_up = gave_up or dog.asked()
+            if not gave_up:
+                time.sleep(rng.exponential(0.002))
+        if gave_up:
+            self._gave_up[0] = True
+        self._told.wait()
+        found = self._gave_up[0]
+        self._told.wait()
+        return found
+
+
+def run_host(dog, steps, evaluations, rng, log_every, num_steps, took):
     """Take steps ahead of the results, and wait for these at every log line, as training does."""
     running = []
     for step in range(1, num_steps + 1):
         time.sleep(rng.exponential(0.001))
         running.append(steps.begin(step))
-        stopped_by = dog.ends_before(step + 1)
-        if stopped_by or step % log_every == 0:
+        stopped_by = dog.ends_here()
+        if stopped_by or step % log_every == 0 or step % EVAL_EVERY == 0:
             for taken in running:
                 taken.join()
             running.clear()
+        if step % EVAL_EVERY == 0 and not stopped_by:
+            gave_up = evaluations.run(dog, rng)
+            stopped_by = dog.ends_here(asked=gave_up)
+            assert stopped_by or not gave_up
         if stopped_by:
             break
     took.append((step, stopped_by))
@@ -76,11 +105,12 @@ def test_all_hosts_end_after_the_same_step(monkeypatch, seed):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
         dogs.append(watchdog.Watchdog(0))
     took: list[tuple[int, str]] = []
-    steps = Steps(num_hosts, num_steps)
+    steps, evaluations = Steps(num_hosts, num_steps), Evaluations(num_hosts)
+    rngs = [np.random.default_rng([seed, n]) for n in range(num_hosts)]
     threads = [
         threading.Thread(
             target=run_host,
-            args=(dog, steps, np.random.default_rng([seed, n]), 1 + 9 * n, num_steps, took),
+            args=(dog, steps, evaluations, rngs[n], 1 + 9 * n, num_steps, took),
         )
         for n, dog in enumerate(dogs)
     ]
@@ -99,11 +129,12 @@ def test_all_hosts_end_after_the_same_step(monkeypatch, seed):
 
 
 def test_one_host_alone_ends_after_the_step_that_it_takes():
-    with watchdog.Watchdog(0, first_step=4) as dog:
-        assert dog.ends_before(6) == ""
+    with watchdog.Watchdog(0) as dog:
+        assert dog.ends_here() == "" and not dog.asked()
         dog.stop("SIGTERM")
         dog.stop("SIGINT")
-        assert dog.ends_before(7) == "SIGTERM"
+        assert dog.asked()
+        assert dog.ends_here() == "SIGTERM"
 
 
 # A process that hangs, or is killed

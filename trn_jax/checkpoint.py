@@ -2,8 +2,8 @@
 
 `<directory>/<step>/` holds, in one atomic write, the items `model` (parameters and statistics),
 `optimizer` (the momentum) and `about` (configuration, class names, version), and the checksums of
-their files. The step is the name of the folder, and, since batches are a function of their number,
-also the data position.
+their files; later, once it has been evaluated, also `metrics.json`. The step is the name of the
+folder, and, since batches are a function of their number, also the data position.
 
 Arrays are stored under their path in the model, such as `backbone.layer1.0.conv1.kernel`.
 
@@ -50,7 +50,9 @@ class Checkpoints:
         self.set_aside = damage.set_aside(self.directory)
         self._about = about | _origin()
         self._saving = None
-        kept = [policies.LatestN(keep), _Best(self.directory, best)]
+        self._keep = keep
+        self._best = _Best(self.directory, best)
+        kept = [policies.LatestN(keep), self._best]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
@@ -68,14 +70,13 @@ class Checkpoints:
         """Step of the newest complete checkpoint, or `None`."""
         return self._manager.latest_step()
 
-    def save(self, step, model, optimizer, *, metrics=None):
+    def save(self, step, model, optimizer):
         """Begin to save; the arrays may be overwritten as soon as this returns.
 
         Args:
             step: number of steps taken.
             model: the states that make up the model, a tuple of pytrees.
             optimizer: state of the optimizer, a pytree.
-            metrics: of the evaluation at this step, if there was one.
 
         Raises:
             UserError: this or the previous checkpoint could not be written.
@@ -85,16 +86,37 @@ class Checkpoints:
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(_merged(model)),
             optimizer=ocp.args.StandardSave(named(optimizer)),
-            about=ocp.args.JsonSave(self._about | {"step": step, "metrics": metrics or {}}),
+            about=ocp.args.JsonSave(self._about | {"step": step}),
         )
         with self._explained():  # what the save before this one met is told here, too
             self._manager.wait_until_finished()
             self._saving = step
-            self._manager.save(step, args=items, metrics=metrics, force=True)
+            self._manager.save(step, args=items, force=True)
 
     def _write_checksums(self):
         (folder,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         checksums.write(folder, ignored=[_ORBAX_METADATA])
+
+    def metrics(self, step):
+        """What the evaluation of a checkpoint has found, a dict; empty if there was none."""
+        return damage.read_json(self.directory / str(step))["metrics"]
+
+    def add_metrics(self, step, metrics):
+        """Write down what the evaluation of a checkpoint has found, when that is on disk.
+
+        If it is the best one now, the one before is deleted, unless it is one of the latest.
+
+        Raises:
+            UserError: the checkpoint or the metrics could not be written.
+        """
+        self.wait()
+        if jax.process_index() == 0:
+            damage.write_metrics(self.directory / str(step), metrics)
+        self._best.learn(step, metrics)
+        steps = sorted(self._manager.all_steps())
+        for old in steps[: -self._keep]:
+            if old != self._best.of(steps):
+                self._manager.delete(old)
 
     def restore(self, step, model, optimizer):
         """Read a checkpoint into the form and placement of `model` and `optimizer` (see `save`)."""
@@ -132,7 +154,7 @@ class Checkpoints:
 class _Best(policies.PreservationPolicy):
     """Keeps the checkpoint with the highest value of a metric, of several the newest.
 
-    Orbax forgets the metrics when the training is started again; `about` does not.
+    Orbax wants to be told the metrics when it saves; they are known only later.
     """
 
     def __init__(self, directory, metric):
@@ -142,22 +164,28 @@ class _Best(policies.PreservationPolicy):
 
     def should_preserve(self, checkpoints, *, context):
         del context
-        values = [self._value(checkpoint) for checkpoint in checkpoints]
-        best = max(values, default=-math.inf)
-        newest = max((i for i, value in enumerate(values) if value == best > -math.inf), default=-1)
-        return [i == newest for i in range(len(values))]
+        best = self.of([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step == best for checkpoint in checkpoints]
 
-    def _value(self, checkpoint):
-        step = checkpoint.step
+    def of(self, steps):
+        """The best one of `steps`, or `None` if none has been evaluated."""
+        values = {step: self._value(step) for step in steps}
+        best = max(values.values(), default=-math.inf)
+        return max(
+            (step for step, value in values.items() if value == best > -math.inf), default=None
+        )
+
+    def learn(self, step, metrics):
+        """Take the metrics of a checkpoint."""
+        if self._metric in metrics:
+            self._values[step] = metrics[self._metric]
+
+    def _value(self, step):
         if step not in self._values:
-            metrics = checkpoint.metrics
-            if metrics is None:
-                try:
-                    metrics = damage.read_json(self._directory / str(step))["metrics"]
-                except Exception:
-                    return -math.inf  # it is being written, without metrics; or it is damaged
-            self._values[step] = metrics.get(self._metric, -math.inf)
-        return self._values[step]
+            # It may be one that is being written, or damaged.
+            with contextlib.suppress(Exception):
+                self.learn(step, damage.read_json(self._directory / str(step))["metrics"])
+        return self._values.get(step, -math.inf)
 
 
 def _origin():
@@ -237,7 +265,7 @@ def save_model(directory, model, about, *, check=None):
     if directory.exists():
         raise UserError(f"{directory} exists; choose a folder that does not")
     values = named(nnx.as_pure(nnx.state(model)))
-    about = about | _origin() | {"step": 0, "metrics": {}}
+    about = about | _origin() | {"step": 0}
     items = dict(model=ocp.args.StandardSave(values), about=ocp.args.JsonSave(about))
     with contextlib.ExitStack() as stack:
         try:

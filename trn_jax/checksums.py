@@ -22,7 +22,7 @@ def write(folder, *, ignored=()):
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in (NAME, *ignored):
             files[path.relative_to(folder).as_posix()] = [path.stat().st_size, _crc32(path)]
-    content = {"files": files, "crc32": _crc32_of(files)}
+    content = {"files": files, "crc32": crc32_of(files)}
     (folder / NAME).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -40,7 +40,7 @@ def problems(folder, parts):
     try:
         content = json.loads((folder / NAME).read_text())
         files = content["files"]
-        if content["crc32"] != _crc32_of(files):
+        if content["crc32"] != crc32_of(files):
             return [f"{NAME} has changed"]
     except FileNotFoundError:
         return [f"{NAME} is missing"]
@@ -71,5 +71,6 @@ def _crc32(path):
     return value
 
 
-def _crc32_of(files):
-    return zlib.crc32(json.dumps(files, sort_keys=True).encode())
+def crc32_of(content):
+    """The CRC-32 of something that JSON can hold."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())

@@ -1,12 +1,16 @@
-"""Checkpoints that were damaged after they were written: found, named, set aside."""
+"""What checkpoints say about themselves, and those that were damaged: found, named, set aside."""
+
+import json
 
 import jax
 import orbax.checkpoint as ocp
 
 from trn_jax import checksums, hosts
 from trn_jax.errors import UserError, first_line
+from trn_jax.files import write_text
 
 ITEMS = ("about", "model", "optimizer")
+_METRICS = "metrics.json"  # written when the others are complete, with a checksum of its own
 
 
 def problem(directory, items=ITEMS):
@@ -111,6 +115,25 @@ def check(directory, items=ITEMS):
 
 
 def read_json(directory):
-    """What a checkpoint says about itself, a dict."""
+    """What a checkpoint says about itself, a dict, with the `metrics` that were found later."""
     # By the handler itself: with a `Checkpointer` around it, hosts would wait for each other.
-    return ocp.JsonCheckpointHandler().restore(directory / "about")
+    about = ocp.JsonCheckpointHandler().restore(directory / "about")
+    # Those of earlier versions have their metrics in `about`.
+    return about | {"metrics": about.get("metrics") or _read_metrics(directory)}
+
+
+def write_metrics(directory, metrics):
+    """Write the metrics of a checkpoint beside its items."""
+    content = {"metrics": metrics, "crc32": checksums.crc32_of(metrics)}
+    write_text(directory / _METRICS, json.dumps(content) + "\n")
+
+
+def _read_metrics(directory):
+    """The metrics of a checkpoint; none if they were damaged: then they can be found again."""
+    try:
+        content = json.loads((directory / _METRICS).read_text())
+        if content["crc32"] == checksums.crc32_of(content["metrics"]):
+            return content["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {}

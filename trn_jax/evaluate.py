@@ -97,16 +97,21 @@ class Evaluator:
         multi_label: whether videos have several labels each.
         max_views: clips that are scored at a time; rounded up to a multiple of the devices.
         alive: called whenever clips have been scored.
+        asked: whether to give up, asked before clips are scored. If it says so on one host, all
+            give up.
 
     Raises:
         UserError: `max_views` is not positive.
     """
 
-    def __init__(self, graph, *, multi_label=False, max_views=16, alive=lambda: None):
+    def __init__(
+        self, graph, *, multi_label=False, max_views=16, alive=lambda: None, asked=lambda: False
+    ):
         if max_views < 1:
             raise UserError(f"eval.max_views_per_step={max_views} must be at least 1")
         self._graph = graph
         self._alive = alive
+        self._asked = asked
         self._mesh = make_mesh(jax.local_devices())
         self._num_clips = -(-max_views // self._mesh.size) * self._mesh.size
         self._multi_label = multi_label
@@ -127,7 +132,8 @@ class Evaluator:
 
         Returns:
             `{name: result}`. A result is a dict that JSON can hold, but for its entry `scores`, a
-            `Scores`. Its seconds, speeds and distinct views are those of the whole pass.
+            `Scores`. Its seconds, speeds and distinct views are those of the whole pass. `None` if
+            it was given up.
 
         Raises:
             UserError: the model cannot see clips of a view, or a video cannot be read.
@@ -141,6 +147,8 @@ class Evaluator:
         merger = _Merger(scores, parsed, self._prescribed(states), self._multi_label)
         num_clips = self._score(data.eval_videos(parsed), states, merger)
         scores, num_clips = _of_all_hosts(scores, num_clips)
+        if scores is None:
+            return None
         seconds = time.perf_counter() - start
         speed = {
             "distinct_views": num_clips,
@@ -196,12 +204,15 @@ class Evaluator:
                 raise UserError(f"{name} is not defined for this model: {error}") from None
 
     def _score(self, videos, states, merger):
+        """Score all clips; returns their number, or `None` if it was asked to give up."""
         batches = pipeline.clip_batches(videos, self._num_clips)
         prefetch = DevicePrefetch(batches, self._mesh, ("clip", "example"))
         running: collections.deque = collections.deque()
         num_clips = 0
         try:
             for arrays, rest in prefetch:
+                if self._asked():
+                    return None
                 merger.begin(rest["videos"])
                 num_clips += len(rest["rows"]) * len(rest["seen"])
                 for mirrored in rest["seen"]:
@@ -229,7 +240,7 @@ class Evaluator:
             names: names of the protocols.
 
         Returns:
-            A list of results, see `run`.
+            A list of results, see `run`, or `None` if it was given up.
         """
         text = recipe.to_json(config)
         about = {
@@ -245,7 +256,8 @@ class Evaluator:
             "config": json.loads(text),
         }
         views = {name: config.protocols[name] for name in names}
-        return [found | about for found in self.run(data, views, states).values()]
+        results = self.run(data, views, states)
+        return None if results is None else [found | about for found in results.values()]
 
 
 class _Merger:
@@ -289,12 +301,18 @@ class _Merger:
 
 
 def _of_all_hosts(scores, num_clips):
-    """Put the rows together that each host has scored, and add up the numbers of clips."""
+    """Put the rows together that each host has scored, and add up the numbers of clips.
+
+    If that number is `None` on any of them, both are on all.
+    """
     hosts = jax.process_count()
     if hosts == 1:
-        return scores, num_clips
+        return (scores, num_clips) if num_clips is not None else (None, None)
     mine = {name: host_rows(found, jax.process_index(), hosts) for name, found in scores.items()}
-    parts, counts = multihost_utils.process_allgather((mine, np.array(num_clips)))
+    count = np.array(-1 if num_clips is None else num_clips)
+    parts, counts = multihost_utils.process_allgather((mine, count))
+    if counts.min() < 0:
+        return None, None
     num_videos = len(next(iter(scores.values())))
     return {name: interleave(found, num_videos) for name, found in parts.items()}, int(counts.sum())
 
@@ -336,10 +354,12 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
         config = recipe.from_dict(stored)
     recipe.check_model(config, stored, directory)
     names = recipe.protocol_names(config, protocols)
-    data = recipe.Data(config, workdir)
-    model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
-    graph, state = nnx.split(model)
     with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog:
+        watchdog.note("the start, reading the lists")
+        data = recipe.Data(config, workdir)
+        watchdog.note(f"the start, reading {directory}")
+        model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
+        graph, state = nnx.split(model)
         watchdog.note("the evaluation")
         evaluator = Evaluator(
             graph,

@@ -1,5 +1,6 @@
 """Training: the loop around the steps, and what happens between them."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -31,6 +32,9 @@ from trn_jax.train_step import (
 from trn_jax.watchdog import Watchdog
 from trn_jax.workdir import check_workdir, describe_workdir
 
+# Seconds in which a signal that comes again is the same one: a terminal sends it to all processes,
+# and one that started this one may pass it on.
+_PASSED_ON = 1.0
 _LONG_WAIT = 0.25  # share of the time in which the devices have nothing to do
 INTERRUPTED = 75  # exit status after SIGTERM: the same command goes on from there (EX_TEMPFAIL)
 
@@ -51,6 +55,12 @@ def train(config, workdir, *, profile_steps=None):
         UserError: something in the configuration, the data or the working directory is wrong.
     """
     mesh = make_mesh()
+    with Watchdog(config.train.step_timeout) as watchdog:
+        return _train(config, workdir, mesh, watchdog, profile_steps)
+
+
+def _train(config, workdir, mesh, watchdog, profile_steps):
+    watchdog.note("the start, reading the lists")
     recipe.check_batch(config, mesh.size, jax.process_count())
     skip_not_finite = recipe.skips_not_finite(config)
     check_workdir(config, workdir)
@@ -63,6 +73,7 @@ def train(config, workdir, *, profile_steps=None):
         mesh,
         config.train.shard_state,
     )
+    watchdog.note("the start, reading the checkpoints")
     checkpoints = checkpoint.Checkpoints(
         os.path.join(workdir, "checkpoints"),
         keep=config.train.keep,
@@ -75,6 +86,7 @@ def train(config, workdir, *, profile_steps=None):
     if first_step:
         state = _restore(checkpoints, first_step, state)
     elif config.init_from:
+        watchdog.note(f"the start, reading {config.init_from}")
         weights = recipe.initial_weights(config)
         parts = dict(backbone_only=not config.init_head, reset_temporal_op=None)
         state = load_weights(graph, state, weights, **parts)
@@ -91,28 +103,34 @@ def train(config, workdir, *, profile_steps=None):
         loss=partial(classification_loss, **recipe.loss_options(config, data)),
         skip_not_finite=skip_not_finite,
     )
-    with Watchdog(config.train.step_timeout, first_step=first_step) as watchdog:
-        evaluator = evaluate.Evaluator(
-            graph,
-            multi_label=data.multi_label,
-            max_views=config.eval.max_views_per_step,
-            alive=watchdog.alive,
-        )
-        loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step, watchdog)
-        loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
-        profile = Profile(profile_steps, os.path.join(workdir, "profile"))
+    evaluator = evaluate.Evaluator(
+        graph,
+        multi_label=data.multi_label,
+        max_views=config.eval.max_views_per_step,
+        alive=watchdog.alive,
+        asked=watchdog.asked,
+    )
+    loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step, watchdog)
+    loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
+    profile = Profile(profile_steps, os.path.join(workdir, "profile"))
+    with _StopSignals(watchdog.stop):
         state = loop.run(step_fn, state, mesh, profile)
         watchdog.note("the last save")
         checkpoints.close()
-        loop.conclude(int(state.step))
-        if loop.stopped_by:
-            return INTERRUPTED
-        watchdog.note("the last evaluation")
-        newest = checkpoint.find(workdir)
-        results = evaluator.run_protocols(
-            data, config, state.model, newest, loop.num_steps, list(config.protocols)
-        )
-        evaluate.write_results(results, os.path.join(workdir, "results"))
+        step = int(state.step)
+        results = None
+        if not loop.stopped_by:
+            watchdog.note("the last evaluation")
+            newest = checkpoint.find(workdir)
+            results = evaluator.run_protocols(
+                data, config, state.model, newest, step, list(config.protocols)
+            )
+            if results is None:
+                loop.stopped_by = watchdog.ends_here(asked=True)
+    loop.conclude(step)
+    if loop.stopped_by:
+        return INTERRUPTED
+    evaluate.write_results(results, os.path.join(workdir, "results"))
     return 0
 
 
@@ -164,10 +182,13 @@ class _Loop:
         """Go on to the last step, or to the next signal to stop; returns the last state."""
         start = time.perf_counter()
         watchdog = self._watchdog
-        signals = _StopSignals(watchdog.stop)
         batches = DevicePrefetch(self._data.train_batches(self._first_step), mesh)
+        step = self._first_step
         try:
-            for step in range(self._first_step + 1, self.num_steps + 1):
+            if self._evaluates_after(step) and not self._checkpoints.metrics(step):
+                self._evaluate(step, state)  # it was given up
+            while step < self.num_steps and not self.stopped_by:
+                step += 1
                 profile.before(step)
                 watchdog.note(f"step {step}, waiting for its clips")
                 asked = time.perf_counter()
@@ -182,15 +203,16 @@ class _Loop:
                 self._note(rest["problems"])
                 if recorded := profile.after(step, scalars):
                     self.say(recorded)
-                self.stopped_by = watchdog.ends_before(step + 1)
+                self.stopped_by = watchdog.ends_here()
                 self._between(step, state)
-                if self.stopped_by:
-                    break
-            if self.num_steps > self._first_step:
+            if step > self._first_step:
                 self._sum_up(step, time.perf_counter() - start)
+        except Exception:
+            with contextlib.suppress(UserError):
+                self._checkpoints.wait()  # what is being saved is from before the error
+            raise
         finally:
             profile.close()
-            signals.restore()
             batches.close()
             self._meter.close()
             self._reporter.close()
@@ -233,27 +255,38 @@ class _Loop:
     def _between(self, step, state):
         """What is due after `step`, before the next one."""
         settings = self._config.train
-        evaluates = step == self.num_steps or (
-            self._eval_steps > 0 and step % self._eval_steps == 0
-        )
+        evaluates = self._evaluates_after(step)
         saves = evaluates or self.stopped_by or step % settings.checkpoint_every == 0
         if saves or step % settings.log_every == 0:
             self._log(step)
         if saves and not all_finite((state.params, state.stats, state.opt_state)):
             self._stop(step, "parameters, statistics or momentum are not finite after")
-        metrics = None
-        if evaluates and not self.stopped_by:
-            self._watchdog.note(f"the evaluation after step {step}")
-            views = {"val": self._config.data.val}
-            metrics = self._evaluator.run(self._data, views, state.model)["val"]["metrics"]
-            self._reporter.write(step, "val", metrics)
-            self.say(f"step {step}  val  " + _percentages(metrics))
-            give_back()
         if saves:
             self._watchdog.note(f"the save after step {step}")
             # The next batch is asked for after this: what is saved is the state between steps.
-            self._checkpoints.save(step, state.model, state.opt_state, metrics=metrics)
+            self._checkpoints.save(step, state.model, state.opt_state)
+        # After the save: whatever happens to it, the steps before are not lost.
+        if evaluates and not self.stopped_by:
+            self._evaluate(step, state)
+        if saves:
             self._meter.restart()
+
+    def _evaluates_after(self, step):
+        """Whether an evaluation is due after `step`."""
+        often = self._eval_steps > 0 and step % self._eval_steps == 0
+        return step > 0 and (step == self.num_steps or often)
+
+    def _evaluate(self, step, state):
+        """Evaluate the state after `step`, unless a notice comes: then it is done on resuming."""
+        self._watchdog.note(f"the evaluation after step {step}")
+        results = self._evaluator.run(self._data, {"val": self._config.data.val}, state.model)
+        if results is not None:
+            metrics = results["val"]["metrics"]
+            self._reporter.write(step, "val", metrics)
+            self.say(f"step {step}  val  " + _percentages(metrics))
+            self._checkpoints.add_metrics(step, metrics)
+        give_back()
+        self.stopped_by = self._watchdog.ends_here(asked=results is None)
 
     def _log(self, step):
         summary, scalars = self._meter.summary()
@@ -371,23 +404,29 @@ def say_here(text):
 
 
 class _StopSignals:
-    """Calls `notice` with the name of SIGTERM, or of the first Ctrl-C, when it comes."""
+    """In a `with` statement, calls `notice` with the name of SIGTERM or SIGINT when it comes.
+
+    A second Ctrl-C is for those who do not want to wait for the save.
+    """
 
     def __init__(self, notice):
         self._notice = notice
-        self._noticed = False
+        self._noticed: float | None = None  # when the first one came
         self._before = {}
+
+    def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._note)
 
     def _note(self, number, _):
-        if self._noticed and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: do not wait for the save
-        self._noticed = True
+        now = time.monotonic()
+        if self._noticed is None:
+            self._noticed = now
+        elif number == signal.SIGINT and now - self._noticed > _PASSED_ON:
+            raise KeyboardInterrupt
         self._notice(signal.Signals(number).name)
 
-    def restore(self):
-        """From now on, signals do what they did before."""
+    def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

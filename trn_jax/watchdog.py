@@ -20,9 +20,8 @@ from functools import partial
 import jax
 
 from trn_jax import hosts
-from trn_jax.errors import UserError, first_line
+from trn_jax.errors import STUCK, UserError, first_line
 
-STUCK = 76  # exit status when nothing happens any more: the same command goes on from there
 _TICK = 0.25  # seconds between two looks
 _TELL = 2.0  # seconds between two signs of life of a host; less if the limit is short
 _SILENCE = 60.0  # seconds without one after which a host is taken for dead
@@ -67,19 +66,21 @@ class Watchdog:
     before it can say anything, as the runtime of JAX does when host 0 is gone, the last words are
     said by another one.
 
+    A host that fails with a `UserError` tells the others, and they end with its status: started
+    again they would wait for it.
+
     To be used in a `with` statement around a training or an evaluation, on all hosts.
 
     Args:
         timeout: seconds after which that is so (`train.step_timeout`), five times as many before
             anything was finished, because the first step is compiled; 0: never.
-        first_step: number of steps that were taken before.
         again: what the same command does when it is given again.
 
     Raises:
         UserError: the timeout is too short.
     """
 
-    def __init__(self, timeout, *, first_step=0, again="goes on from the last checkpoint"):
+    def __init__(self, timeout, *, again="goes on from the last checkpoint"):
         if timeout and timeout < _SHORTEST:
             raise UserError(
                 f"train.step_timeout={timeout:g}: expected at least {_SHORTEST} seconds, or 0 to "
@@ -99,10 +100,10 @@ class Watchdog:
         self._happened = 0.0  # when something happened anywhere, by that clock
         self._answered = 0.0  # when the register did
         self._changed = threading.Condition()
-        self._begun = first_step + 1  # the step that this host is bound to take
+        self._begun = 0  # number of things done together that this host is bound to take part in
         self._notice = ""  # that came to this host
-        self._holds = False  # no further step is begun until all hosts have agreed
-        self._agreed: tuple[int, str] | None = None  # the last step, and the notice
+        self._holds = False  # nothing further is begun until all hosts have agreed
+        self._agreed: tuple[int, str] | None = None  # the last of these things, and the notice
         self._closed = threading.Event()
         self._well = False  # whether it was closed without an error
         self._last_words = _LastWords()
@@ -118,10 +119,15 @@ class Watchdog:
 
     def __exit__(self, _, error, traceback):
         if self._register and isinstance(error, Exception):
-            # Whatever failed may have failed because another host is gone. That shows only later.
-            time.sleep(5 * self._tell)
-            if self._silent(4 * self._tell):
-                self._end(f"this host failed ({first_line(error.__cause__ or error)})")
+            if isinstance(error, UserError) and isinstance(error.__cause__, OSError | None):
+                self._closed.set()
+                with contextlib.suppress(hosts.RegisterGone):
+                    self._register.write(f"failed/{self._host}", f"{error.status} {error}")
+            else:
+                # It may have failed because another host is gone. That shows only later.
+                time.sleep(5 * self._tell)
+                if self._silent(4 * self._tell):
+                    self._end(f"this host failed ({first_line(error.__cause__ or error)})")
         self._well = error is None
         self._closed.set()
         for thread in self._threads:
@@ -143,28 +149,40 @@ class Watchdog:
     # The end of all hosts
 
     def stop(self, notice):
-        """Ask all hosts to end after the same step, because of `notice`, the name of a signal."""
+        """Ask all hosts to end at the same point, because of `notice`, the name of a signal."""
         self._notice = self._notice or notice
 
-    def ends_before(self, step):
-        """The notice because of which all hosts are to end before `step`, or "".
+    def asked(self):
+        """Whether a notice has come to any host, as far as this one knows.
 
-        To be called once for every step, in order, on all hosts, before anything that they do
-        together between the step before and this one. Costs nothing, but for the moment after a
-        notice in which the hosts tell each other which steps they are bound to take.
+        What a host does by itself, it may give up then. What all do together goes on until
+        `ends_here` says that it ends.
+        """
+        return bool(self._notice or self._holds)
+
+    def ends_here(self, *, asked=False):
+        """The notice because of which all hosts are to end here, or "".
+
+        To be called on all hosts before whatever they do together, such as a step, and so as often
+        on each of them. Costs nothing, but for the moment after a notice in which the hosts tell
+        each other what they are bound to take part in.
+
+        Args:
+            asked: whether all hosts know that a notice has come to one of them: then they end here.
         """
         with self._changed:
             if not self._register:
                 return self._notice
+            self._holds = self._holds or asked
             while self._holds and self._agreed is None:
                 self._changed.wait()
-            if self._agreed and step > self._agreed[0]:
+            if self._agreed and self._begun == self._agreed[0]:
                 return self._agreed[1]
-            self._begun = step
+            self._begun += 1
             return ""
 
     def _agree(self, register):
-        """After a notice, begin no more steps, tell which was begun, and end after the last one.
+        """After a notice, begin nothing more, tell what was begun, and end after the last of it.
 
         A thread does this: the loop may be waiting for the results of a step that another host has
         not begun yet, and which that one will begin only when it knows that this host has.
@@ -172,16 +190,16 @@ class Watchdog:
         if self._agreed:
             return
         said = register.read("stop")
-        if str(self._host) not in said and (said or self._notice):
+        if str(self._host) not in said and (said or self._notice or self._holds):
             with self._changed:
                 self._holds = True
                 begun = self._begun
             register.write(f"stop/{self._host}", f"{begun} {self._notice}")
             said = register.read("stop")
         if len(said) == self._num_hosts:
-            steps, notices = zip(*(text.split(" ") for text in said.values()), strict=True)
+            counts, notices = zip(*(text.split(" ") for text in said.values()), strict=True)
             with self._changed:
-                self._agreed = max(map(int, steps)), max(notices)
+                self._agreed = max(map(int, counts)), max(notices)
                 self._changed.notify_all()
 
     # Signs of life
@@ -205,6 +223,11 @@ class Watchdog:
                 register.write(f"life/{self._host}", "")  # nobody is to wait for more
 
     def _listen(self, register):
+        for name, text in register.read("failed").items():
+            if int(name) != self._host and not self._closed.is_set():
+                status, reason = text.split(" ", 1)
+                self._last_words.close()
+                hosts.fail(f"error: host {name} has failed: {reason}", int(status))
         for name, text in register.read("life").items():
             host = int(name)
             if host == self._host:
