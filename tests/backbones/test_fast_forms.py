@@ -8,7 +8,15 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, max_pool, scatter_by_position, scatter_by_window
+from trn_jax.backbones.layers import (
+    BatchNorm,
+    max_pool,
+    pick,
+    scatter_by_index,
+    scatter_by_position,
+    scatter_by_product,
+    scatter_by_window,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -132,3 +140,26 @@ def test_the_gradient_of_max_pooling_by_position_and_by_window(window, stride, p
     expected = scatter_by_window(x, y, dy, **sizes)
     assert_same(scatter_by_position(x, y, dy, **sizes), expected)
     assert_same(jax.vjp(pool, x)[1](dy)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("axis", "indices"),
+    [
+        (0, ([[2, 0], [1, 2]],)),
+        (1, ([0, 2, 2, 2],)),
+        (1, ([0, 1], [[3, 0], [3, 1], [0, 1]])),  # broadcast against each other
+        (2, ([[[1]]],)),
+    ],
+)
+def test_the_gradient_of_picking_by_product_and_by_index(axis, indices):
+    x = draw(3, 3, 4, 5)
+    indices = tuple(jnp.asarray(index) for index in indices)
+    picked, pull_back = jax.vjp(lambda x: pick(x, indices, axis), x)
+    np.testing.assert_array_equal(picked, np.asarray(x)[(slice(None),) * axis + indices])
+    dy = draw(*picked.shape, seed=1)
+    expected = scatter_by_index(x, indices, dy, axis=axis)
+    assert_same(scatter_by_product(x, indices, dy, axis=axis), expected)
+    assert_same(pull_back(dy)[0], expected)
+    entries = np.zeros(x.shape)
+    np.add.at(entries, (slice(None),) * axis + indices, np.asarray(dy))
+    assert_same(expected, entries)

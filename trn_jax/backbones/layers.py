@@ -289,14 +289,12 @@ def _max_pool_forward(x, *sizes):
 
 
 def _max_pool_backward(window, stride, borders, kept, dy):
-    # XLA's own form visits one window after the other, which takes CPUs four times as long.
+    # XLA's own form visits one window after the other, which takes CPUs four times as long. GPUs
+    # visit them side by side, and add what meets in a pixel in any order: no two runs are the same.
     sizes = dict(window=window, stride=stride, borders=borders)
-    dx = lax.platform_dependent(
-        *kept,
-        dy,
-        cpu=partial(scatter_by_position, **sizes),
-        default=partial(scatter_by_window, **sizes),
-    )
+    by_position = partial(scatter_by_position, **sizes)
+    by_window = partial(scatter_by_window, **sizes)
+    dx = lax.platform_dependent(*kept, dy, cpu=by_position, cuda=by_position, default=by_window)
     return (dx,)
 
 
@@ -335,6 +333,54 @@ def scatter_by_position(x, y, dy, *, window, stride, borders):
         horizontal = (left, width - columns - left, stride - 1)
         dx += lax.pad(share, jnp.zeros((), dy.dtype), ((0, 0, 0), vertical, horizontal, (0, 0, 0)))
     return dx[:, above : height - below, before : width - after]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def pick(x, indices, axis):
+    """`x[indices]` where the first of the indices is for `axis`, the second for the next axis, ...
+
+    The gradient of an entry that is picked several times is a sum, which GPUs would take in any
+    order, so that no two runs are the same. There it is a product of matrices.
+
+    Args:
+        x: an array.
+        indices: a tuple of arrays of integers that are not negative, broadcast against each other.
+        axis: not negative.
+    """
+    return x[(slice(None),) * axis + indices]
+
+
+def _pick_forward(x, indices, axis):
+    return pick(x, indices, axis), (x, indices)
+
+
+def _pick_backward(axis, kept, dy):
+    by_product = partial(scatter_by_product, axis=axis)
+    by_index = partial(scatter_by_index, axis=axis)
+    return lax.platform_dependent(*kept, dy, cuda=by_product, default=by_index), None
+
+
+pick.defvjp(_pick_forward, _pick_backward)
+
+
+def scatter_by_index(x, indices, dy, *, axis):
+    """Gradient of `pick` at `x`, entry by entry."""
+    (dx,) = jax.linear_transpose(partial(pick.fun, indices=indices, axis=axis), x)(dy)
+    return dx
+
+
+def scatter_by_product(x, indices, dy, *, axis):
+    """Gradient of `pick` at `x`, as a product with a matrix that has a 1 for each entry."""
+    last = axis + len(indices)
+    sizes = x.shape[axis:last]
+    rows, *others = jnp.broadcast_arrays(*indices)
+    for size, index in zip(sizes[1:], others, strict=True):
+        rows = rows * size + index
+    count = math.prod(sizes)
+    chosen = jax.nn.one_hot(rows.ravel(), count, dtype=dy.dtype)
+    dy = dy.reshape(math.prod(x.shape[:axis]), rows.size, -1)
+    dx = jnp.einsum("bnc,nr->brc", dy, chosen, precision=lax.Precision.HIGHEST)
+    return dx.reshape(x.shape)
 
 
 def global_average_pool(x):

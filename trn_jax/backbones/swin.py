@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import Linear, check_remat, dropout, run_block, storage_dtype
+from trn_jax.backbones.layers import Linear, check_remat, dropout, pick, run_block, storage_dtype
 from trn_jax.errors import UserError
 
 # Added to the scores of pixels that only the cyclic shift brought into one window.
@@ -70,7 +70,8 @@ class WindowAttention(nnx.Module):
         query = query * query.shape[-1] ** -0.5
         table = self.relative_position_bias_table[...]
         scores = jnp.einsum("fwqhc,fwkhc->fwhqk", query, key, preferred_element_type=table.dtype)
-        scores = scores + table[relative_positions(self.window)].transpose(2, 0, 1)
+        bias = pick(table, (relative_positions(self.window),), 0)
+        scores = scores + bias.transpose(2, 0, 1)
         if any(shift):
             scores = scores + shift_mask(height, width, self.window, shift)[:, None]
         attention = jax.nn.softmax(scores, axis=-1).astype(value.dtype)

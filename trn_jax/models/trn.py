@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from trn_jax.backbones.layers import Linear, dropout, global_average_pool, storage_dtype
+from trn_jax.backbones.layers import Linear, dropout, global_average_pool, pick, storage_dtype
 from trn_jax.errors import UserError
 
 RELATION_MODES = ("sample", "expected", "first")
@@ -67,7 +67,7 @@ class Relation(nnx.Module):
             Scores `[batch, num_classes]`.
         """
         frames = jnp.asarray(self.table())[rows]  # [used, scale]
-        together = x[:, frames].reshape(x.shape[0], frames.shape[0], -1)
+        together = pick(x, (frames,), 1).reshape(x.shape[0], frames.shape[0], -1)
         hidden = jax.nn.relu(self.hidden(together))  # [batch, used, hidden]
         scores = self.output(hidden)
         return jnp.sum(scores, axis=1, dtype=storage_dtype(scores.dtype))
@@ -89,7 +89,7 @@ class Relation(nnx.Module):
         kernel = layer.kernel[...].astype(layer.dtype).reshape(self.scale, x.shape[-1], -1)
         products = jnp.einsum("btc,pch->bpth", x.astype(layer.dtype), kernel)
         positions = np.arange(self.scale)
-        picked = products[:, positions, self.table()]  # [batch, relations, scale, hidden]
+        picked = pick(products, (positions, self.table()), 1)  # [batch, relations, scale, hidden]
         hidden = jax.nn.relu(jnp.sum(picked, axis=2) + layer.bias[...].astype(layer.dtype))
         hidden = jnp.mean(hidden, axis=1, dtype=storage_dtype(hidden.dtype))
         return self.num_used * self.output(hidden).astype(hidden.dtype)
