@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from functools import partial
 
 import jax
 import numpy as np
@@ -65,23 +66,85 @@ def test_the_arguments_are_the_state_and_the_batch(config, dtype):
 
 
 PROGRAM = """
-%all-reduce.1 = (f32[8,4]{1,0}, /*index=1*/bf16[3]{0}) all-reduce(%a, %b), channel_id=1
+HloModule jit_train_step, is_scheduled=true
+
+%sum (x: f32[], y: f32[]) -> f32[] {
+  ROOT %add.1 = f32[] add(%x, %y)
+}
+
+%inside (p: f32[8]) -> f32[8] {
+  ROOT %r = f32[8]{0} all-reduce(f32[8]{0} %p), channel_id=1, to_apply=%sum
+}
+
+%turn (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %i = f32[2]{0} all-reduce(f32[2]{0} %x), channel_id=2, to_apply=%sum
+  ROOT %c = f32[8]{0} fusion(f32[8]{0} %y), kind=kLoop, calls=%inside
+}
+
+%goes_on (p: (s32[], f32[8])) -> pred[] {
+  ROOT %lt = pred[] compare(s32[] %i, s32[] %n), direction=LT
+}
+
+ENTRY %main (a: f32[8,4], b: bf16[3]) -> f32[7] {
+  %all-reduce.1 = (f32[8,4]{1,0}, /*index=1*/bf16[3]{0}) all-reduce(%a, %b), to_apply=%sum
   %x = f32[2,16]{1,0:T(8,128)S(1)} all-gather(f32[1,16]{1,0} %c), dimensions={0}
-  ROOT %s = (f32[1,16]{1,0}, f32[2,16]{1,0}) all-gather-start(f32[1,16]{1,0} %c), dimensions={0}
+  %s = (f32[1,16]{1,0}, f32[2,16]{1,0}) all-gather-start(f32[1,16]{1,0} %c), dimensions={0}
   %d = f32[2,16]{1,0} all-gather-done((f32[1,16]{1,0}, f32[2,16]{1,0}) %s)
   %p = pred[] collective-permute(pred[] %q), source_target_pairs={{0,1}}
-  %f = f32[7]{0} fusion(f32[7]{0} %all-reduce.1), kind=kLoop
+  %w = (s32[], f32[8]) while((s32[], f32[8]) %t), condition=%goes_on, body=%turn TOLD
+  ROOT %f = f32[7]{0} fusion(f32[7]{0} %all-reduce.1), kind=kLoop
+}
 """
 
 
-def test_communications_are_read_from_programs():
-    found = [(each.kind, each.bytes) for each in plan.collectives(PROGRAM)]
+@pytest.mark.parametrize(
+    "told", ["", ', backend_config={"known_init_step":{},"known_trip_count":{"n":"2"}}']
+)
+def test_communications_are_read_from_programs(told):
+    program = PROGRAM.replace(" TOLD", told)
+    found = [(each.kind, each.bytes) for each in plan.collectives(program, 3)]
+    turns = 2 if told else 3
     assert found == [
+        *[("all-reduce", 8 * 4)] * turns,
+        *[("all-reduce", 2 * 4)] * turns,
         ("all-reduce", 8 * 4 * 4 + 3 * 2),
         ("all-gather", 128),
         ("all-gather", 128),
         ("collective-permute", 1),
     ]
+
+
+@pytest.mark.thorough
+def test_parts_of_a_batch_are_counted_as_often_as_they_are_computed(config):
+    config.model.norm_group = 2
+    config.train.batch = 64
+    devices, _ = plan.find_devices("cpu:8")
+    whole = plan.training_cost(config, devices)
+    config.train.accumulation = 4
+    parts = plan.training_cost(config, devices)
+    assert parts.flops == pytest.approx(whole.flops, rel=0.1)  # and the mean over the parts
+    assert parts.traffic > whole.traffic
+    sent = [sum(each.bytes for each in cost.collectives) for cost in (whole, parts)]
+    assert sent[1] == pytest.approx(4 * sent[0], rel=0.01)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_operations_of_gpus_are_counted_before_compilation(config, monkeypatch, accumulation):
+    config.model.norm_group = 2
+    config.train.accumulation = accumulation
+    (device, *_), _ = plan.find_devices("cpu:8")
+    expected = plan.training_cost(config, [device])
+    # A device as that of a GPU, where compiled programs are calls that nothing is known of.
+    gpu = types.SimpleNamespace(platform="gpu")
+    trace, once = (partial(f, config) for f in (plan._trace_training, plan._trace_update))
+    flops, traffic = plan._work(trace, [gpu, gpu])
+    flops_once, _ = plan._work(once, [gpu, gpu])
+    flops += (accumulation - 1) * (flops - flops_once)
+    assert 2 * flops == pytest.approx(expected.flops, rel=0.3)
+    assert np.isnan(traffic)
+    monkeypatch.setattr(jax, "devices", lambda _: (_ for _ in ()).throw(RuntimeError("none")))
+    assert np.isnan(plan._work(trace, [gpu])).all()
 
 
 def cost(memory, flops=0.0):
@@ -112,6 +175,23 @@ def test_a_plan_tells_the_largest_batch(config, monkeypatch, flops, said):
     monkeypatch.setattr(plan, "training_cost", lambda *_: cost(1000 + 16 * 10, 50.0))
     (line,) = plan._fitting(config, [None], 11_000, 16, cost(1000 + 32 * 10, flops))[1:]
     assert line.startswith(f"largest batch that fits: {said}")
+
+
+def test_a_larger_batch_that_does_not_fit_does_not_hide_the_plan(config, monkeypatch):
+    def too_large(changed, _):
+        raise UserError(f"a batch of {changed.train.batch} does not fit into the memory")
+
+    config.train.batch = 16
+    monkeypatch.setattr(plan, "training_cost", too_large)
+    (line,) = plan._fitting(config, [None], 11_000, 16, cost(10_000))[1:]
+    assert line.startswith("largest batch that fits: at least 16 clips; 32 do not fit; by the")
+
+
+def test_what_is_not_known_is_not_told():
+    assert plan._or_unknown(float("nan"), 1) == "-"
+    assert plan._or_unknown(1234.56, 1) == "1,234.6"
+    unknown = float("nan")
+    assert not plan.computes_twice({8: cost(10, unknown), 16: cost(20, unknown)})
 
 
 def test_batches_fill_devices_parts_and_groups(config):
@@ -181,7 +261,7 @@ def test_memory_that_does_not_suffice_is_explained(said, message):
         raise jax.errors.JaxRuntimeError(said)
 
     with pytest.raises(UserError, match=message):
-        plan._cost(types.SimpleNamespace(compile=fail), "8 clips")
+        plan._compile(types.SimpleNamespace(compile=fail), "8 clips")
 
 
 @pytest.mark.slow

@@ -37,6 +37,12 @@ _COLLECTIVES = re.compile(
     r"collective-permute)(?P<start>-start)?\("
 )
 _COMMENT = re.compile(r"/\*.*?\*/")
+_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?(?P<name>%[\w.-]+) \(.*\{\s*")
+_CALLS = re.compile(
+    r"\b(?P<how>calls|to_apply|body|condition|\w+_computations?)="
+    r"\{?(?P<names>%[\w.-]+(?:, %[\w.-]+)*)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _SHAPE = re.compile(r"\b(?P<type>pred|[suf]\d+|bf16)\[(?P<sizes>[\d,]*)\]")
 _STEPS_PER_EPOCH = 1000  # the schedule of the learning rate does not change the cost of a step
 
@@ -63,9 +69,9 @@ class Cost:
         outputs: bytes of what it returns, without what takes the place of arguments.
         temporary: bytes beside these.
         code: bytes of the program.
-        flops: floating point operations, two for a multiply-add.
-        traffic: bytes read from and written to memory.
-        collectives: a list of `Collective`.
+        flops: floating point operations, two for a multiply-add; NaN if that is not known.
+        traffic: bytes read from and written to memory; NaN if that is not known, as of GPUs.
+        collectives: a list of `Collective`, one that is repeated as often as it is.
     """
 
     arguments: int
@@ -146,28 +152,24 @@ def training_cost(config, devices):
     Raises:
         UserError: the batch cannot be cut over the devices, or does not fit into their memory.
     """
-    mesh = make_mesh(devices)
-    recipe.check_batch(config, mesh.size)
-    rate = recipe.learning_rate(config, _STEPS_PER_EPOCH)
-    graph, optimizer, init = train_step.lay_out(
-        lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
-        lambda params: recipe.optimizer(config, params, rate),
-    )
-    shapes = jax.eval_shape(init)
-    layout = train_step.lay_state(shapes, mesh, config.train.shard_state)
+    parts = config.train.accumulation
+    once = partial(_trace_update, config) if parts > 1 else None
+    trace = partial(_trace_training, config)
+    return _cost(trace, devices, f"a batch of {config.train.batch}", parts=parts, once=once)
+
+
+def _trace_training(config, devices):
+    """The training step, as JAX sees it."""
+    laid = _lay_out(config, devices)
     step = train_step.jit_train_step(
-        mesh,
-        layout=layout,
-        graph=graph,
-        optimizer=optimizer,
-        rate=rate,
+        laid.mesh,
+        layout=laid.layout,
+        graph=laid.graph,
         seed=config.seed,
         accumulation=config.train.accumulation,
-        skip_not_finite=recipe.skips_not_finite(config),
+        **laid.options,
     )
-    whole, split = replicated(mesh), split_batch(mesh)
-    places = jax.tree.map(lambda _: whole, shapes) if layout is None else layout
-    state = jax.tree.map(_abstract, shapes, places)
+    split = split_batch(laid.mesh)
     batch, view = config.train.batch, View(**config.data.train)
     labels: tuple[tuple[int, ...], type] = ((batch,), jnp.int32)
     if config.data.multi_label:
@@ -177,33 +179,121 @@ def training_cost(config, devices):
         "clip": jax.ShapeDtypeStruct(clips, jnp.uint8, sharding=split),
         "label": jax.ShapeDtypeStruct(*labels, sharding=split),
     }
-    return _cost(step.lower(state, arrays), f"a batch of {batch}")
+    return step.trace(laid.state, arrays)
+
+
+def _trace_update(config, devices):
+    """What a training step does after the last of its parts."""
+    laid = _lay_out(config, devices)
+    whole, parts = replicated(laid.mesh), config.train.accumulation
+
+    def update(state, outcomes):
+        outcome = train_step.mean_outcome(outcomes)
+        return train_step.update_state(
+            state, outcome, mesh=laid.mesh, layout=laid.layout, **laid.options
+        )
+
+    def stacked(leaf):
+        return jax.ShapeDtypeStruct((parts, *leaf.shape), leaf.dtype, sharding=whole)
+
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    outcome = (scalar, (scalar, laid.state.stats)), laid.state.params
+    places = jax.tree.map(lambda leaf: leaf.sharding, laid.state)
+    jitted = jax.jit(update, donate_argnums=0, out_shardings=(places, whole))
+    return jitted.trace(laid.state, jax.tree.map(stacked, outcome))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """A training on devices: `options` are those of `train_step.update_state`."""
+
+    mesh: jax.sharding.Mesh
+    graph: nnx.GraphDef
+    state: train_step.TrainState
+    layout: train_step.TrainState | None
+    options: dict
+
+
+def _lay_out(config, devices):
+    mesh = make_mesh(devices)
+    recipe.check_batch(config, mesh.size)
+    rate = recipe.learning_rate(config, _STEPS_PER_EPOCH)
+    graph, optimizer, init = train_step.lay_out(
+        lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
+        lambda params: recipe.optimizer(config, params, rate),
+    )
+    shapes = jax.eval_shape(init)
+    layout = train_step.lay_state(shapes, mesh, config.train.shard_state)
+    whole = replicated(mesh)
+    places = jax.tree.map(lambda _: whole, shapes) if layout is None else layout
+    skips = recipe.skips_not_finite(config)
+    return _Layout(
+        mesh,
+        graph,
+        jax.tree.map(_abstract, shapes, places),
+        layout,
+        dict(optimizer=optimizer, rate=rate, skip_not_finite=skips),
+    )
 
 
 def evaluation_cost(config, device, view):
     """Compile the scoring of `eval.max_views_per_step` clips of a `View` on one device."""
-    mesh = make_mesh([device])
+    clips = config.eval.max_views_per_step
+    trace = partial(_trace_evaluation, config, view)
+    return _cost(trace, [device], f"eval.max_views_per_step={clips}")
+
+
+def _trace_evaluation(config, view, devices):
+    mesh = make_mesh(devices)
     model = nnx.eval_shape(lambda: create_model(**config.model, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     whole, clips = replicated(mesh), config.eval.max_views_per_step
     states = (jax.tree.map(partial(_abstract, sharding=whole), nnx.as_pure(state)),)
     shape = (clips, view.num_segments, view.crop_size, view.crop_size, 3)
-    lowered = jax.jit(partial(score_clips, graph=graph)).lower(
+    return jax.jit(partial(score_clips, graph=graph)).trace(
         states,
         jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=whole),
         jax.ShapeDtypeStruct((clips,), jnp.int32, sharding=whole),
         jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole),
     )
-    return _cost(lowered, f"eval.max_views_per_step={clips}")
 
 
 def _abstract(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _cost(lowered, what):
+def _cost(trace, devices, what, *, parts=1, once=None):
+    """Compile a program.
+
+    Args:
+        trace: function of devices that traces it for them.
+        devices: a list of devices.
+        what: it is computed, for errors.
+        parts: how often it repeats all but what `once` traces.
+        once: a function as `trace`, or `None` if nothing is repeated.
+    """
+    compiled = _compile(trace(devices).lower(), what)
+    flops, traffic = _work(trace, devices, compiled)
+    if once is not None:
+        # Of a loop, XLA counts a single turn.
+        flops_once, traffic_once = _work(once, devices)
+        flops += (parts - 1) * (flops - flops_once)
+        traffic += (parts - 1) * (traffic - traffic_once)
+    memory = compiled.memory_analysis()
+    return Cost(
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        flops=flops,
+        traffic=traffic,
+        collectives=list(collectives(compiled.as_text(), parts)),
+    )
+
+
+def _compile(lowered, what):
     try:
-        compiled = lowered.compile()
+        return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -215,25 +305,58 @@ def _cost(lowered, what):
         needed = re.search(r"Used (\S+) of (\S+) hbm", str(error))
         told = f": it needs {needed[1]} of {needed[2]} per chip" if needed else ""
         raise UserError(f"{what} does not fit into the memory{told}; take a smaller one") from None
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    return Cost(
-        arguments=memory.argument_size_in_bytes,
-        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        temporary=memory.temp_size_in_bytes,
-        code=memory.generated_code_size_in_bytes,
-        flops=cost.get("flops", math.nan),
-        traffic=cost.get("bytes accessed", math.nan),
-        collectives=list(collectives(compiled.as_text())),
-    )
 
 
-def collectives(program):
-    """The communications in the text of a compiled program, `Collective` by `Collective`."""
-    for found in _COLLECTIVES.finditer(_COMMENT.sub("", program)):
-        sizes = [_bytes(shape) for shape in _SHAPE.finditer(found["shapes"])]
-        if found["start"] and found["kind"] != "all-reduce":
-            sizes = sizes[len(sizes) // 2 :]  # operands, then results
-        yield Collective(found["kind"], sum(sizes))
+def _work(trace, devices, compiled=None):
+    """The operations, and the bytes moved, of a program on each of some devices, see `_cost`."""
+    if devices[0].platform != "gpu":
+        cost = (compiled or trace(devices).lower().compile()).cost_analysis()
+        return cost.get("flops", math.nan), cost.get("bytes accessed", math.nan)
+    # XLA sees into none of the calls of cuDNN and cuBLAS that a compiled program consists of, so
+    # operations are counted before. It counts them only on CPUs, of programs for GPUs too.
+    try:
+        cpu = jax.devices("cpu")[:1]
+    except RuntimeError:  # JAX was told to leave it alone
+        return math.nan, math.nan
+    cost = trace(cpu).lower(lowering_platforms=("cuda",)).cost_analysis()
+    return cost.get("flops", math.nan) / len(devices), math.nan
+
+
+def collectives(program, parts=1):
+    """The communications in the text of a compiled program, `Collective` by `Collective`.
+
+    Args:
+        program: its text.
+        parts: how often loops are run through that do not tell.
+    """
+    computations = _computations(_COMMENT.sub("", program))
+    times = {name: 1 for name, (is_entry, _) in computations.items() if is_entry}
+    for name, (_, lines) in reversed(computations.items()):  # what calls comes after what is called
+        for line in lines:
+            known = _TRIPS.search(line)
+            for call in _CALLS.finditer(line):
+                loops = call["how"] in ("body", "condition")
+                trips = (int(known[1]) if known else parts) if loops else 1
+                for called in call["names"].split(", "):
+                    times[called] = max(times.get(called, 0), trips * times.get(name, 0))
+    for name, (_, lines) in computations.items():
+        for found in _COLLECTIVES.finditer("\n".join(lines)):
+            sizes = [_bytes(shape) for shape in _SHAPE.finditer(found["shapes"])]
+            if found["start"] and found["kind"] != "all-reduce":
+                sizes = sizes[len(sizes) // 2 :]  # operands, then results
+            yield from [Collective(found["kind"], sum(sizes))] * times.get(name, 0)
+
+
+def _computations(program):
+    """`{name: (whether the program begins there, lines)}`, each after those that it calls."""
+    found: dict[str, tuple[bool, list[str]]] = {}
+    lines: list[str] = []
+    for line in program.splitlines():
+        if begun := _COMPUTATION.fullmatch(line):
+            lines = []
+            found[begun["name"]] = bool(begun["entry"]), lines
+        lines.append(line)
+    return found
 
 
 def _bytes(shape):
@@ -267,7 +390,8 @@ def largest_batch(costs, memory, step):
 def computes_twice(costs):
     """Whether the compiler computes parts of the larger of two steps twice, for lack of memory.
 
-    What such a step needs does not tell what still larger ones would.
+    What such a step needs does not tell what still larger ones would. Of GPUs nothing is noticed,
+    as operations are counted before the compiler adds any.
 
     Args:
         costs: `{batch: Cost}` of two batches.
@@ -311,10 +435,14 @@ def describe(config, topology):
     for name, each in rows:
         values = (each.arguments, each.temporary, each.code, each.memory)
         cells = [f"{value / 2**30:.3f}" for value in values]
-        cells += [f"{each.flops / 1e9:,.1f}", f"{each.traffic / 1e9:,.2f}"]
+        cells += [_or_unknown(each.flops / 1e9, 1), _or_unknown(each.traffic / 1e9, 2)]
         lines.append(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells))
     lines += _communication(cost)
     return "\n".join(lines)
+
+
+def _or_unknown(value, digits):
+    return "-" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
 def _savings(config):
@@ -332,19 +460,31 @@ def _fitting(config, devices, memory, step, cost):
     other = config.train.batch // 2 // step * step or config.train.batch + step
     changed = config.copy_and_resolve_references()
     changed.train.batch = other
-    found = {config.train.batch: cost, other: training_cost(changed, devices)}
-    if computes_twice(found):
-        largest = max(found)
-        fits = f"at least {largest:,} clips; the compiler computes parts of that step twice"
+    found = {config.train.batch: cost}
+    try:
+        found[other] = training_cost(changed, devices)
+    except UserError:  # of memory; the batch that was asked for could be cut as well
+        largest = config.train.batch
+        fits = f"at least {largest:,} clips; {other:,} do not fit"
     else:
-        largest = largest_batch(found, memory, step)
-        batches = " and ".join(f"{batch:,}" for batch in sorted(found))
-        fits = f"about {largest:,} clips, drawn out from batches of {batches}"
+        largest, fits = _drawn_out(found, memory, step)
     rate = config.optim.lr * max(largest, step) / config.optim.base_batch
     lines.append(
         f"largest batch that fits: {fits}; by the linear rule its learning rate is {rate:g}"
     )
     return lines
+
+
+def _drawn_out(costs, memory, step):
+    """The largest batch that fits, from the costs of two; and how that is to be taken."""
+    if computes_twice(costs):
+        largest = max(costs)
+        return largest, (
+            f"at least {largest:,} clips; the compiler computes parts of that step twice"
+        )
+    largest = largest_batch(costs, memory, step)
+    batches = " and ".join(f"{batch:,}" for batch in sorted(costs))
+    return largest, f"about {largest:,} clips, drawn out from batches of {batches}"
 
 
 def _communication(cost):

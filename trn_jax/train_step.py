@@ -135,12 +135,40 @@ def train_step(
     clips, labels = batch["clip"], batch["label"]
     parts = (clips, labels, jnp.arange(len(labels)))
     if accumulation == 1:
-        _, ((value, (top1, stats)), grads) = part_of_step(None, parts)
+        _, outcome = part_of_step(None, parts)
     else:
         parts = jax.tree.map(lambda x: _cut(x, accumulation, mesh), parts)
         _, outcomes = jax.lax.scan(part_of_step, None, parts)
-        (value, (top1, stats)), grads = jax.tree.map(lambda x: jnp.mean(x, axis=0), outcomes)
+        outcome = mean_outcome(outcomes)
+    return update_state(
+        state,
+        outcome,
+        optimizer=optimizer,
+        rate=rate,
+        skip_not_finite=skip_not_finite,
+        mesh=mesh,
+        layout=layout,
+    )
 
+
+def mean_outcome(outcomes):
+    """The outcome of a step from those of its parts, `[parts, ...]`."""
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), outcomes)
+
+
+def update_state(state, outcome, *, optimizer, rate, skip_not_finite, mesh, layout):
+    """The end of `train_step`, which is done once, in however many parts the batch is computed.
+
+    Args:
+        state: a `TrainState`.
+        outcome: `((loss, (top1, statistics)), gradients)`.
+        optimizer: see `train_step`, as for the others and for what is returned.
+        rate: function of the step.
+        skip_not_finite: whether to keep the state where the outcome is not finite.
+        mesh: the devices.
+        layout: where the state lies.
+    """
+    (value, (top1, stats)), grads = outcome
     if layout is not None:
         # Every device updates a part of the momentum, and needs that part of the gradient only.
         grads = jax.lax.with_sharding_constraint(grads, split_largest(grads, mesh))
