@@ -26,17 +26,20 @@ first device, a GPU if JAX finds one: with the published batch, on clips of nois
 already, in bfloat16 (`--dtype`). They are compared with those of the twins in PyTorch, with the
 same weights, the channels last in memory and `torch.autocast`, in eager mode and compiled by
 `torch.compile` (`--pytorch`). Without PyTorch, ours are timed alone. Each recipe has a process of
-its own; if its batch does not fit into the memory beside PyTorch's, half of it is taken, unless
-`--batch` was given. Besides clips per second there are the bytes that each side took at most (ours
-on a CPU: as the compiler plans), and the share of the memory bandwidth: of that of adding 1 to a
-large array on the same device, if each activation moved 14 times in a step, which is 28 bytes in
-bfloat16. Smaller clips (`--batch`, `--frames`, `--pixels`) are for a dry run. `--record` keeps all
-numbers, with versions.
+its own, in which each of JAX and PyTorch has half of a GPU's memory (with `--pytorch=` JAX has nine
+tenths; settings of JAX in the environment count for more); if its batch does not fit, half of it is
+taken, or a quarter, ..., unless `--batch` was given. Besides clips per second there are the bytes
+that each side took at most (ours on a CPU: as the compiler plans), and the share of the memory
+bandwidth: of that of adding 1 to a large array on the same device, if each activation moved 14
+times in a step, which is 28 bytes in bfloat16. Smaller clips (`--batch`, `--frames`, `--pixels`)
+are for a dry run. `--record` keeps all numbers, with versions.
 
 What else matters on a GPU takes a data set: `--what=both --steps=50` with
 `--config.model.dtype=bfloat16` for what the loader adds to a step on clips that are there already
 (`both / step`, at least 0.95 is wanted; turns end with full buffers, which shows in short ones),
-and `--what=eval` with `--config.eval.max_views_per_step=64` for videos per second.
+and `--what=eval` with `--config.model.dtype=bfloat16 --config.eval.max_views_per_step=64` and a
+validation list of at least 1,000 videos for videos per second, of which the row `25x10` is the one
+that counts.
 
 What is compared takes turns within one run, forwards and backwards, so that other work on the
 machine hits all alike. Clips per second suffer from such work all the same; the processor time per
@@ -188,8 +191,7 @@ def _main_of_recipes(threads: int, rounds: int) -> None:
             configs[name] = recipes.adapt(config, dtype=_DTYPE.value, **changes)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-    # Of the memory of a GPU, each side takes what it needs; JAX would take most of it at once.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    recipes.share_memory(os.environ, with_pytorch=bool(_TWINS.value))
     failed = []
     for name, found in recipes.compare(
         configs,

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 from functools import partial
@@ -407,6 +408,108 @@ def test_a_batch_that_does_not_fit_is_halved(recipes, monkeypatch, capsys):
     fits = 24
     ((_, error),) = recipes.compare({"tin": config}, halve=False)
     assert isinstance(error, recipes.DoesNotFit)
+
+
+def test_halves_that_cannot_fit_are_passed_over(recipes, monkeypatch, capsys):
+    tried = []
+
+    def measured(config, **_):
+        tried.append(config.train.batch)
+        if config.train.batch > 6:
+            raise pickle.loads(pickle.dumps(recipes.DoesNotFit("too large", 12.5)))
+        return config.train.batch
+
+    monkeypatch.setattr(recipes, "_in_own_process", measured)
+    config = recipes.load("tin_sthv1")  # 48 clips in groups of 6
+    assert list(recipes.compare({"tin": config}, halve=True)) == [("tin", 6)]
+    assert tried == [48, 12, 6]
+    assert capsys.readouterr().out.startswith("tin: too large; so 12 instead\n")
+
+    def never(config, **_):
+        raise recipes.DoesNotFit("too large", -1.0)  # the state alone is
+
+    monkeypatch.setattr(recipes, "_in_own_process", never)
+    ((_, error),) = recipes.compare({"tin": config}, halve=True)
+    assert isinstance(error, recipes.DoesNotFit)
+
+
+def small_recipe(batch=8):
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
+    config.model.update(width=4, num_segments=2, dropout_rate=0.0, norm_group=0)
+    config.data.train.update(num_segments=2, crop_size=32)
+    config.train.batch = batch
+    return config
+
+
+def test_what_does_not_fit_is_not_run(recipes, monkeypatch):
+    clips, labels = np.zeros((8, 2, 32, 32, 3), np.uint8), np.zeros(8, np.int32)
+    monkeypatch.setattr(recipes, "_memory_limit", lambda _: None)
+    _, planned = recipes._our_step(small_recipe(), clips, labels, jax.devices()[0], None)
+    monkeypatch.setattr(recipes, "_memory_limit", lambda _: planned - 1)
+    with pytest.raises(recipes.DoesNotFit, match=r"batch of 8 needs .* GiB") as told:
+        recipes._our_step(small_recipe(), clips, labels, jax.devices()[0], None)
+    assert 7.9 < told.value.largest < 8
+
+
+def test_a_recipe_that_fails_does_not_end_the_others(recipes, monkeypatch, capfd):
+    def measured(config, **_):
+        if config.train.batch == 48:
+            raise RuntimeError("INTERNAL: something\nin many lines")
+        return config.train.batch
+
+    monkeypatch.setattr(recipes, "_in_own_process", measured)
+    configs = {name: recipes.load(name) for name in ("tin_sthv1", "tsm_k400")}
+    (_, error), (_, batch) = recipes.compare(configs, halve=True)
+    assert isinstance(error, UserError) and str(error) == "RuntimeError: INTERNAL: something"
+    assert batch == 128
+    assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate",
+        "CUDA out of memory. Tried to allocate 52.00 MiB",
+        "INTERNAL: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_lack_of_memory_is_recognised(recipes, said):
+    assert recipes._out_of_memory(RuntimeError(said))
+    assert not recipes._out_of_memory(RuntimeError("INTERNAL: CUDNN_STATUS_EXECUTION_FAILED"))
+
+
+def test_the_peak_of_pytorch_is_that_of_later_steps(recipes, monkeypatch):
+    happened = []
+
+    class Twin:
+        def __call__(self, steps):
+            happened.append("run")
+
+        def forget_peak(self):
+            happened.append("forget")
+
+        def peak(self):
+            happened.append("peak")
+            return 5
+
+    monkeypatch.setattr(recipes, "_twin", lambda *_: Twin())
+    monkeypatch.setattr(recipes, "_our_step", lambda *_: (lambda steps: None, 7))
+    monkeypatch.setattr(recipes, "measure_bandwidth", lambda _: 1e9)
+    found = recipes.measure_recipe(small_recipe(), rounds=1, steps=1, threads=1, twins=["eager"])
+    assert found.memory == {"JAX": 7, "PyTorch": 5}
+    assert happened[:4] == ["run", "forget", "run", "peak"]
+
+
+def test_the_memory_of_a_gpu_is_cut_in_half(recipes):
+    for with_pytorch, share in ((True, "0.5"), (False, "0.9")):
+        environment = {}
+        recipes.share_memory(environment, with_pytorch=with_pytorch)
+        assert environment == {"XLA_CLIENT_MEM_FRACTION": share}
+    for name in ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        environment = {name: "0.7"}
+        recipes.share_memory(environment, with_pytorch=True)
+        assert environment == {name: "0.7"}
 
 
 def test_the_bandwidth_of_a_device_is_measured(bandwidth, monkeypatch):

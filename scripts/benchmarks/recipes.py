@@ -1,16 +1,20 @@
 """Training steps of recipes on one device, in JAX and in PyTorch, each recipe in its own process.
 
-A process of its own gives a recipe all of the device's memory, and its peak is that recipe's.
+A process of its own gives a recipe all of the device's memory, and its peak is that recipe's. JAX
+takes its part of a GPU's memory at once: where it takes as much as it needs, it asks for up to
+twice of that, and what it has it keeps, so that PyTorch may go without.
 """
 
 import contextlib
 import copy
 import dataclasses
+import math
 import multiprocessing
 import pathlib
 import runpy
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -43,10 +47,19 @@ _CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # is 28 bytes per activation.
 _ACCESSES = 14
 _BYTES = {"bfloat16": 2, "float32": 4}
+_OF_MEMORY = ("MEM_FRACTION", "PREALLOCATE", "ALLOCATOR")  # settings of people that stay
 
 
 class DoesNotFit(UserError):
-    """A batch is too large for the memory of the device."""
+    """A batch is too large for the memory of the device.
+
+    Attributes:
+        largest: about the largest batch that is not, if that can be told.
+    """
+
+    def __init__(self, message: str, largest: float = math.inf):
+        super().__init__(message)
+        self.largest = largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +159,18 @@ def adapt(
     return config
 
 
+def share_memory(environment: MutableMapping[str, str], *, with_pytorch: bool) -> None:
+    """Set how much of a GPU's memory JAX takes in processes that start later, unless it is set.
+
+    Args:
+        environment: where to set it.
+        with_pytorch: leave PyTorch half of it.
+    """
+    names = ("CLIENT_MEM_FRACTION", *(f"PYTHON_CLIENT_{name}" for name in _OF_MEMORY))
+    if not any(f"XLA_{name}" in environment for name in names):
+        environment["XLA_CLIENT_MEM_FRACTION"] = "0.5" if with_pytorch else "0.9"
+
+
 def compare(
     configs: Mapping[str, ConfigDict], *, halve: bool, **options: Any
 ) -> Iterator[tuple[str, Measurement | UserError]]:
@@ -165,15 +190,20 @@ def compare(
             try:
                 found = _in_own_process(config, **options)
             except DoesNotFit as error:
-                half = config.train.batch // 2
-                if not halve or half < 1 or half % max(config.model.norm_group, 1):
+                smaller = config.train.batch // 2
+                while smaller and smaller > error.largest:
+                    smaller //= 2
+                if not halve or smaller < 1 or smaller % max(config.model.norm_group, 1):
                     found = error
                     continue
-                print(f"{name}: {error}; so {half} instead", flush=True)
+                print(f"{name}: {error}; so {smaller} instead", flush=True)
                 config = copy.deepcopy(config)
-                config.train.batch = half
+                config.train.batch = smaller
             except UserError as error:
                 found = error
+            except Exception as error:  # of one recipe or another, which hours may have gone before
+                traceback.print_exception(error)
+                found = UserError(f"{type(error).__name__}: {first_line(error)}")
         yield name, found
 
 
@@ -220,8 +250,16 @@ def measure_recipe(
     memory: dict[str, int] = {}
     left_out: list[str] = []
 
-    def add(name: str, run: Callable[[int], Any], peak: Callable[[], int | None]) -> None:
+    def add(
+        name: str,
+        run: Callable[[int], Any],
+        peak: Callable[[], int | None],
+        forget_peak: Callable[[], None] | None = None,
+    ) -> None:
         run(steps)  # which finds the fastest form of each operation, and takes the memory
+        if forget_peak is not None:  # what was tried took more
+            forget_peak()
+            run(steps)
         sides.append(Side(name, len(clips), run))
         if (taken := peak()) is not None:
             memory[name] = taken
@@ -236,8 +274,8 @@ def measure_recipe(
         for form, side in TWINS.items():
             if twin is not None and form in twins:
                 with _or_left_out(side, left_out):
-                    twin.forget_peak()
-                    add(side, twin.compiled() if form == "compiled" else twin, twin.peak)
+                    run = twin.compiled() if form == "compiled" else twin
+                    add(side, run, twin.peak, twin.forget_peak)
         turns = measure(sides, rounds=rounds, steps=steps)
     except RuntimeError as error:
         if not _out_of_memory(error):
@@ -266,7 +304,12 @@ def _our_step(
     device: jax.Device,
     twin: TwinStepper | None,
 ) -> tuple[Callable[[int], Any], int]:
-    """Our training steps, from the weights of the twin; and the bytes that they are planned in."""
+    """Our training steps, from the weights of the twin; and the bytes that they are planned in.
+
+    Raises:
+        DoesNotFit: the compiler plans for more than there is. What is not the state grows with the
+            batch, which tells about how large one may be.
+    """
     mesh = make_mesh([device])
     loss = partial(
         train_step.classification_loss,
@@ -278,7 +321,18 @@ def _our_step(
         stepper.load(twin.weights())
     batch = jax.device_put({"clip": clips, "label": labels}, split_batch(mesh))
     planned = stepper.compile(batch)
+    if (limit := _memory_limit(device)) is not None and planned > limit:
+        state = sum(leaf.nbytes for leaf in jax.tree.leaves(stepper.state))
+        raise DoesNotFit(
+            f"a batch of {len(clips)} needs {planned / 2**30:.1f} of {limit / 2**30:.1f} GiB",
+            len(clips) * (limit - state) / (planned - state),
+        )
     return lambda steps: stepper([batch] * steps), planned
+
+
+def _memory_limit(device: jax.Device) -> int | None:
+    """The bytes that JAX may take of a device, if that is known."""
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def _twin(
@@ -308,7 +362,8 @@ def _or_left_out(side: str, left_out: list[str]) -> Iterator[None]:
 
 def _out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
-    return "resource_exhausted" in text or "out of memory" in text
+    # The last one is what cuDNN and cuBLAS say.
+    return any(said in text for said in ("resource_exhausted", "out of memory", "_alloc_failed"))
 
 
 def table(name: str, found: Measurement) -> str:
