@@ -20,6 +20,7 @@ from trn_jax.errors import UserError
 
 @pytest.fixture
 def config():
+    jax.devices()  # all eight, before a plan asks for fewer
     found = base(dataset="frames", model="trn_resnet10", num_classes=5)
     found.model.update(width=4, num_segments=3)
     for section in (found.data.train, found.data.val, found.protocols.efficient):
