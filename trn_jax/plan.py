@@ -37,7 +37,7 @@ _COLLECTIVES = re.compile(
     r"collective-permute)(?P<start>-start)?\("
 )
 _COMMENT = re.compile(r"/\*.*?\*/")
-_COMPUTATION = re.compile(r"(?P<entry>ENTRY )?(?P<name>%[\w.-]+) \(.*\{\s*")
+_COMPUTATION = re.compile(r"(?:ENTRY )?(%[\w.-]+) \(.*\{\s*")
 _CALLS = re.compile(
     r"\b(?P<how>calls|to_apply|body|condition|\w+_computations?)="
     r"\{?(?P<names>%[\w.-]+(?:, %[\w.-]+)*)"
@@ -330,31 +330,30 @@ def collectives(program, parts=1):
         parts: how often loops are run through that do not tell.
     """
     computations = _computations(_COMMENT.sub("", program))
-    times = {name: 1 for name, (is_entry, _) in computations.items() if is_entry}
-    for name, (_, lines) in reversed(computations.items()):  # what calls comes after what is called
+    times: dict[str, int] = {}  # once where nothing else is known, as of the entry
+    for name, lines in reversed(computations.items()):  # what calls comes after what is called
         for line in lines:
             known = _TRIPS.search(line)
             for call in _CALLS.finditer(line):
                 loops = call["how"] in ("body", "condition")
                 trips = (int(known[1]) if known else parts) if loops else 1
                 for called in call["names"].split(", "):
-                    times[called] = max(times.get(called, 0), trips * times.get(name, 0))
-    for name, (_, lines) in computations.items():
+                    times[called] = max(times.get(called, 0), trips * times.get(name, 1))
+    for name, lines in computations.items():
         for found in _COLLECTIVES.finditer("\n".join(lines)):
             sizes = [_bytes(shape) for shape in _SHAPE.finditer(found["shapes"])]
             if found["start"] and found["kind"] != "all-reduce":
                 sizes = sizes[len(sizes) // 2 :]  # operands, then results
-            yield from [Collective(found["kind"], sum(sizes))] * times.get(name, 0)
+            yield from [Collective(found["kind"], sum(sizes))] * times.get(name, 1)
 
 
 def _computations(program):
-    """`{name: (whether the program begins there, lines)}`, each after those that it calls."""
-    found: dict[str, tuple[bool, list[str]]] = {}
+    """`{name: lines}`, each after those that it calls."""
+    found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in program.splitlines():
         if begun := _COMPUTATION.fullmatch(line):
-            lines = []
-            found[begun["name"]] = bool(begun["entry"]), lines
+            lines = found[begun[1]] = []
         lines.append(line)
     return found
 
