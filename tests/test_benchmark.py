@@ -220,7 +220,9 @@ def test_both_sides_compute_the_same(models, name):
     pytest.importorskip("torch")
     sides = models.twin_sides(name, models.Shape(2, 2, 64), dropout_rate=0.0)
     score, torch_score, step, torch_step = (side.run for side in sides)
-    np.testing.assert_allclose(score(1), torch_score(1), rtol=1e-4)
+    expected = np.asarray(torch_score(1))
+    # Of the largest score: one that happens to be near 0 is a difference of larger numbers.
+    np.testing.assert_allclose(score(1), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     losses = np.array([(step(1), torch_step(1)) for _ in range(2)])
     np.testing.assert_allclose(losses[0, 0], losses[0, 1], rtol=1e-4)
     ours, theirs = losses[0] - losses[1]  # what a step has gained: the gradients agree
