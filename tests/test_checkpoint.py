@@ -205,6 +205,23 @@ def test_an_evaluation_that_fails_loses_no_steps(trained, tmp_path, evaluations)
     assert checkpoints_are_intact(tmp_path)
 
 
+def test_an_evaluation_is_in_the_log_once(trained, tmp_path, monkeypatch):
+    """Also if the run ends just before its metrics are beside the checkpoint."""
+    config, undisturbed = trained
+
+    def fail(*_):
+        raise UserError("no room for the metrics")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(damage, "write_metrics", fail)
+        with pytest.raises(UserError, match="no room for the metrics"):
+            train.train(config, str(tmp_path))
+    assert list(log_of(tmp_path, "val")) == [3]
+    assert train.train(config, str(tmp_path)) == 0
+    assert log_of(tmp_path, "val") == log_of(undisturbed, "val")
+    assert log_of(tmp_path, "train").keys() == log_of(undisturbed, "train").keys()
+
+
 def checkpoints_are_intact(workdir):
     folders = (workdir / "checkpoints").iterdir()
     return [damage.problem(folder) for folder in folders] == [""]

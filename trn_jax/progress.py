@@ -131,6 +131,7 @@ class Reporter:
         workdir: where `metrics.jsonl` and the TensorBoard events go.
         first_step: the step that the run begins with; later entries of an interrupted run, which
             are going to be computed again, are dropped.
+        again: groups whose entries of that step are, too.
         last_step: the step that the run ends with.
         active: write at all (process 0 of several hosts).
 
@@ -138,13 +139,13 @@ class Reporter:
         UserError: nothing can be written from the start.
     """
 
-    def __init__(self, workdir, *, first_step, last_step, active):
+    def __init__(self, workdir, *, first_step, last_step, active, again=()):
         self._active = active
         if not active:
             return
         self._path = os.path.join(workdir, "metrics.jsonl")
         self._told = False  # that something could not be written
-        _drop_after(self._path, first_step)
+        _drop_after(self._path, first_step, again)
         try:
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
             self._events = _Events(os.path.join(workdir, "events"), first_step + 1)
@@ -284,7 +285,7 @@ class Profile:
             jax.profiler.stop_trace()
 
 
-def _drop_after(path, step):
+def _drop_after(path, step, again):
     if not os.path.exists(path):
         return
     with open(path) as file:
@@ -292,7 +293,8 @@ def _drop_after(path, step):
     kept = []
     for line in lines:
         try:
-            if json.loads(line)["step"] <= step:
+            entry = json.loads(line)
+            if entry["step"] < step or (entry["step"] == step and entry["group"] not in again):
                 kept.append(line + "\n")
         except ValueError:
             break  # the line that was being written when the run was killed

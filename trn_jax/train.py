@@ -169,12 +169,16 @@ class _Loop:
         self.stopped_by = ""
         self._advice = _advice(data.files)
         self._batches: dict[int, np.ndarray] = {}  # examples of the steps since the last log line
+        # An evaluation that was given up is made first.
+        evaluates = self._evaluates_after(first_step) and not checkpoints.metrics(first_step)
+        self._evaluates_first = evaluates
         self._meter = StepMeter(config.train.batch, finished=watchdog.alive)
         self._reporter = Reporter(
             workdir,
             first_step=first_step,
             last_step=self.num_steps,
             active=jax.process_index() == 0,
+            again=["val"] if evaluates else [],
         )
         self.say = self._reporter.say
 
@@ -185,8 +189,8 @@ class _Loop:
         batches = DevicePrefetch(self._data.train_batches(self._first_step), mesh)
         step = self._first_step
         try:
-            if self._evaluates_after(step) and not self._checkpoints.metrics(step):
-                self._evaluate(step, state)  # it was given up
+            if self._evaluates_first:
+                self._evaluate(step, state)
             while step < self.num_steps and not self.stopped_by:
                 step += 1
                 profile.before(step)
