@@ -47,7 +47,7 @@ def clips_per_chip(config):
 
 def fitting(plan):
     """`{clips per chip: Cost}` of what a plan found to fit."""
-    from trn_jax.plan import Cost
+    from trn_jax.compiled import Cost
 
     found = {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
     return {clips: Cost(**cost) for clips, cost in found.items()}
@@ -74,7 +74,7 @@ def make(recipe, topology, *, twice):
 
     Returns:
         A dict that JSON can hold: `gradient`, the bytes of the gradient, `memory` of a chip in
-        bytes, and for each number of clips per chip the fields of `plan.Cost`, or `error`, why
+        bytes, and for each number of clips per chip the fields of `compiled.Cost`, or `error`, why
         there are none.
     """
     import jax

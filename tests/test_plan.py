@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from test_main import RECIPE
 
-from trn_jax import create_model, plan
+from trn_jax import compiled, create_model, plan
 from trn_jax.config import base
 from trn_jax.errors import UserError
 
@@ -103,7 +103,7 @@ ENTRY %main (a: f32[8,4], b: bf16[3]) -> f32[7] {
 )
 def test_communications_are_read_from_programs(told):
     program = PROGRAM.replace(" TOLD", told)
-    found = [(each.kind, each.bytes) for each in plan.collectives(program, 3)]
+    found = [(each.kind, each.bytes) for each in compiled.collectives(program, 3)]
     turns = 2 if told else 3
     assert found == [
         *[("all-reduce", 8 * 4)] * turns,
@@ -139,17 +139,17 @@ def test_operations_of_gpus_are_counted_before_compilation(config, monkeypatch, 
     # A device as that of a GPU, where compiled programs are calls that nothing is known of.
     gpu = types.SimpleNamespace(platform="gpu")
     trace, once = (partial(f, config) for f in (plan._trace_training, plan._trace_update))
-    flops, traffic = plan._work(trace, [gpu, gpu])
-    flops_once, _ = plan._work(once, [gpu, gpu])
+    flops, traffic = compiled._work(trace, [gpu, gpu])
+    flops_once, _ = compiled._work(once, [gpu, gpu])
     flops += (accumulation - 1) * (flops - flops_once)
     assert 2 * flops == pytest.approx(expected.flops, rel=0.3)
     assert np.isnan(traffic)
     monkeypatch.setattr(jax, "devices", lambda _: (_ for _ in ()).throw(RuntimeError("none")))
-    assert np.isnan(plan._work(trace, [gpu])).all()
+    assert np.isnan(compiled._work(trace, [gpu])).all()
 
 
 def cost(memory, flops=0.0):
-    return plan.Cost(memory, 0, 0, 0, flops, 0.0, [])
+    return compiled.Cost(memory, 0, 0, 0, flops, 0.0, [])
 
 
 def test_the_largest_batch_is_on_the_line_through_two():
@@ -262,7 +262,7 @@ def test_memory_that_does_not_suffice_is_explained(said, message):
         raise jax.errors.JaxRuntimeError(said)
 
     with pytest.raises(UserError, match=message):
-        plan._compile(types.SimpleNamespace(compile=fail), "8 clips")
+        compiled._compile(types.SimpleNamespace(compile=fail), "8 clips")
 
 
 @pytest.mark.slow

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax import recipe, train_step
+from trn_jax.compiled import cost_of
 from trn_jax.data.views import View
 from trn_jax.devices import make_mesh, replicated, split_batch
-from trn_jax.errors import UserError, first_line
+from trn_jax.errors import UserError
 from trn_jax.evaluate import score_clips
 from trn_jax.models import create_model
 
@@ -32,60 +33,7 @@ _NO_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 _USABLE = 0.95  # of the memory, as some is taken by the runtime
-_COLLECTIVES = re.compile(
-    r" = (?P<shapes>[^=]*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|"
-    r"collective-permute)(?P<start>-start)?\("
-)
-_COMMENT = re.compile(r"/\*.*?\*/")
-_COMPUTATION = re.compile(r"(?:ENTRY )?(%[\w.-]+) \(.*\{\s*")
-_CALLS = re.compile(
-    r"\b(?P<how>calls|to_apply|body|condition|\w+_computations?)="
-    r"\{?(?P<names>%[\w.-]+(?:, %[\w.-]+)*)"
-)
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_SHAPE = re.compile(r"\b(?P<type>pred|[suf]\d+|bf16)\[(?P<sizes>[\d,]*)\]")
 _STEPS_PER_EPOCH = 1000  # the schedule of the learning rate does not change the cost of a step
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-    """A communication between chips.
-
-    Attributes:
-        kind: such as "all-reduce".
-        bytes: of its result on each chip.
-    """
-
-    kind: str
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What a compiled step needs on each chip.
-
-    Attributes:
-        arguments: bytes of what it is given, the state and a part of the batch.
-        outputs: bytes of what it returns, without what takes the place of arguments.
-        temporary: bytes beside these.
-        code: bytes of the program.
-        flops: floating point operations, two for a multiply-add; NaN if that is not known.
-        traffic: bytes read from and written to memory; NaN if that is not known, as of GPUs.
-        collectives: a list of `Collective`, one that is repeated as often as it is.
-    """
-
-    arguments: int
-    outputs: int
-    temporary: int
-    code: int
-    flops: float
-    traffic: float
-    collectives: list[Collective]
-
-    @property
-    def memory(self):
-        """All bytes together."""
-        return self.arguments + self.outputs + self.temporary + self.code
 
 
 def find_devices(topology):
@@ -155,7 +103,7 @@ def training_cost(config, devices):
     parts = config.train.accumulation
     once = partial(_trace_update, config) if parts > 1 else None
     trace = partial(_trace_training, config)
-    return _cost(trace, devices, f"a batch of {config.train.batch}", parts=parts, once=once)
+    return cost_of(trace, devices, f"a batch of {config.train.batch}", parts=parts, once=once)
 
 
 def _trace_training(config, devices):
@@ -240,7 +188,7 @@ def evaluation_cost(config, device, view):
     """Compile the scoring of `eval.max_views_per_step` clips of a `View` on one device."""
     clips = config.eval.max_views_per_step
     trace = partial(_trace_evaluation, config, view)
-    return _cost(trace, [device], f"eval.max_views_per_step={clips}")
+    return cost_of(trace, [device], f"eval.max_views_per_step={clips}")
 
 
 def _trace_evaluation(config, view, devices):
@@ -260,108 +208,6 @@ def _trace_evaluation(config, view, devices):
 
 def _abstract(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _cost(trace, devices, what, *, parts=1, once=None):
-    """Compile a program.
-
-    Args:
-        trace: function of devices that traces it for them.
-        devices: a list of devices.
-        what: it is computed, for errors.
-        parts: how often it repeats all but what `once` traces.
-        once: a function as `trace`, or `None` if nothing is repeated.
-    """
-    compiled = _compile(trace(devices).lower(), what)
-    flops, traffic = _work(trace, devices, compiled)
-    if once is not None:
-        # Of a loop, XLA counts a single turn.
-        flops_once, traffic_once = _work(once, devices)
-        flops += (parts - 1) * (flops - flops_once)
-        traffic += (parts - 1) * (traffic - traffic_once)
-    memory = compiled.memory_analysis()
-    return Cost(
-        arguments=memory.argument_size_in_bytes,
-        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        temporary=memory.temp_size_in_bytes,
-        code=memory.generated_code_size_in_bytes,
-        flops=flops,
-        traffic=traffic,
-        collectives=list(collectives(compiled.as_text(), parts)),
-    )
-
-
-def _compile(lowered, what):
-    try:
-        return lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        if "memory space vmem" in str(error):
-            raise UserError(
-                f"the compiler finds no way to compute {what} in the memory inside a core (vmem), "
-                f"which should not depend on its size: try another one ({first_line(error)})"
-            ) from None
-        needed = re.search(r"Used (\S+) of (\S+) hbm", str(error))
-        told = f": it needs {needed[1]} of {needed[2]} per chip" if needed else ""
-        raise UserError(f"{what} does not fit into the memory{told}; take a smaller one") from None
-
-
-def _work(trace, devices, compiled=None):
-    """The operations, and the bytes moved, of a program on each of some devices, see `_cost`."""
-    if devices[0].platform != "gpu":
-        cost = (compiled or trace(devices).lower().compile()).cost_analysis()
-        return cost.get("flops", math.nan), cost.get("bytes accessed", math.nan)
-    # XLA sees into none of the calls of cuDNN and cuBLAS that a compiled program consists of, so
-    # operations are counted before. It counts them only on CPUs, of programs for GPUs too.
-    try:
-        cpu = jax.devices("cpu")[:1]
-    except RuntimeError:  # JAX was told to leave it alone
-        return math.nan, math.nan
-    cost = trace(cpu).lower(lowering_platforms=("cuda",)).cost_analysis()
-    return cost.get("flops", math.nan) / len(devices), math.nan
-
-
-def collectives(program, parts=1):
-    """The communications in the text of a compiled program, `Collective` by `Collective`.
-
-    Args:
-        program: its text.
-        parts: how often loops are run through that do not tell.
-    """
-    computations = _computations(_COMMENT.sub("", program))
-    times: dict[str, int] = {}  # once where nothing else is known, as of the entry
-    for name, lines in reversed(computations.items()):  # what calls comes after what is called
-        for line in lines:
-            known = _TRIPS.search(line)
-            for call in _CALLS.finditer(line):
-                loops = call["how"] in ("body", "condition")
-                trips = (int(known[1]) if known else parts) if loops else 1
-                for called in call["names"].split(", "):
-                    times[called] = max(times.get(called, 0), trips * times.get(name, 1))
-    for name, lines in computations.items():
-        for found in _COLLECTIVES.finditer("\n".join(lines)):
-            sizes = [_bytes(shape) for shape in _SHAPE.finditer(found["shapes"])]
-            if found["start"] and found["kind"] != "all-reduce":
-                sizes = sizes[len(sizes) // 2 :]  # operands, then results
-            yield from [Collective(found["kind"], sum(sizes))] * times.get(name, 1)
-
-
-def _computations(program):
-    """`{name: lines}`, each after those that it calls."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in program.splitlines():
-        if begun := _COMPUTATION.fullmatch(line):
-            lines = found[begun[1]] = []
-        lines.append(line)
-    return found
-
-
-def _bytes(shape):
-    count = math.prod(int(size) for size in shape["sizes"].split(",") if size)
-    bits = re.search(r"\d+", shape["type"])
-    return count * (int(bits[0]) // 8 if bits else 1)
 
 
 def largest_batch(costs, memory, step):
