@@ -114,8 +114,9 @@ class Checkpoints:
             damage.write_metrics(self.directory / str(step), metrics)
         self._best.learn(step, metrics)
         steps = sorted(self._manager.all_steps())
+        best = self._best.of(steps)
         for old in steps[: -self._keep]:
-            if old != self._best.of(steps):
+            if old != best:
                 self._manager.delete(old)
 
     def restore(self, step, model, optimizer):

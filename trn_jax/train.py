@@ -269,11 +269,10 @@ class _Loop:
             self._watchdog.note(f"the save after step {step}")
             # The next batch is asked for after this: what is saved is the state between steps.
             self._checkpoints.save(step, state.model, state.opt_state)
+            self._meter.restart()
         # After the save: whatever happens to it, the steps before are not lost.
         if evaluates and not self.stopped_by:
             self._evaluate(step, state)
-        if saves:
-            self._meter.restart()
 
     def _evaluates_after(self, step):
         """Whether an evaluation is due after `step`."""
@@ -290,6 +289,7 @@ class _Loop:
             self.say(f"step {step}  val  " + _percentages(metrics))
             self._checkpoints.add_metrics(step, metrics)
         give_back()
+        self._meter.restart()
         self.stopped_by = self._watchdog.ends_here(asked=results is None)
 
     def _log(self, step):
