@@ -19,6 +19,7 @@ PACKAGE = REPOSITORY / "trn_jax"
 LAYERS = (
     ("trn_jax.errors",),
     ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices", "trn_jax.files", "trn_jax.checksums"),
+    ("trn_jax.compiled",),
     ("trn_jax.hosts", "trn_jax.compilation_cache"),
     ("trn_jax.damage", "trn_jax.watchdog"),
     ("trn_jax.data.memory",),
@@ -44,7 +45,7 @@ LAYERS = (
     ("trn_jax.tfds.video_sets",),
     ("trn_jax.tfds",),
     ("trn_jax.tfds.build",),
-    ("trn_jax.backbones.layers",),
+    ("trn_jax.backbones.layers", "trn_jax.backbones.scatter"),
     ("trn_jax.backbones.convolution",),
     ("trn_jax.backbones.conv3d",),
     ("trn_jax.backbones.*",),

@@ -8,8 +8,8 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import (
-    BatchNorm,
+from trn_jax.backbones.layers import BatchNorm
+from trn_jax.backbones.scatter import (
     max_pool,
     pick,
     scatter_by_index,

@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 import trn_jax
+from trn_jax.backbones.scatter import max_pool_time, scatter_frames_by_choice, scatter_frames_by_xla
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
-from trn_jax.models.tpn import TPN, TPNHead, max_pool_time, scatter_by_choice, scatter_by_xla
+from trn_jax.models.tpn import TPN, TPNHead
 
 pytestmark = pytest.mark.thorough
 
@@ -86,8 +87,8 @@ def test_the_gradient_of_pooling_by_xla_and_by_choice(num_frames, scale):
     x = np.round(draw(2, num_frames, 2, 1, 9))  # many frames share a maximum
     y = max_pool_time(x, scale)
     dy = draw(*y.shape, seed=2)
-    expected = scatter_by_xla(jnp.asarray(x), y, dy, scale=scale)
-    np.testing.assert_array_equal(scatter_by_choice(x, y, dy, scale=scale), expected)
+    expected = scatter_frames_by_xla(jnp.asarray(x), y, dy, scale=scale)
+    np.testing.assert_array_equal(scatter_frames_by_choice(x, y, dy, scale=scale), expected)
     np.testing.assert_array_equal(jax.vjp(lambda x: max_pool_time(x, scale), x)[1](dy)[0], expected)
 
 

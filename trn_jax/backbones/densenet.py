@@ -11,14 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import (
-    BatchNorm,
-    check_remat,
-    max_pool,
-    relu,
-    run_block,
-    storage_dtype,
-)
+from trn_jax.backbones.layers import BatchNorm, check_remat, relu, run_block, storage_dtype
+from trn_jax.backbones.scatter import max_pool
 
 
 class DenseLayer(nnx.Module):

@@ -11,7 +11,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from trn_jax.backbones.conv3d import Conv3d
 from trn_jax.backbones.layers import (
@@ -22,6 +21,7 @@ from trn_jax.backbones.layers import (
     relu,
     storage_dtype,
 )
+from trn_jax.backbones.scatter import max_pool_time
 from trn_jax.errors import UserError
 
 FLOWS = ("cascade", "parallel")
@@ -272,56 +272,6 @@ class TPNHead(nnx.Module):
         if train and self.dropout_rate:
             x = dropout(x, self.dropout_rate, key=rngs.dropout(), clip_index=clip_index)
         return self.fc(x).astype(storage_dtype(x.dtype))
-
-
-def max_pool_time(x, scale):
-    """Maximum over every `scale` frames of `x` `[batch, time, height, width, channels]`.
-
-    The last window may be cut short by the end of the clip: `ceil(time / scale)` frames remain.
-    """
-    return x if scale == 1 else _max_pool_time(x, scale)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool_time(x, scale):
-    window = (1, scale, 1, 1, 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, _to_windows(x, scale))
-
-
-def _to_windows(x, scale):
-    """How many frames `x` lacks of whole windows, before and behind, as a padding of all axes."""
-    return ((0, 0), (0, -x.shape[1] % scale), (0, 0), (0, 0), (0, 0))
-
-
-def _max_pool_time_forward(x, scale):
-    y = _max_pool_time(x, scale)
-    return y, (x, y)
-
-
-def _max_pool_time_backward(scale, kept, dy):
-    # Where XLA is asked for programs that are the same in every run on a GPU, it refuses its own
-    # form, as windows might overlap.
-    by_xla = partial(scatter_by_xla, scale=scale)
-    by_choice = partial(scatter_by_choice, scale=scale)
-    return (lax.platform_dependent(*kept, dy, cuda=by_choice, default=by_xla),)
-
-
-_max_pool_time.defvjp(_max_pool_time_forward, _max_pool_time_backward)
-
-
-def scatter_by_xla(x, _, dy, *, scale):
-    """Gradient of `max_pool_time` at `x`, where the first maximum of a window gets it."""
-    return jax.vjp(partial(_max_pool_time.fun, scale=scale), x)[1](dy)[0]
-
-
-def scatter_by_choice(x, y, dy, *, scale):
-    """The same, `y` being the maxima, by looking for them."""
-    windows = jnp.pad(x, _to_windows(x, scale), constant_values=-jnp.inf)
-    windows = windows.reshape(x.shape[0], -1, scale, *x.shape[2:])
-    first = jnp.argmax(windows == y[:, :, None], axis=2, keepdims=True)
-    chosen = first == jnp.arange(scale)[:, None, None, None]
-    dx = jnp.where(chosen, dy[:, :, None], jnp.zeros((), dy.dtype))
-    return dx.reshape(x.shape[0], -1, *x.shape[2:])[:, : x.shape[1]]
 
 
 def _average(x):
