@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from test_main import RECIPE
 
-from trn_jax import compiled, create_model, plan
+from trn_jax import compiled, create_model, plan, recipe
 from trn_jax.config import base
 from trn_jax.errors import UserError
 
@@ -200,7 +200,13 @@ def test_batches_fill_devices_parts_and_groups(config):
     config.train.accumulation = 3
     assert plan.batch_step(config, 8) == 24
     config.model.norm_group = 16
-    assert plan.batch_step(config, 8) == 48
+    assert plan.batch_step(config, 8) == 384  # 16 clips in each of 3 parts on each of 8 devices
+    config.train.batch = 384
+    recipe.check_batch(config, 8)
+    config.train.accumulation = 1
+    assert plan.batch_step(config, 8) == 16
+    config.model.norm_group = 12
+    assert plan.batch_step(config, 8) == 24
 
 
 def test_a_plan_names_every_step(config):

@@ -246,9 +246,11 @@ def computes_twice(costs):
 
 
 def batch_step(config, num_devices):
-    """The number that a batch has to be a multiple of."""
-    parts = num_devices * config.train.accumulation
-    return math.lcm(parts, config.model.norm_group) if config.model.norm_group else parts
+    """The number that a batch has to be a multiple of, as `recipe.check_batch` wants it."""
+    group = config.model.norm_group or 1
+    if config.train.accumulation > 1:  # groups lie within the parts
+        return num_devices * config.train.accumulation * group
+    return math.lcm(num_devices, group)
 
 
 def describe(config, topology):
