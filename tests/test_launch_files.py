@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,20 +175,27 @@ def test_the_tpu_command_reaches_all_hosts_whole(tmp_path):
     home = tmp_path / "home"
     again = home / "trn_jax/scripts/launch/again.sh"
     again.parent.mkdir(parents=True)
-    again.write_text('#!/bin/bash\nfor word in "$@"; do echo "<$word>"; done\nsleep 2\nexit 5\n')
+    again.write_text('#!/bin/bash\nfor word in "$@"; do echo "<$word>"; done\nexit 5\n')
     again.chmod(0o755)
-    there = subprocess.run(
-        ["bash", "-c", lines[7].removeprefix("--command=")],
-        cwd=home,
-        env=os.environ | {"HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=60,
+    said = "".join(
+        f"<{word}>\n"
+        for word in ("python3", "-m", "trn_jax.main", "--config=c.py", "--workdir=a b")
     )
-    assert there.returncode == 5
-    said = "".join(f"<{w}>\n" for w in ("python3", "-m", "trn_jax.main", "--config=c.py"))
-    assert said + "<--workdir=a b>\n" in (home / "trn_jax.log").read_text()
-    assert "<--workdir=a b>" in there.stdout
+    # Also what a training says before it is followed, but nothing of the one before.
+    (tmp_path / "tail").write_text(f'#!/bin/bash\nsleep 1\nexec {shutil.which("tail")} "$@"\n')
+    (tmp_path / "tail").chmod(0o755)
+    for runs in (1, 2):
+        there = subprocess.run(
+            ["bash", "-c", lines[7].removeprefix("--command=")],
+            cwd=home,
+            env=os.environ | variables | {"HOME": str(home)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert there.returncode == 5
+        assert there.stdout == said
+        assert (home / "trn_jax.log").read_text() == runs * said
     wrong = subprocess.run([*command[:2], "pod"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "expected <name of the TPU> <zone>" in wrong.stderr

@@ -30,7 +30,10 @@ name=$1
 zone=$2
 shift 2
 printf -v flags ' %q' "$@"
-# In a session of its own, and with a file to write to, it does not need the connection.
+# In a session of its own, and with a file to write to, it does not need the connection. What is shown
+# begins where the file ended, not where it ends once `tail` has started: the first lines, often those
+# that say what is wrong, may be in it by then.
 run="setsid scripts/launch/again.sh python3 -m trn_jax.main$flags"
 exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="cd trn_jax &&
-  { nohup $run >>~/trn_jax.log 2>&1 </dev/null & tail --pid=\$! -n 0 -F ~/trn_jax.log; wait \$!; }"
+  from=\$((\$(cat ~/trn_jax.log 2>/dev/null | wc -c) + 1)) &&
+  { nohup $run >>~/trn_jax.log 2>&1 </dev/null & tail --pid=\$! -c +\$from -F ~/trn_jax.log; wait \$!; }"
