@@ -55,7 +55,7 @@ def fitting(plan):
 
 def growth_of(plan):
     """The bytes that a chip needs more for twice the clips; `None` if a plan does not tell."""
-    from trn_jax.plan import computes_twice
+    from trn_jax.fitting import computes_twice
 
     costs = fitting(plan)
     if len(costs) < 2 or computes_twice(costs):

@@ -115,7 +115,7 @@ def _largest(plan, plans):
     That follows from two batches: of this plan, of one for the same version of chips, or else of
     one for others, whose programs keep the same images.
     """
-    from trn_jax.plan import largest_batch
+    from trn_jax.fitting import largest_batch
 
     def version(plan):
         return plan["topology"].partition(":")[0]

@@ -20,6 +20,7 @@ LAYERS = (
     ("trn_jax.errors",),
     ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices", "trn_jax.files", "trn_jax.checksums"),
     ("trn_jax.compiled",),
+    ("trn_jax.fitting",),
     ("trn_jax.hosts", "trn_jax.compilation_cache"),
     ("trn_jax.damage", "trn_jax.watchdog"),
     ("trn_jax.data.memory",),

@@ -148,51 +148,21 @@ def test_operations_of_gpus_are_counted_before_compilation(config, monkeypatch, 
     assert np.isnan(compiled._work(trace, [gpu])).all()
 
 
-def cost(memory, flops=0.0):
-    return compiled.Cost(memory, 0, 0, 0, flops, 0.0, [])
-
-
-def test_the_largest_batch_is_on_the_line_through_two():
-    costs = {32: cost(1000 + 32 * 10), 64: cost(1000 + 64 * 10)}
-    assert plan.largest_batch(costs, 11_000, 1) == int((0.95 * 11_000 - 1000) / 10) == 945
-    assert plan.largest_batch(costs, 11_000, 16) == 944
-    assert plan.largest_batch(costs, 900, 16) == 0
-
-
-@pytest.mark.parametrize(("flops", "twice"), [(200.0, False), (201.0, False), (205.0, True)])
-def test_work_out_of_proportion_is_noticed(flops, twice):
-    assert plan.computes_twice({64: cost(10, flops), 32: cost(10, 100.0)}) == twice
-
-
-@pytest.mark.parametrize(
-    ("flops", "said"),
-    [
-        (100.0, "about 944 clips, drawn out from batches of 16 and 32; by the linear rule"),
-        (120.0, "at least 32 clips; the compiler computes parts of that step twice; by the linear"),
-    ],
-)
-def test_a_plan_tells_the_largest_batch(config, monkeypatch, flops, said):
-    config.train.batch = 32
-    monkeypatch.setattr(plan, "training_cost", lambda *_: cost(1000 + 16 * 10, 50.0))
-    (line,) = plan._fitting(config, [None], 11_000, 16, cost(1000 + 32 * 10, flops))[1:]
-    assert line.startswith(f"largest batch that fits: {said}")
-
-
-def test_a_larger_batch_that_does_not_fit_does_not_hide_the_plan(config, monkeypatch):
-    def too_large(changed, _):
-        raise UserError(f"a batch of {changed.train.batch} does not fit into the memory")
-
-    config.train.batch = 16
-    monkeypatch.setattr(plan, "training_cost", too_large)
-    (line,) = plan._fitting(config, [None], 11_000, 16, cost(10_000))[1:]
-    assert line.startswith("largest batch that fits: at least 16 clips; 32 do not fit; by the")
-
-
 def test_what_is_not_known_is_not_told():
     assert plan._or_unknown(float("nan"), 1) == "-"
     assert plan._or_unknown(1234.56, 1) == "1,234.6"
-    unknown = float("nan")
-    assert not plan.computes_twice({8: cost(10, unknown), 16: cost(20, unknown)})
+
+
+def test_the_learning_rate_is_that_of_the_largest_batch(config, monkeypatch):
+    def training_cost(changed, devices):
+        return compiled.Cost(1000 + 10 * changed.train.batch, 0, 0, 0, 0.0, 0.0, [])
+
+    config.train.batch, config.optim.lr, config.optim.base_batch = 32, 0.01, 100
+    monkeypatch.setattr(plan, "training_cost", training_cost)
+    first = training_cost(config, [None])
+    lines = plan._fitting(config, 16 * [None], 11_000, first)
+    assert lines[1] == "largest batch that is known to fit: 944 clips (0.000 GiB per chip)"
+    assert lines[2] == "by the linear rule its learning rate is 0.0944"
 
 
 def test_batches_fill_devices_parts_and_groups(config):
@@ -278,7 +248,7 @@ def test_tpus_that_are_not_here(config, topology):
         pytest.skip("libtpu is not installed")
     config.model.norm_group = 2
     text = plan.describe(config, topology)
-    assert "GiB of memory per chip" in text and "largest batch that fits: about " in text
+    assert "GiB of memory per chip" in text and "largest batch that is known to fit: " in text
     assert "all-reduce" in text and "all-gather" not in text
 
 

@@ -21,6 +21,7 @@ from trn_jax.data.views import View
 from trn_jax.devices import make_mesh, replicated, split_batch
 from trn_jax.errors import UserError
 from trn_jax.evaluate import score_clips
+from trn_jax.fitting import find_largest_batch
 from trn_jax.models import create_model
 
 # Memory of a chip in GiB (Google Cloud, "TPU versions").
@@ -32,7 +33,6 @@ _NO_TPU = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-_USABLE = 0.95  # of the memory, as some is taken by the runtime
 _STEPS_PER_EPOCH = 1000  # the schedule of the learning rate does not change the cost of a step
 
 
@@ -210,41 +210,6 @@ def _abstract(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def largest_batch(costs, memory, step):
-    """The largest global batch that fits, from the costs of two.
-
-    What a step needs grows with the batch in a straight line, but for what the compiler makes of
-    it.
-
-    Args:
-        costs: `{batch: Cost}` of two batches.
-        memory: bytes of a chip.
-        step: a batch has to be a multiple of it.
-
-    Returns:
-        The batch, 0 if none fits.
-    """
-    (small, low), (large, high) = sorted(costs.items())
-    slope = (high.memory - low.memory) / (large - small)
-    fixed = high.memory - slope * large
-    if slope <= 0:
-        return large
-    return max(0, int((_USABLE * memory - fixed) / slope) // step * step)
-
-
-def computes_twice(costs):
-    """Whether the compiler computes parts of the larger of two steps twice, for lack of memory.
-
-    What such a step needs does not tell what still larger ones would. Of GPUs nothing is noticed,
-    as operations are counted before the compiler adds any.
-
-    Args:
-        costs: `{batch: Cost}` of two batches.
-    """
-    (small, low), (large, high) = sorted(costs.items())
-    return high.flops / large > 1.01 * low.flops / small
-
-
 def batch_step(config, num_devices):
     """The number that a batch has to be a multiple of, as `recipe.check_batch` wants it."""
     group = config.model.norm_group or 1
@@ -260,7 +225,6 @@ def describe(config, topology):
         UserError: see `find_devices` and `training_cost`.
     """
     devices, memory = find_devices(topology)
-    step = batch_step(config, len(devices))
     cost = training_cost(config, devices)
     rows = [("training step", cost)]
     lines = [
@@ -268,7 +232,7 @@ def describe(config, topology):
         f"{len(devices)} chips ({topology}){_savings(config)}"
     ]
     if memory:
-        lines += _fitting(config, devices, memory, step, cost)
+        lines += _fitting(config, devices, memory, cost)
     names = recipe.protocol_names(config, "all")
     for name in names:
         rows.append(
@@ -302,36 +266,19 @@ def _savings(config):
     return "".join(f", {name}={value}" for name, value, plain in settings if value != plain)
 
 
-def _fitting(config, devices, memory, step, cost):
-    lines = [f"{memory / 2**30:.1f} GiB of memory per chip"]
-    other = config.train.batch // 2 // step * step or config.train.batch + step
-    changed = config.copy_and_resolve_references()
-    changed.train.batch = other
-    found = {config.train.batch: cost}
-    try:
-        found[other] = training_cost(changed, devices)
-    except UserError:  # of memory; the batch that was asked for could be cut as well
-        largest = config.train.batch
-        fits = f"at least {largest:,} clips; {other:,} do not fit"
-    else:
-        largest, fits = _drawn_out(found, memory, step)
-    rate = config.optim.lr * max(largest, step) / config.optim.base_batch
-    lines.append(
-        f"largest batch that fits: {fits}; by the linear rule its learning rate is {rate:g}"
-    )
+def _fitting(config, devices, memory, cost):
+    def cost_of(batch):
+        changed = config.copy_and_resolve_references()
+        changed.train.batch = batch
+        return training_cost(changed, devices)
+
+    step = batch_step(config, len(devices))
+    found = find_largest_batch(cost_of, config.train.batch, cost, memory, step)
+    lines = [f"{memory / 2**30:.1f} GiB of memory per chip", found.describe()]
+    if found.largest:
+        rate = config.optim.lr * found.largest / config.optim.base_batch
+        lines.append(f"by the linear rule its learning rate is {rate:g}")
     return lines
-
-
-def _drawn_out(costs, memory, step):
-    """The largest batch that fits, from the costs of two; and how that is to be taken."""
-    if computes_twice(costs):
-        largest = max(costs)
-        return largest, (
-            f"at least {largest:,} clips; the compiler computes parts of that step twice"
-        )
-    largest = largest_batch(costs, memory, step)
-    batches = " and ".join(f"{batch:,}" for batch in sorted(costs))
-    return largest, f"about {largest:,} clips, drawn out from batches of {batches}"
 
 
 def _communication(cost):
