@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -15,7 +16,7 @@ import yaml
 from trn_jax import hosts, main
 
 LAUNCH = pathlib.Path(__file__).parent.parent / "scripts/launch"
-AGAIN = LAUNCH / "again.sh"
+AGAIN = LAUNCH / "again.py"
 # Counts how often it was run, and ends with the next of the statuses that it is given.
 COUNT = """
 import pathlib, sys
@@ -27,10 +28,10 @@ sys.exit(int(statuses[count]))
 
 
 def run_again(tmp_path, *statuses, **variables):
-    """The exit status of a command run by `again.sh`, what that says, and how often it was run."""
+    """The exit status of a command run by `again.py`, what that says, and how often it was run."""
     file = tmp_path / "count"
     done = subprocess.run(
-        ["bash", AGAIN, sys.executable, "-S", "-c", COUNT, file, *map(str, statuses)],
+        [AGAIN, sys.executable, "-S", "-c", COUNT, file, *map(str, statuses)],
         env=os.environ | {"PAUSE": "0"} | variables,
         capture_output=True,
         text=True,
@@ -45,7 +46,7 @@ def run_again(tmp_path, *statuses, **variables):
 def test_a_command_is_run_again_until_it_is_done(tmp_path, statuses, status, runs):
     found, said, count = run_again(tmp_path, *statuses, RESTARTS="3")
     assert (found, count) == (status, runs)
-    assert said.count("again.sh: exit status") == runs - 1
+    assert said.count("again.py: exit status") == runs - 1
 
 
 def test_a_command_that_is_asked_to_end_is_not_run_again(tmp_path):
@@ -57,7 +58,7 @@ def test_a_command_that_is_asked_to_end_is_not_run_again(tmp_path):
         "time.sleep(60)\n"
     )
     process = subprocess.Popen(
-        ["bash", AGAIN, sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+        [AGAIN, sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout.readline() == "here\n"
     time.sleep(0.2)
@@ -69,23 +70,38 @@ def test_a_command_that_is_asked_to_end_is_not_run_again(tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 7)])
 def test_a_signal_between_two_runs_ends_both(tmp_path, number, status):
     process = subprocess.Popen(
-        ["bash", AGAIN, "bash", "-c", f"echo run >>{tmp_path}/runs; exit 7"],
+        [AGAIN, "bash", "-c", f"echo run >>{tmp_path}/runs; exit 7"],
         env=os.environ | {"PAUSE": "60"},
         stderr=subprocess.PIPE,
         text=True,
     )
     assert "exit status 7; start 2" in process.stderr.readline()
-    time.sleep(0.2)
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == status
     assert (tmp_path / "runs").read_text() == "run\n"
 
 
+def test_a_signal_at_any_moment_ends_both():
+    """Also while a run begins or ends, of which there are many."""
+    for seed in range(10):
+        process = subprocess.Popen(
+            [AGAIN, "bash", "-c", "exit 7"],
+            env=os.environ | {"PAUSE": "0", "RESTARTS": "1000000"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert "exit status 7; start 2" in process.stderr.readline()
+        time.sleep(random.Random(seed).uniform(0, 0.05))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        # 7 if it came while a run was failing.
+        assert process.returncode in (75, 7)
+
+
 def test_a_signal_before_the_command_can_take_it_is_an_interruption():
     process = subprocess.Popen(
         [
-            "bash",
             AGAIN,
             sys.executable,
             "-c",
@@ -101,9 +117,25 @@ def test_a_signal_before_the_command_can_take_it_is_an_interruption():
 
 
 def test_again_without_a_command_says_what_is_missing():
-    done = subprocess.run(["bash", AGAIN], capture_output=True, text=True)
+    done = subprocess.run([AGAIN], capture_output=True, text=True)
     assert done.returncode == 2
     assert "give the command to run" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "message"),
+    [
+        ("true", {"RESTARTS": "often"}, "RESTARTS=often: expected a number, 0 or more"),
+        ("true", {"RESTARTS": "-1"}, "RESTARTS=-1: expected a number, 0 or more"),
+        ("true", {"PAUSE": "inf"}, "PAUSE=inf: expected a number, 0 or more"),
+        ("no_such_command", {}, "no_such_command: No such file or directory"),
+    ],
+)
+def test_what_would_come_again_is_explained(command, variables, message):
+    done = subprocess.run(
+        [AGAIN, command], env=os.environ | variables, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, f"again.py: {message}\n")
 
 
 def flags_in(text):
@@ -154,7 +186,7 @@ def test_slurm_puts_an_interrupted_job_back(tmp_path):
         done = subprocess.run(command, env=os.environ | variables)
         assert done.returncode == status
         run, *rest = log.read_text().splitlines()
-        assert run.endswith("again.sh python -m trn_jax.main --config=c.py --workdir=w w")
+        assert run.endswith("again.py python -m trn_jax.main --config=c.py --workdir=w w")
         assert rest == (["scontrol requeue 7"] if status == 75 else [])
 
 
@@ -173,7 +205,7 @@ def test_the_tpu_command_reaches_all_hosts_whole(tmp_path):
 
     # What is run there, with a stand-in for the training
     home = tmp_path / "home"
-    again = home / "trn_jax/scripts/launch/again.sh"
+    again = home / "trn_jax/scripts/launch/again.py"
     again.parent.mkdir(parents=True)
     again.write_text('#!/bin/bash\nfor word in "$@"; do echo "<$word>"; done\nexit 5\n')
     again.chmod(0o755)

@@ -7,7 +7,7 @@
 # One task per node takes all its GPUs; the tasks find each other. The working directory lies on a
 # disk that all nodes see. Submit it in the repository, with the environment active.
 #
-# A task that fails starts again with the others (again.sh). Two minutes before the time limit all
+# A task that fails starts again with the others (again.py). Two minutes before the time limit all
 # save and end with status 75, and the job is put back into the queue; so it is after a preemption or
 # the failure of a node.
 #SBATCH --job-name=trn_jax
@@ -23,7 +23,7 @@
 set -u
 
 # Tasks are not ended at once when one fails: each says what it knows, and they end by themselves.
-srun --label --kill-on-bad-exit=0 scripts/launch/again.sh python -m trn_jax.main "$@"
+srun --label --kill-on-bad-exit=0 scripts/launch/again.py python -m trn_jax.main "$@"
 status=$?
 if [ "$status" -eq 75 ]; then
   scontrol requeue "$SLURM_JOB_ID"
