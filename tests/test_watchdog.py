@@ -1,5 +1,6 @@
 """That a training in which nothing happens ends, with a message, and all hosts after one step."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -141,8 +142,12 @@ def test_one_host_alone_ends_after_the_step_that_it_takes():
 
 
 def run_script(script, **options):
-    """What a process says that runs a script with a watchdog of half a second."""
-    start = "import os, signal, time\nfrom trn_jax import watchdog\nwatchdog._SHORTEST = 0\n"
+    """A process that runs a script with a watchdog of seconds, or less."""
+    # Time in which a process is stopped counts as four ticks at most, which are to be short, too.
+    start = (
+        "import os, signal, time\nfrom trn_jax import watchdog\n"
+        "watchdog._SHORTEST, watchdog._TICK = 0, 0.05\n"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", start + script],
         stdout=subprocess.PIPE,
@@ -175,11 +180,14 @@ with watchdog.Watchdog(0.5) as dog:
 
 def test_a_process_in_which_something_happens_goes_on():
     script = """
-with watchdog.Watchdog(1) as dog:
-    time.sleep(2)  # the first step may take five times as long
-    for step in range(10):
+with watchdog.Watchdog(3) as dog:
+    for compiles in (False, True):
+        dog.note("what may take five times as long", compiles=compiles)
+        time.sleep(4)
         dog.alive()
-        time.sleep(0.3)
+    for step in range(8):
+        dog.alive()
+        time.sleep(0.5)
 """
     process = run_script(script)
     assert process.communicate(timeout=60) == ("", "")
@@ -190,14 +198,11 @@ def test_time_in_which_the_process_was_stopped_does_not_count():
     script = """
 with watchdog.Watchdog(1.5) as dog:
     dog.alive()
-    print("here", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(0.1)
-    dog.alive()
-    time.sleep(0.5)
 """
     process = run_script(script)
-    assert process.stdout.readline() == "here\n"
-    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
     time.sleep(3)
     process.send_signal(signal.SIGCONT)
     assert process.communicate(timeout=60) == ("", "")
@@ -208,7 +213,8 @@ def test_the_last_words_of_a_process_that_is_killed():
     script = """
 with watchdog.Watchdog(0) as dog:
     dog.note("step 7")
-    time.sleep(1)
+    while "step 7" not in dog._last_words._words:
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     process = run_script(script)
@@ -223,7 +229,8 @@ with watchdog.Watchdog(0) as dog:
 def test_the_same_command_may_do_something_else():
     script = """
 with watchdog.Watchdog(0, again="evaluates again") as dog:
-    time.sleep(1)
+    while "the start" not in dog._last_words._words:
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     _, err = run_script(script).communicate(timeout=60)

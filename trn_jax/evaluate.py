@@ -226,6 +226,7 @@ class Evaluator:
             prefetch.close()
         for scored in running:
             merger.add(*scored)
+            self._alive()
         return num_clips
 
     def run_protocols(self, data, config, states, directory, step, names):

@@ -120,7 +120,7 @@ def _train(config, workdir, mesh, watchdog, profile_steps):
         step = int(state.step)
         results = None
         if not loop.stopped_by:
-            watchdog.note("the last evaluation")
+            watchdog.note("the last evaluation", compiles=True)
             newest = checkpoint.find(workdir)
             results = evaluator.run_protocols(
                 data, config, state.model, newest, step, list(config.protocols)
@@ -172,6 +172,7 @@ class _Loop:
         # An evaluation that was given up is made first.
         evaluates = self._evaluates_after(first_step) and not checkpoints.metrics(first_step)
         self._evaluates_first = evaluates
+        self._evaluated = False  # here, so that its programs are there
         self._meter = StepMeter(config.train.batch, finished=watchdog.alive)
         self._reporter = Reporter(
             workdir,
@@ -185,6 +186,7 @@ class _Loop:
     def run(self, step_fn, state, mesh, profile):
         """Go on to the last step, or to the next signal to stop; returns the last state."""
         start = time.perf_counter()
+        self._meter.restart()
         watchdog = self._watchdog
         batches = DevicePrefetch(self._data.train_batches(self._first_step), mesh)
         step = self._first_step
@@ -281,9 +283,10 @@ class _Loop:
 
     def _evaluate(self, step, state):
         """Evaluate the state after `step`, unless a notice comes: then it is done on resuming."""
-        self._watchdog.note(f"the evaluation after step {step}")
+        self._watchdog.note(f"the evaluation after step {step}", compiles=not self._evaluated)
         results = self._evaluator.run(self._data, {"val": self._config.data.val}, state.model)
         if results is not None:
+            self._evaluated = True
             metrics = results["val"]["metrics"]
             self._reporter.write(step, "val", metrics)
             self.say(f"step {step}  val  " + _percentages(metrics))

@@ -26,7 +26,7 @@ _TICK = 0.25  # seconds between two looks
 _TELL = 2.0  # seconds between two signs of life of a host; less if the limit is short
 _SILENCE = 60.0  # seconds without one after which a host is taken for dead
 _SHORTEST = 10  # seconds that a limit has at least
-_FIRST = 5  # times the limit for the first step, which is compiled
+_FIRST = 5  # times the limit for what is compiled, such as the first step
 _NUMBERS = itertools.count()  # of the watchdogs of this process, the same on all hosts
 _LAST_WORDS = """
 import signal, sys
@@ -72,8 +72,8 @@ class Watchdog:
     To be used in a `with` statement around a training or an evaluation, on all hosts.
 
     Args:
-        timeout: seconds after which that is so (`train.step_timeout`), five times as many before
-            anything was finished, because the first step is compiled; 0: never.
+        timeout: seconds after which that is so (`train.step_timeout`), five times as many where
+            programs are compiled, as before anything was finished; 0: never.
         again: what the same command does when it is given again.
 
     Raises:
@@ -94,7 +94,7 @@ class Watchdog:
         self._does_again = again
         self._doing = "the start"
         self._count = 0  # of what happened here
-        self._started = False  # whether something was finished here
+        self._compiles = True  # until something is finished here
         self._signs: dict[int, _Sign] = {}  # of the other hosts, the latest of each
         self._clock = 0.0  # seconds in which this process ran
         self._happened = 0.0  # when something happened anywhere, by that clock
@@ -134,15 +134,21 @@ class Watchdog:
             thread.join(4 * _TICK)  # one may be waiting for a register that is gone
         self._last_words.close()
 
-    def note(self, doing):
-        """Something happened: from now on it is `doing`, such as "step 12, waiting for clips"."""
+    def note(self, doing, *, compiles=False):
+        """Something happened.
+
+        Args:
+            doing: what is done from now on, such as "step 12, waiting for clips".
+            compiles: programs for that, before anything of it is finished.
+        """
         self._doing = doing
+        self._compiles = self._compiles or compiles
         self._count += 1
         self._happened = self._clock
 
     def alive(self):
         """Something was finished, such as a step; from any thread."""
-        self._started = True
+        self._compiles = False
         self._count += 1
         self._happened = self._clock
 
@@ -252,7 +258,7 @@ class Watchdog:
             self._clock += min(now - before, 4 * _TICK)  # if it was more, this process was stopped
             before = now
             self._last_words.change(self._farewell())
-            patience = limit if self._started else _FIRST * limit
+            patience = _FIRST * limit if self._compiles else limit
             if self._timeout and self._silent(min(_SILENCE, limit)):
                 self._end("there is no sign of life of another host")
             if self._timeout and self._clock - self._happened > patience:
