@@ -18,7 +18,9 @@ The exit status is 0 if all end well; else 2 if that is among theirs, or that of
 
 import argparse
 import contextlib
+import math
 import os
+import random
 import re
 import signal
 import socket
@@ -94,7 +96,8 @@ def _run(chosen, guard, asked):
 def _wait(hosts, grace):
     """Wait for all processes, not long once one has failed; returns the statuses of failures."""
     failed: list[int] = []
-    deadlines: list[float] = []
+    deadline = math.inf
+    asked = False
     running = list(hosts)
     while running:
         for host in [host for host in running if host.process.poll() is not None]:
@@ -102,23 +105,31 @@ def _wait(hosts, grace):
             status = host.status()
             if status:
                 failed.append(status)
-                deadlines = deadlines or [time.monotonic() + n * grace for n in (2, 1)]
+                if deadline == math.inf:
+                    deadline = time.monotonic() + grace
                 _say(f"host {host.number} ended with exit status {status}")
-        if deadlines and running and time.monotonic() > deadlines[-1]:
-            deadlines.pop()
-            if not deadlines:
+        if running and time.monotonic() > deadline:
+            if asked:
                 break  # what is left is killed by `_Host.end`
             for host in running:
                 _say(f"host {host.number} is still there, and is asked to end")
                 host.process.terminate()
+            asked, deadline = True, time.monotonic() + grace
         time.sleep(_TICK)
     return failed
 
 
 def _free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """A port for the coordinator, which is going to open it in some seconds.
+
+    By then the system may give away those that it finds for connections by itself, which are above
+    these.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("", port))
+            return port
+    raise SystemExit("launch_local: error: no port between 20000 and 32000 is free")
 
 
 def _environment(chosen, coordinator, number):

@@ -101,7 +101,7 @@ if host:
 while True:
     time.sleep(1)
 """
-    status, out, err = launch("--grace=0.3", script=script, arguments=[tmp_path])
+    status, out, err = launch("--grace=2", script=script, arguments=[tmp_path])
     assert status == 5
     assert "[0] not me" in out
     assert "host 1 ended with exit status 5" in err
