@@ -103,7 +103,8 @@ def test_views_are_compared_with_cutting_them_by_hand(tree):
 
 
 def test_the_pipeline_is_taken_apart_and_compared(tree):
-    done = run(tree, "--what=data", "--threads=1", f"--other_data_dir={tree}/data")
+    flags = ("--what=data", "--threads=1", "--rounds=5", "--steps=20")
+    done = run(tree, *flags, f"--other_data_dir={tree}/data")
     found = rows(done)
     stages = ["frames, read", "frames, decode", "frames, crop", "frames"]
     peers = ["PyTorch", "PyTorch, 1 workers"] if importlib.util.find_spec("torch") else []
@@ -121,7 +122,8 @@ def test_the_pipeline_is_taken_apart_and_compared(tree):
     pairs += [f"frames / {peer}" for peer in peers]
     assert list(found)[len(own) :] == [*pairs, "2: frames / frames"]
     assert all(number >= 0 for numbers in found.values() for number in numbers)
-    read, decode, crop = (found[way][3] for way in stages[:3])
+    # The least of their processor time, to which whatever else is going on only adds
+    read, decode, crop = (found[way][4] for way in stages[:3])
     assert 0 < read < decode < crop
 
 

@@ -24,7 +24,10 @@ from small_training import (
 
 from trn_jax import checkpoint, train, watchdog
 
-NUM_STEPS = 16
+NUM_STEPS = 32
+LAST_TO_KILL = 16  # so that there is much to do afterwards, however late it comes
+# Hosts that show no sign of life for 10 s, instead of a minute, are taken for dead.
+START = "from trn_jax import main, watchdog; watchdog._SILENCE, watchdog._TELL = 10, 1; main.run()"
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +39,10 @@ def tree(tmp_path_factory):
 
 def launch(tree, workdir, *flags, **options):
     """Begin to train on two hosts, for `NUM_STEPS` steps if nothing comes in between."""
-    settings = dict(batch=8, steps=NUM_STEPS, checkpoint_every=4, step_timeout=10, keep=NUM_STEPS)
+    settings = dict(batch=8, steps=NUM_STEPS, checkpoint_every=4, step_timeout=120, keep=NUM_STEPS)
     own = [f"--config.train.{name}={value}" for name, value in settings.items()]
     return subprocess.Popen(
-        command(tree, workdir, *own, *flags, devices=1, **options),
+        command(tree, workdir, *own, *flags, devices=1, start=("-c", START), **options),
         env=environment(),
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
@@ -51,7 +54,7 @@ def launch(tree, workdir, *flags, **options):
 def listen(launcher, step=0, act=None):
     """Call `act` after a step, once; returns all that the hosts say."""
     said = []
-    limit = threading.Timer(300, launcher.kill)  # if they wait for each other
+    limit = threading.Timer(900, launcher.kill)  # if they wait for each other
     limit.start()
     try:
         for line in launcher.stderr:
@@ -95,10 +98,12 @@ def undisturbed(tree):
 def test_a_host_that_is_killed(tree, undisturbed, seed):
     """The other one ends by itself; started again, they end with the same bits."""
     rng = np.random.default_rng(seed)
-    victim, step, pause = seed % 2, int(rng.integers(2, NUM_STEPS)), rng.uniform(0, 0.5)
+    victim, step, pause = seed % 2, int(rng.integers(2, LAST_TO_KILL)), rng.uniform(0, 0.5)
     workdir = f"killed_{seed}"
 
     def kill():
+        while not (tree / workdir / "checkpoints/4").is_dir():
+            time.sleep(0.01)  # there is to be something to go on from
         time.sleep(pause)
         os.kill(process_of_host(launcher, victim), signal.SIGKILL)
 
@@ -122,7 +127,7 @@ def test_a_host_that_is_killed(tree, undisturbed, seed):
 
 @pytest.mark.long
 def test_a_host_that_hangs(tree):
-    launcher = launch(tree, "hung", launch=("--grace=1",))
+    launcher = launch(tree, "hung", "--config.train.steps=1000", launch=("--grace=1",))
     said = listen(launcher, 5, lambda: os.kill(process_of_host(launcher, 1), signal.SIGSTOP))
     assert launcher.returncode == watchdog.STUCK, said
     assert re.search(r"\[0\] host 1 has not been heard of for \d+ s, when it was in .*step", said)
@@ -146,9 +151,9 @@ def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     assert_identical(parameters(tree / "interrupted"), undisturbed)
     log = map(json.loads, (tree / "interrupted/metrics.jsonl").read_text().splitlines())
     evaluated = [entry["step"] for entry in log if entry["group"] == "val"]
-    assert evaluated == [3, 6, 9, 12, 15, 16]
+    assert evaluated == [*range(3, NUM_STEPS, 3), NUM_STEPS]
     kept = {path.name for path in (tree / "interrupted/checkpoints").iterdir()}
-    assert "16" in kept and len(kept) <= 2
+    assert str(NUM_STEPS) in kept and len(kept) <= 2
 
 
 @pytest.mark.long
@@ -158,7 +163,6 @@ def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
     for frame in (tree / "broken/rawframes/val1").iterdir():
         frame.write_bytes(b"no picture")
     flags = ("--config.train.steps=1", f"--config.data_dir={tree}/broken")
-    began = time.monotonic()
     launcher = launch(tree, "failed_alone", *flags, launch=("--restarts=3", "--grace=60"))
     said = listen(launcher)
     assert launcher.returncode == 2, said
@@ -167,8 +171,8 @@ def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
         assert f"host {host} ended with exit status 2" in said, said
     assert re.search(r"\[0\] error: host 1 has failed: .*val1", said), said
     assert "[0] Thread 0x" not in said
+    assert "is still there" not in said, said
     assert checkpoint.find(tree / "failed_alone").name == "1"
-    assert time.monotonic() - began < 120
 
 
 @pytest.mark.long
@@ -178,9 +182,10 @@ def test_an_evaluation_that_hangs(tree, undisturbed, tmp_path):
     frame.unlink()
     os.mkfifo(frame)  # nobody is ever going to write to it
     # A limit that people cannot set, or this takes a minute.
-    script = "from trn_jax import main, watchdog; watchdog._SHORTEST = 0; main.run()"
+    shorter = "watchdog._SHORTEST, watchdog._FIRST = 0, 2"
+    script = f"from trn_jax import main, watchdog; {shorter}; main.run()"
     flags = ["--mode=eval", f"--checkpoint={tree}/undisturbed", f"--config={tree}/recipe.py"]
-    flags += [f"--config.data_dir={tmp_path}/data", "--config.train.step_timeout=1"]
+    flags += [f"--config.data_dir={tmp_path}/data", "--config.train.step_timeout=6"]
     done = subprocess.run(
         [sys.executable, "-c", script, *flags, f"--workdir={tmp_path}"],
         env=environment(),
@@ -190,5 +195,5 @@ def test_an_evaluation_that_hangs(tree, undisturbed, tmp_path):
         timeout=300,
     )
     assert done.returncode == watchdog.STUCK, done.stderr
-    assert "nothing goes on; the limit is 1 s" in done.stderr
+    assert "nothing goes on; the limit is 6 s" in done.stderr
     assert re.search(r"in the evaluation, .*\nThe same command evaluates again\n", done.stderr)

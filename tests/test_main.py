@@ -152,17 +152,21 @@ def test_train_evaluate_and_reports(tree):
     assert "resuming after step 12" in finished.stderr
 
 
-def kill_and_resume(tree, *, kills, seed, flags=()):
+def kill_and_resume(tree, *, epochs, kills, seed, flags=()):
     """Kill a run again and again; in the end it must be what an undisturbed run is.
 
     Two of three kills come while a checkpoint is being written, the others anywhere. Every life
     has another number of decoding threads.
+
+    Returns:
+        The files of shared memory that there were, and which are gone.
     """
+    recipe = tree / "recipe.py"
+    recipe.write_text(recipe.read_text().replace("epochs=4.0", f"epochs={epochs}.0"))
     assert run(tree, workdir="whole").returncode == 0
     temporary = tree / "tmp"
     temporary.mkdir()
-    shared_memory = pathlib.Path("/dev/shm")
-    shared_before = set(shared_memory.glob("*"))
+    shared_memory = set()
     rng = np.random.default_rng(seed)
     for kill in range(kills):
         process = subprocess.Popen(
@@ -186,9 +190,10 @@ def kill_and_resume(tree, *, kills, seed, flags=()):
             if saves == 2:
                 break
         if kill % 3 < 2:
-            wait_until(partial(unfinished_save, tree / "killed", found[1]))
+            wait_until(partial(begun_save, tree / "killed", found[1]))
         else:
             time.sleep(rng.uniform(0, 0.3))
+        shared_memory |= shared_memory_of(process.pid)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "".join(said)
@@ -210,19 +215,33 @@ def kill_and_resume(tree, *, kills, seed, flags=()):
     unfinished = [p for p in (tree / "killed").rglob("*") if re.search("tmp|part|probe", p.name)]
     assert not unfinished
     assert not list(temporary.iterdir())
-    # Other tests may be at work at the same time, whose shared memory goes in the end.
-    wait_until(lambda: set(shared_memory.glob("*")) <= shared_before)
+    wait_until(lambda: not any(map(os.path.exists, shared_memory)))
+    return shared_memory
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.001)
 
 
-def unfinished_save(workdir, step):
-    return list(workdir.glob(f"checkpoints/{step}.*tmp*"))
+def begun_save(workdir, step):
+    """Whether a save has begun, which may also have ended if nobody looked in between."""
+    folder = workdir / "checkpoints"
+    return (folder / step).exists() or list(folder.glob(f"{step}.*tmp*"))
+
+
+def shared_memory_of(group):
+    """The files of the blocks of shared memory of a process group."""
+    found = set()
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(folder.name)) == group:
+                found |= set(re.findall(r"/dev/shm/\S+", (folder / "maps").read_text()))
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return found
 
 
 def is_gone(group):
@@ -236,15 +255,15 @@ def is_gone(group):
 
 @pytest.mark.thorough
 def test_killed_runs_go_on_as_if_nothing_had_happened(tree):
-    kill_and_resume(tree, kills=3, seed=0)
+    kill_and_resume(tree, epochs=6, kills=3, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ten_kills(tree, workers):
-    recipe = tree / "recipe.py"
-    recipe.write_text(recipe.read_text().replace("epochs=4.0", "epochs=30.0"))
-    kill_and_resume(tree, kills=10, seed=workers, flags=[f"--config.data.num_workers={workers}"])
+    flags = [f"--config.data.num_workers={workers}"]
+    shared_memory = kill_and_resume(tree, epochs=30, kills=10, seed=workers, flags=flags)
+    assert bool(shared_memory) == bool(workers)
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tree):

@@ -693,9 +693,10 @@ if __name__ == "__main__":
     flags.FLAGS.mark_as_parsed()
     reader = test_pipeline.make_reader(pathlib.Path({root!r}), on_error="raise")
     batches = pipeline.train_batches(reader, batch={batch}, seed=0, num_workers=2)
-    next(batches)
+    for _ in range(2):  # one of each worker
+        next(batches)
     print(json.dumps([child.pid for child in multiprocessing.active_children()]), flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -719,7 +720,7 @@ def shared_memory(num_bytes):
     return found
 
 
-def wait_for(condition, seconds=15):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.1)
@@ -728,7 +729,8 @@ def wait_for(condition, seconds=15):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
 def test_worker_processes_end_with_a_killed_trainer_and_leave_no_shared_memory(root, tmp_path):
-    batch = 61  # whose clips have a size that no other program's shared memory has
+    # Whose clips have a size that no other program's shared memory has, nor this test's elsewhere.
+    batch = 40 + os.getpid() % 60
     num_bytes = batch * 3 * 16 * 16 * 3
     script = tmp_path / "trainer.py"
     here = os.path.dirname(__file__)
