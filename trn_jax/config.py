@@ -130,8 +130,9 @@ def base(*, dataset, model, num_classes):
         # the state of the "optimizer", or "all", parameters too: less memory, more communication
         on_nan="stop",  # when the loss or the gradient of a step is not finite: "stop" the training
         # and name the videos of that batch, or "skip" what the step would have changed and go on
-        step_timeout=900.0,  # seconds in which something has to happen (a step, clips evaluated);
-        # else all hosts say where they hang and end with status 76. 0: wait for ever
+        step_timeout=900.0,  # seconds in which something has to happen (a step, clips evaluated),
+        # five times as many where programs are compiled; else all hosts say where they hang and end
+        # with status 76. 0: wait for ever
         log_every=20,  # steps
         eval_every=1.0,  # epochs; 0: only at the end
         checkpoint_every=1000,  # steps; a checkpoint is also written after every evaluation
