@@ -238,7 +238,8 @@ def shared_memory_of(group):
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             if os.getpgid(int(folder.name)) == group:
-                found |= set(re.findall(r"/dev/shm/\S+", (folder / "maps").read_text()))
+                # Not what has no name any more, and goes with the last process: "... (deleted)".
+                found |= set(re.findall(r"/dev/shm/\S+$", (folder / "maps").read_text(), re.M))
         except OSError:
             continue  # it has ended, or is somebody else's
     return found
