@@ -3,7 +3,7 @@
 import pytest
 
 from trn_jax import fitting
-from trn_jax.compiled import Cost
+from trn_jax.compiled import Cost, DoesNotFit
 from trn_jax.errors import UserError
 
 MEMORY = 11_000  # of which 0.95 can be used
@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_between():
 
     def cost_of(batch):
         if batch > 700:
-            raise UserError(f"a batch of {batch} does not fit into the memory")
+            raise DoesNotFit(f"a batch of {batch} does not fit into the memory")
         return cost(1000 + 10 * batch + 2000 * (batch > 600))
 
     found, asked = search(128, cost_of)
@@ -85,12 +85,23 @@ def test_batches_that_leave_nothing_to_the_runtime_do_not_fit():
 def test_nothing_smaller_or_larger_to_look_at():
     def cost_of(batch):
         if batch > 16:
-            raise UserError(f"a batch of {batch} does not fit into the memory")
+            raise DoesNotFit(f"a batch of {batch} does not fit into the memory")
         return cost(10_000)
 
     found, asked = search(16, cost_of)
     assert asked == [32]
     assert found.describe().endswith("fit: 16 clips (0.000 GiB per chip); 32 do not fit")
+
+
+def test_what_cannot_be_compiled_tells_nothing():
+    def cost_of(batch):
+        if batch > 500:
+            raise UserError(f"no way to compute a batch of {batch}")
+        return cost(1000 + 10 * batch)
+
+    found, asked = search(64, cost_of)
+    assert asked == [32, 944]
+    assert found.describe().endswith("fit: 64 clips (0.000 GiB per chip)")
 
 
 def test_nothing_fits():

@@ -237,8 +237,9 @@ def test_memory_that_does_not_suffice_is_explained(said, message):
     def fail():
         raise jax.errors.JaxRuntimeError(said)
 
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as told:
         compiled._compile(types.SimpleNamespace(compile=fail), "8 clips")
+    assert isinstance(told.value, compiled.DoesNotFit) == ("does not fit" in message)
 
 
 @pytest.mark.slow

@@ -22,6 +22,18 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _SHAPE = re.compile(r"\b(?P<type>pred|[suf]\d+|bf16)\[(?P<sizes>[\d,]*)\]")
 
 
+class DoesNotFit(UserError):
+    """A batch is too large for the memory of the device.
+
+    Attributes:
+        largest: about the largest batch that is not, if that can be told.
+    """
+
+    def __init__(self, message, largest=math.inf):
+        super().__init__(message)
+        self.largest = largest
+
+
 @dataclasses.dataclass(frozen=True)
 class Collective:
     """A communication between chips.
@@ -72,6 +84,10 @@ def cost_of(trace, devices, what, *, parts=1, once=None):
         what: it is computed, for errors.
         parts: how often it repeats all but what `once` traces.
         once: a function as `trace`, or `None` if nothing is repeated.
+
+    Raises:
+        DoesNotFit: it needs more memory than the devices have.
+        UserError: the compiler finds no way to compute it.
     """
     compiled = _compile(trace(devices).lower(), what)
     flops, traffic = _work(trace, devices, compiled)
@@ -105,7 +121,7 @@ def _compile(lowered, what):
             ) from None
         needed = re.search(r"Used (\S+) of (\S+) hbm", str(error))
         told = f": it needs {needed[1]} of {needed[2]} per chip" if needed else ""
-        raise UserError(f"{what} does not fit into the memory{told}; take a smaller one") from None
+        raise DoesNotFit(f"{what} does not fit into the memory{told}; take a smaller one") from None
 
 
 def _work(trace, devices, compiled=None):

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from trn_jax.compiled import Cost
+from trn_jax.compiled import Cost, DoesNotFit
 from trn_jax.errors import UserError
 
 _USABLE = 0.95  # of the memory, as some is taken by the runtime
@@ -21,7 +21,7 @@ class Fitting:
         memory: bytes of a chip.
         step: batches are multiples of it.
         costs: `{batch: Cost}` of those that could be compiled.
-        refused: those that could not.
+        refused: those that could not for lack of memory.
     """
 
     memory: int
@@ -75,8 +75,8 @@ def find_largest_batch(cost_of, batch, cost, memory, step):
     A second batch tells how the memory grows, others whether what follows from that is so.
 
     Args:
-        cost_of: function of a batch that gives its `Cost`, or raises `UserError` if it does not
-            fit.
+        cost_of: function of a batch that gives its `Cost`, or raises `DoesNotFit`, or another
+            `UserError` if there is no way to compute it: then nothing further is looked for.
         batch: the first one.
         cost: its `Cost`.
         memory: bytes of a chip.
@@ -90,8 +90,10 @@ def find_largest_batch(cost_of, batch, cost, memory, step):
     for _ in range(_TRIES):
         try:
             found.costs[guess] = cost_of(guess)
-        except UserError:
+        except DoesNotFit:
             found.refused.append(guess)
+        except UserError:
+            break
         guess = found.next_batch()
         if guess <= _WORTH_A_TRY * found.largest:
             break

@@ -98,7 +98,8 @@ def training_cost(config, devices):
         The `Cost`.
 
     Raises:
-        UserError: the batch cannot be cut over the devices, or does not fit into their memory.
+        DoesNotFit: the batch is too large for their memory.
+        UserError: it cannot be cut over the devices, or there is no way to compute it.
     """
     parts = config.train.accumulation
     once = partial(_trace_update, config) if parts > 1 else None

@@ -8,7 +8,6 @@ twice of that, and what it has it keeps, so that PyTorch may go without.
 import contextlib
 import copy
 import dataclasses
-import math
 import multiprocessing
 import pathlib
 import runpy
@@ -31,6 +30,7 @@ from benchmarks.training import Stepper
 from benchmarks.turns import Side, Turn, measure, spread
 from benchmarks.twin_step import TwinStepper
 from trn_jax import create_model, recipe, train_step
+from trn_jax.compiled import DoesNotFit
 from trn_jax.devices import make_mesh, split_batch
 from trn_jax.errors import UserError, did_you_mean, first_line
 from trn_jax.models import cost
@@ -48,18 +48,6 @@ _CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 _ACCESSES = 14
 _BYTES = {"bfloat16": 2, "float32": 4}
 _OF_MEMORY = ("MEM_FRACTION", "PREALLOCATE", "ALLOCATOR")  # settings of people that stay
-
-
-class DoesNotFit(UserError):
-    """A batch is too large for the memory of the device.
-
-    Attributes:
-        largest: about the largest batch that is not, if that can be told.
-    """
-
-    def __init__(self, message: str, largest: float = math.inf):
-        super().__init__(message)
-        self.largest = largest
 
 
 @dataclasses.dataclass(frozen=True)
