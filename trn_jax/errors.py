@@ -2,6 +2,7 @@
 
 import difflib
 
+INTERRUPTED = 75  # exit status after a signal to stop: the same command resumes (EX_TEMPFAIL)
 STUCK = 76  # exit status when something died or hangs: the same command goes on from there
 
 
