@@ -88,12 +88,13 @@ DATASETS = {
 }
 
 
-def locate(name, data_dir, **overrides):
+def locate(name, data_dir, *, write=True, **overrides):
     """Find the files of a data set.
 
     Args:
         name: one of `DATASETS`; "frames" is anything in folders of frames.
         data_dir: folder of the data set.
+        write: whether to write the synthetic data set if it is missing.
         **overrides: other values for the fields of `Dataset`; `None` keeps the catalogue's.
 
     Returns:
@@ -117,7 +118,7 @@ def locate(name, data_dir, **overrides):
             "expected something like '{:05d}.jpg'"
         ) from None
     root = os.path.abspath(data_dir)
-    if name == "synthetic" and not records.is_records(root):
+    if name == "synthetic" and write and not records.is_records(root):
         synthetic.write(root)
     if not os.path.isdir(root):
         raise UserError(f"data folder not found: {root}; set --config.data_dir")
