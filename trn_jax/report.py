@@ -8,7 +8,7 @@ import numpy as np
 from trn_jax import metrics, pictures
 from trn_jax import scores as score_files
 from trn_jax.errors import UserError
-from trn_jax.files import write_bytes, write_text
+from trn_jax.files import read_json_lines, write_bytes, write_text
 
 _METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}
 _NUM_PAIRS = 20
@@ -178,17 +178,13 @@ def _describe(name, result, found, top_k):
 def _read_curves(path):
     """Accuracies by the step, from the log of a training: `{name: (steps, values)}`."""
     curves: dict[str, tuple[list, list]] = {}
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break  # the line that was being written when the run was killed
-            for name in _CURVES:
-                if name in entry:
-                    steps, values = curves.setdefault(f"{entry['group']} {_title(name)}", ([], []))
-                    steps.append(entry["step"])
-                    values.append(entry[name])
+    entries, _ = read_json_lines(path, step=int, group=str)
+    for entry in entries:
+        for name in _CURVES:
+            if isinstance(entry.get(name), int | float):
+                steps, values = curves.setdefault(f"{entry['group']} {_title(name)}", ([], []))
+                steps.append(entry["step"])
+                values.append(entry[name])
     return curves
 
 
