@@ -216,12 +216,6 @@ def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(
         evaluator.run(data, settings.protocols, states)
 
 
-def test_at_least_one_clip_is_scored_at_a_time():
-    graph, _ = nnx.split(FirstPixels())
-    with pytest.raises(UserError, match=r"eval\.max_views_per_step=0 must be at least 1"):
-        evaluate.Evaluator(graph, max_views=0)
-
-
 def test_results_name_their_list_also_where_it_is_not_a_file(settings, tmp_path):
     data = recipe.Data(settings("tsn_resnet10"), str(tmp_path / "run"))
     text = (tmp_path / "val_list.txt").read_bytes()

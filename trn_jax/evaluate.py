@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import time
 from functools import partial
 
@@ -23,6 +24,7 @@ from trn_jax.files import write_text
 from trn_jax.scores import Scores, check_dump, dump_path
 from trn_jax.scores import write as write_scores
 from trn_jax.watchdog import Watchdog
+from trn_jax.workdir import differing_names, hold
 
 # Steps that are computed while the logits of the one before them are fetched.
 _STEPS_AHEAD = 2
@@ -97,19 +99,23 @@ class Evaluator:
         multi_label: whether videos have several labels each.
         max_views: clips that are scored at a time; rounded up to a multiple of the devices.
         alive: called whenever clips have been scored.
+        class_order: the output of each label, see `class_order`; `None`: they are the same.
         asked: whether to give up, asked before clips are scored. If it says so on one host, all
             give up.
-
-    Raises:
-        UserError: `max_views` is not positive.
     """
 
     def __init__(
-        self, graph, *, multi_label=False, max_views=16, alive=lambda: None, asked=lambda: False
+        self,
+        graph,
+        *,
+        multi_label=False,
+        max_views=16,
+        class_order=None,
+        alive=lambda: None,
+        asked=lambda: False,
     ):
-        if max_views < 1:
-            raise UserError(f"eval.max_views_per_step={max_views} must be at least 1")
         self._graph = graph
+        self._class_order = class_order
         self._alive = alive
         self._asked = asked
         self._mesh = make_mesh(jax.local_devices())
@@ -141,7 +147,7 @@ class Evaluator:
         start = time.perf_counter()
         states = self._on_these_devices(states)
         parsed = {name: View(**view) for name, view in views.items()}
-        self._check(parsed, states)
+        self.check(views, states)
         num_videos, num_classes = len(data.val_records), len(data.class_names)
         scores = {name: np.zeros((num_videos, num_classes), np.float32) for name in parsed}
         merger = _Merger(scores, parsed, self._prescribed(states), self._multi_label)
@@ -158,6 +164,8 @@ class Evaluator:
         }
         results = {}
         for name, view in views.items():
+            if self._class_order is not None:
+                scores[name] = scores[name][:, self._class_order]
             found = Scores(
                 scores=scores[name],
                 labels=data.val_labels,
@@ -191,11 +199,21 @@ class Evaluator:
         """What the model prescribes for several views."""
         return nnx.merge(self._graph, *states).merge_views
 
-    def _check(self, views, states):
-        """Check that the model takes the clips of all views, before any is read."""
+    def check(self, views, states):
+        """Check that the model takes the clips of all views; nothing is compiled or read.
+
+        Args:
+            views: `{name: section of the configuration}`.
+            states: the states that make up the model.
+
+        Raises:
+            UserError: it does not; the view is named.
+        """
+        states = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
         examples = jax.ShapeDtypeStruct((self._num_clips,), np.int32)
         mirrored = jax.ShapeDtypeStruct((), np.bool_)
-        for name, view in views.items():
+        for name, section in views.items():
+            view = View(**section)
             shape = (self._num_clips, view.num_segments, view.crop_size, view.crop_size, 3)
             try:
                 clips = jax.ShapeDtypeStruct(shape, np.uint8)
@@ -329,21 +347,24 @@ def interleave(parts, num_rows):
     return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[:num_rows]
 
 
-def evaluate(config, path, workdir, *, protocols="all", dump=None):
+def evaluate(config, path, workdir, *, protocols="all", dump=None, ignore_class_names=False):
     """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json` and `.npz`.
 
     Args:
         config: a configuration whose protocols and data are used, or `None` for the one that the
             checkpoint carries.
         path: a checkpoint or the working directory of a training.
-        workdir: where `results` goes.
+        workdir: where `results` goes; belongs to one run at a time.
         protocols: "all", or names with commas between them.
         dump: where the scores of all videos go besides, see `scores.write` and, of several
             protocols, `scores.dump_path`.
+        ignore_class_names: compare labels by their numbers where the data names other classes than
+            the checkpoint.
 
     Raises:
         UserError: checkpoint, configuration and data do not fit each other, or `dump` cannot be
             written.
+        PassingError: another run has `workdir`.
     """
     if dump:
         check_dump(dump)
@@ -351,13 +372,16 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
     directory = checkpoint.find(path)
     about = checkpoint.read_about(directory)
     stored = about["config"]
-    if config is None:
-        config = recipe.from_dict(stored)
+    trusted = config is not None
+    config = config if trusted else recipe.from_dict(stored)
+    recipe.check(config)
     recipe.check_model(config, stored, directory)
     names = recipe.protocol_names(config, protocols)
-    with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog:
+    with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog, hold(workdir):
         watchdog.note("the start, reading the lists")
-        data = recipe.Data(config, workdir)
+        # A checkpoint may be somebody else's: it does not choose where data is written.
+        data = recipe.Data(config, workdir, may_write=trusted)
+        order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
         watchdog.note(f"the start, reading {directory}")
         model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
         graph, state = nnx.split(model)
@@ -366,12 +390,49 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
             graph,
             multi_label=data.multi_label,
             max_views=config.eval.max_views_per_step,
+            class_order=order,
             alive=watchdog.alive,
         )
         results = evaluator.run_protocols(
             data, config, (nnx.as_pure(state),), directory, about["step"], names
         )
         write_results(results, os.path.join(workdir, "results"), dump=dump)
+
+
+def class_order(model_names, data_names, *, ignore=False):
+    """Where the classes of data are among the outputs of a model.
+
+    Args:
+        model_names: of the outputs; empty if they are not known.
+        data_names: in the order of the labels.
+        ignore: take labels for positions where the names differ.
+
+    Returns:
+        int `[classes]`, the output of each label; `None` if they are in the same order.
+
+    Raises:
+        UserError: the names differ, not only in their order.
+    """
+    if model_names == data_names or ignore:
+        return None
+    if not model_names:
+        log("the checkpoint names no classes: its outputs are taken to be in the order of the data")
+        return None
+    if sorted(model_names) != sorted(data_names):
+        raise UserError(
+            "the checkpoint and the data name different classes:"
+            f"{differing_names(model_names, data_names)}\ngive the data that the model was trained "
+            "for, or add --ignore_class_names to compare labels by their numbers"
+        )
+    log("the classes of the data are in another order than those of the checkpoint: mapped by name")
+    positions = {name: position for position, name in enumerate(model_names)}
+    return np.array([positions[name] for name in data_names])
+
+
+def log(text):
+    """Print a line about an evaluation to standard error, from process 0 only."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def write_results(results, folder, *, dump=None):

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from trn_jax.errors import UserError
+from trn_jax.signals import StopSignals
 
 _LOADER = os.path.dirname(config_flags.__file__)  # what runs a recipe
 _LIBRARIES = (os.path.dirname(_LOADER), os.path.dirname(app.__file__))
@@ -62,6 +63,14 @@ _NUM_HOSTS = flags.DEFINE_integer(
     "num_hosts", None, "On several hosts: their number; 1: whatever the cluster says, only this."
 )
 _HOST = flags.DEFINE_integer("host", None, "On several hosts: the number of this one, from 0.")
+_IGNORE_CLASS_NAMES = flags.DEFINE_bool(
+    "ignore_class_names",
+    False,
+    "Resume or evaluate although the data names other classes than the checkpoint.",
+)
+_IGNORE_LISTS = flags.DEFINE_bool(
+    "ignore_lists", False, "Resume a training although its lists have changed."
+)
 _HOSTS_TIMEOUT = flags.DEFINE_integer(
     "hosts_timeout", 300, "On several hosts: seconds to wait for all to come.", lower_bound=1
 )
@@ -69,6 +78,13 @@ _HOSTS_TIMEOUT = flags.DEFINE_integer(
 
 def main(_):
     """Do what the flags say."""
+    if _MODE.value != "train":
+        return _main(None)
+    with StopSignals() as signals:  # before what takes long, such as importing JAX
+        return _main(signals)
+
+
+def _main(signals):
     # Imported late, so that a wrong flag is told at once.
     from trn_jax.data import memory
 
@@ -93,7 +109,14 @@ def main(_):
         profile_steps = _profile_steps(_PROFILE_STEPS.value)
         _bring_hosts_together()
         keep_programs(_WORKDIR.value)
-        return train(config, _WORKDIR.value, profile_steps=profile_steps)
+        return train(
+            config,
+            _WORKDIR.value,
+            profile_steps=profile_steps,
+            ignore_lists=_IGNORE_LISTS.value,
+            ignore_class_names=_IGNORE_CLASS_NAMES.value,
+            signals=signals,
+        )
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
     _bring_hosts_together()
@@ -105,6 +128,7 @@ def main(_):
         workdir,
         protocols=_PROTOCOL.value,
         dump=_DUMP.value,
+        ignore_class_names=_IGNORE_CLASS_NAMES.value,
     )
     return 0
 
@@ -134,9 +158,11 @@ def _check(config):
     """Look through the data set of a recipe."""
     from trn_jax.data import check
     from trn_jax.recipe import Data
+    from trn_jax.recipe import check as check_config
 
     if config is None:
         raise UserError("what is looked at is the data set of a recipe: --config=<recipe>")
+    check_config(config)
     data = Data(config, _WORKDIR.value or "runs/check")
     files = data.files
     if files.source == "records":
