@@ -267,24 +267,62 @@ def test_ten_kills(tree, workers):
     assert bool(shared_memory) == bool(workers)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tree):
-    process = subprocess.Popen(
-        command(tree, "--config.train.epochs=400"),
+def begin(tree, *flags):
+    return subprocess.Popen(
+        command(tree, *flags),
         env=environment(),
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.thorough) for n in (signal.SIGHUP, signal.SIGUSR1)),
+    ],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(tree, number):
+    process = begin(tree, "--config.train.epochs=400")
     for line in process.stderr:
         if line.startswith("step 4/"):
             break
-    process.terminate()
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert process.returncode == train.INTERRUPTED
     assert "goes on from there" in said
     step = int(checkpoint.find(tree / "run").name)
     assert step >= 4
-    assert f"after step {step};" in said
+    assert f"stopped by {number.name} after step {step};" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_in_the_start_ends_the_run(tree, number):
+    """While it waits for a list that never comes."""
+    path = tree / "data" / "train_list.txt"
+    path.unlink()
+    os.mkfifo(path)
+    process = begin(tree)
+    writers = []
+    wait_until(lambda: writers.extend(open_pipe(path)) or writers or process.poll() is not None)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    os.close(*writers)
+    assert process.returncode == train.INTERRUPTED
+    assert said == (
+        f"stopped by {number.name} in the start, reading the lists. The same command starts from "
+        "the beginning\n"
+    )
+
+
+def open_pipe(path):
+    """The open end of a pipe with a name, for writing, as soon as a process reads from it."""
+    try:
+        return [os.open(path, os.O_WRONLY | os.O_NONBLOCK)]
+    except OSError:
+        return []
 
 
 @pytest.mark.thorough

@@ -11,6 +11,7 @@ Kubernetes they find each other; elsewhere each is told with `--coordinator=<hos
 --num_hosts=<number> --host=<its own, from 0>`.
 """
 
+import faulthandler
 import os
 import re
 import sys
@@ -78,6 +79,8 @@ _HOSTS_TIMEOUT = flags.DEFINE_integer(
 
 def main(_):
     """Do what the flags say."""
+    # Of a crash, the thread that crashed. absl shows all, in front of what `watchdog` has to say.
+    faulthandler.enable(all_threads=False)
     if _MODE.value != "train":
         return _main(None)
     with StopSignals() as signals:  # before what takes long, such as importing JAX

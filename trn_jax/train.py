@@ -40,6 +40,7 @@ from trn_jax.workdir import (
 
 _LONG_WAIT = 0.25  # share of the time in which the devices have nothing to do
 _RESUMES = "resumes from the newest checkpoint"
+_UNSURE = f"{_RESUMES}, or starts from the beginning if there is none yet"
 _MOST_SKIPPED = 20  # steps in a row, with train.on_nan="skip"
 
 
@@ -130,8 +131,8 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
     for text in checkpoints.set_aside:
         say(text)
     first_step = checkpoints.latest_step() or 0
+    watchdog.again = _RESUMES if first_step else _UNSURE
     if first_step:
-        watchdog.again = _RESUMES
         state = _restore(checkpoints, first_step, state)
     elif config.init_from:
         watchdog.note(f"the start, reading {config.init_from}")
