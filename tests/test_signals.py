@@ -43,7 +43,7 @@ def test_a_signal_in_the_start_ends_the_process(number):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
-    assert err == f"stopped by {number.name} while starting\n"
+    assert err == f"stopped by {number.name} during startup\n"
 
 
 def test_signals_that_were_ignored_stay_ignored():
@@ -53,7 +53,7 @@ def test_signals_that_were_ignored_stay_ignored():
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
-    assert err == "stopped by SIGTERM while starting\n"
+    assert err == "stopped by SIGTERM during startup\n"
 
 
 def test_later_signals_are_for_whoever_is_in_charge():

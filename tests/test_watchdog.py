@@ -222,7 +222,7 @@ with watchdog.Watchdog(0) as dog:
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert err == (
-        "killed in step 7 (kill -9, the system when memory runs out, or a crash). The same command "
+        "killed during step 7 (kill -9, the system when memory runs out, or a crash). The same command "
         "resumes\n"
     )
 
@@ -230,7 +230,7 @@ with watchdog.Watchdog(0) as dog:
 def test_the_same_command_may_do_something_else():
     script = """
 with watchdog.Watchdog(0, again="evaluates again") as dog:
-    while "the start" not in dog._last_words._words:
+    while "startup" not in dog._last_words._words:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 """

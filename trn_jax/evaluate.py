@@ -378,11 +378,11 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None, ignore_class_
     recipe.check_model(config, stored, directory)
     names = recipe.protocol_names(config, protocols)
     with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog, hold(workdir):
-        watchdog.note("the start, reading the lists")
+        watchdog.note("startup (reading the lists)")
         # A checkpoint may be somebody else's: it does not choose where data is written.
         data = recipe.Data(config, workdir, may_write=trusted)
         order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
-        watchdog.note(f"the start, reading {directory}")
+        watchdog.note(f"startup (reading {directory})")
         model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
         graph, state = nnx.split(model)
         watchdog.note("the evaluation")

@@ -24,7 +24,7 @@ def ignore(numbers=STOP_SIGNALS):
 
 def exit_at_once(name):
     """End a run that has computed nothing yet."""
-    print(f"stopped by {name} while starting", file=sys.stderr, flush=True)
+    print(f"stopped by {name} during startup", file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)
 
 

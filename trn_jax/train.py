@@ -79,9 +79,9 @@ def train(
         signals = signals or stack.enter_context(StopSignals())
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
         signals.action = watchdog.exit_at_once
-        watchdog.note("the start, waiting for the working directory")
+        watchdog.note("startup (waiting for the working directory)")
         stack.enter_context(hold(workdir))
-        watchdog.note("the start, reading the lists")
+        watchdog.note("startup (reading the lists)")
         about = check_config(config, os.path.join(workdir, "checkpoints"))
         data = recipe.Data(config, workdir)
         lists = list_texts(data)
@@ -116,7 +116,7 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
     evaluator.check(
         {f"protocols.{name}": view for name, view in config.protocols.items()}, state.model
     )
-    watchdog.note("the start, reading the checkpoints")
+    watchdog.note("startup (reading the checkpoints)")
     checkpoints = checkpoint.Checkpoints(
         os.path.join(workdir, "checkpoints"),
         keep=config.train.keep,
@@ -135,7 +135,7 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
     if first_step:
         state = _restore(checkpoints, first_step, state)
     elif config.init_from:
-        watchdog.note(f"the start, reading {config.init_from}")
+        watchdog.note(f"startup (reading {config.init_from})")
         weights = recipe.initial_weights(config)
         parts = dict(backbone_only=not config.init_head, reset_temporal_op=None)
         state = load_weights(graph, state, weights, **parts)

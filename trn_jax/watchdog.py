@@ -107,7 +107,7 @@ class Watchdog:
         folder = f"trn_jax/watchdog/{next(_NUMBERS)}"
         self._register = hosts.Register(folder) if self._num_hosts > 1 else None
         self.again = again
-        self._doing = "the start"
+        self._doing = "startup"
         self._count = 0  # of what happened here
         self._compiles = True  # until something is finished here
         self._signs: dict[int, _Sign] = {}  # of the other hosts, the latest of each
@@ -178,7 +178,7 @@ class Watchdog:
 
         For where there is nothing to save.
         """
-        text = f"stopped by {notice} in {self._doing}"
+        text = f"stopped by {notice} during {self._doing}"
         if self._register:
             with contextlib.suppress(hosts.RegisterGone):
                 self._register.write(f"failed/{self._host}", f"{INTERRUPTED} {text}")
@@ -349,14 +349,14 @@ class Watchdog:
     def _farewell(self):
         """What is said if this process is killed; behind a tab, if host 0 is gone as well."""
         if not self._register:
-            return f"killed in {self._doing} ({_KILLERS}). {self._again()}"
+            return f"killed during {self._doing} ({_KILLERS}). {self._again()}"
         # The runtime of JAX ends a process that misses another one.
         silent = self._silent_hosts()
-        ended = f"ended in {self._doing}"
+        ended = f"ended during {self._doing}"
         if silent:
             texts = [f"host {self._host} {ended}: {'; '.join(silent)}. {self._again()}"]
         else:
-            texts = [f"host {self._host} was killed in {self._doing} ({_KILLERS}). {self._again()}"]
+            texts = [f"host {self._host} was killed during {self._doing} ({_KILLERS}). {self._again()}"]
         if self._host:
             texts.append(f"host {self._host} {ended}, because host 0 has died. {self._again()}")
         return "\t".join(texts)
