@@ -23,8 +23,10 @@ class Dataset:
     Attributes:
         frames: folder that holds one folder of frames per video.
         val_frames: the same for the validation videos; "" if they lie in the same folder.
+        test_frames: the same for the test videos.
         train_list: list of the training videos.
         val_list: list of the validation videos.
+        test_list: list of the test videos, which need not exist.
         class_names: names of the classes, one per line.
         frame_pattern: file name of a frame for its number.
         first_frame: number of the first frame.
@@ -37,10 +39,12 @@ class Dataset:
     frames: str = "rawframes"
     train_list: str = "train_list.txt"
     val_list: str = "val_list.txt"
+    test_list: str = "test_list.txt"
     class_names: str = "label_map.txt"
     frame_pattern: str = "{:05d}.jpg"
     first_frame: int = 1
     val_frames: str = ""
+    test_frames: str = ""
     reversed_pairs: tuple[tuple[str, str], ...] = ()
     source: str = ""
 
@@ -122,8 +126,9 @@ def locate(name, data_dir, **overrides):
     if not os.path.isdir(root):
         raise UserError(f"data folder not found: {root}; set --config.data_dir")
     dataset = _with_source(dataset, root, given)
-    dataset = dataclasses.replace(dataset, val_frames=dataset.val_frames or dataset.frames)
-    paths = ("frames", "val_frames", "train_list", "val_list", "class_names")
+    others = {key: getattr(dataset, key) or dataset.frames for key in ("val_frames", "test_frames")}
+    dataset = dataclasses.replace(dataset, **others)
+    paths = ("frames", *others, "train_list", "val_list", "test_list", "class_names")
     return dataclasses.replace(
         dataset, **{key: os.path.join(root, getattr(dataset, key)) for key in paths}
     )
@@ -161,7 +166,7 @@ def _with_source(dataset, root, given):
         return _of_records(dataset, root, given)
     with_videos = {
         key: getattr(dataset, key).replace("rawframes", "videos")
-        for key in ("train_list", "val_list", "frames", "val_frames")
+        for key in ("train_list", "val_list", "test_list", "frames", "val_frames", "test_frames")
         if key not in given
     }
     source = dataset.source
