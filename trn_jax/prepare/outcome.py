@@ -6,6 +6,7 @@ import pathlib
 import shlex
 
 from trn_jax.data.datasets import DATASETS
+from trn_jax.errors import UserError
 from trn_jax.files import write_bytes
 from trn_jax.prepare.names import printable
 
@@ -128,6 +129,27 @@ class Outcome:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             write_bytes(path, content)
             self.changed = True
+
+    def link(self, folder, name):
+        """Make a folder appear in the data set under a name; a link that leads nowhere is replaced.
+
+        Raises:
+            UserError: there is something else of that name.
+        """
+        target = os.path.join(self.to, name)
+        self.has(name)
+        if os.path.isdir(target) and os.path.realpath(target) == os.path.realpath(folder):
+            return
+        try:
+            if os.path.islink(target) and not os.path.exists(target):
+                os.remove(target)
+            os.symlink(os.path.abspath(folder), target)
+        except OSError as error:
+            raise UserError(
+                f"cannot make {target} a link to {folder}: {error.strerror}; remove what is there, "
+                "or choose another folder with --to"
+            ) from None
+        self.changed = True
 
     def remove(self, name):
         """Remove a file of an earlier preparation that has nothing to tell any more."""

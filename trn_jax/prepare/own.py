@@ -72,7 +72,7 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False
         earlier=splits.read_earlier(to, (item.key for item in found)),
     )
     _check_spaces(found, chosen.multi_label)
-    _link(outcome, root, "videos" if kinds == "video" else "rawframes")
+    outcome.link(root, "videos" if kinds == "video" else "rawframes")
     _write_lists(outcome, division, found, labels)
     command = train_command("finetune")
     command += [f"--config.data_dir={to}", f"--config.model.num_classes={len(labels)}"]
@@ -282,19 +282,3 @@ def _write_lists(outcome, division, found, labels):
     others = sorted(set(without) - set(alone))
     outcome.skip("classes without a video for validation", others)
     outcome.skip("classes without a video for training", division.without("train"))
-
-
-def _link(outcome, root, name):
-    """Make the videos appear in the data set under the name that the catalogue has for them."""
-    target = os.path.join(outcome.to, name)
-    outcome.has(name)
-    if os.path.isdir(target) and os.path.realpath(target) == os.path.realpath(root):
-        return
-    try:
-        os.symlink(root, target)
-    except OSError as error:
-        raise UserError(
-            f"cannot make {target} a link to {root}: {error.strerror}; remove what is there, or "
-            "choose another folder with --to"
-        ) from None
-    outcome.changed = True
