@@ -106,7 +106,7 @@ def read(outcome, path, root, options):
     if extension in (".json", ".jsonl"):
         table = _json_table(path, text, extension)
     else:
-        table = _text_table(path, text, extension, resolver)
+        table = _text_table(path, text, extension, resolver, options.multi_label)
     columns = _columns(path, table, options) if table.rows or table.header else {}
     if not table.rows:
         raise UserError(f"{path} is empty; expected a video and its class per line")
@@ -240,7 +240,7 @@ def _find_column(path, header, flag, name):
 # Text --------------------------------------------------------------------------------------------
 
 
-def _text_table(path, text, extension, resolver):
+def _text_table(path, text, extension, resolver, multi_label):
     lines = text.split("\n")
     # Comments become blank lines, so that the numbers of the others stay.
     lines = ["" if _is_comment(line, resolver) else line for line in lines]
@@ -249,7 +249,8 @@ def _text_table(path, text, extension, resolver):
         return _Table([])
     mark = "\t" if extension == ".tsv" else _mark(filled[:100], extension)
     if mark is None:
-        return _Table(_list_rows(lines, "line" if extension == ".txt" else "row", resolver))
+        what = "line" if extension == ".txt" else "row"
+        return _Table(_list_rows(lines, what, resolver, multi_label))
     rows = _split_rows(path, lines, mark)
     header = rows[0].cells
     videos = [i for i, cell in enumerate(header) if _names_video(cell, resolver)]
@@ -311,19 +312,19 @@ def _split_rows(path, lines, mark):
     return rows
 
 
-def _list_rows(lines, what, resolver):
+def _list_rows(lines, what, resolver, multi_label):
     """The rows of a list whose lines are `<video> <class>` or `<folder> <frames> <class>`."""
     rows: list[_Row] = []
     for number, line in enumerate(lines, start=1):
         words = [_plain(word) for word in line.split()]
         is_header = words and words[0] in HEADERS["path"] and words[-1] in HEADERS["label"]
         if words and (rows or not is_header):
-            name, rest = _split_line(line.strip(), resolver)
-            rows.append(_Row(f"{what} {number}", line, [name, rest]))
+            cells = _split_line(line.strip(), resolver, multi_label)
+            rows.append(_Row(f"{what} {number}", line, list(cells)))
     return rows
 
 
-def _split_line(line, resolver):
+def _split_line(line, resolver, multi_label):
     """The video of a line, and its class: a string, or a list of numbers."""
     if found := _QUOTED.fullmatch(line) or _FILE.fullmatch(line):
         name, rest = found[1].strip('"'), found[2]
@@ -334,7 +335,8 @@ def _split_line(line, resolver):
     numbers = rest.split()
     if len(numbers) < 2 or not all(map(str.isdecimal, numbers)):
         return name, rest
-    return name, numbers if is_video(name) else numbers[1:]  # the first one counts the frames
+    counts_frames = not is_video(name) or (len(numbers) == 2 and not multi_label)
+    return name, numbers[1:] if counts_frames else numbers
 
 
 def _split_at_existing(line, resolver):
