@@ -371,7 +371,7 @@ def _add_records(commands):
     parser.add_argument(
         "--quality", type=positive, default=95, help="of JPEGs of video files; by default 95"
     )
-    for field in ("train_list", "val_list", "class_names", "frame_pattern"):
+    for field in ("train_list", "val_list", "test_list", "class_names", "frame_pattern"):
         flag = field.replace("_", "-")
         parser.add_argument(f"--{flag}", help=f"instead of the catalogue's, as data.{field}")
     parser.add_argument("--first-frame", type=int, help="number of the first frame, as in data")
@@ -382,7 +382,7 @@ def _records(arguments):
     from trn_jax.prepare.target import claim
     from trn_jax.tfds.build import build
 
-    fields = ("train_list", "val_list", "class_names", "frame_pattern", "first_frame")
+    fields = ("train_list", "val_list", "test_list", "class_names", "frame_pattern", "first_frame")
     with claim(arguments.to):
         said = build(
             arguments.data_dir,

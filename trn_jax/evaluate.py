@@ -249,7 +249,8 @@ class Evaluator:
             "step": step,
             "model": config.model.name,
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "list": os.path.relpath(data.files.val_list),
+            "split": data.split,
+            "list": os.path.relpath(data.files.of_split(data.split)[0]),
             "list_sha256": _list_hash(data),
             "trn_jax": __version__,
             "jax": jax.__version__,
@@ -329,8 +330,10 @@ def interleave(parts, num_rows):
     return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[:num_rows]
 
 
-def evaluate(config, path, workdir, *, protocols="all", dump=None):
+def evaluate(config, path, workdir, *, protocols="all", dump=None, split="val"):
     """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json` and `.npz`.
+
+    Results of another split than "val" go to `<workdir>/results/<split>`.
 
     Args:
         config: a configuration whose protocols and data are used, or `None` for the one that the
@@ -340,6 +343,7 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
         protocols: "all", or names with commas between them.
         dump: where the scores of all videos go besides, see `scores.write` and, of several
             protocols, `scores.dump_path`.
+        split: "val", "test" or "train".
 
     Raises:
         UserError: checkpoint, configuration and data do not fit each other, or `dump` cannot be
@@ -357,7 +361,7 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
     names = recipe.protocol_names(config, protocols)
     with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog:
         watchdog.note("the start, reading the lists")
-        data = recipe.Data(config, workdir)
+        data = recipe.Data(config, workdir, split)
         watchdog.note(f"the start, reading {directory}")
         model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
         graph, state = nnx.split(model)
@@ -371,7 +375,8 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
         results = evaluator.run_protocols(
             data, config, (nnx.as_pure(state),), directory, about["step"], names
         )
-        write_results(results, os.path.join(workdir, "results"), dump=dump)
+        folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
+        write_results(results, folder, dump=dump)
 
 
 def write_results(results, folder, *, dump=None):
@@ -412,8 +417,9 @@ def _speed(found):
 
 def _list_hash(data):
     """SHA-256 of the list, or, of records, which have none, of the names and labels in them."""
-    if os.path.isfile(data.files.val_list):
-        with open(data.files.val_list, "rb") as file:
+    path, _ = data.files.of_split(data.split)
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     videos = zip(data.val_names, data.val_records, strict=True)
     lines = [f"{name} {record.label}\n" for name, record in videos]

@@ -32,7 +32,7 @@ class Dataset:
         first_frame: number of the first frame.
         reversed_pairs: pairs of class names, each the other one backwards in time.
         source: what the lists name: folders of "frames" or "videos", files; or "records", which
-            have no list: there, those of both splits are what paths of videos begin with; "": find
+            have no list: there, those of the splits are what paths of videos begin with; "": find
             out.
     """
 
@@ -47,6 +47,15 @@ class Dataset:
     test_frames: str = ""
     reversed_pairs: tuple[tuple[str, str], ...] = ()
     source: str = ""
+
+    def of_split(self, split):
+        """The list and the folder of the videos of "train", "val" or "test"."""
+        places = {
+            "train": (self.train_list, self.frames),
+            "val": (self.val_list, self.val_frames),
+            "test": (self.test_list, self.test_frames),
+        }
+        return places[split]
 
 
 DATASETS = {
@@ -136,21 +145,24 @@ def locate(name, data_dir, **overrides):
 
 def _of_records(dataset, root, given):
     """The files of records, which are called the same whatever data set they are of."""
-    useless = sorted(given.keys() & {"train_list", "val_list", "frames", "val_frames"})
+    lists = {"train_list", "val_list", "test_list", "frames", "val_frames", "test_frames"}
+    useless = sorted(given.keys() & lists)
     if useless:
         raise UserError(
             f"the records in {root} have their lists in them; leave out "
             + ", ".join(f"data.{key}" for key in useless)
         )
-    train, val = (os.path.join(root, split) for split in records.SPLITS)
+    train, val, test = (os.path.join(root, split) for split in records.SPLITS)
     names = {} if "class_names" in given else {"class_names": records.class_names_file(root)}
     return dataclasses.replace(
         dataset,
         source="records",
         frames=train,
         val_frames=val,
+        test_frames=test,
         train_list=train,
         val_list=val,
+        test_list=test,
         **names,
     )
 

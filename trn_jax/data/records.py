@@ -29,7 +29,7 @@ from trn_jax.errors import UserError, listed
 
 INFO_FILE = "dataset_info.json"
 PARTS = ("videos", "frames")
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", "test")  # the last one only where a test list was
 _ADVICE = "build the records again"
 # Nothing is read ahead, as the next clip is elsewhere, and no threads are made for one record.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -99,7 +99,13 @@ class Records:
             UserError: records are damaged, have labels that do not exist, several labels where one
                 is expected or the reverse, or are not those of the frames.
         """
-        shards = _Shards(*_locate_shards(self._root, "videos")[split])
+        places = _locate_shards(self._root, "videos")
+        if split not in places:
+            raise UserError(
+                f"the records in {self._root} have no split {split!r}, only {', '.join(places)}; "
+                "build them again from lists that have it"
+            )
+        shards = _Shards(*places[split])
         found, problems, first = [], [], 0
         folder = os.path.join(self._root, split)
         for index, data in enumerate(shards.read_all()):
@@ -294,7 +300,7 @@ def _locate_shards(root, part):
             info = json.load(file)
         splits = {split["name"]: split for split in info["splits"]}
         places = {}
-        for split in SPLITS:
+        for split in (split for split in SPLITS if split != "test" or split in splits):
             lengths = [int(length) for length in splits[split]["shardLengths"]]
             shards = [
                 f"{info['name']}-{split}.array_record-{number:05d}-of-{len(lengths):05d}"
@@ -303,7 +309,7 @@ def _locate_shards(root, part):
             places[split] = [os.path.join(folder, shard) for shard in shards], lengths
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} does not describe records of videos with the splits {' and '.join(SPLITS)} "
+            f"{path} does not describe records of videos with the splits train and validation "
             f"({type(error).__name__}: {error}); {_ADVICE}"
         ) from None
     if info.get("fileFormat") != "array_record":

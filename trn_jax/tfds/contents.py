@@ -122,7 +122,9 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
     places = {"train": (found.train_list, found.frames)}
     places["validation"] = (found.val_list, found.val_frames)
     videos = {}
-    for split in SPLITS:
+    if os.path.exists(found.test_list):
+        places["test"] = (found.test_list, found.test_frames)
+    for split in (split for split in SPLITS if split in places):
         path, root = places[split]
         records = annotations.read_list(
             path, frames_root=root, num_classes=len(class_names), multi_label=multi_label
