@@ -245,6 +245,8 @@ The source is
                          perhaps one for the split (split, subset) with train, val or test
   a list                 .txt with lines "<video> <class>" or "<folder> <frames> <class>"
   a folder of videos     with such a table in it or beside it
+  a data set             such as ucf101 or hmdb51, with --archives=<folder of the download>;
+                         scripts/prepare_data.py has all options for these
 
 Splits: videos for which the source says train, val or test stay there. Where it has none for
 validation, each training video goes to validation or not by a hash of --seed and its path, so that
@@ -269,8 +271,9 @@ def _add_prepare(commands):
         description=_PREPARE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", help="folder, table or list, see above")
+    parser.add_argument("source", help="folder, table, list or data set, see above")
     parser.add_argument("--to", required=True, help="folder of the data set")
+    parser.add_argument("--archives", help="folder with what was downloaded of a data set")
     parser.add_argument(
         "--val-share", type=float, default=0.2, help="of each class; by default %(default)s"
     )
@@ -313,10 +316,22 @@ def _add_prepare(commands):
 
 
 def _prepare(arguments):
-    from trn_jax.prepare import own
+    from trn_jax.prepare import PREPARATIONS, own
+    from trn_jax.prepare.lists import ORDERS
     from trn_jax.prepare.processes import num_processors
     from trn_jax.prepare.target import claim
 
+    if arguments.archives:
+        if arguments.source not in PREPARATIONS:
+            raise UserError(
+                f"--archives is for data sets of the field, {', '.join(PREPARATIONS)}, of which "
+                f"{arguments.source!r} is none"
+            )
+        workers = arguments.workers or num_processors()
+        options = dict(workers=workers, orders=ORDERS, records=arguments.records)
+        return prepare_archives(arguments.source, arguments.archives, arguments.to, **options)
+    if arguments.source in PREPARATIONS and not os.path.exists(arguments.source):
+        raise UserError(f"{arguments.source} needs --archives=<folder with what was downloaded>")
     if arguments.records:
         from trn_jax.tfds.build import build  # says what is missing before the work
     with claim(arguments.to):
@@ -339,6 +354,31 @@ def _prepare(arguments):
             made = build(arguments.to, to, files=outcome.naming, multi_label=arguments.multi_label)
             print("records:", made, sep="\n")
     return outcome.status
+
+
+def prepare_archives(dataset, archives, to, *, workers, orders, records):
+    """Prepare a data set of the field and print what came out.
+
+    Args:
+        dataset: one of `trn_jax.prepare.PREPARATIONS`.
+        archives: folder with what was downloaded.
+        to: folder of the data set.
+        workers: number of processes.
+        orders: of the labels, some of `lists.ORDERS`.
+        records: whether to make records, too.
+    """
+    from trn_jax.prepare import PREPARATIONS
+    from trn_jax.prepare.target import claim
+
+    if records:
+        from trn_jax.tfds.build import build_prepared  # says what is missing before the work
+    with claim(to):
+        outcome = PREPARATIONS[dataset](archives, to, workers=workers, orders=orders)
+        print(outcome, flush=True)
+        if records:
+            of_videos = outcome.training.source == "videos"
+            print("records, of the videos; they need no frames:" if of_videos else "records:")
+            print(build_prepared(outcome))
 
 
 def _columns(text):

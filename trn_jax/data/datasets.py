@@ -97,6 +97,17 @@ DATASETS = {
         val_list="mit_val_list_rawframes.txt",
         frame_pattern="img_{:05d}.jpg",
     ),
+    # Each of three official divisions into training and test videos, of which this is the first.
+    "ucf101": Dataset(
+        train_list="ucf101_train_split_1_rawframes.txt",
+        val_list="ucf101_val_split_1_rawframes.txt",
+        frame_pattern="img_{:05d}.jpg",
+    ),
+    "hmdb51": Dataset(
+        train_list="hmdb51_train_split_1_rawframes.txt",
+        val_list="hmdb51_val_split_1_rawframes.txt",
+        frame_pattern="img_{:05d}.jpg",
+    ),
     "frames": Dataset(),
 }
 
@@ -152,7 +163,7 @@ def _of_records(dataset, root, given):
             f"the records in {root} have their lists in them; leave out "
             + ", ".join(f"data.{key}" for key in useless)
         )
-    train, val, test = (os.path.join(root, split) for split in records.SPLITS)
+    train, val, test = (os.path.join(root, s) for s in (*records.SPLITS, records.TEST))
     names = {} if "class_names" in given else {"class_names": records.class_names_file(root)}
     return dataclasses.replace(
         dataset,

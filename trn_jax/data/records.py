@@ -29,7 +29,8 @@ from trn_jax.errors import UserError, listed
 
 INFO_FILE = "dataset_info.json"
 PARTS = ("videos", "frames")
-SPLITS = ("train", "validation", "test")  # the last one only where a test list was
+SPLITS = ("train", "validation")
+TEST = "test"  # a split of records that were made with a test list
 _ADVICE = "build the records again"
 # Nothing is read ahead, as the next clip is elsewhere, and no threads are made for one record.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -58,7 +59,7 @@ class StoredVideo(Record):
     """A `Record` that knows where its frames are.
 
     Attributes:
-        split: one of `SPLITS`.
+        split: one of `SPLITS`, or `TEST`.
         name: of the video, as in the list that the records were made from.
         first_frame: number of its first frame among those of its split.
     """
@@ -88,7 +89,7 @@ class Records:
         """The labelled videos of a split, in the order of the list that they were made from.
 
         Args:
-            split: one of `SPLITS`.
+            split: one of `SPLITS`, or `TEST`.
             num_classes: labels must be below this.
             multi_label: labels become tuples.
 
@@ -300,7 +301,7 @@ def _locate_shards(root, part):
             info = json.load(file)
         splits = {split["name"]: split for split in info["splits"]}
         places = {}
-        for split in (split for split in SPLITS if split != "test" or split in splits):
+        for split in (*SPLITS, *({TEST} & splits.keys())):
             lengths = [int(length) for length in splits[split]["shardLengths"]]
             shards = [
                 f"{info['name']}-{split}.array_record-{number:05d}-of-{len(lengths):05d}"
