@@ -1,6 +1,7 @@
 """Tables and lists as people have them: what a row means, and what is said of one that has none."""
 
 import json
+import random
 
 import pytest
 from test_own import prepared, write_frames, write_video
@@ -8,6 +9,7 @@ from test_own import prepared, write_frames, write_video
 from trn_jax import cli
 from trn_jax.errors import UserError
 from trn_jax.prepare import sources, tables
+from trn_jax.prepare.items import SPLITS
 from trn_jax.prepare.outcome import Outcome
 
 
@@ -340,6 +342,64 @@ def test_folders_with_spaces_cannot_have_several_labels(tmp_path):
     (tmp_path / "t.csv").write_text("path,labels\nmy clip 0,a;b\nmy clip 1,a\nmy clip 2,b\n")
     with pytest.raises(UserError, match=r"3 folders .*spaces.*'my clip 0'"):
         prepared(tmp_path / "t.csv", tmp_path / "to", multi_label=True)
+
+
+# Whatever a table is, there are items or an error for people
+
+
+def test_mutated_tables(root):
+    rng = random.Random(0)
+    texts = [
+        b"path,label,split,speaker\na.mp4,x,train,anna\nb.MOV,y,val,ben\nsub/c.webm,x,test,\n",
+        b"a.mp4 0\nb.MOV 1\nmy clip.mp4 2\nfolder 5 3\n# comment\n",
+        b'[{"video": "a.mp4", "label": ["x", "y"]}, {"video": "b", "label": 3, "speaker": [1]}]',
+        b'{"id": 1, "template": "a [b]"}\n{"id": "b"}\n',
+        'path;label\r\n"a\nb";x;y\r\n'.encode("utf-16"),
+        b"a.mp4\tx y\nb\tz\n",
+    ]
+    parts = [
+        b",",
+        b";",
+        b"\t",
+        b"|",
+        b"\n",
+        b"\r",
+        b"\0",
+        b'"',
+        b"#",
+        b"\\",
+        b"file://",
+        b"%zz",
+        b"[",
+    ]
+    parts += [b"]", b"C:\\", b"//", b"..", b"1" * 30, b"path", b"label", b"\xff", b"a" * 300]
+    parts += [
+        "\u2028".encode(),
+        "\u0663".encode(),
+        "\u00b2".encode(),
+        b"file://[::1",
+        b"label_map.txt",
+    ]
+    for _ in range(200):
+        text = bytearray(rng.choice(texts))
+        for _ in range(rng.randint(1, 6)):
+            place = rng.randint(0, len(text))
+            if rng.random() < 0.6:
+                text[place:place] = rng.choice(parts)
+            else:
+                del text[place : place + rng.randint(1, 10)]
+        options = dict(multi_label=rng.random() < 0.3)
+        options["group_by"] = rng.choice(["", "", "level1", "(a)", "speaker", "2"])
+        try:
+            items, _ = read(
+                root, f"t{rng.choice(tables.EXTENSIONS_OF_TABLES)}", bytes(text), **options
+            )
+        except UserError:
+            continue
+        assert items
+        for item in items:
+            assert item.path and all(item.labels) and item.split in ("", *SPLITS)
+            assert len(item.labels) == 1 or options["multi_label"]
 
 
 def test_every_known_header_is_found():

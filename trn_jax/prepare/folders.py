@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import stat
 from collections.abc import Iterable
 from functools import partial
 
@@ -87,7 +86,7 @@ def search(root, *, depth=None, leave_out="", frames=True):
         found.folders += [below] if below else []
         for entry in entries:
             path = os.path.join(below, entry.name)
-            if not os.path.isdir(entry.path):
+            if not _is_folder(entry):
                 _add_file(found, path, entry)
             elif depth is not None and level >= depth:
                 continue
@@ -159,22 +158,26 @@ def _is_frames(entries):
     if any(is_video(entry.name) for entry in entries):
         return False
     images = [entry.name for entry in entries if is_image(entry.name)]
-    if any(entry.is_dir() for entry in entries):  # a cover picture beside folders is no video
+    if any(map(_is_folder, entries)):  # a cover picture beside folders is no video
         return len(images) > 1 and all(map(guess_pattern, images))
     return bool(images)
 
 
-def _add_file(found, path, entry):
+def _is_folder(entry):
     try:
-        regular = stat.S_ISREG(entry.stat().st_mode)
-    except OSError:
-        target = os.readlink(entry.path) if entry.is_symlink() else "nothing"
-        found.broken.append((path, f"is a broken link, to {target}"))
-        return
-    if not regular:
-        found.broken.append((path, "is no file, but a pipe, a socket or a device"))
-    else:
+        return entry.is_dir()
+    except OSError:  # links in a circle
+        return False
+
+
+def _add_file(found, path, entry):
+    # Most file systems tell files from others without a look at each.
+    if (not entry.is_symlink() and entry.is_file()) or os.path.isfile(entry.path):
         (found.videos if is_video(entry.name) else found.others).append(path)
+    elif entry.is_symlink() and not os.path.exists(entry.path):
+        found.broken.append((path, f"is a broken link, to {os.readlink(entry.path)}"))
+    else:
+        found.broken.append((path, "is no file, but a pipe, a socket or a device"))
 
 
 # Frames ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from trn_jax.data.videos import is_video
 from trn_jax.errors import UserError
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_URL = re.compile(r"file:(//[^/]*(?=/))?", re.IGNORECASE)  # with its host, if any
 
 
 class Resolver:
@@ -93,8 +94,8 @@ class Resolver:
 def _readings(text):
     """What a text can mean, as paths with `/`, the most literal first."""
     text = text.strip().strip('"')
-    if text.lower().startswith("file:"):
-        path = urllib.parse.unquote(urllib.parse.urlparse(text).path)
+    if url := _URL.match(text):
+        path = urllib.parse.unquote(text[url.end() :])
         text = path[1:] if _DRIVE.match(path[1:]) else path
     yield text
     if "\\" in text:

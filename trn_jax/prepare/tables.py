@@ -149,7 +149,8 @@ def _item(path, row, columns, options):
             f"{row.place} of {path} is {row.text!r}, with {len(labels)} labels; expected one per "
             "video, or --multi-label"
         )
-    return Item(name, labels, split, cell("group"))
+    group = cell("group")
+    return Item(name, labels, split, group if isinstance(group, str) else ";".join(group))
 
 
 def _check_labels(path, items):

@@ -5,7 +5,7 @@ What comes out, for each division N of 1, 2 and 3, under the names of mmaction2:
 
     annotations/                                        the files of the divisions
     videos                                              a link, unless they lie there
-    label_map.txt                                       alphabetical, the only order there is
+    label_map.txt                                       in the only order there is
     <data set>_{train,val}_split_N_videos.txt
     <data set>_{train,val}_split_N_rawframes.txt
 
