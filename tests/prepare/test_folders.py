@@ -183,6 +183,20 @@ def test_a_flat_folder_without_a_table_says_how_to_go_on(tmp_path):
         found_items(tmp_path / "videos")
 
 
+def test_a_data_set_among_its_flat_videos(tmp_path):
+    for number in range(4):
+        write_video(tmp_path / f"{number}.mp4", 2)
+    (tmp_path / "labels.csv").write_text("0.mp4,a\n1.mp4,a\n2.mp4,b\n3.mp4,b\n")
+    prepared(tmp_path, tmp_path)
+    assert "nothing to do" in prepared(tmp_path, tmp_path)
+
+
+def test_videos_of_a_split_without_classes(tmp_path):
+    put(tmp_path, "train/1.mp4", "train/2.mp4")
+    with pytest.raises(UserError, match=r"train/1\.mp4.*no folder of level 1.*table"):
+        found_items(tmp_path)
+
+
 @pytest.mark.parametrize("place", ["videos/labels.csv", "videos.csv"])
 @pytest.mark.parametrize("name", ["{}.mp4", "videos/{}.mp4", "{}"])
 def test_the_table_of_a_flat_folder_is_found(tmp_path, place, name):

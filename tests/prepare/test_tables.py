@@ -299,6 +299,23 @@ def test_classes_keep_the_order_of_their_numbers(tmp_path):
     assert (tmp_path / "to/label_map.txt").read_text() == "Zebra\nAnt\n"
 
 
+def test_files_of_people_are_not_overwritten(tmp_path):
+    for number in range(4):
+        write_video(tmp_path / f"{number}.mp4", 2)
+    rows = "0.mp4 3\n1.mp4 3\n2.mp4 5\n3.mp4 5\n"
+    (tmp_path / "train_list.txt").write_text(rows)
+    with pytest.raises(UserError, match=r"overwrite .*train_list\.txt"):
+        prepared(tmp_path / "train_list.txt", tmp_path)
+    (tmp_path / "train_list.txt").rename(tmp_path / "t.txt")
+    # Numbers without names are their own names, also the second time.
+    prepared(tmp_path / "t.txt", tmp_path)
+    assert (tmp_path / "label_map.txt").read_text() == "3\n5\n"
+    assert "nothing to do" in prepared(tmp_path / "t.txt", tmp_path)
+    (tmp_path / "label_map.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    with pytest.raises(UserError, match=r"overwrite .*label_map\.txt"):
+        prepared(tmp_path / "t.txt", tmp_path)
+
+
 # Contradictions
 
 

@@ -40,10 +40,11 @@ def read(outcome, root, found, *, class_level=1):
         else:
             items.append(Item(path, (folders[class_level - 1],), split))
     if not items:
+        smaller = ", or give a smaller --class-level" if class_level > 1 else ""
         raise UserError(
-            f"{shallow[0]} and all other videos in {root} lie above the folders of level "
-            f"{class_level}, which --class-level names; give a smaller level"
-            + (", or a table with the class of each video" if given else "")
+            f"{shallow[0]} and all other videos in {root} have no folder of level {class_level} "
+            "above them, which would have the name of their class; move those of each class into "
+            f"one{smaller}, or give a table with the class of each video"
         )
     others = [path for path in found.others if os.path.dirname(path)]
     outcome.skip(f"files that are no videos by their names ({', '.join(EXTENSIONS)})", others)

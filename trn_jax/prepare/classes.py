@@ -95,7 +95,7 @@ def name_numbers(outcome, items, folder, *, but):
         numbers, or have no names.
 
     Raises:
-        UserError: the file has no name for some number, or a name twice.
+        UserError: the file has no name for some number or a name twice, or would be overwritten.
     """
     numbers = {label for item in items for label in item.labels}
     paths = (os.path.join(folder, name) for name in _MAPS)
@@ -103,6 +103,13 @@ def name_numbers(outcome, items, folder, *, but):
     if path is None or not numbers or not all(map(str.isdecimal, numbers)):
         return items, []
     names = _read_map(path)
+    if all(map(str.isdecimal, names.values())):
+        return items, []  # of an earlier preparation, which had no names either
+    if os.path.realpath(path) == os.path.realpath(os.path.join(outcome.to, "label_map.txt")):
+        raise UserError(
+            f"--to={outcome.to} would overwrite {path}, where the names of the classes are; choose "
+            "another folder"
+        )
     unknown = sorted((number for number in numbers if int(number) not in names), key=int)
     if unknown:
         raise UserError(

@@ -257,7 +257,8 @@ def _write_lists(outcome, division, found, labels):
         outcome.note("the source has no videos for validation: a share of those for training is")
     if division.kept:
         outcome.note(
-            f"{division.kept:,} videos stay in the split that the lists in {outcome.to} had them in"
+            f"{division.kept:,} videos stay in the split that the lists in {outcome.to} had them "
+            "in (to divide all of them anew, remove these lists)"
         )
     outcome.note_all("groups that the source itself has in several splits", division.torn)
     outcome.note_all("videos that the source gives another split than before", division.moved)

@@ -10,7 +10,9 @@ from trn_jax.prepare import class_folders, classes, tables
 from trn_jax.prepare.folders import search, visible_entries
 from trn_jax.prepare.items import split_called
 from trn_jax.prepare.outcome import Outcome
+from trn_jax.prepare.splits import LIST_FILES
 
+_LARGEST_TABLE = 64 << 20  # bytes
 _LEVEL = re.compile(r"level[ _-]?(\d+)", re.IGNORECASE)
 _EXPECTED = (
     f"a folder of class folders, or a table or list ({', '.join(tables.EXTENSIONS_OF_TABLES)})"
@@ -85,6 +87,8 @@ def find(outcome, source, to, options):
             f"{source} is neither a folder of class folders nor a table or list "
             f"({', '.join(tables.EXTENSIONS_OF_TABLES)}); save a spreadsheet as 'CSV UTF-8'"
         )
+    if os.path.isdir(to) and os.path.samefile(os.path.dirname(source), to) and _is_output(source):
+        raise UserError(f"--to={to} would overwrite {source}; choose another folder, or rename it")
     root = os.path.abspath(options.videos or os.path.dirname(source))
     items, order = _read_table(outcome, source, root, options)
     return root, _grouped(items, options), [], order
@@ -102,7 +106,10 @@ def _with_table(outcome, root, found, options):
     """As `_read_table`, of the table that lies among the videos of a folder, or beside it."""
     videos = set(found.videos)
     matching, problems = [], []
-    for path in (*_tables_in(root), *_tables_in(os.path.dirname(root))):
+    paths = [path for folder in (root, os.path.dirname(root)) for path in _tables_in(folder)]
+    for path in paths:
+        if _is_output(path) and os.path.dirname(path) == os.path.abspath(outcome.to):
+            continue
         try:
             items, _ = _read_table(Outcome(outcome.to), path, root, options)
         except UserError as error:
@@ -124,12 +131,18 @@ def _with_table(outcome, root, found, options):
 
 
 def _tables_in(folder):
+    """Files that can be tables, but for large ones, which are more likely to be something else."""
     try:
         entries = visible_entries(folder)
     except OSError:
         return []
-    endings = tables.EXTENSIONS_OF_TABLES
-    return [e.path for e in entries if e.name.lower().endswith(endings) and e.is_file()]
+    paths = [e.path for e in entries if e.name.lower().endswith(tables.EXTENSIONS_OF_TABLES)]
+    return [p for p in paths if os.path.isfile(p) and os.path.getsize(p) <= _LARGEST_TABLE]
+
+
+def _is_output(path):
+    """Whether a preparation writes a file of this name."""
+    return os.path.basename(path) in LIST_FILES.values()
 
 
 def _flat(root, videos, matching, problems):

@@ -22,6 +22,7 @@ from trn_jax.data.datasets import Dataset
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare.items import SPLITS, Item
 
+# What the lists of a data set are called.
 LIST_FILES = {split: getattr(Dataset(), f"{split}_list") for split in SPLITS}
 
 
