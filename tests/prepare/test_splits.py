@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from collections import Counter
 
 import pytest
 
@@ -79,6 +80,8 @@ def test_shares_are_about_right_and_every_class_has_both(share):
         items = [item for number in range(30) for item in make(f"class {number}", range(size))]
         division = splits.divide(items, val_share=share, seed=size)
         assert division.without("val") == division.without("train") == []
+        counts = Counter(item.labels[0] for item in division.items["val"])
+        assert max(counts.values()) <= max(2 * share * size, 1)
     items = [item for number in range(10) for item in make(f"class {number}", range(200))]
     found = list(membership(items, share=share).values())
     assert abs(found.count("val") / len(found) - share) < 0.03

@@ -6,10 +6,11 @@ nor their order matter, nor where the folder lies, nor the extension: a video st
 when it is extracted into a folder of frames. With groups, such as persons, the name of the group
 is hashed in place of the path.
 
-By that rule alone a small class may have no video in one of the two splits. So, in a class of two
-or more, the video with the smallest hash goes to validation if none is there, and the one with the
-largest to training. This is the one choice that depends on other videos, so the lists of an earlier
-preparation come first: what they have stays in its split, whatever is added, removed or renamed.
+By that rule alone a small class may have no video in one of the two splits, or far too many for
+validation. So a class of two or more has at least one video in both, and at most twice its share
+for validation: the smallest hashes go to validation first, and the largest to training. This is the
+one choice that depends on other videos, so the lists of an earlier preparation come first: what
+they have stays in its split, whatever is added, removed or listed in another order.
 """
 
 import collections
@@ -92,7 +93,7 @@ def divide(items, *, val_share, seed, earlier=None):
     for unit in units.values():
         unit.split = unit.split or ("val" if unit.number < val_share else "train")
     if "val" not in sources:
-        _balance(units.values())
+        _balance(units.values(), val_share)
     for unit in units.values():
         for item in unit.items:
             division.items[given[item] or unit.split].append(item)
@@ -143,31 +144,35 @@ def _fix(units, given, division, earlier):
         )
 
 
-def _balance(units):
-    """Give each class of two units or more one in either split, as far as units can be moved."""
+def _balance(units, val_share):
+    """Give each class one unit in both splits and not too many for validation, where possible."""
     classes = collections.defaultdict(list)
     for unit in sorted(units, key=lambda unit: unit.number):
         if unit.split != "test":
             for label in unit.labels:
                 classes[label].append(unit)
 
-    def has(label, split, but=None):
-        return any(unit.split == split and unit is not but for unit in classes[label])
+    def count(label, split):
+        return sum(unit.split == split for unit in classes[label])
 
     def move(members, source, target):
+        """Move the first unit that can be; says whether there was one."""
         for unit in members:
-            leaves = all(has(label, source, but=unit) for label in unit.labels)
-            if unit.split == source and not unit.fixed and leaves:
+            movable = unit.split == source and not unit.fixed
+            if movable and all(count(label, source) > 1 for label in unit.labels):
                 unit.split = target
-                return
+                return True
+        return False
 
     for label, members in sorted(classes.items()):
-        if not has(label, "val"):
+        if not count(label, "val"):
             move(members, "train", "val")
-        if not has(label, "train"):
-            move(reversed(members), "val", "train")
-            if len(members) == 1 and not members[0].fixed:
-                members[0].split = "train"
+        most = max(int(2 * val_share * len(members)), 1)
+        while count(label, "val") > most or not count(label, "train"):
+            if not move(reversed(members), "val", "train"):
+                break
+        if len(members) == 1 and not members[0].fixed:
+            members[0].split = "train"
 
 
 def read_earlier(folder, keys):
