@@ -18,7 +18,7 @@ from small_training import write_frames
 
 from trn_jax import config as configuration
 from trn_jax import create_model, evaluate, recipe
-from trn_jax.data import decode
+from trn_jax.data import datasets, decode
 from trn_jax.errors import UserError
 
 # Merging
@@ -216,13 +216,34 @@ def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(
         evaluator.run(data, settings.protocols, states)
 
 
+def test_the_test_list_is_evaluated_on_request(settings, tmp_path):
+    settings = settings("tsn_resnet10")
+    with pytest.raises(UserError, match=r"--split=test: .*test_list\.txt.*data\.test_list"):
+        _ = recipe.Data(settings, str(tmp_path / "run"), "test").val_records
+    (tmp_path / "test_list.txt").write_text("v3 25 3\nv1 40 1\n")
+    evaluator, states = evaluator_of(settings)
+    found = {}
+    for split in ("val", "test", "train"):
+        data = recipe.Data(settings, str(tmp_path / "run"), split)
+        views = {"efficient": settings.protocols.efficient}
+        (found[split],) = evaluator.run(data, views, states).values()
+    assert found["test"]["scores"].videos == ["v3", "v1"]
+    assert found["test"]["scores"].labels.tolist() == [3, 1]
+    np.testing.assert_array_equal(
+        found["test"]["scores"].scores, found["val"]["scores"].scores[[3, 1]]
+    )
+    assert found["train"]["num_videos"] == 7
+
+
 def test_results_name_their_list_also_where_it_is_not_a_file(settings, tmp_path):
     data = recipe.Data(settings("tsn_resnet10"), str(tmp_path / "run"))
     text = (tmp_path / "val_list.txt").read_bytes()
     assert evaluate._list_hash(data) == hashlib.sha256(text).hexdigest()
     records = list(data.val_records)
-    files = types.SimpleNamespace(val_list=str(tmp_path))  # a folder, as of records
-    stored = types.SimpleNamespace(files=files, val_names=data.val_names, val_records=records)
+    files = datasets.Dataset(val_list=str(tmp_path))  # a folder, as of records
+    stored = types.SimpleNamespace(
+        files=files, split="val", val_names=data.val_names, val_records=records
+    )
     first = evaluate._list_hash(stored)
     records[0] = dataclasses.replace(records[0], label=3)
     assert evaluate._list_hash(stored) != first

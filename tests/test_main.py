@@ -385,6 +385,8 @@ BAD_FLAGS = {
     "no workdir": (["--workdir="], "--workdir"),
     "eval without checkpoint": (["--mode=eval"], "--checkpoint"),
     "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
+    "split of a training": (["--split=test"], "--mode=eval"),
+    "unknown split": (["--mode=eval", "--split=dev"], "val|test|train"),
     "dump in an unknown format": (
         ["--mode=eval", "--checkpoint=/nonexistent", "--dump=scores.csv"],
         ".npz, .json, .torch.pkl, .pkl",

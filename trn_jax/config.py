@@ -110,8 +110,10 @@ def base(*, dataset, model, num_classes):
         source=placeholder(str),  # "frames", "videos" or "records"; None: what is there
         frames=placeholder(str),  # folder of the frame folders or videos, relative to data_dir
         val_frames=placeholder(str),  # the same for validation; "": they lie in the same folder
+        test_frames=placeholder(str),  # the same for the test videos
         train_list=placeholder(str),  # lines "<folder> <num_frames> <label>"
         val_list=placeholder(str),
+        test_list=placeholder(str),  # evaluated by --mode=eval --split=test, and by nothing else
         multi_label=False,  # lines go on with further labels; every class is a question of its own:
         # binary cross-entropy, sigmoid scores, the best checkpoint is the one of the best mAP
         class_names=placeholder(str),  # one name per line

@@ -267,7 +267,8 @@ class Evaluator:
             "step": step,
             "model": config.model.name,
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "list": os.path.relpath(data.files.val_list),
+            "split": data.split,
+            "list": os.path.relpath(data.files.of_split(data.split)[0]),
             "list_sha256": _list_hash(data),
             "trn_jax": __version__,
             "jax": jax.__version__,
@@ -347,8 +348,19 @@ def interleave(parts, num_rows):
     return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[:num_rows]
 
 
-def evaluate(config, path, workdir, *, protocols="all", dump=None, ignore_class_names=False):
+def evaluate(
+    config,
+    path,
+    workdir,
+    *,
+    protocols="all",
+    dump=None,
+    split="val",
+    ignore_class_names=False,
+):
     """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json` and `.npz`.
+
+    Results of another split than "val" go to `<workdir>/results/<split>`.
 
     Args:
         config: a configuration whose protocols and data are used, or `None` for the one that the
@@ -358,6 +370,7 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None, ignore_class_
         protocols: "all", or names with commas between them.
         dump: where the scores of all videos go besides, see `scores.write` and, of several
             protocols, `scores.dump_path`.
+        split: "val", "test" or "train".
         ignore_class_names: compare labels by their numbers where the data names other classes than
             the checkpoint.
 
@@ -380,7 +393,7 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None, ignore_class_
     with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog, hold(workdir):
         watchdog.note("startup (reading the lists)")
         # A checkpoint may be somebody else's: it does not choose where data is written.
-        data = recipe.Data(config, workdir, may_write=trusted)
+        data = recipe.Data(config, workdir, split, may_write=trusted)
         order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
         watchdog.note(f"startup (reading {directory})")
         model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
@@ -396,7 +409,8 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None, ignore_class_
         results = evaluator.run_protocols(
             data, config, (nnx.as_pure(state),), directory, about["step"], names
         )
-        write_results(results, os.path.join(workdir, "results"), dump=dump)
+        folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
+        write_results(results, folder, dump=dump)
 
 
 def class_order(model_names, data_names, *, ignore=False):
@@ -473,8 +487,9 @@ def _speed(found):
 
 def _list_hash(data):
     """SHA-256 of the list, or, of records, which have none, of the names and labels in them."""
-    if os.path.isfile(data.files.val_list):
-        with open(data.files.val_list, "rb") as file:
+    path, _ = data.files.of_split(data.split)
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     videos = zip(data.val_names, data.val_records, strict=True)
     lines = [f"{name} {record.label}\n" for name, record in videos]

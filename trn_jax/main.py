@@ -36,6 +36,13 @@ _CHECKPOINT = flags.DEFINE_string(
 _PROTOCOL = flags.DEFINE_string(
     "protocol", "all", "With --mode=eval: names of protocols of the recipe, or all."
 )
+_SPLIT = flags.DEFINE_enum(
+    "split",
+    "val",
+    ["val", "test", "train"],
+    "With --mode=eval: the list that is evaluated; results of another one than val go to "
+    "<workdir>/results/<split>.",
+)
 _DEEP = flags.DEFINE_bool("deep", False, "With --mode=check: decode all frames, not three a video.")
 _TO = flags.DEFINE_string(
     "to", "check", "With --mode=check: folder for the lists of what can be used and what not."
@@ -97,6 +104,8 @@ def _main(signals):
     from trn_jax.train import train
 
     config = _config()
+    if _SPLIT.value != "val" and _MODE.value != "eval":
+        raise UserError(f"--split={_SPLIT.value} goes with --mode=eval")
     if _MODE.value == "check":
         return _check(config)
     if _MODE.value == "plan":
@@ -132,6 +141,7 @@ def _main(signals):
         protocols=_PROTOCOL.value,
         dump=_DUMP.value,
         ignore_class_names=_IGNORE_CLASS_NAMES.value,
+        split=_SPLIT.value,
     )
     return 0
 
@@ -173,9 +183,13 @@ def _check(config):
             f"{files.train_list} are records, which were checked when they were made; look at the "
             "folders of frames or the videos that they were made from"
         )
+    lists = {split: files.of_split(split) for split in ("train", "val", "test")}
+    if not os.path.exists(files.test_list):
+        del lists["test"]
     findings = check.check(
-        {"train": (files.train_list, files.frames), "val": (files.val_list, files.val_frames)},
+        lists,
         data.source,
+        num_segments=config.model.num_segments,
         class_names=data.class_names,
         multi_label=data.multi_label,
         deep=_DEEP.value,

@@ -26,9 +26,11 @@ class Data:
     Args:
         config: see `trn_jax.config.base`.
         workdir: the synthetic data set is written beside it by default.
+        split: what is evaluated, "val", "test" or "train".
         may_write: whether it may be written to the folder that the configuration names.
 
     Attributes:
+        split: the same.
         class_names: names of the classes, in the order of their labels.
         num_threads: threads that decode.
         files: the `Dataset` with absolute paths.
@@ -39,7 +41,8 @@ class Data:
         UserError: files are missing or do not fit each other.
     """
 
-    def __init__(self, config, workdir, *, may_write=True):
+    def __init__(self, config, workdir, split="val", *, may_write=True):
+        self.split = split
         settings = config.data
         data_dir = config.data_dir or _default_data_dir(settings.dataset, workdir)
         fields = datasets.Dataset.__dataclass_fields__
@@ -73,8 +76,15 @@ class Data:
 
     @property
     def val_records(self):
-        """The validation list."""
-        return self._list(self.files.val_list, self.files.val_frames)
+        """The list that is evaluated, of validation unless `split` is another."""
+        path, frames = self.files.of_split(self.split)
+        is_list = self.files.source != "records"
+        if is_list and self.split == "test" and not os.path.exists(path):
+            raise UserError(
+                f"--split=test: the data set has no list {path}; `trn-jax prepare` writes one for "
+                "the test videos of its source; or name another list with --config.data.test_list"
+            )
+        return self._list(path, frames)
 
     def listed(self, split):
         """Names of the videos of a list, "train" or "val", as they stand there, and its records."""
@@ -89,7 +99,7 @@ class Data:
 
     @property
     def val_labels(self):
-        """Of the validation list: int64 `[videos]`, or multi-hot float32 `[videos, classes]`."""
+        """Of `val_records`: int64 `[videos]`, or multi-hot float32 `[videos, classes]`."""
         return self._labels(self.val_records)
 
     def _labels(self, records):
@@ -100,8 +110,8 @@ class Data:
 
     @property
     def val_names(self):
-        """Names of the videos of the validation list, as they stand there."""
-        root = os.path.join(self.files.val_frames, "")
+        """Names of the videos of the list that is evaluated, as they stand there."""
+        root = os.path.join(self.files.of_split(self.split)[1], "")
         return [record.path.removeprefix(root) for record in self.val_records]
 
     def train_names(self, examples):
@@ -163,7 +173,7 @@ class Data:
         )
 
     def eval_videos(self, views):
-        """This host's videos of the validation list, seen through `views`, `{name: View}`."""
+        """This host's videos of `val_records`, seen through `views`, `{name: View}`."""
         reader = VideoReader(
             views,
             self.source,

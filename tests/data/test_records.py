@@ -383,6 +383,28 @@ def test_the_command(folders, tmp_path, capsys):
     assert "quality=101 from 1 to 100" in capsys.readouterr().err
 
 
+def test_records_have_the_test_list_too(folders, tmp_path, stored):
+    shutil.copytree(folders, tmp_path / "data")
+    names = NAMES["val"]
+    lines = (folders / "val_list.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "data" / "test_list.txt").write_text(lines[1])
+    said = build(str(tmp_path / "data"), str(tmp_path / "to"))
+    assert "test: 1 videos" in said
+    files = datasets.locate("frames", tmp_path / "to/video_folder")
+    source = records.Records(os.path.dirname(files.frames))
+    (video,) = source.videos("test", num_classes=3)
+    assert video.name == names[1] and video.path == f"{files.test_frames}/{names[1]}"
+    with source.open(video) as found:
+        stored_pixels = found.read([0, 3])
+    with decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1).open(
+        annotations.Record(0, str(folders / "rawframes" / names[1]), video.num_frames, 0)
+    ) as found:
+        np.testing.assert_array_equal(stored_pixels, found.read([0, 3]))
+    # Records that were made without one say so.
+    with pytest.raises(UserError, match="no split 'test', only train, validation"):
+        records.Records(str(stored)).videos("test", num_classes=3)
+
+
 def test_own_videos_become_records_if_asked(folders, tmp_path, capsys):
     for number in range(4):
         folder = tmp_path / "own" / ("left", "right")[number % 2] / f"take {number}"

@@ -16,6 +16,7 @@ from trn_jax.errors import UserError
 from trn_jax.files import write_text
 
 _SAMPLE = 1 << 16  # bytes from the start, the middle and the end of a video file that are hashed
+_CALLED = {"val": "validation", "test": "test"}
 _SHOWN = 3
 _BAR = 24
 
@@ -50,10 +51,12 @@ class Findings:
     Attributes:
         lists: `{"train": [Looked, ...], "val": [...]}`.
         class_problems: what is wrong with the classes.
+        num_segments: frames of a clip; videos with fewer are counted.
     """
 
     lists: dict[str, list[Looked]]
     class_problems: list[str]
+    num_segments: int = 0
 
     @property
     def num_problems(self):
@@ -85,22 +88,36 @@ class Findings:
             if len(bad) > _SHOWN:
                 parts.append("  ...")
         parts += [f"classes: {problem}" for problem in self.class_problems]
+        parts += [self._short(name, found) for name, found in self.lists.items()]
         everything = [looked for found in self.lists.values() for looked in found]
         parts.append(_histogram("frames", [x.num_frames for x in everything if x.num_frames]))
         parts.append(_sizes([x.size for x in everything if x.size]))
         return "\n".join(part for part in parts if part)
 
+    def _short(self, name, found):
+        """A line on videos with fewer frames than a clip, or ""."""
+        short = [looked for looked in found if 0 < looked.num_frames < self.num_segments]
+        if not short:
+            return ""
+        return (
+            f"{name}: {len(short):,} videos have fewer frames than the {self.num_segments} of a "
+            f"clip, so that some are repeated (line {short[0].number} has {short[0].num_frames})"
+        )
 
-def check(lists, source, *, class_names, multi_label=False, deep=False, num_threads=4):
-    """Look through all videos of two lists.
+
+def check(
+    lists, source, *, class_names, multi_label=False, deep=False, num_threads=4, num_segments=0
+):
+    """Look through all videos of the lists of a data set.
 
     Args:
-        lists: `{"train": (path of the list, folder of its videos), "val": ...}`.
+        lists: `{"train": (path of the list, folder of its videos), "val": ..., "test": ...}`.
         source: where videos are read, such as `decode.FrameFolders`.
         class_names: in the order of the labels.
         multi_label: whether videos have several labels each.
         deep: decode all frames, not only the first, the middle and the last one.
         num_threads: threads that decode.
+        num_segments: frames of a clip; videos with fewer are counted, which is no problem.
 
     Returns:
         `Findings`.
@@ -110,8 +127,7 @@ def check(lists, source, *, class_names, multi_label=False, deep=False, num_thre
     """
     found: dict[str, list[Looked]] = {}
     for name, (path, root) in lists.items():
-        numbered = enumerate(annotations.read_lines(path, "list of videos"), start=1)
-        lines = [(number, line) for number, line in numbered if line.strip()]
+        lines = annotations.numbered_lines(path, root)
         if not lines:
             raise UserError(f"{path} is empty; there is nothing to look at")
         look = partial(
@@ -126,7 +142,8 @@ def check(lists, source, *, class_names, multi_label=False, deep=False, num_thre
             looked = pool.map(look, lines)
             found[name] = list(tqdm.tqdm(looked, name, len(lines), unit=" videos", disable=None))
     _mark_repetitions(found)
-    return Findings(found, list(_class_problems(found, class_names, multi_label)))
+    problems = list(_class_problems(found, class_names, multi_label))
+    return Findings(found, problems, num_segments)
 
 
 def report(findings, folder):
@@ -201,7 +218,11 @@ def _content(source, record):
 
 
 def _mark_repetitions(found):
-    """Mark lines whose video comes twice in a list, and those of training that validation has."""
+    """Mark lines whose video comes twice in a list, or is also in a list that is evaluated.
+
+    Of two lists, the line of the one that is used earlier is marked: training before validation,
+    validation before test.
+    """
     for looked in found.values():
         first: dict[str, str] = {}
         for index, each in enumerate(looked):
@@ -211,11 +232,11 @@ def _mark_repetitions(found):
             if key in first:
                 _mark(looked, index, f"the same video as {first[key]} of the same list")
             first.setdefault(key, each.record.path)
-    for_validation = {x.content: x.record.path for x in found.get("val", []) if x.content}
-    for index, each in enumerate(found.get("train", [])):
-        other = for_validation.get(each.content)
-        if other:
-            _mark(found["train"], index, f"the same video as {other} in the validation list")
+    for name, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        evaluated = {x.content: x.record.path for x in found.get(other, []) if x.content}
+        for index, each in enumerate(found.get(name, [])):
+            if same := evaluated.get(each.content):
+                _mark(found[name], index, f"the same video as {same} in the {_CALLED[other]} list")
 
 
 def _mark(looked, index, problem):

@@ -16,7 +16,7 @@ import simplejpeg
 from trn_jax.data import annotations, datasets
 from trn_jax.data.augment import resize_short_side
 from trn_jax.data.decode import FrameError, read_image_file
-from trn_jax.data.records import SPLITS
+from trn_jax.data.records import SPLITS, TEST
 from trn_jax.data.videos import VideoFiles
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare.progress import Progress
@@ -119,11 +119,12 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
     twice = sorted({name for name in class_names if class_names.count(name) > 1})
     if twice:
         raise UserError(f"{found.class_names} names classes twice: {', '.join(twice)}")
-    places = {"train": (found.train_list, found.frames)}
-    places["validation"] = (found.val_list, found.val_frames)
+    sources = ((found.train_list, found.frames), (found.val_list, found.val_frames))
+    places = dict(zip(SPLITS, sources, strict=True))
     videos = {}
-    for split in SPLITS:
-        path, root = places[split]
+    if os.path.exists(found.test_list):
+        places[TEST] = (found.test_list, found.test_frames)
+    for split, (path, root) in places.items():
         records = annotations.read_list(
             path, frames_root=root, num_classes=len(class_names), multi_label=multi_label
         )
