@@ -19,7 +19,7 @@ PACKAGE = REPOSITORY / "trn_jax"
 LAYERS = (
     ("trn_jax.errors",),
     ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices", "trn_jax.files", "trn_jax.checksums"),
-    ("trn_jax.compiled",),
+    ("trn_jax.compiled", "trn_jax.npz"),
     ("trn_jax.fitting",),
     ("trn_jax.hosts", "trn_jax.compilation_cache"),
     ("trn_jax.damage", "trn_jax.watchdog"),
@@ -53,7 +53,7 @@ LAYERS = (
     ("trn_jax.backbones",),
     ("trn_jax.models.*",),
     ("trn_jax.models",),
-    ("trn_jax.convert.unpickle", "trn_jax.convert.npz", "trn_jax.convert.safetensors"),
+    ("trn_jax.convert.unpickle", "trn_jax.convert.safetensors"),
     ("trn_jax.convert.sources",),
     ("trn_jax.convert.torch_objects", "trn_jax.convert.layout", "trn_jax.convert.diagnosis"),
     ("trn_jax.optim", "trn_jax.checkpoint", "trn_jax.convert.*"),

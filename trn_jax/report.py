@@ -7,11 +7,12 @@ import numpy as np
 
 from trn_jax import metrics, pictures
 from trn_jax import scores as score_files
-from trn_jax.errors import UserError
-from trn_jax.files import write_bytes, write_text
+from trn_jax.errors import UserError, escaped
+from trn_jax.files import reading, write_bytes, write_text
 
 _METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}
 _NUM_PAIRS = 20
+_MAX_STEP = 1e12  # far from what drawing can't place
 _CURVES = ("top1", "top5", "mean_class", "map")
 
 
@@ -38,7 +39,7 @@ def class_table(rows):
     ordered = sorted(rows, key=lambda row: -1 if row[name] is None else row[name])
     return "\n".join(
         f"{'   none' if row[name] is None else f'{100 * row[name]:6.2f}'} %  "
-        f"{row['videos']:6d} videos  {row['label']:4d} {row['name']}"
+        f"{row['videos']:6d} videos  {row['label']:4d} {escaped(row['name'])}"
         for row in ordered
     )
 
@@ -47,7 +48,8 @@ def confused_pairs(found, count=_NUM_PAIRS):
     """The classes that were most often taken for others, as aligned text; "" if there are none."""
     confusion = found.confusion()
     videos = confusion.sum(axis=1)
-    wrong = confusion - np.diag(np.diag(confusion))
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
     places = np.argsort(-wrong, axis=None, kind="stable")[:count]
     rows = [
         [
@@ -87,7 +89,8 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
     texts = []
     for name, source in sources:
         result, found = _read(source)
-        text, matrix = _describe(name, result, found, top_k)
+        with reading(source, "the result of an evaluation"):
+            text, matrix = _describe(name, result, found, top_k)
         texts.append(text)
         contents[f"{name}.txt"] = text + "\n"
         if matrix is not None:
@@ -141,11 +144,8 @@ def _read(path):
 
 
 def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    with reading(path, "JSON"), open(path, encoding="utf-8") as file:
+        found = json.load(file)
     return found if isinstance(found, dict) else {}
 
 
@@ -178,18 +178,27 @@ def _describe(name, result, found, top_k):
 def _read_curves(path):
     """Accuracies by the step, from the log of a training: `{name: (steps, values)}`."""
     curves: dict[str, tuple[list, list]] = {}
-    with open(path, encoding="utf-8") as file:
+    # A line may be cut off by a kill, or damaged with the disk; the others still hold.
+    with reading(path, "the log of a training"), open(path, "rb") as file:
         for line in file:
             try:
                 entry = json.loads(line)
-            except ValueError:
-                break  # the line that was being written when the run was killed
-            for name in _CURVES:
-                if name in entry:
-                    steps, values = curves.setdefault(f"{entry['group']} {_title(name)}", ([], []))
-                    steps.append(entry["step"])
-                    values.append(entry[name])
+                step, group = entry["step"], entry["group"]
+                found = {name: entry[name] for name in _CURVES if name in entry}
+            except (ValueError, LookupError, TypeError, RecursionError):
+                continue
+            if not isinstance(group, str) or not _is_number(step, _MAX_STEP):
+                continue
+            for name, value in found.items():
+                if _is_number(value, 1):
+                    steps, values = curves.setdefault(f"{group} {_title(name)}", ([], []))
+                    steps.append(step)
+                    values.append(value)
     return curves
+
+
+def _is_number(value, highest):
+    return type(value) in (int, float) and 0 <= value <= highest
 
 
 def _title(metric):
@@ -210,6 +219,7 @@ def _metric_table(header, rows):
 
 def _aligned(lines, sides):
     """Cells as text in columns, with a rule below the first line."""
+    lines = [[escaped(cell) for cell in cells] for cells in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = [
         "  ".join(

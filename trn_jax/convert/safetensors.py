@@ -12,6 +12,8 @@ import numpy as np
 
 from trn_jax.errors import UserError
 
+_MAX_HEADER = 1 << 24  # bytes; those of 100,000 tensors take less
+
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -47,6 +49,8 @@ def read_safetensors(file, size):
         UserError: the header is malformed, or contradicts the size of the file.
     """
     length = int.from_bytes(file.read(8), "little")
+    if length > _MAX_HEADER:
+        raise UserError(f"its safetensors header has {length:,} bytes, more than {_MAX_HEADER:,}")
     try:
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
