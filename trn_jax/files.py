@@ -55,7 +55,7 @@ def reading(path, what):
     except MemoryError as error:
         raise UserError(f"{path} needs more memory than this process may have") from error
     except Exception as error:
-        raise UserError(f"{path} is not {what}, or it is corrupt: {first_line(error)}") from error
+        raise UserError(f"cannot read {path} as {what}: {first_line(error)}") from error
 
 
 def write_text(path, text):

@@ -12,6 +12,7 @@ from trn_jax.files import reading, write_bytes, write_text
 
 _METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}
 _NUM_PAIRS = 20
+_MAX_DRAWN = 1000  # classes; each has 4 pixels at least
 _MAX_STEP = 1e12  # far from what drawing can't place
 _CURVES = ("top1", "top5", "mean_class", "map")
 
@@ -50,16 +51,17 @@ def confused_pairs(found, count=_NUM_PAIRS):
     videos = confusion.sum(axis=1)
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
-    places = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    true, taken = np.nonzero(wrong)
+    counts = wrong[true, taken]
+    most = np.argsort(-counts, kind="stable")[:count]
     rows = [
         [
-            str(wrong[true, taken]),
-            f"{100 * wrong[true, taken] / videos[true]:.1f} %",
-            found.class_name(true),
-            found.class_name(taken),
+            str(number),
+            f"{100 * number / videos[row]:.1f} %",
+            found.class_name(row),
+            found.class_name(column),
         ]
-        for true, taken in zip(*np.unravel_index(places, wrong.shape), strict=True)
-        if wrong[true, taken]
+        for number, row, column in zip(counts[most], true[most], taken[most], strict=True)
     ]
     return (
         _aligned([["videos", "of class", "true class", "taken for"], *rows], "rrll") if rows else ""
@@ -171,6 +173,9 @@ def _describe(name, result, found, top_k):
             f"calibration error {100 * error:.2f} %"
         )
     parts.append(confused_pairs(found) or "no video was taken for one of another class")
+    if found.scores.shape[1] > _MAX_DRAWN:
+        parts.append(f"confusions of more than {_MAX_DRAWN} classes are not drawn")
+        return "\n\n".join(parts), None
     names = [found.class_name(label) for label in range(found.scores.shape[1])]
     return "\n\n".join(parts), pictures.confusion_picture(found.confusion(), names)
 
