@@ -31,12 +31,12 @@ def read_npz(archive, size):
     # All headers first: nothing is inflated that the others make too much.
     check_memory(sum(info.file_size for info in archive.infolist()), size)
     return {
-        info.filename.removesuffix(".npy"): _read_array(archive, info)
+        info.filename.removesuffix(".npy"): _read_array(archive, info, size)
         for info in archive.infolist()
     }
 
 
-def _read_array(archive, info):
+def _read_array(archive, info, size):
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{info.filename!r} is compressed in a way that NumPy does not use")
     with archive.open(info) as file:
@@ -44,6 +44,7 @@ def _read_array(archive, info):
         needed, found = math.prod(shape) * dtype.itemsize, info.file_size - start
         if min(shape, default=0) < 0 or found != needed:
             raise UserError(f"{info.filename!r} has {found} bytes, its header tells of {needed}")
+        check_memory(math.prod(shape), size)  # of text without letters, which takes no bytes
         # Without its argument, `read` would inflate all there is before it looks at the size.
         data = file.read(needed)
         if len(data) != needed or file.read(1):

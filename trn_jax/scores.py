@@ -303,7 +303,7 @@ def _from_plain(values):
     values = dict(values)
     missing = [name for name in ("scores", "labels", "videos", "class_names") if name not in values]
     if missing:
-        found = ", ".join(sorted(values)[:10])
+        found = ", ".join(sorted(values)[:10]) or "nothing"
         raise UserError(f"there is no {', '.join(missing)}, only {found}; {_EXPECTED}")
     scores = _numbers(values.pop("scores"), "scores")
     labels = values.pop("labels")
@@ -338,7 +338,7 @@ def _checked(scores, labels, videos, class_names, rest):
         labels,
         _names(videos, "videos", num_videos),
         _names(class_names, "class_names", num_classes),
-        _partners(rest.get("partners", ()), num_classes),
+        _partners(rest.get("partners", []), num_classes),
         about.pop("protocol", None) or "",
         {name: value for name, value in about.items() if value is not None},
     )
@@ -383,14 +383,14 @@ def _names(value, name, count):
 
 def _partners(value, num_classes):
     """`{class: class}` from pairs."""
-    if not len(value):
-        return {}
-    if len(value) > num_classes or not all(len(pair) == 2 for pair in value):
-        raise UserError(f"partners is no list of at most {num_classes} pairs of classes")
-    pairs = _numbers(value, "partners")
-    if pairs.dtype.kind not in "iu" or len(set(pairs[:, 0].tolist())) < len(pairs):
-        raise UserError("partners gives a class two partners, or is no list of classes")
-    return dict(pairs.tolist())
+    if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) <= num_classes:
+        value = value.tolist()
+    if isinstance(value, list) and len(value) <= num_classes:
+        if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+            pairs = {a: b for a, b in value if type(a) is type(b) is int}
+            if len(pairs) == len(value):
+                return pairs
+    raise UserError(f"partners is no list of at most {num_classes} pairs of classes, each one once")
 
 
 def _scalar(value):

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from flax import nnx
 
+from trn_jax.errors import escaped
+
 # What gives a network away: patterns of names of tensors.
 _METHODS = (
     (r"necks?\..*", "TPN"),
@@ -40,6 +42,8 @@ _WRAPPED = (
     (r".*\blayer(\d)\.(\d+)\.(?:block\.)?conv1(?:\.conv)?\.net2?\..*", "blockres"),
     (r".*\b(?:layer|stage)(\d)\.(\d+)\.net\..*", "block"),
 )
+
+_MAX_RELATED = 20  # frames; a model lists all relations between them, which double with each frame
 
 
 @dataclass
@@ -89,7 +93,10 @@ class Problems:
         lines = [f"the {source} weights do not fit the model, {count} problem{'s' * (count > 1)}:"]
         for (title, members), found in zip(groups.items(), counts, strict=True):
             if found:
-                lines += [f"  {len(found)} {title}:", *(f"    {member}" for member in members)]
+                lines += [
+                    f"  {len(found)} {title}:",
+                    *(f"    {escaped(member)}" for member in members),
+                ]
         if self.shift:
             lines.append(f"  the network of the file {self.shift}")
         return "\n".join([*lines, *self._advice(shapes, ours)])
@@ -222,7 +229,8 @@ def num_segments(shapes):
         if relation and len(shape) == 2:
             layers = (shapes.get(f"{relation[1]}{layer}.bias") for layer in ("fc_cls", "new_fc"))
             embedding = next(filter(None, layers), (0,))
-            return shape[1] // embedding[0] if embedding[0] else None
+            found = shape[1] // embedding[0] if embedding[0] else None
+            return found if found and found <= _MAX_RELATED else None
     return None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from trn_jax.convert import torch_objects
 from trn_jax.convert.unpickle import Inert, load_pickle
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import check_memory
 
 _EXPECTED = (
@@ -82,7 +82,7 @@ def _column(rows, name, dtype, storages, size):
                 raise
             keys = list(row)[:10] if isinstance(row, dict) else [type(row).__name__]
             raise UserError(
-                f"entry {number} holds {', '.join(map(str, keys))}; {_EXPECTED}"
+                f"entry {number} holds {', '.join(map(escaped, keys))}; {_EXPECTED}"
             ) from None
         several = name == "gt_label" and value.size > 1  # 0 and 1, for which bool will do
         if not any(jnp.issubdtype(value.dtype, kind) for kind in _NUMBERS[: 2 + several]):

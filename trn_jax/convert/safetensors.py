@@ -82,7 +82,7 @@ def _check(name, *, dtype, shape, data_offsets):
     if not all(type(number) is int and number >= 0 for number in [*shape, begin, end]):
         raise UserError(f"tensor {name!r} has shape {shape} and offsets {data_offsets}")
     if dtype not in _DTYPES:
-        raise UserError(f"tensor {name!r} has dtype {dtype}; known: {', '.join(_DTYPES)}")
+        raise UserError(f"tensor {name!r} has dtype {dtype!r}; known: {', '.join(_DTYPES)}")
     needed = math.prod(shape) * jnp.dtype(_DTYPES[dtype]).itemsize
     if end - begin != needed:
         raise UserError(f"tensor {name!r} needs {needed} bytes, the header gives {end - begin}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trn_jax.convert.unpickle import Global, Inert
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import check_memory
 
 _STORAGE_DTYPES = {
@@ -98,7 +98,9 @@ def persistent(identifier):
     name = storage_type.name if isinstance(storage_type, Global) else reprlib.repr(storage_type)
     module, _, attribute = name.rpartition(".")
     if module not in _STORAGE_MODULES or attribute not in _STORAGE_DTYPES:
-        raise UserError(f"storages of type {name} are not known: {', '.join(_STORAGE_DTYPES)} are")
+        raise UserError(
+            f"storages of type {escaped(name)} are not known: {', '.join(_STORAGE_DTYPES)} are"
+        )
     begin = view[0][1] if view and view[0] else 0
     if not isinstance(key, str) or not _is_size(size) or not _is_size(begin):
         # Some of these may be tuples of tuples ... that are all the same one, without end on paper.
@@ -148,7 +150,9 @@ def state_dict_arrays(value, read, size):
     tensors = {name: inner for name, inner in found.items() if isinstance(inner, _Tensor)}
     for name, inner in found.items():
         if isinstance(inner, Inert) and inner.name.startswith(_REBUILD):
-            raise UserError(f"{name!r} is of a kind that cannot be read here ({inner.name})")
+            raise UserError(
+                f"{name!r} is of a kind that cannot be read here ({escaped(inner.name)})"
+            )
     # A view of a storage takes no memory here, whatever its strides; but a copy of it does, as a
     # model has one, and a number of classes that is read off it decides how large a model becomes.
     check_memory(sum(map(_num_bytes, tensors.values())), size)
@@ -238,10 +242,10 @@ def _find(value, depth, seen):
 
 def _contents(value):
     if isinstance(value, Inert) and not value.items:
-        return f"it is an object of {value.name}: save its state_dict() instead"
+        return f"it is an object of {escaped(value.name)}: save its state_dict() instead"
     keys = value.items if isinstance(value, Inert) else value
     if isinstance(keys, dict):
-        objects = [inner.name for inner in keys.values() if isinstance(inner, Inert)]
+        objects = [escaped(inner.name) for inner in keys.values() if isinstance(inner, Inert)]
         hint = f", with objects of {', '.join(objects[:3])}" if objects else ""
         names = ", ".join(map(reprlib.repr, list(keys)[:10])) or "none"
         return f"its keys are {names}{hint}"
