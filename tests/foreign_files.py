@@ -1,26 +1,25 @@
-"""Weights and scores that mean harm or are malformed, `{name: bytes}`, small on the disk.
+"""Weights and scores that mean harm or are malformed, all of them small on the disk.
 
-Names end in the extension that the reader goes by.
+As a script: reads all of them within bounds, and prints what became of each as a line of JSON.
 """
 
 import io
 import json
+import os
 import pickle
 import struct
+import sys
 import zipfile
 import zlib
-from collections import OrderedDict
 
 import numpy as np
 from test_torch_file import (
     MAGIC,
     Call,
-    Name,
     Storage,
     legacy_file,
     npz_file,
     pickled,
-    safetensors_file,
     tensor,
     whole,
     zip_file,
@@ -120,10 +119,10 @@ def torch_zip(data, **members):
 
 
 def weights():
-    """Files of weights."""
+    """Files of weights, `{name: bytes}`."""
     one = b"K\x01"
     plain = storage_of(one)
-    files = {
+    return {
         "zip bomb stated.npz": deflated_zip(
             "a.npy", zeros(GIGABYTE * 2, npy((GIGABYTE // 2 - 1,))), 2 * GIGABYTE
         ),
@@ -212,16 +211,15 @@ def weights():
             json.dumps({ESCAPE: {"dtype": ESCAPE, "shape": [], "data_offsets": [0, 4]}}).encode()
         ),
         "overlap.safetensors": _safe(
-            b'{"a": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, "b": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}',
+            b'{"a": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, '
+            b'"b": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}',
             b"xxxx",
         ),
         # pickles
-        "deep list.pth": nested_pickle(200_000),
-        "deep tuple.pth": b"\x80\x02)" + b"\x85" * 200_000 + b".",
-        "deep zip.pth": torch_zip(nested_pickle(200_000)),
-        "deep dict.pth": torch_zip(
-            b"\x80\x02" + b"}K\x01" * 100_000 + b"N" + b"s" * 100_000 + b"."
-        ),
+        "deep list.pth": nested_pickle(20_000),
+        "deep tuple.pth": b"\x80\x02)" + b"\x85" * 20_000 + b".",
+        "deep zip.pth": torch_zip(nested_pickle(20_000)),
+        "deep dict.pth": torch_zip(b"\x80\x02" + b"}K\x01" * 20_000 + b"N" + b"s" * 20_000 + b"."),
         "long.pth": torch_zip(b"\x80\x02\x8b" + struct.pack("<i", -5) + b"."),
         "bytes.pth": torch_zip(b"\x80\x02\x8e" + struct.pack("<Q", 2**63) + b"x."),
         "bytearray.pth": torch_zip(b"\x80\x05\x96" + struct.pack("<Q", HUGE) + b"x."),
@@ -323,7 +321,6 @@ def weights():
         "elf.pth": b"\x7fELF" + bytes(99),
         "gzip.pth": b"\x1f\x8b" + bytes(99),
     }
-    return files
 
 
 def _safe(header, data=b""):
@@ -405,7 +402,7 @@ def whole_inside(values, shape=None, strides=(1,)):
 
 
 def score_files():
-    """Files of scores that have to be refused."""
+    """Files of scores, `{name: bytes}`; the format is the end of the name."""
     one = {"pred_score": np.zeros(2), "gt_label": 0}
     text = "\x1b[2J"
     files = {
@@ -601,7 +598,7 @@ def score_files():
             "order": pickle.dumps(rows()).replace(b"<", b"?"),
             "huge key": pickle.dumps([{2**20000: 1}]),
             "escapes": pickle.dumps([{ESCAPE: 1}]),
-            "deep": nested_pickle(200_000),
+            "deep": nested_pickle(20_000),
             "nothing": b"",
             "text file": b"hello",
         }.items()
@@ -638,3 +635,25 @@ def _same_storage(times=20_000):
         + b"h\x01h\x00\x85R" * times
         + b"e."
     )
+
+
+def main(folder):
+    """Read all of them, after writing them to a folder."""
+    from bounded_reading import bound_memory, outcome
+
+    from trn_jax import scores
+    from trn_jax.convert import dumps, read_torch_file
+
+    del dumps  # loaded now, as the bound counts from here
+    readers = (("weights", weights(), read_torch_file), ("scores", score_files(), scores.read))
+    bound_memory(400)
+    for kind, files, read in readers:
+        for name, content in files.items():
+            path = os.path.join(folder, name)
+            with open(path, "wb") as file:
+                file.write(content)
+            print(json.dumps({"file": f"{kind}: {name}"} | outcome(read, path)), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

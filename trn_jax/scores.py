@@ -307,7 +307,7 @@ def _from_plain(values):
         raise UserError(f"there is no {', '.join(missing)}, only {found}; {_EXPECTED}")
     scores = _numbers(values.pop("scores"), "scores")
     labels = values.pop("labels")
-    if isinstance(labels, list) and labels and isinstance(labels[0], list):
+    if isinstance(labels, list) and labels and all(isinstance(row, list) for row in labels):
         if scores.ndim != 2 or len(labels) != len(scores):
             raise UserError(f"there are {len(labels)} labels, but scores of {len(scores)} videos")
         labels = multi_hot(labels, scores.shape[1])
@@ -385,12 +385,11 @@ def _partners(value, num_classes):
     """`{class: class}` from pairs."""
     if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) <= num_classes:
         value = value.tolist()
-    if isinstance(value, list) and len(value) <= num_classes:
-        if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-            pairs = {a: b for a, b in value if type(a) is type(b) is int}
-            if len(pairs) == len(value):
-                return pairs
-    raise UserError(f"partners is no list of at most {num_classes} pairs of classes, each one once")
+    if isinstance(value, list) and all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
+        pairs = {a: b for a, b in value if type(a) is type(b) is int}
+        if len(pairs) == len(value):
+            return pairs
+    raise UserError("partners is no list of pairs of classes, each one once")
 
 
 def _scalar(value):

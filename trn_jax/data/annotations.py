@@ -158,7 +158,6 @@ def multi_hot(labels, num_classes):
     """
     rows = np.zeros((len(labels), num_classes), np.float32)
     for number, (row, found) in enumerate(zip(rows, labels, strict=True)):
-        found = list(found) if isinstance(found, list | tuple) else [found]
         for label in found:
             whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
             if not whole or not 0 <= label < num_classes:  # -1 would be the last class
@@ -166,7 +165,7 @@ def multi_hot(labels, num_classes):
                     f"video {number} (from 0) has the label {label!r}, expected whole numbers in "
                     f"0..{num_classes - 1}"
                 )
-        row[found] = 1
+        row[list(found)] = 1
     return rows
 
 
