@@ -27,8 +27,8 @@ def check_memory(needed, size):
     if needed > max(_MAX_INFLATION * size, _ALWAYS_ALLOWED):
         raise UserError(
             f"its {size:,} bytes would become {needed:,} in memory, more than {_MAX_INFLATION} "
-            "times as many, as no weights or scores do; get the file from another source, or, if "
-            "it is what you want, save it without compression and without expanded tensors"
+            "times as many, as weights, scores and annotations never do; get the file from another "
+            "source, or, if it is right, save it without compression and expanded tensors"
         )
 
 

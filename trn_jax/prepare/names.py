@@ -7,7 +7,7 @@ from trn_jax.errors import escaped
 
 def printable(name):
     """A name as one line of text that can be written, whatever bytes it consists of."""
-    return escaped(name)
+    return escaped(re.sub("[\\ud800-\\udfff]", "\ufffd", name))  # bytes that are no text
 
 
 def is_line(name):
