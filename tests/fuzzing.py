@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 import pickletools
 import shutil
 import struct
@@ -86,7 +87,7 @@ def choose(rng, values):
 def mutated(name, content, seed):
     """The bytes of a file, changed as the seed says; the name tells the format."""
     rng = np.random.default_rng(seed)
-    extension = os.path.splitext(name)[1]
+    extension = os.path.splitext(name)[1] or ".json"  # Orbax gives its JSON none
     structured = STRUCTURED.get(extension)
     for _ in range(int(rng.integers(1, 4))):
         try:
@@ -281,13 +282,22 @@ def lists(multi_label):
         records = annotations.read_list(
             path, frames_root="/root", num_classes=4, multi_label=multi_label
         )
-        # Each record says what its line says: a mutation is no other label.
+        # Each record has the label of a line, in their order: none is read as another one.
+        with open(path, encoding="utf-8-sig") as file:
+            lines = iter(file.read().split("\n"))
         for record in records:
             labels = record.label if multi_label else (record.label,)
             assert all(type(label) is int and 0 <= label < 4 for label in labels), record
-            assert record.num_frames >= 0, record
+            assert any(last_number(line) in labels for line in lines), record
+            assert record.num_frames >= 1 or record.path.lower().endswith(".mp4"), record
 
     return "list.txt", content, read
+
+
+def last_number(line):
+    """What a line of a list has for a label, if it ends in a number."""
+    with contextlib.suppress(ValueError, IndexError):
+        return int(line.split()[-1])
 
 
 def table(name, content):
@@ -524,6 +534,45 @@ def result(folder):
     return "efficient.json", json.dumps(content).encode(), read
 
 
+def config_of_run(folder):
+    """`config.json` of a working directory, which a resumed training is compared with."""
+    from trn_jax import recipe, workdir
+    from trn_jax.config import base
+
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
+    os.makedirs(os.path.join(folder, "workdir", "checkpoints", "1"))
+
+    def read(path):
+        workdir.check_workdir(config, os.path.dirname(path))
+
+    return "workdir/config.json", recipe.to_json(config).encode(), read
+
+
+def about_checkpoint(folder):
+    """The JSON of a checkpoint that somebody else made, and what an evaluation makes of it."""
+    from trn_jax import checkpoint, recipe
+    from trn_jax.config import base
+    from trn_jax.errors import UserError
+
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
+    about = {"config": config.to_dict(), "class_names": ["x", "y", "z"]}
+    # As Orbax writes it; without checksums, as who changes the one changes the others.
+    directory = pathlib.Path(folder, "checkpoint")
+    os.makedirs(directory / "model")
+
+    def read(path):
+        found = checkpoint.read_about(directory)
+        config = recipe.from_dict(found["config"])
+        recipe.check_model(config, found["config"], directory)
+        try:
+            checkpoint.load_model(directory)
+        except UserError as error:
+            if "is not a checkpoint of trn_jax" not in str(error):  # it has no weights
+                raise
+
+    return "checkpoint/about/metadata", json.dumps(about).encode(), read
+
+
 TARGETS = {
     "list": lambda folder: lists(False),
     "list of several labels": lambda folder: lists(True),
@@ -546,6 +595,23 @@ TARGETS = {
     "weights.safetensors": weights("w.safetensors", plain_weights("safetensors")),
     "log": log_of_training,
     "result": result,
+    "config of a run": config_of_run,
+    "about a checkpoint": about_checkpoint,
+}
+
+
+# What the files of some targets are called.
+FILES = {
+    "list": "list.txt",
+    "list of several labels": "list.txt",
+    "class names": "classes.txt",
+    "jpeg": "00001.jpg",
+    "png": "00001.png",
+    "video": "video.mp4",
+    **{f"scores{end}": f"s{end}" for end in (".npz", ".json", ".pkl", ".torch.pkl")},
+    **{f"weights{end}": f"w{end}" for end in (".npz", ".pth", ".safetensors")},
+    "weights of old": "w.pkl",
+    "config of a run": "workdir",
 }
 
 

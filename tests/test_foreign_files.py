@@ -1,5 +1,6 @@
 """Weights and scores from elsewhere: refused in words, within the memory that their size allows."""
 
+import json
 import re
 
 import bounded_reading
@@ -9,8 +10,8 @@ import pytest
 from foreign_files import ESCAPE
 from test_scores import example
 
-from trn_jax import cli, scores
-from trn_jax.convert import num_segments, read_torch_file
+from trn_jax import checksums, cli, create_model, scores
+from trn_jax.convert import read_torch_file
 from trn_jax.data.annotations import multi_hot, read_class_names
 from trn_jax.errors import UserError, escaped, listed
 from trn_jax.scores import fuse
@@ -166,6 +167,27 @@ def test_a_conversion_prints_tensor_names_without_control_characters(tmp_path, c
     assert not CONTROLS.search(said) and "\\x1b[2Jname\\u202e\\n\\r\\x08" in said
 
 
+# Checkpoints
+
+
+@pytest.mark.parametrize("entry", [5, [1], [1, 2, 3], None, "ab", {}])
+def test_checksums_of_another_form_are_a_problem_of_the_checkpoint(tmp_path, entry):
+    (tmp_path / "about").write_text("x")
+    content = {"files": (files := {"about": entry}), "crc32": checksums.crc32_of(files)}
+    (tmp_path / checksums.NAME).write_text(json.dumps(content))
+    (problem,) = checksums.problems(tmp_path, ["about"])
+    assert "checksums.json" in problem or "about" in problem
+
+
+def test_checksums_do_not_name_a_device(tmp_path):
+    files = {f"about/{'../' * 40}dev/zero": [0, 0]}
+    content = {"files": files, "crc32": checksums.crc32_of(files)}
+    (tmp_path / "about").mkdir()
+    (tmp_path / checksums.NAME).write_text(json.dumps(content))
+    (problem,) = checksums.problems(tmp_path, ["about"])
+    assert problem.endswith("is missing")
+
+
 # Sizes of models
 
 
@@ -181,7 +203,13 @@ def test_a_file_does_not_make_a_model_of_any_size(tmp_path, capsys):
     assert "--num-classes=1048576" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("frames", "found"), [(8, 8), (20, 20), (1000, None)])
-def test_numbers_of_frames_whose_relations_are_without_end_are_not_taken(frames, found):
+def test_relations_without_end_are_not_listed(tmp_path, capsys):
+    # A weight of some kilobytes, for a thousand frames.
     relation = "consensus.fc_fusion_scales.0.1.weight"
-    assert num_segments({"new_fc.bias": (4,), relation: (256, 4 * frames)}) == found
+    arrays = {"new_fc.bias": np.zeros(1), relation: np.zeros((256, 1000))}
+    (tmp_path / "w.npz").write_bytes(foreign_files.npz_file(**arrays))
+    command = ["convert", f"--from={tmp_path}/w.npz", "--model=trn_resnet10", "--num-classes=2"]
+    assert cli.main([*command, f"--to={tmp_path}/o"]) == 2
+    assert "num_segments=1000" in capsys.readouterr().err
+    single = create_model("trn_resnet10", head="trn", num_classes=2, num_segments=32, width=2)
+    assert len(single.head.relations) == 1

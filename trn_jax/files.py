@@ -54,6 +54,8 @@ def reading(path, what):
         raise UserError(f"{path}: {error}") from error
     except MemoryError as error:
         raise UserError(f"{path} needs more memory than this process may have") from error
+    except KeyError as error:
+        raise UserError(f"cannot read {path} as {what}: {error} is missing in it") from error
     except Exception as error:
         raise UserError(f"cannot read {path} as {what}: {first_line(error)}") from error
 

@@ -16,6 +16,7 @@ from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
 from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError, did_you_mean
+from trn_jax.files import reading
 from trn_jax.prepare.processes import num_processors
 
 
@@ -390,6 +391,9 @@ def from_dict(values):
     """The configuration that a checkpoint was made from.
 
     Keys that did not exist when it was made have their defaults.
+
+    Raises:
+        UserError: it is no configuration of this package.
     """
 
     def tuples(value):
@@ -397,12 +401,13 @@ def from_dict(values):
             return {key: tuples(entry) for key, entry in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    model = values["model"]
-    defaults = base(
-        dataset=values["data"]["dataset"], model=model["name"], num_classes=model["num_classes"]
-    ).to_dict()
-    defaults["protocols"] = {name: default_view().to_dict() for name in values["protocols"]}
-    return ConfigDict(_with_defaults(tuples(values), defaults)).lock()
+    with reading("the configuration", "one of trn_jax"):
+        model = values["model"]
+        defaults = base(
+            dataset=values["data"]["dataset"], model=model["name"], num_classes=model["num_classes"]
+        ).to_dict()
+        defaults["protocols"] = {name: default_view().to_dict() for name in values["protocols"]}
+        return ConfigDict(_with_defaults(tuples(values), defaults)).lock()
 
 
 def _with_defaults(values, defaults):

@@ -43,8 +43,6 @@ _WRAPPED = (
     (r".*\b(?:layer|stage)(\d)\.(\d+)\.net\..*", "block"),
 )
 
-_MAX_RELATED = 20  # frames; a model lists all relations between them, which double with each frame
-
 
 @dataclass
 class Problems:
@@ -229,8 +227,7 @@ def num_segments(shapes):
         if relation and len(shape) == 2:
             layers = (shapes.get(f"{relation[1]}{layer}.bias") for layer in ("fc_cls", "new_fc"))
             embedding = next(filter(None, layers), (0,))
-            found = shape[1] // embedding[0] if embedding[0] else None
-            return found if found and found <= _MAX_RELATED else None
+            return shape[1] // embedding[0] if embedding[0] else None
     return None
 
 
