@@ -53,7 +53,8 @@ def outcome(read, path):
         read(path)
     except UserError as error:
         cause = error.__cause__ or error.__context__
-        if isinstance(cause, MemoryError):
+        # FFmpeg has limits of its own, and says the same where a file goes beyond them.
+        if isinstance(cause, MemoryError) and not type(cause).__module__.startswith("av."):
             return {"kind": "fault", "text": f"it took the memory: {error}"}
         return {"kind": "refused", "text": str(error)}
     except Exception:
