@@ -108,6 +108,23 @@ def test_the_classifier_can_be_drawn_for_other_classes(file, tmp_path, capsys):
     np.testing.assert_array_equal(found.head.fc.kernel[...], stored.T)
 
 
+@pytest.mark.parametrize(("segments", "noted"), [(3, False), (4, True)])
+def test_how_a_trn_chooses_its_relations_is_printed(tmp_path, capsys, segments, noted):
+    options = dict(OPTIONS, num_segments=segments)
+    model = nnx.eval_shape(lambda: create_model("trn_resnet10", **options))
+    np.savez(tmp_path / "trn.npz", **weights_of(model)[1])
+    command = ["convert", f"--from={tmp_path}/trn.npz", "--model=trn_resnet10"]
+    assert cli.main([*command, f"--to={tmp_path}/out"]) == 0
+    said = capsys.readouterr().out
+    # Of 4 frames, there are 6 relations of 2, of which 3 are drawn; of 3 frames, all are taken.
+    assert ("eval_relations=expected" in said and "3 %" in said) == noted
+    if noted:
+        wanted = [*command, "--option=eval_relations=sample", f"--to={tmp_path}/sampled"]
+        assert cli.main(wanted) == 0
+        assert "eval_relations=sample" in capsys.readouterr().out
+        assert load_model(tmp_path / "sampled")[0].head.eval_relations == "sample"
+
+
 def test_options_reach_the_model(tmp_path):
     model = nnx.eval_shape(lambda: create_model("tsn_resnet10", width=8, num_classes=5))
     shifted = {

@@ -460,9 +460,18 @@ def test_sizes_are_checked_before_memory_is_taken(read, data):
         tracemalloc.stop()
 
 
-def test_a_tensor_larger_than_its_storage_takes_no_memory(read, write):
-    found = read(write({"w": tensor(Storage(np.ones(1)), (HUGE,), (0,))}))
-    assert found["w"].shape == (HUGE,) and found["w"].strides == (0,)
+def test_an_expanded_tensor_is_a_view_unless_a_copy_would_be_a_bomb(read, write):
+    expanded = tensor(Storage(np.ones(1)), (1000, 1000), (0, 0))
+    found = read(write({"w": expanded}))
+    assert found["w"].shape == (1000, 1000) and found["w"].strides == (0, 0)
+    # A classifier for 2 million classes out of some hundred bytes; and many small ones.
+    for state in (
+        {"fc.weight": tensor(Storage(np.ones(1)), (2_000_000, 2048), (0, 0))},
+        {f"w{i}": expanded for i in range(100)},
+        {"w": tensor(Storage(np.ones(5000)), (5000, 4096), (1, 0))},
+    ):
+        with pytest.raises(UserError, match=r"model\.pth: its [\d,]+ bytes would become"):
+            read(write(state))
 
 
 def npz_with_header(shape, dtype="<f8"):
@@ -477,7 +486,7 @@ def npz_with_header(shape, dtype="<f8"):
 def test_headers_of_npz_are_checked(read):
     assert read(npz_with_header((2, 5)))["a"].shape == (2, 5)
     for shape in [(HUGE,), (11,), (-2, -5), (9,)]:
-        with pytest.raises(UserError, match=r"a\.npy has 80 bytes, its header tells of"):
+        with pytest.raises(UserError, match=r"a\.npy' has 80 bytes, its header tells of"):
             read(npz_with_header(shape))
     with pytest.raises(UserError, match="Python objects"):
         read(npz_with_header((10,), "|O"))

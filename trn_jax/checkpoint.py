@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from trn_jax import __version__, checksums, damage
 from trn_jax.devices import make_mesh, replicated
 from trn_jax.errors import UserError, first_line, listed
-from trn_jax.files import sync, sync_folder
+from trn_jax.files import reading, sync, sync_folder
 from trn_jax.models import create_model
 
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"  # of no use here, and rewritten in the last moment
@@ -350,7 +350,8 @@ def load_model(path, *, mesh=None, **overrides):
     directory = find(path)
     damage.check(directory, ("model",))
     about = damage.read_json(directory)
-    model = nnx.eval_shape(lambda: create_model(**about["config"]["model"] | overrides))
+    with reading(directory, "a checkpoint of a model"):
+        model = nnx.eval_shape(lambda: create_model(**about["config"]["model"] | overrides))
     graph, state = nnx.split(model)
     sharding = replicated(make_mesh() if mesh is None else mesh)
     target = {

@@ -42,17 +42,19 @@ def problems(folder, parts):
         files = content["files"]
         if content["crc32"] != crc32_of(files):
             return [f"{NAME} has changed"]
+        wanted = {name: entry for name, entry in files.items() if name.split("/")[0] in parts}
+        found = [_problem(folder / name, *entry) for name, entry in wanted.items()]
     except FileNotFoundError:
         return [f"{NAME} is missing"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (AttributeError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"{NAME} cannot be read ({error})"]
-    wanted = {name: entry for name, entry in files.items() if name.split("/")[0] in parts}
-    found = (_problem(folder / name, *entry) for name, entry in wanted.items())
     return [f"{name} {text}" for name, text in zip(wanted, found, strict=True) if text]
 
 
 def _problem(path, size, crc32):
     try:
+        if not path.is_file():  # a device, which a foreign list may name, has no end
+            return "is missing"
         found = path.stat().st_size
         if found != size:
             return f"has {found} bytes instead of {size}"

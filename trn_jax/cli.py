@@ -17,7 +17,7 @@ import os
 import sys
 from functools import partial
 
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 
 
 def main(arguments=None):
@@ -68,6 +68,8 @@ def positive(text):
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
     return value
 
+
+_MAX_CLASSES = 100_000  # that are taken from a file unasked: a model may be larger than its file
 
 # Imports are inside, so that `--help` and wrong arguments are answered at once.
 
@@ -130,6 +132,11 @@ def _convert(arguments):
     num_classes = arguments.num_classes or convert.num_classes(shapes)
     if num_classes is None:
         raise UserError(f"{arguments.file} has no classifier that is known; give --num-classes")
+    if num_classes > _MAX_CLASSES and not arguments.num_classes:
+        raise UserError(
+            f"the classifier in {arguments.file} has {num_classes:,} classes, more than "
+            f"{_MAX_CLASSES:,}; if that is right, give --num-classes={num_classes}"
+        )
     names = read_class_names(arguments.classes) if arguments.classes else []
     if names and len(names) != num_classes:
         raise UserError(f"{arguments.classes} names {len(names)} classes, not {num_classes}")
@@ -155,6 +162,7 @@ def _convert(arguments):
     if arguments.verify:
         check = partial(verify.verify, file=arguments.file, weights=weights, rows=rows)
     comparison = checkpoint.save_model(arguments.to, model, about, check=check)
+    rows = [(escaped(name), path, shape) for name, path, shape in rows]
     width = max(len(name) for name, _, _ in rows)
     for name, path, shape in rows:
         print(f"{name:{width}}  {path}  {' x '.join(map(str, shape))}")
@@ -166,6 +174,16 @@ def _convert(arguments):
         print(
             f"{len(fresh)} variables were drawn, such as {min(fresh)}. To train such a model, "
             f"start from the file itself: --config.init_from={arguments.file}"
+        )
+    relations = getattr(model.head, "relations", ())
+    if any(relation.num_used < len(relation.table()) for relation in relations):
+        print(
+            "note: mmaction2 and TRN-pytorch draw the relations of a TRN at random, in evaluation "
+            "too, so that their logits vary by about 3 % from run to run. This checkpoint has "
+            f"eval_relations={model.head.eval_relations}. To choose: expected (the exact mean over "
+            "all draws, reproducible), sample (random draws, as there) or first (the first "
+            "relations of each scale), by --option=eval_relations=sample here, or by "
+            "--config.model.eval_relations=sample in an evaluation with --config"
         )
 
 

@@ -7,7 +7,7 @@ import orbax.checkpoint as ocp
 
 from trn_jax import checksums, hosts
 from trn_jax.errors import UserError, first_line
-from trn_jax.files import write_text
+from trn_jax.files import reading, write_text
 
 ITEMS = ("about", "model", "optimizer")
 _METRICS = "metrics.json"  # written when the others are complete, with a checksum of its own
@@ -115,11 +115,16 @@ def check(directory, items=ITEMS):
 
 
 def read_json(directory):
-    """What a checkpoint says about itself, a dict, with the `metrics` that were found later."""
-    # By the handler itself: with a `Checkpointer` around it, hosts would wait for each other.
-    about = ocp.JsonCheckpointHandler().restore(directory / "about")
-    # Those of earlier versions have their metrics in `about`.
-    return about | {"metrics": about.get("metrics") or _read_metrics(directory)}
+    """What a checkpoint says about itself, a dict, with the `metrics` that were found later.
+
+    Raises:
+        UserError: it is missing, or no such dict.
+    """
+    with reading(directory / "about", "what a checkpoint says about itself"):
+        # By the handler itself: with a `Checkpointer` around it, hosts would wait for each other.
+        about = ocp.JsonCheckpointHandler().restore(directory / "about")
+        # Those of earlier versions have their metrics in `about`.
+        return about | {"metrics": about.get("metrics") or _read_metrics(directory)}
 
 
 def newest_about(directory):
@@ -142,6 +147,6 @@ def _read_metrics(directory):
         content = json.loads((directory / _METRICS).read_text())
         if content["crc32"] == checksums.crc32_of(content["metrics"]):
             return content["metrics"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return {}

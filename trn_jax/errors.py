@@ -1,6 +1,14 @@
 """The error that people, rather than programmers, are meant to read."""
 
 import difflib
+import re
+
+# Controls (terminals obey some), marks that break lines or reorder the text around them, and halves
+# of characters, which can't be encoded. What people write with stays, in every script.
+_UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff]"
+)
 
 INTERRUPTED = 75  # exit status after a signal to stop: the same command resumes (EX_TEMPFAIL)
 STUCK = 76  # exit status when something died or hangs: the same command goes on from there
@@ -12,9 +20,15 @@ class UserError(ValueError):
     The message says what was wrong, what was found, what was expected and what to do next.
     Command-line programs print it without a traceback and exit with `status`: 2, which tells those
     that start commands again that the error would come again.
+
+    As text, the message is safe to print, whatever names it quotes, see `escaped`; its own line
+    breaks stay.
     """
 
     status = 2
+
+    def __str__(self):
+        return escaped(super().__str__(), keep="\n\t")
 
 
 class PassingError(UserError):
@@ -23,14 +37,32 @@ class PassingError(UserError):
     status = STUCK
 
 
+def escaped(text, *, keep=""):
+    r"""Foreign text, such as the name of a class, file or tensor, for a terminal, table or log.
+
+    Args:
+        text: any string.
+        keep: control characters that stay, such as the line breaks of a message of our own.
+
+    Returns:
+        The text with control characters, bidirectional overrides, line separators and lone
+        surrogates as Python escapes, such as `\x1b`. It is one line unless `keep` has line breaks.
+    """
+    return _UNSAFE.sub(lambda m: m[0] if m[0] in keep else _escape(m[0]), str(text))
+
+
+def _escape(character):
+    return character.encode("unicode_escape").decode()
+
+
 def first_line(error):
     """What an error says first, or, if it says nothing, its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return escaped((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def listed(problems, *, most=10):
     """Problems as indented lines, the first ones and how many more there are."""
-    lines = [f"\n  {problem}" for problem in problems[:most]]
+    lines = [f"\n  {escaped(problem)}" for problem in problems[:most]]
     if len(problems) > most:
         lines.append(f"\n  and {len(problems) - most:,} more")
     return "".join(lines)

@@ -43,8 +43,8 @@ def confusion_picture(confusion, class_names):
 
     # A root shows rare confusions too, which a straight scale leaves white.
     colors = 255 + np.sqrt(shares)[..., None] * (_DARKEST - 255)
-    enlarged = colors.repeat(cell, axis=0).repeat(cell, axis=1)
-    picture[top:bottom, left : left + side] = np.rint(enlarged)
+    colors = np.rint(colors).astype(np.uint8)
+    picture[top:bottom, left : left + side] = colors.repeat(cell, axis=0).repeat(cell, axis=1)
     cv2.rectangle(picture, (left - 1, top - 1), (left + side, bottom), _GRAY, 1)
 
     for label, text in rows.items():

@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import read_json_lines, write_text
 
 
@@ -177,7 +177,7 @@ class Reporter:
     def say(self, text):
         """Print a line, above the progress bar if there is one."""
         if self._active:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(escaped(text, keep="\n\t"), file=sys.stderr)
             sys.stderr.flush()
 
     def write(self, step, group, values):

@@ -16,7 +16,8 @@ from trn_jax.config import check as check_values
 from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
 from trn_jax.data.views import VideoReader, View
-from trn_jax.errors import UserError, did_you_mean, first_line
+from trn_jax.errors import UserError, did_you_mean
+from trn_jax.files import reading
 from trn_jax.prepare.processes import num_processors
 
 
@@ -434,7 +435,7 @@ def from_dict(values):
             return {key: tuples(entry) for key, entry in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    try:
+    with reading("the configuration", "one of trn_jax"):
         model = values["model"]
         config = base(
             dataset=values["data"]["dataset"], model=model["name"], num_classes=model["num_classes"]
@@ -443,12 +444,7 @@ def from_dict(values):
         for name in values["protocols"]:
             config.protocols[name] = default_view()
         config.update(tuples(values))  # which compares types
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"this is not a configuration of trn_jax ({type(error).__name__}: "
-            f"{first_line(error)}); give the recipe with --config"
-        ) from None
-    return config
+        return config
 
 
 def check_model(config, checkpoint_config, directory):

@@ -7,11 +7,13 @@ import numpy as np
 
 from trn_jax import metrics, pictures
 from trn_jax import scores as score_files
-from trn_jax.errors import UserError
-from trn_jax.files import read_json_lines, write_bytes, write_text
+from trn_jax.errors import UserError, escaped
+from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
 _METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}
 _NUM_PAIRS = 20
+_MAX_DRAWN = 1000  # classes; each has 4 pixels at least
+_MAX_STEP = 1e12  # far from what drawing can't place
 _CURVES = ("top1", "top5", "mean_class", "map")
 
 
@@ -38,7 +40,7 @@ def class_table(rows):
     ordered = sorted(rows, key=lambda row: -1 if row[name] is None else row[name])
     return "\n".join(
         f"{'   none' if row[name] is None else f'{100 * row[name]:6.2f}'} %  "
-        f"{row['videos']:6d} videos  {row['label']:4d} {row['name']}"
+        f"{row['videos']:6d} videos  {row['label']:4d} {escaped(row['name'])}"
         for row in ordered
     )
 
@@ -47,17 +49,19 @@ def confused_pairs(found, count=_NUM_PAIRS):
     """The classes that were most often taken for others, as aligned text; "" if there are none."""
     confusion = found.confusion()
     videos = confusion.sum(axis=1)
-    wrong = confusion - np.diag(np.diag(confusion))
-    places = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    true, taken = np.nonzero(wrong)
+    counts = wrong[true, taken]
+    most = np.argsort(-counts, kind="stable")[:count]
     rows = [
         [
-            str(wrong[true, taken]),
-            f"{100 * wrong[true, taken] / videos[true]:.1f} %",
-            found.class_name(true),
-            found.class_name(taken),
+            str(number),
+            f"{100 * number / videos[row]:.1f} %",
+            found.class_name(row),
+            found.class_name(column),
         ]
-        for true, taken in zip(*np.unravel_index(places, wrong.shape), strict=True)
-        if wrong[true, taken]
+        for number, row, column in zip(counts[most], true[most], taken[most], strict=True)
     ]
     return (
         _aligned([["videos", "of class", "true class", "taken for"], *rows], "rrll") if rows else ""
@@ -87,7 +91,8 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
     texts = []
     for name, source in sources:
         result, found = _read(source)
-        text, matrix = _describe(name, result, found, top_k)
+        with reading(source, "the result of an evaluation"):
+            text, matrix = _describe(name, result, found, top_k)
         texts.append(text)
         contents[f"{name}.txt"] = text + "\n"
         if matrix is not None:
@@ -141,11 +146,8 @@ def _read(path):
 
 
 def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    with reading(path, "JSON"), open(path, encoding="utf-8") as file:
+        found = json.load(file)
     return found if isinstance(found, dict) else {}
 
 
@@ -171,6 +173,9 @@ def _describe(name, result, found, top_k):
             f"calibration error {100 * error:.2f} %"
         )
     parts.append(confused_pairs(found) or "no video was taken for one of another class")
+    if found.scores.shape[1] > _MAX_DRAWN:
+        parts.append(f"confusions of more than {_MAX_DRAWN} classes are not drawn")
+        return "\n\n".join(parts), None
     names = [found.class_name(label) for label in range(found.scores.shape[1])]
     return "\n\n".join(parts), pictures.confusion_picture(found.confusion(), names)
 
@@ -178,14 +183,19 @@ def _describe(name, result, found, top_k):
 def _read_curves(path):
     """Accuracies by the step, from the log of a training: `{name: (steps, values)}`."""
     curves: dict[str, tuple[list, list]] = {}
-    entries, _ = read_json_lines(path, step=int, group=str)
+    with reading(path, "the log of a training"):
+        entries, _ = read_json_lines(path, step=int, group=str)
     for entry in entries:
         for name in _CURVES:
-            if isinstance(entry.get(name), int | float):
+            if _is_number(entry["step"], _MAX_STEP) and _is_number(entry.get(name), 1):
                 steps, values = curves.setdefault(f"{entry['group']} {_title(name)}", ([], []))
                 steps.append(entry["step"])
                 values.append(entry[name])
     return curves
+
+
+def _is_number(value, highest):
+    return type(value) in (int, float) and 0 <= value <= highest
 
 
 def _title(metric):
@@ -206,6 +216,7 @@ def _metric_table(header, rows):
 
 def _aligned(lines, sides):
     """Cells as text in columns, with a rule below the first line."""
+    lines = [[escaped(cell) for cell in cells] for cells in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = [
         "  ".join(

@@ -2,20 +2,24 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import pickle
 import zipfile
+import zlib
 
 import numpy as np
 
 from trn_jax import metrics
 from trn_jax.data.annotations import multi_hot
 from trn_jax.errors import UserError
-from trn_jax.files import write_bytes
+from trn_jax.files import reading, write_bytes
+from trn_jax.npz import read_npz
 
 FORMATS = (".npz", ".json", ".torch.pkl", ".pkl")
 _SHOWN = 3
+_MAX_CLASSES = 5_000  # of a file; confusions take the square, and EPIC-KITCHENS-100 has 3,806
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Scores:
         about: where they come from (checkpoint, list, hashes): `{name: text or number}`.
 
     Raises:
-        UserError: the numbers of videos or classes differ, or labels are out of range.
+        UserError: the numbers of videos or classes differ, labels are no numbers of classes (or,
+            with several per video, not 0 and 1), two classes have the same name, or `partners` are
+            no classes.
     """
 
     scores: np.ndarray
@@ -45,9 +51,13 @@ class Scores:
     about: dict[str, str | int | float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if self.scores.ndim != 2:
+        for name, array, kinds in (("scores", self.scores, "f"), ("labels", self.labels, "iuf")):
+            if array.dtype.kind not in kinds:
+                raise UserError(f"the {name} are of type {array.dtype}, expected real numbers")
+        if self.scores.ndim != 2 or self.labels.ndim not in (1, 2):
             raise UserError(
-                f"the scores have shape {list(self.scores.shape)}, expected [videos, classes]"
+                f"the scores have shape {list(self.scores.shape)} and the labels "
+                f"{list(self.labels.shape)}, expected [videos, classes] and [videos]"
             )
         num_videos, num_classes = self.scores.shape
         for name, found, expected in (
@@ -65,12 +75,35 @@ class Scores:
                 f"the labels have shape {list(self.labels.shape)}, but the scores "
                 f"{list(self.scores.shape)}"
             )
+        self._check_labels(num_classes)
+        self._check_classes(num_classes)
+
+    def _check_labels(self, num_classes):
         highest = 1 if self.multi_label else num_classes - 1
-        if num_videos and not 0 <= self.labels.min() <= self.labels.max() <= highest:
+        if not len(self.labels):
+            return
+        low, high = self.labels.min(), self.labels.max()
+        if not 0 <= low <= high <= highest:
+            raise UserError(f"the labels reach from {low:g} to {high:g}, expected 0..{highest}")
+        parts = self.labels[self.labels != np.floor(self.labels)]
+        if parts.size:
             raise UserError(
-                f"the labels reach from {self.labels.min():g} to {self.labels.max():g}, expected "
-                f"0..{highest}"
+                f"{parts.size} labels are fractions, such as {parts[0]:g}; expected whole numbers "
+                f"in 0..{highest}"
             )
+
+    def _check_classes(self, num_classes):
+        first = dict(zip(reversed(self.class_names), reversed(range(num_classes)), strict=False))
+        twice = [
+            f"{first[name]} and {label} are both {name!r}"
+            for label, name in enumerate(self.class_names)
+            if first[name] != label
+        ]
+        if twice:
+            raise UserError("classes need names of their own:" + _some(twice))
+        for pair in self.partners.items():
+            if not all(0 <= label < num_classes for label in pair):
+                raise UserError(f"partners has {pair}, expected classes in 0..{num_classes - 1}")
 
     @property
     def multi_label(self):
@@ -201,15 +234,10 @@ def read(path):
             f"{path} is no file of scores by its name; known are {', '.join(readers)}, as "
             "`python -m trn_jax.main --mode=eval --dump=scores.npz` writes them"
         )
-    try:
+    with reading(path, "a file of scores"):
         with open(path, "rb") as file:
             content = file.read()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    try:
         return reader(content)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _plain(found):
@@ -239,12 +267,11 @@ def _npz_content(found):
 
 def _read_npz(content):
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"this is not the .npz of an evaluation, or damaged ({error})") from None
-    whole = ("scores", "labels")
-    return _from_plain({n: a if n in whole else a.tolist() for n, a in arrays.items()})
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            arrays = read_npz(archive, len(content))
+    except (EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"this is not the .npz of an evaluation, or corrupt ({error})") from None
+    return _from_plain(arrays)
 
 
 def _json_content(found):
@@ -276,28 +303,100 @@ def _from_plain(values):
     values = dict(values)
     missing = [name for name in ("scores", "labels", "videos", "class_names") if name not in values]
     if missing:
+        found = ", ".join(sorted(values)[:10]) or "nothing"
+        raise UserError(f"there is no {', '.join(missing)}, only {found}; {_EXPECTED}")
+    scores = _numbers(values.pop("scores"), "scores")
+    labels = values.pop("labels")
+    if isinstance(labels, list) and labels and all(isinstance(row, list) for row in labels):
+        if scores.ndim != 2 or len(labels) != len(scores):
+            raise UserError(f"there are {len(labels)} labels, but scores of {len(scores)} videos")
+        labels = multi_hot(labels, scores.shape[1])
+    return _checked(
+        scores, _numbers(labels, "labels"), values.pop("videos"), values.pop("class_names"), values
+    )
+
+
+def _checked(scores, labels, videos, class_names, rest):
+    """`Scores` from what a file of any format says; `rest` has everything else in it."""
+    if scores.ndim != 2 or not 1 <= scores.shape[1] <= _MAX_CLASSES:
         raise UserError(
-            f"there is no {', '.join(missing)}, only {', '.join(sorted(values))}; {_EXPECTED}"
+            f"the scores have shape {list(scores.shape)}, expected [videos, classes] with at most "
+            f"{_MAX_CLASSES:,} classes"
         )
-    try:
-        scores = np.asarray(values.pop("scores"), np.float32)
-        labels = values.pop("labels")
-        if isinstance(labels, list) and labels and isinstance(labels[0], list):
-            labels = multi_hot(labels, scores.shape[-1])
-        labels = np.asarray(labels)
-        return Scores(
-            scores=scores,
-            labels=labels.astype(np.float32 if labels.ndim == 2 else np.int64),
-            videos=[str(name) for name in values.pop("videos")],
-            class_names=[str(name) for name in values.pop("class_names")],
-            partners={int(a): int(b) for a, b in values.pop("partners", [])},
-            protocol=str(values.pop("protocol", "")),
-            about={n: v for n, v in values.items() if isinstance(v, str | int | float)},
+    with np.errstate(over="ignore"):
+        scores = scores.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"the scores of {len(bad)} of {len(scores)} videos are not finite numbers, the first "
+            f"ones those of video {bad[0]} (from 0); evaluate again"
         )
-    except (TypeError, ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"its entries do not fit each other ({error}); {_EXPECTED}") from None
+    num_videos, num_classes = scores.shape
+    about = {name: _scalar(value) for name, value in rest.items() if isinstance(name, str)}
+    found = Scores(
+        scores,
+        labels,
+        _names(videos, "videos", num_videos),
+        _names(class_names, "class_names", num_classes),
+        _partners(rest.get("partners", []), num_classes),
+        about.pop("protocol", None) or "",
+        {name: value for name, value in about.items() if value is not None},
+    )
+    if not isinstance(found.protocol, str):
+        raise UserError(f"protocol is {found.protocol!r}, expected a name")
+    kind = np.float32 if found.multi_label else np.int64
+    return dataclasses.replace(found, labels=labels.astype(kind))
+
+
+def _numbers(value, name):
+    """`value`, an array or a list of numbers or of lists of them, as an array of real numbers."""
+    if isinstance(value, list):
+        rows = value if value and isinstance(value[0], list) else [value]
+        if not all(isinstance(row, list) for row in rows):
+            raise UserError(f"{name} has lists and others side by side; {_EXPECTED}")
+        strange = set(map(type, itertools.chain.from_iterable(rows))) - {int, float}
+        if strange:
+            kinds = ", ".join(sorted(kind.__name__ for kind in strange))
+            raise UserError(f"{name} has entries of type {kinds}, expected numbers; {_EXPECTED}")
+        if len(set(map(len, rows))) > 1:
+            raise UserError(f"its entries do not fit: rows of {name} differ in length; {_EXPECTED}")
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iufb":
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise UserError(f"{name} is of type {kind}, expected real numbers; {_EXPECTED}")
+    # 0 and 1 of several labels may be kept as bits, but true is not the number of a class.
+    if value.dtype.kind == "b" and (name, value.ndim) != ("labels", 2):
+        raise UserError(f"{name} is of type bool, expected numbers; {_EXPECTED}")
+    return value.astype(np.uint8) if value.dtype.kind == "b" else value
+
+
+def _names(value, name, count):
+    """`value`, an array or a list of `count` strings or none, as a list."""
+    if isinstance(value, np.ndarray):
+        if value.ndim != 1 or len(value) not in (0, count):
+            raise UserError(f"{name} has shape {list(value.shape)}, expected {[count]} or none")
+        value = value.tolist()
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise UserError(f"{name} is no list of names; {_EXPECTED}")
+    return list(value)
+
+
+def _partners(value, num_classes):
+    """`{class: class}` from pairs."""
+    if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) <= num_classes:
+        value = value.tolist()
+    if isinstance(value, list) and all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
+        pairs = {a: b for a, b in value if type(a) is type(b) is int}
+        if len(pairs) == len(value):
+            return pairs
+    raise UserError("partners is no list of pairs of classes, each one once")
+
+
+def _scalar(value):
+    """The text or number that an entry is, else `None`."""
+    if isinstance(value, np.ndarray):
+        value = value.item() if value.ndim == 0 else None
+    return value if isinstance(value, str | int | float) else None
 
 
 def _pickle_content(found):
@@ -350,19 +449,15 @@ def _read_pickle(content):
     # Here, because its package loads JAX, which no other format needs.
     from trn_jax.convert import dumps
 
-    rows = dumps.read_rows(content)
-    about = dict(rows[0].get("about") or {})
-    scores = np.stack([row["pred_score"] for row in rows]).astype(np.float32)
-    labels = np.stack([np.atleast_1d(row["gt_label"]) for row in rows])
-    several = labels.shape[1] > 1
-    return Scores(
-        scores=scores,
-        labels=labels.astype(np.float32) if several else labels[:, 0].astype(np.int64),
-        videos=[row["video_id"] for row in rows if isinstance(row.get("video_id"), str)],
-        class_names=list(about.pop("class_names", [])),
-        partners=dict(about.pop("partners", [])),
-        protocol=about.pop("protocol", ""),
-        about=about,
+    found = dumps.read_dump(content)
+    labels = found["gt_label"]
+    rest = dict(found["about"])
+    return _checked(
+        found["pred_score"],
+        labels if labels.shape[1] > 1 else labels[:, 0],
+        found["video_id"],
+        rest.pop("class_names", []),
+        rest,
     )
 
 
@@ -393,6 +488,9 @@ def fuse(parts, weights=None):
             f"the weights {', '.join(f'{w:g}' for w in weights)} have to be finite, none of them "
             "negative, and not all 0"
         )
+    for name, part in parts:
+        if not np.isfinite(part.scores).all():
+            raise UserError(f"{name} has scores that are not finite numbers; evaluate it again")
     first_name, first = parts[0]
     shares = np.divide(weights, sum(weights))
     total = shares[0] * first.scores

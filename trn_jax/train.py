@@ -14,7 +14,7 @@ from flax import nnx
 from trn_jax import checkpoint, evaluate, hosts, recipe
 from trn_jax.data.memory import give_back
 from trn_jax.devices import DevicePrefetch, make_mesh
-from trn_jax.errors import INTERRUPTED, UserError
+from trn_jax.errors import INTERRUPTED, UserError, escaped
 from trn_jax.files import write_text
 from trn_jax.models import create_model
 from trn_jax.progress import Profile, Reporter, StepMeter, duration, first_not_finite
@@ -450,10 +450,10 @@ def _percentages(metrics):
 def say(text):
     """Print a line for people, from process 0 only."""
     if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 def say_here(text):
     """Print lines about this process, with its number if it is not the first of several."""
     host = f"host {jax.process_index()}: " if jax.process_index() else ""
-    print(host + text, file=sys.stderr, flush=True)
+    print(host + escaped(text, keep="\n\t"), file=sys.stderr, flush=True)

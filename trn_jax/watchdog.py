@@ -356,7 +356,9 @@ class Watchdog:
         if silent:
             texts = [f"host {self._host} {ended}: {'; '.join(silent)}. {self._again()}"]
         else:
-            texts = [f"host {self._host} was killed during {self._doing} ({_KILLERS}). {self._again()}"]
+            texts = [
+                f"host {self._host} was killed during {self._doing} ({_KILLERS}). {self._again()}"
+            ]
         if self._host:
             texts.append(f"host {self._host} {ended}, because host 0 has died. {self._again()}")
         return "\t".join(texts)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import tarfile
+import tracemalloc
 import zipfile
 
 import miniature
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from trn_jax.errors import UserError
-from trn_jax.prepare import archives
+from trn_jax.prepare import annotation_files, archives
+from trn_jax.prepare.outcome import Outcome
 
 FILES = {f"set/{number}/{i}.bin": bytes([number, i]) * 700 for number in (1, 2) for i in range(5)}
 
@@ -340,3 +342,35 @@ def test_half_a_zip_file(tmp_path):
     (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:50])
     with pytest.raises(UserError, match="incomplete or no zip file"):
         unpack_zip(tmp_path / "a.zip", tmp_path / "to")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_without_end_are_refused_before_they_are_read(tmp_path, kind):
+    header = tarfile.TarInfo("set/name")
+    header.type, header.size = kind, 1 << 30
+    data = header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16)
+    write_parts(tmp_path / "in", data, num_parts=1)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="1,073,741,824 bytes"):
+        unpack(tmp_path / "in", tmp_path / "to")
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_long_names_are_no_harm(tmp_path):
+    files = {f"set/{'long' * 60}/{i}.bin": bytes([i]) for i in range(3)}
+    write_parts(tmp_path / "in", miniature.tar(files), num_parts=1)
+    assert unpack(tmp_path / "in", tmp_path / "to")
+    assert {*files} <= {*miniature.tree(tmp_path / "to")}
+
+
+def test_annotations_that_inflate_without_proportion_are_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "labels.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels/other.csv", bytes(100 << 20))  # nobody asks for that one
+        archive.writestr("labels/small.csv", "a;b\n")
+    wanted = {"small.csv": ()}
+    outcome = Outcome(tmp_path / "to")
+    paths = annotation_files.collect(outcome, tmp_path, ".", wanted, packed_in="labels.zip")
+    assert pathlib.Path(paths["small.csv"]).read_text() == "a;b\n"
+    with pytest.raises(UserError, match=r"labels\.zip: its [\d,]+ bytes would become 104,857,600"):
+        annotation_files.collect(outcome, tmp_path, ".", {"other.csv": ()}, packed_in="labels.zip")

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from flax import nnx
 
+from trn_jax.errors import escaped
+
 # What gives a network away: patterns of names of tensors.
 _METHODS = (
     (r"necks?\..*", "TPN"),
@@ -89,7 +91,10 @@ class Problems:
         lines = [f"the {source} weights do not fit the model, {count} problem{'s' * (count > 1)}:"]
         for (title, members), found in zip(groups.items(), counts, strict=True):
             if found:
-                lines += [f"  {len(found)} {title}:", *(f"    {member}" for member in members)]
+                lines += [
+                    f"  {len(found)} {title}:",
+                    *(f"    {escaped(member)}" for member in members),
+                ]
         if self.shift:
             lines.append(f"  the network of the file {self.shift}")
         return "\n".join([*lines, *self._advice(shapes, ours)])

@@ -1,64 +1,105 @@
 """Read predictions that mmaction2 1.x dumped, without PyTorch and without running the file."""
 
+import functools
 import io
 import re
 
+import jax.numpy as jnp
 import numpy as np
 
 from trn_jax.convert import torch_objects
 from trn_jax.convert.unpickle import Inert, load_pickle
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
+from trn_jax.files import check_memory
 
 _EXPECTED = (
     "expected a list with a dict per video that has pred_score and gt_label, as mmaction2 1.x "
     "writes with --dump"
 )
+_NUMBERS = (jnp.integer, jnp.floating, jnp.bool_)
 # What a file of another layout makes of the code below.
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
-def read_rows(content):
-    """Read the entries of a dump.
+def read_dump(content):
+    """Read the scores and labels of a dump.
 
     Args:
         content: the bytes of the file; NumPy arrays and PyTorch's tensors on the CPU are known,
             also inside of `pred_scores.item` and `gt_labels.item`, as in the first versions.
 
     Returns:
-        A list of one dict per video: the entries of the file, with arrays as `pred_score`
-        `[classes]` and `gt_label`.
+        A dict of `pred_score`, float32 `[videos, classes]`; `gt_label`, float64 `[videos, n]`;
+        `video_id`, the names of the videos, or an empty list if some have none; and `about`, that
+        of the first video, or an empty dict.
 
     Raises:
-        UserError: the file is damaged, or of another layout.
+        UserError: the file is corrupt, or of another layout.
     """
     storages: dict[str, bytes] = {}
 
+    # A pickle can name the same argument any number of times; its copy is made once.
+    @functools.cache
+    def encoded(text):
+        return text.encode("latin1")
+
+    @functools.cache
+    def storage(inside):
+        return _read_storage(inside, storages)
+
     def call(name, args):
         if name == "torch.storage._load_from_bytes":
-            return _read_storage(args[0], storages)
+            return storage(args[0])
         if name == "torch.from_numpy":  # as `scores.write` makes tensors
             return args[0]
         if name == "_codecs.encode":  # how pickles of before protocol 3 hold bytes
-            return args[0].encode("latin1")
+            return encoded(args[0])
         return torch_objects.call(name, args)
 
     rows = load_pickle(io.BytesIO(content), call=call, persistent=torch_objects.persistent)
     if not isinstance(rows, list) or not rows:
         raise UserError(f"this is no dump of predictions; {_EXPECTED}")
-    found = []
+    names = [row.get("video_id") if isinstance(row, dict) else None for row in rows]
+    columns = {
+        name: _column(rows, name, dtype, storages, len(content))
+        for name, dtype in (("pred_score", np.float32), ("gt_label", np.float64))
+    }
+    about = rows[0].get("about")
+    return columns | {
+        "video_id": names if all(isinstance(name, str) for name in names) else [],
+        "about": about if isinstance(about, dict) else {},
+    }
+
+
+def _column(rows, name, dtype, storages, size):
+    """The entries `name` of all rows, `[videos, n]`."""
+    column = None
     for number, row in enumerate(rows):
         try:
-            values = {name: _entry(row, name) for name in ("pred_score", "gt_label")}
-            found.append(row | {name: _array(v, storages) for name, v in values.items()})
+            value = np.atleast_1d(_array(_entry(row, name), storages))
         except _MALFORMED as error:
             if isinstance(error, UserError):
                 raise
-            keys = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-            raise UserError(f"entry {number} holds {keys}; {_EXPECTED}") from None
-    lengths = {(row["pred_score"].shape, row["gt_label"].size) for row in found}
-    if len(lengths) > 1:
-        raise UserError(f"its entries have scores and labels of different lengths: {lengths}")
-    return found
+            keys = list(row)[:10] if isinstance(row, dict) else [type(row).__name__]
+            raise UserError(
+                f"entry {number} holds {', '.join(map(escaped, keys))}; {_EXPECTED}"
+            ) from None
+        several = name == "gt_label" and value.size > 1  # 0 and 1, for which bool will do
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in _NUMBERS[: 2 + several]):
+            raise UserError(f"{name} of entry {number} has numbers of type {value.dtype}")
+        if column is None:
+            # A pickle can refer to one row any number of times.
+            check_memory(len(rows) * value.size * np.dtype(dtype).itemsize, size)
+            column = np.empty((len(rows), value.size), dtype)
+        if value.shape != column.shape[1:]:
+            raise UserError(
+                f"its entries have scores and labels of different lengths: {name} of entry "
+                f"{number} has shape {list(value.shape)}, that of the first one "
+                f"{list(column.shape[1:])}"
+            )
+        with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+            column[number] = value
+    return column
 
 
 def _entry(row, name):
@@ -68,9 +109,13 @@ def _entry(row, name):
 def _array(value, storages):
     if isinstance(value, Inert):
         return _numpy_array(value)
-    if isinstance(value, int | float | list):
+    if isinstance(value, int | float):
         return np.asarray(value)
-    return torch_objects.state_dict_arrays({"": value}, lambda storage: storages[storage.key])[""]
+    if isinstance(value, list):
+        if not set(map(type, value)) <= {int, float}:  # lists of the same lists grow exponentially
+            raise TypeError("a list of something else than numbers")
+        return np.asarray(value)
+    return torch_objects.array(value, lambda storage: storages[storage.key])
 
 
 def _numpy_array(value):
@@ -104,6 +149,8 @@ def _read_storage(content, storages):
     storage = load()
     load()  # the list of the keys, of which there is one
     file.read(8)  # the number of elements, again
+    if not isinstance(storage, torch_objects.Storage):
+        raise UserError("a tensor has no storage")
     # Storages are numbered within their own little file; here they need names of their own.
     storage = storage._replace(key=str(len(storages)))
     storages[storage.key] = file.read(storage.num_bytes)

@@ -16,6 +16,7 @@ _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "runn
 _OTHER_LEAVES = {"weight": "kernel"}
 # Counters, and what follows from the architecture.
 _DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")
+_REAL = (jnp.floating, jnp.integer, jnp.bool_)  # complex numbers would lose a part unnoticed
 # Kernels for pixels in BGR order; ours are in RGB order.
 _BGR = re.compile(r"(?:base_model\.)?conv1_7x7_s2\.weight")
 # What does not belong to a backbone, whether or not a table knows it.
@@ -81,6 +82,8 @@ def load_state_dict(
             continue
         shape = targets[path].shape
         value = np.asarray(state_dict[name])
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in _REAL):
+            raise UserError(f"{name!r} is of type {value.dtype}, expected real numbers")
         if _BGR.fullmatch(plain[name]):
             value = value[:, ::-1]
         value = fitted(value, path, shape)

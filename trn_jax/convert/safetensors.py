@@ -12,6 +12,8 @@ import numpy as np
 
 from trn_jax.errors import UserError
 
+_MAX_HEADER = 1 << 24  # bytes; those of 100,000 tensors take less
+
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -47,6 +49,8 @@ def read_safetensors(file, size):
         UserError: the header is malformed, or contradicts the size of the file.
     """
     length = int.from_bytes(file.read(8), "little")
+    if length > _MAX_HEADER:
+        raise UserError(f"its safetensors header has {length:,} bytes, more than {_MAX_HEADER:,}")
     try:
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
@@ -78,7 +82,7 @@ def _check(name, *, dtype, shape, data_offsets):
     if not all(type(number) is int and number >= 0 for number in [*shape, begin, end]):
         raise UserError(f"tensor {name!r} has shape {shape} and offsets {data_offsets}")
     if dtype not in _DTYPES:
-        raise UserError(f"tensor {name!r} has dtype {dtype}; known: {', '.join(_DTYPES)}")
+        raise UserError(f"tensor {name!r} has dtype {dtype!r}; known: {', '.join(_DTYPES)}")
     needed = math.prod(shape) * jnp.dtype(_DTYPES[dtype]).itemsize
     if end - begin != needed:
         raise UserError(f"tensor {name!r} needs {needed} bytes, the header gives {end - begin}")

@@ -5,15 +5,17 @@ import io
 import mmap
 import os
 import re
+import reprlib
 import struct
 import zipfile
 import zlib
 
-from trn_jax.convert.npz import read_npz
 from trn_jax.convert.safetensors import looks_like_safetensors, read_safetensors
 from trn_jax.convert.torch_objects import Storage, call, persistent, state_dict_arrays
 from trn_jax.convert.unpickle import load_pickle
 from trn_jax.errors import UserError
+from trn_jax.files import reading
+from trn_jax.npz import read_npz
 
 # Eight decimal digits are taken for a date.
 _HASH_IN_NAME = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8,64})\.(?:pth|pt|pth\.tar|safetensors|npz)$")
@@ -34,24 +36,19 @@ def read_torch_file(path):
     states and everything else are left alone.
 
     Args:
-        path: the file. It need not be trusted: nothing in it is executed, and no more memory is
-            taken than a small multiple of its size.
+        path: the file. It need not be trusted: nothing in it is executed, and the arrays take no
+            more memory than `files.check_memory` allows for its size, copies of them included.
 
     Returns:
         `{name: array}` in the file's order, with its names, dtypes and layouts. Arrays are
         read-only views; tensors that shared memory share it.
 
     Raises:
-        UserError: the file is missing, no such file, cut off, damaged, big-endian, has no tensors,
-            or is a pickle that asks to run code.
+        UserError: the file is missing, no such file, cut off, corrupt, big-endian, has no tensors
+            or far more of them than bytes, or is a pickle that asks to run code.
     """
-    try:
-        with open(path, "rb") as file:
-            return _read(file, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    with reading(path, "a file of weights"), open(path, "rb") as file:
+        return _read(file, os.fstat(file.fileno()).st_size)
 
 
 def file_sha256(path):
@@ -107,11 +104,11 @@ def _read_zip(file, size):
                 raise UserError("the archive tells of more than it has; it is cut off or damaged")
             names = archive.namelist()
             if names and all(name.endswith(".npy") for name in names):
-                return read_npz(archive)
+                return read_npz(archive, size)
             folders = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
             if len(folders) != 1:
                 raise UserError("this is a zip archive, but not one of PyTorch or NumPy")
-            return _Zip(archive, folders[0]).read()
+            return _Zip(archive, folders[0]).read(size)
     except UserError:
         raise
     except _BROKEN_ZIP as error:
@@ -128,12 +125,12 @@ class _Zip:
         self.archive = archive
         self.folder = folder
 
-    def read(self):
+    def read(self, size):
         if f"{self.folder}byteorder" in self.archive.namelist():
             _check_byte_order(self.member("byteorder") == b"little")
         file = io.BytesIO(self.member("data.pkl"))
         value = load_pickle(file, call=call, persistent=persistent)
-        return state_dict_arrays(value, self.storage)
+        return state_dict_arrays(value, self.storage, size)
 
     def storage(self, storage):
         data = self.member(f"data/{storage.key}")
@@ -172,9 +169,10 @@ def _read_legacy(file):
         raise UserError("this is a pickle, but not one of PyTorch")
     protocol, system, value, keys = load(), load(), load(), load()
     if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
-        raise UserError(f"protocol {protocol!r} is not known, {_LEGACY_PROTOCOL} is")
+        raise UserError(f"protocol {reprlib.repr(protocol)} is not known, {_LEGACY_PROTOCOL} is")
     _check_byte_order(system.get("little_endian") is True)
-    places = _storage_places(file, [used.get(str(key)) for key in keys])
+    named = [used.get(str(key)) if isinstance(key, str | int) else None for key in keys]
+    places = _storage_places(file, named)
 
     def read(storage):
         if storage.key not in places:
@@ -182,7 +180,7 @@ def _read_legacy(file):
         begin, end = places[storage.key]
         return file[begin:end]
 
-    return state_dict_arrays(value, read)
+    return state_dict_arrays(value, read, len(file))
 
 
 def _storage_places(file, storages):

@@ -1,13 +1,15 @@
 """What the names in PyTorch's pickles stand for: storages, tensors, and wrappers of state dicts."""
 
 import math
+import reprlib
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from trn_jax.convert.unpickle import Global, Inert
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
+from trn_jax.files import check_memory
 
 _STORAGE_DTYPES = {
     "DoubleStorage": "float64",
@@ -57,6 +59,7 @@ _WRAPPERS = (
     "params",
 )
 _MAX_DEPTH = 5
+_MAX_AXES = 64  # of NumPy and PyTorch
 
 
 class Storage(NamedTuple):
@@ -92,13 +95,17 @@ def persistent(identifier):
         # A pickled module keeps its source code by such an id; the module is the first entry.
         return rest[0] if rest else Inert("persistent id")
     storage_type, key, _, size, *view = rest
-    name = storage_type.name if isinstance(storage_type, Global) else str(storage_type)
+    name = storage_type.name if isinstance(storage_type, Global) else reprlib.repr(storage_type)
     module, _, attribute = name.rpartition(".")
     if module not in _STORAGE_MODULES or attribute not in _STORAGE_DTYPES:
-        raise UserError(f"storages of type {name} are not known: {', '.join(_STORAGE_DTYPES)} are")
+        raise UserError(
+            f"storages of type {escaped(name)} are not known: {', '.join(_STORAGE_DTYPES)} are"
+        )
     begin = view[0][1] if view and view[0] else 0
     if not isinstance(key, str) or not _is_size(size) or not _is_size(begin):
-        raise UserError(f"storage {key!r} has size {size!r} and begins at {begin!r}")
+        # Some of these may be tuples of tuples ... that are all the same one, without end on paper.
+        key, size, begin = map(reprlib.repr, (key, size, begin))
+        raise UserError(f"storage {key} has size {size} and begins at {begin}")
     return Storage(key, jnp.dtype(_STORAGE_DTYPES[attribute]), size, begin)
 
 
@@ -119,49 +126,84 @@ def call(name, args):
         return call(function.name, inner)
     if name in _DICTIONARIES:
         pairs = args[0] if args and isinstance(args[0], list) else []
-        return {key: value for key, value in pairs if isinstance(key, str)}
+        entries = {key: value for key, value in pairs if isinstance(key, str)}
+        pairs.clear()  # the pickle may ask for the same again, any number of times
+        return entries
     return None
 
 
-def state_dict_arrays(value, read):
+def state_dict_arrays(value, read, size):
     """Find the state dict in what was unpickled and make arrays of its tensors.
 
     Args:
         value: result of `load_pickle`.
         read: function that returns the bytes of a `Storage`.
+        size: bytes of the file.
 
     Raises:
-        UserError: there is no tensor in it, or one that cannot be read.
+        UserError: there is no tensor in it, or one that cannot be read, or the tensors together
+            are out of proportion to the file.
     """
     found = _find(value, _MAX_DEPTH, set())
     if found is None:
         raise UserError(f"no tensors with names in it; {_contents(value)}")
+    tensors = {name: inner for name, inner in found.items() if isinstance(inner, _Tensor)}
+    for name, inner in found.items():
+        if isinstance(inner, Inert) and inner.name.startswith(_REBUILD):
+            raise UserError(
+                f"{name!r} is of a kind that cannot be read here ({escaped(inner.name)})"
+            )
+    # A view of a storage takes no memory here, whatever its strides; but a copy of it does, as a
+    # model has one, and a number of classes that is read off it decides how large a model becomes.
+    check_memory(sum(map(_num_bytes, tensors.values())), size)
     blocks: dict[str, bytes] = {}
-    arrays = {}
-    for name, tensor in found.items():
-        if isinstance(tensor, Inert) and tensor.name.startswith(_REBUILD):
-            raise UserError(f"{name!r} is of a kind that cannot be read here ({tensor.name})")
-        if isinstance(tensor, _Tensor):
-            storage = tensor.storage
-            if storage.key not in blocks:
-                blocks[storage.key] = read(storage)
-            try:
-                arrays[name] = _array(tensor, blocks[storage.key])
-            except (TypeError, ValueError, OverflowError) as error:
-                raise UserError(
-                    f"{name!r} of shape {tensor.shape}, strides {tensor.strides} and offset "
-                    f"{tensor.offset} does not fit into its storage of {storage.num_bytes} bytes; "
-                    "the file is damaged"
-                ) from error
-    return arrays
+
+    def block(storage):
+        if storage.key not in blocks:
+            blocks[storage.key] = read(storage)
+        return blocks[storage.key]
+
+    return {name: array(tensor, block, name) for name, tensor in tensors.items()}
+
+
+def array(tensor, read, name=""):
+    """The array of one tensor, a read-only view of its storage.
+
+    Args:
+        tensor: what `call` made.
+        read: function that returns the bytes of a `Storage`.
+        name: for messages.
+
+    Raises:
+        TypeError: it is no tensor.
+        UserError: it does not fit into its storage.
+    """
+    if not isinstance(tensor, _Tensor):
+        raise TypeError(f"{type(tensor).__name__} is no tensor")
+    data = read(tensor.storage)
+    try:
+        return _array(tensor, data)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{name!r} of shape {tensor.shape}, strides {tensor.strides} and offset "
+            f"{tensor.offset} does not fit into its storage of {tensor.storage.num_bytes} bytes; "
+            "the file is damaged"
+        ) from error
 
 
 def _tensor(storage, offset, shape, strides, dtype):
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or not all(map(_is_size, numbers)):
-        raise UserError(f"a tensor has shape {shape}, strides {strides} and offset {offset!r}")
+        raise UserError(
+            f"a tensor has shape {reprlib.repr(shape)}, strides {reprlib.repr(strides)} and offset "
+            f"{reprlib.repr(offset)}"
+        )
     dtype = storage.dtype if dtype is None else jnp.dtype(dtype)
     return _Tensor(storage, offset, shape, strides, dtype)
+
+
+def _num_bytes(tensor):
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
 def _array(tensor, data):
@@ -200,18 +242,21 @@ def _find(value, depth, seen):
 
 def _contents(value):
     if isinstance(value, Inert) and not value.items:
-        return f"it is an object of {value.name}: save its state_dict() instead"
+        return f"it is an object of {escaped(value.name)}: save its state_dict() instead"
     keys = value.items if isinstance(value, Inert) else value
     if isinstance(keys, dict):
-        objects = [inner.name for inner in keys.values() if isinstance(inner, Inert)]
+        objects = [escaped(inner.name) for inner in keys.values() if isinstance(inner, Inert)]
         hint = f", with objects of {', '.join(objects[:3])}" if objects else ""
-        return f"its keys are {', '.join(map(repr, list(keys)[:10])) or 'none'}{hint}"
+        names = ", ".join(map(reprlib.repr, list(keys)[:10])) or "none"
+        return f"its keys are {names}{hint}"
     return f"it is a {type(value).__name__}"
 
 
 def _sizes(value):
     if isinstance(value, Inert) and value.name == "torch.Size" and value.args:
         value = value.args[0]
+    if not isinstance(value, tuple | list) or len(value) > _MAX_AXES:
+        raise UserError(f"a tensor has shape or strides {reprlib.repr(value)}")
     return tuple(value)
 
 

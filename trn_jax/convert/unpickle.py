@@ -38,6 +38,8 @@ _MALFORMED = (
 class Global:
     """A class or function that the pickle names, `name` = "module.attribute"; not imported."""
 
+    __slots__ = ("name",)
+
     def __init__(self, name):
         self.name = name
 
@@ -48,6 +50,8 @@ class Inert:
     `args` are the arguments of its constructor, `state` what would be set on it, `items` the
     entries that would be put into it if it were a mapping.
     """
+
+    __slots__ = ("args", "items", "name", "state")  # an instruction of one byte makes one of these
 
     def __init__(self, name, args=()):
         self.name = name

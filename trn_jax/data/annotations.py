@@ -1,5 +1,6 @@
 """Lists of labelled videos, and the names of their classes."""
 
+import collections
 import dataclasses
 import os
 import re
@@ -172,16 +173,38 @@ def _fields(line, frames_root, multi_label):
 
 
 def multi_hot(labels, num_classes):
-    """Several labels per video as float32 `[videos, classes]`, 1 at every label and 0 elsewhere."""
+    """Several labels per video as float32 `[videos, classes]`, 1 at every label and 0 elsewhere.
+
+    Raises:
+        UserError: a label is not a whole number in `0..num_classes - 1`.
+    """
     rows = np.zeros((len(labels), num_classes), np.float32)
-    for row, found in zip(rows, labels, strict=True):
+    for number, (row, found) in enumerate(zip(rows, labels, strict=True)):
+        for label in found:
+            whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
+            if not whole or not 0 <= label < num_classes:  # -1 would be the last class
+                raise UserError(
+                    f"video {number} (from 0) has the label {label!r}, expected whole numbers in "
+                    f"0..{num_classes - 1}"
+                )
         row[list(found)] = 1
     return rows
 
 
 def read_class_names(path):
-    """Read class names, one per line in the order of their labels."""
-    return [line.strip() for line in read_lines(path, "class names") if line.strip()]
+    """Read class names, one per line in the order of their labels.
+
+    Raises:
+        UserError: the file cannot be read, or two classes have the same name.
+    """
+    names = [line.strip() for line in read_lines(path, "class names") if line.strip()]
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{path} has {len(twice)} class names more than once; give every class a name of its "
+            f"own:{listed(twice)}"
+        )
+    return names
 
 
 def read_lines(path, what):

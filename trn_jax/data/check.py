@@ -12,7 +12,7 @@ import tqdm
 
 from trn_jax.data import annotations
 from trn_jax.data.decode import FrameError, FrameFolders
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_text
 
 _SAMPLE = 1 << 16  # bytes from the start, the middle and the end of a video file that are hashed
@@ -92,7 +92,7 @@ class Findings:
         everything = [looked for found in self.lists.values() for looked in found]
         parts.append(_histogram("frames", [x.num_frames for x in everything if x.num_frames]))
         parts.append(_sizes([x.size for x in everything if x.size]))
-        return "\n".join(part for part in parts if part)
+        return escaped("\n".join(part for part in parts if part), keep="\n")
 
     def _short(self, name, found):
         """A line on videos with fewer frames than a clip, or ""."""

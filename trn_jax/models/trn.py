@@ -17,6 +17,7 @@ from trn_jax.backbones.scatter import pick
 from trn_jax.errors import UserError
 
 RELATION_MODES = ("sample", "expected", "first")
+_MAX_FRAMES = 20  # of which all relations are listed; each further one doubles their number
 
 
 class Relation(nnx.Module):
@@ -146,6 +147,11 @@ class TRNHead(nnx.Module):
                 raise UserError(f"{option}={mode!r} is not one of {', '.join(RELATION_MODES)}")
         if num_segments < 2:
             raise UserError(f"a TRN head relates at least 2 frames, num_segments is {num_segments}")
+        if multi_scale and num_segments > _MAX_FRAMES:
+            raise UserError(
+                f"num_segments={num_segments} frames have {2**num_segments:,} relations; a "
+                f"multi-scale TRN takes at most {_MAX_FRAMES} frames (head=trn relates them once)"
+            )
         self.num_segments = num_segments
         self.dropout_rate = dropout_rate
         self.train_relations = train_relations

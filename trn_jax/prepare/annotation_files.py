@@ -7,6 +7,7 @@ import os
 import pathlib
 
 from trn_jax.errors import UserError, listed
+from trn_jax.files import check_memory, reading
 from trn_jax.prepare.archives import Zip
 
 _SUBFOLDERS = ("", "annotations", "labels", "ucfTrainTestlist")
@@ -32,7 +33,8 @@ def collect(outcome, archives, folder, wanted, *, packed_in="", optional=()):
     Raises:
         UserError: files are missing; all are named.
     """
-    packed = _packed(os.path.join(archives, packed_in)) if packed_in else {}
+    names = {each for name, others in wanted.items() for each in (name, *others)}
+    packed = _packed(os.path.join(archives, packed_in), names) if packed_in else {}
     paths, missing = {}, []
     for name, others in wanted.items():
         path = os.path.join(outcome.to, folder, name)
@@ -52,14 +54,18 @@ def collect(outcome, archives, folder, wanted, *, packed_in="", optional=()):
     return paths
 
 
-def _packed(path):
-    """Contents of a zip file by the names of its files, without their folders."""
+def _packed(path, names):
+    """Contents of those files in a zip file that have certain names, without their folders."""
     if not os.path.isfile(path):
         return {}
-    return {
-        pathlib.PurePosixPath(member.name).name: b"".join(member.chunks)
-        for member in Zip(path).members()
-    }
+    packed = {}
+    with reading(path, "an archive of annotations"):
+        for member in Zip(path).members():
+            name = pathlib.PurePosixPath(member.name).name
+            if name in names:
+                check_memory(member.size, os.path.getsize(path))
+                packed[name] = b"".join(member.chunks)
+    return packed
 
 
 def _find(archives, packed, names):
@@ -126,7 +132,7 @@ def read_json(path):
     """What a JSON file holds."""
     try:
         return json.loads(_read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON, or not all of it: {error}; get it again") from None
 
 

@@ -40,6 +40,12 @@ _DAMAGE = (
     NotImplementedError,
     RuntimeError,
 )
+# Headers of tar files that extend the one behind them.
+_EXTENSIONS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+_MAX_EXTENSION = 1 << 20  # bytes
 _DOWNLOAD = "download it again"
 
 
@@ -432,13 +438,17 @@ def _naming_damage(stream):
 class _CheckedHeader(tarfile.TarInfo):
     """A header of a tar file whose damage is told.
 
-    `tarfile` takes a damaged header behind the first one, or none at all, for the end of the file.
+    `tarfile` takes a damaged header behind the first one, or none at all, for the end of the file,
+    and reads headers that extend others, such as by a long name, at once, however long they are.
     """
 
     @classmethod
     def frombuf(cls, buf, encoding, errors):
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
+            if header.type in _EXTENSIONS and header.size > _MAX_EXTENSION:
+                raise tarfile.ReadError(f"a header of {header.size:,} bytes")
+            return header
         except tarfile.HeaderError as error:
             if len(buf) < tarfile.BLOCKSIZE:
                 raise EOFError(f"{error} where a file should begin") from None

@@ -1,12 +1,13 @@
 """Names of files, which may be any bytes, where they become text."""
 
-import os
 import re
+
+from trn_jax.errors import escaped
 
 
 def printable(name):
-    """A name as text that can be written, whatever bytes it consists of."""
-    return os.fsencode(name).decode(errors="replace")
+    """A name as one line of text that can be written, whatever bytes it consists of."""
+    return escaped(re.sub("[\\ud800-\\udfff]", "\ufffd", name))  # bytes that are no text
 
 
 def is_line(name):

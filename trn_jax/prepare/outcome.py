@@ -6,7 +6,7 @@ import pathlib
 import shlex
 
 from trn_jax.data.datasets import DATASETS
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_bytes
 from trn_jax.prepare.names import printable
 
@@ -90,7 +90,7 @@ class Outcome:
         if not self.changed:
             parts += ["nothing to do: all of this was there already"]
         parts += ["next:", *(f"  {command}" for command in self._commands)]
-        return "\n".join(parts)
+        return escaped("\n".join(parts), keep="\n")
 
     def note(self, text):
         """Add a line, such as a count."""

@@ -1,0 +1,643 @@
+"""Mutated files through every reader of files from elsewhere, as a script within bounds.
+
+    python tests/fuzzing.py <folder> <first seed> <number of seeds> [<target> ...]
+
+prints a line of JSON for each mutation: the target, the seed, and what became of it. The same
+target and seed give the same bytes, and `<folder>` keeps the last one.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import pickletools
+import shutil
+import struct
+import sys
+import zipfile
+
+import numpy as np
+
+# Numbers and texts that readers may not expect.
+NUMBERS = (
+    0,
+    -1,
+    1,
+    2**31 - 1,
+    2**31,
+    2**63 - 1,
+    -(2**63),
+    2**64,
+    10**30,
+    10**400,
+    0.5,
+    1e308,
+    1e400,
+)
+NUMBERS += (float("nan"), -0.0, True, None)
+TEXTS = (
+    "",
+    " ",
+    "\0",
+    "a b",
+    "-1",
+    "0.7",
+    "nan",
+    "1e999",
+    "9" * 5000,
+    "٣",
+    "²",
+    "\x1b[31m",
+    "\u202e",
+)
+TEXTS += (
+    "\ud800",
+    "..",
+    "/",
+    "../../x",
+    "\\",
+    "'",
+    '"',
+    "#",
+    ",",
+    ";",
+    "\t",
+    "\r",
+    "é" * 300,
+    "{}",
+    "%s",
+)
+LITERALS = [
+    value.to_bytes(size, order, signed=True)
+    for size in (1, 2, 4, 8)
+    for order in ("little", "big")
+    for value in (0, -1, 1, 2 ** (8 * size - 1) - 1, -(2 ** (8 * size - 1)), 2 ** (8 * size - 2))
+]
+
+
+def choose(rng, values):
+    """One of some values, of any types."""
+    return values[int(rng.integers(len(values)))]
+
+
+# Mutations of bytes, and of what has a structure -------------------------------------------------
+
+
+def mutated(name, content, seed):
+    """The bytes of a file, changed as the seed says; the name tells the format."""
+    rng = np.random.default_rng(seed)
+    extension = os.path.splitext(name)[1] or ".json"  # Orbax gives its JSON none
+    structured = STRUCTURED.get(extension)
+    for _ in range(int(rng.integers(1, 4))):
+        try:
+            change = structured if structured and rng.random() < 0.6 else change_bytes
+            content = change(content, rng)
+        except Exception:  # the mutations before this one left nothing of the structure
+            content = change_bytes(content, rng)
+    return content
+
+
+def change_bytes(content, rng):
+    """Bytes flipped, put in, taken out, doubled, exchanged, or the end cut off."""
+    content = bytearray(content or b"\0")
+    at, other = (int(place) for place in rng.integers(len(content), size=2))
+    length = int(choose(rng, (1, 2, 4, 8, 16, 100, 1000)))
+    kind = int(rng.integers(8))
+    if kind == 0:
+        for place in rng.integers(len(content), size=int(rng.integers(1, 8))):
+            content[place] ^= 1 << int(rng.integers(8))
+    elif kind == 1:
+        for place in rng.integers(len(content), size=int(rng.integers(1, 8))):
+            content[place] = int(rng.integers(256))
+    elif kind == 2:
+        content[at:at] = rng.integers(0, 256, length, np.uint8).tobytes()
+    elif kind == 3:
+        del content[at : at + length]
+    elif kind == 4:
+        content[at:at] = content[other : other + length]
+    elif kind == 5:
+        content[at : at + length] = content[other : other + length]
+    elif kind == 6:
+        literal = choose(rng, LITERALS)
+        content[at : at + len(literal)] = literal
+    else:
+        del content[at:]
+    return bytes(content)
+
+
+def change_lines(content, rng):
+    """A field of a line, or a line, replaced, doubled or left out."""
+    lines = content.decode().split("\n")
+    at = int(rng.integers(len(lines)))
+    separator = choose(rng, [mark for mark in " ,;\t" if mark in lines[at]] or [" "])
+    fields = lines[at].split(separator)
+    field = int(rng.integers(len(fields)))
+    kind = int(rng.integers(5))
+    if kind == 0:
+        fields[field] = str(choose(rng, NUMBERS))
+    elif kind == 1:
+        fields[field] = choose(rng, TEXTS)
+    elif kind == 2:
+        del fields[field]
+    elif kind == 3:
+        fields.insert(field, choose(rng, fields))
+    lines[at] = separator.join(fields)
+    if kind == 4:
+        lines.insert(at, choose(rng, lines))
+    return "\n".join(lines).encode(errors="surrogatepass")
+
+
+def change_json(content, rng):
+    """A value in JSON replaced, left out or doubled; of several lines, one is taken."""
+    lines = content.split(b"\n") if content.count(b"\n{") else [content]
+    at = int(rng.integers(len(lines)))
+    tree = [json.loads(lines[at])]
+    parent, key = choose(rng, list(_places(tree)))
+    kind = int(rng.integers(6))
+    if kind == 0:
+        parent[key] = choose(rng, NUMBERS)
+    elif kind == 1:
+        parent[key] = choose(rng, TEXTS)
+    elif kind == 2:
+        parent[key] = choose(
+            rng, ([], {}, [[]], [{}], {"": None}, [parent[key]], {"a": parent[key]})
+        )
+    elif kind == 3 and parent is not tree:
+        del parent[key]
+    elif kind == 4 and isinstance(parent, dict):
+        parent[choose(rng, TEXTS)] = parent[key]
+    elif isinstance(parent[key], list):
+        parent[key] = parent[key] * 2
+    lines[at] = json.dumps(tree[0]).encode()
+    return b"\n".join(lines)
+
+
+def _places(tree):
+    """Pairs of a container and a key of all values in JSON."""
+    for key in range(len(tree)) if isinstance(tree, list) else list(tree):
+        yield tree, key
+        if isinstance(tree[key], list | dict):
+            yield from _places(tree[key])
+
+
+def change_pickle(content, rng):
+    """An instruction left out, doubled, exchanged, or its argument changed."""
+    starts = [place for _, _, place in pickletools.genops(content)]
+    steps = [content[a:b] for a, b in zip(starts, [*starts[1:], len(content)], strict=True)]
+    at, other = (int(place) for place in rng.integers(len(steps), size=2))
+    kind = int(rng.integers(5))
+    if kind == 0:
+        del steps[at]
+    elif kind == 1:
+        steps.insert(at, steps[other])
+    elif kind == 2:
+        steps[at], steps[other] = steps[other], steps[at]
+    elif kind == 3:
+        steps.insert(
+            at, choose(rng, [bytes([op]) for op in b"(.02N})]ebtulsaoQR\x81\x85\x86\x88\x93\x94"])
+        )
+    else:
+        steps[at] = steps[at][:1] + change_bytes(steps[at][1:], rng)
+    return b"".join(steps) + content[starts[-1] + 1 :]
+
+
+def change_zip(content, rng):
+    """A member changed, left out, renamed or packed in another way, in an archive that is whole."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+        packed = {info.filename: info.compress_type for info in archive.infolist()}
+    name = choose(rng, list(members))
+    kind = int(rng.integers(6))
+    if kind == 0:
+        del members[name]
+    elif kind == 1:
+        members[choose(rng, TEXTS) or "x"] = members.pop(name)
+    elif kind == 2:
+        packed[name] = int(choose(rng, (0, 8, 12, 14)))
+    else:
+        of_pickle = name.endswith(".pkl") and kind < 5
+        members[name] = (change_pickle if of_pickle else change_bytes)(members[name], rng)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data, packed.get(name, 0))
+    return file.getvalue()
+
+
+def change_safetensors(content, rng):
+    """The header changed, behind a length that fits."""
+    length = int.from_bytes(content[:8], "little")
+    header = change_json(content[8 : 8 + length], rng)
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
+STRUCTURED = {
+    ".txt": change_lines,
+    ".csv": change_lines,
+    ".tsv": change_lines,
+    ".json": change_json,
+    ".jsonl": change_json,
+    ".pkl": change_pickle,
+    ".npz": change_zip,
+    ".pth": change_zip,
+    ".safetensors": change_safetensors,
+}
+
+
+# What is read ------------------------------------------------------------------------------------
+
+
+def picture(seed, extension):
+    """A small picture in a file of some format."""
+    import cv2
+
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), np.uint8)
+    return cv2.imencode(extension, pixels)[1].tobytes()
+
+
+def video():
+    """Half a second of video."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for number in range(5):
+            pixels = np.full((32, 32, 3), 40 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def lists(multi_label):
+    """Lists of videos."""
+    from trn_jax.data import annotations
+
+    lines = [f"some_video/v{n} {n + 5} {n % 4}{' 1' * multi_label}\n" for n in range(6)]
+    content = "".join([*lines, "file.mp4 3\n", "/rooted/a 3 0\n"]).encode()
+
+    def read(path):
+        records = annotations.read_list(
+            path, frames_root="/root", num_classes=4, multi_label=multi_label
+        )
+        # Each record has the label of a line, in their order: none is read as another one.
+        with open(path, encoding="utf-8-sig") as file:
+            lines = iter(file.read().split("\n"))
+        for record in records:
+            labels = record.label if multi_label else (record.label,)
+            assert all(type(label) is int and 0 <= label < 4 for label in labels), record
+            assert any(last_number(line) in labels for line in lines), record
+            assert record.num_frames >= 1 or record.path.lower().endswith(".mp4"), record
+
+    return "list.txt", content, read
+
+
+def last_number(line):
+    """What a line of a list has for a label, if it ends in a number."""
+    with contextlib.suppress(ValueError, IndexError):
+        return int(line.split()[-1])
+
+
+def table(name, content):
+    """Tables of own videos, of which some are there, as `trn-jax prepare` takes them."""
+
+    def make(folder):
+        for video in ("a", "b", "c"):
+            os.makedirs(os.path.join(folder, video))
+            with open(os.path.join(folder, video, "00001.jpg"), "wb") as file:
+                file.write(picture(0, ".jpg"))
+
+        def read(path):
+            to = os.path.join(folder, "to")
+            shutil.rmtree(to, ignore_errors=True)
+            run_command("prepare", path, f"--to={to}", "--workers=1")
+
+        return name, content, read
+
+    return make
+
+
+def run_command(*arguments):
+    """A command; raises what it prints as an error, like the readers."""
+    from trn_jax import cli
+    from trn_jax.errors import UserError
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = cli.main([*arguments])
+    said.getvalue().encode()  # what is printed can be
+    if status == 2:
+        raise UserError(said.getvalue())
+
+
+def class_names(folder):
+    from trn_jax.data.annotations import read_class_names
+
+    return "classes.txt", "Walking\nRunning fast\nGehen/Läufe\n".encode(), read_class_names
+
+
+def image(extension):
+    """Pictures as frames of a video."""
+
+    def make(folder):
+        from trn_jax.data import decode
+        from trn_jax.data.annotations import Record
+
+        source = decode.FrameFolders(pattern="{:05d}" + extension, first_frame=1)
+
+        def read(path):
+            with source.open(Record(0, folder, 1, 0)) as opened:
+                (frame,) = opened.read([0])
+            assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+
+        return f"00001{extension}", picture(0, extension), read
+
+    return make
+
+
+def video_file(folder):
+    from trn_jax.data import videos
+    from trn_jax.data.annotations import Record
+
+    source = videos.VideoFiles()
+
+    def read(path):
+        with source.open(Record(0, path, 0, 0)) as opened:
+            count = opened.num_frames
+            for frame in opened.read(sorted({0, count // 2, count - 1})):
+                assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+
+    return "video.mp4", video(), read
+
+
+def records(part, ending):
+    """Records, of which one file is changed."""
+
+    def make(folder):
+        from trn_jax.data.records import Records
+        from trn_jax.tfds.build import build
+
+        data = os.path.join(folder, "data")
+        for name in ("a", "b"):
+            os.makedirs(os.path.join(data, "rawframes", name))
+            for number in (1, 2):
+                path = os.path.join(data, "rawframes", name, f"{number:05}.jpg")
+                with open(path, "wb") as file:
+                    file.write(picture(number, ".jpg"))
+        for name, text in (("train_list", "a 2 0\n"), ("val_list", "b 2 1\n")):
+            with open(os.path.join(data, f"{name}.txt"), "w") as file:
+                file.write(text)
+        with open(os.path.join(data, "label_map.txt"), "w") as file:
+            file.write("x\ny\n")
+        fields = {"train_list": "train_list.txt", "val_list": "val_list.txt"}
+        fields |= {"frames": "rawframes", "class_names": "label_map.txt"}
+        build(data, os.path.join(folder, "records"), files=fields)
+        places = [
+            os.path.join(root, name)
+            for root, _, names in os.walk(os.path.join(folder, "records"))
+            for name in names
+        ]
+        target = next(p for p in places if f"/{part}/" in p and ending in os.path.basename(p))
+        root = os.path.dirname(os.path.dirname(os.path.dirname(target)))
+        with open(target, "rb") as file:
+            content = file.read()
+
+        def read(path):
+            source = Records(root)
+            for record in source.videos("train", num_classes=2):
+                source.check(record)
+                with source.open(record) as opened:
+                    opened.read([0, record.num_frames - 1])
+
+        return target, content, read
+
+    return make
+
+
+def score_file(extension):
+    def make(folder):
+        from trn_jax import scores
+
+        found = scores.Scores(
+            scores=np.float32([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]),
+            labels=np.array([0, 1]),
+            videos=["a/b", "c"],
+            class_names=["x", "y", "z"],
+            partners={0: 1, 1: 0},
+            protocol="efficient",
+            about={"step": 3, "list": "val.txt"},
+        )
+        path = os.path.join(folder, f"s{extension}")
+        scores.write(path, found)
+        with open(path, "rb") as file:
+            content = file.read()
+
+        def read(path):
+            again = scores.read(path)
+            again.metrics()
+            again.per_class()
+
+        return f"s{extension}", content, read
+
+    return make
+
+
+def weights(name, make_content):
+    def make(folder):
+        from trn_jax.convert import num_classes, num_segments, read_torch_file
+
+        def read(path):
+            arrays = read_torch_file(path)
+            shapes = {name: array.shape for name, array in arrays.items()}
+            num_classes(shapes), num_segments(shapes)
+            for array in arrays.values():
+                np.array(array)  # as a model has it
+
+        return name, make_content(), read
+
+    return make
+
+
+def state():
+    """A state dict of the writers of `test_torch_file`."""
+    from test_torch_file import Storage, surroundings, tensor, whole
+
+    shared = Storage(np.arange(12, dtype=np.float32))
+    entries = {
+        "fc.weight": whole(np.ones((4, 3), np.float32)),
+        "fc.bias": whole(np.zeros(4, np.float32)),
+        "a": tensor(shared, (3, 4), (4, 1)),
+        "b": tensor(shared, (2, 2), (0, 1), offset=2),
+    }
+    return surroundings() | {"state_dict": entries}
+
+
+def zipped_weights():
+    from test_torch_file import zip_file
+
+    return zip_file(state())
+
+
+def legacy_weights():
+    from test_torch_file import legacy_file
+
+    return legacy_file(state())
+
+
+def plain_weights(writer):
+    def make_content():
+        import test_torch_file
+
+        arrays = {"fc.weight": np.ones((4, 3), np.float32), "fc.bias": np.zeros(4, np.float32)}
+        return (
+            test_torch_file.npz_file(**arrays)
+            if writer == "npz"
+            else test_torch_file.safetensors_file(arrays)
+        )
+
+    return make_content
+
+
+def log_of_training(folder):
+    """`metrics.jsonl`, as a report reads it."""
+    lines = [
+        {"step": step, "group": group, "top1": 0.25 * step, "loss": 1.5}
+        for step in (1, 2, 3)
+        for group in ("train", "val")
+    ]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    def read(path):
+        run_command("report", os.path.dirname(path), f"--to={folder}/report")
+
+    return "workdir/metrics.jsonl", content, read
+
+
+def result(folder):
+    """A result of an evaluation, as a report reads it."""
+    content = {
+        "protocol": "efficient",
+        "metrics": {"top1": 0.5, "mean_class": 0.5},
+        "num_videos": 2,
+        "num_views": 1,
+        "per_class": [
+            {"label": 0, "name": "x", "videos": 1, "accuracy": 1.0},
+            {"label": 1, "name": "y", "videos": 1, "accuracy": None},
+        ],
+    }
+
+    def read(path):
+        run_command("report", path, f"--to={folder}/report")
+
+    return "efficient.json", json.dumps(content).encode(), read
+
+
+def config_of_run(folder):
+    """`config.json` of a working directory, which a resumed training is compared with."""
+    from trn_jax import recipe, workdir
+    from trn_jax.config import base
+
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
+    os.makedirs(os.path.join(folder, "workdir", "checkpoints", "1"))
+
+    def read(path):
+        workdir.check_workdir(config, os.path.dirname(path))
+
+    return "workdir/config.json", recipe.to_json(config).encode(), read
+
+
+def about_checkpoint(folder):
+    """The JSON of a checkpoint that somebody else made, and what an evaluation makes of it."""
+    from trn_jax import checkpoint, recipe
+    from trn_jax.config import base
+    from trn_jax.errors import UserError
+
+    config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
+    about = {"config": config.to_dict(), "class_names": ["x", "y", "z"]}
+    # As Orbax writes it; without checksums, as who changes the one changes the others.
+    directory = pathlib.Path(folder, "checkpoint")
+    os.makedirs(directory / "model")
+
+    def read(path):
+        found = checkpoint.read_about(directory)
+        config = recipe.from_dict(found["config"])
+        recipe.check_model(config, found["config"], directory)
+        try:
+            checkpoint.load_model(directory)
+        except UserError as error:
+            if "is not a checkpoint of trn_jax" not in str(error):  # it has no weights
+                raise
+
+    return "checkpoint/about/metadata", json.dumps(about).encode(), read
+
+
+TARGETS = {
+    "list": lambda folder: lists(False),
+    "list of several labels": lambda folder: lists(True),
+    "table.csv": table("table.csv", b"video,class,split\na,walk,train\nb,run,val\nc,walk,train\n"),
+    "table.txt": table("table.txt", b"a walk\nb run\nc walk\nd walk\n"),
+    "class names": class_names,
+    "jpeg": image(".jpg"),
+    "png": image(".png"),
+    "video": video_file,
+    "records of videos": records("videos", "train.array_record"),
+    "records of frames": records("frames", "train.array_record"),
+    "information on records": records("videos", "dataset_info.json"),
+    "scores.npz": score_file(".npz"),
+    "scores.json": score_file(".json"),
+    "scores.pkl": score_file(".pkl"),
+    "scores.torch.pkl": score_file(".torch.pkl"),
+    "weights.pth": weights("w.pth", zipped_weights),
+    "weights of old": weights("w.pkl", legacy_weights),
+    "weights.npz": weights("w.npz", plain_weights("npz")),
+    "weights.safetensors": weights("w.safetensors", plain_weights("safetensors")),
+    "log": log_of_training,
+    "result": result,
+    "config of a run": config_of_run,
+    "about a checkpoint": about_checkpoint,
+}
+
+
+# What the files of some targets are called.
+FILES = {
+    "list": "list.txt",
+    "list of several labels": "list.txt",
+    "class names": "classes.txt",
+    "jpeg": "00001.jpg",
+    "png": "00001.png",
+    "video": "video.mp4",
+    **{f"scores{end}": f"s{end}" for end in (".npz", ".json", ".pkl", ".torch.pkl")},
+    **{f"weights{end}": f"w{end}" for end in (".npz", ".pth", ".safetensors")},
+    "weights of old": "w.pkl",
+    "config of a run": "workdir",
+}
+
+
+def main(folder, first, count, *names):
+    """Run the seeds, each on the next one of the targets."""
+    from bounded_reading import bound_memory, outcome
+
+    made = {}
+    for name in names or TARGETS:
+        own = os.path.join(folder, name.replace(" ", "_"))
+        os.makedirs(own)
+        path, content, read = TARGETS[name](own)
+        path = os.path.join(own, path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(content)
+        read(path)  # without a mutation, all is well, and everything is loaded
+        made[name] = path, content, read
+    bound_memory(600)
+    for seed in range(int(first), int(first) + int(count)):
+        name = list(made)[seed % len(made)]
+        path, content, read = made[name]
+        with open(path, "wb") as file:
+            file.write(mutated(path, content, seed))
+        print(json.dumps({"target": name, "seed": seed} | outcome(read, path)), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
