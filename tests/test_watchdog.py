@@ -222,8 +222,8 @@ with watchdog.Watchdog(0) as dog:
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert err == (
-        "killed during step 7 (kill -9, the system when memory runs out, or a crash). The same command "
-        "resumes\n"
+        "killed during step 7 (kill -9, the system when memory runs out, or a crash). The same "
+        "command resumes\n"
     )
 
 

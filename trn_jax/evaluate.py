@@ -19,7 +19,7 @@ from trn_jax import __version__, checkpoint, recipe, report
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_text
 from trn_jax.scores import Scores, check_dump, dump_path
 from trn_jax.scores import write as write_scores
@@ -446,7 +446,7 @@ def class_order(model_names, data_names, *, ignore=False):
 def log(text):
     """Print a line about an evaluation to standard error, from process 0 only."""
     if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(escaped(text), file=sys.stderr, flush=True)
 
 
 def write_results(results, folder, *, dump=None):
