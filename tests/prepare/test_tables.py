@@ -219,6 +219,13 @@ def test_segments_of_time_are_refused(root, times):
     assert pairs(root, "t.csv", text, columns=columns) == [("a.mp4", "x"), ("a.mp4", "y")]
 
 
+def test_columns_of_json_may_have_lists_anywhere(root):
+    text = '[{"label": ["a.mp4"], "class": "x", "tags": ["train"]}]'
+    columns = {"path": "label", "label": "class", "split": "tags"}
+    (item,), _ = read(root, "t.json", text, columns=columns)
+    assert (item.path, item.labels, item.split) == ("a.mp4", ("x",), "train")
+
+
 def test_unknown_columns_on_the_command_line(capsys, tmp_path):
     for text in ("video=a", "path", "path=,label=b"):
         assert cli.main(["prepare", "x.csv", f"--to={tmp_path}", f"--columns={text}"]) == 2
