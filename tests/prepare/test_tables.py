@@ -8,7 +8,7 @@ from test_own import prepared, write_frames, write_video
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.prepare import sources, tables
+from trn_jax.prepare import classes, sources, tables
 from trn_jax.prepare.items import SPLITS
 from trn_jax.prepare.outcome import Outcome
 
@@ -219,6 +219,13 @@ def test_segments_of_time_are_refused(root, times):
     assert pairs(root, "t.csv", text, columns=columns) == [("a.mp4", "x"), ("a.mp4", "y")]
 
 
+def test_columns_of_json_may_have_lists_anywhere(root):
+    text = '[{"label": ["a.mp4"], "class": "x", "tags": ["train"]}]'
+    columns = {"path": "label", "label": "class", "split": "tags"}
+    (item,), _ = read(root, "t.json", text, columns=columns)
+    assert (item.path, item.labels, item.split) == ("a.mp4", ("x",), "train")
+
+
 def test_unknown_columns_on_the_command_line(capsys, tmp_path):
     for text in ("video=a", "path", "path=,label=b"):
         assert cli.main(["prepare", "x.csv", f"--to={tmp_path}", f"--columns={text}"]) == 2
@@ -314,6 +321,13 @@ def test_files_of_people_are_not_overwritten(tmp_path):
     (tmp_path / "label_map.txt").write_text("a\nb\nc\nd\ne\nf\n")
     with pytest.raises(UserError, match=r"overwrite .*label_map\.txt"):
         prepared(tmp_path / "t.txt", tmp_path)
+
+
+def test_very_long_numbers_are_names(root):
+    long = "9" * 5000
+    assert pairs(root, "t.txt", f"a.mp4 {long}\nb.MOV 2\n") == [("a.mp4", long), ("b.MOV", "2")]
+    assert classes.ordered({long, "10", "9"}) == sorted([long, "10", "9"])
+    assert classes.ordered({"10", "9"}) == ["9", "10"]
 
 
 # Contradictions

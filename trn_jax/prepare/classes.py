@@ -14,8 +14,8 @@ _MAPS = (
     *("label_map.txt", "classInd.txt", "labels.txt", "class_names.txt", "classes.txt"),
     *("class_list.txt", "categories.txt", "category.txt"),
 )
-_NUMBER_FIRST = re.compile(r"(\d+)(?:\s*[,;:\t]\s*|\s+)(\S.*)")
-_NUMBER_LAST = re.compile(r"(.*\S)(?:\s*[,;:\t]\s*|\s+)(\d+)")
+_NUMBER_FIRST = re.compile(r"(\d{1,9})(?:\s*[,;:\t]\s*|\s+)(\S.*)")
+_NUMBER_LAST = re.compile(r"(.*\S)(?:\s*[,;:\t]\s*|\s+)(\d{1,9})")
 
 
 def ordered(names, order=()):
@@ -28,9 +28,13 @@ def ordered(names, order=()):
     """
     if order:
         return [name for name in order if name in names]
-    if all(name.isdecimal() for name in names):
+    if all(map(_is_number, names)):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
+
+
+def _is_number(name):
+    return name.isdecimal() and len(name) < 10  # longer ones are names, such as dates
 
 
 def unify(outcome, items, order, *, merge):
@@ -100,10 +104,10 @@ def name_numbers(outcome, items, folder, *, but):
     numbers = {label for item in items for label in item.labels}
     paths = (os.path.join(folder, name) for name in _MAPS)
     path = next((p for p in paths if os.path.isfile(p) and not os.path.samefile(p, but)), None)
-    if path is None or not numbers or not all(map(str.isdecimal, numbers)):
+    if path is None or not numbers or not all(map(_is_number, numbers)):
         return items, []
     names = _read_map(path)
-    if all(map(str.isdecimal, names.values())):
+    if all(map(_is_number, names.values())):
         return items, []  # of an earlier preparation, which had no names either
     if os.path.realpath(path) == os.path.realpath(os.path.join(outcome.to, "label_map.txt")):
         raise UserError(

@@ -119,7 +119,7 @@ def find_videos(root, depth=2):
         raise UserError(
             f"{os.path.join(root, path)} {reason}; mend that and run the same command again"
         )
-    # Whoever opens those that are broken says what is wrong with them.
+    # Broken ones stay in: opening them raises an error that names them.
     return sorted(found.videos + [path for path, _ in found.broken if is_video(path)])
 
 
@@ -140,7 +140,7 @@ def is_image(name):
 
 
 def _identity(folder):
-    """What tells a folder from others whatever its name is; its path where that can't be read."""
+    """The identity of a folder under any of its names; its path where it can't be read."""
     try:
         status = os.stat(folder)
     except OSError:
@@ -171,7 +171,7 @@ def _is_folder(entry):
 
 
 def _add_file(found, path, entry):
-    # Most file systems tell files from others without a look at each.
+    # Most file systems list the kinds of entries, so that not each needs a `stat`.
     if (not entry.is_symlink() and entry.is_file()) or os.path.isfile(entry.path):
         (found.videos if is_video(entry.name) else found.others).append(path)
     elif entry.is_symlink() and not os.path.exists(entry.path):

@@ -120,7 +120,7 @@ def _checked(source, items, multi_label):
 
 @dataclasses.dataclass(frozen=True)
 class _Details:
-    """What opening a video told: its kind, and of folders of frames their number and names."""
+    """Kind and length of a video, and the names of the frames of a folder."""
 
     kind: str
     num_frames: int
@@ -134,7 +134,7 @@ class _Details:
 
 
 def _open_all(outcome, root, items, broken, workers):
-    """Open all videos, and say which cannot be: `{item: _Details}`, in the order of the items."""
+    """Open all videos and list those that can't be: `{item: _Details}`, in the order of items."""
     if any(is_video(item.path) for item in items):
         VideoFiles()  # says what to install
     look = partial(_look, root)

@@ -25,7 +25,7 @@ _GROUPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a source doesn't say itself.
+    """What can't be read off a source itself.
 
     Attributes:
         class_level: which level of folders has the names of the classes, from 1.

@@ -156,7 +156,7 @@ def _balance(units, val_share):
         return sum(unit.split == split for unit in classes[label])
 
     def move(members, source, target):
-        """Move the first unit that can be; says whether there was one."""
+        """Move the first unit that can be moved, and return whether there was one."""
         for unit in members:
             movable = unit.split == source and not unit.fixed
             if movable and all(count(label, source) > 1 for label in unit.labels):

@@ -129,12 +129,15 @@ def read(outcome, path, root, options):
 def _item(path, row, columns, options):
     """The `Item` of a row, or `None` for a test video without a class."""
 
-    def cell(name):
-        index = columns.get(name)
-        value = row.cells[index] if index is not None and index < len(row.cells) else ""
-        return value.strip() if isinstance(value, str) else value
+    def cell(what):
+        index = columns.get(what)
+        return row.cells[index] if index is not None and index < len(row.cells) else ""
 
-    name, labels, split = cell("path"), cell("label"), cell("split")
+    name, split, group = (
+        (value if isinstance(value, str) else ";".join(value)).strip()
+        for value in map(cell, ("path", "split", "group"))
+    )
+    labels = cell("label")
     if isinstance(labels, str):
         labels = labels.split(";") if options.multi_label else [labels]
     labels = tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
@@ -149,8 +152,7 @@ def _item(path, row, columns, options):
             f"{row.place} of {path} is {row.text!r}, with {len(labels)} labels; expected one per "
             "video, or --multi-label"
         )
-    group = cell("group")
-    return Item(name, labels, split, group if isinstance(group, str) else ";".join(group))
+    return Item(name, labels, split, group)
 
 
 def _check_labels(path, items):

@@ -121,7 +121,7 @@ def _list_files(source, number, kind):
 
 
 def _link_videos(outcome, source, folder, *, needed):
-    """Make the videos appear in the data set; says whether there are any."""
+    """Make the videos appear in the data set, and return whether there are any."""
     target = os.path.join(outcome.to, _VIDEOS)
     if not os.path.isdir(target):
         places = [os.path.join(folder, name) for name in (*source.folders, _VIDEOS)]
