@@ -6,11 +6,11 @@ nor their order matter, nor where the folder lies, nor the extension: a video st
 when it is extracted into a folder of frames. With groups, such as persons, the name of the group
 is hashed in place of the path.
 
-By that rule alone a small class may have no video in one of the two splits, or far too many for
-validation. So a class of two or more has at least one video in both, and at most twice its share
-for validation: the smallest hashes go to validation first, and the largest to training. This is the
-one choice that depends on other videos, so the lists of an earlier preparation come first: what
-they have stays in its split, whatever is added, removed or listed in another order.
+By that rule alone a small class may have no video in one of the two splits, or most of them in
+validation. So a class of two or more has at least one video in both, and at most half of them, or
+twice the share, in validation: the smallest hashes go to validation first, and the largest to
+training. This is the one choice that depends on other videos, so the lists of an earlier preparation
+come first: what they have stays in its split, whatever is added, removed or listed in another order.
 """
 
 import collections
@@ -167,7 +167,7 @@ def _balance(units, val_share):
     for label, members in sorted(classes.items()):
         if not count(label, "val"):
             move(members, "train", "val")
-        most = max(int(2 * val_share * len(members)), 1)
+        most = max(int(2 * val_share * len(members)), len(members) // 2, 1)
         while count(label, "val") > most or not count(label, "train"):
             if not move(reversed(members), "val", "train"):
                 break
