@@ -25,7 +25,7 @@ LAYERS = (
     ("trn_jax.damage", "trn_jax.watchdog"),
     ("trn_jax.data.memory",),
     ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),
-    ("trn_jax.data.tf_example",),
+    ("trn_jax.data.tf_example", "trn_jax.data.containers"),
     ("trn_jax.data.videos",),
     ("trn_jax.data.annotations", "trn_jax.data.synthetic"),
     ("trn_jax.data.records",),
@@ -196,7 +196,7 @@ def test_everything_imported_is_a_declared_dependency():
                 assert "torch" in map(distribution, project["optional-dependencies"]["torch"])
                 continue
             if imported == "av":
-                assert name == "trn_jax.data.videos"
+                assert name == "trn_jax.data.containers"
                 assert "av" in map(distribution, project["optional-dependencies"]["video"])
                 continue
             if imported == "tensorflow_datasets" and name.startswith("trn_jax.tfds"):

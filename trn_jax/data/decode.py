@@ -14,10 +14,48 @@ from trn_jax.errors import UserError
 
 _JPEG_MAGIC = b"\xff\xd8"
 _ADVICE = "extract this video again"
+MAX_PIXELS = 100_000_000  # of a frame, by default
 
 
 class FrameError(UserError):
     """A frame is missing or cannot be decoded; the message names the file."""
+
+
+class DamagedVideo(FrameError):
+    """A frame does not decode that the file lists; others of the video do.
+
+    Attributes:
+        decodable: opens the video again as one that has only the frames that decode.
+    """
+
+    def __init__(self, message, decodable):
+        super().__init__(message)
+        self.decodable = decodable
+
+
+def read_video(opening, read):
+    """Read a video, without the frames that turn out not to decode.
+
+    What is read is a function of the video alone, not of what was read before: so every reader
+    begins with the frames that a file lists, as long as none of those that it wants is damaged.
+
+    Args:
+        opening: opens the `Video`.
+        read: called with it; and, if a frame is damaged, again, with only those that decode.
+
+    Returns:
+        What `read` returns.
+
+    Raises:
+        FrameError: the video cannot be read.
+    """
+    try:
+        with opening() as video:
+            return read(video)
+    except DamagedVideo as error:
+        again = error.decodable
+    with again() as video:
+        return read(video)
 
 
 class Video(abc.ABC):
@@ -26,10 +64,14 @@ class Video(abc.ABC):
     Attributes:
         path: what it is called, for messages.
         num_frames: how many frames there are.
+        loss: a message about frames that are lost, or "".
+        notes: everything that is unusual, messages.
     """
 
     path: str
     num_frames: int
+    loss: str = ""
+    notes: tuple[str, ...] = ()
 
     def __enter__(self):
         return self
@@ -217,6 +259,16 @@ def decode_image(data, name, advice, memory, draft=None):
     if image is None:
         raise FrameError(f"{name} is neither a JPEG nor another image that OpenCV reads")
     return image
+
+
+def oriented(pixels, transposed, upside_down, mirrored):
+    """Apply a symmetry of the rectangle to `[height, width, 3]`; the steps in this order."""
+    if not (transposed or upside_down or mirrored):
+        return pixels
+    pixels = pixels.swapaxes(0, 1) if transposed else pixels
+    pixels = pixels[::-1] if upside_down else pixels
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    return np.ascontiguousarray(pixels)
 
 
 def _explain_missing(folder, name):

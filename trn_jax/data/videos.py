@@ -4,39 +4,50 @@ import bisect
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterator
 
 import numpy as np
 
-from trn_jax.data.decode import FrameError, Video
-from trn_jax.errors import UserError
+from trn_jax.data.containers import check_file, explained, opened, pyav
+from trn_jax.data.decode import MAX_PIXELS, DamagedVideo, FrameError, Video, oriented, read_video
 
-EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
+EXTENSIONS = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp"),
+    *(".mts", ".m2ts", ".ts", ".ogv", ".vob", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
+    *(".m2v", ".mxf"),
+)
 # AVI has no time stamps of its own, and frames that are packed together or left out: there, only
 # decoding tells how many frames there are.
 _UNTIMED = ("avi",)
+_ANGLE = math.radians(0.5)  # how far display matrices may be from quarter turns, as in FFmpeg
 
 
 def is_video(path):
-    """Whether a file is a video by its name."""
-    return path.lower().endswith(EXTENSIONS)
+    """Whether a file is a video by its name; hidden ones, such as macOS's `._clip.mp4`, are not."""
+    return path.lower().endswith(EXTENSIONS) and not os.path.basename(path).startswith(".")
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoFiles:
     """Video files as a source of videos, see `decode.FrameFolders`.
 
+    Attributes:
+        max_pixels: frames with more pixels are unreadable.
+
     Raises:
         UserError: PyAV is not installed.
     """
 
+    max_pixels: int = MAX_PIXELS
+
     def __post_init__(self):
-        _av()
+        pyav()
 
     def open(self, record):
         """The file of a `Record` as a video; use it in a `with`."""
-        return VideoFile(record.path)
+        return VideoFile(record.path, max_pixels=self.max_pixels)
 
     def check(self, record):
         """Look whether the file is there.
@@ -44,76 +55,219 @@ class VideoFiles:
         Raises:
             FrameError: it is not; the message says what is there.
         """
-        _check_file(record.path)
+        check_file(record.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What decoding parts of a video file tells.
+
+    Attributes:
+        num_frames: number of its frames.
+        size: width and height of its frames in pixels.
+        notes: what is unusual about it, for people.
+    """
+
+    num_frames: int
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def probe(path, *, max_pixels=MAX_PIXELS):
+    """Decode the first, the middle and the last group of pictures of a video file.
+
+    Returns:
+        A `Probe`.
+
+    Raises:
+        FrameError: the file cannot be read.
+    """
+
+    def look(video):
+        last = video.num_frames - 1
+        size = 0, 0
+        for _, frame in video.frames({n for m in (0, last // 2, last) for n in video.group(m)}):
+            size = frame.shape[1], frame.shape[0]
+        return Probe(video.num_frames, size, video.notes)
+
+    return read_video(lambda: VideoFile(path, max_pixels=max_pixels), look)
 
 
 class VideoFile(Video):
     """A video file; frames are counted in the order in which they are shown.
 
     Frames that are not shown, such as those cut off by an edit list, do not count; every frame of a
-    variable rate counts once. Videos that were recorded upright are turned upright.
+    variable rate counts once. The display matrix is applied, so that videos stand upright and front
+    cameras do not mirror. Frames of another size than the first one are scaled to that.
+
+    The count comes from the packets, which are not decoded; where these are visibly corrupt, and
+    with `decodable`, it is that of the frames that FFmpeg decodes, and everything is decoded once
+    to find it.
 
     Args:
         path: the file.
+        max_pixels: frames with more pixels are not decoded.
+        decodable: count the frames that can be decoded, not those that the file lists.
 
     Attributes:
         num_frames: how many frames there are, exactly.
+        num_lost: how many more the file lists or has packets of; 0 where that is unknown.
+        num_scaled: of the frames that were read, how many had another size than the first one.
+        rate: frames per second as the file says, 0 if it does not.
 
     Raises:
         FrameError: the file is missing, broken, or has no video.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False):
+        check_file(path)
+        status = os.stat(path)
+        version = path, max_pixels, status.st_mtime_ns, status.st_size
         self.path = path
-        _check_file(path)
-        with contextlib.ExitStack() as stack, _explained(path):
-            self._container, self._stream = stack.enter_context(_opened(path))
-            self._index = self._read_index()
-            if self._index is None:
-                status = os.stat(path)
-                self.num_frames = _count_frames(path, status.st_mtime_ns, status.st_size)
+        self.num_scaled = 0
+        self._max_pixels = max_pixels
+        with contextlib.ExitStack() as stack, explained(path):
+            self._container, self._stream, self._num_streams = stack.enter_context(
+                opened(path, max_pixels)
+            )
+            context = self._stream.codec_context
+            self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+            self._index, listed, is_whole = self._read_index()
+            if decodable or self._index is None:
+                self._index = None
+                self.num_frames, num_failed, self._size = _count_frames(*version)
+                is_whole &= not num_failed
             else:
                 self.num_frames = len(self._index.times)
+                # FFmpeg decodes H.264 when it opens a file; of others it knows what the file says.
+                is_known = context.name == "h264"
+                self._size = (context.width, context.height) if is_known else _first_size(*version)
             if not self.num_frames:
-                raise FrameError(f"{path} has no frames")
+                raise FrameError(f"{path} has no frames that can be decoded")
+            self.num_lost = 0 if is_whole else max(listed - self.num_frames, 0)
             self._open = stack.pop_all()
 
     def __exit__(self, *_):
         self._open.close()
 
+    @property
+    def loss(self):
+        """A message about frames that are lost, or ""."""
+        if not self.num_lost:
+            return ""
+        return (
+            f"{self.path}: {self.num_lost} of {self.num_frames + self.num_lost} frames are missing "
+            f"or do not decode; the other {self.num_frames} are used"
+        )
+
+    @property
+    def notes(self):
+        """What is unusual, for people, as far as the frames that were read tell."""
+        notes = [self.loss] if self.loss else []
+        if self._num_streams > 1:
+            notes.append(
+                f"{self.path} has {self._num_streams} video streams; stream {self._stream.index} "
+                "is used"
+            )
+        if self.num_scaled:
+            width, height = self._size
+            notes.append(
+                f"{self.path} changes its frame size; {self.num_scaled} frames that were read are "
+                f"scaled to the {width} x {height} of the first one"
+            )
+        return tuple(notes)
+
+    def group(self, number):
+        """The frames, a `range`, of the group of pictures that has a frame."""
+        if self._index is None:
+            return range(number, number + 1)
+        keys = self._index.keys
+        after = bisect.bisect_right(keys, number)
+        first = keys[after - 1] if after else 0
+        return range(first, keys[after] if after < len(keys) else self.num_frames)
+
+    def stream(self):
+        """Decode the whole video once.
+
+        Yields:
+            Pairs of a frame, uint8 `[height, width, 3]` in RGB, and its time in seconds, `None`
+            where the file has none.
+        """
+        with explained(self.path), opened(self.path, self._max_pixels) as (container, stream, _):
+            for frame in _decodable(container, stream, []):
+                yield self._pixels(frame), frame.time
+
     def _decode(self, wanted, memory, draft):
         """The frames `wanted`, from the key frame before each or one after the other."""
+        outside = [number for number in wanted if not 0 <= number < self.num_frames]
+        if outside:
+            raise FrameError(
+                f"{self.path} ends before frame {outside[0]}: it has {self.num_frames} frames"
+            )
         found = -1
-        with _explained(self.path):
+        try:
             decoded = self._read_in_order(wanted) if self._index is None else self._seek(wanted)
             for found, frame in decoded:
-                yield found, frame
+                yield found, self._pixels(frame)
+        except pyav().FFmpegError:
+            raise self._damaged(found, wanted) from None
         if found != wanted[-1]:
-            missing = wanted[bisect.bisect_right(wanted, found)]
-            raise FrameError(
-                f"{self.path} ends before frame {missing} of {self.num_frames}: it is cut off "
-                "or damaged; fetch it again"
-            )
+            raise self._damaged(found, wanted)
+
+    def _damaged(self, found, wanted):
+        """The error for a frame that is not where the index has it."""
+        missing = wanted[bisect.bisect_right(wanted, found)]
+        message = f"frame {missing} of {self.num_frames} of {self.path} does not decode"
+        if self._index is None:
+            return FrameError(f"{message}; the file has changed while it was read")
+        again = functools.partial(
+            VideoFile, self.path, max_pixels=self._max_pixels, decodable=True
+        )
+        return DamagedVideo(message, again)
 
     def _read_index(self):
-        """Times and key frames of all frames, from their packets, which are not decoded."""
-        if self._container.format.name in _UNTIMED:
-            return None
-        packets = [
-            (packet.pts, packet.is_keyframe)
-            for packet in self._container.demux(self._stream)
-            if packet.size and not packet.is_discard
-        ]
-        times = sorted({time for time, _ in packets if time is not None})
-        if len(times) != len(packets):
-            return None
-        numbers = {time: number for number, time in enumerate(times)}
-        return _Index(times, numbers, sorted(numbers[time] for time, key in packets if key))
+        """Read all packets, which are not decoded.
+
+        Returns:
+            The `_Index`, or `None` where packets do not tell the frames; the number of frames that
+            the file lists; and whether it has all of them, as far as packets tell.
+        """
+        times, keys, num_packets, is_whole, is_timed = [], [], 0, True, False
+        context = self._stream.codec_context
+        unit = _length_size(context)
+        try:
+            for packet in self._container.demux(self._stream):
+                if not packet.size:
+                    continue
+                num_packets += 1
+                is_whole = is_whole and not packet.is_corrupt and (not unit or _fits(packet, unit))
+                is_timed = is_timed or packet.pts != packet.dts
+                if not packet.is_discard:
+                    times.append(packet.pts)
+                    if packet.is_keyframe:
+                        keys.append(packet.pts)
+        except pyav().FFmpegError:
+            is_whole = False
+        in_order = sorted({time for time in times if time is not None})
+        listed, index = len(times), None
+        # Frames that are shown in another order than they are stored in need times of their own;
+        # files that were joined without decoding may have lost those.
+        is_timed = is_timed or not context.has_b_frames
+        is_timed &= len(in_order) == listed and self._container.format.name not in _UNTIMED
+        if is_whole and is_timed:
+            numbers = {time: number for number, time in enumerate(in_order)}
+            index = _Index(in_order, numbers, sorted(numbers[time] for time in keys))
+        # Only MP4 lists all frames; those of a file that is cut off at a frame's end are whole.
+        entries = self._stream.index_entries
+        if len(entries) > num_packets or (not is_whole and len(entries) == num_packets):
+            listed = max(sum(not entry.is_discard for entry in entries), listed)
+            is_whole = False
+        return index, listed, is_whole
 
     def _seek(self, wanted):
         """Decode the frames `wanted`, skipping what lies before the key frames that they need."""
         index, position = self._index, None
-        times = {index.times[number] for number in wanted if number < self.num_frames}
+        times = {index.times[number] for number in wanted}
         decoded: Iterator = iter(())
         for rank, number in enumerate(wanted):
             before = bisect.bisect_right(index.keys, number) - 1
@@ -128,9 +282,12 @@ class VideoFile(Video):
                     break
             if position != number:
                 # In streams without an index of their own, a search may end behind its goal.
-                yield from self._read_in_order(wanted[rank:])
+                for found, frame in self._read_in_order(wanted[rank:]):
+                    if frame.pts != index.times[found]:
+                        return  # Frames are lost, so that the others have other numbers.
+                    yield found, frame
                 return
-            yield number, _pixels(frame)
+            yield number, frame
 
     def _decode_only(self, times):
         """The frames from here on, but for those that neither are shown at `times` nor needed."""
@@ -143,12 +300,22 @@ class VideoFile(Video):
     def _read_in_order(self, wanted):
         """Decode the frames `wanted` from the first one of the video on."""
         last, wanted = wanted[-1], set(wanted)
-        with _opened(self.path) as (container, stream):
-            for number, frame in enumerate(container.decode(stream)):
+        with opened(self.path, self._max_pixels) as (container, stream, _):
+            for number, frame in enumerate(_decodable(container, stream, [])):
                 if number in wanted:
-                    yield number, _pixels(frame)
+                    yield number, frame
                 if number == last:
                     break
+
+    def _pixels(self, frame):
+        """A frame as it is shown, uint8 `[height, width, 3]` in RGB."""
+        scaled = {}
+        if (frame.width, frame.height) != self._size:
+            self.num_scaled += 1
+            width, height = self._size
+            scaled = dict(width=width, height=height, interpolation="BICUBIC")
+        pixels = frame.to_ndarray(format="rgb24", **scaled)
+        return oriented(pixels, *symmetry(_display_matrix(frame)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,76 +333,100 @@ class _Index:
     keys: list[int]
 
 
-@contextlib.contextmanager
-def _explained(path):
-    """Turns errors of FFmpeg into ones that name the file."""
-    try:
-        yield
-    except _av().FFmpegError as error:
-        message = error.strerror or error
-        raise FrameError(f"cannot read {path}: {message}; is it a whole video?") from None
+# All frames, as FFmpeg's own program gives them --------------------------------------------------
+
+
+def _decodable(container, stream, failed):
+    """All frames that can be decoded, in order; errors are appended to `failed`."""
+    error = pyav().FFmpegError
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except error as problem:
+            failed.append(problem)
+            packet = None
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except error as problem:
+            failed.append(problem)
 
 
 @functools.lru_cache(maxsize=100_000)
-def _count_frames(path, _modified, _size):
-    """The number of frames of a file as it is now, by decoding them."""
-    with _explained(path), _opened(path) as (container, stream):
-        return sum(1 for _ in container.decode(stream))
+def _count_frames(path, max_pixels, _modified, _size):
+    """Decode a file as it is now: the number of frames and of errors, the size of the first one."""
+    failed: list[Exception] = []
+    count, size = 0, (0, 0)
+    with explained(path), opened(path, max_pixels) as (container, stream, _):
+        for count, frame in enumerate(_decodable(container, stream, failed), start=1):
+            size = size if count > 1 else (frame.width, frame.height)
+    return count, len(failed), size
 
 
-@contextlib.contextmanager
-def _opened(path):
-    """A file and its video stream."""
-    av = _av()
+@functools.lru_cache(maxsize=100_000)
+def _first_size(path, max_pixels, _modified, _size):
+    """Width and height of the first frame of a file as it is now."""
+    with explained(path), opened(path, max_pixels) as (container, stream, _):
+        for frame in _decodable(container, stream, []):
+            return frame.width, frame.height
+    return 0, 0
+
+
+def _length_size(context):
+    """Bytes of the lengths that precede the units of H.264 and HEVC packets; 0: there are none."""
+    place = {"h264": 4, "hevc": 21}.get(context.name)
+    header = context.extradata or b""
+    return (header[place] & 3) + 1 if place and len(header) > place and header[0] == 1 else 0
+
+
+def _fits(packet, length_size):
+    """Whether the units of a packet fill it, which corrupt ones hardly ever do."""
+    data, position, size = memoryview(packet), 0, packet.size
+    while position < size:
+        length = int.from_bytes(data[position : position + length_size], "big")
+        if not length:
+            return False
+        position += length_size + length
+    return position == size
+
+
+# Orientation -------------------------------------------------------------------------------------
+
+
+def _display_matrix(frame):
+    """The display matrix of a frame, int `[3, 3]`, or `None`."""
     try:
-        # Titles in unknown encodings are of no interest.
-        opened = av.open(path, metadata_errors="ignore")
-    except TypeError:  # PyAV 19 knows that by itself
-        opened = av.open(path)
-    with opened as container:
-        if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams}))
-            raise FrameError(f"{path} has no video, only {kinds or 'nothing'}")
-        stream = container.streams.video[0]
-        # Videos are read side by side, so one thread for each is best.
-        stream.thread_type = "NONE"
-        yield container, stream
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know all kinds of side data, and gives none of them then
+        angle = math.radians(frame.rotation)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        return np.pad(np.rint(turn * (1 << 16)).astype(int), (0, 1))
+    return None if data is None else np.frombuffer(data, np.int32, 9).reshape(3, 3)
 
 
-def _pixels(frame):
-    pixels = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+def symmetry(matrix):
+    """The symmetry of the rectangle that a display matrix stands for.
 
+    Matrices that scale are taken as if they did not; those that turn by other angles than multiples
+    of 90 degrees, and those without an inverse, as the identity.
 
-def _check_file(path):
-    if os.path.isfile(path):
-        if not os.path.getsize(path):
-            raise FrameError(f"{path} is empty (0 bytes); fetch this video again")
-        return
-    if os.path.isdir(path):
-        raise FrameError(
-            f"{path} is a folder, but video files are expected; lists name one or the other "
-            "throughout, as data.source says"
-        )
-    folder, name = os.path.split(path)
-    if not os.path.isdir(folder):
-        raise FrameError(
-            f"folder {folder} not found; check data_dir and data.frames, or the first column of "
-            "the list"
-        )
-    stem = os.path.splitext(name)[0]
-    near = sorted(other for other in os.listdir(folder) if os.path.splitext(other)[0] == stem)
-    hint = f" (found {near[0]!r})" if near else ""
-    raise FrameError(f"video {name!r} not found in {folder}{hint}")
+    Args:
+        matrix: `[3, 3]`, points are rows that are multiplied from the left; or `None`.
 
-
-def _av():
-    try:
-        import av
-    except ImportError:
-        raise UserError(
-            "reading video files needs PyAV: pip install 'trn_jax[video]'; or turn the videos into "
-            "folders of frames"
-        ) from None
-    return av
+    Returns:
+        `(transposed, upside_down, mirrored)`, to be done in that order.
+    """
+    if matrix is None:
+        return False, False, False
+    (a, b, _), (c, d, _), _ = matrix.astype(float)
+    if not (math.hypot(a, c) and math.hypot(b, d)):
+        return False, False, False
+    angle = math.atan2(b / math.hypot(b, d), a / math.hypot(a, c))
+    turns = angle / (math.pi / 2)
+    if abs(turns - round(turns)) * math.pi / 2 > _ANGLE:
+        return False, False, False
+    if round(turns) % 2:
+        return True, bool(b < 0), bool(c < 0)
+    return False, bool(d < 0), bool(a < 0)
