@@ -1,6 +1,7 @@
 """Opens video files with PyAV (FFmpeg): a whitelist of containers, one video stream, limits."""
 
 import contextlib
+import errno
 import os
 
 from trn_jax.data.decode import FrameError
@@ -16,6 +17,7 @@ _CONTAINERS = (
 )
 _HEAD = 256  # bytes that tell what a file is that holds no video
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*")
+_SOUND = (b"ID3", b"fLaC", b"\xff\xfb")
 
 
 def pyav():
@@ -106,10 +108,11 @@ def explained(path):
     try:
         yield
     except pyav().FFmpegError as error:
+        what = _what_it_is(path) or "is it a whole video?"
         message = error.strerror or error
-        raise FrameError(
-            f"cannot read {path}: {message}; {_what_it_is(path) or 'is it a whole video?'}"
-        ) from None
+        if error.errno == errno.EINVAL:  # also what FFmpeg says of formats off the whitelist
+            message = "its content has no format of videos"
+        raise FrameError(f"cannot read {path}: {message}; {what}") from None
     except MemoryError:
         raise FrameError(f"cannot read {path}: out of memory") from None
 
@@ -119,12 +122,14 @@ def _what_it_is(path):
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
+        if head.startswith(_PICTURES) or head[8:12] == b"WEBP":
+            return "it is a picture"
+        if head.startswith(_SOUND) or head[8:12] == b"WAVE":
+            return "it is sound"
         text = head.decode("utf-8-sig")
     except OSError:
         return ""
     except UnicodeDecodeError as error:
-        if head.startswith(_PICTURES):
-            return "it is a picture, no video"
         if error.start < len(head) - 3:  # not merely cut in the middle of a character
             return ""
         text = head[: error.start].decode("utf-8-sig")
@@ -132,7 +137,7 @@ def _what_it_is(path):
     if not lines or not all(line.isprintable() for line in lines[0].split("\t")):
         return ""
     return (
-        f"it is a text ({lines[0][:40]!r} ...), no video; playlists and scripts that name other "
+        f"it is a text ({lines[0][:40]!r} ...); playlists and scripts that name other "
         "files are not read"
     )
 

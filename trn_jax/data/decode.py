@@ -64,14 +64,20 @@ class Video(abc.ABC):
     Attributes:
         path: what it is called, for messages.
         num_frames: how many frames there are.
-        loss: a message about frames that are lost, or "".
-        notes: everything that is unusual, messages.
     """
 
     path: str
     num_frames: int
-    loss: str = ""
-    notes: tuple[str, ...] = ()
+
+    @property
+    def loss(self):
+        """A message about frames that are lost, or ""."""
+        return ""
+
+    @property
+    def notes(self):
+        """What is unusual, for people, as far as the frames that were read tell."""
+        return ()
 
     def __enter__(self):
         return self

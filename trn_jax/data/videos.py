@@ -108,6 +108,7 @@ class VideoFile(Video):
         path: the file.
         max_pixels: frames with more pixels are not decoded.
         decodable: count the frames that can be decoded, not those that the file lists.
+        count: do not decode anything to count; `num_frames` is 0 until `stream` has ended.
 
     Attributes:
         num_frames: how many frames there are, exactly.
@@ -119,12 +120,13 @@ class VideoFile(Video):
         FrameError: the file is missing, broken, or has no video.
     """
 
-    def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False):
+    def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False, count=True):
         check_file(path)
         status = os.stat(path)
         version = path, max_pixels, status.st_mtime_ns, status.st_size
         self.path = path
-        self.num_scaled = 0
+        self.num_frames = self.num_lost = self.num_scaled = 0
+        self._size = 0, 0
         self._max_pixels = max_pixels
         with contextlib.ExitStack() as stack, explained(path):
             self._container, self._stream, self._num_streams = stack.enter_context(
@@ -132,27 +134,32 @@ class VideoFile(Video):
             )
             context = self._stream.codec_context
             self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
-            self._index, listed, is_whole = self._read_index()
-            if decodable or self._index is None:
+            self._index, self._num_listed, self._is_whole = self._read_index()
+            if decodable:
                 self._index = None
-                self.num_frames, num_failed, self._size = _count_frames(*version)
-                is_whole &= not num_failed
-            else:
-                self.num_frames = len(self._index.times)
+            if count and self._index is None:
+                num_frames, num_failed, self._size = _count_frames(*version)
+                self._count(num_frames, num_failed)
+            elif count:
                 # FFmpeg decodes H.264 when it opens a file; of others it knows what the file says.
                 is_known = context.name == "h264"
                 self._size = (context.width, context.height) if is_known else _first_size(*version)
-            if not self.num_frames:
-                raise FrameError(f"{path} has no frames that can be decoded")
-            self.num_lost = 0 if is_whole else max(listed - self.num_frames, 0)
+                self._count(len(self._index.times), 0)
             self._open = stack.pop_all()
 
     def __exit__(self, *_):
         self._open.close()
 
+    def _count(self, num_frames, num_failed):
+        if not num_frames:
+            raise FrameError(f"{self.path} has no frames that can be decoded")
+        self.num_frames = num_frames
+        if num_failed or not self._is_whole:
+            self.num_lost = max(self._num_listed - num_frames, 0)
+
     @property
     def loss(self):
-        """A message about frames that are lost, or ""."""
+        """See `Video.loss`."""
         if not self.num_lost:
             return ""
         return (
@@ -162,7 +169,7 @@ class VideoFile(Video):
 
     @property
     def notes(self):
-        """What is unusual, for people, as far as the frames that were read tell."""
+        """See `Video.notes`."""
         notes = [self.loss] if self.loss else []
         if self._num_streams > 1:
             notes.append(
@@ -192,10 +199,17 @@ class VideoFile(Video):
         Yields:
             Pairs of a frame, uint8 `[height, width, 3]` in RGB, and its time in seconds, `None`
             where the file has none.
+
+        Raises:
+            FrameError: no frame can be decoded.
         """
+        num_frames, failed = 0, list[Exception]()
         with explained(self.path), opened(self.path, self._max_pixels) as (container, stream, _):
-            for frame in _decodable(container, stream, []):
+            for num_frames, frame in enumerate(_decodable(container, stream, failed), start=1):
+                if num_frames == 1:
+                    self._size = frame.width, frame.height
                 yield self._pixels(frame), frame.time
+        self._count(num_frames, len(failed))
 
     def _decode(self, wanted, memory, draft):
         """The frames `wanted`, from the key frame before each or one after the other."""
@@ -220,9 +234,7 @@ class VideoFile(Video):
         message = f"frame {missing} of {self.num_frames} of {self.path} does not decode"
         if self._index is None:
             return FrameError(f"{message}; the file has changed while it was read")
-        again = functools.partial(
-            VideoFile, self.path, max_pixels=self._max_pixels, decodable=True
-        )
+        again = functools.partial(VideoFile, self.path, max_pixels=self._max_pixels, decodable=True)
         return DamagedVideo(message, again)
 
     def _read_index(self):
@@ -262,6 +274,8 @@ class VideoFile(Video):
         if len(entries) > num_packets or (not is_whole and len(entries) == num_packets):
             listed = max(sum(not entry.is_discard for entry in entries), listed)
             is_whole = False
+        if self._container.format.name == "avi" and _is_cut_avi(self.path):
+            listed, is_whole = max(self._stream.frames, listed), False
         return index, listed, is_whole
 
     def _seek(self, wanted):
@@ -390,6 +404,13 @@ def _fits(packet, length_size):
             return False
         position += length_size + length
     return position == size
+
+
+def _is_cut_avi(path):
+    """Whether an AVI is shorter than its header says."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return int.from_bytes(head[4:], "little") + len(head) > os.path.getsize(path)
 
 
 # Orientation -------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trn_jax.data import augment, memory, sampling
+from trn_jax.data.decode import read_video
 from trn_jax.errors import UserError
 
 
@@ -169,13 +171,17 @@ class VideoReader:
             A dict of `example` (the position in the list), `clips`, the distinct ones of every
             shape, uint8 `[clips, segments, size, size, 3]`, `seen`, how each of them is looked at:
             as it is, `(False,)`, mirrored, `(True,)`, or both, `num_clips`, how many looks that
-            are, and `views`, what a view consists of: `{name: (number of the shape, [(number of the
-            clip, mirrored)])}`, crop first, then clip: entry `crop * clips_per_video + clip`.
+            are, `loss`, see `decode.Video`, and `views`, what a view consists of: `{name: (number
+            of the shape, [(number of the clip, mirrored)])}`, crop first, then clip: entry `crop *
+            clips_per_video + clip`.
 
         Raises:
             FrameError: a frame is missing or cannot be decoded.
         """
-        with self._source.open(record) as video, memory.scratch() as scratch:
+        return read_video(partial(self._source.open, record), partial(self._read, record))
+
+    def _read(self, record, video):
+        with memory.scratch() as scratch:
             drawn = {
                 name: self._draw(view, record.index, video.num_frames)
                 for name, view in self._views.items()
@@ -196,6 +202,7 @@ class VideoReader:
             "seen": plan.seen,
             "num_clips": sum(len(looks) for seen in plan.seen for looks in seen),
             "views": plan.views,
+            "loss": video.loss,
         }
 
     def _plan(self, drawn, height, width):
