@@ -44,7 +44,7 @@ class Data:
         overrides = {key: settings[key] for key in fields if key in settings}
         with hosts.first_host_first():  # it may have to write the synthetic data set
             self.files = datasets.locate(settings.dataset, data_dir, **overrides)
-        self.source = _source(self.files)
+        self.source = _source(self.files, settings.max_pixels)
         self.num_threads = settings.num_threads or num_processors()
         self.multi_label = settings.multi_label
         self._config = config
@@ -201,13 +201,14 @@ class Data:
         return "\n".join(["mirrored clips exchange these labels:", *lines])
 
 
-def _source(files):
+def _source(files, max_pixels):
     """Where the videos of a `Dataset` are read."""
     if files.source == "videos":
-        return videos.VideoFiles()
+        return videos.VideoFiles(max_pixels=max_pixels)
     if files.source == "records":
-        return records.Records(os.path.dirname(files.frames))
-    return decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
+        return records.Records(os.path.dirname(files.frames), max_pixels=max_pixels)
+    naming = dict(pattern=files.frame_pattern, first_frame=files.first_frame)
+    return decode.FrameFolders(**naming, max_pixels=max_pixels)
 
 
 def _default_data_dir(dataset, workdir):

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from trn_jax.data.containers import check_file, explained, opened, pyav
-from trn_jax.data.decode import MAX_PIXELS, DamagedVideo, FrameError, Video, oriented, read_video
+from trn_jax.data.decode import (
+    MAX_PIXELS,
+    DamagedVideo,
+    FrameError,
+    Video,
+    check_shape,
+    oriented,
+    read_video,
+)
 
 EXTENSIONS = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp"),
@@ -208,7 +216,9 @@ class VideoFile(Video):
             for num_frames, frame in enumerate(_decodable(container, stream, failed), start=1):
                 if num_frames == 1:
                     self._size = frame.width, frame.height
-                yield self._pixels(frame), frame.time
+                pixels = self._pixels(frame)
+                check_shape(pixels, f"frame {num_frames} of {self.path}")
+                yield pixels, frame.time
         self._count(num_frames, len(failed))
 
     def _decode(self, wanted, memory, draft):
