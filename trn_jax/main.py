@@ -99,14 +99,14 @@ def main(_):
     _bring_hosts_together()
     workdir = _WORKDIR.value or _workdir_of(_CHECKPOINT.value)
     keep_programs(workdir)
-    evaluate(
+    num_unreadable = evaluate(
         config,
         _CHECKPOINT.value,
         workdir,
         protocols=_PROTOCOL.value,
         dump=_DUMP.value,
     )
-    return 0
+    return 1 if num_unreadable else 0
 
 
 def _profile_steps(text):

@@ -18,6 +18,8 @@ from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.prepare.processes import num_processors
 
+_CHECKED = 10  # videos of a list, one of which has to be there
+
 
 class Data:
     """The lists, class names and loaders of a configuration.
@@ -117,9 +119,20 @@ class Data:
                 found = self.source.videos(os.path.basename(path), **labels)
             else:
                 found = annotations.read_list(path, frames_root=frames, **labels)
-            self.source.check(found[0])
+            self._check_some(found)
             self._records[path] = found
         return self._records[path]
+
+    def _check_some(self, records):
+        """Check that videos are where they are expected; if some may be unreadable, not all."""
+        number = _CHECKED if self._config.data.on_error == "skip" else 1
+        problems = []
+        for record in records[:: -(-len(records) // number)]:
+            try:
+                return self.source.check(record)
+            except decode.FrameError as error:
+                problems.append(error)
+        raise problems[0]
 
     @property
     def partners(self):
@@ -169,6 +182,7 @@ class Data:
             views,
             self.source,
             seed=self._config.seed,
+            on_error=self._config.data.on_error,
         )
         return pipeline.eval_videos(
             reader,

@@ -223,6 +223,29 @@ def _read_video(reader, record):
     return reader(record)
 
 
+def readable(videos, problems, losses):
+    """Take the readable ones out of what `VideoReader` returns.
+
+    Args:
+        videos: an iterator of it, which is closed in the end.
+        problems: receives `{example: message}` of the others.
+        losses: receives the messages about lost frames.
+
+    Yields:
+        What the reader returned of readable videos.
+    """
+    try:
+        for video in videos:
+            if "problem" in video:
+                problems[video["example"]] = video["problem"]
+                continue
+            if video["loss"]:
+                losses.add(video["loss"])
+            yield video
+    finally:
+        videos.close()
+
+
 def clip_batches(videos, num_clips):
     """Pack the clips of videos into arrays of a fixed size, whatever video they are of.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trn_jax.data import augment, memory, sampling
-from trn_jax.data.decode import read_video
+from trn_jax.data.decode import FrameError, read_video
 from trn_jax.errors import UserError
 
 
@@ -141,6 +141,7 @@ class VideoReader:
         views: `{name: View}`, of fixed crops.
         source: where videos are read, such as `decode.FrameFolders`.
         seed: of samplings, orders and colours that are drawn.
+        on_error: "raise", or "skip": unreadable videos become a message.
 
     Attributes:
         shapes: the `(frames, size in pixels)` of the clips.
@@ -149,7 +150,7 @@ class VideoReader:
         UserError: a view has random crops.
     """
 
-    def __init__(self, views, source, *, seed):
+    def __init__(self, views, source, *, seed, on_error="raise"):
         for name, view in views.items():
             if view.crop in augment.RANDOM_CROPS:
                 raise UserError(
@@ -160,6 +161,7 @@ class VideoReader:
         self._views = views
         self._source = source
         self._seed = seed
+        self._on_error = on_error
 
     def __call__(self, record):
         """Read one video.
@@ -175,10 +177,17 @@ class VideoReader:
             of the shape, [(number of the clip, mirrored)])}`, crop first, then clip: entry `crop *
             clips_per_video + clip`.
 
+            Of an unreadable video, with `on_error="skip"`, only `example` and `problem`, a message.
+
         Raises:
             FrameError: a frame is missing or cannot be decoded.
         """
-        return read_video(partial(self._source.open, record), partial(self._read, record))
+        try:
+            return read_video(partial(self._source.open, record), partial(self._read, record))
+        except FrameError as error:
+            if self._on_error == "raise":
+                raise
+            return {"example": record.index, "problem": str(error)}
 
     def _read(self, record, video):
         with memory.scratch() as scratch:
