@@ -450,9 +450,11 @@ def test_batch_must_fit_the_devices(tree):
 def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     broken = tree / "data" / "rawframes" / "train5" / "00001.jpg"
     broken.write_bytes(b"")
-    check_refusal(run(tree, "--config.data.train.sampling=center"), str(broken))
-    done = run(tree, "--config.data.on_error=skip", workdir="skipping")
+    flags = ["--config.data.train.sampling=center", "--config.data.on_error=raise"]
+    check_refusal(run(tree, *flags), str(broken))
+    done = run(tree, workdir="skipping")
     assert done.returncode == 0, done.stderr
+    assert "clips replaced" in done.stderr
     assert "were replaced" in done.stderr
     assert str(broken) in done.stderr
 

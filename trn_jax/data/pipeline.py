@@ -239,7 +239,7 @@ def readable(videos, problems, losses):
             if "problem" in video:
                 problems[video["example"]] = video["problem"]
                 continue
-            if video["loss"]:
+            if video.get("loss"):
                 losses.add(video["loss"])
             yield video
     finally:
