@@ -302,6 +302,9 @@ class VideoFile(Video):
             for frame in decoded:
                 # What comes before the key frame after a seek belongs to the frames before it.
                 position = index.numbers.get(frame.pts, -1)
+                if frame.is_corrupt and position >= key:
+                    # What stands for lost parts depends on the frames before, so decode those, too.
+                    return
                 if position >= number:
                     break
             if position != number:
