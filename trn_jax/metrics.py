@@ -148,11 +148,8 @@ def classification(scores, labels, partners=None, top_k=(1, 5), missing=None):
     _check(scores[~missing])
     predictions = np.where(missing, -1, np.argmax(scores, axis=1))
     confusion = confusion_matrix(predictions[~missing], labels[~missing], num_classes)
-    readable = np.mean(~missing)
-    result = {
-        f"top{k}": float(readable * top_k_accuracy(scores[~missing], labels[~missing], k))
-        for k in top_k
-    }
+    wanted = np.where(missing, -1, labels)  # no class has that number
+    result = {f"top{k}": top_k_accuracy(scores, wanted, k) for k in top_k}
     num_missing = np.bincount(labels[missing], minlength=num_classes)
     result["mean_class"] = mean_class_accuracy(confusion, num_missing)
     if partners:

@@ -237,10 +237,16 @@ def _plain(found):
 
 
 def _mask(rows, num_videos):
-    """`Scores.missing` for numbers of rows."""
+    """`Scores.missing` for numbers of rows, as files have them."""
+    if not isinstance(rows, list | tuple) or not all(type(row) is int for row in rows):
+        raise UserError(f"missing={rows!r:.40} must be numbers of rows")
+    if not rows:
+        return None
+    if not 0 <= min(rows) <= max(rows) < num_videos:
+        raise UserError(f"missing names row {max(rows)} of {num_videos}")
     mask = np.zeros(num_videos, bool)
-    mask[np.asarray(rows, np.int64)] = True
-    return mask if mask.any() else None
+    mask[list(rows)] = True
+    return mask
 
 
 def _npz_content(found):
