@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from trn_jax import __version__, checkpoint, recipe, report
+from trn_jax import __version__, checkpoint, hosts, recipe, report
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
@@ -396,6 +396,8 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
             data, config, (nnx.as_pure(state),), directory, about["step"], names
         )
         write_results(results, os.path.join(workdir, "results"), dump=dump)
+        # The first process that exits with an error makes a launcher end the one that writes.
+        hosts.wait_for_all()
     for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
         print(message, file=sys.stderr, flush=True)
     return results[0]["num_unreadable"]

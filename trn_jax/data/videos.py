@@ -136,6 +136,8 @@ class VideoFile(Video):
         self.num_frames = self.num_lost = self.num_scaled = 0
         self._size = 0, 0
         self._max_pixels = max_pixels
+        # One for all frames; each frame's own takes three times as long.
+        self._reformatter = pyav().video.reformatter.VideoReformatter()
         with contextlib.ExitStack() as stack, explained(path):
             self._container, self._stream, self._num_streams = stack.enter_context(
                 opened(path, max_pixels)
@@ -341,8 +343,8 @@ class VideoFile(Video):
             self.num_scaled += 1
             width, height = self._size
             scaled = dict(width=width, height=height, interpolation="BICUBIC")
-        pixels = frame.to_ndarray(format="rgb24", **scaled)
-        return oriented(pixels, *symmetry(_display_matrix(frame)))
+        rgb = self._reformatter.reformat(frame, format="rgb24", **scaled)
+        return oriented(rgb.to_ndarray(), *symmetry(_display_matrix(frame)))
 
 
 @dataclasses.dataclass(frozen=True)
