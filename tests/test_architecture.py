@@ -23,7 +23,7 @@ LAYERS = (
     ("trn_jax.fitting",),
     ("trn_jax.hosts", "trn_jax.compilation_cache"),
     ("trn_jax.damage", "trn_jax.watchdog"),
-    ("trn_jax.data.memory", "trn_jax.data.image_header"),
+    ("trn_jax.data.memory", "trn_jax.data.image_header", "trn_jax.data.orientation"),
     ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),
     ("trn_jax.data.tf_example", "trn_jax.data.containers"),
     ("trn_jax.data.videos",),

@@ -113,8 +113,9 @@ def explained(path):
         if error.errno == errno.EINVAL:  # also what FFmpeg says of formats off the whitelist
             message = "its content has no format of videos"
         raise FrameError(f"cannot read {path}: {message}; {what}") from None
-    except MemoryError:
-        raise FrameError(f"cannot read {path}: out of memory") from None
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "out of memory"
+        raise FrameError(f"cannot read {path}: {reason}") from None
 
 
 def _what_it_is(path):
@@ -175,3 +176,46 @@ def check_file(path):
     near = sorted(other for other in others if os.path.splitext(other)[0] == stem)
     hint = f" (found {near[0]!r})" if near else ""
     raise FrameError(f"video {name!r} not found in {folder}{hint}")
+
+
+def decodable(container, stream, failed):
+    """All frames that can be decoded, in order; errors are appended to `failed`."""
+    error = pyav().FFmpegError
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except error as problem:
+            failed.append(problem)
+            packet = None
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except error as problem:
+            failed.append(problem)
+
+
+def length_size(context):
+    """Bytes of the lengths that precede the units of H.264 and HEVC packets; 0: there are none."""
+    place = {"h264": 4, "hevc": 21}.get(context.name)
+    header = context.extradata or b""
+    return (header[place] & 3) + 1 if place and len(header) > place and header[0] == 1 else 0
+
+
+def fits(packet, length_size):
+    """Whether the units of a packet fill it, which corrupt ones hardly ever do."""
+    data, position, size = memoryview(packet), 0, packet.size
+    while position < size:
+        length = int.from_bytes(data[position : position + length_size], "big")
+        if not length:
+            return False
+        position += length_size + length
+    return position == size
+
+
+def is_cut_avi(path):
+    """Whether an AVI is shorter than its header says."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return int.from_bytes(head[4:], "little") + len(head) > os.path.getsize(path)

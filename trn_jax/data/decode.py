@@ -11,6 +11,7 @@ import simplejpeg
 
 from trn_jax.data import image_header
 from trn_jax.data.memory import scratch
+from trn_jax.data.orientation import oriented
 from trn_jax.errors import UserError, first_line
 
 _JPEG_MAGIC = b"\xff\xd8"
@@ -311,16 +312,6 @@ def check_shape(pixels, name):
             f"{name} has {width} x {height} pixels; sides that differ by more than a factor of "
             f"{_MOST_OBLONG} are not read"
         )
-
-
-def oriented(pixels, transposed, upside_down, mirrored):
-    """Apply a symmetry of the rectangle to `[height, width, 3]`; the steps in this order."""
-    if not (transposed or upside_down or mirrored):
-        return pixels
-    pixels = pixels.swapaxes(0, 1) if transposed else pixels
-    pixels = pixels[::-1] if upside_down else pixels
-    pixels = pixels[:, ::-1] if mirrored else pixels
-    return np.ascontiguousarray(pixels)
 
 
 def _explain_missing(folder, name):

@@ -10,7 +10,7 @@ _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274  # tags of TIFF, which EXIF consis
 _FORMATS = {1: "B", 3: "H", 4: "I"}  # of the types of their values
 _SEARCHED = 1 << 16  # bytes at the start in which headers lie
 _MOST_TAGS = 256
-# EXIF's orientations 1 to 8 as `(transposed, upside_down, mirrored)`, see `decode.oriented`.
+# EXIF's orientations 1 to 8 as `(transposed, upside_down, mirrored)`, see `orientation.oriented`.
 _SYMMETRIES = (
     *((False, False, False), (False, False, True), (False, True, True), (False, True, False)),
     *((True, False, False), (True, False, True), (True, True, True), (True, True, False)),
@@ -39,8 +39,8 @@ def orientation(data):
         data: the image, `bytes`.
 
     Returns:
-        `(transposed, upside_down, mirrored)`, see `decode.oriented`; none of them where there is no
-        orientation, or one that does not exist.
+        `(transposed, upside_down, mirrored)`, see `orientation.oriented`; none of them where there
+        is no orientation, or one that does not exist.
     """
     try:
         number = _tags(_exif(data)).get(_ORIENTATION, 1)

@@ -4,22 +4,28 @@ import bisect
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Iterator
 
-import numpy as np
-
-from trn_jax.data.containers import check_file, explained, opened, pyav
+from trn_jax.data.containers import (
+    check_file,
+    decodable,
+    explained,
+    fits,
+    is_cut_avi,
+    length_size,
+    opened,
+    pyav,
+)
 from trn_jax.data.decode import (
     MAX_PIXELS,
     DamagedVideo,
     FrameError,
     Video,
     check_shape,
-    oriented,
     read_video,
 )
+from trn_jax.data.orientation import display_matrix, oriented, symmetry
 
 EXTENSIONS = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp"),
@@ -29,7 +35,6 @@ EXTENSIONS = (
 # AVI has no time stamps of its own, and frames that are packed together or left out: there, only
 # decoding tells how many frames there are.
 _UNTIMED = ("avi",)
-_ANGLE = math.radians(0.5)  # how far display matrices may be from quarter turns, as in FFmpeg
 
 
 def is_video(path):
@@ -129,9 +134,6 @@ class VideoFile(Video):
     """
 
     def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False, count=True):
-        check_file(path)
-        status = os.stat(path)
-        version = path, max_pixels, status.st_mtime_ns, status.st_size
         self.path = path
         self.num_frames = self.num_lost = self.num_scaled = 0
         self._size = 0, 0
@@ -139,6 +141,9 @@ class VideoFile(Video):
         # One for all frames; each frame's own takes three times as long.
         self._reformatter = pyav().video.reformatter.VideoReformatter()
         with contextlib.ExitStack() as stack, explained(path):
+            check_file(path)
+            status = os.stat(path)
+            version = path, max_pixels, status.st_mtime_ns, status.st_size
             self._container, self._stream, self._num_streams = stack.enter_context(
                 opened(path, max_pixels)
             )
@@ -152,9 +157,9 @@ class VideoFile(Video):
                 self._count(num_frames, num_failed)
             elif count:
                 # FFmpeg decodes H.264 when it opens a file; of others it knows what the file says.
-                is_known = context.name == "h264"
+                is_known = context.name == "h264" and self._begins_with_shown
                 self._size = (context.width, context.height) if is_known else _first_size(*version)
-                self._count(len(self._index.times), 0)
+                self._count(len(self._index.times) if all(self._size) else 0, 0)
             self._open = stack.pop_all()
 
     def __exit__(self, *_):
@@ -215,7 +220,7 @@ class VideoFile(Video):
         """
         num_frames, failed = 0, list[Exception]()
         with explained(self.path), opened(self.path, self._max_pixels) as (container, stream, _):
-            for num_frames, frame in enumerate(_decodable(container, stream, failed), start=1):
+            for num_frames, frame in enumerate(decodable(container, stream, failed), start=1):
                 if num_frames == 1:
                     self._size = frame.width, frame.height
                 pixels = self._pixels(frame)
@@ -256,17 +261,21 @@ class VideoFile(Video):
             The `_Index`, or `None` where packets do not tell the frames; the number of frames that
             the file lists; and whether it has all of them, as far as packets tell.
         """
-        times, keys, num_packets, is_whole, is_timed = [], [], 0, True, False
+        times: list[int | None] = []
+        keys, num_packets, is_whole, is_timed = [], 0, True, False
+        self._begins_with_shown = True
         context = self._stream.codec_context
-        unit = _length_size(context)
+        unit = length_size(context)
         try:
             for packet in self._container.demux(self._stream):
                 if not packet.size:
                     continue
                 num_packets += 1
-                is_whole = is_whole and not packet.is_corrupt and (not unit or _fits(packet, unit))
+                is_whole = is_whole and not packet.is_corrupt and (not unit or fits(packet, unit))
                 is_timed = is_timed or packet.pts != packet.dts
-                if not packet.is_discard:
+                if packet.is_discard:
+                    self._begins_with_shown &= bool(times)
+                else:
                     times.append(packet.pts)
                     if packet.is_keyframe:
                         keys.append(packet.pts)
@@ -286,7 +295,7 @@ class VideoFile(Video):
         if len(entries) > num_packets or (not is_whole and len(entries) == num_packets):
             listed = max(sum(not entry.is_discard for entry in entries), listed)
             is_whole = False
-        if self._container.format.name == "avi" and _is_cut_avi(self.path):
+        if self._container.format.name == "avi" and is_cut_avi(self.path):
             listed, is_whole = max(self._stream.frames, listed), False
         return index, listed, is_whole
 
@@ -330,7 +339,7 @@ class VideoFile(Video):
         """Decode the frames `wanted` from the first one of the video on."""
         last, wanted = wanted[-1], set(wanted)
         with opened(self.path, self._max_pixels) as (container, stream, _):
-            for number, frame in enumerate(_decodable(container, stream, [])):
+            for number, frame in enumerate(decodable(container, stream, [])):
                 if number in wanted:
                     yield number, frame
                 if number == last:
@@ -344,7 +353,7 @@ class VideoFile(Video):
             width, height = self._size
             scaled = dict(width=width, height=height, interpolation="BICUBIC")
         rgb = self._reformatter.reformat(frame, format="rgb24", **scaled)
-        return oriented(rgb.to_ndarray(), *symmetry(_display_matrix(frame)))
+        return oriented(rgb.to_ndarray(), *symmetry(display_matrix(frame)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,31 +374,13 @@ class _Index:
 # All frames, as FFmpeg's own program gives them --------------------------------------------------
 
 
-def _decodable(container, stream, failed):
-    """All frames that can be decoded, in order; errors are appended to `failed`."""
-    error = pyav().FFmpegError
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except error as problem:
-            failed.append(problem)
-            packet = None
-        if packet is None:
-            return
-        try:
-            yield from packet.decode()
-        except error as problem:
-            failed.append(problem)
-
-
 @functools.lru_cache(maxsize=100_000)
 def _count_frames(path, max_pixels, _modified, _size):
     """Decode a file as it is now: the number of frames and of errors, the size of the first one."""
     failed: list[Exception] = []
     count, size = 0, (0, 0)
     with explained(path), opened(path, max_pixels) as (container, stream, _):
-        for count, frame in enumerate(_decodable(container, stream, failed), start=1):
+        for count, frame in enumerate(decodable(container, stream, failed), start=1):
             size = size if count > 1 else (frame.width, frame.height)
     return count, len(failed), size
 
@@ -398,71 +389,6 @@ def _count_frames(path, max_pixels, _modified, _size):
 def _first_size(path, max_pixels, _modified, _size):
     """Width and height of the first frame of a file as it is now."""
     with explained(path), opened(path, max_pixels) as (container, stream, _):
-        for frame in _decodable(container, stream, []):
+        for frame in decodable(container, stream, []):
             return frame.width, frame.height
     return 0, 0
-
-
-def _length_size(context):
-    """Bytes of the lengths that precede the units of H.264 and HEVC packets; 0: there are none."""
-    place = {"h264": 4, "hevc": 21}.get(context.name)
-    header = context.extradata or b""
-    return (header[place] & 3) + 1 if place and len(header) > place and header[0] == 1 else 0
-
-
-def _fits(packet, length_size):
-    """Whether the units of a packet fill it, which corrupt ones hardly ever do."""
-    data, position, size = memoryview(packet), 0, packet.size
-    while position < size:
-        length = int.from_bytes(data[position : position + length_size], "big")
-        if not length:
-            return False
-        position += length_size + length
-    return position == size
-
-
-def _is_cut_avi(path):
-    """Whether an AVI is shorter than its header says."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-    return int.from_bytes(head[4:], "little") + len(head) > os.path.getsize(path)
-
-
-# Orientation -------------------------------------------------------------------------------------
-
-
-def _display_matrix(frame):
-    """The display matrix of a frame, int `[3, 3]`, or `None`."""
-    try:
-        data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know all kinds of side data, and gives none of them then
-        angle = math.radians(frame.rotation)
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        return np.pad(np.rint(turn * (1 << 16)).astype(int), (0, 1))
-    return None if data is None else np.frombuffer(data, np.int32, 9).reshape(3, 3)
-
-
-def symmetry(matrix):
-    """The symmetry of the rectangle that a display matrix stands for.
-
-    Matrices that scale are taken as if they did not; those that turn by other angles than multiples
-    of 90 degrees, and those without an inverse, as the identity.
-
-    Args:
-        matrix: `[3, 3]`, points are rows that are multiplied from the left; or `None`.
-
-    Returns:
-        `(transposed, upside_down, mirrored)`, to be done in that order.
-    """
-    if matrix is None:
-        return False, False, False
-    (a, b, _), (c, d, _), _ = matrix.astype(float)
-    if not (math.hypot(a, c) and math.hypot(b, d)):
-        return False, False, False
-    angle = math.atan2(b / math.hypot(b, d), a / math.hypot(a, c))
-    turns = angle / (math.pi / 2)
-    if abs(turns - round(turns)) * math.pi / 2 > _ANGLE:
-        return False, False, False
-    if round(turns) % 2:
-        return True, bool(b < 0), bool(c < 0)
-    return False, bool(d < 0), bool(a < 0)
