@@ -322,3 +322,48 @@ def test_the_rows_of_all_hosts_make_up_the_list(num_hosts):
         mine[host::num_hosts] = whole[host::num_hosts]
         parts.append(evaluate.host_rows(mine, host, num_hosts))
     np.testing.assert_array_equal(evaluate.interleave(np.stack(parts), 7), whole)
+
+
+# Videos that cannot be read
+
+
+def test_videos_that_cannot_be_read_count_as_wrong(settings, tmp_path):
+    settings = settings("tsn_resnet10")
+    for name in ("v1", "v4"):
+        (tmp_path / "rawframes" / name / "00001.jpg").write_bytes(b"no image")
+        for path in (tmp_path / "rawframes" / name).iterdir():
+            path.write_bytes(b"no image")
+    evaluator, states = evaluator_of(settings)
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    found = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)["efficient"]
+    assert (found["num_videos"], found["num_unreadable"]) == (7, 2)
+    assert found["unreadable"] == ["v1", "v4"]
+    assert len(evaluator.unreadable) == 2 and "v1" in evaluator.unreadable[0]
+    scores = found["scores"]
+    np.testing.assert_array_equal(np.flatnonzero(scores.missing), [1, 4])
+    assert not scores.scores[[1, 4]].any() and scores.scores[[0, 2, 3, 5, 6]].any(axis=1).all()
+    right = scores.scores.argmax(1) == data.val_labels
+    right[[1, 4]] = False
+    assert found["metrics"]["top1"] == right.mean()
+    # The others have the scores that they have without these.
+    lines = (tmp_path / "val_list.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "val_list.txt").write_text("".join(lines[i] for i in (0, 2, 3, 5, 6)))
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    alone = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)["efficient"]
+    np.testing.assert_array_equal(alone["scores"].scores, scores.scores[[0, 2, 3, 5, 6]])
+    assert alone["num_unreadable"] == 0 and evaluator.unreadable == []
+    settings.data.on_error = "raise"
+    (tmp_path / "val_list.txt").write_text("".join(lines))
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    with pytest.raises(decode.FrameError, match="v1"):
+        evaluator.run(data, {"efficient": settings.protocols.efficient}, states)
+
+
+def test_a_list_of_which_nothing_can_be_read_is_an_error(settings, tmp_path):
+    settings = settings("tsn_resnet10")
+    for path in (tmp_path / "rawframes").rglob("*.jpg"):
+        path.write_bytes(b"no image")
+    evaluator, states = evaluator_of(settings)
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"none of the 7 videos of .*val_list\.txt"):
+        evaluator.run(data, {"efficient": settings.protocols.efficient}, states)

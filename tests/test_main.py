@@ -490,11 +490,24 @@ def test_batch_must_fit_the_devices(tree):
 def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     broken = tree / "data" / "rawframes" / "train5" / "00001.jpg"
     broken.write_bytes(b"")
-    check_refusal(run(tree, "--config.data.train.sampling=center"), str(broken))
-    done = run(tree, "--config.data.on_error=skip", workdir="skipping")
+    flags = ["--config.data.train.sampling=center", "--config.data.on_error=raise"]
+    check_refusal(run(tree, *flags), str(broken))
+    done = run(tree, workdir="skipping")
     assert done.returncode == 0, done.stderr
-    assert "were replaced" in done.stderr
+    assert "clips replaced" in done.stderr and "were replaced" in done.stderr
     assert str(broken) in done.stderr
+    for path in (tree / "data" / "rawframes" / "val2").iterdir():
+        path.write_bytes(b"")
+    flags = ["--mode=eval", f"--checkpoint={tree}/skipping", "--protocol=efficient"]
+    done = run(tree, *flags, workdir="evaluated")
+    assert done.returncode == 1 and "val2" in done.stderr, done.stderr
+    found = json.loads((tree / "evaluated" / "results" / "efficient.json").read_text())
+    assert (found["num_unreadable"], found["unreadable"]) == (1, ["val2"])
+    assert found["metrics"]["top1"] <= 0.9
+    dump = scores.read(str(tree / "evaluated" / "results" / "efficient.npz"))
+    assert dump.missing.tolist() == [index == 2 for index in range(10)]
+    done = run(tree, *flags, "--config.data.on_error=raise", workdir="refused")
+    check_refusal(done, "val2")
 
 
 @pytest.mark.thorough

@@ -441,6 +441,7 @@ def _records(arguments):
     from trn_jax.tfds.build import build
 
     fields = ("train_list", "val_list", "test_list", "class_names", "frame_pattern", "first_frame")
+    left_out: list[str] = []
     with claim(arguments.to):
         said = build(
             arguments.data_dir,
@@ -450,8 +451,10 @@ def _records(arguments):
             short_side=arguments.short_side,
             quality=arguments.quality,
             files={field: getattr(arguments, field) for field in fields},
+            left_out=left_out,
         )
     print(said)
+    return 1 if left_out else 0
 
 
 def _add_check(commands):

@@ -120,7 +120,9 @@ def base(*, dataset, model, num_classes):
         frame_pattern=placeholder(str),  # such as "{:05d}.jpg"
         first_frame=placeholder(int),  # number of the first frame
         balanced=False,  # training: draw all classes equally often, not all videos once per epoch
-        on_error="raise",  # "raise", or "skip": put the next readable video in place of a bad one
+        on_error="skip",  # unreadable videos: "skip" (in training the next readable one takes the
+        # place, in evaluation they count as wrong; all are counted and named) or "raise"
+        max_pixels=100_000_000,  # of a frame; images and videos with more are unreadable
         exact_resize=False,  # training: resize-crop-resize as published, at a fifth of the speed
         fast_decode=False,  # training: JPEGs are decoded approximately, most pixels less than a
         # level off, and at 1/2, 1/4 or 1/8 of their size where short_side leaves as little
@@ -308,6 +310,7 @@ ALLOWED: dict[str, Range | Each | OneOf] = {
     "data.source": OneOf(("frames", "videos", "records")),
     "data.first_frame": _NOT_NEGATIVE,
     "data.on_error": OneOf(("raise", "skip")),
+    "data.max_pixels": _COUNT,
     "data.num_threads": Range(0, 1024),
     "data.num_workers": Range(0, 1024),
     "train.batch": _COUNT,

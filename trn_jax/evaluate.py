@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from trn_jax import __version__, checkpoint, recipe, report
+from trn_jax import __version__, checkpoint, hosts, recipe, report
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
@@ -26,6 +26,7 @@ from trn_jax.scores import write as write_scores
 from trn_jax.watchdog import Watchdog
 from trn_jax.workdir import differing_names, hold
 
+_MOST_NAMED = 100  # unreadable videos that a result names
 # Steps that are computed while the logits of the one before them are fetched.
 _STEPS_AHEAD = 2
 # What the scores of a dump tell of where they come from.
@@ -102,6 +103,10 @@ class Evaluator:
         class_order: the output of each label, see `class_order`; `None`: they are the same.
         asked: whether to give up, asked before clips are scored. If it says so on one host, all
             give up.
+
+    Attributes:
+        unreadable: messages about the videos of this host that the last run could not read.
+        losses: messages about those that have lost frames, see `decode.Video.loss`.
     """
 
     def __init__(
@@ -114,6 +119,8 @@ class Evaluator:
         alive=lambda: None,
         asked=lambda: False,
     ):
+        self.unreadable: list[str] = []
+        self.losses: list[str] = []
         self._graph = graph
         self._class_order = class_order
         self._alive = alive
@@ -151,10 +158,20 @@ class Evaluator:
         num_videos, num_classes = len(data.val_records), len(data.class_names)
         scores = {name: np.zeros((num_videos, num_classes), np.float32) for name in parsed}
         merger = _Merger(scores, parsed, self._prescribed(states), self._multi_label)
-        num_clips = self._score(data.eval_videos(parsed), states, merger)
-        scores, num_clips = _of_all_hosts(scores, num_clips)
-        if scores is None:
+        problems, losses = dict[int, str](), set[str]()
+        videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
+        num_clips = self._score(videos, states, merger)
+        missing = np.isin(np.arange(num_videos), list(problems))
+        rows, num_clips = _of_all_hosts({"scores": scores, "missing": missing}, num_clips)
+        if rows is None:
             return None
+        scores, missing = rows["scores"], rows["missing"]
+        self.unreadable, self.losses = sorted(problems.values()), sorted(losses)
+        if missing.all():
+            raise UserError(
+                f"none of the {num_videos} videos of {data.files.val_list} can be read, such as "
+                f"{data.val_names[0]}{''.join(f': {problem}' for problem in self.unreadable[:1])}"
+            )
         seconds = time.perf_counter() - start
         speed = {
             "distinct_views": num_clips,
@@ -173,11 +190,14 @@ class Evaluator:
                 class_names=data.class_names,
                 partners=data.partners,
                 protocol=name,
+                missing=missing if missing.any() else None,
             )
             results[name] = {
                 "protocol": name,
                 "metrics": found.metrics(),
                 "num_videos": num_videos,
+                "num_unreadable": int(missing.sum()),
+                "unreadable": [data.val_names[i] for i in np.flatnonzero(missing)[:_MOST_NAMED]],
                 "num_views": parsed[name].num_views,
                 "view": view.to_dict(),
                 **speed,
@@ -320,21 +340,21 @@ class _Merger:
             )
 
 
-def _of_all_hosts(scores, num_clips):
+def _of_all_hosts(rows, num_clips):
     """Put the rows together that each host has scored, and add up the numbers of clips.
 
     If that number is `None` on any of them, both are on all.
     """
     hosts = jax.process_count()
     if hosts == 1:
-        return (scores, num_clips) if num_clips is not None else (None, None)
-    mine = {name: host_rows(found, jax.process_index(), hosts) for name, found in scores.items()}
+        return (rows, num_clips) if num_clips is not None else (None, None)
+    mine = jax.tree.map(lambda found: host_rows(found, jax.process_index(), hosts), rows)
     count = np.array(-1 if num_clips is None else num_clips)
     parts, counts = multihost_utils.process_allgather((mine, count))
     if counts.min() < 0:
         return None, None
-    num_videos = len(next(iter(scores.values())))
-    return {name: interleave(found, num_videos) for name, found in parts.items()}, int(counts.sum())
+    num_videos = len(jax.tree.leaves(rows)[0])
+    return jax.tree.map(lambda found: interleave(found, num_videos), parts), int(counts.sum())
 
 
 def host_rows(rows, host, num_hosts):
@@ -374,6 +394,9 @@ def evaluate(
         ignore_class_names: compare labels by their numbers where the data names other classes than
             the checkpoint.
 
+    Returns:
+        The number of videos that cannot be read, which count as wrong.
+
     Raises:
         UserError: checkpoint, configuration and data do not fit each other, or `dump` cannot be
             written.
@@ -411,6 +434,11 @@ def evaluate(
         )
         folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
         write_results(results, folder, dump=dump)
+        # The first process that exits with an error makes a launcher end the one that writes.
+        hosts.wait_for_all()
+    for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
+        print(escaped(message), file=sys.stderr, flush=True)
+    return results[0]["num_unreadable"]
 
 
 def class_order(model_names, data_names, *, ignore=False):
@@ -478,8 +506,10 @@ def write_results(results, folder, *, dump=None):
 
 
 def _speed(found):
+    unreadable = found["num_unreadable"]
+    unreadable = f", {unreadable} of them unreadable, which count as wrong" if unreadable else ""
     return (
-        f"{found['num_videos']} videos, {found['distinct_views']} distinct views in "
+        f"{found['num_videos']} videos{unreadable}, {found['distinct_views']} distinct views in "
         f"{found['seconds']:.1f} s: {found['videos_per_second']:.1f} videos/s, "
         f"{found['views_per_second']:.1f} views/s"
     )

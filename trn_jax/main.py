@@ -134,7 +134,7 @@ def _main(signals):
     _bring_hosts_together()
     workdir = _WORKDIR.value or _workdir_of(_CHECKPOINT.value)
     keep_programs(workdir)
-    evaluate(
+    num_unreadable = evaluate(
         config,
         _CHECKPOINT.value,
         workdir,
@@ -143,7 +143,7 @@ def _main(signals):
         ignore_class_names=_IGNORE_CLASS_NAMES.value,
         split=_SPLIT.value,
     )
-    return 0
+    return 1 if num_unreadable else 0
 
 
 def _profile_steps(text):

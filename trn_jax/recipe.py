@@ -20,6 +20,8 @@ from trn_jax.errors import UserError, did_you_mean
 from trn_jax.files import reading
 from trn_jax.prepare.processes import num_processors
 
+_CHECKED = 10  # videos of a list, one of which has to be there
+
 
 class Data:
     """The lists, class names and loaders of a configuration.
@@ -52,7 +54,7 @@ class Data:
             self.files = datasets.locate(
                 settings.dataset, data_dir, write=may_write or not config.data_dir, **overrides
             )
-        self.source = _source(self.files)
+        self.source = _source(self.files, settings.max_pixels)
         self.num_threads = settings.num_threads or num_processors()
         self.multi_label = settings.multi_label
         self._config = config
@@ -127,9 +129,20 @@ class Data:
                 found = self.source.videos(os.path.basename(path), **labels)
             else:
                 found = annotations.read_list(path, frames_root=frames, **labels)
-            self.source.check(found[0])
+            self._check_some(found)
             self._records[path] = found
         return self._records[path]
+
+    def _check_some(self, records):
+        """Check that videos are where they are expected; if some may be unreadable, not all."""
+        number = _CHECKED if self._config.data.on_error == "skip" else 1
+        problems = []
+        for record in records[:: -(-len(records) // number)]:
+            try:
+                return self.source.check(record)
+            except decode.FrameError as error:
+                problems.append(error)
+        raise problems[0]
 
     @property
     def partners(self):
@@ -179,6 +192,7 @@ class Data:
             views,
             self.source,
             seed=self._config.seed,
+            on_error=self._config.data.on_error,
         )
         return pipeline.eval_videos(
             reader,
@@ -261,13 +275,14 @@ def _check_multi_label(config):
         )
 
 
-def _source(files):
+def _source(files, max_pixels):
     """Where the videos of a `Dataset` are read."""
     if files.source == "videos":
-        return videos.VideoFiles()
+        return videos.VideoFiles(max_pixels=max_pixels)
     if files.source == "records":
-        return records.Records(os.path.dirname(files.frames))
-    return decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
+        return records.Records(os.path.dirname(files.frames), max_pixels=max_pixels)
+    naming = dict(pattern=files.frame_pattern, first_frame=files.first_frame)
+    return decode.FrameFolders(**naming, max_pixels=max_pixels)
 
 
 def _default_data_dir(dataset, workdir):

@@ -166,10 +166,13 @@ def _describe(name, result, found, top_k):
     parts = [head, class_table(found.per_class())]
     if found.multi_label:
         return "\n\n".join(parts), None
-    if metrics.are_probabilities(found.scores):
-        error = metrics.calibration_error(found.scores, found.labels)
+    read = ~found.is_missing
+    if not read.all():
+        parts[0] += f"\n{int((~read).sum())} videos could not be read and count as wrong"
+    if metrics.are_probabilities(found.scores[read]):
+        error = metrics.calibration_error(found.scores[read], found.labels[read])
         parts[0] += (
-            f"\nmean confidence {100 * found.scores.max(axis=1).mean():.2f} %, expected "
+            f"\nmean confidence {100 * found.scores[read].max(axis=1).mean():.2f} %, expected "
             f"calibration error {100 * error:.2f} %"
         )
     parts.append(confused_pairs(found) or "no video was taken for one of another class")

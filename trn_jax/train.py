@@ -191,6 +191,8 @@ class _Loop:
     Attributes:
         num_steps: number of steps of the whole training.
         problems: what was wrong with the videos that were replaced by others.
+        losses: which videos have lost frames, see `decode.Video.loss`.
+        unreadable: what was wrong with videos of the validation list, which count as wrong.
         skipped: the steps whose updates were left out, see `train.on_nan`.
         stopped_by: name of the signal that ended the loop before its time, or "".
     """
@@ -207,6 +209,9 @@ class _Loop:
         self._eval_steps = round(config.train.eval_every * self._steps_per_epoch)
         self.num_steps = config.train.steps or round(config.train.epochs * self._steps_per_epoch)
         self.problems: set[str] = set()
+        self.losses: set[str] = set()
+        self.unreadable: set[str] = set()
+        self._num_replaced = 0  # since the last log line
         self.skipped: list[int] = []
         self.stopped_by = ""
         self._advice = _advice(data.files)
@@ -248,7 +253,9 @@ class _Loop:
                 self._meter.add(asked, arrived, scalars)
                 self._batches[step] = np.array(rest["example"])
                 self._reporter.step()
-                self._note(rest["problems"])
+                self._note("skipped", rest["problems"], self.problems)
+                self._note("incomplete", rest["losses"], self.losses)
+                self._num_replaced += len(rest["problems"])
                 if recorded := profile.after(step, scalars):
                     self.say(recorded)
                 if self._meter.skipped_in_row >= _MOST_SKIPPED:
@@ -288,6 +295,12 @@ class _Loop:
         if self.problems:
             say_here(f"{len(self.problems)} videos could not be read and were replaced:")
             say_here("\n".join(f"  {problem}" for problem in sorted(self.problems)))
+        if self.losses:
+            say_here(f"{len(self.losses)} videos have lost frames:")
+            say_here("\n".join(f"  {loss}" for loss in sorted(self.losses)))
+        if self.unreadable:
+            say_here(f"{len(self.unreadable)} validation videos could not be read, so are wrong:")
+            say_here("\n".join(f"  {problem}" for problem in sorted(self.unreadable)))
         if self.skipped:
             more = " ..." if len(self.skipped) > 20 else ""
             shown = ", ".join(map(str, self.skipped[:20])) + more
@@ -301,10 +314,11 @@ class _Loop:
                 "there"
             )
 
-    def _note(self, problems):
-        for problem in set(problems) - self.problems:
-            (say_here if jax.process_index() else self.say)(f"skipped: {problem}")
-        self.problems.update(problems)
+    def _note(self, kind, messages, known):
+        """Log messages about videos that are not known yet, and add them to those."""
+        for message in sorted(set(messages) - known):
+            (say_here if jax.process_index() else self.say)(f"{kind}: {message}")
+        known.update(messages)
 
     def _between(self, step, state):
         """What is due after `step`, before the next one."""
@@ -334,10 +348,14 @@ class _Loop:
         self._watchdog.note(f"the evaluation after step {step}", compiles=not self._evaluated)
         results = self._evaluator.run(self._data, {"val": self._config.data.val}, state.model)
         if results is not None:
+            self._note("unreadable", self._evaluator.unreadable, self.unreadable)
+            self._note("incomplete", self._evaluator.losses, self.losses)
             self._evaluated = True
             metrics = results["val"]["metrics"]
             self._reporter.write(step, "val", metrics)
-            self.say(f"step {step}  val  " + _percentages(metrics))
+            num = results["val"]["num_unreadable"]
+            unreadable = f"  {num} videos unreadable, which count as wrong" if num else ""
+            self.say(f"step {step}  val  " + _percentages(metrics) + unreadable)
             self._checkpoints.add_metrics(step, metrics)
         give_back()
         self._meter.restart()
@@ -356,7 +374,9 @@ class _Loop:
             f"grad norm {summary['grad_norm']:.2f}  {summary['clips_per_second']:.1f} clips/s  "
             f"waiting for data {100 * summary['data_wait']:.0f} %  {duration(left)} left"
             + (f"  {summary['skipped']} steps skipped" if summary.get("skipped") else "")
+            + (f"  {self._num_replaced} clips replaced" if self._num_replaced else "")
         )
+        self._num_replaced = 0
         if summary["data_wait"] > _LONG_WAIT and self._advice:
             self.say(self._advice)
             self._advice = ""  # once is enough

@@ -22,8 +22,10 @@ from trn_jax.recipe import flat, from_dict, to_json
 # run that goes well, but for rounding.
 _FREE_KEYS = (
     "data_dir",
+    "data.max_pixels",
     "data.num_threads",
     "data.num_workers",
+    "data.on_error",
     "data.val",
     "eval",
     "model.remat",

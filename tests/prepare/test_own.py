@@ -235,12 +235,12 @@ def test_all_videos_that_cannot_be_read_are_listed(folder, tmp_path):
 
 
 def test_what_is_no_video_by_its_name_is_told(folder, tmp_path):
-    (folder / "Clapping" / "take 0.mp4").rename(folder / "Clapping" / "take 0.3gp")
+    (folder / "Clapping" / "take 0.mp4").rename(folder / "Clapping" / "take 0.dat")
     (folder / "Jumping").mkdir()
     (folder / "Jumping" / "jump").write_text("")
     said = prepared(folder, tmp_path / "to")
     assert "2 files that are no videos by their names (.mp4, .webm" in said
-    assert ": Clapping/take 0.3gp, Jumping/jump\n" in said
+    assert ": Clapping/take 0.dat, Jumping/jump\n" in said
     assert "1 folders without videos, which are no classes then: Jumping" in said
     assert "Jumping" not in (tmp_path / "to" / "label_map.txt").read_text()
 

@@ -11,7 +11,7 @@ from functools import partial
 import tqdm
 
 from trn_jax.data import annotations
-from trn_jax.data.decode import FrameError, FrameFolders
+from trn_jax.data.decode import FrameError, FrameFolders, read_video
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_text
 
@@ -30,6 +30,7 @@ class Looked:
         line: the line.
         record: its `Record`, or `None` if it is malformed.
         problems: what is wrong, for people.
+        notes: what is unusual about a video that can be used all the same.
         num_frames: of the video, 0 if it cannot be read.
         size: height and width in pixels, `None` if no frame can be read.
         content: a hash of the content, "" if it cannot be read.
@@ -39,6 +40,7 @@ class Looked:
     line: str
     record: annotations.Record | None
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     num_frames: int = 0
     size: tuple[int, int] | None = None
     content: str = ""
@@ -87,6 +89,12 @@ class Findings:
             parts += [f"  line {x.number}: {'; '.join(x.problems)}" for x in bad[:_SHOWN]]
             if len(bad) > _SHOWN:
                 parts.append("  ...")
+            notes = [f"  line {x.number}: {note}" for x in found for note in x.notes]
+            if notes:
+                parts.append(
+                    f"{name}: {len(notes):,} notes on videos that can be used all the same"
+                )
+                parts += [*notes[:_SHOWN], *(["  ..."] if len(notes) > _SHOWN else [])]
         parts += [f"classes: {problem}" for problem in self.class_problems]
         parts += [self._short(name, found) for name, found in self.lists.items()]
         everything = [looked for found in self.lists.values() for looked in found]
@@ -166,17 +174,23 @@ def _look(numbered_line, *, source, deep, **options):
     try:
         if isinstance(source, FrameFolders):
             problems += _folder_problems(source, record)
-        with source.open(record) as video:
-            num_frames = video.num_frames
-            looked = dataclasses.replace(looked, num_frames=num_frames)
-            wanted = range(num_frames) if deep else sorted({0, num_frames // 2, num_frames - 1})
-            height, width, _ = video.read(wanted)[0].shape
-        looked = dataclasses.replace(looked, size=(height, width))
+        decode = partial(_decode, deep)
+        num_frames, size, notes = read_video(partial(source.open, record), decode)
+        looked = dataclasses.replace(looked, num_frames=num_frames, size=size, notes=notes)
         if not problems:
             looked = dataclasses.replace(looked, content=_content(source, record))
     except FrameError as error:
         problems.append(str(error))
     return dataclasses.replace(looked, problems=tuple(dict.fromkeys(problems)))
+
+
+def _decode(deep, video):
+    """Decode some or all frames: their number, their size and what is unusual."""
+    last = video.num_frames - 1
+    size = None
+    for _, frame in video.frames(range(last + 1) if deep else {0, last // 2, last}):
+        size = size or frame.shape[:2]
+    return video.num_frames, size, video.notes
 
 
 def _folder_problems(source, record):

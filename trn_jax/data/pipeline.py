@@ -20,7 +20,7 @@ import grain
 import numpy as np
 
 from trn_jax.data import annotations, augment, memory
-from trn_jax.data.decode import FrameError
+from trn_jax.data.decode import FrameError, read_video
 from trn_jax.errors import PassingError, UserError
 
 _BATCHES_AHEAD = 2
@@ -91,17 +91,19 @@ class BatchReader:
         Returns:
             A dict of `clip` uint8 `[batch, segments, size, size, 3]`, `label` int32 `[batch]` or,
             of several labels each, float32 `[batch, classes]` of 0 and 1, `example` int32 `[batch]`
-            (position in the list) and `problems`, a tuple of messages about replaced examples.
+            (position in the list), `problems`, a tuple of messages about replaced examples, and
+            `losses`, one about videos that have lost frames, see `Video.loss`.
         """
         size = self.view.crop_size
         clips = memory.empty((len(entries), self.view.num_segments, size, size, 3))
         rows = list(self._threads().map(self._read, entries, clips))
-        labels, examples, problems = zip(*rows, strict=True)
+        labels, losses, examples, problems = zip(*rows, strict=True)
         return {
             "clip": clips,
             "label": self._label_array(labels),
             "example": np.array(examples, np.int32),
             "problems": tuple(p for p in problems if p),
+            "losses": tuple(loss for loss in losses if loss),
         }
 
     def _label_array(self, labels):
@@ -117,15 +119,17 @@ class BatchReader:
             return self._pool
 
     def _read(self, entry, out):
-        """Read one example into `out`; returns label, position in the list and what went wrong."""
+        """Read one example into `out`: label, loss, position in the list and what went wrong."""
         epoch, wanted = entry
         problem = ""
         for step in range(min(_MAX_REPLACEMENTS, len(self.records))):
             record = self.records[(wanted.index + step) % len(self.records)]
             # Seeded by the example that was wanted: a neighbour's own turn stays another draw.
-            rng = np.random.default_rng((self.seed, epoch, wanted.index))
+            seed = self.seed, epoch, wanted.index
+            cut = partial(self._cut, record, seed, out)
             try:
-                return self._cut(record, rng, out), wanted.index, problem
+                label, loss = read_video(partial(self.source.open, record), cut)
+                return label, loss, wanted.index, problem
             except FrameError as error:
                 if self.on_error == "raise":
                     raise
@@ -134,8 +138,10 @@ class BatchReader:
             f"none of the {step + 1} videos from {wanted.path} on can be read: {problem}"
         )
 
-    def _cut(self, record, rng, out):
-        with self.source.open(record) as video, memory.scratch() as scratch:
+    def _cut(self, record, seed, out, video):
+        """Cut a clip out of an open video; returns its label and what the video has lost."""
+        rng = np.random.default_rng(seed)
+        with memory.scratch() as scratch:
             rows: dict[int, list[int]] = {}
             for row, number in enumerate(self.sample(video.num_frames, rng).ravel().tolist()):
                 rows.setdefault(number, []).append(row)
@@ -148,7 +154,7 @@ class BatchReader:
                 for row in rows[number]:
                     augment.cut(frame, box, mirrored, out[row])
         self.color(out, rng)
-        return self.flip.label(record.label) if mirrored else record.label
+        return self.flip.label(record.label) if mirrored else record.label, video.loss
 
 
 def train_batches(
@@ -215,6 +221,29 @@ def eval_videos(reader, records, *, host=0, num_hosts=1, num_threads=1, num_work
 def _read_video(reader, record):
     _die_with_parent(os.getpid())
     return reader(record)
+
+
+def readable(videos, problems, losses):
+    """Take the readable ones out of what `VideoReader` returns.
+
+    Args:
+        videos: an iterator of it, which is closed in the end.
+        problems: receives `{example: message}` of the others.
+        losses: receives the messages about lost frames.
+
+    Yields:
+        What the reader returned of readable videos.
+    """
+    try:
+        for video in videos:
+            if "problem" in video:
+                problems[video["example"]] = video["problem"]
+                continue
+            if video.get("loss"):
+                losses.add(video["loss"])
+            yield video
+    finally:
+        videos.close()
 
 
 def clip_batches(videos, num_clips):

@@ -24,7 +24,7 @@ from functools import partial
 
 from trn_jax.data import tf_example
 from trn_jax.data.annotations import Record
-from trn_jax.data.decode import FrameError, StoredImages
+from trn_jax.data.decode import MAX_PIXELS, FrameError, StoredImages
 from trn_jax.errors import UserError, listed
 
 INFO_FILE = "dataset_info.json"
@@ -74,13 +74,15 @@ class Records:
 
     Args:
         root: folder with the parts `videos` and `frames`.
+        max_pixels: larger frames are unreadable.
 
     Raises:
         UserError: the folder has not both parts, or what describes them cannot be read.
     """
 
-    def __init__(self, root):
+    def __init__(self, root, *, max_pixels=MAX_PIXELS):
         self._root = root
+        self._max_pixels = max_pixels
         self._frames = {
             split: _Shards(*place) for split, place in _locate_shards(root, "frames").items()
         }
@@ -129,7 +131,7 @@ class Records:
 
     def open(self, record):
         """A `StoredVideo` as a video; use it in a `with`."""
-        return _OpenVideo(self._frames[record.split], record)
+        return _OpenVideo(self._frames[record.split], record, self._max_pixels)
 
     def check(self, record):
         """Look whether the first and the last frame of a `StoredVideo` are there.
@@ -146,8 +148,9 @@ class _OpenVideo(StoredImages):
 
     advice = _ADVICE
 
-    def __init__(self, shards, record):
+    def __init__(self, shards, record, max_pixels):
         self.path = record.path
+        self.max_pixels = max_pixels
         self.num_frames = record.num_frames
         self._shards = shards
         self._record = record

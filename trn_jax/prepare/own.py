@@ -18,10 +18,9 @@ import os
 import re
 from functools import partial
 
-from trn_jax.data.annotations import Record
 from trn_jax.data.datasets import Dataset
 from trn_jax.data.decode import FrameError, guess_pattern
-from trn_jax.data.videos import VideoFiles, is_video
+from trn_jax.data.videos import VideoFiles, is_video, probe
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare import classes, sources, splits
 from trn_jax.prepare.folders import is_image, visible_entries
@@ -126,6 +125,7 @@ class _Details:
     num_frames: int
     pattern: str = ""
     first_frame: int = 1
+    notes: tuple[str, ...] = ()
 
     def line(self, path, labels):
         """The line of a list."""
@@ -157,6 +157,9 @@ def _open_all(outcome, root, items, broken, workers):
             f"none of the {len(items)} videos in {root} can be read, such as {shown[0]}"
         )
     outcome.lose("videos that cannot be read", shown, _UNREADABLE)
+    notes = [printable(note) for item in items if item in found for note in found[item].notes]
+    if notes:
+        outcome.note(f"{len(notes):,} notes on videos that are used all the same:{listed(notes)}")
     if reasons:
         lines = (f"{printable(path)}\t{printable(reason)}\n" for path, reason in reasons)
         outcome.write(_UNREADABLE, "".join(lines))
@@ -173,8 +176,8 @@ def _look(root, item):
     try:
         if os.path.isdir(path):
             return _look_at_frames(path)
-        with VideoFiles().open(Record(0, path, 0, 0)) as video:
-            return _Details("video", video.num_frames)
+        found = probe(path)
+        return _Details("video", found.num_frames, notes=found.notes)
     except FrameError as error:
         return str(error)
 
