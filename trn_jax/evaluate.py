@@ -1,6 +1,7 @@
 """Evaluation: views of every video -> merged scores -> metrics, for all protocols in one pass."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -413,10 +414,13 @@ def evaluate(
     recipe.check(config)
     recipe.check_model(config, stored, directory)
     names = recipe.protocol_names(config, protocols)
-    with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog, hold(workdir):
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
+        stack.enter_context(hold(workdir))
         watchdog.note("startup (reading the lists)")
         # A checkpoint may be somebody else's: it does not choose where data is written.
         data = recipe.Data(config, workdir, split, may_write=trusted)
+        stack.callback(data.close)
         order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
         watchdog.note(f"startup (reading {directory})")
         model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)

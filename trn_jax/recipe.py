@@ -59,6 +59,7 @@ class Data:
         self.multi_label = settings.multi_label
         self._config = config
         self._records: dict[str, list[annotations.Record]] = {}
+        self._evaluated: tuple[dict, pipeline.EvalVideos] | None = None  # the last views and videos
         self.class_names = annotations.read_class_names(self.files.class_names)
         repeated = [name for name, n in collections.Counter(self.class_names).items() if n > 1]
         if repeated:
@@ -187,21 +188,34 @@ class Data:
         )
 
     def eval_videos(self, views):
-        """This host's videos of `val_records`, seen through `views`, `{name: View}`."""
-        reader = VideoReader(
-            views,
-            self.source,
-            seed=self._config.seed,
-            on_error=self._config.data.on_error,
-        )
-        return pipeline.eval_videos(
-            reader,
-            self.val_records,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-            num_threads=self.num_threads,
-            num_workers=self._config.data.num_workers,
-        )
+        """This host's videos of `val_records`, seen through `views`, `{name: View}`.
+
+        Worker processes stay until other views are asked for.
+        """
+        if self._evaluated is None or self._evaluated[0] != views:
+            self.close()
+            reader = VideoReader(
+                views,
+                self.source,
+                seed=self._config.seed,
+                on_error=self._config.data.on_error,
+            )
+            videos = pipeline.EvalVideos(
+                reader,
+                self.val_records,
+                host=jax.process_index(),
+                num_hosts=jax.process_count(),
+                num_threads=self.num_threads,
+                num_workers=self._config.data.num_workers,
+            )
+            self._evaluated = dict(views), videos
+        return iter(self._evaluated[1])
+
+    def close(self):
+        """Stop the worker processes of evaluations."""
+        if self._evaluated is not None:
+            self._evaluated[1].close()
+            self._evaluated = None
 
     def mirrored(self, view):
         """`{label: its label in a mirrored clip}` for the labels that `view` exchanges.

@@ -83,7 +83,7 @@ def train(
         stack.enter_context(hold(workdir))
         watchdog.note("startup (reading the lists)")
         about = check_config(config, os.path.join(workdir, "checkpoints"))
-        data = recipe.Data(config, workdir)
+        data = stack.enter_context(contextlib.closing(recipe.Data(config, workdir)))
         lists = list_texts(data)
         accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
         check_data(lists, data.class_names, about, workdir, **accepted)

@@ -15,6 +15,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from typing import Any
 
 import grain
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from trn_jax.data import annotations, augment, memory
 from trn_jax.data.decode import FrameError, read_video
 from trn_jax.errors import PassingError, UserError
+from trn_jax.signals import ignore as ignore_signals
 
 _BATCHES_AHEAD = 2
 _MAX_REPLACEMENTS = 100
@@ -200,22 +202,52 @@ def _by_class(records):
     return [classes[label] for label in sorted(classes)]
 
 
-def eval_videos(reader, records, *, host=0, num_hosts=1, num_threads=1, num_workers=0):
-    """Iterate once over this host's videos, number `host`, `host + num_hosts`, ... of the list.
+class EvalVideos:
+    """One process's share of the videos of a list, for any number of passes.
+
+    Iterating over it is a pass: what the reader returns, in order; the iterator has a method
+    `close`. Worker processes, which take seconds to start, stay for the next pass, and read its
+    first videos meanwhile.
 
     Args:
         reader: a `VideoReader`.
-        records: the list of `Record`.
+        records: the list of `Record`; those of number `host`, `host + num_hosts`, ... are read.
         host: number of this host.
         num_hosts: number of hosts.
         num_threads: threads that decode, in every process.
         num_workers: worker processes; 0 reads in threads of this process.
-
-    Returns:
-        An iterator of what the reader returns, in order, with a method `close`.
     """
-    videos = grain.MapDataset.source(records)[host::num_hosts].map(partial(_read_video, reader))
-    return _iterate(videos, num_threads, num_workers)
+
+    def __init__(self, reader, records, *, host=0, num_hosts=1, num_threads=1, num_workers=0):
+        share = grain.MapDataset.source(records)[host::num_hosts]
+        self._videos = share.map(partial(_read_video, reader))
+        self._num_threads = num_threads
+        self._num_workers = num_workers
+        self._endless: Any = None
+
+    def __iter__(self):
+        if not self._num_workers or not len(self._videos):
+            return _iterate(self._videos, self._num_threads, 0)
+        return self._take_pass()
+
+    def _take_pass(self):
+        if self._endless is None:
+            videos = self._videos.repeat(_ENDLESS)
+            self._endless = _iterate(videos, self._num_threads, self._num_workers)
+        left = len(self._videos)
+        try:
+            while left:
+                yield next(self._endless)
+                left -= 1
+        finally:
+            if left:  # given up; the next pass starts at the first video again
+                self.close()
+
+    def close(self):
+        """Stop the worker processes."""
+        if self._endless is not None:
+            self._endless.close()
+            self._endless = None
 
 
 def _read_video(reader, record):
@@ -341,8 +373,7 @@ def _ignore_signals(*_):
 
     Ctrl-C, and some job managers, send them to all processes of a group.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
 
 
 def _cause(code):

@@ -9,8 +9,9 @@ is hashed in place of the path.
 By that rule alone a small class may have no video in one of the two splits, or most of them in
 validation. So a class of two or more has at least one video in both, and at most half of them, or
 twice the share, in validation: the smallest hashes go to validation first, and the largest to
-training. This is the one choice that depends on other videos, so the lists of an earlier preparation
-come first: what they have stays in its split, whatever is added, removed or listed in another order.
+training. This is the one choice that depends on other videos, so the lists of an earlier
+preparation come first: what they have stays in its split, whatever is added, removed or listed in
+another order.
 """
 
 import collections
