@@ -1,6 +1,7 @@
 """From a configuration to its data: what does not fit together is told before anything starts."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -189,3 +190,32 @@ def test_a_protocol_that_the_recipe_lacks_is_named(config, wanted, message):
     assert recipe.protocol_names(config, "1x10,efficient,1x10") == ["1x10", "efficient"]
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         recipe.protocol_names(config, wanted)
+
+
+def write_list(config, names):
+    folder = pathlib.Path(config.data_dir)
+    for split in ("train", "val"):
+        text = "".join(f"{name} 0\n" for name in names)
+        (folder / f"{split}_list.txt").write_text(text)
+    (folder / "videos").mkdir(exist_ok=True)
+    config.data.source = "videos"
+
+
+def test_a_first_video_that_is_missing_ends_nothing_but_a_wrong_folder_does(config):
+    write_list(config, [f"v{i}.mp4" for i in range(200)])
+    videos = pathlib.Path(config.data_dir) / "videos"
+    with pytest.raises(UserError, match=r"video 'v0\.mp4' not found in .*videos"):
+        data(config).train_records  # noqa: B018
+    (videos / "v100.mp4").write_bytes(b"is not looked into yet")
+    assert len(data(config).train_records) == 200
+    config.data.on_error = "raise"
+    with pytest.raises(UserError, match=r"'v0\.mp4' not found"):
+        data(config).train_records  # noqa: B018
+
+
+def test_the_largest_frame_that_is_read_is_a_setting(config):
+    assert data(config).source.max_pixels == 100_000_000
+    config.data.max_pixels = 5
+    for source in ("frames", "videos"):
+        config.data.source = source
+        assert data(config).source.max_pixels == 5

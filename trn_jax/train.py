@@ -253,8 +253,8 @@ class _Loop:
                 self._meter.add(asked, arrived, scalars)
                 self._batches[step] = np.array(rest["example"])
                 self._reporter.step()
-                self._note("skipped", rest["problems"], self.problems)
-                self._note("incomplete", rest["losses"], self.losses)
+                self._note(rest["problems"])
+                self._note(rest["losses"], "incomplete", self.losses)
                 self._num_replaced += len(rest["problems"])
                 if recorded := profile.after(step, scalars):
                     self.say(recorded)
@@ -314,8 +314,9 @@ class _Loop:
                 "there"
             )
 
-    def _note(self, kind, messages, known):
+    def _note(self, messages, kind="skipped", known=None):
         """Log messages about videos that are not known yet, and add them to those."""
+        known = self.problems if known is None else known
         for message in sorted(set(messages) - known):
             (say_here if jax.process_index() else self.say)(f"{kind}: {message}")
         known.update(messages)
@@ -348,8 +349,8 @@ class _Loop:
         self._watchdog.note(f"the evaluation after step {step}", compiles=not self._evaluated)
         results = self._evaluator.run(self._data, {"val": self._config.data.val}, state.model)
         if results is not None:
-            self._note("unreadable", self._evaluator.unreadable, self.unreadable)
-            self._note("incomplete", self._evaluator.losses, self.losses)
+            self._note(self._evaluator.unreadable, "unreadable", self.unreadable)
+            self._note(self._evaluator.losses, "incomplete", self.losses)
             self._evaluated = True
             metrics = results["val"]["metrics"]
             self._reporter.write(step, "val", metrics)

@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import painted
@@ -18,6 +20,7 @@ pytest.importorskip("tensorflow_datasets")
 
 from trn_jax.tfds.build import build
 
+REPOSITORY = pathlib.Path(__file__).parents[2]
 JPEG_ERROR = 4.0  # mean distance of two decodings, in levels, at quality 95
 VIEW = dict(
     num_segments=4,
@@ -193,3 +196,47 @@ def test_the_check_keeps_what_can_be_used(tree, tmp_path, deep):
     for name, truth in painted.TRUTH.items():
         assert looked[name].num_frames == len(truth["numbers"])
     assert "4 notes on videos that can be used" in str(findings)
+
+
+RECIPE = """
+from trn_jax.config import base, view
+
+
+def get_config():
+    config = base(dataset="frames", model="trn_resnet10", num_classes=2)
+    config.model.update(width=2, num_segments=3, norm_group=2)
+    frames = dict(num_segments=3, short_side=32, crop_size=32)
+    config.data.train.update(frames)
+    config.data.val.update(frames)
+    config.train.update(batch=8, steps=4, log_every=1, eval_every=0.0)
+    config.protocols.efficient = view(**frames)
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_a_training_on_damaged_videos_ends_and_names_them(tree, tmp_path):
+    root, *_ = tree
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    shutil.copytree(root / "mine", tmp_path / "videos")
+    paths = sorted(tmp_path.glob("videos/?/[!.]*"))
+    lines = [
+        f"{path.relative_to(tmp_path / 'videos')} {'ab'.index(path.parent.name)}\n"
+        for path in paths
+    ]
+    for split in ("train", "val"):
+        (tmp_path / f"{split}_list.txt").write_text("".join(lines))
+    (tmp_path / "label_map.txt").write_text("a\nb\n")
+    command = [sys.executable, "-m", "trn_jax.main", f"--workdir={tmp_path}/run"]
+    command += [f"--config={tmp_path}/recipe.py", f"--config.data_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "clips replaced" in done.stderr and "2 of 60 frames" in done.stderr
+    result = json.loads((tmp_path / "run" / "results" / "efficient.json").read_text())
+    assert result["num_unreadable"] == len(UNREADABLE)
+    assert {os.path.basename(name) for name in result["unreadable"]} == set(UNREADABLE)
+    command += ["--mode=eval", f"--checkpoint={tmp_path}/run"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    for name in UNREADABLE:
+        assert f"/b/{name}" in done.stderr or f"/a/{name}" in done.stderr
