@@ -592,6 +592,18 @@ def test_a_replacement_is_not_augmented_as_in_its_own_turn(damaged):
     assert (batch["clip"][0] != batch["clip"][1]).any()
 
 
+def test_a_missing_folder_of_many_videos_does_not_end_the_training(root):
+    reader = make_reader(root, EVAL, on_error="skip")
+    there = reader.records[3]
+    gone = [dataclasses.replace(there, path=f"{root}/gone/{i}", index=i) for i in range(400)]
+    more = [dataclasses.replace(there, index=i) for i in range(400, 600)]
+    reader.records = gone + more
+    entries = [(0, record) for record in gone[:30]]
+    batch = reader(entries)
+    assert len(batch["problems"]) == 30 and (batch["example"] >= 0).all()
+    np.testing.assert_array_equal(batch["clip"], reader(entries)["clip"])
+
+
 def test_skipping_ends_when_nothing_can_be_read(root, tmp_path):
     (tmp_path / "list.txt").write_text((root / "list.txt").read_text())
     reader = make_reader(tmp_path, EVAL, on_error="skip")

@@ -27,6 +27,7 @@ from trn_jax.signals import ignore as ignore_signals
 
 _BATCHES_AHEAD = 2
 _MAX_REPLACEMENTS = 100
+_MOST_NEIGHBORS = 10  # that are tried before others of the list
 _ENDLESS = 10**6  # epochs; with grain's own endless repetition, batches of one clip overflow
 
 
@@ -41,7 +42,8 @@ class BatchReader:
         label_map: labels that change when a clip is mirrored.
         exact_resize: see `MultiScaleCrop.exact`.
         fast_decode: decode approximately, see `decode.decode_image`.
-        on_error: "raise", or "skip": take the next readable video of the list instead.
+        on_error: "raise", or "skip": take the next readable video of the list instead, or, where
+            ten in a row are unreadable, a random one.
         num_threads: threads that decode.
         num_classes: of records with several labels each; `None`: they have one.
     """
@@ -125,7 +127,7 @@ class BatchReader:
         epoch, wanted = entry
         problem = ""
         for step in range(min(_MAX_REPLACEMENTS, len(self.records))):
-            record = self.records[(wanted.index + step) % len(self.records)]
+            record = self._replacement(epoch, wanted.index, step)
             # Seeded by the example that was wanted: a neighbour's own turn stays another draw.
             seed = self.seed, epoch, wanted.index
             cut = partial(self._cut, record, seed, out)
@@ -139,6 +141,14 @@ class BatchReader:
         raise UserError(
             f"none of the {step + 1} videos from {wanted.path} on can be read: {problem}"
         )
+
+    def _replacement(self, epoch, index, step):
+        """The record of an example, or the one to try after `step` that are unreadable."""
+        num_records = len(self.records)
+        if step > _MOST_NEIGHBORS and num_records > _MAX_REPLACEMENTS:
+            # Neighbours are often unreadable together, such as those of a folder that is missing.
+            step = int(np.random.default_rng((self.seed, epoch, index, step)).integers(num_records))
+        return self.records[(index + step) % num_records]
 
     def _cut(self, record, seed, out, video):
         """Cut a clip out of an open video; returns its label and what the video has lost."""

@@ -17,7 +17,7 @@ import simplejpeg
 
 from trn_jax.data import annotations, datasets
 from trn_jax.data.augment import resize_short_side
-from trn_jax.data.decode import FrameError, read_image_file
+from trn_jax.data.decode import FrameError, read_image_file, read_video
 from trn_jax.data.records import SPLITS, TEST
 from trn_jax.data.videos import VideoFile
 from trn_jax.errors import UserError, listed
@@ -255,11 +255,15 @@ def _decode_some(encoding, video, part):
     first = part * _DECODED_AT_ONCE
     indices = range(first, min(first + _DECODED_AT_ONCE, video.num_frames))
     with VideoFile(video.path) as file:
-        if file.num_frames == video.num_frames:
-            frames = file.read(indices)
-        else:
-            with VideoFile(video.path, decodable=True) as decodable:
-                frames = decodable.read(indices)
-    if 0 < encoding.short_side < min(frames[0].shape[:2]):
-        frames = [resize_short_side(frame, encoding.short_side) for frame in frames]
-    return [simplejpeg.encode_jpeg(frame, quality=encoding.quality) for frame in frames]
+        decodable = file.num_frames != video.num_frames
+    opening = partial(VideoFile, video.path, decodable=decodable)
+    return read_video(opening, partial(_encode, encoding, indices))
+
+
+def _encode(encoding, indices, file):
+    images = []
+    for _, frame in file.frames(indices):
+        if 0 < encoding.short_side < min(frame.shape[:2]):
+            frame = resize_short_side(frame, encoding.short_side)
+        images.append(simplejpeg.encode_jpeg(frame, quality=encoding.quality))
+    return images
