@@ -13,6 +13,7 @@ on from the checkpoint before. Checkpoints of before there were checksums are ta
 
 import contextlib
 import math
+import os
 import pathlib
 import tempfile
 
@@ -292,29 +293,83 @@ def save_model(directory, model, about, *, check=None):
 
 
 def find(path):
-    """The folder of a checkpoint: `path` itself, or the newest one of a working directory.
+    """The folder of a checkpoint.
 
-    The newest one may be damaged (see `damage.check`): another one is never taken in its place
-    unasked.
+    Args:
+        path: the folder itself; a working directory or its `checkpoints`, which stand for the newest
+            one; or one of these with `@best` (by the metrics of its evaluation) or `@<step>` behind
+            it. The newest one may be damaged (see `damage.check`): another one is never taken in its
+            place unasked.
 
     Raises:
         UserError: there is none.
     """
-    path = pathlib.Path(path).absolute()
+    path = os.path.abspath(path)
+    directory, at, wanted = path.rpartition("@")
+    if not at or os.path.exists(path):
+        directory, wanted = path, ""
+    if not wanted and _is_checkpoint(pathlib.Path(directory)):
+        return pathlib.Path(directory)
+    found = _stored_steps(pathlib.Path(directory))
+    if not found:
+        raise UserError(
+            f"no checkpoint in {directory}; give a working directory of a training, or one of the "
+            "folders in its checkpoints/"
+        )
+    if not wanted:
+        return found[max(found)]
+    if wanted == "best":
+        best = find_best(found[max(found)].parent)
+        if best is None:
+            raise UserError(
+                f"no checkpoint in {directory} has been evaluated, so none is the best; there are "
+                f"{_listed_steps(found)}"
+            )
+        return found[best]
+    if not wanted.isdecimal() or int(wanted) not in found:
+        raise UserError(
+            f"{directory} has no checkpoint @{wanted}; there are {_listed_steps(found)} and @best"
+        )
+    return found[int(wanted)]
+
+
+def _stored_steps(path):
+    """The checkpoints of a working directory or of the folder of its checkpoints: `{step: folder}`."""
     for candidate in (path, path / "checkpoints"):
-        if _is_checkpoint(candidate):
-            return candidate
-        steps = [
-            step
+        found = {
+            step: candidate / str(step)
             for step in damage.steps(candidate)
             if candidate.name == "checkpoints" or _is_checkpoint(candidate / str(step))
-        ]
-        if steps:
-            return candidate / str(max(steps))
-    raise UserError(
-        f"no checkpoint in {path}; give a working directory of a training, or one of the folders "
-        "in its checkpoints/"
-    )
+        }
+        if found:
+            return found
+    return {}
+
+
+def _listed_steps(found):
+    return ", ".join(f"@{step}" for step in sorted(found))
+
+
+def find_best(directory):
+    """Step of the best checkpoint in `directory` by their evaluations, or `None`."""
+    steps = damage.steps(directory)
+    for metric in ("map", "top1"):  # lists with several labels per video have no top-1
+        best = _Best(directory, metric).of(steps)
+        if best is not None:
+            return best
+    return None
+
+
+def describe(directory):
+    """Which checkpoint of a training a folder is, such as "step 1200, the newest; best: step 800"."""
+    name = directory.name
+    if directory.parent.name != "checkpoints" or not name.isdecimal():
+        return str(directory)
+    best = find_best(directory.parent)
+    kinds = ["the newest"] * (int(name) == max(damage.steps(directory.parent)))
+    kinds += ["the best"] * (int(name) == best)
+    other = f"; the best is that of step {best}, @best" if best not in (None, int(name)) else ""
+    return f"{directory}, {' and '.join(kinds) or 'neither the newest nor the best'}{other}"
 
 
 def _is_checkpoint(folder):
@@ -360,3 +415,22 @@ def load_model(path, *, mesh=None, **overrides):
     }
     values = _read(directory, "model", target)
     return nnx.merge(graph, _filled(nnx.as_pure(state), values)), about
+
+
+def is_stored(path):
+    """Whether a path, perhaps with `@best` or `@<step>` behind it, names checkpoints (see `find`)."""
+    path = os.path.abspath(path)
+    if not os.path.exists(path):
+        path = path.rpartition("@")[0]
+    folder = pathlib.Path(path)
+    return _is_checkpoint(folder) or bool(_stored_steps(folder))
+
+
+def read_weights(directory):
+    """The parameters and statistics of a checkpoint, as host arrays `{name: array}`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    model, _ = load_model(directory)
+    return jax.device_get(named(nnx.as_pure(nnx.state(model))))

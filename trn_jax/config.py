@@ -69,10 +69,14 @@ def base(*, dataset, model, num_classes):
     config.data_dir = placeholder(str)  # folder of the data set; None: data/<dataset>, or, for the
     # synthetic one, which is written on first use, <parent of workdir>/data/synthetic
 
-    config.init_from = placeholder(str)  # .pth, .safetensors or .npz file with weights for the
-    # backbone to start from, of ImageNet or of another model, or a folder with the published file
-    # (init_url); None: random weights
-    config.init_head = False  # begin with the neck and the head of that file, too
+    config.init_from = placeholder(str)  # weights for the backbone to start from: a .pth,
+    # .safetensors or .npz file, of ImageNet or of another model; a folder with the published file
+    # (init_url); a checkpoint or a working directory, with "@best" or "@<step>" behind it for another
+    # checkpoint than the newest; None: random weights
+    config.init_head = (
+        False  # begin with the neck and the head, too; of checkpoints, as far as they
+    )
+    # have the same shapes
     config.init_url = placeholder(str)  # where the file is published that the recipe's numbers
     # started from
 

@@ -22,6 +22,7 @@ from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_text
+from trn_jax.prepare.progress import Progress
 from trn_jax.scores import Scores, check_dump, dump_path
 from trn_jax.scores import write as write_scores
 from trn_jax.watchdog import Watchdog
@@ -158,10 +159,21 @@ class Evaluator:
         self.check(views, states)
         num_videos, num_classes = len(data.val_records), len(data.class_names)
         scores = {name: np.zeros((num_videos, num_classes), np.float32) for name in parsed}
-        merger = _Merger(scores, parsed, self._prescribed(states), self._multi_label)
+        labels = None if data.multi_label else data.val_labels
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
-        num_clips = self._score(videos, states, merger)
+        first = jax.process_index() == 0
+        share = len(range(jax.process_index(), num_videos, jax.process_count()))
+        with Progress("Evaluating", share, "videos", shown=first) as progress:
+            merger = _Merger(
+                scores,
+                parsed,
+                prescribed=self._prescribed(states),
+                multi_label=self._multi_label,
+                class_order=self._class_order,
+                merged=_RunningAccuracy(labels, progress.add),
+            )
+            num_clips = self._score(videos, states, merger)
         missing = np.isin(np.arange(num_videos), list(problems))
         rows, num_clips = _of_all_hosts({"scores": scores, "missing": missing}, num_clips)
         if rows is None:
@@ -182,8 +194,6 @@ class Evaluator:
         }
         results = {}
         for name, view in views.items():
-            if self._class_order is not None:
-                scores[name] = scores[name][:, self._class_order]
             found = Scores(
                 scores=scores[name],
                 labels=data.val_labels,
@@ -301,6 +311,28 @@ class Evaluator:
         return None if results is None else [found | about for found in results.values()]
 
 
+class _RunningAccuracy:
+    """Counts the videos that have been evaluated, and how many of them were classified correctly.
+
+    Args:
+        labels: int `[videos]`; `None` if videos have several.
+        show: called for every video as `show(1, text)`, with the accuracy so far.
+    """
+
+    def __init__(self, labels, show):
+        self._labels = labels
+        self._show = show
+        self._num_videos = self._num_correct = 0
+
+    def __call__(self, example, scores):
+        self._num_videos += 1
+        text = ""
+        if self._labels is not None:
+            self._num_correct += int(np.argmax(scores) == self._labels[example])
+            text = f"top-1 {100 * self._num_correct / self._num_videos:.2f} % so far"
+        self._show(1, text)
+
+
 class _Merger:
     """Collects the logits of a video's clips, and merges them as soon as they are complete.
 
@@ -309,15 +341,19 @@ class _Merger:
         views: `{name: View}`.
         prescribed: what the model prescribes for several views.
         multi_label: whether videos have several labels each.
+        class_order: see `Evaluator`.
+        merged: called with the position of a video in the list and its scores in the first view.
     """
 
-    def __init__(self, scores, views, prescribed, multi_label):
+    def __init__(self, scores, views, *, prescribed, multi_label, class_order, merged):
         self._scores = scores
         self._merge = {
             name: prescribed if view.merge_views == "model" else view.merge_views
             for name, view in views.items()
         }
         self._multi_label = multi_label
+        self._class_order = slice(None) if class_order is None else class_order
+        self._merged = merged
         self._open: dict[int, dict] = {}
 
     def begin(self, videos):
@@ -334,11 +370,12 @@ class _Merger:
                 self._close(self._open.pop(example))
 
     def _close(self, video):
+        example = video["example"]
         for name, (shape, looks) in video["views"].items():
             logits = np.stack([video["logits"][(shape, *look)] for look in looks])
-            self._scores[name][video["example"]] = merge_views(
-                logits, merge=self._merge[name], multi_label=self._multi_label
-            )
+            merged = merge_views(logits, merge=self._merge[name], multi_label=self._multi_label)
+            self._scores[name][example] = merged[self._class_order]
+        self._merged(example, self._scores[next(iter(self._scores))][example])
 
 
 def _of_all_hosts(rows, num_clips):
@@ -409,8 +446,7 @@ def evaluate(
     directory = checkpoint.find(path)
     about = checkpoint.read_about(directory)
     stored = about["config"]
-    trusted = config is not None
-    config = config if trusted else recipe.from_dict(stored)
+    config = recipe.from_dict(stored) if config is None else config
     recipe.check(config)
     recipe.check_model(config, stored, directory)
     names = recipe.protocol_names(config, protocols)
@@ -418,8 +454,10 @@ def evaluate(
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         stack.enter_context(hold(workdir))
         watchdog.note("startup (reading the lists)")
+        log(f"evaluating {checkpoint.describe(directory)}")
         # A checkpoint may be somebody else's: it does not choose where data is written.
-        data = recipe.Data(config, workdir, split, may_write=trusted)
+        may_write = config.data_dir != stored.get("data_dir")
+        data = recipe.Data(config, workdir, split, may_write=may_write)
         stack.callback(data.close)
         order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
         watchdog.note(f"startup (reading {directory})")

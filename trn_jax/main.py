@@ -2,8 +2,10 @@
 
     python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn
 
-With `--mode=eval --checkpoint=runs/trn` a checkpoint is evaluated; `--config` is optional then,
-because checkpoints carry their configuration. With `--mode=check` all videos of the data set are
+With `--mode=eval --checkpoint=runs/trn` the newest checkpoint of a training is evaluated, with
+`--checkpoint=runs/trn@best` the best one, with `runs/trn@1200` that of step 1200. `--config` is
+optional then, because checkpoints carry their configuration; `--config.data.val_list=...` changes a
+setting of it. With `--mode=check` all videos of the data set are
 looked at, and with `--mode=plan` the recipe is compiled for a topology; nothing is trained.
 
 On several hosts, every one of them runs the same command. In Slurm, Open MPI, Cloud TPU and
@@ -27,11 +29,17 @@ _LOADER = os.path.dirname(config_flags.__file__)  # what runs a recipe
 _LIBRARIES = (os.path.dirname(_LOADER), os.path.dirname(app.__file__))
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as configs/trn_sthv1.py.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, logs and results; with --mode=eval for results only."
+    "workdir",
+    None,
+    "Folder for checkpoints, logs and results, by default runs/<recipe>; with --mode=eval for results "
+    "only, by default that of the training.",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "check", "plan"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "With --mode=eval: a checkpoint, or the working directory of a training."
+    "checkpoint",
+    None,
+    "With --mode=eval: a checkpoint, or the working directory of a training (its newest checkpoint), "
+    "<directory>@best or <directory>@<step>.",
 )
 _PROTOCOL = flags.DEFINE_string(
     "protocol", "all", "With --mode=eval: names of protocols of the recipe, or all."
@@ -84,6 +92,37 @@ _HOSTS_TIMEOUT = flags.DEFINE_integer(
 )
 
 
+# Flags of the training and test scripts of mmaction2, and what does the same here.
+_SETTING = "settings are given one by one, such as --config.optim.lr=0.01"
+_RESUME = "the same command on the same --workdir resumes"
+_PER_DEVICE = "all devices of this machine are used; several machines: --coordinator, --num_hosts"
+_FOREIGN_FLAGS = {
+    "work_dir": "here it is --workdir",
+    "validate": "validation is on: --config.train.eval_every=<epochs> says how often",
+    "no_validate": "here it is --config.train.eval_every=0, which validates at the end only",
+    "seed": "here it is --config.seed",
+    "deterministic": "runs are deterministic (on GPUs: see the README on XLA_FLAGS)",
+    "diff_rank_seed": "leave it out: the batches do not depend on the number of devices",
+    "cfg_options": _SETTING,
+    "options": _SETTING,
+    "auto_scale_lr": "here it is --config.optim.scale_lr=True",
+    "eval": "all metrics are computed; --mode=eval --checkpoint=<checkpoint> evaluates",
+    "out": "here it is --dump=<file>, with --mode=eval",
+    "resume": _RESUME,
+    "resume_from": _RESUME,
+    "auto_resume": _RESUME,
+    "load_from": "here it is --config.init_from",
+    "amp": "here it is --config.model.dtype=bfloat16",
+    "launcher": _PER_DEVICE,
+    "local_rank": _PER_DEVICE,
+    "gpus": _PER_DEVICE,
+    "gpu_ids": _PER_DEVICE,
+    "average_clips": "here it is --config.protocols.<name>.merge_views=logits or probabilities",
+    "test_last": "the last state is evaluated at the end, by all protocols",
+    "test_best": "evaluate it with --mode=eval --checkpoint=<workdir>@best",
+}
+
+
 def main(_):
     """Do what the flags say."""
     # Of a crash, the thread that crashed. absl shows all, in front of what `watchdog` has to say.
@@ -99,6 +138,7 @@ def _main(signals):
     from trn_jax.data import memory
 
     memory.keep()  # before the others, which start threads
+    from trn_jax import checkpoint
     from trn_jax.compilation_cache import keep_programs
     from trn_jax.evaluate import evaluate
     from trn_jax.train import train
@@ -111,19 +151,17 @@ def _main(signals):
     if _MODE.value == "plan":
         return _plan(config)
     if _MODE.value == "train":
-        if config is None or not _WORKDIR.value:
-            raise UserError(
-                "training needs a recipe and a folder: "
-                "--config=configs/trn_synthetic.py --workdir=runs/trn"
-            )
+        if config is None:
+            raise UserError("training needs a recipe: --config=configs/trn_synthetic.py")
         if _DUMP.value:
             raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
         profile_steps = _profile_steps(_PROFILE_STEPS.value)
+        workdir = _WORKDIR.value or os.path.join("runs", _recipe_name())
         _bring_hosts_together()
-        keep_programs(_WORKDIR.value)
+        keep_programs(workdir)
         return train(
             config,
-            _WORKDIR.value,
+            workdir,
             profile_steps=profile_steps,
             ignore_lists=_IGNORE_LISTS.value,
             ignore_class_names=_IGNORE_CLASS_NAMES.value,
@@ -132,7 +170,7 @@ def _main(signals):
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
     _bring_hosts_together()
-    workdir = _WORKDIR.value or _workdir_of(_CHECKPOINT.value)
+    workdir = _WORKDIR.value or _workdir_of(checkpoint.find(_CHECKPOINT.value))
     keep_programs(workdir)
     num_unreadable = evaluate(
         config,
@@ -144,6 +182,12 @@ def _main(signals):
         split=_SPLIT.value,
     )
     return 1 if num_unreadable else 0
+
+
+def _recipe_name():
+    """Name of the recipe's file without its extension."""
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _profile_steps(text):
@@ -242,26 +286,27 @@ def _check_recipe(error):
         )
 
 
-def _workdir_of(checkpoint):
-    """The working directory that a checkpoint `<workdir>/checkpoints/<step>` lies in."""
-    path = os.path.abspath(checkpoint)
-    parent, name = os.path.split(path)
-    if name == "checkpoints":
-        return parent
-    if os.path.basename(parent) == "checkpoints":
-        return os.path.dirname(parent)
-    return path
+def _workdir_of(directory):
+    """The working directory that a checkpoint `<workdir>/checkpoints/<step>` lies in, or itself."""
+    parent = directory.parent
+    return str(parent.parent if parent.name == "checkpoints" else directory)
 
 
 def _parse(arguments):
     try:
-        return flags.FLAGS(arguments)
+        arguments = [_addressable(argument) for argument in arguments]
+        _check_foreign(arguments)
+        sys.argv = list(arguments)  # where ml_collections looks for settings of a recipe
+        _use_stored_config(arguments)
+        return _without_arguments(flags.FLAGS(arguments))
     except Exception as error:
         # Of what a recipe raises, ml_collections and absl make errors of their own.
         first: BaseException = error
         while first.__context__:
             first = first.__context__
         _check_recipe(error)
+        if isinstance(error, UserError):
+            raise
         if isinstance(first, UserError):
             raise first from None
         if place := _place_in_recipe(first):
@@ -272,6 +317,55 @@ def _parse(arguments):
         if isinstance(error, AttributeError | KeyError | TypeError | ValueError | OSError):
             raise UserError(_explain_flag(error, arguments)) from None
         raise
+
+
+def _addressable(argument):
+    """A setting of a protocol in the form that ml_collections parses, which reads names as Python.
+
+    `--config.protocols.25x10.crop=ten` -> `--config.protocols['25x10'].crop=ten`.
+    """
+    found = re.match(r"(--?config\.protocols)\.([A-Za-z0-9_-]+)((?:\.|=|$).*)", argument, re.DOTALL)
+    if found is None or found[2].isidentifier():
+        return argument
+    return f"{found[1]}[{found[2]!r}]{found[3]}"
+
+
+def _check_foreign(arguments):
+    """Answer flags of mmaction2 with the name that they have here."""
+    for argument in arguments[1:]:
+        name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+        if argument.startswith("-") and name in _FOREIGN_FLAGS:
+            raise UserError(
+                f"{argument.partition('=')[0]} is a flag of mmaction2; {_FOREIGN_FLAGS[name]}"
+            )
+
+
+def _without_arguments(rest):
+    """What is left of the command line; words that belong to no flag are refused."""
+    if len(rest) > 1:
+        is_recipe = rest[1].endswith(".py")
+        hint = f"a recipe is given as --config={rest[1]}" if is_recipe else "--help lists all flags"
+        raise UserError(f"{rest[1]!r} belongs to no flag; {hint}")
+    return rest
+
+
+def _use_stored_config(arguments):
+    """Without a recipe, apply settings of the command line to the configuration of the checkpoint."""
+    if not any(re.match(r"--?config[.\[]", argument) for argument in arguments):
+        return
+    if any(re.fullmatch(r"--?config(=.*)?", argument, re.DOTALL) for argument in arguments):
+        return
+    others = [a for a in arguments if not re.match(r"--?config[.\[]", a)]
+    flags.FLAGS(others)
+    path, mode = _CHECKPOINT.value, _MODE.value
+    flags.FLAGS.unparse_flags()
+    if mode != "eval" or not path:
+        raise UserError("settings need a recipe, --config=<recipe>, or a --checkpoint to evaluate")
+    from trn_jax import checkpoint, recipe
+
+    stored = recipe.from_dict(checkpoint.read_about(checkpoint.find(path))["config"])
+    del flags.FLAGS["config"]
+    config_flags.DEFINE_config_dict("config", stored)
 
 
 def _place_in_recipe(error):
@@ -316,10 +410,8 @@ def run(arguments=None):
     """Entry point; returns the exit status."""
     logging.set_verbosity(logging.FATAL)  # of Orbax and grain, which raise what they log as errors
     sys.unraisablehook = _without_closed_loops
-    if arguments:
-        sys.argv = list(arguments)  # where ml_collections looks for settings of a recipe
     try:
-        app.run(main, argv=arguments, flags_parser=_parse)
+        app.run(main, argv=arguments and list(arguments), flags_parser=_parse)
     except UserError as error:
         _fail(f"error: {error}", error.status)
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ Together with the loop in `train` and `evaluate` this is the only code that sees
 import collections
 import json
 import os
+import re
 
 import jax
 import numpy as np
@@ -369,6 +370,35 @@ def initial_weights(config):
         raise UserError(f"init_from: there is no file {path}{started if wanted else ''}")
     convert.check_name(path)
     return convert.read_torch_file(path)
+
+
+def model_options(config):
+    """Arguments of `create_model` for a training.
+
+    Where all weights are drawn, nothing is frozen: batch norms would stay at mean 0 and variance 1,
+    and stages at noise, which only what comes from elsewhere makes sense of.
+    """
+    options = config.model.to_dict()
+    if not config.init_from:
+        options |= dict(partial_bn=None, frozen_stages=None)
+    return options
+
+
+def describe_start(config):
+    """A warning for a recipe whose published numbers started from weights that are not given; or ""."""
+    if config.init_from or not config.init_url:
+        return ""
+    name = config.init_url.rpartition("/")[2]
+    digest = re.search(r"-([0-9a-f]{8,})\.", name)
+    frozen = [key for key in ("partial_bn", "frozen_stages") if config.model[key] is not None]
+    trains = " and ".join(f"model.{key}" for key in frozen)
+    return (
+        f"warning: the published numbers started from {name}"
+        + (f" (its SHA-256 begins with {digest[1]})" if digest else "")
+        + f", and this run starts from random weights. Download {config.init_url} and add "
+        f"--config.init_from=<its folder>"
+        + (f". Without them nothing is frozen: {trains} has no effect" if frozen else "")
+    )
 
 
 def check_batch(config, num_devices, num_hosts=1):

@@ -23,6 +23,7 @@ from trn_jax.train_step import (
     TrainState,
     all_finite,
     classification_loss,
+    copy_weights,
     init_state,
     jit_train_step,
     lay_state,
@@ -100,7 +101,7 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
     steps_per_epoch = len(data.train_records) / config.train.batch
     rate = recipe.learning_rate(config, steps_per_epoch)
     graph, optimizer, state = init_state(
-        lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
+        lambda: create_model(**recipe.model_options(config), rngs=nnx.Rngs(config.seed)),
         lambda params: recipe.optimizer(config, params, rate),
         mesh,
         config.train.shard_state,
@@ -136,9 +137,7 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
         state = _restore(checkpoints, first_step, state)
     elif config.init_from:
         watchdog.note(f"startup (reading {config.init_from})")
-        weights = recipe.initial_weights(config)
-        parts = dict(backbone_only=not config.init_head, reset_temporal_op=None)
-        state = load_weights(graph, state, weights, **parts)
+        state = _start_from(config, graph, state)
     describe_workdir(config, workdir, data.class_names, lists)
 
     step_fn = jit_train_step(
@@ -154,6 +153,8 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
     )
     loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step, watchdog)
     loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
+    if not first_step and (warning := recipe.describe_start(config)):
+        loop.say(warning)
     profile = Profile(profile_steps, os.path.join(workdir, "profile"))
     signals.action = watchdog.stop
     state = loop.run(step_fn, state, mesh, profile)
@@ -434,6 +435,26 @@ def _restore(checkpoints, step, state):
     )
 
 
+def _start_from(config, graph, state):
+    """The state with the weights that `config.init_from` names."""
+    parts = dict(backbone_only=not config.init_head)
+    if not checkpoint.is_stored(config.init_from):
+        weights = recipe.initial_weights(config)
+        return load_weights(graph, state, weights, reset_temporal_op=None, **parts)
+    directory = checkpoint.find(config.init_from)
+    try:
+        state, drawn = copy_weights(state, checkpoint.read_weights(directory), **parts)
+    except UserError as error:
+        raise UserError(f"init_from={config.init_from}: {error}") from None
+    say(f"weights from {checkpoint.describe(directory)}")
+    if drawn:
+        kept = (
+            "" if config.init_head else " (init_head=True takes neck and head as far as they fit)"
+        )
+        say(f"{len(drawn)} arrays are drawn, such as {drawn[0]}{kept}")
+    return state
+
+
 def _first_lines(config, data, state, mesh, first_step, num_steps):
     count = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.fixed)))
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -441,8 +462,6 @@ def _first_lines(config, data, state, mesh, first_step, num_steps):
     origin = "random weights"
     if config.init_from:
         origin = f"the weights of {config.init_from}"
-    elif config.init_url:
-        origin += f" (the published numbers: from {config.init_url}, see init_from)"
     start = f"resuming after step {first_step}" if first_step else f"starting from {origin}"
     name = "own data" if config.data.dataset == "frames" else config.data.dataset
     lines = [

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from trn_jax import convert
 from trn_jax.devices import replicated, split_batch, split_largest
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, listed
 
 SHARD_STATE = ("none", "optimizer", "all")
 
@@ -327,3 +327,39 @@ def load_weights(graph, state, weights, **options):
     places = jax.tree.map(lambda leaf: leaf.sharding, state.model)
     params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), places)
     return state.replace(params=params, stats=stats, fixed=fixed)
+
+
+def copy_weights(state, values, *, backbone_only):
+    """Begin with the weights of a checkpoint of this package.
+
+    Args:
+        state: a `TrainState`.
+        values: `{name: array}` of the whole model, see `checkpoint.read_weights`.
+        backbone_only: leave neck and head as they were drawn.
+
+    Returns:
+        The new state, and the names of what was left as it was drawn: of neck and head, what the
+        checkpoint lacks or has in another shape, such as a classifier of other classes; and a
+        temporal op that the checkpoint does not have.
+
+    Raises:
+        UserError: the backbone is another one.
+    """
+    problems, drawn = [], []
+
+    def choose(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        found = values.get(name)
+        in_backbone = name.startswith("backbone.")
+        if found is not None and found.shape == leaf.shape and (in_backbone or not backbone_only):
+            return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
+        if in_backbone and (found is not None or ".temporal_op." not in name):
+            has = "is missing" if found is None else f"has shape {found.shape}"
+            problems.append(f"{name} {has}, expected {leaf.shape}")
+        drawn.append(name)
+        return leaf
+
+    params, stats, fixed = jax.tree_util.tree_map_with_path(choose, state.model)
+    if problems:
+        raise UserError(f"it has another backbone, {len(problems)} differences:{listed(problems)}")
+    return state.replace(params=params, stats=stats, fixed=fixed), drawn

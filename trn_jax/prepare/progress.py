@@ -9,21 +9,25 @@ _SECONDS_BETWEEN_LINES = 30
 
 
 class Progress:
-    """Counts what is done of a whole, and shows it on standard error.
+    """Counts what is done of a whole, and shows it on standard error with the time that is left.
 
     Args:
         what: what is being done, such as "Counting frames".
         total: how much there is to do.
         unit: of `total`, such as "B" or "videos".
+        shown: whether to show anything, such as on process 0 only.
     """
 
-    def __init__(self, what, total, unit):
+    def __init__(self, what, total, unit, *, shown=True):
         self._what = what
         self._total = total
+        self._unit = unit
+        self._shown = shown
         self._done = 0
-        self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+        self._start = time.monotonic()
+        self._next_line = self._start + _SECONDS_BETWEEN_LINES
         self._bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             self._bar = tqdm.tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B")
 
     def __enter__(self):
@@ -33,12 +37,28 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def add(self, amount=1):
-        """Note that `amount` more is done."""
+    def add(self, amount=1, detail=""):
+        """Note that `amount` more is done.
+
+        Args:
+            amount: in units.
+            detail: what to show besides, such as the accuracy so far.
+        """
         self._done += amount
         if self._bar is not None:
+            self._bar.set_postfix_str(detail, refresh=False)
             self._bar.update(amount)
-        elif time.monotonic() >= self._next_line:
-            share = self._done / max(self._total, 1)
-            print(f"{self._what}: {share:.0%}", file=sys.stderr, flush=True)
+        elif self._shown and time.monotonic() >= self._next_line:
+            print(self._line(detail), file=sys.stderr, flush=True)
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+    def _line(self, detail):
+        rate = self._done / (time.monotonic() - self._start)
+        minutes, seconds = divmod(round((self._total - self._done) / max(rate, 1e-9)), 60)
+        left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+        share = f"{self._done / max(self._total, 1):.0%}"
+        if self._unit == "B":
+            return f"{self._what}: {share}, {rate / 1e6:.1f} MB/s, {left}"
+        counts = f"{self._done:,} of {self._total:,} {self._unit}"
+        extra = f", {detail}" if detail else ""
+        return f"{self._what}: {counts} ({share}){extra}, {rate:.1f} {self._unit}/s, {left}"
