@@ -296,10 +296,10 @@ def find(path):
     """The folder of a checkpoint.
 
     Args:
-        path: the folder itself; a working directory or its `checkpoints`, which stand for the newest
-            one; or one of these with `@best` (by the metrics of its evaluation) or `@<step>` behind
-            it. The newest one may be damaged (see `damage.check`): another one is never taken in its
-            place unasked.
+        path: the folder itself; a working directory or its `checkpoints`, which stand for the
+            newest one; or one of these with `@best` (by the metrics of its evaluation) or `@<step>`
+            behind it. The newest one may be damaged (see `damage.check`): another one is never
+            taken in its place unasked.
 
     Raises:
         UserError: there is none.
@@ -334,7 +334,7 @@ def find(path):
 
 
 def _stored_steps(path):
-    """The checkpoints of a working directory or of the folder of its checkpoints: `{step: folder}`."""
+    """The checkpoints of a working directory or of its `checkpoints`: `{step: folder}`."""
     for candidate in (path, path / "checkpoints"):
         found = {
             step: candidate / str(step)
@@ -361,7 +361,7 @@ def find_best(directory):
 
 
 def describe(directory):
-    """Which checkpoint of a training a folder is, such as "step 1200, the newest; best: step 800"."""
+    """A checkpoint with its place among those of a training, such as "..., the newest"."""
     name = directory.name
     if directory.parent.name != "checkpoints" or not name.isdecimal():
         return str(directory)
@@ -418,7 +418,7 @@ def load_model(path, *, mesh=None, **overrides):
 
 
 def is_stored(path):
-    """Whether a path, perhaps with `@best` or `@<step>` behind it, names checkpoints (see `find`)."""
+    """Whether a path names checkpoints, perhaps with `@best` or `@<step>`, see `find`."""
     path = os.path.abspath(path)
     if not os.path.exists(path):
         path = path.rpartition("@")[0]

@@ -71,8 +71,8 @@ def base(*, dataset, model, num_classes):
 
     config.init_from = placeholder(str)  # weights for the backbone to start from: a .pth,
     # .safetensors or .npz file, of ImageNet or of another model; a folder with the published file
-    # (init_url); a checkpoint or a working directory, with "@best" or "@<step>" behind it for another
-    # checkpoint than the newest; None: random weights
+    # (init_url); a checkpoint or a working directory, with "@best" or "@<step>" behind it for
+    # another checkpoint than the newest; None: random weights
     config.init_head = (
         False  # begin with the neck and the head, too; of checkpoints, as far as they
     )

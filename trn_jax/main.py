@@ -31,14 +31,14 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as confi
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder for checkpoints, logs and results, by default runs/<recipe>; with --mode=eval for results "
-    "only, by default that of the training.",
+    "Folder for checkpoints, logs and results, by default runs/<recipe>; with --mode=eval for "
+    "results only, by default that of the training.",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "check", "plan"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "With --mode=eval: a checkpoint, or the working directory of a training (its newest checkpoint), "
+    "With --mode=eval: a checkpoint; the working directory of a training, for its newest one; "
     "<directory>@best or <directory>@<step>.",
 )
 _PROTOCOL = flags.DEFINE_string(
@@ -350,7 +350,7 @@ def _without_arguments(rest):
 
 
 def _use_stored_config(arguments):
-    """Without a recipe, apply settings of the command line to the configuration of the checkpoint."""
+    """Without a recipe, apply settings to the configuration that the checkpoint carries."""
     if not any(re.match(r"--?config[.\[]", argument) for argument in arguments):
         return
     if any(re.fullmatch(r"--?config(=.*)?", argument, re.DOTALL) for argument in arguments):

@@ -385,7 +385,7 @@ def model_options(config):
 
 
 def describe_start(config):
-    """A warning for a recipe whose published numbers started from weights that are not given; or ""."""
+    """A warning where the published numbers started from weights that are not given, or ""."""
     if config.init_from or not config.init_url:
         return ""
     name = config.init_url.rpartition("/")[2]
