@@ -107,6 +107,8 @@ def base(*, dataset, model, num_classes):
         init_std=placeholder(float),  # of the first weights of the layer on the features
         eval_relations=placeholder(str),  # TRN: "expected", "first" or "sample"
         train_relations=placeholder(str),
+        max_relations=placeholder(int),  # TRN: relations per scale that make up a score
+        embedding_channels=placeholder(int),  # TRN: features of a frame that relations see
     )
 
     config.data = dict(
@@ -311,6 +313,8 @@ ALLOWED: dict[str, Range | Each | OneOf] = {
     "model.init_std": Range(0, excluded="low"),
     "model.eval_relations": OneOf(("expected", "first", "sample")),
     "model.train_relations": OneOf(("expected", "first", "sample")),
+    "model.max_relations": _COUNT,
+    "model.embedding_channels": _COUNT,
     "data.source": OneOf(("frames", "videos", "records")),
     "data.first_frame": _NOT_NEGATIVE,
     "data.on_error": OneOf(("raise", "skip")),

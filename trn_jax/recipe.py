@@ -514,7 +514,7 @@ def check_model(config, checkpoint_config, directory):
     """
     # No parameter depends on these.
     free = {"drop_path_rate", "dropout_rate", "dtype", "eval_relations", "frozen_stages"}
-    free |= {"init_std", "norm_group", "partial_bn", "remat", "train_relations"}
+    free |= {"init_std", "max_relations", "norm_group", "partial_bn", "remat", "train_relations"}
     stored = flat(checkpoint_config["model"])
     asked = flat(json.loads(to_json(config))["model"])
     changed = [

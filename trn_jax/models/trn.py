@@ -110,7 +110,9 @@ class TRNHead(nnx.Module):
         num_segments: number of frames T of a clip.
         multi_scale: relations of all scales T, T - 1, ..., 2, else of scale T only.
         dropout_rate: share of each frame's features that is dropped in training.
-        embedding_channels: features of a frame that the relations see.
+        embedding_channels: features of a frame that the relations see (`img_feature_dim` in
+            TRN-pytorch and its version for MindSpore).
+        max_relations: relations of a scale that make up a score (`subsample_num` there).
         init_std: standard deviation of the embedding's initial weights.
         train_relations: relations in training: "sample" (drawn with a key), "first" (the first ones
             in lexicographic order) or "expected" (the exact expectation over all draws).
@@ -133,6 +135,7 @@ class TRNHead(nnx.Module):
         multi_scale,
         dropout_rate=0.8,
         embedding_channels=256,
+        max_relations=3,
         init_std=0.001,
         train_relations="sample",
         eval_relations="expected",
@@ -167,6 +170,7 @@ class TRNHead(nnx.Module):
                 embedding_channels,
                 hidden_channels,
                 num_classes,
+                max_relations=max_relations,
                 dtype=dtype,
                 rngs=rngs,
             )
