@@ -5,8 +5,9 @@ r"""Run a command as several hosts on this machine: processes with virtual CPU d
 
 Every process is told its place by the environment (TRN_JAX_COORDINATOR, TRN_JAX_NUM_HOSTS and
 TRN_JAX_HOST) and runs in a process group of its own. Its lines come with its number before them.
-SIGTERM and SIGINT go on to all processes. When one fails, the others have --grace seconds to end by
-themselves, and as many after SIGTERM. None is left behind, however this command ends.
+SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 are passed on to all processes. When one fails, the
+others have --grace seconds to end by themselves, and as many after SIGTERM. None is left behind,
+however this command ends.
 
 With --restarts=N all are started again, up to N times, after a failure or an interruption of one of
 them (status 75); not after status 2, an error that would come again, and not once this command has
@@ -31,6 +32,13 @@ import time
 
 USER_ERROR = 2
 _TICK = 0.05  # seconds between looks at the processes
+_STOP_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 def main(arguments=None):
@@ -199,7 +207,7 @@ class _Host:
 
 
 class _Signals:
-    """Passes SIGTERM and SIGINT on.
+    """Passes on the signals that ask a run to stop, unless they were ignored from the start.
 
     Attributes:
         received: the number of the last one, or 0.
@@ -208,8 +216,9 @@ class _Signals:
     def __init__(self):
         self.received = 0
         self._processes: list[subprocess.Popen] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._pass_on)
+        for number in _STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._pass_on)
 
     def send_to(self, process):
         """Let a process have them, too, also the one that came before it began."""

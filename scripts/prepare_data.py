@@ -17,12 +17,11 @@ import sys
 
 def main(arguments=None):
     """Entry point; returns the exit status."""
-    from trn_jax.cli import exit_status, positive
+    from trn_jax.cli import exit_status, positive, prepare_archives
     from trn_jax.prepare import PREPARATIONS
     from trn_jax.prepare.frames import Settings
     from trn_jax.prepare.lists import ORDERS
     from trn_jax.prepare.processes import num_processors
-    from trn_jax.prepare.target import claim
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,20 +50,16 @@ def main(arguments=None):
         f"{Settings().short_side} pixels",
     )
     chosen = parser.parse_args(arguments)
-    orders = ORDERS if chosen.order == "both" else (chosen.order,)
 
     def prepare():
-        if chosen.records:
-            from trn_jax.tfds.build import build_prepared  # says what is missing before the work
-        with claim(chosen.to):
-            outcome = PREPARATIONS[chosen.dataset](
-                chosen.archives, chosen.to, workers=chosen.workers, orders=orders
-            )
-            print(outcome, flush=True)
-            if chosen.records:
-                of_videos = outcome.training.source == "videos"
-                print("records, of the videos; they need no frames:" if of_videos else "records:")
-                print(build_prepared(outcome))
+        prepare_archives(
+            chosen.dataset,
+            chosen.archives,
+            chosen.to,
+            workers=chosen.workers,
+            orders=ORDERS if chosen.order == "both" else (chosen.order,),
+            records=chosen.records,
+        )
 
     return exit_status(prepare, stopped="stopped; the same command goes on from here")
 

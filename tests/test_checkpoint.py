@@ -238,14 +238,6 @@ def copy_of(config):
     return type(config)(config.to_dict())
 
 
-def test_a_damaged_configuration_of_a_run_is_told(trained, copy):
-    (copy / "config.json").write_text("")
-    with pytest.raises(
-        UserError, match=r"config\.json, the configuration of .*; .* delete that file"
-    ):
-        train.train(trained[0], str(copy))
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize("case", ["flipped bit", "half deleted"])
 def test_a_training_goes_on_from_the_checkpoint_before(trained, expected, copy, capsys, case):

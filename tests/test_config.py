@@ -1,16 +1,21 @@
 """The configuration and the recipes: complete, locked, buildable, and as published."""
 
 import dataclasses
+import functools
 import importlib
 import json
+import math
 import pathlib
+import re
 
 import pytest
+from ml_collections import ConfigDict
 
 from trn_jax import config as configuration
 from trn_jax import recipe
 from trn_jax.data import datasets, sampling
 from trn_jax.data.views import View
+from trn_jax.errors import UserError
 from trn_jax.models import MODELS
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -117,6 +122,76 @@ def test_views_have_the_keys_and_the_defaults_of_what_reads_them():
     assert View(**configuration.view()).num_views == 1
 
 
+def wrong_values(allowed):
+    """Values that a row of the table of ranges refuses, three at least."""
+    if isinstance(allowed, configuration.OneOf):
+        first = allowed.values[0]
+        return [f"no_{first}", f"{first} ", ""] if isinstance(first, str) else [first + 1, -1, 0]
+    if isinstance(allowed, configuration.Each):
+        right = [allowed.range.high if allowed.range.high < 1e9 else 1.0] * (allowed.length or 2)
+        wrong = [[value, *right[1:]] for value in wrong_values(allowed.range)]
+        wrong += [[*right, *right]] * bool(allowed.length) + [0.5]
+        return wrong + [[1.0, 0.5]] * allowed.ascending
+    wrong = [math.nan, math.inf, -math.inf, allowed.low - 1, True, "1"]
+    if allowed.high < math.inf:
+        wrong.append(allowed.high + 1)
+    if allowed.excluded:
+        wrong.append(getattr(allowed, allowed.excluded))
+    return wrong
+
+
+@pytest.mark.parametrize("key", [*configuration.ALLOWED, "data.val.*", "protocols.efficient.*"])
+def test_wrong_values_are_answered_in_a_line(key):
+    parent, _, last = key.rpartition(".")
+    rows = configuration.VIEW if last == "*" else {last: configuration.ALLOWED.get(key)}
+    for name, allowed in rows.items():
+        wrong = wrong_values(allowed)
+        assert len(wrong) >= 3
+        for value in wrong:
+            values = base().to_dict()
+            functools.reduce(dict.__getitem__, filter(None, parent.split(".")), values)[name] = (
+                value
+            )
+            with pytest.raises(UserError) as raised:
+                configuration.check(ConfigDict(values))
+            said = str(raised.value)
+            assert "\n" not in said
+            assert said.startswith(f"{parent}.{name}=".lstrip(".")) and str(allowed) in said
+
+
+def test_several_wrong_values_are_all_named():
+    config = base()
+    config.train.keep = -1
+    config.optim.lr = float("nan")
+    with pytest.raises(UserError, match=r"(?s)^2 settings .*train\.keep=-1.*optim\.lr=nan"):
+        configuration.check(config)
+
+
+def test_numbers_and_names_are_in_the_table_of_ranges():
+    """Whoever adds a key decides what it allows."""
+    free = {"data_dir", "init_from", "init_head", "init_url", "train.nesterov"}
+    for key, value in flat(base()).items():
+        section, _, name = key.rpartition(".")
+        known = configuration.ALLOWED
+        if section in ("data.train", "data.val", "protocols.efficient"):
+            known, key = configuration.VIEW, name
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        assert key in known or not is_number or key in free, key
+    assert set(configuration.ALLOWED) <= set(flat(base()))
+    assert set(configuration.VIEW) <= set(configuration.view())
+
+
+@pytest.mark.parametrize("name", ["/tmp/x", "../x", "a b", "", ".", "..", "a\n", "x/y", "é"])
+def test_a_protocol_cannot_name_a_file_elsewhere(name):
+    values = base().to_dict()
+    for good in ("25x10", "a.b_c-d", "efficient"):
+        values["protocols"][good] = configuration.view().to_dict()
+    configuration.check(ConfigDict(values, allow_dotted_keys=True))
+    values["protocols"][name] = configuration.view().to_dict()
+    with pytest.raises(UserError, match=f"(?s)^protocols.{re.escape(repr(name))}: "):
+        configuration.check(ConfigDict(values, allow_dotted_keys=True))
+
+
 def test_pairs_of_class_names_survive_json():
     config = base()
     config.data.train.flip_pairs = (("to port", "to starboard"), ("in", "out"))
@@ -133,6 +208,11 @@ def test_data_keys_override_the_fields_of_a_data_set():
 
 def test_there_are_recipes():
     assert {"trn_sthv1", "trn_sthv2", "trn_synthetic", "tsn_synthetic"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_keep_to_the_ranges(name):
+    recipe.check(load(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -18,7 +18,7 @@ from small_training import write_frames
 
 from trn_jax import config as configuration
 from trn_jax import create_model, evaluate, recipe
-from trn_jax.data import decode
+from trn_jax.data import datasets, decode
 from trn_jax.errors import UserError
 
 # Merging
@@ -216,10 +216,23 @@ def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(
         evaluator.run(data, settings.protocols, states)
 
 
-def test_at_least_one_clip_is_scored_at_a_time():
-    graph, _ = nnx.split(FirstPixels())
-    with pytest.raises(UserError, match=r"eval\.max_views_per_step=0 must be at least 1"):
-        evaluate.Evaluator(graph, max_views=0)
+def test_the_test_list_is_evaluated_on_request(settings, tmp_path):
+    settings = settings("tsn_resnet10")
+    with pytest.raises(UserError, match=r"--split=test: .*test_list\.txt.*data\.test_list"):
+        _ = recipe.Data(settings, str(tmp_path / "run"), "test").val_records
+    (tmp_path / "test_list.txt").write_text("v3 25 3\nv1 40 1\n")
+    evaluator, states = evaluator_of(settings)
+    found = {}
+    for split in ("val", "test", "train"):
+        data = recipe.Data(settings, str(tmp_path / "run"), split)
+        views = {"efficient": settings.protocols.efficient}
+        (found[split],) = evaluator.run(data, views, states).values()
+    assert found["test"]["scores"].videos == ["v3", "v1"]
+    assert found["test"]["scores"].labels.tolist() == [3, 1]
+    np.testing.assert_array_equal(
+        found["test"]["scores"].scores, found["val"]["scores"].scores[[3, 1]]
+    )
+    assert found["train"]["num_videos"] == 7
 
 
 def test_results_name_their_list_also_where_it_is_not_a_file(settings, tmp_path):
@@ -227,8 +240,10 @@ def test_results_name_their_list_also_where_it_is_not_a_file(settings, tmp_path)
     text = (tmp_path / "val_list.txt").read_bytes()
     assert evaluate._list_hash(data) == hashlib.sha256(text).hexdigest()
     records = list(data.val_records)
-    files = types.SimpleNamespace(val_list=str(tmp_path))  # a folder, as of records
-    stored = types.SimpleNamespace(files=files, val_names=data.val_names, val_records=records)
+    files = datasets.Dataset(val_list=str(tmp_path))  # a folder, as of records
+    stored = types.SimpleNamespace(
+        files=files, split="val", val_names=data.val_names, val_records=records
+    )
     first = evaluate._list_hash(stored)
     records[0] = dataclasses.replace(records[0], label=3)
     assert evaluate._list_hash(stored) != first
@@ -307,3 +322,48 @@ def test_the_rows_of_all_hosts_make_up_the_list(num_hosts):
         mine[host::num_hosts] = whole[host::num_hosts]
         parts.append(evaluate.host_rows(mine, host, num_hosts))
     np.testing.assert_array_equal(evaluate.interleave(np.stack(parts), 7), whole)
+
+
+# Videos that cannot be read
+
+
+def test_videos_that_cannot_be_read_count_as_wrong(settings, tmp_path):
+    settings = settings("tsn_resnet10")
+    for name in ("v1", "v4"):
+        (tmp_path / "rawframes" / name / "00001.jpg").write_bytes(b"no image")
+        for path in (tmp_path / "rawframes" / name).iterdir():
+            path.write_bytes(b"no image")
+    evaluator, states = evaluator_of(settings)
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    found = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)["efficient"]
+    assert (found["num_videos"], found["num_unreadable"]) == (7, 2)
+    assert found["unreadable"] == ["v1", "v4"]
+    assert len(evaluator.unreadable) == 2 and "v1" in evaluator.unreadable[0]
+    scores = found["scores"]
+    np.testing.assert_array_equal(np.flatnonzero(scores.missing), [1, 4])
+    assert not scores.scores[[1, 4]].any() and scores.scores[[0, 2, 3, 5, 6]].any(axis=1).all()
+    right = scores.scores.argmax(1) == data.val_labels
+    right[[1, 4]] = False
+    assert found["metrics"]["top1"] == right.mean()
+    # The others have the scores that they have without these.
+    lines = (tmp_path / "val_list.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "val_list.txt").write_text("".join(lines[i] for i in (0, 2, 3, 5, 6)))
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    alone = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)["efficient"]
+    np.testing.assert_array_equal(alone["scores"].scores, scores.scores[[0, 2, 3, 5, 6]])
+    assert alone["num_unreadable"] == 0 and evaluator.unreadable == []
+    settings.data.on_error = "raise"
+    (tmp_path / "val_list.txt").write_text("".join(lines))
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    with pytest.raises(decode.FrameError, match="v1"):
+        evaluator.run(data, {"efficient": settings.protocols.efficient}, states)
+
+
+def test_a_list_of_which_nothing_can_be_read_is_an_error(settings, tmp_path):
+    settings = settings("tsn_resnet10")
+    for path in (tmp_path / "rawframes").rglob("*.jpg"):
+        path.write_bytes(b"no image")
+    evaluator, states = evaluator_of(settings)
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"none of the 7 videos of .*val_list\.txt"):
+        evaluator.run(data, {"efficient": settings.protocols.efficient}, states)

@@ -267,24 +267,62 @@ def test_ten_kills(tree, workers):
     assert bool(shared_memory) == bool(workers)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tree):
-    process = subprocess.Popen(
-        command(tree, "--config.train.epochs=400"),
+def begin(tree, *flags):
+    return subprocess.Popen(
+        command(tree, *flags),
         env=environment(),
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.thorough) for n in (signal.SIGHUP, signal.SIGUSR1)),
+    ],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(tree, number):
+    process = begin(tree, "--config.train.epochs=400")
     for line in process.stderr:
         if line.startswith("step 4/"):
             break
-    process.terminate()
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert process.returncode == train.INTERRUPTED
     assert "goes on from there" in said
     step = int(checkpoint.find(tree / "run").name)
     assert step >= 4
-    assert f"after step {step};" in said
+    assert f"stopped by {number.name} after step {step};" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_in_the_start_ends_the_run(tree, number):
+    """While it waits for a list that never comes."""
+    path = tree / "data" / "train_list.txt"
+    path.unlink()
+    os.mkfifo(path)
+    process = begin(tree)
+    writers = []
+    wait_until(lambda: writers.extend(open_pipe(path)) or writers or process.poll() is not None)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    os.close(*writers)
+    assert process.returncode == train.INTERRUPTED
+    assert said == (
+        f"stopped by {number.name} during startup (reading the lists). The same command starts "
+        "from the beginning\n"
+    )
+
+
+def open_pipe(path):
+    """The open end of a pipe with a name, for writing, as soon as a process reads from it."""
+    try:
+        return [os.open(path, os.O_WRONLY | os.O_NONBLOCK)]
+    except OSError:
+        return []
 
 
 @pytest.mark.thorough
@@ -347,6 +385,8 @@ BAD_FLAGS = {
     "no workdir": (["--workdir="], "--workdir"),
     "eval without checkpoint": (["--mode=eval"], "--checkpoint"),
     "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
+    "split of a training": (["--split=test"], "--mode=eval"),
+    "unknown split": (["--mode=eval", "--split=dev"], "val|test|train"),
     "dump in an unknown format": (
         ["--mode=eval", "--checkpoint=/nonexistent", "--dump=scores.csv"],
         ".npz, .json, .torch.pkl, .pkl",
@@ -450,11 +490,24 @@ def test_batch_must_fit_the_devices(tree):
 def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     broken = tree / "data" / "rawframes" / "train5" / "00001.jpg"
     broken.write_bytes(b"")
-    check_refusal(run(tree, "--config.data.train.sampling=center"), str(broken))
-    done = run(tree, "--config.data.on_error=skip", workdir="skipping")
+    flags = ["--config.data.train.sampling=center", "--config.data.on_error=raise"]
+    check_refusal(run(tree, *flags), str(broken))
+    done = run(tree, workdir="skipping")
     assert done.returncode == 0, done.stderr
-    assert "were replaced" in done.stderr
+    assert "clips replaced" in done.stderr and "were replaced" in done.stderr
     assert str(broken) in done.stderr
+    for path in (tree / "data" / "rawframes" / "val2").iterdir():
+        path.write_bytes(b"")
+    flags = ["--mode=eval", f"--checkpoint={tree}/skipping", "--protocol=efficient"]
+    done = run(tree, *flags, workdir="evaluated")
+    assert done.returncode == 1 and "val2" in done.stderr, done.stderr
+    found = json.loads((tree / "evaluated" / "results" / "efficient.json").read_text())
+    assert (found["num_unreadable"], found["unreadable"]) == (1, ["val2"])
+    assert found["metrics"]["top1"] <= 0.9
+    dump = scores.read(str(tree / "evaluated" / "results" / "efficient.npz"))
+    assert dump.missing.tolist() == [index == 2 for index in range(10)]
+    done = run(tree, *flags, "--config.data.on_error=raise", workdir="refused")
+    check_refusal(done, "val2")
 
 
 @pytest.mark.thorough

@@ -141,6 +141,35 @@ def test_top_1_of_several_labels_takes_any_of_them():
     assert metrics.multi_label(scores, labels)["top1"] == pytest.approx(2 / 3)
 
 
+def test_videos_that_could_not_be_read_count_as_wrong():
+    scores = np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 0.0], [0.1, 0.8, 0.1], [0.0, 0.0, 0.0]])
+    labels, missing = np.array([0, 2, 0, 0]), np.array([False, True, False, True])
+    found = metrics.classification(scores, labels, {0: 1, 1: 0}, (1, 3), missing)
+    # One of four is right; all classes among the first three, but of two videos there are none.
+    assert found["top1"] == 0.25 and found["top3"] == 0.5
+    # Classes: 0 has one of three, 1 was predicted and has none, 2 has none of one.
+    assert found["mean_class"] == pytest.approx((1 / 3 + 0 + 0) / 3)
+    assert found["pair"] == pytest.approx(2 / 3) and found["partner"] == pytest.approx(1 / 3)
+    # Zeros in the scores are not looked at: a class of the highest number would be the first.
+    scores[missing] = [[0, 0, 1], [1, 0, 0]]
+    assert metrics.classification(scores, labels, {0: 1, 1: 0}, (1, 3), missing) == found
+    none = np.zeros(4, bool)
+    assert metrics.classification(scores, labels, missing=none) == metrics.classification(
+        scores, labels
+    )
+
+
+def test_several_labels_of_videos_that_could_not_be_read():
+    scores = np.array([[0.9, 0.3], [0.0, 0.0], [0.2, 0.1]])
+    labels, missing = np.array([[1, 0], [1, 1], [0, 1]]), np.array([False, True, False])
+    found = metrics.multi_label(scores, labels, missing)
+    # Class 0: found first and last of three; class 1: second and last.
+    first, second = (1 / 1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2
+    assert found["map"] == pytest.approx((first + second) / 2)
+    assert found["map_by_video"] == pytest.approx((1 + 0 + 1 / 2) / 3)
+    assert found["top1"] == pytest.approx(1 / 3)
+
+
 def test_calibration_error_counted_by_hand():
     # Ten videos at 0.75 of which six are right; five at 1.0, all right: (10 * 0.15 + 0) / 15.
     scores = np.array([[0.75, 0.25]] * 10 + [[0.0, 1.0]] * 5)

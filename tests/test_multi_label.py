@@ -80,6 +80,18 @@ def test_a_training_with_several_labels(settings, tmp_path):
     np.testing.assert_allclose(again.scores, found.scores, rtol=1e-4)
     assert again.videos == found.videos
 
+    # Results of the test list go to a folder of their own.
+    before = (workdir / "results" / "efficient.json").read_bytes()
+    lines = (tmp_path / "val_list.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "test_list.txt").write_text("".join(lines[:3]))
+    evaluate.evaluate(None, str(workdir), str(workdir), split="test")
+    result = json.loads((workdir / "results" / "test" / "efficient.json").read_text())
+    assert (result["split"], result["num_videos"]) == ("test", 3)
+    assert result["list"].endswith("test_list.txt")
+    assert (workdir / "results" / "efficient.json").read_bytes() == before
+    tested = scores.read(str(workdir / "results" / "test" / "efficient.npz"))
+    np.testing.assert_allclose(tested.scores, found.scores[:3], rtol=1e-4)
+
 
 def test_one_list_of_the_other_kind_is_refused(settings, tmp_path):
     settings.data.multi_label = False

@@ -99,6 +99,15 @@ def test_a_training_goes_on_without_such_steps(
     assert all(np.isfinite(entry["loss"]) for entry in told)
 
 
+def test_steps_are_not_skipped_for_ever(training, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "loss_options", lambda *_: dict(weight=float("nan")))
+    training.train.update(on_nan="skip", steps=400, log_every=400, checkpoint_every=400)
+    with pytest.raises(UserError, match=r"20 steps in a row, which were skipped.*no checkpoint"):
+        train.train(training, str(tmp_path / "run"))
+    (batch,) = (tmp_path / "run").glob("not_finite_step_*.txt")
+    assert 20 <= int(batch.stem.rpartition("_")[2]) < 400
+
+
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_a_state_that_is_not_finite_is_not_saved_whatever_the_loss_says(
     training, tmp_path, monkeypatch, on_nan
@@ -127,6 +136,6 @@ def test_a_state_that_is_not_finite_is_not_saved_whatever_the_loss_says(
 
 def test_only_what_exists_can_be_done_about_it(training, tmp_path):
     training.train.on_nan = "pass"
-    with pytest.raises(UserError, match=r"train\.on_nan='pass' is neither 'stop' .* nor 'skip'"):
+    with pytest.raises(UserError, match=r"train\.on_nan='pass'.*'stop', 'skip'"):
         train.train(training, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,9 @@
 """From a configuration to its data: what does not fit together is told before anything starts."""
 
+import json
+import pathlib
+
+import jax
 import numpy as np
 import pytest
 
@@ -87,10 +91,10 @@ def test_validation_videos_may_lie_in_a_folder_of_their_own(config, tmp_path):
     ],
 )
 def test_views_that_cannot_be_trained_on_are_named(config, changes, named):
-    data(config)
+    recipe.check(config)
     config.data.train.update(changes)
     with pytest.raises(UserError, match=named):
-        data(config)
+        recipe.check(config)
 
 
 # The loss
@@ -120,28 +124,58 @@ def test_the_loss_is_what_the_recipe_says():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        (dict(label_smoothing=1.0), r"train\.label_smoothing=1\.0 must be a share"),
-        (dict(class_weights="rare"), "'rare' is neither 'equal' nor 'balanced'"),
+        {"train.label_smoothing": 0.1},
+        {"train.class_weights": "balanced"},
+        {"data.balanced": True},
     ],
 )
-def test_losses_that_do_not_exist_are_refused(changes, message):
+def test_what_needs_one_label_per_video_is_refused_with_several(changes):
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
-    config.train.update(changes)
-    with pytest.raises(UserError, match=message):
-        recipe.loss_options(config, Labels)
+    config.update_from_flattened_dict(changes)
+    recipe.check(config)
+    config.data.multi_label = True
+    with pytest.raises(UserError, match=rf"{next(iter(changes))}.*data\.multi_label=True"):
+        recipe.check(config)
 
 
-def test_several_labels_have_a_loss_without_smoothing():
-    config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
-    config.train.label_smoothing = 0.1
+def test_views_are_checked_under_their_names(config):
+    config.protocols["3x1"] = configuration.view(crop="three", crop_size=224)
+    with pytest.raises(UserError, match=r"protocols\.3x1: .*crop_size.*224"):
+        recipe.check(config)
+    config.protocols["3x1"] = configuration.view(crop="multi_scale")
+    with pytest.raises(UserError, match=r"protocols\.3x1\.crop='multi_scale' is random"):
+        recipe.check(config)
 
-    class Several(Labels):
-        multi_label = True
 
-    with pytest.raises(UserError, match="are for one label per video"):
-        recipe.loss_options(config, Several)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.pop("model"),
+        lambda values: values.update(model=5),
+        lambda values: values.update(protocols=None),
+        lambda values: values["protocols"].update({"a.b": {}}),
+        lambda values: values["model"].update(num_classes="many"),
+        lambda values: values["data"].update(val=[[]]),
+        lambda values: values["data"].update(frames=5),
+        lambda values: values["data"]["val"].update(no_such_key=5),
+    ],
+)
+def test_what_is_no_configuration_is_refused(config, change):
+    values = json.loads(recipe.to_json(config))
+    recipe.check(recipe.from_dict(values))
+    change(values)
+    with pytest.raises(UserError):
+        recipe.check(recipe.from_dict(values))
+
+
+def test_double_precision_needs_a_setting_of_jax(config):
+    config.model.dtype = "float64"
+    with jax.enable_x64(True):
+        recipe.check(config)
+    with pytest.raises(UserError, match=r"float64.*JAX_ENABLE_X64"):
+        recipe.check(config)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +190,32 @@ def test_a_protocol_that_the_recipe_lacks_is_named(config, wanted, message):
     assert recipe.protocol_names(config, "1x10,efficient,1x10") == ["1x10", "efficient"]
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         recipe.protocol_names(config, wanted)
+
+
+def write_list(config, names):
+    folder = pathlib.Path(config.data_dir)
+    for split in ("train", "val"):
+        text = "".join(f"{name} 0\n" for name in names)
+        (folder / f"{split}_list.txt").write_text(text)
+    (folder / "videos").mkdir(exist_ok=True)
+    config.data.source = "videos"
+
+
+def test_a_first_video_that_is_missing_ends_nothing_but_a_wrong_folder_does(config):
+    write_list(config, [f"v{i}.mp4" for i in range(200)])
+    videos = pathlib.Path(config.data_dir) / "videos"
+    with pytest.raises(UserError, match=r"video 'v0\.mp4' not found in .*videos"):
+        data(config).train_records  # noqa: B018
+    (videos / "v100.mp4").write_bytes(b"is not looked into yet")
+    assert len(data(config).train_records) == 200
+    config.data.on_error = "raise"
+    with pytest.raises(UserError, match=r"'v0\.mp4' not found"):
+        data(config).train_records  # noqa: B018
+
+
+def test_the_largest_frame_that_is_read_is_a_setting(config):
+    assert data(config).source.max_pixels == 100_000_000
+    config.data.max_pixels = 5
+    for source in ("frames", "videos"):
+        config.data.source = source
+        assert data(config).source.max_pixels == 5

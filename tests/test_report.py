@@ -71,7 +71,8 @@ def test_a_report_on_a_working_directory(found, tmp_path):
         {"step": 20, "group": "val", "top1": 0.4, "top5": 0.9, "pair": 0.1},
     ]
     log = "".join(json.dumps(entry) + "\n" for entry in entries)
-    (tmp_path / "metrics.jsonl").write_text(log + '{"step": 3')  # killed while writing
+    damaged = b"\xff\n5\n" + log.encode() + b'{"step": 3'  # and killed while writing
+    (tmp_path / "metrics.jsonl").write_bytes(damaged)
     text, files = report.write_report(str(tmp_path))
     assert "confusions need the scores" in text
     names = [file.removeprefix(f"{tmp_path}/report/") for file in files]

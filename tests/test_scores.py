@@ -66,6 +66,47 @@ def test_what_is_written_is_read_back(tmp_path, extension, several):
     assert [file.name for file in (tmp_path / "new/folder").iterdir()] == [f"s.{extension}"]
 
 
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("extension", FORMATS)
+def test_videos_that_could_not_be_read_stay_marked(tmp_path, extension, several):
+    found = example(several=several)
+    missing = np.zeros(12, bool)
+    missing[[2, 7]] = True
+    values = np.where(missing[:, None], 0, found.scores).astype(np.float32)
+    found = dataclasses.replace(found, scores=values, missing=missing)
+    assert found.metrics() != example(several=several).metrics()
+    path = str(tmp_path / f"s.{extension}")
+    scores.write(path, found)
+    again = scores.read(path)
+    assert_same(found, again)
+    assert again.metrics() == found.metrics()
+    assert again.per_class() == found.per_class()
+    assert sum(row["videos"] for row in found.per_class()) == (24 if several else 12)
+    if not several:
+        assert found.confusion().sum() == 10
+
+
+@pytest.mark.parametrize("rows", [[12], [-1], ["a"], [[1]], "all", [1.5], {"a": 1}])
+def test_marks_of_missing_videos_that_cannot_be(tmp_path, rows):
+    found = example()
+    scores.write(str(tmp_path / "s.json"), found)
+    content = json.loads((tmp_path / "s.json").read_text()) | {"missing": rows}
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="missing"):
+        scores.read(str(tmp_path / "s.json"))
+
+
+def test_a_video_that_one_model_could_read_is_not_missing_in_a_fusion():
+    one, other = example(seed=1), example(seed=2)
+    gone = np.arange(12) < 2
+    one = dataclasses.replace(one, scores=np.where(gone[:, None], 0, one.scores), missing=gone)
+    fused = fuse([("one", one), ("other", other)])
+    assert fused.missing is None
+    np.testing.assert_allclose(fused.scores[:2], other.scores[:2] / 2)
+    other = dataclasses.replace(other, missing=np.arange(12) < 1)
+    np.testing.assert_array_equal(fuse([("a", one), ("b", other)]).missing, np.arange(12) < 1)
+
+
 def test_a_script_of_five_lines_reads_the_pickle(tmp_path):
     found = example()
     scores.write(str(tmp_path / "s.pkl"), found)

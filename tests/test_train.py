@@ -174,6 +174,36 @@ def test_a_log_without_room_is_told_once_and_does_not_stop_the_training(tmp_path
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(steps) + 1
 
 
+DAMAGE = {
+    "no text": b"\xff\xfe\x00",
+    "no entry": b"5\n",
+    "zeros": bytes(4096),
+    "zeros in place of a line": bytes(40) + b"\n",
+    "another object": b'{"step": "3", "group": "train"}\n',
+    "nested without end": b"[" * 100_000 + b"\n",
+    "cut off": b'{"step": 2, "gro',
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+@pytest.mark.parametrize("place", range(4))
+def test_a_damaged_log_loses_the_damaged_lines(tmp_path, capsys, case, place):
+    lines = [
+        json.dumps({"step": step, "group": "train", "loss": 1.0}).encode() + b"\n"
+        for step in (1, 2, 3)
+    ]
+    damaged = [*lines[:place], DAMAGE[case], *lines[place:]]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(damaged))
+    reporter = progress.Reporter(str(tmp_path), first_step=3, last_step=9, active=True, again=["x"])
+    reporter.write(4, "train", {"loss": 0.5})
+    reporter.close()
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    whole = DAMAGE[case].endswith(b"\n")
+    lost = [] if whole or place == 3 else [place + 1]
+    assert [entry["step"] for entry in log] == [s for s in (1, 2, 3, 4) if s not in lost]
+    assert f"1 damaged lines of {tmp_path}/metrics.jsonl" in capsys.readouterr().err
+
+
 def test_events_are_those_that_tensorboard_reads(tmp_path):
     reporter = progress.Reporter(str(tmp_path), first_step=4, last_step=9, active=True)
     reporter.write(5, "val", {"top1": 0.5, "top5": 0.75, "loss": float("nan")})

@@ -145,7 +145,7 @@ def run_script(script, **options):
     """A process that runs a script with a watchdog of seconds, or less."""
     # Time in which a process is stopped counts as four ticks at most, which are to be short, too.
     start = (
-        "import os, signal, time\nfrom trn_jax import watchdog\n"
+        "import os, re, signal, time\nfrom trn_jax import watchdog\n"
         "watchdog._SHORTEST, watchdog._TICK = 0, 0.05\n"
     )
     return subprocess.Popen(
@@ -171,10 +171,10 @@ with watchdog.Watchdog(0.5) as dog:
     process = run_script(script)
     out, err = process.communicate(timeout=60)
     assert process.returncode == watchdog.STUCK
-    assert "nothing goes on; the limit is 0.5 s (train.step_timeout; 0: none)" in err
+    assert "nothing happened for 0.5 s (train.step_timeout; 0: none)" in err
     assert "in step 7, waiting for its clips" in err
     assert "wait_for_ever" in err  # of the dump of its threads
-    assert "The same command goes on from the last checkpoint" in err
+    assert "The same command starts from the beginning" in err
     assert "killed" not in err and out == ""
 
 
@@ -213,7 +213,8 @@ def test_the_last_words_of_a_process_that_is_killed():
     script = """
 with watchdog.Watchdog(0) as dog:
     dog.note("step 7")
-    while "step 7" not in dog._last_words._words:
+    dog.again = "resumes"
+    while not {"step 7", "resumes"} <= set(re.findall("step 7|resumes", dog._last_words._words)):
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -221,15 +222,15 @@ with watchdog.Watchdog(0) as dog:
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert err == (
-        "killed in step 7, perhaps for lack of memory. The same command goes on from the last "
-        "checkpoint\n"
+        "killed during step 7 (kill -9, the system when memory runs out, or a crash). The same "
+        "command resumes\n"
     )
 
 
 def test_the_same_command_may_do_something_else():
     script = """
 with watchdog.Watchdog(0, again="evaluates again") as dog:
-    while "the start" not in dog._last_words._words:
+    while "startup" not in dog._last_words._words:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 """

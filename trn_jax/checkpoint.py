@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from trn_jax import __version__, checksums, damage
 from trn_jax.devices import make_mesh, replicated
 from trn_jax.errors import UserError, first_line, listed
-from trn_jax.files import reading
+from trn_jax.files import reading, sync, sync_folder
 from trn_jax.models import create_model
 
 _ORBAX_METADATA = "_CHECKPOINT_METADATA"  # of no use here, and rewritten in the last moment
@@ -38,6 +38,7 @@ class Checkpoints:
         keep: number of latest checkpoints to keep; the best one is kept besides.
         best: name of the metric whose highest value makes a checkpoint the best one.
         about: what every checkpoint says about itself, a dict that JSON can hold.
+        saved: called, by the thread that writes, whenever a checkpoint is on the disk.
 
     Attributes:
         set_aside: messages about damaged checkpoints, which have other names now (of process 0).
@@ -46,11 +47,12 @@ class Checkpoints:
         UserError: there are checkpoints, but all of them are damaged; or the folder is of no use.
     """
 
-    def __init__(self, directory, *, keep, about, best="top1"):
+    def __init__(self, directory, *, keep, about, best="top1", saved=lambda: None):
         self.directory = pathlib.Path(directory).absolute()
         self.set_aside = damage.set_aside(self.directory)
         self._about = about | _origin()
         self._saving = None
+        self._saved = saved
         self._keep = keep
         self._best = _Best(self.directory, best)
         kept = [policies.LatestN(keep), self._best]
@@ -60,7 +62,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
             # Called by the thread that writes, when all hosts have written, but before the folder
             # gets its name.
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
         )
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -89,14 +91,17 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(named(optimizer)),
             about=ocp.args.JsonSave(self._about | {"step": step}),
         )
-        with self._explained():  # what the save before this one met is told here, too
-            self._manager.wait_until_finished()
+        self.wait()  # what the save before this one met is told here, too
+        with self._explained():
             self._saving = step
             self._manager.save(step, args=items, force=True)
 
-    def _write_checksums(self):
+    def _complete(self):
         (folder,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         checksums.write(folder, ignored=[_ORBAX_METADATA])
+        # With its name, the folder counts, and older ones are deleted.
+        sync_folder(folder)
+        self._saved()
 
     def metrics(self, step):
         """What the evaluation of a checkpoint has found, a dict; empty if there was none."""
@@ -131,6 +136,7 @@ class Checkpoints:
         """Wait until everything is on disk."""
         with self._explained():
             self._manager.wait_until_finished()
+            sync(self.directory)
 
     def close(self):
         """Wait, and stop the threads."""
@@ -277,6 +283,7 @@ def save_model(directory, model, about, *, check=None):
             with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
                 checkpointer.save(unnamed, args=ocp.args.Composite(**items))
             checksums.write(unnamed, ignored=[_ORBAX_METADATA])
+            sync_folder(unnamed)
         except OSError as error:
             raise UserError(f"cannot write {directory}: {error}") from None
         checked = None if check is None else check(unnamed)

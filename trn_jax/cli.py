@@ -253,16 +253,79 @@ def _report(arguments):
     print(text, *files, sep="\n")
 
 
+_PREPARE = """Make own videos a data set to train on.
+
+The source is
+  a folder of classes    <folder>/<class>/<video>.mp4, with any folders in between; or
+                         <folder>/train/<class>/..., val/..., test/...
+  a table                .csv, .tsv, .json or .jsonl with a column for the video and one for its
+                         class (headers such as video, path, file; label, class, action, gloss);
+                         perhaps one for the split (split, subset) with train, val or test
+  a list                 .txt with lines "<video> <class>" or "<folder> <frames> <class>"
+  a folder of videos     with such a table in it or beside it
+  a data set             such as ucf101 or hmdb51, with --archives=<folder of the download>;
+                         scripts/prepare_data.py has all options for these
+
+Splits: videos for which the source says train, val or test stay there. Where it has none for
+validation, each training video goes to validation or not by a hash of --seed and its path, so that
+adding videos moves no other; what the lists in --to have already stays where it is. Test videos are
+never trained on, and the best checkpoint is not chosen on them: evaluate them at the end with
+python -m trn_jax.main --mode=eval --split=test --checkpoint=<workdir>.
+
+Videos of one person, or cut from one recording, should be in one split. --group-by keeps them
+together:
+  --group-by=speaker                 a column of the table
+  --group-by=level2                  <class>/<person>/<video>: the folders of the second level
+  --group-by='(person[0-9]+)_'       what the group of a regular expression finds in the path
+
+Exits with 1 if videos or classes were left out because they can't be read (unreadable.txt).
+"""
+
+
 def _add_prepare(commands):
-    parser = commands.add_parser("prepare", help="make own videos a data set to train on")
-    parser.add_argument(
-        "source", help="folder of class folders, .csv (video, class) or .txt (<video> <class>)"
+    parser = commands.add_parser(
+        "prepare",
+        help="make own videos a data set to train on",
+        description=_PREPARE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("source", help="folder, table, list or data set, see above")
     parser.add_argument("--to", required=True, help="folder of the data set")
+    parser.add_argument("--archives", help="folder with what was downloaded of a data set")
     parser.add_argument(
         "--val-share", type=float, default=0.2, help="of each class; by default %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice for validation")
+    parser.add_argument(
+        "--group-by",
+        default="",
+        metavar="GROUP",
+        help="keep these together in one split, see above",
+    )
+    parser.add_argument(
+        "--class-level",
+        type=positive,
+        default=1,
+        help="level of the folders with the names of the classes, from the top, or below train, "
+        "val and test; by default %(default)s",
+    )
+    parser.add_argument(
+        "--merge-classes",
+        action="store_true",
+        help="make one class of those whose names differ only in case or spaces",
+    )
+    parser.add_argument(
+        "--multi-label", action="store_true", help="cells have several classes: 'run;jump'"
+    )
+    parser.add_argument(
+        "--columns",
+        default="",
+        metavar="path=HEADER,label=HEADER",
+        help="columns of a table by their headers or numbers; also split=HEADER",
+    )
+    parser.add_argument(
+        "--videos", default="", help="folder that a table's paths are relative to; default: its own"
+    )
     parser.add_argument("--workers", type=positive, help="processes; by default one per core")
     parser.add_argument(
         "--records", action="store_true", help="make records, too, see `trn-jax records`"
@@ -271,10 +334,22 @@ def _add_prepare(commands):
 
 
 def _prepare(arguments):
-    from trn_jax.prepare import own
+    from trn_jax.prepare import PREPARATIONS, own
+    from trn_jax.prepare.lists import ORDERS
     from trn_jax.prepare.processes import num_processors
     from trn_jax.prepare.target import claim
 
+    if arguments.archives:
+        if arguments.source not in PREPARATIONS:
+            raise UserError(
+                f"--archives is for data sets of the field, {', '.join(PREPARATIONS)}, of which "
+                f"{arguments.source!r} is none"
+            )
+        workers = arguments.workers or num_processors()
+        options = dict(workers=workers, orders=ORDERS, records=arguments.records)
+        return prepare_archives(arguments.source, arguments.archives, arguments.to, **options)
+    if arguments.source in PREPARATIONS and not os.path.exists(arguments.source):
+        raise UserError(f"{arguments.source} needs --archives=<folder with what was downloaded>")
     if arguments.records:
         from trn_jax.tfds.build import build  # says what is missing before the work
     with claim(arguments.to):
@@ -284,11 +359,56 @@ def _prepare(arguments):
             val_share=arguments.val_share,
             seed=arguments.seed,
             workers=arguments.workers or num_processors(),
+            merge_classes=arguments.merge_classes,
+            class_level=arguments.class_level,
+            group_by=arguments.group_by,
+            columns=_columns(arguments.columns),
+            videos=arguments.videos,
+            multi_label=arguments.multi_label,
         )
         print(outcome, flush=True)
         if arguments.records:
             to = os.path.join(arguments.to, "records")
-            print("records:", build(arguments.to, to, files=outcome.naming), sep="\n")
+            made = build(arguments.to, to, files=outcome.naming, multi_label=arguments.multi_label)
+            print("records:", made, sep="\n")
+    return outcome.status
+
+
+def prepare_archives(dataset, archives, to, *, workers, orders, records):
+    """Prepare a data set of the field and print what came out.
+
+    Args:
+        dataset: one of `trn_jax.prepare.PREPARATIONS`.
+        archives: folder with what was downloaded.
+        to: folder of the data set.
+        workers: number of processes.
+        orders: of the labels, some of `lists.ORDERS`.
+        records: whether to make records, too.
+    """
+    from trn_jax.prepare import PREPARATIONS
+    from trn_jax.prepare.target import claim
+
+    if records:
+        from trn_jax.tfds.build import build_prepared  # says what is missing before the work
+    with claim(to):
+        outcome = PREPARATIONS[dataset](archives, to, workers=workers, orders=orders)
+        print(outcome, flush=True)
+        if records:
+            of_videos = outcome.training.source == "videos"
+            print("records, of the videos; they need no frames:" if of_videos else "records:")
+            print(build_prepared(outcome))
+
+
+def _columns(text):
+    """`"path=clip,label=gloss"` as a dict."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    known = ("path", "label", "split")
+    if wrong := [what for what, _, name in pairs if what.strip() not in known or not name.strip()]:
+        raise UserError(
+            f"--columns={text}: {wrong[0]!r} is not one of {', '.join(known)}, or has no header; "
+            "expected --columns=path=<header>,label=<header>"
+        )
+    return {what.strip(): name.strip() for what, _, name in pairs}
 
 
 def _add_records(commands):
@@ -309,7 +429,7 @@ def _add_records(commands):
     parser.add_argument(
         "--quality", type=positive, default=95, help="of JPEGs of video files; by default 95"
     )
-    for field in ("train_list", "val_list", "class_names", "frame_pattern"):
+    for field in ("train_list", "val_list", "test_list", "class_names", "frame_pattern"):
         flag = field.replace("_", "-")
         parser.add_argument(f"--{flag}", help=f"instead of the catalogue's, as data.{field}")
     parser.add_argument("--first-frame", type=int, help="number of the first frame, as in data")
@@ -320,7 +440,8 @@ def _records(arguments):
     from trn_jax.prepare.target import claim
     from trn_jax.tfds.build import build
 
-    fields = ("train_list", "val_list", "class_names", "frame_pattern", "first_frame")
+    fields = ("train_list", "val_list", "test_list", "class_names", "frame_pattern", "first_frame")
+    left_out: list[str] = []
     with claim(arguments.to):
         said = build(
             arguments.data_dir,
@@ -330,8 +451,10 @@ def _records(arguments):
             short_side=arguments.short_side,
             quality=arguments.quality,
             files={field: getattr(arguments, field) for field in fields},
+            left_out=left_out,
         )
     print(said)
+    return 1 if left_out else 0
 
 
 def _add_check(commands):

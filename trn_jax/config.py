@@ -1,7 +1,18 @@
-"""The configuration: every key, its unit and its default. Recipes say where they differ."""
+"""The configuration: every key, its unit, its default and the values it allows."""
+
+import dataclasses
+import functools
+import math
+import operator
+import re
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from trn_jax.errors import UserError, listed
+
+# Not only dots: no name may lead out of the folder of the results.
+_PROTOCOL = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]+")
 
 
 def view(**changes):
@@ -99,15 +110,19 @@ def base(*, dataset, model, num_classes):
         source=placeholder(str),  # "frames", "videos" or "records"; None: what is there
         frames=placeholder(str),  # folder of the frame folders or videos, relative to data_dir
         val_frames=placeholder(str),  # the same for validation; "": they lie in the same folder
+        test_frames=placeholder(str),  # the same for the test videos
         train_list=placeholder(str),  # lines "<folder> <num_frames> <label>"
         val_list=placeholder(str),
+        test_list=placeholder(str),  # evaluated by --mode=eval --split=test, and by nothing else
         multi_label=False,  # lines go on with further labels; every class is a question of its own:
         # binary cross-entropy, sigmoid scores, the best checkpoint is the one of the best mAP
         class_names=placeholder(str),  # one name per line
         frame_pattern=placeholder(str),  # such as "{:05d}.jpg"
         first_frame=placeholder(int),  # number of the first frame
         balanced=False,  # training: draw all classes equally often, not all videos once per epoch
-        on_error="raise",  # "raise", or "skip": put the next readable video in place of a bad one
+        on_error="skip",  # unreadable videos: "skip" (in training the next readable one takes the
+        # place, in evaluation they count as wrong; all are counted and named) or "raise"
+        max_pixels=100_000_000,  # of a frame; images and videos with more are unreadable
         exact_resize=False,  # training: resize-crop-resize as published, at a fifth of the speed
         fast_decode=False,  # training: JPEGs are decoded approximately, most pixels less than a
         # level off, and at 1/2, 1/4 or 1/8 of their size where short_side leaves as little
@@ -172,3 +187,191 @@ def base(*, dataset, model, num_classes):
         section.unlock()  # recipes add entries
     config.protocols.efficient.lock()
     return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Allowed numbers: from `low` to `high`, without an end that `excluded` names; never NaN.
+
+    Attributes:
+        low: the smallest one.
+        high: the largest one; infinity itself is never allowed.
+        excluded: "low" or "high": that end is not allowed itself.
+    """
+
+    low: float
+    high: float = math.inf
+    excluded: str = ""
+
+    def allows(self, value):
+        """Whether a value is a number in the range."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        inside = self.low <= value <= self.high and abs(value) < math.inf
+        return inside and value != {"low": self.low, "high": self.high}.get(self.excluded)
+
+    def __str__(self):
+        if self.high == math.inf:
+            return f"more than {self.low:g}" if self.excluded else f"at least {self.low:g}"
+        end = f"less than {self.high:g}" if self.excluded == "high" else f"at most {self.high:g}"
+        start = f"more than {self.low:g}" if self.excluded == "low" else f"at least {self.low:g}"
+        return f"{start} and {end}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Each:
+    """Allowed tuples: every element is in a range, perhaps in ascending order.
+
+    Attributes:
+        range: of each element.
+        length: number of elements; 0: any.
+        ascending: whether no element may be below the one before.
+    """
+
+    range: Range
+    length: int = 0
+    ascending: bool = False
+
+    def allows(self, value):
+        """Whether a value is such a tuple."""
+        if not isinstance(value, tuple | list) or not all(map(self.range.allows, value)):
+            return False
+        if self.ascending and list(value) != sorted(value):
+            return False
+        return len(value) == self.length if self.length else True
+
+    def __str__(self):
+        count = f"{self.length} numbers" if self.length else "numbers"
+        order = ", in ascending order" if self.ascending else ""
+        return f"{count}, each {self.range}{order}"
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Allowed values, one by one."""
+
+    values: tuple
+
+    def allows(self, value):
+        """Whether a value is one of them."""
+        return any(value == each and type(value) is type(each) for each in self.values)
+
+    def __str__(self):
+        return f"one of {', '.join(map(repr, self.values))}"
+
+
+_COUNT = Range(1)
+_SHARE = Range(0, 1)
+_NOT_NEGATIVE = Range(0)
+
+# What every key of a view allows besides its type, see `ALLOWED`.
+VIEW: dict[str, Range | Each | OneOf] = {
+    "num_segments": _COUNT,
+    "frame_order": OneOf(("forward", "reversed", "shuffled")),
+    "num_clips": _COUNT,
+    "frame_interval": _COUNT,
+    "clip_positions": OneOf(("ends", "middles")),
+    "out_of_bound": OneOf(("loop", "repeat_last")),
+    "sample_range": _COUNT,
+    "short_videos": OneOf(("spread", "first")),
+    "short_side": Range(0, 1 << 14),
+    "crop_size": Range(1, 1 << 14),
+    "scales": Each(Range(0, 1, "low")),
+    "num_positions": OneOf((5, 13)),
+    "max_scale_gap": _NOT_NEGATIVE,
+    "area_range": Each(Range(0, 1, "low"), 2, ascending=True),
+    "aspect_ratio_range": Each(Range(0, 100, "low"), 2, ascending=True),
+    "flip_rate": _SHARE,
+    "color_jitter": Each(_SHARE, 4),
+    "merge_views": OneOf(("model", "logits", "probabilities")),
+}
+
+# What every key allows besides its type. A key that is missing here is a switch, a path, or a name
+# that a registry of `models` or `data` knows. What two keys allow together is checked where they
+# are used.
+ALLOWED: dict[str, Range | Each | OneOf] = {
+    "seed": Range(0, 2**32 - 1),
+    "model.num_classes": _COUNT,
+    "model.num_segments": _COUNT,
+    "model.dtype": OneOf(("float32", "bfloat16", "float64")),  # float64: with JAX_ENABLE_X64
+    "model.norm_group": _NOT_NEGATIVE,
+    "model.width": _COUNT,
+    "model.shift_div": _COUNT,
+    "model.shift_place": OneOf(("blockres", "block")),
+    "model.shift_every": _COUNT,
+    "model.shift_segments": _COUNT,
+    "model.frozen_stages": Range(-1),
+    "model.remat": _NOT_NEGATIVE,
+    "model.dropout_rate": Range(0, 1, "high"),
+    "model.drop_path_rate": Range(0, 1, "high"),
+    "model.init_std": Range(0, excluded="low"),
+    "model.eval_relations": OneOf(("expected", "first", "sample")),
+    "model.train_relations": OneOf(("expected", "first", "sample")),
+    "data.source": OneOf(("frames", "videos", "records")),
+    "data.first_frame": _NOT_NEGATIVE,
+    "data.on_error": OneOf(("raise", "skip")),
+    "data.max_pixels": _COUNT,
+    "data.num_threads": Range(0, 1024),
+    "data.num_workers": Range(0, 1024),
+    "train.batch": _COUNT,
+    "train.accumulation": _COUNT,
+    "train.epochs": Range(0, excluded="low"),
+    "train.steps": _NOT_NEGATIVE,
+    "train.loss_weight": Range(0, excluded="low"),
+    "train.label_smoothing": Range(0, 1, "high"),
+    "train.class_weights": OneOf(("equal", "balanced")),
+    "train.shard_state": OneOf(("none", "optimizer", "all")),
+    "train.on_nan": OneOf(("stop", "skip")),
+    "train.step_timeout": _NOT_NEGATIVE,
+    "train.log_every": _COUNT,
+    "train.eval_every": _NOT_NEGATIVE,
+    "train.checkpoint_every": _COUNT,
+    "train.keep": _COUNT,
+    "optim.lr": _NOT_NEGATIVE,
+    "optim.base_batch": _COUNT,
+    "optim.momentum": Range(0, 1, "high"),
+    "optim.weight_decay": _NOT_NEGATIVE,
+    "optim.clip_norm": _NOT_NEGATIVE,
+    "optim.groups": OneOf(("plain", "tsm")),
+    "optim.backbone_rate": _NOT_NEGATIVE,
+    "optim.schedule": OneOf(("multistep", "cosine", "constant")),
+    "optim.milestones": Each(_NOT_NEGATIVE, ascending=True),
+    "optim.gamma": _NOT_NEGATIVE,
+    "optim.warmup_epochs": _NOT_NEGATIVE,
+    "optim.warmup_start": _SHARE,
+    "optim.warmup_by": OneOf(("step", "epoch")),
+    "optim.final_ratio": _SHARE,
+    "optim.cosine_by": OneOf(("step", "epoch")),
+    "optim.style": OneOf(("mmengine", "mmcv")),
+    "eval.max_views_per_step": _COUNT,
+}
+
+
+def views(config):
+    """The sections that describe views: `{"data.val": section, "protocols.efficient": ...}`."""
+    found = {"data.train": config.data.train, "data.val": config.data.val}
+    return found | {f"protocols.{name}": section for name, section in config.protocols.items()}
+
+
+def check(config):
+    """Check every value against `ALLOWED` and `VIEW`, and the names of the protocols.
+
+    Raises:
+        UserError: some are not allowed; all of them are named with what was expected.
+    """
+    problems = [
+        f"protocols.{name!r}: expected a name of letters, digits, '_', '-' and '.', since results "
+        "are written to files of that name"
+        for name in config.protocols
+        if not _PROTOCOL.fullmatch(name)
+    ]
+    places = [(config, key, key, allowed) for key, allowed in ALLOWED.items()]
+    for name, section in views(config).items():
+        places += [(section, key, f"{name}.{key}", allowed) for key, allowed in VIEW.items()]
+    for section, key, name, allowed in places:
+        value = functools.reduce(operator.getitem, key.split("."), section)
+        if value is not None and not allowed.allows(value):
+            problems.append(f"{name}={value!r}: expected {allowed}")
+    if problems:
+        several = f"{len(problems)} settings cannot be used:{listed(problems)}"
+        raise UserError(several if len(problems) > 1 else problems[0])

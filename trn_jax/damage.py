@@ -127,6 +127,14 @@ def read_json(directory):
         return about | {"metrics": about.get("metrics") or _read_metrics(directory)}
 
 
+def newest_about(directory):
+    """What the newest checkpoint in `directory` says that can be read; empty if there is none."""
+    for step in sorted(steps(directory), reverse=True):
+        if not problem(directory / str(step), ()):
+            return read_json(directory / str(step))
+    return {}
+
+
 def write_metrics(directory, metrics):
     """Write the metrics of a checkpoint beside its items."""
     content = {"metrics": metrics, "crc32": checksums.crc32_of(metrics)}

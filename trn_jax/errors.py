@@ -10,6 +10,7 @@ _UNSAFE = re.compile(
     r"\ud800-\udfff]"
 )
 
+INTERRUPTED = 75  # exit status after a signal to stop: the same command resumes (EX_TEMPFAIL)
 STUCK = 76  # exit status when something died or hangs: the same command goes on from there
 
 

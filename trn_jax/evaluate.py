@@ -1,10 +1,12 @@
 """Evaluation: views of every video -> merged scores -> metrics, for all protocols in one pass."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import sys
 import time
 from functools import partial
 
@@ -14,16 +16,18 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from trn_jax import __version__, checkpoint, recipe, report
+from trn_jax import __version__, checkpoint, hosts, recipe, report
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_text
 from trn_jax.scores import Scores, check_dump, dump_path
 from trn_jax.scores import write as write_scores
 from trn_jax.watchdog import Watchdog
+from trn_jax.workdir import differing_names, hold
 
+_MOST_NAMED = 100  # unreadable videos that a result names
 # Steps that are computed while the logits of the one before them are fetched.
 _STEPS_AHEAD = 2
 # What the scores of a dump tell of where they come from.
@@ -97,19 +101,29 @@ class Evaluator:
         multi_label: whether videos have several labels each.
         max_views: clips that are scored at a time; rounded up to a multiple of the devices.
         alive: called whenever clips have been scored.
+        class_order: the output of each label, see `class_order`; `None`: they are the same.
         asked: whether to give up, asked before clips are scored. If it says so on one host, all
             give up.
 
-    Raises:
-        UserError: `max_views` is not positive.
+    Attributes:
+        unreadable: messages about the videos of this host that the last run could not read.
+        losses: messages about those that have lost frames, see `decode.Video.loss`.
     """
 
     def __init__(
-        self, graph, *, multi_label=False, max_views=16, alive=lambda: None, asked=lambda: False
+        self,
+        graph,
+        *,
+        multi_label=False,
+        max_views=16,
+        class_order=None,
+        alive=lambda: None,
+        asked=lambda: False,
     ):
-        if max_views < 1:
-            raise UserError(f"eval.max_views_per_step={max_views} must be at least 1")
+        self.unreadable: list[str] = []
+        self.losses: list[str] = []
         self._graph = graph
+        self._class_order = class_order
         self._alive = alive
         self._asked = asked
         self._mesh = make_mesh(jax.local_devices())
@@ -141,14 +155,24 @@ class Evaluator:
         start = time.perf_counter()
         states = self._on_these_devices(states)
         parsed = {name: View(**view) for name, view in views.items()}
-        self._check(parsed, states)
+        self.check(views, states)
         num_videos, num_classes = len(data.val_records), len(data.class_names)
         scores = {name: np.zeros((num_videos, num_classes), np.float32) for name in parsed}
         merger = _Merger(scores, parsed, self._prescribed(states), self._multi_label)
-        num_clips = self._score(data.eval_videos(parsed), states, merger)
-        scores, num_clips = _of_all_hosts(scores, num_clips)
-        if scores is None:
+        problems, losses = dict[int, str](), set[str]()
+        videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
+        num_clips = self._score(videos, states, merger)
+        missing = np.isin(np.arange(num_videos), list(problems))
+        rows, num_clips = _of_all_hosts({"scores": scores, "missing": missing}, num_clips)
+        if rows is None:
             return None
+        scores, missing = rows["scores"], rows["missing"]
+        self.unreadable, self.losses = sorted(problems.values()), sorted(losses)
+        if missing.all():
+            raise UserError(
+                f"none of the {num_videos} videos of {data.files.val_list} can be read, such as "
+                f"{data.val_names[0]}{''.join(f': {problem}' for problem in self.unreadable[:1])}"
+            )
         seconds = time.perf_counter() - start
         speed = {
             "distinct_views": num_clips,
@@ -158,6 +182,8 @@ class Evaluator:
         }
         results = {}
         for name, view in views.items():
+            if self._class_order is not None:
+                scores[name] = scores[name][:, self._class_order]
             found = Scores(
                 scores=scores[name],
                 labels=data.val_labels,
@@ -165,11 +191,14 @@ class Evaluator:
                 class_names=data.class_names,
                 partners=data.partners,
                 protocol=name,
+                missing=missing if missing.any() else None,
             )
             results[name] = {
                 "protocol": name,
                 "metrics": found.metrics(),
                 "num_videos": num_videos,
+                "num_unreadable": int(missing.sum()),
+                "unreadable": [data.val_names[i] for i in np.flatnonzero(missing)[:_MOST_NAMED]],
                 "num_views": parsed[name].num_views,
                 "view": view.to_dict(),
                 **speed,
@@ -191,11 +220,21 @@ class Evaluator:
         """What the model prescribes for several views."""
         return nnx.merge(self._graph, *states).merge_views
 
-    def _check(self, views, states):
-        """Check that the model takes the clips of all views, before any is read."""
+    def check(self, views, states):
+        """Check that the model takes the clips of all views; nothing is compiled or read.
+
+        Args:
+            views: `{name: section of the configuration}`.
+            states: the states that make up the model.
+
+        Raises:
+            UserError: it does not; the view is named.
+        """
+        states = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
         examples = jax.ShapeDtypeStruct((self._num_clips,), np.int32)
         mirrored = jax.ShapeDtypeStruct((), np.bool_)
-        for name, view in views.items():
+        for name, section in views.items():
+            view = View(**section)
             shape = (self._num_clips, view.num_segments, view.crop_size, view.crop_size, 3)
             try:
                 clips = jax.ShapeDtypeStruct(shape, np.uint8)
@@ -249,7 +288,8 @@ class Evaluator:
             "step": step,
             "model": config.model.name,
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "list": os.path.relpath(data.files.val_list),
+            "split": data.split,
+            "list": os.path.relpath(data.files.of_split(data.split)[0]),
             "list_sha256": _list_hash(data),
             "trn_jax": __version__,
             "jax": jax.__version__,
@@ -301,21 +341,21 @@ class _Merger:
             )
 
 
-def _of_all_hosts(scores, num_clips):
+def _of_all_hosts(rows, num_clips):
     """Put the rows together that each host has scored, and add up the numbers of clips.
 
     If that number is `None` on any of them, both are on all.
     """
     hosts = jax.process_count()
     if hosts == 1:
-        return (scores, num_clips) if num_clips is not None else (None, None)
-    mine = {name: host_rows(found, jax.process_index(), hosts) for name, found in scores.items()}
+        return (rows, num_clips) if num_clips is not None else (None, None)
+    mine = jax.tree.map(lambda found: host_rows(found, jax.process_index(), hosts), rows)
     count = np.array(-1 if num_clips is None else num_clips)
     parts, counts = multihost_utils.process_allgather((mine, count))
     if counts.min() < 0:
         return None, None
-    num_videos = len(next(iter(scores.values())))
-    return {name: interleave(found, num_videos) for name, found in parts.items()}, int(counts.sum())
+    num_videos = len(jax.tree.leaves(rows)[0])
+    return jax.tree.map(lambda found: interleave(found, num_videos), parts), int(counts.sum())
 
 
 def host_rows(rows, host, num_hosts):
@@ -329,21 +369,39 @@ def interleave(parts, num_rows):
     return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[:num_rows]
 
 
-def evaluate(config, path, workdir, *, protocols="all", dump=None):
+def evaluate(
+    config,
+    path,
+    workdir,
+    *,
+    protocols="all",
+    dump=None,
+    split="val",
+    ignore_class_names=False,
+):
     """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json` and `.npz`.
+
+    Results of another split than "val" go to `<workdir>/results/<split>`.
 
     Args:
         config: a configuration whose protocols and data are used, or `None` for the one that the
             checkpoint carries.
         path: a checkpoint or the working directory of a training.
-        workdir: where `results` goes.
+        workdir: where `results` goes; belongs to one run at a time.
         protocols: "all", or names with commas between them.
         dump: where the scores of all videos go besides, see `scores.write` and, of several
             protocols, `scores.dump_path`.
+        split: "val", "test" or "train".
+        ignore_class_names: compare labels by their numbers where the data names other classes than
+            the checkpoint.
+
+    Returns:
+        The number of videos that cannot be read, which count as wrong.
 
     Raises:
         UserError: checkpoint, configuration and data do not fit each other, or `dump` cannot be
             written.
+        PassingError: another run has `workdir`.
     """
     if dump:
         check_dump(dump)
@@ -351,14 +409,20 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
     directory = checkpoint.find(path)
     about = checkpoint.read_about(directory)
     stored = about["config"]
-    if config is None:
-        config = recipe.from_dict(stored)
+    trusted = config is not None
+    config = config if trusted else recipe.from_dict(stored)
+    recipe.check(config)
     recipe.check_model(config, stored, directory)
     names = recipe.protocol_names(config, protocols)
-    with Watchdog(config.train.step_timeout, again="evaluates again") as watchdog:
-        watchdog.note("the start, reading the lists")
-        data = recipe.Data(config, workdir)
-        watchdog.note(f"the start, reading {directory}")
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
+        stack.enter_context(hold(workdir))
+        watchdog.note("startup (reading the lists)")
+        # A checkpoint may be somebody else's: it does not choose where data is written.
+        data = recipe.Data(config, workdir, split, may_write=trusted)
+        stack.callback(data.close)
+        order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
+        watchdog.note(f"startup (reading {directory})")
         model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
         graph, state = nnx.split(model)
         watchdog.note("the evaluation")
@@ -366,12 +430,55 @@ def evaluate(config, path, workdir, *, protocols="all", dump=None):
             graph,
             multi_label=data.multi_label,
             max_views=config.eval.max_views_per_step,
+            class_order=order,
             alive=watchdog.alive,
         )
         results = evaluator.run_protocols(
             data, config, (nnx.as_pure(state),), directory, about["step"], names
         )
-        write_results(results, os.path.join(workdir, "results"), dump=dump)
+        folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
+        write_results(results, folder, dump=dump)
+        # The first process that exits with an error makes a launcher end the one that writes.
+        hosts.wait_for_all()
+    for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
+        print(escaped(message), file=sys.stderr, flush=True)
+    return results[0]["num_unreadable"]
+
+
+def class_order(model_names, data_names, *, ignore=False):
+    """Where the classes of data are among the outputs of a model.
+
+    Args:
+        model_names: of the outputs; empty if they are not known.
+        data_names: in the order of the labels.
+        ignore: take labels for positions where the names differ.
+
+    Returns:
+        int `[classes]`, the output of each label; `None` if they are in the same order.
+
+    Raises:
+        UserError: the names differ, not only in their order.
+    """
+    if model_names == data_names or ignore:
+        return None
+    if not model_names:
+        log("the checkpoint names no classes: its outputs are taken to be in the order of the data")
+        return None
+    if sorted(model_names) != sorted(data_names):
+        raise UserError(
+            "the checkpoint and the data name different classes:"
+            f"{differing_names(model_names, data_names)}\ngive the data that the model was trained "
+            "for, or add --ignore_class_names to compare labels by their numbers"
+        )
+    log("the classes of the data are in another order than those of the checkpoint: mapped by name")
+    positions = {name: position for position, name in enumerate(model_names)}
+    return np.array([positions[name] for name in data_names])
+
+
+def log(text):
+    """Print a line about an evaluation to standard error, from process 0 only."""
+    if jax.process_index() == 0:
+        print(escaped(text), file=sys.stderr, flush=True)
 
 
 def write_results(results, folder, *, dump=None):
@@ -403,8 +510,10 @@ def write_results(results, folder, *, dump=None):
 
 
 def _speed(found):
+    unreadable = found["num_unreadable"]
+    unreadable = f", {unreadable} of them unreadable, which count as wrong" if unreadable else ""
     return (
-        f"{found['num_videos']} videos, {found['distinct_views']} distinct views in "
+        f"{found['num_videos']} videos{unreadable}, {found['distinct_views']} distinct views in "
         f"{found['seconds']:.1f} s: {found['videos_per_second']:.1f} videos/s, "
         f"{found['views_per_second']:.1f} views/s"
     )
@@ -412,8 +521,9 @@ def _speed(found):
 
 def _list_hash(data):
     """SHA-256 of the list, or, of records, which have none, of the names and labels in them."""
-    if os.path.isfile(data.files.val_list):
-        with open(data.files.val_list, "rb") as file:
+    path, _ = data.files.of_split(data.split)
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     videos = zip(data.val_names, data.val_records, strict=True)
     lines = [f"{name} {record.label}\n" for name, record in videos]

@@ -1,6 +1,7 @@
-"""Bounds on what reading a foreign file may take, and atomic writes of own files."""
+"""Atomic, durable writes of own files; bounded reads of foreign and damaged ones."""
 
 import contextlib
+import json
 import os
 
 from trn_jax.errors import UserError, first_line
@@ -60,6 +61,38 @@ def reading(path, what):
         raise UserError(f"cannot read {path} as {what}: {first_line(error)}") from error
 
 
+def read_json_lines(path, **types):
+    """The entries of a log with one JSON object per line.
+
+    Whatever happened to the file costs the lines that it happened to: bytes that are no text,
+    blocks of zeros after a power failure, a line that was cut.
+
+    Args:
+        path: the file.
+        **types: keys that every entry has, and the types of their values.
+
+    Returns:
+        `(entries, num_bad)`: a list of dicts, and the number of lines that are none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    entries, num_bad = [], 0
+    with open(path, "rb") as file:
+        for line in file.read().split(b"\n"):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                entry = None
+            if isinstance(entry, dict) and all(type(entry.get(k)) is t for k, t in types.items()):
+                entries.append(entry)
+            else:
+                num_bad += 1
+    return entries, num_bad
+
+
 def write_text(path, text):
     """Write a text file, see `write_bytes`."""
     write_bytes(path, text.encode())
@@ -84,3 +117,31 @@ def write_bytes(path, content):
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; make room or choose another place"
         ) from error
+
+
+def sync_folder(folder):
+    """Wait until a folder (a `pathlib.Path`) and everything in it are on the disk.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def sync(path):
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    is_folder = path.is_dir()
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not is_folder:  # some file systems cannot sync folders
+            raise
+    finally:
+        os.close(handle)

@@ -4,6 +4,7 @@ A host is a process with devices of its own. Where there is only one, nothing he
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import socket
@@ -183,6 +184,33 @@ def _give_up(told, timeout):
         flush=True,
     )
     os._exit(STUCK)
+
+
+def coordinator():
+    """Address of the runtime's coordinator, a service of host 0, `"<host>:<port>"`; "" if alone."""
+    return distributed.global_state.coordinator_address or ""
+
+
+def check_same(**texts):
+    """Check that all hosts have the same texts, each under a name for messages.
+
+    Raises:
+        UserError: this host has another text than host 0.
+    """
+    if jax.process_count() == 1:
+        return
+    register = Register("trn_jax/same")
+    for name, text in texts.items():
+        register.write(f"{name}/{jax.process_index()}", hashlib.sha256(text.encode()).hexdigest())
+    wait_for_all()
+    for name in texts:
+        found = register.read(name)
+        other = [host for host, digest in found.items() if digest != found["0"]]
+        if other:
+            raise UserError(
+                f"host {min(other, key=int)} has another {name} than host 0; start all hosts with "
+                "the same command and give all of them the same files"
+            )
 
 
 class RegisterGone(Exception):

@@ -11,6 +11,7 @@ Kubernetes they find each other; elsewhere each is told with `--coordinator=<hos
 --num_hosts=<number> --host=<its own, from 0>`.
 """
 
+import faulthandler
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from trn_jax.errors import UserError
+from trn_jax.signals import StopSignals
 
 _LOADER = os.path.dirname(config_flags.__file__)  # what runs a recipe
 _LIBRARIES = (os.path.dirname(_LOADER), os.path.dirname(app.__file__))
@@ -33,6 +35,13 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _PROTOCOL = flags.DEFINE_string(
     "protocol", "all", "With --mode=eval: names of protocols of the recipe, or all."
+)
+_SPLIT = flags.DEFINE_enum(
+    "split",
+    "val",
+    ["val", "test", "train"],
+    "With --mode=eval: the list that is evaluated; results of another one than val go to "
+    "<workdir>/results/<split>.",
 )
 _DEEP = flags.DEFINE_bool("deep", False, "With --mode=check: decode all frames, not three a video.")
 _TO = flags.DEFINE_string(
@@ -62,6 +71,14 @@ _NUM_HOSTS = flags.DEFINE_integer(
     "num_hosts", None, "On several hosts: their number; 1: whatever the cluster says, only this."
 )
 _HOST = flags.DEFINE_integer("host", None, "On several hosts: the number of this one, from 0.")
+_IGNORE_CLASS_NAMES = flags.DEFINE_bool(
+    "ignore_class_names",
+    False,
+    "Resume or evaluate although the data names other classes than the checkpoint.",
+)
+_IGNORE_LISTS = flags.DEFINE_bool(
+    "ignore_lists", False, "Resume a training although its lists have changed."
+)
 _HOSTS_TIMEOUT = flags.DEFINE_integer(
     "hosts_timeout", 300, "On several hosts: seconds to wait for all to come.", lower_bound=1
 )
@@ -69,6 +86,15 @@ _HOSTS_TIMEOUT = flags.DEFINE_integer(
 
 def main(_):
     """Do what the flags say."""
+    # Of a crash, the thread that crashed. absl shows all, in front of what `watchdog` has to say.
+    faulthandler.enable(all_threads=False)
+    if _MODE.value != "train":
+        return _main(None)
+    with StopSignals() as signals:  # before what takes long, such as importing JAX
+        return _main(signals)
+
+
+def _main(signals):
     # Imported late, so that a wrong flag is told at once.
     from trn_jax.data import memory
 
@@ -78,6 +104,8 @@ def main(_):
     from trn_jax.train import train
 
     config = _config()
+    if _SPLIT.value != "val" and _MODE.value != "eval":
+        raise UserError(f"--split={_SPLIT.value} goes with --mode=eval")
     if _MODE.value == "check":
         return _check(config)
     if _MODE.value == "plan":
@@ -93,20 +121,29 @@ def main(_):
         profile_steps = _profile_steps(_PROFILE_STEPS.value)
         _bring_hosts_together()
         keep_programs(_WORKDIR.value)
-        return train(config, _WORKDIR.value, profile_steps=profile_steps)
+        return train(
+            config,
+            _WORKDIR.value,
+            profile_steps=profile_steps,
+            ignore_lists=_IGNORE_LISTS.value,
+            ignore_class_names=_IGNORE_CLASS_NAMES.value,
+            signals=signals,
+        )
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
     _bring_hosts_together()
     workdir = _WORKDIR.value or _workdir_of(_CHECKPOINT.value)
     keep_programs(workdir)
-    evaluate(
+    num_unreadable = evaluate(
         config,
         _CHECKPOINT.value,
         workdir,
         protocols=_PROTOCOL.value,
         dump=_DUMP.value,
+        ignore_class_names=_IGNORE_CLASS_NAMES.value,
+        split=_SPLIT.value,
     )
-    return 0
+    return 1 if num_unreadable else 0
 
 
 def _profile_steps(text):
@@ -134,9 +171,11 @@ def _check(config):
     """Look through the data set of a recipe."""
     from trn_jax.data import check
     from trn_jax.recipe import Data
+    from trn_jax.recipe import check as check_config
 
     if config is None:
         raise UserError("what is looked at is the data set of a recipe: --config=<recipe>")
+    check_config(config)
     data = Data(config, _WORKDIR.value or "runs/check")
     files = data.files
     if files.source == "records":
@@ -144,9 +183,13 @@ def _check(config):
             f"{files.train_list} are records, which were checked when they were made; look at the "
             "folders of frames or the videos that they were made from"
         )
+    lists = {split: files.of_split(split) for split in ("train", "val", "test")}
+    if not os.path.exists(files.test_list):
+        del lists["test"]
     findings = check.check(
-        {"train": (files.train_list, files.frames), "val": (files.val_list, files.val_frames)},
+        lists,
         data.source,
+        num_segments=config.model.num_segments,
         class_names=data.class_names,
         multi_label=data.multi_label,
         deep=_DEEP.value,

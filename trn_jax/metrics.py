@@ -32,19 +32,24 @@ def confusion_matrix(predictions, labels, num_classes):
     return matrix
 
 
-def per_class_accuracy(confusion):
-    """Share of each class's videos that were recognised, `[classes]`; 0 for a class without any."""
-    return np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
+def per_class_accuracy(confusion, num_missing=0):
+    """Share of each class's videos that were recognised, `[classes]`; 0 for a class without any.
+
+    Args:
+        confusion: see `confusion_matrix`.
+        num_missing: videos of each class without a prediction, `[classes]`, which it lacks.
+    """
+    return np.diag(confusion) / np.maximum(confusion.sum(axis=1) + num_missing, 1)
 
 
-def mean_class_accuracy(confusion):
-    """Mean of the per-class accuracies, as mmaction2 defines it.
+def mean_class_accuracy(confusion, num_missing=0):
+    """Mean of the per-class accuracies, as mmaction2 defines it; see there for the arguments.
 
     A class without videos does not count, unless it was predicted: then it counts as 0. So one
     wrong guess at a class that the list does not have lowers the mean.
     """
-    seen = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
-    return float(np.mean(per_class_accuracy(confusion)[seen]))
+    seen = (confusion.sum(axis=0) + confusion.sum(axis=1) + num_missing) > 0
+    return float(np.mean(per_class_accuracy(confusion, num_missing)[seen]))
 
 
 def calibration_error(scores, labels, num_bins=15):
@@ -119,7 +124,7 @@ def mean_average_precision_by_video(scores, labels):
     return float(np.nanmean([average_precision(*row) for row in rows]))
 
 
-def classification(scores, labels, partners=None, top_k=(1, 5)):
+def classification(scores, labels, partners=None, top_k=(1, 5), missing=None):
     """All metrics of an evaluation with one label per video.
 
     Args:
@@ -127,6 +132,8 @@ def classification(scores, labels, partners=None, top_k=(1, 5)):
         labels: `[videos]`.
         partners: `{class: the class that is this one backwards in time}`, where there are such.
         top_k: which top-k accuracies.
+        missing: whether a video could not be read, `[videos]`; it counts as wrong, its scores mean
+            nothing. `None`: all could.
 
     Returns:
         A dict of numbers between 0 and 1: `top1`, `top5` (or what `top_k` names), `mean_class`,
@@ -136,26 +143,32 @@ def classification(scores, labels, partners=None, top_k=(1, 5)):
     Raises:
         UserError: scores are not finite, or there are none.
     """
-    _check(scores)
-    predictions = np.argmax(scores, axis=1)
-    confusion = confusion_matrix(predictions, labels, scores.shape[1])
-    result = {f"top{k}": top_k_accuracy(scores, labels, k) for k in top_k}
-    result["mean_class"] = mean_class_accuracy(confusion)
+    missing = np.zeros(len(scores), bool) if missing is None else missing
+    num_classes = scores.shape[1]
+    _check(scores[~missing])
+    predictions = np.where(missing, -1, np.argmax(scores, axis=1))
+    confusion = confusion_matrix(predictions[~missing], labels[~missing], num_classes)
+    wanted = np.where(missing, -1, labels)  # no class has that number
+    result = {f"top{k}": top_k_accuracy(scores, wanted, k) for k in top_k}
+    num_missing = np.bincount(labels[missing], minlength=num_classes)
+    result["mean_class"] = mean_class_accuracy(confusion, num_missing)
     if partners:
         paired = np.isin(labels, list(partners))
         partner = np.array([partners.get(label, -1) for label in labels.tolist()])
-        backwards = predictions == partner
+        backwards = (predictions == partner) & ~missing
         result["pair"] = float(np.mean((backwards | (predictions == labels))[paired]))
         result["partner"] = float(np.mean(backwards[paired]))
     return result
 
 
-def multi_label(scores, labels):
+def multi_label(scores, labels, missing=None):
     """All metrics of an evaluation with several labels per video.
 
     Args:
         scores: `[videos, classes]`.
         labels: `[videos, classes]` of 0 and 1, at least one 1.
+        missing: whether a video could not be read, `[videos]`: every class ranks it last, and it
+            counts as wrong. `None`: all could.
 
     Returns:
         A dict of numbers between 0 and 1: `map` (see `mean_average_precision`), `map_by_video`,
@@ -164,12 +177,16 @@ def multi_label(scores, labels):
     Raises:
         UserError: scores are not finite, or there are none.
     """
-    _check(scores)
+    missing = np.zeros(len(scores), bool) if missing is None else missing
+    _check(scores[~missing])
+    ranked = np.where(missing[:, None], -np.inf, scores)
     best = np.argmax(scores, axis=1)
+    readable = np.mean(~missing)
+    by_video = mean_average_precision_by_video(scores[~missing], labels[~missing])
     return {
-        "map": mean_average_precision(scores, labels),
-        "map_by_video": mean_average_precision_by_video(scores, labels),
-        "top1": float(np.mean(labels[np.arange(len(labels)), best] > 0)),
+        "map": mean_average_precision(ranked, labels),
+        "map_by_video": float(readable * by_video),
+        "top1": float(np.mean((labels[np.arange(len(labels)), best] > 0) & ~missing)),
     }
 
 

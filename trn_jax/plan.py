@@ -164,6 +164,7 @@ class _Layout:
 
 
 def _lay_out(config, devices):
+    recipe.check(config)
     mesh = make_mesh(devices)
     recipe.check_batch(config, mesh.size)
     rate = recipe.learning_rate(config, _STEPS_PER_EPOCH)
@@ -175,7 +176,7 @@ def _lay_out(config, devices):
     layout = train_step.lay_state(shapes, mesh, config.train.shard_state)
     whole = replicated(mesh)
     places = jax.tree.map(lambda _: whole, shapes) if layout is None else layout
-    skips = recipe.skips_not_finite(config)
+    skips = config.train.on_nan == "skip"
     return _Layout(
         mesh,
         graph,

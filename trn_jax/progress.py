@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from trn_jax.errors import UserError, escaped
-from trn_jax.files import write_text
+from trn_jax.files import read_json_lines, write_text
 
 
 @dataclasses.dataclass
@@ -35,9 +35,13 @@ class StepMeter:
     Args:
         batch: clips per step.
         finished: called by that thread whenever a step has finished.
+
+    Attributes:
+        skipped_in_row: steps that changed nothing, up to the last one that has finished.
     """
 
     def __init__(self, batch, *, finished=lambda: None):
+        self.skipped_in_row = 0
         self._batch = batch
         self._finished = finished
         self._fetcher = ThreadPoolExecutor(1, "fetch-scalars")
@@ -105,6 +109,7 @@ class StepMeter:
 
     def _fetch(self, scalars):
         values = jax.device_get(scalars)
+        self.skipped_in_row = self.skipped_in_row + 1 if values.get("skipped") else 0
         self._finished()
         return time.perf_counter(), values
 
@@ -145,7 +150,7 @@ class Reporter:
             return
         self._path = os.path.join(workdir, "metrics.jsonl")
         self._told = False  # that something could not be written
-        _drop_after(self._path, first_step, again)
+        dropped = _drop_after(self._path, first_step, again)
         try:
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
             self._events = _Events(os.path.join(workdir, "events"), first_step + 1)
@@ -161,6 +166,8 @@ class Reporter:
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
         )
+        if dropped:
+            self.say(dropped)
 
     def step(self):
         """Move the progress bar by one step."""
@@ -286,19 +293,26 @@ class Profile:
 
 
 def _drop_after(path, step, again):
+    """Drop the entries that are going to be computed again, and lines that are no entries.
+
+    Returns:
+        A message about the latter, or "".
+    """
     if not os.path.exists(path):
-        return
-    with open(path) as file:
-        lines = file.read().splitlines()
-    kept = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            if entry["step"] < step or (entry["step"] == step and entry["group"] not in again):
-                kept.append(line + "\n")
-        except ValueError:
-            break  # the line that was being written when the run was killed
+        return ""
+    try:
+        entries, num_bad = read_json_lines(path, step=int, group=str)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; move it elsewhere") from None
+    kept = [
+        json.dumps(entry) + "\n"
+        for entry in entries
+        if entry["step"] < step or (entry["step"] == step and entry["group"] not in again)
+    ]
     write_text(path, "".join(kept))
+    if not num_bad:
+        return ""
+    return f"{num_bad} damaged lines of {path} were dropped; the checkpoints are not affected"
 
 
 def duration(seconds):

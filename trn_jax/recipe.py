@@ -3,21 +3,24 @@
 Together with the loop in `train` and `evaluate` this is the only code that sees a configuration.
 """
 
+import collections
 import json
 import os
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from trn_jax import convert, hosts, optim
-from trn_jax.config import base
+from trn_jax.config import base, views
+from trn_jax.config import check as check_values
 from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
 from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.files import reading
 from trn_jax.prepare.processes import num_processors
+
+_CHECKED = 10  # videos of a list, one of which has to be there
 
 
 class Data:
@@ -26,8 +29,11 @@ class Data:
     Args:
         config: see `trn_jax.config.base`.
         workdir: the synthetic data set is written beside it by default.
+        split: what is evaluated, "val", "test" or "train".
+        may_write: whether it may be written to the folder that the configuration names.
 
     Attributes:
+        split: the same.
         class_names: names of the classes, in the order of their labels.
         num_threads: threads that decode.
         files: the `Dataset` with absolute paths.
@@ -38,40 +44,33 @@ class Data:
         UserError: files are missing or do not fit each other.
     """
 
-    def __init__(self, config, workdir):
+    def __init__(self, config, workdir, split="val", *, may_write=True):
+        self.split = split
         settings = config.data
         data_dir = config.data_dir or _default_data_dir(settings.dataset, workdir)
         fields = datasets.Dataset.__dataclass_fields__
         overrides = {key: settings[key] for key in fields if key in settings}
         with hosts.first_host_first():  # it may have to write the synthetic data set
-            self.files = datasets.locate(settings.dataset, data_dir, **overrides)
-        self.source = _source(self.files)
+            self.files = datasets.locate(
+                settings.dataset, data_dir, write=may_write or not config.data_dir, **overrides
+            )
+        self.source = _source(self.files, settings.max_pixels)
         self.num_threads = settings.num_threads or num_processors()
         self.multi_label = settings.multi_label
         self._config = config
         self._records: dict[str, list[annotations.Record]] = {}
+        self._evaluated: tuple[dict, pipeline.EvalVideos] | None = None  # the last views and videos
         self.class_names = annotations.read_class_names(self.files.class_names)
+        repeated = [name for name, n in collections.Counter(self.class_names).items() if n > 1]
+        if repeated:
+            raise UserError(
+                f"{self.files.class_names} names classes more than once: "
+                f"{', '.join(map(repr, repeated))}; give every class a name of its own"
+            )
         if len(self.class_names) != config.model.num_classes:
             raise UserError(
                 f"{self.files.class_names} names {len(self.class_names)} classes, but "
                 f"model.num_classes is {config.model.num_classes}; correct one of the two"
-            )
-        train = View(**settings.train)
-        if train.num_segments != config.model.num_segments:
-            raise UserError(
-                f"data.train.num_segments={train.num_segments} differs from "
-                f"model.num_segments={config.model.num_segments}"
-            )
-        if settings.balanced and settings.multi_label:
-            raise UserError(
-                "data.balanced=True draws all classes equally often, which videos with several "
-                "labels each cannot be; leave it out with data.multi_label=True"
-            )
-        if train.num_views != 1:
-            raise UserError(
-                f"data.train gives {train.num_views} views of a video (sampling="
-                f"{train.sampling!r}, num_clips={train.num_clips}, crop={train.crop!r}), but a "
-                "training step takes one; use a random sampling, num_clips=1 and a random crop"
             )
 
     @property
@@ -81,8 +80,21 @@ class Data:
 
     @property
     def val_records(self):
-        """The validation list."""
-        return self._list(self.files.val_list, self.files.val_frames)
+        """The list that is evaluated, of validation unless `split` is another."""
+        path, frames = self.files.of_split(self.split)
+        is_list = self.files.source != "records"
+        if is_list and self.split == "test" and not os.path.exists(path):
+            raise UserError(
+                f"--split=test: the data set has no list {path}; `trn-jax prepare` writes one for "
+                "the test videos of its source; or name another list with --config.data.test_list"
+            )
+        return self._list(path, frames)
+
+    def listed(self, split):
+        """Names of the videos of a list, "train" or "val", as they stand there, and its records."""
+        if split == "train":
+            return self.train_names(range(len(self.train_records))), self.train_records
+        return self.val_names, self.val_records
 
     @property
     def train_labels(self):
@@ -91,7 +103,7 @@ class Data:
 
     @property
     def val_labels(self):
-        """Of the validation list: int64 `[videos]`, or multi-hot float32 `[videos, classes]`."""
+        """Of `val_records`: int64 `[videos]`, or multi-hot float32 `[videos, classes]`."""
         return self._labels(self.val_records)
 
     def _labels(self, records):
@@ -102,8 +114,8 @@ class Data:
 
     @property
     def val_names(self):
-        """Names of the videos of the validation list, as they stand there."""
-        root = os.path.join(self.files.val_frames, "")
+        """Names of the videos of the list that is evaluated, as they stand there."""
+        root = os.path.join(self.files.of_split(self.split)[1], "")
         return [record.path.removeprefix(root) for record in self.val_records]
 
     def train_names(self, examples):
@@ -118,9 +130,20 @@ class Data:
                 found = self.source.videos(os.path.basename(path), **labels)
             else:
                 found = annotations.read_list(path, frames_root=frames, **labels)
-            self.source.check(found[0])
+            self._check_some(found)
             self._records[path] = found
         return self._records[path]
+
+    def _check_some(self, records):
+        """Check that videos are where they are expected; if some may be unreadable, not all."""
+        number = _CHECKED if self._config.data.on_error == "skip" else 1
+        problems = []
+        for record in records[:: -(-len(records) // number)]:
+            try:
+                return self.source.check(record)
+            except decode.FrameError as error:
+                problems.append(error)
+        raise problems[0]
 
     @property
     def partners(self):
@@ -165,20 +188,34 @@ class Data:
         )
 
     def eval_videos(self, views):
-        """This host's videos of the validation list, seen through `views`, `{name: View}`."""
-        reader = VideoReader(
-            views,
-            self.source,
-            seed=self._config.seed,
-        )
-        return pipeline.eval_videos(
-            reader,
-            self.val_records,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
-            num_threads=self.num_threads,
-            num_workers=self._config.data.num_workers,
-        )
+        """This host's videos of `val_records`, seen through `views`, `{name: View}`.
+
+        Worker processes stay until other views are asked for.
+        """
+        if self._evaluated is None or self._evaluated[0] != views:
+            self.close()
+            reader = VideoReader(
+                views,
+                self.source,
+                seed=self._config.seed,
+                on_error=self._config.data.on_error,
+            )
+            videos = pipeline.EvalVideos(
+                reader,
+                self.val_records,
+                host=jax.process_index(),
+                num_hosts=jax.process_count(),
+                num_threads=self.num_threads,
+                num_workers=self._config.data.num_workers,
+            )
+            self._evaluated = dict(views), videos
+        return iter(self._evaluated[1])
+
+    def close(self):
+        """Stop the worker processes of evaluations."""
+        if self._evaluated is not None:
+            self._evaluated[1].close()
+            self._evaluated = None
 
     def mirrored(self, view):
         """`{label: its label in a mirrored clip}` for the labels that `view` exchanges.
@@ -202,13 +239,64 @@ class Data:
         return "\n".join(["mirrored clips exchange these labels:", *lines])
 
 
-def _source(files):
+def check(config):
+    """Check everything about a configuration that needs neither data nor devices.
+
+    Raises:
+        UserError: values are outside their ranges, or do not go together; the keys are named.
+    """
+    check_values(config)
+    if jax.dtypes.canonicalize_dtype(config.model.dtype) != config.model.dtype:
+        raise UserError("model.dtype='float64' needs the environment variable JAX_ENABLE_X64=1")
+    parsed = {}
+    for name, section in views(config).items():
+        try:
+            parsed[name] = View(**section)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    _check_train_view(config, parsed.pop("data.train"))
+    VideoReader(parsed, None, seed=config.seed)  # random crops cannot be evaluated
+    if config.data.multi_label:
+        _check_multi_label(config)
+
+
+def _check_train_view(config, view):
+    if view.num_segments != config.model.num_segments:
+        raise UserError(
+            f"data.train.num_segments={view.num_segments} differs from "
+            f"model.num_segments={config.model.num_segments}"
+        )
+    if view.num_views != 1:
+        raise UserError(
+            f"data.train gives {view.num_views} views of a video (sampling={view.sampling!r}, "
+            f"num_clips={view.num_clips}, crop={view.crop!r}), but a training step takes one; use "
+            "a random sampling, num_clips=1 and a random crop"
+        )
+
+
+def _check_multi_label(config):
+    """Refuse what is only defined for one label per video."""
+    single = {
+        "data.balanced": config.data.balanced,
+        "train.label_smoothing": config.train.label_smoothing,
+        "train.class_weights": config.train.class_weights != "equal",
+    }
+    chosen = [key for key, used in single.items() if used]
+    if chosen:
+        raise UserError(
+            f"{', '.join(chosen)}: for one label per video only; leave it out with "
+            "data.multi_label=True"
+        )
+
+
+def _source(files, max_pixels):
     """Where the videos of a `Dataset` are read."""
     if files.source == "videos":
-        return videos.VideoFiles()
+        return videos.VideoFiles(max_pixels=max_pixels)
     if files.source == "records":
-        return records.Records(os.path.dirname(files.frames))
-    return decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
+        return records.Records(os.path.dirname(files.frames), max_pixels=max_pixels)
+    naming = dict(pattern=files.frame_pattern, first_frame=files.first_frame)
+    return decode.FrameFolders(**naming, max_pixels=max_pixels)
 
 
 def _default_data_dir(dataset, workdir):
@@ -243,39 +331,11 @@ def optimizer(config, params, rate):
 
 
 def loss_options(config, data):
-    """Arguments for `train_step.classification_loss`.
-
-    Raises:
-        UserError: values that do not exist, or mean nothing for these labels.
-    """
-    smoothing, weights = config.train.label_smoothing, config.train.class_weights
-    if not 0 <= smoothing < 1:
-        raise UserError(f"train.label_smoothing={smoothing} must be a share in [0, 1), such as 0.1")
-    if weights not in ("equal", "balanced"):
-        raise UserError(f"train.class_weights={weights!r} is neither 'equal' nor 'balanced'")
-    if data.multi_label and (smoothing or weights != "equal"):
-        raise UserError(
-            "train.label_smoothing and train.class_weights are for one label per video; leave them "
-            "out with data.multi_label=True"
-        )
-    options = dict(weight=config.train.loss_weight, label_smoothing=smoothing)
-    if weights == "balanced":
+    """Arguments for `train_step.classification_loss`."""
+    options = dict(weight=config.train.loss_weight, label_smoothing=config.train.label_smoothing)
+    if config.train.class_weights == "balanced":
         options["class_weights"] = balanced_weights(data.train_labels, len(data.class_names))
     return options
-
-
-def skips_not_finite(config):
-    """Whether a step is left out whose loss or gradient is not finite; the training ends otherwise.
-
-    Raises:
-        UserError: `train.on_nan` has a value that does not exist.
-    """
-    if config.train.on_nan not in ("stop", "skip"):
-        raise UserError(
-            f"train.on_nan={config.train.on_nan!r} is neither 'stop' (end the training at a loss "
-            "that is not finite) nor 'skip' (leave such steps out)"
-        )
-    return config.train.on_nan == "skip"
 
 
 def balanced_weights(labels, num_classes):
@@ -327,10 +387,6 @@ def check_batch(config, num_devices, num_hosts=1):
     devices = f"{num_devices} devices"
     if num_hosts > 1:
         devices += f" ({num_hosts} hosts x {num_devices // num_hosts})"
-    if batch < 1 or accumulation < 1:
-        raise UserError(
-            f"train.batch={batch} and train.accumulation={accumulation} must be positive"
-        )
     if batch % (num_devices * accumulation):
         raise UserError(
             f"train.batch={batch} cannot be cut into {devices} x "
@@ -352,6 +408,13 @@ def check_batch(config, num_devices, num_hosts=1):
 def to_json(config):
     """A configuration as text, with sorted keys."""
     return json.dumps(config.to_dict(), indent=1, sort_keys=True)
+
+
+def shared_json(config):
+    """A configuration as text, without what may differ between the hosts of a run."""
+    values = config.to_dict()
+    del values["data_dir"], values["data"]["num_threads"], values["data"]["num_workers"]
+    return json.dumps(values, sort_keys=True)
 
 
 def flat(tree, prefix=""):
@@ -393,7 +456,7 @@ def from_dict(values):
     Keys that did not exist when it was made have their defaults.
 
     Raises:
-        UserError: it is no configuration of this package.
+        UserError: it is none.
     """
 
     def tuples(value):
@@ -403,19 +466,14 @@ def from_dict(values):
 
     with reading("the configuration", "one of trn_jax"):
         model = values["model"]
-        defaults = base(
+        config = base(
             dataset=values["data"]["dataset"], model=model["name"], num_classes=model["num_classes"]
-        ).to_dict()
-        defaults["protocols"] = {name: default_view().to_dict() for name in values["protocols"]}
-        return ConfigDict(_with_defaults(tuples(values), defaults)).lock()
-
-
-def _with_defaults(values, defaults):
-    """Nested dicts, with the entries of `defaults` where `values` has none."""
-    return defaults | {
-        key: _with_defaults(value, defaults.get(key) or {}) if isinstance(value, dict) else value
-        for key, value in values.items()
-    }
+        )
+        del config.protocols.efficient
+        for name in values["protocols"]:
+            config.protocols[name] = default_view()
+        config.update(tuples(values))  # which compares types
+        return config
 
 
 def check_model(config, checkpoint_config, directory):

@@ -8,7 +8,7 @@ import numpy as np
 from trn_jax import metrics, pictures
 from trn_jax import scores as score_files
 from trn_jax.errors import UserError, escaped
-from trn_jax.files import reading, write_bytes, write_text
+from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
 _METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}
 _NUM_PAIRS = 20
@@ -166,10 +166,13 @@ def _describe(name, result, found, top_k):
     parts = [head, class_table(found.per_class())]
     if found.multi_label:
         return "\n\n".join(parts), None
-    if metrics.are_probabilities(found.scores):
-        error = metrics.calibration_error(found.scores, found.labels)
+    read = ~found.is_missing
+    if not read.all():
+        parts[0] += f"\n{int((~read).sum())} videos could not be read and count as wrong"
+    if metrics.are_probabilities(found.scores[read]):
+        error = metrics.calibration_error(found.scores[read], found.labels[read])
         parts[0] += (
-            f"\nmean confidence {100 * found.scores.max(axis=1).mean():.2f} %, expected "
+            f"\nmean confidence {100 * found.scores[read].max(axis=1).mean():.2f} %, expected "
             f"calibration error {100 * error:.2f} %"
         )
     parts.append(confused_pairs(found) or "no video was taken for one of another class")
@@ -183,22 +186,14 @@ def _describe(name, result, found, top_k):
 def _read_curves(path):
     """Accuracies by the step, from the log of a training: `{name: (steps, values)}`."""
     curves: dict[str, tuple[list, list]] = {}
-    # A line may be cut off by a kill, or damaged with the disk; the others still hold.
-    with reading(path, "the log of a training"), open(path, "rb") as file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-                step, group = entry["step"], entry["group"]
-                found = {name: entry[name] for name in _CURVES if name in entry}
-            except (ValueError, LookupError, TypeError, RecursionError):
-                continue
-            if not isinstance(group, str) or not _is_number(step, _MAX_STEP):
-                continue
-            for name, value in found.items():
-                if _is_number(value, 1):
-                    steps, values = curves.setdefault(f"{group} {_title(name)}", ([], []))
-                    steps.append(step)
-                    values.append(value)
+    with reading(path, "the log of a training"):
+        entries, _ = read_json_lines(path, step=int, group=str)
+    for entry in entries:
+        for name in _CURVES:
+            if _is_number(entry["step"], _MAX_STEP) and _is_number(entry.get(name), 1):
+                steps, values = curves.setdefault(f"{entry['group']} {_title(name)}", ([], []))
+                steps.append(entry["step"])
+                values.append(entry[name])
     return curves
 
 

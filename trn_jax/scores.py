@@ -35,6 +35,8 @@ class Scores:
         partners: `{class: the class that is this one backwards in time}`, where there are such.
         protocol: name of the protocol.
         about: where they come from (checkpoint, list, hashes): `{name: text or number}`.
+        missing: whether a video could not be read, bool `[videos]`: its scores are 0, and it counts
+            as wrong. `None`: all could.
 
     Raises:
         UserError: the numbers of videos or classes differ, labels are no numbers of classes (or,
@@ -49,6 +51,7 @@ class Scores:
     partners: dict[int, int] = dataclasses.field(default_factory=dict)
     protocol: str = ""
     about: dict[str, str | int | float] = dataclasses.field(default_factory=dict)
+    missing: np.ndarray | None = None
 
     def __post_init__(self):
         for name, array, kinds in (("scores", self.scores, "f"), ("labels", self.labels, "iuf")):
@@ -64,6 +67,7 @@ class Scores:
             ("labels", len(self.labels), num_videos),
             ("video names", len(self.videos) or num_videos, num_videos),
             ("class names", len(self.class_names) or num_classes, num_classes),
+            ("marks of missing videos", len(self.is_missing), num_videos),
         ):
             if found != expected:
                 raise UserError(
@@ -106,6 +110,11 @@ class Scores:
                 raise UserError(f"partners has {pair}, expected classes in 0..{num_classes - 1}")
 
     @property
+    def is_missing(self):
+        """`missing`, bool `[videos]`, also where all videos could be read."""
+        return np.zeros(len(self.scores), bool) if self.missing is None else self.missing
+
+    @property
     def multi_label(self):
         """Whether videos have several labels."""
         return self.labels.ndim == 2
@@ -117,13 +126,14 @@ class Scores:
     def metrics(self, top_k=(1, 5)):
         """All metrics, see `metrics.classification` and `metrics.multi_label`."""
         if self.multi_label:
-            return metrics.multi_label(self.scores, self.labels)
-        return metrics.classification(self.scores, self.labels, self.partners, top_k)
+            return metrics.multi_label(self.scores, self.labels, self.missing)
+        return metrics.classification(self.scores, self.labels, self.partners, top_k, self.missing)
 
     def confusion(self):
-        """Counts `[classes, classes]`, rows true classes; needs one label per video."""
-        predictions = np.argmax(self.scores, axis=1)
-        return metrics.confusion_matrix(predictions, self.labels, self.scores.shape[1])
+        """Counts `[classes, classes]` of readable videos, rows true classes; one label each."""
+        read = ~self.is_missing
+        predictions = np.argmax(self.scores[read], axis=1)
+        return metrics.confusion_matrix(predictions, self.labels[read], self.scores.shape[1])
 
     def per_class(self):
         """What became of every class.
@@ -134,13 +144,15 @@ class Scores:
         """
         if self.multi_label:
             counts = self.labels.sum(axis=0)
-            found = metrics.per_class_average_precision(self.scores, self.labels)
+            ranked = np.where(self.is_missing[:, None], -np.inf, self.scores)
+            found = metrics.per_class_average_precision(ranked, self.labels)
             values = [None if np.isnan(value) else float(value) for value in found]
             name = "average_precision"
         else:
             confusion = self.confusion()
-            counts = confusion.sum(axis=1)
-            values = metrics.per_class_accuracy(confusion).tolist()
+            num_missing = np.bincount(self.labels[self.is_missing], minlength=self.scores.shape[1])
+            counts = confusion.sum(axis=1) + num_missing
+            values = metrics.per_class_accuracy(confusion, num_missing).tolist()
             name = "accuracy"
         return [
             {"label": label, "name": self.class_name(label), "videos": int(count), name: value}
@@ -188,8 +200,9 @@ def write(path, found):
     """Write `Scores` in the format that the end of `path` names.
 
     `.npz`: the arrays `scores` `[videos, classes]`, `labels` `[videos]` (or `[videos, classes]` of
-    0 and 1), `videos`, `class_names`, `partners` `[n, 2]`, and, without dimensions, `protocol` and
-    one array per entry of `about`. `numpy.load` reads it without pickles.
+    0 and 1), `videos`, `class_names`, `partners` `[n, 2]`, `missing`, the rows of videos that could
+    not be read, if there are such, and, without dimensions, `protocol` and one array per entry of
+    `about`. `numpy.load` reads it without pickles.
 
     `.json`: an object of the same names; `labels` is a list of numbers, or of lists of them.
 
@@ -242,11 +255,27 @@ def read(path):
 
 def _plain(found):
     """Everything but scores, labels and videos, in what JSON and pickles can hold."""
+    missing = np.flatnonzero(found.is_missing).tolist()
     return found.about | {
         "protocol": found.protocol,
         "class_names": found.class_names,
         "partners": [[a, b] for a, b in found.partners.items()],
+        **({"missing": missing} if missing else {}),
     }
+
+
+def _mask(rows, num_videos):
+    """`Scores.missing` for numbers of rows, as files have them."""
+    rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
+    if not isinstance(rows, list | tuple) or not all(type(row) is int for row in rows):
+        raise UserError(f"missing={rows!r:.40} must be numbers of rows")
+    if not rows:
+        return None
+    if not 0 <= min(rows) <= max(rows) < num_videos:
+        raise UserError(f"missing names row {max(rows)} of {num_videos}")
+    mask = np.zeros(num_videos, bool)
+    mask[list(rows)] = True
+    return mask
 
 
 def _npz_content(found):
@@ -341,6 +370,7 @@ def _checked(scores, labels, videos, class_names, rest):
         _partners(rest.get("partners", []), num_classes),
         about.pop("protocol", None) or "",
         {name: value for name, value in about.items() if value is not None},
+        _mask(rest.get("missing", []), num_videos),
     )
     if not isinstance(found.protocol, str):
         raise UserError(f"protocol is {found.protocol!r}, expected a name")
@@ -467,6 +497,9 @@ def _read_pickle(content):
 def fuse(parts, weights=None):
     """The weighted mean of several models' scores of the same videos.
 
+    A video counts as missing if none of the models could read it; where some could not, the scores
+    are those of the others, times their share of the weights.
+
     Args:
         parts: a list of pairs `(name, Scores)`, two at least; the order of the first one's videos
             becomes that of all.
@@ -493,17 +526,20 @@ def fuse(parts, weights=None):
             raise UserError(f"{name} has scores that are not finite numbers; evaluate it again")
     first_name, first = parts[0]
     shares = np.divide(weights, sum(weights))
-    total = shares[0] * first.scores
+    total, missing = shares[0] * first.scores, first.is_missing
     for share, (name, part) in zip(shares[1:], parts[1:], strict=True):
         try:
-            total += share * part.scores[_places(first, part)]
+            places = _places(first, part)
         except UserError as error:
             raise UserError(f"{name} cannot be fused with {first_name}: {error}") from None
+        total += share * part.scores[places]
+        missing = missing & part.is_missing[places]
     terms = [f"{weight:g} x {name}" for weight, (name, _) in zip(weights, parts, strict=True)]
     return dataclasses.replace(
         first,
         scores=total.astype(np.float32),
         protocol="fusion",
+        missing=missing if missing.any() else None,
         about={"fusion": " + ".join(terms)},
     )
 

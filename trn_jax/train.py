@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from functools import partial
 
@@ -13,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from trn_jax import checkpoint, evaluate, recipe
+from trn_jax import checkpoint, evaluate, hosts, recipe
 from trn_jax.data.memory import give_back
 from trn_jax.devices import DevicePrefetch, make_mesh
-from trn_jax.errors import UserError, escaped
+from trn_jax.errors import INTERRUPTED, UserError, escaped
 from trn_jax.files import write_text
 from trn_jax.models import create_model
 from trn_jax.progress import Profile, Reporter, StepMeter, duration, first_not_finite
+from trn_jax.signals import StopSignals
 from trn_jax.train_step import (
     TrainState,
     all_finite,
@@ -30,41 +29,74 @@ from trn_jax.train_step import (
     load_weights,
 )
 from trn_jax.watchdog import Watchdog
-from trn_jax.workdir import check_workdir, describe_workdir
+from trn_jax.workdir import (
+    check_config,
+    check_data,
+    describe_lists,
+    describe_workdir,
+    hold,
+    list_texts,
+)
 
-# Seconds in which a signal that comes again is the same one: a terminal sends it to all processes,
-# and one that started this one may pass it on.
-_PASSED_ON = 1.0
 _LONG_WAIT = 0.25  # share of the time in which the devices have nothing to do
-INTERRUPTED = 75  # exit status after SIGTERM: the same command goes on from there (EX_TEMPFAIL)
+_RESUMES = "resumes from the newest checkpoint"
+_UNSURE = f"{_RESUMES}, or starts from the beginning if there is none yet"
+_MOST_SKIPPED = 20  # steps in a row, with train.on_nan="skip"
 
 
-def train(config, workdir, *, profile_steps=None):
-    """Train as `config` says, in `workdir`; go on where an earlier run of the same config stopped.
+def train(
+    config,
+    workdir,
+    *,
+    profile_steps=None,
+    ignore_lists=False,
+    ignore_class_names=False,
+    signals=None,
+):
+    """Train as `config` says, in `workdir`; resume an earlier run of the same config.
 
     Args:
         config: see `trn_jax.config.base`.
-        workdir: receives the checkpoints, logs and results.
+        workdir: receives the checkpoints, logs and results; belongs to one run at a time.
         profile_steps: the first and the last step that are recorded for XProf, in its folder
             `profile`.
+        ignore_lists: resume with other lists than before.
+        ignore_class_names: resume with other names of the classes than before.
+        signals: the `StopSignals` of the process; by default, those of this call.
 
     Returns:
-        The exit status: 0, or `INTERRUPTED` after SIGTERM, on all hosts if one of them got it.
+        The exit status: 0, or `INTERRUPTED` after a signal to stop, on all hosts if one of them got
+        it.
 
     Raises:
         UserError: something in the configuration, the data or the working directory is wrong.
+        PassingError: another run has the working directory.
     """
+    recipe.check(config)
     mesh = make_mesh()
-    with Watchdog(config.train.step_timeout) as watchdog:
-        return _train(config, workdir, mesh, watchdog, profile_steps)
-
-
-def _train(config, workdir, mesh, watchdog, profile_steps):
-    watchdog.note("the start, reading the lists")
     recipe.check_batch(config, mesh.size, jax.process_count())
-    skip_not_finite = recipe.skips_not_finite(config)
-    check_workdir(config, workdir)
-    data = recipe.Data(config, workdir)
+    with contextlib.ExitStack() as stack:
+        signals = signals or stack.enter_context(StopSignals())
+        watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
+        signals.action = watchdog.exit_at_once
+        watchdog.note("startup (waiting for the working directory)")
+        stack.enter_context(hold(workdir))
+        watchdog.note("startup (reading the lists)")
+        about = check_config(config, os.path.join(workdir, "checkpoints"))
+        data = stack.enter_context(contextlib.closing(recipe.Data(config, workdir)))
+        lists = list_texts(data)
+        accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
+        check_data(lists, data.class_names, about, workdir, **accepted)
+        hosts.check_same(
+            configuration=recipe.shared_json(config),
+            label_map="\n".join(data.class_names),
+            train_list=lists["train"],
+            val_list=lists["val"],
+        )
+        return _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
+
+
+def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps):
     steps_per_epoch = len(data.train_records) / config.train.batch
     rate = recipe.learning_rate(config, steps_per_epoch)
     graph, optimizer, state = init_state(
@@ -73,24 +105,41 @@ def _train(config, workdir, mesh, watchdog, profile_steps):
         mesh,
         config.train.shard_state,
     )
-    watchdog.note("the start, reading the checkpoints")
+    evaluator = evaluate.Evaluator(
+        graph,
+        multi_label=data.multi_label,
+        max_views=config.eval.max_views_per_step,
+        alive=watchdog.alive,
+        asked=watchdog.asked,
+    )
+    # A protocol that the model cannot see would otherwise be noticed after the last step.
+    evaluator.check(
+        {f"protocols.{name}": view for name, view in config.protocols.items()}, state.model
+    )
+    watchdog.note("startup (reading the checkpoints)")
     checkpoints = checkpoint.Checkpoints(
         os.path.join(workdir, "checkpoints"),
         keep=config.train.keep,
-        about={"config": config.to_dict(), "class_names": data.class_names},
+        about={
+            "config": config.to_dict(),
+            "class_names": data.class_names,
+            "lists": describe_lists(lists),
+        },
         best="map" if data.multi_label else "top1",
+        saved=partial(setattr, watchdog, "again", _RESUMES),
     )
     for text in checkpoints.set_aside:
         say(text)
     first_step = checkpoints.latest_step() or 0
+    watchdog.again = _RESUMES if first_step else _UNSURE
     if first_step:
         state = _restore(checkpoints, first_step, state)
     elif config.init_from:
-        watchdog.note(f"the start, reading {config.init_from}")
+        watchdog.note(f"startup (reading {config.init_from})")
         weights = recipe.initial_weights(config)
         parts = dict(backbone_only=not config.init_head, reset_temporal_op=None)
         state = load_weights(graph, state, weights, **parts)
-    describe_workdir(config, workdir, data.class_names)
+    describe_workdir(config, workdir, data.class_names, lists)
 
     step_fn = jit_train_step(
         mesh,
@@ -101,32 +150,25 @@ def _train(config, workdir, mesh, watchdog, profile_steps):
         seed=config.seed,
         accumulation=config.train.accumulation,
         loss=partial(classification_loss, **recipe.loss_options(config, data)),
-        skip_not_finite=skip_not_finite,
-    )
-    evaluator = evaluate.Evaluator(
-        graph,
-        multi_label=data.multi_label,
-        max_views=config.eval.max_views_per_step,
-        alive=watchdog.alive,
-        asked=watchdog.asked,
+        skip_not_finite=config.train.on_nan == "skip",
     )
     loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step, watchdog)
     loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
     profile = Profile(profile_steps, os.path.join(workdir, "profile"))
-    with _StopSignals(watchdog.stop):
-        state = loop.run(step_fn, state, mesh, profile)
-        watchdog.note("the last save")
-        checkpoints.close()
-        step = int(state.step)
-        results = None
-        if not loop.stopped_by:
-            watchdog.note("the last evaluation", compiles=True)
-            newest = checkpoint.find(workdir)
-            results = evaluator.run_protocols(
-                data, config, state.model, newest, step, list(config.protocols)
-            )
-            if results is None:
-                loop.stopped_by = watchdog.ends_here(asked=True)
+    signals.action = watchdog.stop
+    state = loop.run(step_fn, state, mesh, profile)
+    watchdog.note("the last save")
+    checkpoints.close()
+    step = int(state.step)
+    results = None
+    if not loop.stopped_by:
+        watchdog.note("the last evaluation", compiles=True)
+        newest = checkpoint.find(workdir)
+        results = evaluator.run_protocols(
+            data, config, state.model, newest, step, list(config.protocols)
+        )
+        if results is None:
+            loop.stopped_by = watchdog.ends_here(asked=True)
     loop.conclude(step)
     if loop.stopped_by:
         return INTERRUPTED
@@ -149,6 +191,8 @@ class _Loop:
     Attributes:
         num_steps: number of steps of the whole training.
         problems: what was wrong with the videos that were replaced by others.
+        losses: which videos have lost frames, see `decode.Video.loss`.
+        unreadable: what was wrong with videos of the validation list, which count as wrong.
         skipped: the steps whose updates were left out, see `train.on_nan`.
         stopped_by: name of the signal that ended the loop before its time, or "".
     """
@@ -165,6 +209,9 @@ class _Loop:
         self._eval_steps = round(config.train.eval_every * self._steps_per_epoch)
         self.num_steps = config.train.steps or round(config.train.epochs * self._steps_per_epoch)
         self.problems: set[str] = set()
+        self.losses: set[str] = set()
+        self.unreadable: set[str] = set()
+        self._num_replaced = 0  # since the last log line
         self.skipped: list[int] = []
         self.stopped_by = ""
         self._advice = _advice(data.files)
@@ -207,8 +254,16 @@ class _Loop:
                 self._batches[step] = np.array(rest["example"])
                 self._reporter.step()
                 self._note(rest["problems"])
+                self._note(rest["losses"], "incomplete", self.losses)
+                self._num_replaced += len(rest["problems"])
                 if recorded := profile.after(step, scalars):
                     self.say(recorded)
+                if self._meter.skipped_in_row >= _MOST_SKIPPED:
+                    self._log(step)
+                    skipped = (
+                        f"the loss or gradient was not finite in {_MOST_SKIPPED} steps in a row"
+                    )
+                    self._stop(step, f"{skipped}, which were skipped, up to")
                 self.stopped_by = watchdog.ends_here()
                 self._between(step, state)
             if step > self._first_step:
@@ -240,6 +295,12 @@ class _Loop:
         if self.problems:
             say_here(f"{len(self.problems)} videos could not be read and were replaced:")
             say_here("\n".join(f"  {problem}" for problem in sorted(self.problems)))
+        if self.losses:
+            say_here(f"{len(self.losses)} videos have lost frames:")
+            say_here("\n".join(f"  {loss}" for loss in sorted(self.losses)))
+        if self.unreadable:
+            say_here(f"{len(self.unreadable)} validation videos could not be read, so are wrong:")
+            say_here("\n".join(f"  {problem}" for problem in sorted(self.unreadable)))
         if self.skipped:
             more = " ..." if len(self.skipped) > 20 else ""
             shown = ", ".join(map(str, self.skipped[:20])) + more
@@ -253,10 +314,12 @@ class _Loop:
                 "there"
             )
 
-    def _note(self, problems):
-        for problem in set(problems) - self.problems:
-            (say_here if jax.process_index() else self.say)(f"skipped: {problem}")
-        self.problems.update(problems)
+    def _note(self, messages, kind="skipped", known=None):
+        """Log messages about videos that are not known yet, and add them to those."""
+        known = self.problems if known is None else known
+        for message in sorted(set(messages) - known):
+            (say_here if jax.process_index() else self.say)(f"{kind}: {message}")
+        known.update(messages)
 
     def _between(self, step, state):
         """What is due after `step`, before the next one."""
@@ -286,10 +349,14 @@ class _Loop:
         self._watchdog.note(f"the evaluation after step {step}", compiles=not self._evaluated)
         results = self._evaluator.run(self._data, {"val": self._config.data.val}, state.model)
         if results is not None:
+            self._note(self._evaluator.unreadable, "unreadable", self.unreadable)
+            self._note(self._evaluator.losses, "incomplete", self.losses)
             self._evaluated = True
             metrics = results["val"]["metrics"]
             self._reporter.write(step, "val", metrics)
-            self.say(f"step {step}  val  " + _percentages(metrics))
+            num = results["val"]["num_unreadable"]
+            unreadable = f"  {num} videos unreadable, which count as wrong" if num else ""
+            self.say(f"step {step}  val  " + _percentages(metrics) + unreadable)
             self._checkpoints.add_metrics(step, metrics)
         give_back()
         self._meter.restart()
@@ -308,7 +375,9 @@ class _Loop:
             f"grad norm {summary['grad_norm']:.2f}  {summary['clips_per_second']:.1f} clips/s  "
             f"waiting for data {100 * summary['data_wait']:.0f} %  {duration(left)} left"
             + (f"  {summary['skipped']} steps skipped" if summary.get("skipped") else "")
+            + (f"  {self._num_replaced} clips replaced" if self._num_replaced else "")
         )
+        self._num_replaced = 0
         if summary["data_wait"] > _LONG_WAIT and self._advice:
             self.say(self._advice)
             self._advice = ""  # once is enough
@@ -316,8 +385,8 @@ class _Loop:
     def _look_for_nan(self, scalars):
         """Note or stop at steps that were not finite; `scalars` are those since the last line."""
         steps = list(self._batches)[-len(scalars) :]
-        if recipe.skips_not_finite(self._config):
-            self.skipped += [s for s, told in zip(steps, scalars, strict=True) if told["skipped"]]
+        if self._config.train.on_nan == "skip":
+            self.skipped += [s for s, each in zip(steps, scalars, strict=True) if each["skipped"]]
             return
         first = first_not_finite(scalars)
         if first is not None:
@@ -332,11 +401,12 @@ class _Loop:
         write_text(path, "".join(f"{name}\n" for name in names))
         self._checkpoints.wait()
         last = self._checkpoints.latest_step()
+        skips = self._config.train.on_nan == "skip"
         kept = "there is no checkpoint yet" if last is None else f"checkpoint {last} is from before"
         raise UserError(
             f"{problem} step {step}: the training has diverged; {kept}. The videos of that batch "
-            f"are named in {path}. Try a lower optim.lr, optim.clip_norm, or a warm-up; or leave "
-            "such steps out with --config.train.on_nan=skip"
+            f"are named in {path}. Try a lower optim.lr, optim.clip_norm, or a warm-up"
+            + ("" if skips else "; or leave such steps out with --config.train.on_nan=skip")
         )
 
 
@@ -408,32 +478,3 @@ def say_here(text):
     """Print lines about this process, with its number if it is not the first of several."""
     host = f"host {jax.process_index()}: " if jax.process_index() else ""
     print(host + escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
-
-
-class _StopSignals:
-    """In a `with` statement, calls `notice` with the name of SIGTERM or SIGINT when it comes.
-
-    A second Ctrl-C is for those who do not want to wait for the save.
-    """
-
-    def __init__(self, notice):
-        self._notice = notice
-        self._noticed: float | None = None  # when the first one came
-        self._before = {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-
-    def _note(self, number, _):
-        now = time.monotonic()
-        if self._noticed is None:
-            self._noticed = now
-        elif number == signal.SIGINT and now - self._noticed > _PASSED_ON:
-            raise KeyboardInterrupt
-        self._notice(signal.Signals(number).name)
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -20,22 +20,34 @@ from functools import partial
 import jax
 
 from trn_jax import hosts
-from trn_jax.errors import STUCK, UserError, first_line
+from trn_jax.errors import INTERRUPTED, STUCK, UserError, first_line
+from trn_jax.signals import STOP_SIGNALS
 
 _TICK = 0.25  # seconds between two looks
 _TELL = 2.0  # seconds between two signs of life of a host; less if the limit is short
 _SILENCE = 60.0  # seconds without one after which a host is taken for dead
 _SHORTEST = 10  # seconds that a limit has at least
 _FIRST = 5  # times the limit for what is compiled, such as the first step
+_KILLERS = "kill -9, the system when memory runs out, or a crash"
 _NUMBERS = itertools.count()  # of the watchdogs of this process, the same on all hosts
-_LAST_WORDS = """
-import signal, sys
-for number in (signal.SIGTERM, signal.SIGINT):
+# Reads texts, a line each, and prints the last one: its first part, or, if the coordinator does not
+# answer, its second.
+_LAST_WORDS = f"""
+import signal, socket, sys
+for number in {[int(number) for number in STOP_SIGNALS]}:
     signal.signal(number, signal.SIG_IGN)  # it ends with the other process
 words = ""
 for words in sys.stdin:
     pass
-sys.stderr.write(words.lstrip())
+killed, _, deserted = words.strip().partition("\\t")
+host, _, port = sys.argv[1].rpartition(":")
+if deserted and port:
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        killed = deserted
+if killed:
+    sys.stderr.write(killed + "\\n")
 """
 
 
@@ -74,13 +86,16 @@ class Watchdog:
     Args:
         timeout: seconds after which that is so (`train.step_timeout`), five times as many where
             programs are compiled, as before anything was finished; 0: never.
-        again: what the same command does when it is given again.
+        again: what the same command does when it is run again.
+
+    Attributes:
+        again: the same; to be changed when that changes.
 
     Raises:
         UserError: the timeout is too short.
     """
 
-    def __init__(self, timeout, *, again="goes on from the last checkpoint"):
+    def __init__(self, timeout, *, again="starts from the beginning"):
         if timeout and timeout < _SHORTEST:
             raise UserError(
                 f"train.step_timeout={timeout:g}: expected at least {_SHORTEST} seconds, or 0 to "
@@ -91,8 +106,8 @@ class Watchdog:
         self._host, self._num_hosts = jax.process_index(), jax.process_count()
         folder = f"trn_jax/watchdog/{next(_NUMBERS)}"
         self._register = hosts.Register(folder) if self._num_hosts > 1 else None
-        self._does_again = again
-        self._doing = "the start"
+        self.again = again
+        self._doing = "startup"
         self._count = 0  # of what happened here
         self._compiles = True  # until something is finished here
         self._signs: dict[int, _Sign] = {}  # of the other hosts, the latest of each
@@ -157,6 +172,21 @@ class Watchdog:
     def stop(self, notice):
         """Ask all hosts to end at the same point, because of `notice`, the name of a signal."""
         self._notice = self._notice or notice
+
+    def exit_at_once(self, notice):
+        """Exit because of `notice`, the name of a signal, on all hosts; from any thread.
+
+        For where there is nothing to save.
+        """
+        text = f"stopped by {notice} during {self._doing}"
+        if self._register:
+            with contextlib.suppress(hosts.RegisterGone):
+                self._register.write(f"failed/{self._host}", f"{INTERRUPTED} {text}")
+        self._last_words.close()
+        print(f"{text}. {self._again()}", file=sys.stderr, flush=True)
+        if self._register and self._host == 0:
+            time.sleep(2 * self._tell)  # the register ends with this process
+        os._exit(INTERRUPTED)
 
     def asked(self):
         """Whether a notice has come to any host, as far as this one knows.
@@ -260,10 +290,12 @@ class Watchdog:
             self._last_words.change(self._farewell())
             patience = _FIRST * limit if self._compiles else limit
             if self._timeout and self._silent(min(_SILENCE, limit)):
-                self._end("there is no sign of life of another host")
+                self._end("another host does not respond")
             if self._timeout and self._clock - self._happened > patience:
-                told = f"{self._timeout:g} s (train.step_timeout; 0: none)"
-                self._end(f"nothing goes on; the limit is {told}")
+                limit_text = f"{self._timeout:g} s (train.step_timeout; 0: none)"
+                # Where a process hangs is what its threads show; where one has died, they do not.
+                faulthandler.dump_traceback(sys.stderr, all_threads=True)
+                self._end(f"nothing happened for {limit_text}. Above is where the threads are")
 
     def _silent(self, seconds):
         """Whether another host, or the register, has not been heard of for so long."""
@@ -274,8 +306,7 @@ class Watchdog:
 
     def _end(self, why):
         """Say what is known, and end this process."""
-        faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        told = [f"error: {why}. Above is where the threads are", *self._report(), self._again()]
+        told = [f"error: {why}", *self._report(), self._again()]
         print("\n".join(told), file=sys.stderr, flush=True)
         self._last_words.close()
         if self._register and self._host == 0:
@@ -288,38 +319,49 @@ class Watchdog:
         """What this host and the others are doing, a line each."""
         if not self._register:
             return [f"in {self._doing}, for {self._clock - self._happened:.0f} s"]
-        silent = self._clock - self._answered
-        lines = [f"host {self._host} is in {self._doing}"]
-        if silent > 4 * self._tell:
-            lines.append(
-                f"host 0 has not answered for {silent:.0f} s, so that the others are not heard of: "
-                "it has died or been stopped, or the network has failed"
-            )
-            return lines
-        for host, sign in sorted(self._signs.items()):
-            gone = self._clock - sign.heard
-            if gone > 4 * self._tell:
-                lines.append(
-                    f"host {host} has not been heard of for {gone:.0f} s, when it was in "
-                    f"{sign.doing}: it has died or been stopped, or the network has failed"
-                )
-            else:
-                lines.append(f"host {host} is in {sign.doing}")
-        return lines
+        alive = [
+            f"host {host} is in {sign.doing}"
+            for host, sign in sorted(self._signs.items())
+            if not self._is_silent(sign.heard)
+        ]
+        if self._is_silent(self._answered):
+            alive = []  # they are heard of through host 0
+        return [*self._silent_hosts(), f"host {self._host} is in {self._doing}", *alive]
+
+    def _silent_hosts(self):
+        """A text about each of the other hosts that are not heard of any more."""
+        ended = "it was killed or stopped, or the network has failed"
+        if self._is_silent(self._answered):
+            return [f"host 0, through which the others are heard of, does not answer: {ended}"]
+        return [
+            f"host {host} has not been heard of since it was in {sign.doing}: {ended}"
+            for host, sign in sorted(self._signs.items())
+            if self._is_silent(sign.heard)
+        ]
+
+    def _is_silent(self, heard):
+        return self._clock - heard > 4 * self._tell
 
     def _again(self):
         where = " on all hosts" if self._register else ""
-        return f"The same command{where} {self._does_again}"
+        return f"The same command{where} {self.again}"
 
     def _farewell(self):
-        """What is said if this process is killed."""
+        """What is said if this process is killed; behind a tab, if host 0 is gone as well."""
         if not self._register:
-            return f"killed in {self._doing}, perhaps for lack of memory. {self._again()}"
-        return (
-            f"host {self._host} was killed in {self._doing}: by the runtime of JAX, because host "
-            "0 is gone or it has missed another one (see above), or by somebody else. "
-            f"{self._again()}"
-        )
+            return f"killed during {self._doing} ({_KILLERS}). {self._again()}"
+        # The runtime of JAX ends a process that misses another one.
+        silent = self._silent_hosts()
+        ended = f"ended during {self._doing}"
+        if silent:
+            texts = [f"host {self._host} {ended}: {'; '.join(silent)}. {self._again()}"]
+        else:
+            texts = [
+                f"host {self._host} was killed during {self._doing} ({_KILLERS}). {self._again()}"
+            ]
+        if self._host:
+            texts.append(f"host {self._host} {ended}, because host 0 has died. {self._again()}")
+        return "\t".join(texts)
 
 
 class _LastWords:
@@ -329,7 +371,7 @@ class _LastWords:
         self._words = ""
         reader, writer = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _LAST_WORDS],
+            [sys.executable, "-I", "-S", "-c", _LAST_WORDS, hosts.coordinator()],
             stdin=reader,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # what is sent to the group of this process is not for it

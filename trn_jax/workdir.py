@@ -1,23 +1,31 @@
 """The working directory: which run it belongs to, and what a run writes down about itself."""
 
+import contextlib
+import hashlib
+import itertools
 import json
 import os
+import pathlib
 import platform
+import tempfile
 
 import jax
 import numpy as np
 
-from trn_jax import __version__
-from trn_jax.errors import UserError
-from trn_jax.files import write_text
+from trn_jax import __version__, damage, hosts
+from trn_jax.errors import UserError, listed
+from trn_jax.files import write_bytes, write_text
+from trn_jax.lock import RunLock
 from trn_jax.recipe import flat, from_dict, to_json
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters of a
 # run that goes well, but for rounding.
 _FREE_KEYS = (
     "data_dir",
+    "data.max_pixels",
     "data.num_threads",
     "data.num_workers",
+    "data.on_error",
     "data.val",
     "eval",
     "model.remat",
@@ -34,37 +42,49 @@ _FREE_KEYS = (
 )
 
 
-def check_workdir(config, workdir):
-    """Create `workdir`, or check that it holds a run of the same configuration.
-
-    A run that ended before its first checkpoint leaves nothing to go on from, and no claim.
+@contextlib.contextmanager
+def hold(workdir):
+    """Create a working directory, and keep other runs out of it in a `with`; on all hosts.
 
     Raises:
-        UserError: it cannot be written to, or belongs to another configuration.
+        PassingError: another run has it.
+        UserError: it cannot be written to.
     """
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        probe = os.path.join(workdir, f".probe-{jax.process_index()}-{os.getpid()}")
-        with open(probe, "w"):
-            pass
-        os.remove(probe)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the working directory {workdir}: {error.strerror}; "
-            "choose another --workdir"
-        ) from None
-    path = os.path.join(workdir, "config.json")
-    checkpoints = os.path.join(workdir, "checkpoints")
-    if not os.path.exists(path) or not os.path.isdir(checkpoints) or not os.listdir(checkpoints):
-        return
-    try:
-        with open(path) as file:
-            before = flat(json.loads(to_json(from_dict(json.load(file)))))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(
-            f"{path}, the configuration of the run in {workdir}, cannot be read ({error}); if it "
-            "is the run that you want to go on with, delete that file, and it is written again"
-        ) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(workdir, exist_ok=True)
+            if jax.process_index() == 0:
+                stack.enter_context(RunLock(workdir))
+            hosts.wait_for_all()  # nothing may be written before
+            with tempfile.TemporaryFile(dir=workdir):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the working directory {workdir}: {error.strerror or error}; "
+                "choose another --workdir"
+            ) from None
+        yield
+
+
+def check_config(config, checkpoints):
+    """Check that a folder of checkpoints holds a run of the same configuration.
+
+    A run that ended before its first checkpoint leaves nothing to resume, and no claim.
+
+    Args:
+        config: the configuration.
+        checkpoints: the folder, which may be missing.
+
+    Returns:
+        What the newest intact checkpoint says, see `checkpoint.read_about`; empty if there is none.
+
+    Raises:
+        UserError: it is another configuration; what differs is named.
+    """
+    about = damage.newest_about(pathlib.Path(checkpoints))
+    if not about:
+        return {}
+    before = flat(json.loads(to_json(from_dict(about["config"]))))
     now = flat(json.loads(to_json(config)))
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
@@ -74,18 +94,127 @@ def check_workdir(config, workdir):
     ]
     if changed:
         raise UserError(
-            f"{workdir} belongs to a run of another configuration; choose another --workdir, or "
-            "go back to the old values:\n  " + "\n  ".join(changed)
+            f"{checkpoints} belongs to a run of another configuration; choose another --workdir, "
+            f"or go back to the old values:{listed(changed)}"
+        )
+    return about
+
+
+def check_data(lists, class_names, about, workdir, *, ignore_lists, ignore_class_names):
+    """Check that a run is resumed with the classes and the lists that it began with.
+
+    Args:
+        lists: see `list_texts`.
+        class_names: in the order of the labels.
+        about: what the newest checkpoint says.
+        workdir: the working directory, which has copies of the lists.
+        ignore_lists: accept other lists: batches from here on are those of the new one.
+        ignore_class_names: accept other names for the same labels.
+
+    Raises:
+        UserError: they differ; what was added, removed and relabelled is named.
+    """
+    names = about.get("class_names")
+    if names and names != class_names and not ignore_class_names:
+        raise UserError(
+            "the classes are not those that this run began with:"
+            f"{differing_names(names, class_names)}\nbring them back, or, if the same classes have "
+            "other names now, add --ignore_class_names"
+        )
+    for split, before in about.get("lists", {}).items():
+        text = lists[split]
+        if _sha256(text) == before["sha256"] or ignore_lists:
+            continue
+        changes = _changes(os.path.join(workdir, "lists", f"{split}.txt"), before, text)
+        raise UserError(
+            f"the {split} list is not the one that this run began with:{listed(changes)}\nbring "
+            "it back, choose another --workdir, or add --ignore_lists: batches are those of the "
+            "new list from here on, and the run cannot be repeated"
         )
 
 
-def describe_workdir(config, workdir, class_names):
-    """Write down what is run, and where: `config.json`, `environment.json`, `classes.txt`."""
+def differing_names(before, now):
+    """The classes whose names differ, as lines of a message."""
+    pairs = itertools.zip_longest(before, now)
+    return listed(
+        [
+            f"class {label}: {old!r} -> {new!r}"
+            for label, (old, new) in enumerate(pairs)
+            if old != new
+        ]
+    )
+
+
+def list_texts(data):
+    """The lists of a `recipe.Data` in one form, whatever they were read from.
+
+    Returns:
+        `{"train": text, "val": text}` of lines `<video><tab><number of frames><tab><labels>`.
+    """
+    texts = {}
+    for split in ("train", "val"):
+        lines = []
+        for name, record in zip(*data.listed(split), strict=True):
+            several = isinstance(record.label, tuple)
+            label = ",".join(map(str, record.label)) if several else record.label
+            lines.append(f"{name}\t{record.num_frames}\t{label}\n")
+        texts[split] = "".join(lines)
+    return texts
+
+
+def describe_lists(lists):
+    """What a checkpoint says about its lists: `{split: {"videos": number, "sha256": hash}}`."""
+    return {
+        split: {"videos": text.count("\n"), "sha256": _sha256(text)}
+        for split, text in lists.items()
+    }
+
+
+def _sha256(text):
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _changes(path, before, text):
+    """How a list differs from the one that was there before, of which `path` has a copy."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            old_text = file.read()
+    except OSError:
+        old_text = ""
+    if _sha256(old_text) != before["sha256"]:
+        return [f"it had {before['videos']} videos, and has {text.count(chr(10))}, some changed"]
+    old, new = (_by_video(content) for content in (old_text, text))
+    changes = [f"removed: {name!r}" for name in old.keys() - new.keys()]
+    changes += [f"added: {name!r}" for name in new.keys() - old.keys()]
+    for name in old.keys() & new.keys():
+        (frames, label), (new_frames, new_label) = old[name], new[name]
+        if label != new_label:
+            changes.append(f"relabelled: {name!r}, {label} -> {new_label}")
+        elif frames != new_frames:
+            changes.append(f"another number of frames: {name!r}, {frames} -> {new_frames}")
+    return sorted(changes) or ["the same videos in another order"]
+
+
+def _by_video(text):
+    rows = (line.rsplit("\t", 2) for line in text.split("\n") if line)
+    return {name: (frames, label) for name, frames, label in rows}
+
+
+def describe_workdir(config, workdir, class_names, lists):
+    """Write down what is run, on what and where.
+
+    `config.json`, `environment.json`, `classes.txt`, and copies of the lists in `lists/`.
+    """
     if jax.process_index():
         return
     write_text(os.path.join(workdir, "config.json"), to_json(config) + "\n")
     names = "".join(f"{name}\n" for name in class_names)
     write_text(os.path.join(workdir, "classes.txt"), names)
+    folder = os.path.join(workdir, "lists")
+    os.makedirs(folder, exist_ok=True)
+    for split, text in lists.items():
+        content = text.encode(errors="surrogateescape")
+        write_bytes(os.path.join(folder, f"{split}.txt"), content)
     environment = {
         "trn_jax": __version__,
         "python": platform.python_version(),

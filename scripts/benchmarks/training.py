@@ -49,7 +49,7 @@ class Stepper:
             seed=config.seed,
             accumulation=config.train.accumulation,
             loss=loss,
-            skip_not_finite=recipe.skips_not_finite(config),
+            skip_not_finite=config.train.on_nan == "skip",
         )
 
     def load(self, state_dict: dict[str, np.ndarray]) -> None:

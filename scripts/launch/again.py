@@ -6,12 +6,12 @@
 To be started on every host. When one of them dies, the others end by themselves
 (train.step_timeout), and all start again, wait for each other (--hosts_timeout) and go on from the
 last checkpoint. Not again after status 0, after 2, an error that would come again, and not once
-this script has been asked to end by SIGTERM or SIGINT, which it passes on. At most RESTARTS times
-(10), after PAUSE seconds (5).
+this script has been asked to end by a signal (SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2), which it
+passes on. At most RESTARTS times (10), after PAUSE seconds (5).
 
 The exit status is that of the last run, 128 + the number of the signal if one killed it; 75, the
-one of a training that was interrupted and can go on, also if SIGTERM came before it had begun, or
-between two runs.
+one of a training that was interrupted and can resume, also if a signal other than SIGINT came
+before it had begun, or between two runs.
 """
 
 import math
@@ -21,7 +21,7 @@ import sys
 
 USER_ERROR = 2
 INTERRUPTED = 75
-_STOP = {signal.SIGTERM, signal.SIGINT}
+_STOP = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 def main(command):
@@ -37,7 +37,7 @@ def main(command):
     start = 1
     while True:
         status, asked = _run(command)
-        if asked == signal.SIGTERM and status == 128 + signal.SIGTERM:
+        if asked not in (None, signal.SIGINT) and status == 128 + asked:
             return INTERRUPTED
         if asked or status in (0, USER_ERROR) or start > restarts:
             return status
@@ -45,7 +45,7 @@ def main(command):
         _say(f"exit status {status}; start {start} of at most {restarts + 1}")
         found = signal.sigtimedwait(_STOP, pause)
         if found:
-            return INTERRUPTED if found.si_signo == signal.SIGTERM else status
+            return status if found.si_signo == signal.SIGINT else INTERRUPTED
 
 
 def _run(command):

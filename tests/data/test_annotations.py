@@ -29,6 +29,28 @@ def test_folder_names_may_have_spaces_and_be_absolute(tmp_path):
     assert [r.path for r in records] == ["/frames/two words", "/elsewhere/a b  c"]
 
 
+def test_comments_are_passed_over(tmp_path):
+    (tmp_path / "#1.mp4").write_bytes(b"")
+    text = "# made by hand\n#a 7 2\n  # b.mp4 1\n#1.mp4 2\n#2.mp4 1\nc 3 1\n"
+    records = read(tmp_path, text, frames_root=str(tmp_path))
+    assert [(r.path, r.label) for r in records] == [
+        (f"{tmp_path}/#1.mp4", 2),
+        (f"{tmp_path}/c", 1),
+    ]
+    (tmp_path / "list.txt").write_text("# videos\na.mp4 1\n")
+    assert annotations.lists_videos(tmp_path / "list.txt")
+    with pytest.raises(UserError, match=r"line 3: 'x'"):
+        read(tmp_path, "# one\n\nx\n")
+    with pytest.raises(UserError, match="empty"):
+        read(tmp_path, "# one\n")
+
+
+def test_lists_of_windows_have_backslashes(tmp_path):
+    (tmp_path / "back\\slash.mp4").write_bytes(b"")
+    records = read(tmp_path, "sub\\a.mp4 1\nback\\slash.mp4 0\n", frames_root=str(tmp_path))
+    assert [r.path for r in records] == [f"{tmp_path}/sub/a.mp4", f"{tmp_path}/back\\slash.mp4"]
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_lists_as_windows_saves_them(tmp_path, mark):
     text = f"{mark}Ärger 1/a b 7 1\r\nc 3 0\r\n\r\n"

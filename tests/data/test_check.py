@@ -157,6 +157,31 @@ def test_classes_without_videos_are_named(tree):
     assert look(tree).class_problems == ["'d' without a video that can be used in the val list"]
 
 
+def test_videos_in_two_lists_are_named(tree):
+    lists = {name: (tree / f"{name}_list.txt", tree / "rawframes") for name in ("train", "val")}
+    for index, (split, number) in enumerate((("train", 3), ("val", 2), ("val", 5))):
+        shutil.copytree(frames_of(tree, number, split), tree / "rawframes" / f"test{index}")
+    counts = [4 + number % 9 for number in (3, 2, 5)]
+    lines = [f"test{index} {count} {index}\n" for index, count in enumerate(counts)]
+    write_frames(tree / "rawframes" / "test3", 5)
+    (tree / "test_list.txt").write_text("".join([*lines, "# new\n", "test3 5 3\n"]))
+    lists["test"] = (tree / "test_list.txt", tree / "rawframes")
+    findings = check.check(lists, FOLDERS, class_names=CLASSES)
+    marked = {(n, x.number): x.problems for n, found in findings.lists.items() for x in found}
+    marked = {place: problems for place, problems in marked.items() if problems}
+    assert marked.keys() == {("train", 4), ("val", 3), ("val", 6)}
+    assert all("in the test list" in problem for (problem,) in marked.values())
+    assert findings.num_problems == 3
+
+
+def test_videos_shorter_than_a_clip_are_counted_and_no_problem(tree):
+    findings = look(tree, num_segments=6)  # videos have 4 to 12 frames, in turn
+    assert findings.num_problems == 0
+    assert "train: 10 videos have fewer frames than the 6 of a clip" in str(findings)
+    assert "val: 2 videos have" in str(findings)
+    assert "fewer frames" not in str(look(tree, num_segments=4)) + str(look(tree))
+
+
 def test_the_lists_that_are_written_train(tree, tmp_path):
     plant_everything(tree)
     findings = look(tree)

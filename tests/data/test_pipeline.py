@@ -20,6 +20,7 @@ from trn_jax.data import annotations, augment, decode, pipeline
 from trn_jax.data.decode import FrameError
 from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import PassingError, UserError
+from trn_jax.signals import STOP_SIGNALS
 
 NUM_VIDEOS = 11
 VIEW = dict(
@@ -94,7 +95,7 @@ def make_video_reader(views):
 def evaluate(root, *, views=None, **options):
     """What is read of the videos of this host."""
     reader = make_video_reader(views or {"one": EVAL})
-    return take(pipeline.eval_videos(reader, read_records(root), **options), 1000)
+    return take(iter(pipeline.EvalVideos(reader, read_records(root), **options)), 1000)
 
 
 def clips_of(video, name="one"):
@@ -384,7 +385,7 @@ def test_clips_are_packed_whatever_video_they_are_of(root, num_clips):
     seen = {}
     batches = list(
         pipeline.clip_batches(
-            pipeline.eval_videos(make_video_reader(PROTOCOLS), read_records(root)), num_clips
+            iter(pipeline.EvalVideos(make_video_reader(PROTOCOLS), read_records(root))), num_clips
         )
     )
     begun = [video["example"] for batch in batches for video in batch["videos"]]
@@ -407,7 +408,7 @@ def test_clips_are_packed_whatever_video_they_are_of(root, num_clips):
 
 
 def test_packing_closes_the_loader_when_it_is_left(root):
-    videos = pipeline.eval_videos(make_video_reader({"one": EVAL}), read_records(root))
+    videos = iter(pipeline.EvalVideos(make_video_reader({"one": EVAL}), read_records(root)))
     batches = pipeline.clip_batches(videos, 2)
     next(batches)
     batches.close()
@@ -759,7 +760,7 @@ def test_a_killed_worker_process_is_told_and_does_not_hang(root, evaluates, sign
     if evaluates:
         records = read_records(root) * 50
         reading = make_video_reader({"one": EVAL})
-        batches = pipeline.eval_videos(reading, records, num_workers=2)
+        batches = iter(pipeline.EvalVideos(reading, records, num_workers=2))
     else:
         batches = pipeline.train_batches(make_reader(root), batch=4, seed=0, num_workers=2)
     try:
@@ -775,6 +776,29 @@ def test_a_killed_worker_process_is_told_and_does_not_hang(root, evaluates, sign
     assert wait_for(lambda: not any(worker.is_alive() for worker in workers))
 
 
+def test_worker_processes_stay_for_the_next_pass(root):
+    flags.FLAGS.mark_as_parsed()
+    others = set(multiprocessing.active_children())
+    expected = [video["example"] for video in evaluate(root)]
+    videos = pipeline.EvalVideos(
+        make_video_reader({"one": EVAL}), read_records(root), num_workers=2
+    )
+    seen = []
+    try:
+        for _ in range(3):
+            assert [video["example"] for video in videos] == expected
+            seen.append(set(multiprocessing.active_children()) - others)
+        assert len(seen[0]) == 2 and seen[0] == seen[1] == seen[2]
+        given_up = iter(videos)
+        assert next(given_up)["example"] == expected[0]
+        given_up.close()
+        assert wait_for(lambda: not any(worker.is_alive() for worker in seen[0]))
+        assert [video["example"] for video in videos] == expected
+    finally:
+        videos.close()
+    assert wait_for(lambda: set(multiprocessing.active_children()) <= others)
+
+
 def test_worker_processes_leave_signals_to_the_trainer(root):
     """Ctrl-C reaches all processes, and the trainer may need batches to come to its end."""
     flags.FLAGS.mark_as_parsed()
@@ -785,7 +809,7 @@ def test_worker_processes_leave_signals_to_the_trainer(root):
             next(batches)
         workers = set(multiprocessing.active_children()) - others
         for worker in workers:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP_SIGNALS:
                 os.kill(worker.pid, number)
         for _ in range(20):
             next(batches)

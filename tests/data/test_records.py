@@ -343,11 +343,12 @@ def test_frames_of_video_files(tmp_path):
     (tmp_path / "label_map.txt").write_text("x\ny\n")
     (tmp_path / "videos" / "broken.mp4").write_text("no video")
     (tmp_path / "videos" / "empty.mp4").write_text("")
-    message = r"(?s)2 of 3 videos cannot be read:.*broken.mp4: Inv.*empty.mp4 is em.*--train-list"
-    with pytest.raises(UserError, match=message):
-        build(str(tmp_path), str(tmp_path / "to"))
-    (tmp_path / "train_list.txt").write_text("a.mp4 0\n")
-    build(str(tmp_path), str(tmp_path / "to"), short_side=24, quality=80)
+    left_out = []
+    options = dict(short_side=24, quality=80, left_out=left_out)
+    said = build(str(tmp_path), str(tmp_path / "to"), **options)
+    assert left_out == ["broken.mp4", "empty.mp4"] and "2 videos that cannot be read" in said
+    lines = (tmp_path / "to/video_folder/unreadable.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == left_out
     source, (video,) = read(tmp_path / "to/video_folder")
     assert (video.name, video.num_frames) == ("a.mp4", 70)
     with source.open(video) as opened:
@@ -381,6 +382,28 @@ def test_the_command(folders, tmp_path, capsys):
     assert "has records already" in capsys.readouterr().err
     assert cli.main(["records", str(folders), f"--to={tmp_path}/x", "--quality=101"]) == 2
     assert "quality=101 from 1 to 100" in capsys.readouterr().err
+
+
+def test_records_have_the_test_list_too(folders, tmp_path, stored):
+    shutil.copytree(folders, tmp_path / "data")
+    names = NAMES["val"]
+    lines = (folders / "val_list.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "data" / "test_list.txt").write_text(lines[1])
+    said = build(str(tmp_path / "data"), str(tmp_path / "to"))
+    assert "test: 1 videos" in said
+    files = datasets.locate("frames", tmp_path / "to/video_folder")
+    source = records.Records(os.path.dirname(files.frames))
+    (video,) = source.videos("test", num_classes=3)
+    assert video.name == names[1] and video.path == f"{files.test_frames}/{names[1]}"
+    with source.open(video) as found:
+        stored_pixels = found.read([0, 3])
+    with decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1).open(
+        annotations.Record(0, str(folders / "rawframes" / names[1]), video.num_frames, 0)
+    ) as found:
+        np.testing.assert_array_equal(stored_pixels, found.read([0, 3]))
+    # Records that were made without one say so.
+    with pytest.raises(UserError, match="no split 'test', only train, validation"):
+        records.Records(str(stored)).videos("test", num_classes=3)
 
 
 def test_own_videos_become_records_if_asked(folders, tmp_path, capsys):
@@ -464,12 +487,17 @@ def test_classes_that_are_named_twice(folders, tmp_path):
         build(str(folders), str(tmp_path / "to"), files=files)
 
 
-def test_frames_that_are_missing_stop_the_build(folders, tmp_path):
+def test_folders_with_missing_or_empty_frames_are_left_out(folders, tmp_path, capsys):
     shutil.copytree(folders, tmp_path / "from")
     (tmp_path / "from/rawframes/v3/00002.jpg").unlink()
-    with pytest.raises(FrameError, match=r"'00002.jpg' not found in .*v3"):
-        build(str(tmp_path / "from"), str(tmp_path / "to"))
-    assert not records.is_records(tmp_path / "to/video_folder")
+    (tmp_path / "from/rawframes/v0/00004.jpg").write_bytes(b"")
+    assert cli.main(["records", f"{tmp_path}/from", f"--to={tmp_path}/to"]) == 1
+    said = capsys.readouterr().out
+    assert "2 videos that cannot be read" in said
+    found = [record.name for record in read(tmp_path / "to/video_folder")[1]]
+    assert found == [name for name in NAMES["train"] if name not in ("v0", "v3")]
+    text = (tmp_path / "to/video_folder/unreadable.txt").read_text()
+    assert "'00002.jpg' not found" in text and "00004.jpg is empty" in text
 
 
 def test_a_disk_that_is_full(folders, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def batches():
         yield from pipeline.train_batches(test_pipeline.make_reader(root), batch=4, seed=0)
     while True:
         reader = test_pipeline.make_video_reader(test_pipeline.PROTOCOLS)
-        videos = pipeline.eval_videos(reader, test_pipeline.read_records(root), num_threads=2)
+        videos = iter(pipeline.EvalVideos(reader, test_pipeline.read_records(root), num_threads=2))
         yield from pipeline.clip_batches(videos, 8)
 
 def used():

@@ -149,10 +149,16 @@ def test_tables(folder, tmp_path, kind):
     (tmp_path / "table.csv").write_bytes("".join(lines).replace("\n", "\r\n").encode("utf-8-sig"))
     prepared(tmp_path / "table.csv", tmp_path / "to")
     train, val = lists(tmp_path / "to")
-    assert len(train | val) == 15
-    assert len(val) == (2 if kind == "splits" else 3)
-    if kind == "splits":
-        assert {os.path.basename(path) for path in val} == {"take 0.mp4"}
+    test_list = tmp_path / "to" / "test_list.txt"
+    if kind == "splits":  # test videos are no part of validation, which is taken from training
+        assert len(train | val) == 13 and 2 <= len(val) <= 6
+        assert not any("take 0.mp4" in path for path in train | val)
+        assert test_list.read_text() == (
+            "my videos/Clapping/take 0.mp4 0\nmy videos/Waving left/take 0.mp4 1\n"
+        )
+    else:
+        assert len(train | val) == 15 and len(val) == 3
+        assert not test_list.exists()
 
 
 def test_lists_with_numbers_of_classes(folder, tmp_path):
@@ -229,12 +235,12 @@ def test_all_videos_that_cannot_be_read_are_listed(folder, tmp_path):
 
 
 def test_what_is_no_video_by_its_name_is_told(folder, tmp_path):
-    (folder / "Clapping" / "take 0.mp4").rename(folder / "Clapping" / "take 0.3gp")
+    (folder / "Clapping" / "take 0.mp4").rename(folder / "Clapping" / "take 0.dat")
     (folder / "Jumping").mkdir()
     (folder / "Jumping" / "jump").write_text("")
     said = prepared(folder, tmp_path / "to")
     assert "2 files that are no videos by their names (.mp4, .webm" in said
-    assert ": Clapping/take 0.3gp, Jumping/jump\n" in said
+    assert ": Clapping/take 0.dat, Jumping/jump\n" in said
     assert "1 folders without videos, which are no classes then: Jumping" in said
     assert "Jumping" not in (tmp_path / "to" / "label_map.txt").read_text()
 
@@ -245,7 +251,7 @@ def test_names_that_are_no_text(folder, tmp_path, capsys):
         os.rename(video, os.fsencode(folder / "Clapping") + b"/\xff.mp4")
     except OSError:
         pytest.skip("this file system has only names that are text")
-    assert cli.main(["prepare", str(folder), f"--to={tmp_path}/to"]) == 0
+    assert cli.main(["prepare", str(folder), f"--to={tmp_path}/to"]) == 1
     said = capsys.readouterr().out
     assert "Clapping/\ufffd.mp4 (its name is no single line of text in UTF-8" in said
     assert len((tmp_path / "to" / "train_list.txt").read_text().splitlines()) == 13
@@ -307,7 +313,7 @@ def test_what_cannot_be_used_is_explained_and_nothing_written(folder, tmp_path, 
     ("name", "content", "message"),
     [
         ("t.csv", "a.mp4\n", "row 1 of .*t.csv is 'a.mp4'; expected a video, its class"),
-        ("t.csv", "a.mp4,x,dev\n", "row 1 of .* is 'a.mp4,x,dev'.*'train' or 'val'"),
+        ("t.csv", "a.mp4,x,holdout\n", "row 1 of .* is 'a.mp4,x,holdout'.*'train'.*'test'"),
         ("t.csv", "\n\n", "t.csv is empty"),
         ("t.txt", "alone\n", "line 1 of .*expected '<video> <class>'"),
         ("t.doc", "", "neither a folder of class folders nor a table"),

@@ -39,7 +39,7 @@ _SEVERAL = "<folder> <num_frames> <label> <label> ..."
 def read_list(path, *, frames_root, num_classes, multi_label=False):
     """Read lines `<folder> <num_frames> <label>`, the format of mmaction2 and TRN-pytorch.
 
-    Video files need no number of frames: `<file> <label>`.
+    Video files need no number of frames: `<file> <label>`. Lines that begin with `#` are comments.
 
     Args:
         path: the list.
@@ -56,13 +56,11 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
             one label per video where several are expected, or the reverse.
     """
     expected = _SEVERAL if multi_label else _ONE
-    lines = read_lines(path, "list of videos")
+    lines = numbered_lines(path, frames_root)
     records: list[Record] = []
     most = 0  # labels of a line
     problems = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         record, found = parse_line(
             line,
             index=len(records),
@@ -79,9 +77,10 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
     if not records:
         raise UserError(f"{path} is empty; expected lines '{expected}'")
     if multi_label and most == 1:
+        number, line = lines[0]
         raise UserError(
-            f"{path} has one label per video in all of its {len(records)} lines (line 1: "
-            f"{lines[0]!r}), but data.multi_label=True expects several, '{expected}'; set "
+            f"{path} has one label per video in all of its {len(records)} lines (line {number}: "
+            f"{line!r}), but data.multi_label=True expects several, '{expected}'; set "
             "data.multi_label=False, or give the list with all labels"
         )
     return records
@@ -108,13 +107,36 @@ def parse_line(line, *, index, frames_root, num_classes, multi_label=False):
         if not 0 <= label < num_classes
     ]
     label = labels if multi_label else labels[0]
-    return Record(index, os.path.join(frames_root, path), count, label), problems
+    path = os.path.join(frames_root, path)
+    if "\\" in path and not os.path.lexists(path):  # a list that was made on Windows
+        path = path.replace("\\", "/")
+    return Record(index, path, count, label), problems
+
+
+def numbered_lines(path, root):
+    """Pairs `(number from 1, line)` of a list, without blank ones and comments.
+
+    Comments begin with `#`, as names of videos may, too: those that are in `root` are kept.
+    """
+    lines = enumerate(read_lines(path, "list of videos"), start=1)
+    return [pair for pair in lines if pair[1].strip() and not _is_comment(pair[1], root)]
+
+
+def _is_comment(line, root):
+    if not line.lstrip().startswith("#"):
+        return False
+    try:
+        name, *_ = _fields(line.strip(), root, multi_label=True)
+    except ValueError:
+        return True
+    return not os.path.exists(os.path.join(root, name))
 
 
 def lists_videos(path):
-    """Whether the first line of a list names a video file."""
+    """Whether the first line of a list that is no comment names a video file."""
     lines = (line.strip() for line in read_lines(path, "list of videos"))
-    return _FILE.fullmatch(next(filter(None, lines), "")) is not None
+    matches = (_FILE.fullmatch(line) for line in lines if line and not line.startswith("# "))
+    return next(matches, None) is not None
 
 
 def _fields(line, frames_root, multi_label):

@@ -57,15 +57,17 @@ def multi_scale_boxes(height, width, *, scales, num_positions, max_scale_gap=1, 
         scales: shares of the short side, descending.
         num_positions: 5 (corners and centre) or 13 (also the points between them).
         max_scale_gap: how far apart in `scales` width and height may be; 0 gives squares.
-        snap_to: sides less than 3 pixels from this size take it, as in the references; 0 for none.
+        snap_to: sides less than 3 pixels from this size take it, as in the references, where the
+            frame has it; 0 for none.
 
     Returns:
         A list with one list per size, each of rectangles `(left, top, width, height)`. Where there
         is no free space, several positions are the same and keep their weight.
     """
     short_side = min(height, width)
-    sides = [int(short_side * scale) for scale in scales]
-    snapped = [snap_to if abs(side - snap_to) < 3 else side for side in sides]
+    sides = [max(int(short_side * scale), 1) for scale in scales]
+    snaps = 0 < snap_to <= short_side
+    snapped = [snap_to if snaps and abs(side - snap_to) < 3 else side for side in sides]
     boxes = []
     for i, box_height in enumerate(snapped):
         for j, box_width in enumerate(snapped):

@@ -11,11 +11,12 @@ from functools import partial
 import tqdm
 
 from trn_jax.data import annotations
-from trn_jax.data.decode import FrameError, FrameFolders
+from trn_jax.data.decode import FrameError, FrameFolders, read_video
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_text
 
 _SAMPLE = 1 << 16  # bytes from the start, the middle and the end of a video file that are hashed
+_CALLED = {"val": "validation", "test": "test"}
 _SHOWN = 3
 _BAR = 24
 
@@ -29,6 +30,7 @@ class Looked:
         line: the line.
         record: its `Record`, or `None` if it is malformed.
         problems: what is wrong, for people.
+        notes: what is unusual about a video that can be used all the same.
         num_frames: of the video, 0 if it cannot be read.
         size: height and width in pixels, `None` if no frame can be read.
         content: a hash of the content, "" if it cannot be read.
@@ -38,6 +40,7 @@ class Looked:
     line: str
     record: annotations.Record | None
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     num_frames: int = 0
     size: tuple[int, int] | None = None
     content: str = ""
@@ -50,10 +53,12 @@ class Findings:
     Attributes:
         lists: `{"train": [Looked, ...], "val": [...]}`.
         class_problems: what is wrong with the classes.
+        num_segments: frames of a clip; videos with fewer are counted.
     """
 
     lists: dict[str, list[Looked]]
     class_problems: list[str]
+    num_segments: int = 0
 
     @property
     def num_problems(self):
@@ -84,23 +89,43 @@ class Findings:
             parts += [f"  line {x.number}: {'; '.join(x.problems)}" for x in bad[:_SHOWN]]
             if len(bad) > _SHOWN:
                 parts.append("  ...")
+            notes = [f"  line {x.number}: {note}" for x in found for note in x.notes]
+            if notes:
+                parts.append(
+                    f"{name}: {len(notes):,} notes on videos that can be used all the same"
+                )
+                parts += [*notes[:_SHOWN], *(["  ..."] if len(notes) > _SHOWN else [])]
         parts += [f"classes: {problem}" for problem in self.class_problems]
+        parts += [self._short(name, found) for name, found in self.lists.items()]
         everything = [looked for found in self.lists.values() for looked in found]
         parts.append(_histogram("frames", [x.num_frames for x in everything if x.num_frames]))
         parts.append(_sizes([x.size for x in everything if x.size]))
         return escaped("\n".join(part for part in parts if part), keep="\n")
 
+    def _short(self, name, found):
+        """A line on videos with fewer frames than a clip, or ""."""
+        short = [looked for looked in found if 0 < looked.num_frames < self.num_segments]
+        if not short:
+            return ""
+        return (
+            f"{name}: {len(short):,} videos have fewer frames than the {self.num_segments} of a "
+            f"clip, so that some are repeated (line {short[0].number} has {short[0].num_frames})"
+        )
 
-def check(lists, source, *, class_names, multi_label=False, deep=False, num_threads=4):
-    """Look through all videos of two lists.
+
+def check(
+    lists, source, *, class_names, multi_label=False, deep=False, num_threads=4, num_segments=0
+):
+    """Look through all videos of the lists of a data set.
 
     Args:
-        lists: `{"train": (path of the list, folder of its videos), "val": ...}`.
+        lists: `{"train": (path of the list, folder of its videos), "val": ..., "test": ...}`.
         source: where videos are read, such as `decode.FrameFolders`.
         class_names: in the order of the labels.
         multi_label: whether videos have several labels each.
         deep: decode all frames, not only the first, the middle and the last one.
         num_threads: threads that decode.
+        num_segments: frames of a clip; videos with fewer are counted, which is no problem.
 
     Returns:
         `Findings`.
@@ -110,8 +135,7 @@ def check(lists, source, *, class_names, multi_label=False, deep=False, num_thre
     """
     found: dict[str, list[Looked]] = {}
     for name, (path, root) in lists.items():
-        numbered = enumerate(annotations.read_lines(path, "list of videos"), start=1)
-        lines = [(number, line) for number, line in numbered if line.strip()]
+        lines = annotations.numbered_lines(path, root)
         if not lines:
             raise UserError(f"{path} is empty; there is nothing to look at")
         look = partial(
@@ -126,7 +150,8 @@ def check(lists, source, *, class_names, multi_label=False, deep=False, num_thre
             looked = pool.map(look, lines)
             found[name] = list(tqdm.tqdm(looked, name, len(lines), unit=" videos", disable=None))
     _mark_repetitions(found)
-    return Findings(found, list(_class_problems(found, class_names, multi_label)))
+    problems = list(_class_problems(found, class_names, multi_label))
+    return Findings(found, problems, num_segments)
 
 
 def report(findings, folder):
@@ -149,17 +174,23 @@ def _look(numbered_line, *, source, deep, **options):
     try:
         if isinstance(source, FrameFolders):
             problems += _folder_problems(source, record)
-        with source.open(record) as video:
-            num_frames = video.num_frames
-            looked = dataclasses.replace(looked, num_frames=num_frames)
-            wanted = range(num_frames) if deep else sorted({0, num_frames // 2, num_frames - 1})
-            height, width, _ = video.read(wanted)[0].shape
-        looked = dataclasses.replace(looked, size=(height, width))
+        decode = partial(_decode, deep)
+        num_frames, size, notes = read_video(partial(source.open, record), decode)
+        looked = dataclasses.replace(looked, num_frames=num_frames, size=size, notes=notes)
         if not problems:
             looked = dataclasses.replace(looked, content=_content(source, record))
     except FrameError as error:
         problems.append(str(error))
     return dataclasses.replace(looked, problems=tuple(dict.fromkeys(problems)))
+
+
+def _decode(deep, video):
+    """Decode some or all frames: their number, their size and what is unusual."""
+    last = video.num_frames - 1
+    size = None
+    for _, frame in video.frames(range(last + 1) if deep else {0, last // 2, last}):
+        size = size or frame.shape[:2]
+    return video.num_frames, size, video.notes
 
 
 def _folder_problems(source, record):
@@ -201,7 +232,11 @@ def _content(source, record):
 
 
 def _mark_repetitions(found):
-    """Mark lines whose video comes twice in a list, and those of training that validation has."""
+    """Mark lines whose video comes twice in a list, or is also in a list that is evaluated.
+
+    Of two lists, the line of the one that is used earlier is marked: training before validation,
+    validation before test.
+    """
     for looked in found.values():
         first: dict[str, str] = {}
         for index, each in enumerate(looked):
@@ -211,11 +246,11 @@ def _mark_repetitions(found):
             if key in first:
                 _mark(looked, index, f"the same video as {first[key]} of the same list")
             first.setdefault(key, each.record.path)
-    for_validation = {x.content: x.record.path for x in found.get("val", []) if x.content}
-    for index, each in enumerate(found.get("train", [])):
-        other = for_validation.get(each.content)
-        if other:
-            _mark(found["train"], index, f"the same video as {other} in the validation list")
+    for name, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        evaluated = {x.content: x.record.path for x in found.get(other, []) if x.content}
+        for index, each in enumerate(found.get(name, [])):
+            if same := evaluated.get(each.content):
+                _mark(found[name], index, f"the same video as {same} in the {_CALLED[other]} list")
 
 
 def _mark(looked, index, problem):

@@ -23,26 +23,39 @@ class Dataset:
     Attributes:
         frames: folder that holds one folder of frames per video.
         val_frames: the same for the validation videos; "" if they lie in the same folder.
+        test_frames: the same for the test videos.
         train_list: list of the training videos.
         val_list: list of the validation videos.
+        test_list: list of the test videos, which need not exist.
         class_names: names of the classes, one per line.
         frame_pattern: file name of a frame for its number.
         first_frame: number of the first frame.
         reversed_pairs: pairs of class names, each the other one backwards in time.
         source: what the lists name: folders of "frames" or "videos", files; or "records", which
-            have no list: there, those of both splits are what paths of videos begin with; "": find
+            have no list: there, those of the splits are what paths of videos begin with; "": find
             out.
     """
 
     frames: str = "rawframes"
     train_list: str = "train_list.txt"
     val_list: str = "val_list.txt"
+    test_list: str = "test_list.txt"
     class_names: str = "label_map.txt"
     frame_pattern: str = "{:05d}.jpg"
     first_frame: int = 1
     val_frames: str = ""
+    test_frames: str = ""
     reversed_pairs: tuple[tuple[str, str], ...] = ()
     source: str = ""
+
+    def of_split(self, split):
+        """The list and the folder of the videos of "train", "val" or "test"."""
+        places = {
+            "train": (self.train_list, self.frames),
+            "val": (self.val_list, self.val_frames),
+            "test": (self.test_list, self.test_frames),
+        }
+        return places[split]
 
 
 DATASETS = {
@@ -84,16 +97,28 @@ DATASETS = {
         val_list="mit_val_list_rawframes.txt",
         frame_pattern="img_{:05d}.jpg",
     ),
+    # Each of three official divisions into training and test videos, of which this is the first.
+    "ucf101": Dataset(
+        train_list="ucf101_train_split_1_rawframes.txt",
+        val_list="ucf101_val_split_1_rawframes.txt",
+        frame_pattern="img_{:05d}.jpg",
+    ),
+    "hmdb51": Dataset(
+        train_list="hmdb51_train_split_1_rawframes.txt",
+        val_list="hmdb51_val_split_1_rawframes.txt",
+        frame_pattern="img_{:05d}.jpg",
+    ),
     "frames": Dataset(),
 }
 
 
-def locate(name, data_dir, **overrides):
+def locate(name, data_dir, *, write=True, **overrides):
     """Find the files of a data set.
 
     Args:
         name: one of `DATASETS`; "frames" is anything in folders of frames.
         data_dir: folder of the data set.
+        write: whether to write the synthetic data set if it is missing.
         **overrides: other values for the fields of `Dataset`; `None` keeps the catalogue's.
 
     Returns:
@@ -117,13 +142,14 @@ def locate(name, data_dir, **overrides):
             "expected something like '{:05d}.jpg'"
         ) from None
     root = os.path.abspath(data_dir)
-    if name == "synthetic" and not records.is_records(root):
+    if name == "synthetic" and write and not records.is_records(root):
         synthetic.write(root)
     if not os.path.isdir(root):
         raise UserError(f"data folder not found: {root}; set --config.data_dir")
     dataset = _with_source(dataset, root, given)
-    dataset = dataclasses.replace(dataset, val_frames=dataset.val_frames or dataset.frames)
-    paths = ("frames", "val_frames", "train_list", "val_list", "class_names")
+    others = {key: getattr(dataset, key) or dataset.frames for key in ("val_frames", "test_frames")}
+    dataset = dataclasses.replace(dataset, **others)
+    paths = ("frames", *others, "train_list", "val_list", "test_list", "class_names")
     return dataclasses.replace(
         dataset, **{key: os.path.join(root, getattr(dataset, key)) for key in paths}
     )
@@ -131,21 +157,24 @@ def locate(name, data_dir, **overrides):
 
 def _of_records(dataset, root, given):
     """The files of records, which are called the same whatever data set they are of."""
-    useless = sorted(given.keys() & {"train_list", "val_list", "frames", "val_frames"})
+    lists = {"train_list", "val_list", "test_list", "frames", "val_frames", "test_frames"}
+    useless = sorted(given.keys() & lists)
     if useless:
         raise UserError(
             f"the records in {root} have their lists in them; leave out "
             + ", ".join(f"data.{key}" for key in useless)
         )
-    train, val = (os.path.join(root, split) for split in records.SPLITS)
+    train, val, test = (os.path.join(root, s) for s in (*records.SPLITS, records.TEST))
     names = {} if "class_names" in given else {"class_names": records.class_names_file(root)}
     return dataclasses.replace(
         dataset,
         source="records",
         frames=train,
         val_frames=val,
+        test_frames=test,
         train_list=train,
         val_list=val,
+        test_list=test,
         **names,
     )
 
@@ -161,7 +190,7 @@ def _with_source(dataset, root, given):
         return _of_records(dataset, root, given)
     with_videos = {
         key: getattr(dataset, key).replace("rawframes", "videos")
-        for key in ("train_list", "val_list", "frames", "val_frames")
+        for key in ("train_list", "val_list", "test_list", "frames", "val_frames", "test_frames")
         if key not in given
     }
     source = dataset.source

@@ -9,15 +9,57 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from trn_jax.data import image_header
 from trn_jax.data.memory import scratch
-from trn_jax.errors import UserError
+from trn_jax.data.orientation import oriented
+from trn_jax.errors import UserError, first_line
 
 _JPEG_MAGIC = b"\xff\xd8"
+_TURNED = (b"\x89PNG", b"RIFF")  # formats whose orientation is read here, besides JPEG's
 _ADVICE = "extract this video again"
+MAX_PIXELS = 100_000_000  # of a frame, by default
+_MOST_OBLONG = 100  # long side / short side
 
 
 class FrameError(UserError):
     """A frame is missing or cannot be decoded; the message names the file."""
+
+
+class DamagedVideo(FrameError):
+    """A frame does not decode that the file lists; others of the video do.
+
+    Attributes:
+        decodable: opens the video again as one that has only the frames that decode.
+    """
+
+    def __init__(self, message, decodable):
+        super().__init__(message)
+        self.decodable = decodable
+
+
+def read_video(opening, read):
+    """Read a video, without the frames that turn out not to decode.
+
+    What is read is a function of the video alone, not of what was read before: so every reader
+    begins with the frames that a file lists, as long as none of those that it wants is damaged.
+
+    Args:
+        opening: opens the `Video`.
+        read: called with it; and, if a frame is damaged, again, with only those that decode.
+
+    Returns:
+        What `read` returns.
+
+    Raises:
+        FrameError: the video cannot be read.
+    """
+    try:
+        with opening() as video:
+            return read(video)
+    except DamagedVideo as error:
+        again = error.decodable
+    with again() as video:
+        return read(video)
 
 
 class Video(abc.ABC):
@@ -30,6 +72,16 @@ class Video(abc.ABC):
 
     path: str
     num_frames: int
+
+    @property
+    def loss(self):
+        """A message about frames that are lost, or ""."""
+        return ""
+
+    @property
+    def notes(self):
+        """What is unusual, for people, as far as the frames that were read tell."""
+        return ()
 
     def __enter__(self):
         return self
@@ -55,6 +107,7 @@ class Video(abc.ABC):
         with scratch() as memory:
             wanted = sorted({int(index) for index in indices})
             for number, frame in self._decode(wanted, memory, draft):
+                check_shape(frame, f"frame {number} of {self.path}")
                 first = first or frame.shape
                 if frame.shape != first:
                     sizes = sorted({first, frame.shape})
@@ -77,9 +130,11 @@ class StoredImages(Video):
 
     Attributes:
         advice: what to do if an image is damaged, for messages.
+        max_pixels: larger images are unreadable.
     """
 
     advice: str
+    max_pixels: int
 
     @abc.abstractmethod
     def images(self, numbers):
@@ -95,7 +150,8 @@ class StoredImages(Video):
 
     def _decode(self, wanted, memory, draft):
         for number, image in zip(wanted, self.images(wanted), strict=True):
-            yield number, decode_image(image, self.called(number), self.advice, memory, draft)
+            name = self.called(number)
+            yield number, decode_image(image, name, self.advice, memory, draft, self.max_pixels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,10 +164,12 @@ class FrameFolders:
     Attributes:
         pattern: file name for the number of a frame, such as `"{:05d}.jpg"`.
         first_frame: the number of frame 0, usually 1.
+        max_pixels: larger images are unreadable.
     """
 
     pattern: str
     first_frame: int
+    max_pixels: int = MAX_PIXELS
 
     def open(self, record):
         """The folder of a `Record` as a video; use it in a `with`."""
@@ -145,6 +203,7 @@ class _FrameFolder(StoredImages):
     def __init__(self, source, path, num_frames):
         self.path = path
         self.num_frames = num_frames
+        self.max_pixels = source.max_pixels
         self._source = source
 
     def images(self, numbers):
@@ -181,8 +240,8 @@ def read_image_file(path):
     return data
 
 
-def decode_image(data, name, advice, memory, draft=None):
-    """Decode a JPEG, or another image that OpenCV reads.
+def decode_image(data, name, advice, memory, draft=None, max_pixels=MAX_PIXELS):
+    """Decode a JPEG, or another image that OpenCV reads; turned as its EXIF data says.
 
     Args:
         data: its `bytes`.
@@ -192,6 +251,7 @@ def decode_image(data, name, advice, memory, draft=None):
         draft: short side in pixels that suffices: JPEGs are decoded approximately, the pixels
             mostly one level off, and at a half, a quarter or an eighth of their size if that is as
             large; 0: at their own size; `None`: exactly.
+        max_pixels: larger images are refused before memory is taken for them.
 
     Returns:
         uint8 `[height, width, 3]` in RGB.
@@ -199,24 +259,59 @@ def decode_image(data, name, advice, memory, draft=None):
     Raises:
         FrameError: it cannot be decoded.
     """
-    if data.startswith(_JPEG_MAGIC):
-        try:
+    problem = f"cannot decode {name} ({len(data)} bytes)"
+    try:
+        if data.startswith(_JPEG_MAGIC):
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            fast: dict[str, int] = {}
-            if draft is not None:
-                fast = dict(fastdct=True, fastupsample=True)
-            if draft:
-                fast |= dict(min_height=draft, min_width=draft, min_factor=2)
-            buffer = memory.array(height, width, 3)
-            return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, **fast)
-        except ValueError as error:
+        else:
+            width, height = image_header.size(data) or (0, 0)
+        if width * height > max_pixels:
             raise FrameError(
-                f"cannot decode {name} ({len(data)} bytes): {error}; {advice}"
-            ) from None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-    if image is None:
-        raise FrameError(f"{name} is neither a JPEG nor another image that OpenCV reads")
-    return image
+                f"{problem}: its header says {width} x {height} pixels, more than "
+                f"data.max_pixels={max_pixels}; {advice}"
+            )
+        if data.startswith(_JPEG_MAGIC):
+            pixels = _decode_jpeg(data, memory.array(height, width, 3), draft)
+        else:
+            pixels = _decode_other(data) if width * height else None
+    except (ValueError, MemoryError, cv2.error) as error:
+        if isinstance(error, FrameError):
+            raise
+        raise FrameError(f"{problem}: {first_line(error)}; {advice}") from None
+    if pixels is None:
+        raise FrameError(f"{name} is neither a JPEG nor another image that OpenCV reads; {advice}")
+    return oriented(pixels, *image_header.orientation(data))
+
+
+def _decode_jpeg(data, buffer, draft):
+    fast: dict[str, int] = {}
+    if draft is not None:
+        fast = dict(fastdct=True, fastupsample=True)
+    if draft:
+        fast |= dict(min_height=draft, min_width=draft, min_factor=2)
+    return simplejpeg.decode_jpeg(data, "RGB", buffer=buffer, **fast)
+
+
+def _decode_other(data):
+    # Releases of OpenCV differ in which formats they turn.
+    flags = cv2.IMREAD_COLOR_RGB
+    if data.startswith(_TURNED):
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+
+
+def check_shape(pixels, name):
+    """Check that a frame can be scaled to a usual short side: `[height, width, 3]`.
+
+    Raises:
+        FrameError: it is so oblong that it would not fit into memory then.
+    """
+    height, width, _ = pixels.shape
+    if max(height, width) > _MOST_OBLONG * min(height, width):
+        raise FrameError(
+            f"{name} has {width} x {height} pixels; sides that differ by more than a factor of "
+            f"{_MOST_OBLONG} are not read"
+        )
 
 
 def _explain_missing(folder, name):

@@ -15,13 +15,15 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from typing import Any
 
 import grain
 import numpy as np
 
 from trn_jax.data import annotations, augment, memory
-from trn_jax.data.decode import FrameError
+from trn_jax.data.decode import FrameError, read_video
 from trn_jax.errors import PassingError, UserError
+from trn_jax.signals import ignore as ignore_signals
 
 _BATCHES_AHEAD = 2
 _MAX_REPLACEMENTS = 100
@@ -91,17 +93,19 @@ class BatchReader:
         Returns:
             A dict of `clip` uint8 `[batch, segments, size, size, 3]`, `label` int32 `[batch]` or,
             of several labels each, float32 `[batch, classes]` of 0 and 1, `example` int32 `[batch]`
-            (position in the list) and `problems`, a tuple of messages about replaced examples.
+            (position in the list), `problems`, a tuple of messages about replaced examples, and
+            `losses`, one about videos that have lost frames, see `Video.loss`.
         """
         size = self.view.crop_size
         clips = memory.empty((len(entries), self.view.num_segments, size, size, 3))
         rows = list(self._threads().map(self._read, entries, clips))
-        labels, examples, problems = zip(*rows, strict=True)
+        labels, losses, examples, problems = zip(*rows, strict=True)
         return {
             "clip": clips,
             "label": self._label_array(labels),
             "example": np.array(examples, np.int32),
             "problems": tuple(p for p in problems if p),
+            "losses": tuple(loss for loss in losses if loss),
         }
 
     def _label_array(self, labels):
@@ -117,15 +121,17 @@ class BatchReader:
             return self._pool
 
     def _read(self, entry, out):
-        """Read one example into `out`; returns label, position in the list and what went wrong."""
+        """Read one example into `out`: label, loss, position in the list and what went wrong."""
         epoch, wanted = entry
         problem = ""
         for step in range(min(_MAX_REPLACEMENTS, len(self.records))):
             record = self.records[(wanted.index + step) % len(self.records)]
             # Seeded by the example that was wanted: a neighbour's own turn stays another draw.
-            rng = np.random.default_rng((self.seed, epoch, wanted.index))
+            seed = self.seed, epoch, wanted.index
+            cut = partial(self._cut, record, seed, out)
             try:
-                return self._cut(record, rng, out), wanted.index, problem
+                label, loss = read_video(partial(self.source.open, record), cut)
+                return label, loss, wanted.index, problem
             except FrameError as error:
                 if self.on_error == "raise":
                     raise
@@ -134,8 +140,10 @@ class BatchReader:
             f"none of the {step + 1} videos from {wanted.path} on can be read: {problem}"
         )
 
-    def _cut(self, record, rng, out):
-        with self.source.open(record) as video, memory.scratch() as scratch:
+    def _cut(self, record, seed, out, video):
+        """Cut a clip out of an open video; returns its label and what the video has lost."""
+        rng = np.random.default_rng(seed)
+        with memory.scratch() as scratch:
             rows: dict[int, list[int]] = {}
             for row, number in enumerate(self.sample(video.num_frames, rng).ravel().tolist()):
                 rows.setdefault(number, []).append(row)
@@ -148,7 +156,7 @@ class BatchReader:
                 for row in rows[number]:
                     augment.cut(frame, box, mirrored, out[row])
         self.color(out, rng)
-        return self.flip.label(record.label) if mirrored else record.label
+        return self.flip.label(record.label) if mirrored else record.label, video.loss
 
 
 def train_batches(
@@ -194,27 +202,80 @@ def _by_class(records):
     return [classes[label] for label in sorted(classes)]
 
 
-def eval_videos(reader, records, *, host=0, num_hosts=1, num_threads=1, num_workers=0):
-    """Iterate once over this host's videos, number `host`, `host + num_hosts`, ... of the list.
+class EvalVideos:
+    """One process's share of the videos of a list, for any number of passes.
+
+    Iterating over it is a pass: what the reader returns, in order; the iterator has a method
+    `close`. Worker processes, which take seconds to start, stay for the next pass, and read its
+    first videos meanwhile.
 
     Args:
         reader: a `VideoReader`.
-        records: the list of `Record`.
+        records: the list of `Record`; those of number `host`, `host + num_hosts`, ... are read.
         host: number of this host.
         num_hosts: number of hosts.
         num_threads: threads that decode, in every process.
         num_workers: worker processes; 0 reads in threads of this process.
-
-    Returns:
-        An iterator of what the reader returns, in order, with a method `close`.
     """
-    videos = grain.MapDataset.source(records)[host::num_hosts].map(partial(_read_video, reader))
-    return _iterate(videos, num_threads, num_workers)
+
+    def __init__(self, reader, records, *, host=0, num_hosts=1, num_threads=1, num_workers=0):
+        share = grain.MapDataset.source(records)[host::num_hosts]
+        self._videos = share.map(partial(_read_video, reader))
+        self._num_threads = num_threads
+        self._num_workers = num_workers
+        self._endless: Any = None
+
+    def __iter__(self):
+        if not self._num_workers or not len(self._videos):
+            return _iterate(self._videos, self._num_threads, 0)
+        return self._take_pass()
+
+    def _take_pass(self):
+        if self._endless is None:
+            videos = self._videos.repeat(_ENDLESS)
+            self._endless = _iterate(videos, self._num_threads, self._num_workers)
+        left = len(self._videos)
+        try:
+            while left:
+                yield next(self._endless)
+                left -= 1
+        finally:
+            if left:  # given up; the next pass starts at the first video again
+                self.close()
+
+    def close(self):
+        """Stop the worker processes."""
+        if self._endless is not None:
+            self._endless.close()
+            self._endless = None
 
 
 def _read_video(reader, record):
     _die_with_parent(os.getpid())
     return reader(record)
+
+
+def readable(videos, problems, losses):
+    """Take the readable ones out of what `VideoReader` returns.
+
+    Args:
+        videos: an iterator of it, which is closed in the end.
+        problems: receives `{example: message}` of the others.
+        losses: receives the messages about lost frames.
+
+    Yields:
+        What the reader returned of readable videos.
+    """
+    try:
+        for video in videos:
+            if "problem" in video:
+                problems[video["example"]] = video["problem"]
+                continue
+            if video.get("loss"):
+                losses.add(video["loss"])
+            yield video
+    finally:
+        videos.close()
 
 
 def clip_batches(videos, num_clips):
@@ -312,8 +373,7 @@ def _ignore_signals(*_):
 
     Ctrl-C, and some job managers, send them to all processes of a group.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
 
 
 def _cause(code):

@@ -24,12 +24,13 @@ from functools import partial
 
 from trn_jax.data import tf_example
 from trn_jax.data.annotations import Record
-from trn_jax.data.decode import FrameError, StoredImages
+from trn_jax.data.decode import MAX_PIXELS, FrameError, StoredImages
 from trn_jax.errors import UserError, listed
 
 INFO_FILE = "dataset_info.json"
 PARTS = ("videos", "frames")
 SPLITS = ("train", "validation")
+TEST = "test"  # a split of records that were made with a test list
 _ADVICE = "build the records again"
 # Nothing is read ahead, as the next clip is elsewhere, and no threads are made for one record.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
@@ -58,7 +59,7 @@ class StoredVideo(Record):
     """A `Record` that knows where its frames are.
 
     Attributes:
-        split: one of `SPLITS`.
+        split: one of `SPLITS`, or `TEST`.
         name: of the video, as in the list that the records were made from.
         first_frame: number of its first frame among those of its split.
     """
@@ -73,13 +74,15 @@ class Records:
 
     Args:
         root: folder with the parts `videos` and `frames`.
+        max_pixels: larger frames are unreadable.
 
     Raises:
         UserError: the folder has not both parts, or what describes them cannot be read.
     """
 
-    def __init__(self, root):
+    def __init__(self, root, *, max_pixels=MAX_PIXELS):
         self._root = root
+        self._max_pixels = max_pixels
         self._frames = {
             split: _Shards(*place) for split, place in _locate_shards(root, "frames").items()
         }
@@ -88,7 +91,7 @@ class Records:
         """The labelled videos of a split, in the order of the list that they were made from.
 
         Args:
-            split: one of `SPLITS`.
+            split: one of `SPLITS`, or `TEST`.
             num_classes: labels must be below this.
             multi_label: labels become tuples.
 
@@ -99,7 +102,13 @@ class Records:
             UserError: records are damaged, have labels that do not exist, several labels where one
                 is expected or the reverse, or are not those of the frames.
         """
-        shards = _Shards(*_locate_shards(self._root, "videos")[split])
+        places = _locate_shards(self._root, "videos")
+        if split not in places:
+            raise UserError(
+                f"the records in {self._root} have no split {split!r}, only {', '.join(places)}; "
+                "build them again from lists that have it"
+            )
+        shards = _Shards(*places[split])
         found, problems, first = [], [], 0
         folder = os.path.join(self._root, split)
         for index, data in enumerate(shards.read_all()):
@@ -122,7 +131,7 @@ class Records:
 
     def open(self, record):
         """A `StoredVideo` as a video; use it in a `with`."""
-        return _OpenVideo(self._frames[record.split], record)
+        return _OpenVideo(self._frames[record.split], record, self._max_pixels)
 
     def check(self, record):
         """Look whether the first and the last frame of a `StoredVideo` are there.
@@ -139,8 +148,9 @@ class _OpenVideo(StoredImages):
 
     advice = _ADVICE
 
-    def __init__(self, shards, record):
+    def __init__(self, shards, record, max_pixels):
         self.path = record.path
+        self.max_pixels = max_pixels
         self.num_frames = record.num_frames
         self._shards = shards
         self._record = record
@@ -294,7 +304,7 @@ def _locate_shards(root, part):
             info = json.load(file)
         splits = {split["name"]: split for split in info["splits"]}
         places = {}
-        for split in SPLITS:
+        for split in (*SPLITS, *({TEST} & splits.keys())):
             lengths = [int(length) for length in splits[split]["shardLengths"]]
             shards = [
                 f"{info['name']}-{split}.array_record-{number:05d}-of-{len(lengths):05d}"
@@ -303,7 +313,7 @@ def _locate_shards(root, part):
             places[split] = [os.path.join(folder, shard) for shard in shards], lengths
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} does not describe records of videos with the splits {' and '.join(SPLITS)} "
+            f"{path} does not describe records of videos with the splits train and validation "
             f"({type(error).__name__}: {error}); {_ADVICE}"
         ) from None
     if info.get("fileFormat") != "array_record":

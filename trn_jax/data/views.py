@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trn_jax.data import augment, memory, sampling
+from trn_jax.data.decode import FrameError, read_video
 from trn_jax.errors import UserError
 
 
@@ -139,6 +141,7 @@ class VideoReader:
         views: `{name: View}`, of fixed crops.
         source: where videos are read, such as `decode.FrameFolders`.
         seed: of samplings, orders and colours that are drawn.
+        on_error: "raise", or "skip": unreadable videos become a message.
 
     Attributes:
         shapes: the `(frames, size in pixels)` of the clips.
@@ -147,7 +150,7 @@ class VideoReader:
         UserError: a view has random crops.
     """
 
-    def __init__(self, views, source, *, seed):
+    def __init__(self, views, source, *, seed, on_error="raise"):
         for name, view in views.items():
             if view.crop in augment.RANDOM_CROPS:
                 raise UserError(
@@ -158,6 +161,7 @@ class VideoReader:
         self._views = views
         self._source = source
         self._seed = seed
+        self._on_error = on_error
 
     def __call__(self, record):
         """Read one video.
@@ -169,13 +173,24 @@ class VideoReader:
             A dict of `example` (the position in the list), `clips`, the distinct ones of every
             shape, uint8 `[clips, segments, size, size, 3]`, `seen`, how each of them is looked at:
             as it is, `(False,)`, mirrored, `(True,)`, or both, `num_clips`, how many looks that
-            are, and `views`, what a view consists of: `{name: (number of the shape, [(number of the
-            clip, mirrored)])}`, crop first, then clip: entry `crop * clips_per_video + clip`.
+            are, `loss`, see `decode.Video`, and `views`, what a view consists of: `{name: (number
+            of the shape, [(number of the clip, mirrored)])}`, crop first, then clip: entry `crop *
+            clips_per_video + clip`.
+
+            Of an unreadable video, with `on_error="skip"`, only `example` and `problem`, a message.
 
         Raises:
             FrameError: a frame is missing or cannot be decoded.
         """
-        with self._source.open(record) as video, memory.scratch() as scratch:
+        try:
+            return read_video(partial(self._source.open, record), partial(self._read, record))
+        except FrameError as error:
+            if self._on_error == "raise":
+                raise
+            return {"example": record.index, "problem": str(error)}
+
+    def _read(self, record, video):
+        with memory.scratch() as scratch:
             drawn = {
                 name: self._draw(view, record.index, video.num_frames)
                 for name, view in self._views.items()
@@ -196,6 +211,7 @@ class VideoReader:
             "seen": plan.seen,
             "num_clips": sum(len(looks) for seen in plan.seen for looks in seen),
             "views": plan.views,
+            "loss": video.loss,
         }
 
     def _plan(self, drawn, height, width):

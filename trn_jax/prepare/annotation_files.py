@@ -10,13 +10,13 @@ from trn_jax.errors import UserError, listed
 from trn_jax.files import check_memory, reading
 from trn_jax.prepare.archives import Zip
 
-_SUBFOLDERS = ("", "annotations", "labels")
+_SUBFOLDERS = ("", "annotations", "labels", "ucfTrainTestlist")
 
 
 def collect(outcome, archives, folder, wanted, *, packed_in="", optional=()):
     """Bring files of annotations to a folder of the data set, unless they are there.
 
-    They are looked for in the folder of the archives, in `annotations` and `labels` below it, and
+    They are looked for in the folder of the archives, in folders below it that archives make, and
     in a zip file there.
 
     Args:

@@ -17,7 +17,8 @@ from functools import partial
 import cv2
 import simplejpeg
 
-from trn_jax.data.videos import EXTENSIONS, is_video
+from trn_jax.data.decode import FrameError
+from trn_jax.data.videos import EXTENSIONS, VideoFile, is_video
 from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.prepare.folders import find_videos
@@ -29,13 +30,8 @@ MANIFEST = "manifest.jsonl"
 UNREADABLE = "unreadable.txt"
 _PARTIAL = ".partial"
 _CHUNK = 1 << 20  # bytes
-_ALMOST_ALL = 0.9  # of the frames that a header states, which often is an estimate
 _USUAL_RATE = 25.0  # frames per second, where a video says nothing
 _CLOCK_STEP = 1e-3  # seconds; some containers round times to it
-
-
-class UnreadableVideo(UserError):
-    """A video that cannot be decoded; the message tells why, without the name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +158,8 @@ def extract(root, names, to, settings, *, workers, report):
         to: folder of the folders of frames.
         settings: `Settings`.
         workers: processes that decode.
-        report: called with a line for every video that cannot be read, or only in part.
+        report: called with a line for every video that cannot be read, and about each that has
+            lost frames, has several video streams or changes its frame size.
 
     Returns:
         `(number of videos written, number that were there, {unreadable video: reason})`.
@@ -197,11 +194,8 @@ def extract(root, names, to, settings, *, workers, report):
                 print(json.dumps(entry), file=manifest, flush=True)
                 _publish(_folder(to, name))
                 done[name] = entry
-                if settings.fps is None and entry["frames"] < _ALMOST_ALL * entry["stated_frames"]:
-                    report(
-                        f"perhaps damaged: {os.path.join(root, name)}: {entry['frames']} frames "
-                        f"were decoded, its header says {entry['stated_frames']}"
-                    )
+                for note in entry.get("notes", ()):
+                    report(f"note: {note}")
             progress.add()
     _finish(to, done, unreadable)
     num_written = len(waiting) - len(unreadable)
@@ -254,7 +248,9 @@ def _finish(to, done, unreadable):
     _write_manifest(to, done)
     path = os.path.join(to, UNREADABLE)
     if unreadable:
-        lines = (f"{printable(name)}\t{unreadable[name]}\n" for name in sorted(unreadable))
+        lines = (
+            f"{printable(name)}\t{printable(unreadable[name])}\n" for name in sorted(unreadable)
+        )
         write_text(path, "".join(lines))
     elif os.path.exists(path):
         os.remove(path)
@@ -285,9 +281,9 @@ def _extract_one(root, to, settings, name):
         shutil.rmtree(partial_folder, ignore_errors=True)
         os.makedirs(partial_folder)
         entry = _write_frames(path, partial_folder, settings)
-    except UnreadableVideo as error:
+    except FrameError as error:
         shutil.rmtree(partial_folder, ignore_errors=True)
-        return str(error)
+        return str(error).replace(f"{path} ", "", 1).replace(f" {path}", "", 1)
     except OSError as error:
         shutil.rmtree(partial_folder, ignore_errors=True)
         raise UserError(
@@ -300,26 +296,28 @@ def _extract_one(root, to, settings, name):
 
 def _write_frames(path, folder, settings):
     """Write the frames of a video; gives what the manifest tells about it."""
-    num_bytes, sha256 = _hash(path)
-    rate, stated, frames = _frames(path)
-    if settings.fps is not None:
-        frames = _at_rate(frames, settings.fps)
+    cv2.setNumThreads(1)
     count, size = 0, None
-    for count, (_, frame) in enumerate(frames, start=1):
-        frame = _scale(frame, settings.short_side)
-        size = (frame.shape[1], frame.shape[0])
-        data = simplejpeg.encode_jpeg(frame, settings.quality, "BGR", "420")
-        with open(os.path.join(folder, settings.pattern.format(count)), "wb") as file:
-            file.write(data)
-    if not count:
-        raise UnreadableVideo("no frame of it can be decoded")
+    with VideoFile(path, count=False) as video:
+        num_bytes, sha256 = _hash(path)
+        rate = video.rate or _USUAL_RATE
+        frames = _timed(video.stream(), rate)
+        if settings.fps is not None:
+            frames = _at_rate(frames, settings.fps)
+        for count, (_, frame) in enumerate(frames, start=1):
+            frame = _scale(frame, settings.short_side)
+            size = (frame.shape[1], frame.shape[0])
+            data = simplejpeg.encode_jpeg(frame, settings.quality, "RGB", "420")
+            with open(os.path.join(folder, settings.pattern.format(count)), "wb") as file:
+                file.write(data)
+        notes = list(video.notes)
     return {
         "sha256": sha256,
         "bytes": num_bytes,
         "frames": count,
-        "stated_frames": stated,
         "size": size,
         "fps": settings.fps or rate,
+        **({"notes": notes} if notes else {}),
     }
 
 
@@ -332,51 +330,21 @@ def _hash(path):
                 sha256.update(chunk)
                 num_bytes += len(chunk)
     except OSError as error:
-        raise UnreadableVideo(f"cannot be read: {error.strerror}") from None
-    if not num_bytes:
-        raise UnreadableVideo("is empty (0 bytes)")
+        raise FrameError(f"cannot read {path}: {error.strerror}") from None
     return num_bytes, sha256.hexdigest()
 
 
-def _frames(path):
-    """Decode a video.
-
-    Returns:
-        `(rate, number, frames)`: frames per second and their number, as the file tells (0 if it
-        does not), and an iterator over `(seconds, frame)`, uint8 `[height, width, 3]` in BGR,
-        upright, at increasing times from 0.
-    """
-    cv2.setNumThreads(1)
-    # What is wrong is told in one line.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    video = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    if not video.isOpened():
-        raise UnreadableVideo(
-            "is no video, has no pictures (sound only?), or is damaged at its beginning"
-        )
-    rate = video.get(cv2.CAP_PROP_FPS)
-    rate = rate if math.isfinite(rate) and rate > 0 else _USUAL_RATE
-    stated = video.get(cv2.CAP_PROP_FRAME_COUNT)
-    stated = int(stated) if math.isfinite(stated) and stated > 0 else 0
-    return rate, stated, _decode(video, rate)
-
-
-def _decode(video, rate):
-    first = last = None
-    while True:
-        found, frame = video.read()
-        if not found:
-            break
-        seconds = video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+def _timed(frames, rate):
+    """Frames of `VideoFile.stream` as pairs `(seconds, frame)`, at increasing times from 0."""
+    first, last = None, -math.inf
+    for frame, seconds in frames:
         if first is None:
-            first, last = seconds, -math.inf
-        seconds -= first
+            first = seconds = seconds or 0.0
+        seconds = last if seconds is None else seconds - first
         if seconds <= last:  # the last frames of some codecs come without a time
             seconds = last + 1 / rate
         last = seconds
         yield seconds, frame
-    video.release()
 
 
 def _at_rate(frames, fps):

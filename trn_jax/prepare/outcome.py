@@ -6,7 +6,7 @@ import pathlib
 import shlex
 
 from trn_jax.data.datasets import DATASETS
-from trn_jax.errors import escaped
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_bytes
 from trn_jax.prepare.names import printable
 
@@ -66,6 +66,7 @@ class Outcome:
     Attributes:
         to: the same.
         changed: whether anything on the disk is different now.
+        status: exit status: 1 if something was left out that should have been used, else 0.
         naming: how frames are called, for fields of `datasets.Dataset`, if not as usual.
         training: what is trained on the lists, a `Training`; `None` until that is known.
     """
@@ -73,6 +74,7 @@ class Outcome:
     def __init__(self, to):
         self.to = to
         self.changed = False
+        self.status = 0
         self.naming: dict[str, str | int] = {}
         self.training: Training | None = None
         self._notes: list[str] = []
@@ -94,6 +96,12 @@ class Outcome:
         """Add a line, such as a count."""
         self._notes.append(text)
 
+    def note_all(self, what, names):
+        """Add how many there are of something and the first of them, unless there are none."""
+        if names:
+            shown = ", ".join(map(printable, names[:_NAMED]))
+            self.note(f"{len(names):,} {what}: {shown}{', ...' if len(names) > _NAMED else ''}")
+
     def skip(self, reason, names, listed_in=""):
         """Add what was left out, unless that is nothing; `listed_in` is a file that has it all."""
         if names:
@@ -101,6 +109,11 @@ class Outcome:
             more = ", ..." if len(names) > _NAMED else ""
             where = f" (all in {os.path.join(self.to, listed_in)})" if more and listed_in else ""
             self._skipped.append(f"{len(names):,} {reason}: {shown}{more}{where}")
+
+    def lose(self, reason, names, listed_in=""):
+        """Add what should have been used, but can't be, as `skip`, and exit with 1 at the end."""
+        self.skip(reason, names, listed_in)
+        self.status = 1 if names else self.status
 
     def has(self, name):
         """Name a file or folder of the data set."""
@@ -116,6 +129,27 @@ class Outcome:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             write_bytes(path, content)
             self.changed = True
+
+    def link(self, folder, name):
+        """Make a folder appear in the data set under a name; a link that leads nowhere is replaced.
+
+        Raises:
+            UserError: there is something else of that name.
+        """
+        target = os.path.join(self.to, name)
+        self.has(name)
+        if os.path.isdir(target) and os.path.realpath(target) == os.path.realpath(folder):
+            return
+        try:
+            if os.path.islink(target) and not os.path.exists(target):
+                os.remove(target)
+            os.symlink(os.path.abspath(folder), target)
+        except OSError as error:
+            raise UserError(
+                f"cannot make {target} a link to {folder}: {error.strerror}; remove what is there, "
+                "or choose another folder with --to"
+            ) from None
+        self.changed = True
 
     def remove(self, name):
         """Remove a file of an earlier preparation that has nothing to tell any more."""

@@ -13,6 +13,7 @@ Jester of its version for MindSpore, in alphabetical order.
 
 import os
 import pathlib
+import re
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
@@ -136,14 +137,30 @@ def _unpack(outcome, folder, stem, tree, num_parts=None):
         parts = pathlib.PurePosixPath(name).parts
         return os.path.join(tree, *(parts[1:] if parts[0] == stem else parts))
 
-    outcome.changed |= archives.unpack(
-        outcome.to,
-        stem,
-        lambda: archives.find_split_tar(folder, stem, num_parts=num_parts),
-        place,
-        tree=tree,
-    )
+    def find():
+        return archives.find_split_tar(folder, stem, num_parts=num_parts)
+
+    target = os.path.join(outcome.to, tree)
+    if not (os.path.exists(target) or find()) and (
+        unpacked := _find_unpacked(folder, stem, outcome.to)
+    ):
+        outcome.link(unpacked, tree)
+        outcome.note(f"the videos are those in {unpacked}")
+    if not os.path.islink(target):  # what others have unpacked stays as it is
+        outcome.changed |= archives.unpack(outcome.to, stem, find, place, tree=tree)
     outcome.has(tree)
+
+
+def _find_unpacked(folder, stem, to):
+    """The folder of numbered videos, if somebody has unpacked the archives, or `None`."""
+    video = re.compile(r"\d+(\.webm|\.mp4)?")
+    for name in (os.path.join(stem, stem), stem, "videos", "rawframes", ""):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not (os.path.exists(to) and os.path.samefile(path, to)):
+            with os.scandir(path) as entries:
+                if any(video.fullmatch(entry.name) for entry in entries):
+                    return path
+    return None
 
 
 def _list_frames(outcome, annotations, dataset, files, orders, workers, recipe, *, usual):

@@ -13,8 +13,10 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
 
 from trn_jax.data.records import INFO_FILE
-from trn_jax.errors import UserError
-from trn_jax.prepare.frames import Settings
+from trn_jax.errors import UserError, listed
+from trn_jax.files import write_text
+from trn_jax.prepare.frames import UNREADABLE, Settings
+from trn_jax.prepare.names import printable
 from trn_jax.prepare.outcome import train_command
 from trn_jax.prepare.progress import Progress
 from trn_jax.tfds import BUILDERS, VideoFolder
@@ -57,7 +59,9 @@ def build_prepared(outcome):
     )
 
 
-def build(data_dir, to, *, dataset="frames", multi_label=False, training=None, **options):
+def build(
+    data_dir, to, *, dataset="frames", multi_label=False, training=None, left_out=None, **options
+):
     """Make records of a data set; what is complete is not made again.
 
     Args:
@@ -67,6 +71,8 @@ def build(data_dir, to, *, dataset="frames", multi_label=False, training=None, *
         multi_label: whether videos have several labels each.
         training: the `Training` to print the command of, which also tells how many classes there
             are; a part of a data set with fewer becomes a `VideoFolder`.
+        left_out: a list that receives the names of the videos that cannot be read; they are in
+            `unreadable.txt` beside the records, too, with the reasons.
         **options: `short_side`, `quality` and `files` of `VideoFolder`.
 
     Returns:
@@ -88,11 +94,32 @@ def build(data_dir, to, *, dataset="frames", multi_label=False, training=None, *
     for builder in parts.values():
         _build_part(builder, contents, data_dir)
     root = os.path.dirname(os.path.dirname(parts["videos"].data_dir))
+    if left_out is not None:
+        left_out += contents.unreadable
     if training:
         command = training.command(root)
     else:
         command = _command(root, contents, dataset, options["multi_label"])
-    return "\n".join([*_counts(parts, contents), "next:", f"  {shlex.join(command)}"])
+    said = [*_counts(parts, contents), *_problems(root, contents)]
+    return "\n".join([*said, "next:", f"  {shlex.join(command)}"])
+
+
+def _problems(root, contents):
+    """Lines on videos that are left out or unusual; writes the file of the former."""
+    path = os.path.join(root, UNREADABLE)
+    lines = []
+    if contents.unreadable:
+        reasons = [f"{printable(n)}\t{printable(r)}" for n, r in contents.unreadable.items()]
+        write_text(path, "".join(f"{line}\n" for line in reasons))
+        num_videos = len(contents.unreadable)
+        lines.append(f"left out: {num_videos:,} videos that cannot be read (all in {path}):")
+        lines[-1] += listed([reason.replace("\t", ": ") for reason in reasons])
+    elif os.path.exists(path):
+        os.remove(path)
+    if contents.notes:
+        notes = listed(list(map(printable, contents.notes)))
+        lines.append(f"{len(contents.notes):,} notes on videos that are used all the same:{notes}")
+    return lines
 
 
 def _build_part(builder, contents, data_dir):

@@ -9,6 +9,8 @@ import functools
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import simplejpeg
@@ -16,9 +18,10 @@ import simplejpeg
 from trn_jax.data import annotations, datasets
 from trn_jax.data.augment import resize_short_side
 from trn_jax.data.decode import FrameError, read_image_file
-from trn_jax.data.records import SPLITS
-from trn_jax.data.videos import VideoFiles
+from trn_jax.data.records import SPLITS, TEST
+from trn_jax.data.videos import VideoFile
 from trn_jax.errors import UserError, listed
+from trn_jax.prepare.processes import num_processors
 from trn_jax.prepare.progress import Progress
 
 # Whole videos, so that a clip is in one file.
@@ -74,11 +77,15 @@ class Contents:
         files: the `Dataset` with absolute paths.
         class_names: in the order of their labels.
         videos: the `Video`s of each split.
+        unreadable: `{name of a video that is left out: why}`.
+        notes: what is unusual about the others, messages.
     """
 
     files: datasets.Dataset
     class_names: list[str]
     videos: dict[str, list[Video]]
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def digest(self, encoding):
         """A name for these videos stored like this."""
@@ -119,38 +126,66 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
     twice = sorted({name for name in class_names if class_names.count(name) > 1})
     if twice:
         raise UserError(f"{found.class_names} names classes twice: {', '.join(twice)}")
-    places = {"train": (found.train_list, found.frames)}
-    places["validation"] = (found.val_list, found.val_frames)
-    videos = {}
-    for split in SPLITS:
-        path, root = places[split]
+    sources = ((found.train_list, found.frames), (found.val_list, found.val_frames))
+    places = dict(zip(SPLITS, sources, strict=True))
+    if os.path.exists(found.test_list):
+        places[TEST] = (found.test_list, found.test_frames)
+    contents = Contents(found, class_names, {})
+    for split, (path, root) in places.items():
         records = annotations.read_list(
             path, frames_root=root, num_classes=len(class_names), multi_label=multi_label
         )
-        if found.source == "videos":
-            records = _counted(records, root)
-        videos[split] = list(_videos(records, os.path.join(root, "")))
-    return Contents(found, class_names, videos)
+        records = _readable(contents, records, root)
+        contents.videos[split] = list(_videos(records, os.path.join(root, "")))
+    return contents
 
 
-def _counted(records, root):
-    """Records of video files with the numbers of their frames; all have to be readable."""
-    counted, problems = [], []
-    with Progress(f"Counting frames in {root}", len(records), "videos") as progress:
-        for record in records:
-            try:
-                with VideoFiles().open(record) as video:
-                    counted.append(dataclasses.replace(record, num_frames=video.num_frames))
-            except FrameError as error:
-                problems.append(str(error))
+def _readable(contents, records, root):
+    """Records with the numbers of their frames, without those of videos that cannot be read."""
+    kept = []
+    examine = partial(_examine, contents.files)
+    with (
+        Progress(f"Examining the videos in {root}", len(records), "videos") as progress,
+        ThreadPoolExecutor(num_processors(), "examine") as threads,
+    ):
+        for record, found in zip(records, threads.map(examine, records), strict=True):
+            if isinstance(found, FrameError):
+                name = record.path.removeprefix(os.path.join(root, ""))
+                contents.unreadable[name] = str(found)
+            else:
+                num_frames, notes = found
+                kept.append(dataclasses.replace(record, num_frames=num_frames))
+                contents.notes.extend(notes)
             progress.add(1)
-    if problems:
-        raise UserError(
-            f"{len(problems):,} of {len(records):,} videos cannot be read:{listed(problems)}\n"
-            "`trn-jax check` writes lists without them; give these with --train-list and "
-            "--val-list of `trn-jax records`, or mend the videos and run the same command again"
-        )
-    return counted
+    if not kept:
+        reasons = listed(list(contents.unreadable.values()))
+        raise UserError(f"none of the {len(records):,} videos in {root} can be read:{reasons}")
+    return kept
+
+
+def _examine(files, record):
+    """The number of frames of a video and what is unusual about it; or why it cannot be read."""
+    try:
+        if files.source == "videos":
+            # Decodes all, as it is too late for that when a frame is to be written.
+            with VideoFile(record.path, decodable=True) as video:
+                return video.num_frames, video.notes
+        there = _files_with_content(record.path)
+        for index in range(record.num_frames):
+            name = files.frame_pattern.format(index + files.first_frame)
+            if name not in there:
+                read_image_file(os.path.join(record.path, name))  # says what is wrong
+        return record.num_frames, ()
+    except FrameError as error:
+        return error
+
+
+def _files_with_content(folder):
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.stat().st_size}
+    except OSError:
+        return set()
 
 
 def _videos(records, root):
@@ -219,9 +254,12 @@ def _decode_some(encoding, video, part):
     """The JPEGs of a part of the frames of a video file."""
     first = part * _DECODED_AT_ONCE
     indices = range(first, min(first + _DECODED_AT_ONCE, video.num_frames))
-    record = annotations.Record(0, video.path, 0, 0)
-    with VideoFiles().open(record) as file:
-        frames = file.read(indices)
+    with VideoFile(video.path) as file:
+        if file.num_frames == video.num_frames:
+            frames = file.read(indices)
+        else:
+            with VideoFile(video.path, decodable=True) as decodable:
+                frames = decodable.read(indices)
     if 0 < encoding.short_side < min(frames[0].shape[:2]):
         frames = [resize_short_side(frame, encoding.short_side) for frame in frames]
     return [simplejpeg.encode_jpeg(frame, quality=encoding.quality) for frame in frames]

@@ -1,0 +1,98 @@
+"""Labelled videos from a folder per class, perhaps below folders `train`, `val` and `test`."""
+
+import os
+import pathlib
+
+from trn_jax.data.videos import EXTENSIONS
+from trn_jax.errors import UserError
+from trn_jax.prepare.items import Item, split_called
+
+
+def read(outcome, root, found, *, class_level=1):
+    """The videos below the folders of classes, at any depth.
+
+    Args:
+        outcome: the `Outcome` that what is passed over is reported to.
+        root: the folder.
+        found: its `folders.Contents`.
+        class_level: which folder on the way to a video has the name of its class, counted from 1
+            below `root` or below `train`, `val` and `test`.
+
+    Returns:
+        A list of `Item`.
+
+    Raises:
+        UserError: there are no videos.
+    """
+    if not found.videos:
+        raise _no_videos(root, found)
+    top = {_parts(path)[0] for path in found.videos if len(_parts(path)) > 1}
+    given = _given_splits(root, top)
+    items, shallow, beside = [], [], []
+    for path in found.videos:
+        parts = _parts(path)
+        split = given.get(parts[0], "") if len(parts) > 1 else ""
+        folders = parts[1:-1] if split else parts[:-1]
+        if given and not split:
+            beside.append(path)
+        elif len(folders) < class_level:
+            shallow.append(path)
+        else:
+            items.append(Item(path, (folders[class_level - 1],), split))
+    if not items:
+        smaller = ", or give a smaller --class-level" if class_level > 1 else ""
+        raise UserError(
+            f"{shallow[0]} and all other videos in {root} have no folder of level {class_level} "
+            "above them, which would have the name of their class; move those of each class into "
+            f"one{smaller}, or give a table with the class of each video"
+        )
+    others = [path for path in found.others if os.path.dirname(path)]
+    outcome.skip(f"files that are no videos by their names ({', '.join(EXTENSIONS)})", others)
+    outcome.skip("links to folders that were searched already", found.repeated)
+    outcome.skip(f"videos outside of {', '.join(sorted(given))}", beside)
+    outcome.skip(f"videos above the folders of the classes (level {class_level})", shallow)
+    level = class_level + bool(given)
+    classes = [f for f in found.folders if len(_parts(f)) == level]
+    with_videos = {"/".join(_parts(item.path)[:level]) for item in items}
+    names = {_parts(f)[-1] for f in classes} - {item.labels[0] for item in items}
+    empty = [
+        f for f in classes if "/".join(_parts(f)) not in with_videos and _parts(f)[-1] in names
+    ]
+    outcome.skip(
+        "folders without videos, which are no classes then", [_parts(f)[-1] for f in empty]
+    )
+    return items
+
+
+def _given_splits(root, top):
+    """`{folder: split}` of those on the first level, if they are splits and not classes.
+
+    A class may be called "train" as well: its folder is a split if `val` or `test` lie beside it,
+    or nothing else does.
+    """
+    given = {name: split for name in top if (split := split_called(name))}
+    splits = set(given.values())
+    if "train" in splits:
+        return given if len(splits) > 1 or len(top) == 1 else {}
+    if splits and len(given) == len(top):
+        raise UserError(
+            f"{root} has {', '.join(sorted(given))}, but no folder for training; expected train "
+            "beside them, or a folder per class"
+        )
+    return {}
+
+
+def _parts(path):
+    return pathlib.PurePath(path).parts
+
+
+def _no_videos(root, found):
+    message = (
+        f"no videos in {root}: expected a folder per class, with video files "
+        f"({', '.join(EXTENSIONS)}) or folders of frames in it"
+    )
+    if found.others:
+        message += f"; found {len(found.others)} other files, such as {found.others[0]}"
+    for path, reason in (found.broken + found.closed)[:1]:
+        message += f"; {os.path.join(root, path)} {reason}"
+    return UserError(message)

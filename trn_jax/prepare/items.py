@@ -1,0 +1,47 @@
+"""Labelled videos before they are opened, and the names of the three splits."""
+
+import dataclasses
+import os
+import re
+import unicodedata
+
+from trn_jax.data.videos import is_video
+
+SPLITS = ("train", "val", "test")
+_NAMES = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+_DECORATION = re.compile(r"[\W_]|\d{3,}|videos?|clips?|frames?|images?|data|split|set")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A video with the names of its classes.
+
+    Attributes:
+        path: relative to the folder of the videos, or absolute where it lies elsewhere.
+        labels: names of its classes; exactly one unless the data set is multi-label.
+        split: "train", "val" or "test", or "" where the source does not give one.
+        group: videos of one group stay in one split, such as those of one person; "" for none.
+    """
+
+    path: str
+    labels: tuple[str, ...]
+    split: str = ""
+    group: str = ""
+
+    @property
+    def key(self):
+        """The identity of a video for the split: its path without extension, in NFC with `/`.
+
+        A video file and the folder of its extracted frames have the same key.
+        """
+        path = unicodedata.normalize("NFC", self.path).replace(os.sep, "/")
+        return os.path.splitext(path)[0] if is_video(path) else path
+
+
+def split_called(name):
+    """The split that a folder or a table cell names ("Validation", "test_videos"), or `None`."""
+    return _NAMES.get(_DECORATION.sub("", name.lower()))

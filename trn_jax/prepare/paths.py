@@ -1,0 +1,124 @@
+"""Paths as people write them into tables and lists, found on the disk."""
+
+import functools
+import os
+import re
+import unicodedata
+import urllib.parse
+
+from trn_jax.data.videos import is_video
+from trn_jax.errors import UserError
+
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_URL = re.compile(r"file:(//[^/]*(?=/))?", re.IGNORECASE)  # with its host, if any
+
+
+class Resolver:
+    r"""Finds videos below a folder.
+
+    Besides paths as they are, these are found: Windows paths (`clips\a.mp4`), `file://` URLs,
+    paths that begin with the name of the folder itself, names without extension where one file or
+    folder has it, names in another Unicode normal form, and the ends of absolute paths of another
+    machine.
+
+    Args:
+        root: the folder.
+
+    Attributes:
+        from_elsewhere: number of absolute paths that were found by their ends.
+    """
+
+    def __init__(self, root):
+        self._root = os.path.abspath(root)
+        self._names = functools.cache(self._list_names)
+        self.from_elsewhere = 0
+
+    def resolve(self, text):
+        """The path that a text means, relative to the root if it lies below; as it is if none."""
+        for candidate in _readings(text):
+            if found := self._find(candidate):
+                return found
+        *_, path = _readings(text)
+        if os.path.isabs(path) or _DRIVE.match(path):
+            parts = path.split("/")
+            for start in range(1, len(parts)):
+                if found := self._find("/".join(parts[start:])):
+                    self.from_elsewhere += 1
+                    return found
+        return self._relative(path)
+
+    def exists(self, text):
+        """Whether a text names a file or folder."""
+        return bool(text.strip()) and any(self._find(path) for path in _readings(text))
+
+    def _find(self, path):
+        """The path of what lies there, also where the name of the root itself comes first."""
+        path = self._relative(path)
+        name, _, rest = path.partition("/")
+        return self._find_below(path) or (
+            self._find_below(rest) if name == os.path.basename(self._root) else None
+        )
+
+    def _find_below(self, path):
+        if not path or path == ".":
+            return None
+        try:
+            if os.path.lexists(os.path.join(self._root, path)):
+                return path
+        except ValueError:  # a NUL byte
+            return None
+        folder, name = os.path.split(path)
+        found = self._names(folder).get(unicodedata.normalize("NFC", name), [])
+        return os.path.join(folder, found[0]) if len(found) == 1 else None
+
+    def _relative(self, path):
+        path = os.path.normpath(path) if path else path
+        below = os.path.join(self._root, "")
+        return path.removeprefix(below) if path.startswith(below) else path
+
+    def _list_names(self, folder):
+        """`{name, or name of a video without extension: names on the disk}`."""
+        found: dict[str, list[str]] = {}
+        try:
+            names = os.listdir(os.path.join(self._root, folder))
+        except (OSError, ValueError):
+            return found
+        for name in names:
+            plain = unicodedata.normalize("NFC", name)
+            found.setdefault(plain, []).append(name)
+            if is_video(plain):
+                found.setdefault(os.path.splitext(plain)[0], []).append(name)
+        return found
+
+
+def _readings(text):
+    """What a text can mean, as paths with `/`, the most literal first."""
+    text = text.strip().strip('"')
+    if url := _URL.match(text):
+        path = urllib.parse.unquote(text[url.end() :])
+        text = path[1:] if _DRIVE.match(path[1:]) else path
+    yield text
+    if "\\" in text:
+        yield text.replace("\\", "/")
+
+
+def read_text(path):
+    """A text with any line ends, in UTF-8, or in UTF-16 if it begins with a byte order mark.
+
+    Raises:
+        UserError: it is in another encoding, or can't be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as that, "
+            "which spreadsheets call 'CSV UTF-8'"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")

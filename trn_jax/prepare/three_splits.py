@@ -1,0 +1,271 @@
+"""UCF101 and HMDB51, with all three of their official divisions.
+
+Their archives are .rar files, which are to be unpacked first; the videos stay where they are then.
+What comes out, for each division N of 1, 2 and 3, under the names of mmaction2:
+
+    annotations/                                        the files of the divisions
+    videos                                              a link, unless they lie there
+    label_map.txt                                       in the only order there is
+    <data set>_{train,val}_split_N_videos.txt
+    <data set>_{train,val}_split_N_rawframes.txt
+
+The test videos of a division are what others call validation: there are no others. Lists of frames
+are written once `scripts/extract_frames.py` has made some in `rawframes`.
+"""
+
+import dataclasses
+import glob
+import os
+import re
+from collections.abc import Callable
+
+from trn_jax.data.datasets import DATASETS
+from trn_jax.errors import UserError
+from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare.folders import find_folders, find_videos
+from trn_jax.prepare.lists import Annotations, ListFiles, Video
+from trn_jax.prepare.outcome import Outcome
+
+_DIVISIONS = (1, 2, 3)
+_VIDEOS, _FRAMES = "videos", "rawframes"
+_TRAIN, _TEST = "1", "2"  # of HMDB51; 0 is neither
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where the parts of a data set are.
+
+    Attributes:
+        name: in the catalogue.
+        folders: names that the folder of the videos has.
+        archive: of the videos, without extension.
+        read: gives the class names and, per division, the videos of train and val.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    archive: str
+    read: Callable
+
+
+def prepare_ucf101(folder, to, *, workers, orders):
+    """Write the lists of UCF101.
+
+    Args:
+        folder: where the videos, `UCF-101`, and `classInd.txt`, `trainlist01.txt`, ... are, or
+            `UCF101TrainTestSplits-RecognitionTask.zip`, which has the latter.
+        to: folder of the data set, which may be the same.
+        workers: processes that count frames.
+        orders: of the labels; there is one only.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        UserError: annotations or all videos are missing, or the former are not as expected.
+    """
+    folders = ("UCF-101", "UCF101", "ucf101")
+    return _prepare(_Source("ucf101", folders, "UCF101", _read_ucf101), folder, to, workers)
+
+
+def prepare_hmdb51(folder, to, *, workers, orders):
+    """Write the lists of HMDB51, as `prepare_ucf101`; of `<class>_test_split<N>.txt`."""
+    folders = ("hmdb51_org", "HMDB51", "hmdb51", "hmdb51_sta")
+    return _prepare(_Source("hmdb51", folders, "hmdb51_org", _read_hmdb51), folder, to, workers)
+
+
+def _prepare(source, folder, to, workers):
+    outcome = Outcome(to)
+    class_names, divisions, path = source.read(outcome, folder)
+    frames = os.path.isdir(os.path.join(to, _FRAMES))
+    videos = _link_videos(outcome, source, folder, needed=not frames)
+    for kind in [_VIDEOS] * videos + [_FRAMES] * frames:
+        names = [video.name for splits in divisions for part in splits.values() for video in part]
+        places = _locate(os.path.join(to, kind), kind, names)
+        roots = {"train": kind, "val": kind}
+        for number, splits in zip(_DIVISIONS, divisions, strict=True):
+            outcome.note(f"{kind}, division {number} of {len(_DIVISIONS)}:")
+            placed = {
+                split: [Video(places.get(v.name, v.name), v.label) for v in part]
+                for split, part in splits.items()
+            }
+            annotations = Annotations(class_names, placed, path)
+            files = {"official": _list_files(source, number, kind)}
+            if kind == _VIDEOS:
+                lists.write_video_lists(outcome, annotations, roots, files, ("official",))
+            else:
+                lists.write_frame_lists(
+                    outcome, annotations, roots, files, ("official",), workers=workers
+                )
+    kind = _FRAMES if frames else _VIDEOS
+    first, second = (_list_files(source, number, kind) for number in _DIVISIONS[:2])
+    outcome.then_train(
+        "finetune",
+        source.name,
+        [first],
+        num_classes=len(class_names),
+        usual=2,
+        name_dataset=True,
+        source="frames" if frames else "videos",
+    )
+    outcome.note(
+        f"the command is for division 1; for the others: --config.data.train_list={second.train} "
+        f"--config.data.val_list={second.val}, ..."
+    )
+    return outcome
+
+
+def _list_files(source, number, kind):
+    train, val = (f"{source.name}_{split}_split_{number}_{kind}.txt" for split in ("train", "val"))
+    return ListFiles(train, val, DATASETS[source.name].class_names)
+
+
+def _link_videos(outcome, source, folder, *, needed):
+    """Make the videos appear in the data set, and return whether there are any."""
+    target = os.path.join(outcome.to, _VIDEOS)
+    if not os.path.isdir(target):
+        places = [os.path.join(folder, name) for name in (*source.folders, _VIDEOS)]
+        found = next((place for place in places if os.path.isdir(place)), None)
+        if found is None and find_videos(folder):
+            found = folder
+        if found is not None:
+            outcome.link(found, _VIDEOS)
+        elif needed:
+            outcome.changed |= archives.unpack(
+                outcome.to,
+                source.archive,
+                lambda: (
+                    archives.find_zip(folder, f"{source.archive}.zip") or _no_videos(source, folder)
+                ),
+                _place,
+                tree=_VIDEOS,
+            )
+        else:
+            return False
+    outcome.has(_VIDEOS)
+    return True
+
+
+def _place(name):
+    """Videos keep the folder of their class and lose those above it."""
+    return os.path.join(_VIDEOS, *name.split("/")[-2:]) if name.endswith(".avi") else None
+
+
+def _no_videos(source, folder):
+    rar = os.path.join(folder, f"{source.archive}.rar")
+    if os.path.exists(rar):
+        inner = ", and the .rar files of the classes in it" if source.name == "hmdb51" else ""
+        raise UserError(
+            f"{rar} has to be unpacked first{inner}, for example by `unrar x`, so that the folder "
+            f"{source.folders[0]} lies in {folder}"
+        )
+    raise UserError(
+        f"no videos found: expected the folder {source.folders[0]}, with a folder per class, in "
+        f"{folder}"
+    )
+
+
+def _locate(root, kind, names):
+    """`{name in the annotations: path without extension}`, also where classes have no folders."""
+    stems = {name: os.path.basename(name) for name in names}
+    if kind == _FRAMES:
+        found = find_folders(root, stems.values())
+        return {
+            name: name if os.path.isdir(os.path.join(root, name)) else found[stem]
+            for name, stem in stems.items()
+            if stem in found
+        }
+    paths = {os.path.splitext(path)[0] for path in find_videos(root)}
+    by_stem = {os.path.basename(path): path for path in paths}
+    return {
+        name: name if name in paths else by_stem[stem]
+        for name, stem in stems.items()
+        if stem in by_stem
+    }
+
+
+# Annotations -------------------------------------------------------------------------------------
+
+
+def _read_ucf101(outcome, folder):
+    """The class names, the videos of each division, and the file that the former are from."""
+    lists_of = {f"{kind}list{n:02d}.txt": () for n in _DIVISIONS for kind in ("train", "test")}
+    paths = annotation_files.collect(
+        outcome,
+        folder,
+        "annotations",
+        {"classInd.txt": (), **lists_of},
+        packed_in="UCF101TrainTestSplits-RecognitionTask.zip",
+    )
+    pairs = annotation_files.read_fields(paths["classInd.txt"], " ", "<number> <class name>")
+    if [number for number, _ in pairs] != [str(n) for n in range(1, len(pairs) + 1)]:
+        raise annotation_files.malformed(
+            paths["classInd.txt"],
+            [" ".join(pair) for pair in pairs],
+            "<number from 1> <class name>",
+        )
+    divisions = [
+        {
+            split: _read_ucf101_list(paths[f"{kind}list{number:02d}.txt"])
+            for split, kind in (("train", "train"), ("val", "test"))
+        }
+        for number in _DIVISIONS
+    ]
+    return [name for _, name in pairs], divisions, paths["classInd.txt"]
+
+
+def _read_ucf101_list(path):
+    """Videos of lines `<class>/<video>.avi`, behind which training lists have the number."""
+    lines = annotation_files.read_lines(path)
+    names = [re.sub(r"\.avi( +\d+)?$", "", line) for line in lines]
+    wrong = [line for line, name in zip(lines, names, strict=True) if name.count("/") != 1]
+    if wrong or not names:
+        raise annotation_files.malformed(path, wrong, "<class>/<video>.avi")
+    annotation_files.check_names(path, names)
+    return [Video(name, name.partition("/")[0]) for name in names]
+
+
+def _read_hmdb51(outcome, folder):
+    """As `_read_ucf101`, from a file per class and division."""
+    places = ("", "annotations", "testTrainMulti_7030_splits", "test_train_splits", "splits")
+    folders = [os.path.join(folder, place) for place in places]
+    folders.append(os.path.join(outcome.to, "annotations"))
+    ending = re.compile(r"(.+)_test_split([123])\.txt")
+    found: dict[str, str] = {}
+    for place in folders:
+        for path in glob.glob(os.path.join(glob.escape(place), "*_test_split[123].txt")):
+            found.setdefault(os.path.basename(path), path)
+    class_names = sorted({match[1] for name in found if (match := ending.fullmatch(name))})
+    expected = [f"{name}_test_split{n}.txt" for name in class_names for n in _DIVISIONS]
+    missing = [name for name in expected if name not in found]
+    if missing or not found:
+        raise UserError(
+            f"annotations not found: {', '.join(missing[:3]) or '<class>_test_split1.txt, ...'}; "
+            f"unpack test_train_splits.rar in {folder}"
+        )
+    divisions = []
+    for number in _DIVISIONS:
+        splits: dict[str, list[Video]] = {"train": [], "val": []}
+        for label in class_names:
+            name = f"{label}_test_split{number}.txt"
+            with open(found[name], "rb") as file:
+                outcome.write(os.path.join("annotations", name), file.read())
+            for video, part in _read_hmdb51_list(found[name]):
+                if part in (_TRAIN, _TEST):
+                    split = "train" if part == _TRAIN else "val"
+                    splits[split].append(Video(f"{label}/{video}", label))
+        divisions.append(splits)
+    return class_names, divisions, os.path.join(outcome.to, "annotations")
+
+
+def _read_hmdb51_list(path):
+    """Pairs of lines `<video>.avi <0, 1 or 2>`."""
+    matches = {
+        line: re.fullmatch(r"(.+)\.avi +([012])", line)
+        for line in annotation_files.read_lines(path)
+    }
+    if wrong := [line for line, match in matches.items() if match is None]:
+        raise annotation_files.malformed(path, wrong, "<video>.avi <0, 1 or 2>")
+    pairs = [(match[1], match[2]) for match in matches.values() if match]
+    annotation_files.check_names(path, [name for name, _ in pairs])
+    return pairs
