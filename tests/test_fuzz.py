@@ -35,6 +35,9 @@ NAMING = {
 }
 NAMING |= {name for name in fuzzing.TARGETS if name.startswith(("scores", "weights"))}
 
+# What is wrong with a log is left out, and 200 mutations need not make class names wrong.
+UNREFUSED = {"log", "log that is resumed", "class names"}
+
 
 def run(tmp_path, first, count):
     found = bounded_reading.run("fuzzing.py", tmp_path, first, count, *TARGETS)
@@ -56,7 +59,7 @@ def run(tmp_path, first, count):
 def test_two_hundred_mutations(tmp_path):
     counts = run(tmp_path, 0, 200)
     for target in TARGETS:  # the mutations reach something
-        assert counts[target, "refused"] or target in ("log", "class names"), target
+        assert counts[target, "refused"] or target in UNREFUSED, target
 
 
 @pytest.mark.slow
@@ -65,7 +68,7 @@ def test_two_thousand_mutations(tmp_path, first):
     counts = run(tmp_path, first, 2000)
     for target in TARGETS:
         assert counts[target, "read"] or target == "png", target
-        assert counts[target, "refused"] or target == "log", target
+        assert counts[target, "refused"] or target in UNREFUSED - {"class names"}, target
 
 
 # The harness
