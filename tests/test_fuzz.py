@@ -31,7 +31,6 @@ NAMING = {
     "jpeg",
     "png",
     "video",
-    "config of a run",
 }
 NAMING |= {name for name in fuzzing.TARGETS if name.startswith(("scores", "weights"))}
 
