@@ -3,8 +3,18 @@
 import json
 import os
 import pathlib
+import signal
 import sys
 import tempfile
+
+# Where tests run in the background, signals of the terminal are ignored, and so they would be in all
+# processes that tests start.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # Before the first import of jax: all are read when it starts. Most of the time of these tests goes
 # into compiling programs that run once, which takes half as long if LLVM does not optimise; those
