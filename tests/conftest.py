@@ -7,15 +7,6 @@ import signal
 import sys
 import tempfile
 
-# Where tests run in the background, signals of the terminal are ignored, and so they would be in all
-# processes that tests start.
-for number, handler in (
-    (signal.SIGINT, signal.default_int_handler),
-    (signal.SIGHUP, signal.SIG_DFL),
-):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, handler)
-
 # Before the first import of jax: all are read when it starts. Most of the time of these tests goes
 # into compiling programs that run once, which takes half as long if LLVM does not optimise; those
 # that take long to run ask for it.
@@ -39,6 +30,14 @@ GOLDENS = pathlib.Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS))  # goldens/weights.py draws weights and clips from names and seeds
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_configure():
+    """Let processes that tests start have the signals of the terminal, also in the background."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    for number, handler in defaults.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
