@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 
@@ -29,6 +30,14 @@ GOLDENS = pathlib.Path(__file__).parent / "goldens"
 sys.path.insert(0, str(GOLDENS))  # goldens/weights.py draws weights and clips from names and seeds
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_configure():
+    """Let processes that tests start have the signals of the terminal, also in the background."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    for number, handler in defaults.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -534,18 +534,38 @@ def result(folder):
     return "efficient.json", json.dumps(content).encode(), read
 
 
+def log_that_is_resumed(folder):
+    """`metrics.jsonl`, of which a resumed training keeps what is intact."""
+    from trn_jax.progress import Reporter
+
+    lines = [{"step": step, "group": "train", "loss": 1.5} for step in range(6)]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+    def read(path):
+        with contextlib.redirect_stderr(io.StringIO()):
+            workdir = os.path.dirname(path)
+            Reporter(workdir, first_step=3, last_step=9, active=True).close()
+        with open(path, encoding="utf-8") as file:
+            assert all(json.loads(line)["step"] <= 3 for line in file)
+
+    return "workdir/metrics.jsonl", content, read
+
+
 def config_of_run(folder):
-    """`config.json` of a working directory, which a resumed training is compared with."""
-    from trn_jax import recipe, workdir
+    """The configuration in the checkpoint of a run that is resumed."""
+    from trn_jax import workdir
     from trn_jax.config import base
 
     config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
-    os.makedirs(os.path.join(folder, "workdir", "checkpoints", "1"))
+    checkpoints = os.path.join(folder, "checkpoints")
+    for item in ("about", "model", "optimizer"):
+        os.makedirs(os.path.join(checkpoints, "1", item))
+    about = {"config": config.to_dict(), "class_names": ["x", "y", "z"]}
 
     def read(path):
-        workdir.check_workdir(config, os.path.dirname(path))
+        workdir.check_config(config, checkpoints)
 
-    return "workdir/config.json", recipe.to_json(config).encode(), read
+    return "checkpoints/1/about/metadata", json.dumps(about).encode(), read
 
 
 def about_checkpoint(folder):
@@ -594,6 +614,7 @@ TARGETS = {
     "weights.npz": weights("w.npz", plain_weights("npz")),
     "weights.safetensors": weights("w.safetensors", plain_weights("safetensors")),
     "log": log_of_training,
+    "log that is resumed": log_that_is_resumed,
     "result": result,
     "config of a run": config_of_run,
     "about a checkpoint": about_checkpoint,
@@ -611,7 +632,6 @@ FILES = {
     **{f"scores{end}": f"s{end}" for end in (".npz", ".json", ".pkl", ".torch.pkl")},
     **{f"weights{end}": f"w{end}" for end in (".npz", ".pth", ".safetensors")},
     "weights of old": "w.pkl",
-    "config of a run": "workdir",
 }
 
 

@@ -657,3 +657,37 @@ def test_tables_are_pairs_of_patterns(source):
     for pattern, replacement in SOURCES[source]:
         groups = re.compile(pattern).groups
         assert all(int(number) <= groups for number in re.findall(r"\\(\d)", replacement))
+
+
+SHAPES = ((), (0,), (5,), (5, 1), (1, 5), (0, 0), (4, 4), (1,) * 7, (2, 2, 2))
+NAMES = ("", ".", "..", ".weight", "module.module.", "x" * 9999, "layer3.99999.conv1.weight")
+NAMES += (f"layer3.{'9' * 5000}.conv1.net.weight", "consensus.fc_fusion_scales.0.1.weight")
+NAMES += (f"consensus.fc_fusion_scales.{'9' * 5000}.1.weight", "new_fc.bias", "conv1_7x7_s2.weight")
+
+
+@pytest.mark.parametrize("head", ["tsn", "trn_multiscale"])
+@pytest.mark.parametrize("options", [{}, {"backbone_only": True}])
+def test_tensors_of_any_shape_and_name_are_taken_or_explained(head, options):
+    model = abstract(head, "resnet10")
+    _, theirs = weights_of(model, head)
+    keys = [next(n for n in theirs if part in n) for part in ("conv1.conv", "bn", "fc_cls", "bias")]
+    changes = [(key, np.zeros(shape, np.float32)) for key in keys for shape in SHAPES]
+    changes += [(key, np.zeros(theirs[key].shape, dtype)) for key in keys for dtype in "?FDU"]
+    states = [(theirs | {name: value}, "mmaction2") for name, value in changes]
+    states += [
+        ({name: np.zeros(shape, np.float32), "layer1.0.conv1.net.weight": np.zeros(1)}, source)
+        for name in NAMES
+        for shape in SHAPES[:5]
+        for source in ("auto", "bninception", "tsm")
+    ]
+    refused = []
+    for state, source in states:
+        shapes = {name: value.shape for name, value in state.items()}
+        convert.num_segments(shapes)
+        assert convert.num_classes(shapes) != 0
+        try:
+            convert.load_state_dict(model, state, source, **options)
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > len(states) // 2
+    assert any("of type complex64" in text for text in refused)

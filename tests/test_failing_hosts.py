@@ -164,6 +164,7 @@ def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
     for frame in (tree / "broken/rawframes/val1").iterdir():
         frame.write_bytes(b"no picture")
     flags = ("--config.train.steps=1", f"--config.data_dir={tree}/broken")
+    flags = (*flags, "--config.data.on_error=raise")
     launcher = launch(tree, "failed_alone", *flags, launch=("--restarts=3", "--grace=60"))
     said = listen(launcher)
     assert launcher.returncode == 2, said

@@ -31,9 +31,11 @@ NAMING = {
     "jpeg",
     "png",
     "video",
-    "config of a run",
 }
 NAMING |= {name for name in fuzzing.TARGETS if name.startswith(("scores", "weights"))}
+
+# What is wrong with a log is left out, and 200 mutations need not make class names wrong.
+UNREFUSED = {"log", "log that is resumed", "class names"}
 
 
 def run(tmp_path, first, count):
@@ -56,7 +58,7 @@ def run(tmp_path, first, count):
 def test_two_hundred_mutations(tmp_path):
     counts = run(tmp_path, 0, 200)
     for target in TARGETS:  # the mutations reach something
-        assert counts[target, "refused"] or target in ("log", "class names"), target
+        assert counts[target, "refused"] or target in UNREFUSED, target
 
 
 @pytest.mark.slow
@@ -65,7 +67,7 @@ def test_two_thousand_mutations(tmp_path, first):
     counts = run(tmp_path, first, 2000)
     for target in TARGETS:
         assert counts[target, "read"] or target == "png", target
-        assert counts[target, "refused"] or target == "log", target
+        assert counts[target, "refused"] or target in UNREFUSED - {"class names"}, target
 
 
 # The harness

@@ -204,7 +204,7 @@ def test_a_run_is_not_resumed_with_its_classes_in_another_order(trained, copy, t
 def test_classes_have_names_of_their_own(trained, tmp_path):  # noqa: F811
     config, data = own_data(trained[0], tmp_path)
     (data / "label_map.txt").write_text("a\nb\nc\na\n")
-    with pytest.raises(UserError, match=r"label_map\.txt .*'a'"):
+    with pytest.raises(UserError, match=r"label_map\.txt .*twice: a"):
         recipe.Data(config, str(tmp_path))
 
 

@@ -123,6 +123,8 @@ def read_json(directory):
     with reading(directory / "about", "what a checkpoint says about itself"):
         # By the handler itself: with a `Checkpointer` around it, hosts would wait for each other.
         about = ocp.JsonCheckpointHandler().restore(directory / "about")
+        if not isinstance(about["config"], dict) or not isinstance(about["class_names"], list):
+            raise UserError("its config is no object, or its class_names are no list")
         # Those of earlier versions have their metrics in `about`.
         return about | {"metrics": about.get("metrics") or _read_metrics(directory)}
 

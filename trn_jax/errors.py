@@ -21,14 +21,14 @@ class UserError(ValueError):
     Command-line programs print it without a traceback and exit with `status`: 2, which tells those
     that start commands again that the error would come again.
 
-    As text, the message is safe to print, whatever names it quotes, see `escaped`; its own line
-    breaks stay.
+    The message is safe to print, whatever names it quotes, see `escaped`; its own line breaks stay.
     """
 
     status = 2
 
-    def __str__(self):
-        return escaped(super().__str__(), keep="\n\t")
+    # Not in `__str__`: TFDS raises an error with a text of its own as a `RuntimeError`.
+    def __init__(self, *messages):
+        super().__init__(*(escaped(message, keep="\n\t") for message in messages))
 
 
 class PassingError(UserError):

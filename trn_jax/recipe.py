@@ -3,7 +3,6 @@
 Together with the loop in `train` and `evaluate` this is the only code that sees a configuration.
 """
 
-import collections
 import json
 import os
 import re
@@ -62,12 +61,6 @@ class Data:
         self._records: dict[str, list[annotations.Record]] = {}
         self._evaluated: tuple[dict, pipeline.EvalVideos] | None = None  # the last views and videos
         self.class_names = annotations.read_class_names(self.files.class_names)
-        repeated = [name for name, n in collections.Counter(self.class_names).items() if n > 1]
-        if repeated:
-            raise UserError(
-                f"{self.files.class_names} names classes more than once: "
-                f"{', '.join(map(repr, repeated))}; give every class a name of its own"
-            )
         if len(self.class_names) != config.model.num_classes:
             raise UserError(
                 f"{self.files.class_names} names {len(self.class_names)} classes, but "

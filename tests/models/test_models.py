@@ -89,6 +89,8 @@ NUM_CLASSES = {
     "jester": 27,
     "charades": 157,
     "moments": 339,
+    "ucf101": 101,
+    "hmdb51": 51,
     "frames": 7,
 }
 

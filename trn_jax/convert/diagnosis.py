@@ -39,8 +39,8 @@ _CLASSIFIERS = (
 )
 # A temporal op wraps the first convolution of a block, or a whole block.
 _WRAPPED = (
-    (r".*\blayer(\d)\.(\d+)\.(?:block\.)?conv1(?:\.conv)?\.net2?\..*", "blockres"),
-    (r".*\b(?:layer|stage)(\d)\.(\d+)\.net\..*", "block"),
+    (r".*\blayer(\d)\.(\d{1,4})\.(?:block\.)?conv1(?:\.conv)?\.net2?\..*", "blockres"),
+    (r".*\b(?:layer|stage)(\d)\.(\d{1,4})\.net\..*", "block"),
 )
 
 
@@ -103,9 +103,7 @@ class Problems:
         """Lines that explain the likely reasons."""
         yield f"The weights look like {describe(shapes)}."
         theirs, mine = num_classes(shapes), _our_num_classes(ours)
-        if any(
-            a[:-1] == b[:-1] and (a[-1], b[-1]) == (theirs, mine) for _, a, _, b in self.misshapen
-        ):
+        if any((*a[:-1], mine) == b and a[-1:] == (theirs,) for _, a, _, b in self.misshapen):
             yield (
                 f"They tell {theirs} classes apart, the model {mine}: create the model with "
                 f"num_classes={theirs}, or keep its own, fresh classifier with reset_head=True "
@@ -213,7 +211,7 @@ def num_classes(shapes):
     """The number of classes of the classifier in a file, or `None`."""
     for pattern in _CLASSIFIERS:
         for name, shape in shapes.items():
-            if re.fullmatch(pattern, name) and len(shape) == 1:
+            if re.fullmatch(pattern, name) and len(shape) == 1 and shape[0]:
                 return shape[0]
     return None
 
@@ -243,7 +241,7 @@ def _our_num_segments(ours):
 
 
 def _resnet(shapes):
-    blocks = [int(m[1]) for name in shapes if (m := re.match(r".*\blayer3\.(\d+)\.", name))]
+    blocks = [int(m[1]) for name in shapes if (m := re.match(r".*\blayer3\.(\d{1,4})\.", name))]
     if not blocks:
         return None
     bottleneck = _any(r".*\blayer1\.0\.conv3\b.*", shapes)

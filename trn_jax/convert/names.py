@@ -84,7 +84,7 @@ def load_state_dict(
         value = np.asarray(state_dict[name])
         if not any(jnp.issubdtype(value.dtype, kind) for kind in _REAL):
             raise UserError(f"{name!r} is of type {value.dtype}, expected real numbers")
-        if _BGR.fullmatch(plain[name]):
+        if _BGR.fullmatch(plain[name]) and value.ndim > 1:
             value = value[:, ::-1]
         value = fitted(value, path, shape)
         if path in values:

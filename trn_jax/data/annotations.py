@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from trn_jax.data import videos
-from trn_jax.errors import UserError, listed
+from trn_jax.errors import UserError, escaped, listed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,8 +201,8 @@ def read_class_names(path):
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice:
         raise UserError(
-            f"{path} has {len(twice)} class names more than once; give every class a name of its "
-            f"own:{listed(twice)}"
+            f"{path} names classes twice: {', '.join(map(escaped, twice[:10]))}; give every class "
+            "a name of its own"
         )
     return names
 

@@ -123,9 +123,6 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
             f"{dataset} has {num_classes} classes, but {found.class_names} names "
             f"{len(class_names)}; make records of other classes with --dataset=frames"
         )
-    twice = sorted({name for name in class_names if class_names.count(name) > 1})
-    if twice:
-        raise UserError(f"{found.class_names} names classes twice: {', '.join(twice)}")
     sources = ((found.train_list, found.frames), (found.val_list, found.val_frames))
     places = dict(zip(SPLITS, sources, strict=True))
     if os.path.exists(found.test_list):
