@@ -382,7 +382,20 @@ BAD_FLAGS = {
     "missing list": (["--config.data.train_list=other.txt"], "other.txt"),
     "frame pattern": (["--config.data.frame_pattern=img_{:05d}.jpg"], "'{:05d}.jpg'"),
     "class count": (["--config.model.num_classes=5"], "num_classes"),
-    "no workdir": (["--workdir="], "--workdir"),
+    "flag of mmaction2": (
+        ["--work-dir", "x"],
+        "--work-dir is a flag of mmaction2; here it is --workdir",
+    ),
+    "another one": (["--cfg-options", "a=1"], "one by one, such as --config.optim.lr=0.01"),
+    "a word": (
+        ["configs/trn.py"],
+        "'configs/trn.py' belongs to no flag; a recipe is given as --config=",
+    ),
+    "no such protocol": (["--config.protocols.25x10.crop=ten"], "25x10"),
+    "no such step": (
+        ["--mode=eval", "--checkpoint=/nonexistent@7"],
+        "no checkpoint in /nonexistent",
+    ),
     "eval without checkpoint": (["--mode=eval"], "--checkpoint"),
     "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
     "split of a training": (["--split=test"], "--mode=eval"),

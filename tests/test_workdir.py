@@ -274,3 +274,128 @@ def test_hosts_with_other_lists_are_told(monkeypatch):
     hosts.check_same(train_list="a 1 0\n", val_list="b")
     with pytest.raises(UserError, match="host 1 has another val_list than host 0"):
         hosts.check_same(train_list="a 1 0\n", val_list="c")
+
+
+# Which checkpoint
+
+
+def log_in(capsys):
+    return capsys.readouterr().err
+
+
+def test_checkpoints_are_named_by_their_step_or_as_the_best(trained, copy, capsys):  # noqa: F811
+    best = checkpoint.find_best(copy / "checkpoints")
+    assert checkpoint.find(copy).name == checkpoint.find(f"{copy}/checkpoints").name == "6"
+    assert checkpoint.find(f"{copy}@best").name == str(best)
+    assert checkpoint.find(f"{copy}@3").name == checkpoint.find(f"{copy}/checkpoints@3").name == "3"
+    for wanted in ("4", "newest", "-1", ""):
+        with pytest.raises(UserError, match=r"@3, @6"):
+            checkpoint.find(f"{copy}@{wanted}" if wanted else f"{copy}@x")
+    evaluate.evaluate(None, f"{copy}@3", str(copy))
+    assert "evaluating" in (said := log_in(capsys)) and "checkpoints/3" in said
+    assert result(copy)["step"] == 3
+    _, about = checkpoint.load_model(f"{copy}@3")
+    assert about["step"] == 3
+
+
+def test_the_best_needs_an_evaluation(trained, copy):  # noqa: F811
+    for path in (copy / "checkpoints").glob("*/metrics.json"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"none is the best; there are @3, @6"):
+        checkpoint.find(f"{copy}@best")
+
+
+def test_a_folder_may_have_an_at_in_its_name(trained, tmp_path):  # noqa: F811
+    folder = shutil.copytree(trained[1], tmp_path / "a@best")
+    assert checkpoint.find(folder).name == "6"
+    assert checkpoint.find(f"{folder}@3").name == "3"
+
+
+def changed_classes(config, folder, num_classes):
+    config, data = own_data(config, folder)
+    (data / "label_map.txt").write_text("".join(f"new {n}\n" for n in range(num_classes)))
+    config.model.num_classes = num_classes
+    config.train.steps = 1
+    config.optim.lr = 0.0
+    return config
+
+
+@pytest.mark.parametrize("init_head", [False, True])
+def test_a_training_starts_from_another_one(trained, tmp_path, capsys, init_head):  # noqa: F811
+    config = changed_classes(trained[0], tmp_path, 7)
+    config.init_from, config.init_head = f"{trained[1]}@best", init_head
+    assert train.train(config, str(tmp_path / "run")) == 0
+    said = log_in(capsys)
+    assert f"weights from {trained[1]}/checkpoints/" in said and "arrays are drawn" in said
+    ours = checkpoint.read_weights(checkpoint.find(tmp_path / "run"))
+    theirs = checkpoint.read_weights(checkpoint.find(f"{trained[1]}@best"))
+    same = {name for name in ours if ours[name].shape == theirs[name].shape}
+    kernels = {name for name in same if name.endswith(("kernel", "scale"))}
+    assert {name for name in kernels if name.startswith("backbone.")}
+    for name in kernels:
+        taken = init_head or name.startswith("backbone.")
+        assert (ours[name] == theirs[name]).all() == taken, name
+    assert any(ours[name].shape != theirs[name].shape for name in ours)
+
+
+def test_a_training_does_not_start_from_another_backbone(trained, tmp_path):  # noqa: F811
+    config = changed_classes(trained[0], tmp_path, 4)
+    config.model.width = 8
+    config.init_from = str(trained[1])
+    with pytest.raises(UserError, match=r"(?s)init_from=.*another backbone.*backbone\."):
+        train.train(config, str(tmp_path / "run"))
+
+
+# The command line
+
+
+def command_line(folder, *flags):
+    return subprocess.run(
+        [sys.executable, "-m", "trn_jax.main", *flags],
+        cwd=folder,
+        env=environment() | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_settings_of_a_checkpoint_are_changed_without_its_recipe(trained, tmp_path):  # noqa: F811
+    lines = (pathlib.Path(trained[0].data_dir) / "val_list.txt").read_text().splitlines()
+    (tmp_path / "two.txt").write_text("\n".join(lines[:2]))
+    done = command_line(
+        tmp_path,
+        *("--mode=eval", f"--checkpoint={trained[1]}@best", "--workdir=out"),
+        f"--config.data.val_list={tmp_path}/two.txt",
+        "--config.protocols.efficient.short_side=40",
+    )
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path / "out")
+    assert (found["num_videos"], found["view"]["short_side"]) == (2, 40)
+    assert found["step"] == checkpoint.find_best(trained[1] / "checkpoints")
+    done = command_line(tmp_path, "--mode=eval", f"--checkpoint={trained[1]}", "--config.data.no=1")
+    assert done.returncode == 2 and "--config.data.no=1" in done.stderr
+    done = command_line(tmp_path, "--config.data.val_list=x")
+    assert done.returncode == 2 and "--config=<recipe>" in done.stderr
+
+
+def test_a_recipe_alone_is_a_command(trained, tmp_path):  # noqa: F811
+    """It says what it looked for; where that is, it trains in a folder of the recipe's name."""
+    source = pathlib.Path(trained[0].data_dir)
+    text = (source.parent / "recipe.py").read_text()
+    text = text.replace('base(dataset="frames"', 'base(dataset="sthv1"').replace(
+        "config.protocols.accurate", 'config.protocols["25x10"]'
+    )
+    (tmp_path / "my_recipe.py").write_text(text)
+    done = command_line(tmp_path, "--config=my_recipe.py")
+    assert done.returncode == 2
+    assert f"{tmp_path}/data/sthv1" in done.stderr and "prepare_data.py sthv1" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    data = shutil.copytree(source, tmp_path / "data" / "sthv1")
+    for split in ("train", "val"):
+        (data / f"{split}_list.txt").rename(data / f"sthv1_{split}_list_rawframes.txt")
+    flags = ["--config=my_recipe.py", "--config.train.steps=2"]
+    done = command_line(tmp_path, *flags, "--config.protocols.25x10.merge_views=logits")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "runs/my_recipe/results/25x10.json").read_text())
+    assert found["view"]["merge_views"] == "logits"

@@ -452,13 +452,13 @@ def evaluate(
     names = recipe.protocol_names(config, protocols)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
-        stack.enter_context(hold(workdir))
         watchdog.note("startup (reading the lists)")
         log(f"evaluating {checkpoint.describe(directory)}")
         # A checkpoint may be somebody else's: it does not choose where data is written.
         may_write = config.data_dir != stored.get("data_dir")
         data = recipe.Data(config, workdir, split, may_write=may_write)
         stack.callback(data.close)
+        stack.enter_context(hold(workdir))
         order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
         watchdog.note(f"startup (reading {directory})")
         model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)

@@ -364,7 +364,7 @@ def _use_stored_config(arguments):
     from trn_jax import checkpoint, recipe
 
     stored = recipe.from_dict(checkpoint.read_about(checkpoint.find(path))["config"])
-    del flags.FLAGS["config"]
+    delattr(flags.FLAGS, "config")
     config_flags.DEFINE_config_dict("config", stored)
 
 

@@ -80,11 +80,12 @@ def train(
         signals = signals or stack.enter_context(StopSignals())
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
         signals.action = watchdog.exit_at_once
+        watchdog.note("startup (looking for the data)")
+        data = stack.enter_context(contextlib.closing(recipe.Data(config, workdir)))
         watchdog.note("startup (waiting for the working directory)")
         stack.enter_context(hold(workdir))
         watchdog.note("startup (reading the lists)")
         about = check_config(config, os.path.join(workdir, "checkpoints"))
-        data = stack.enter_context(contextlib.closing(recipe.Data(config, workdir)))
         lists = list_texts(data)
         accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
         check_data(lists, data.class_names, about, workdir, **accepted)

@@ -359,7 +359,7 @@ def copy_weights(state, values, *, backbone_only):
         drawn.append(name)
         return leaf
 
-    params, stats, fixed = jax.tree_util.tree_map_with_path(choose, state.model)
+    params, stats, fixed = (jax.tree_util.tree_map_with_path(choose, part) for part in state.model)
     if problems:
         raise UserError(f"it has another backbone, {len(problems)} differences:{listed(problems)}")
     return state.replace(params=params, stats=stats, fixed=fixed), drawn

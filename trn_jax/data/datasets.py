@@ -145,13 +145,28 @@ def locate(name, data_dir, *, write=True, **overrides):
     if name == "synthetic" and write and not records.is_records(root):
         synthetic.write(root)
     if not os.path.isdir(root):
-        raise UserError(f"data folder not found: {root}; set --config.data_dir")
+        raise UserError(_not_found(name, root))
     dataset = _with_source(dataset, root, given)
     others = {key: getattr(dataset, key) or dataset.frames for key in ("val_frames", "test_frames")}
     dataset = dataclasses.replace(dataset, **others)
     paths = ("frames", *others, "train_list", "val_list", "test_list", "class_names")
     return dataclasses.replace(
         dataset, **{key: os.path.join(root, getattr(dataset, key)) for key in paths}
+    )
+
+
+def _not_found(name, root):
+    """A message about a data set that is not there: where it was expected, and how to get it."""
+    if name in ("frames", "synthetic"):
+        advice = f"make it from your videos: trn-jax prepare <folder> --to={root}"
+    else:
+        advice = (
+            "download its archives (the README lists them) and run: python "
+            f"scripts/prepare_data.py {name} --archives=<their folder> --to={root}"
+        )
+    return (
+        f"the data set {name!r} is not in {root}, where it was looked for; {advice}. If it is "
+        "somewhere else, add --config.data_dir=<folder>"
     )
 
 
