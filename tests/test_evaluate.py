@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import types
@@ -20,6 +21,7 @@ from trn_jax import config as configuration
 from trn_jax import create_model, evaluate, recipe
 from trn_jax.data import datasets, decode
 from trn_jax.errors import UserError
+from trn_jax.prepare import progress
 
 # Merging
 
@@ -195,6 +197,67 @@ def test_scores_do_not_depend_on_how_many_clips_are_scored_at_a_time(settings, t
     for name in views:
         first, second = (results[name]["scores"].scores for results in found)
         np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
+def test_relations_are_drawn_several_times(settings, tmp_path):
+    settings = settings("trn_resnet10")
+    small = settings.protocols.efficient.to_dict()
+    small |= dict(num_segments=5)
+    for section in (settings.model, settings.data.train, settings.data.val):
+        section.num_segments = 5
+    settings.model.init_std = 1.0  # so that relations differ
+    views = {
+        "expected": configuration.view(**small),
+        "drawn": configuration.view(**small | dict(relations="sample", num_draws=64)),
+        "first": configuration.view(**small | dict(relations="first")),
+    }
+    recipe.check(settings)
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    evaluator, states = evaluator_of(settings)
+    together = evaluator.run(data, views, states)
+    assert "spread" not in together["expected"]
+    drawn = together["drawn"]
+    assert drawn["num_draws"] == 64 and drawn["spread"].keys() == drawn["metrics"].keys()
+    for mode in ("first", "expected"):
+        settings.model.eval_relations = mode
+        alone_evaluator, alone_states = evaluator_of(settings)
+        alone = alone_evaluator.run(data, {"x": views["expected"]}, alone_states)["x"]
+        np.testing.assert_allclose(
+            alone["scores"].scores, together[mode]["scores"].scores, rtol=1e-4
+        )
+    # The scores that are kept are those of the first draw, which is that of one draw.
+    one = configuration.view(**small | dict(relations="sample"))
+    alone = evaluator.run(data, {"x": one}, states)["x"]
+    np.testing.assert_allclose(alone["scores"].scores, drawn["scores"].scores, rtol=1e-4)
+    other = together["expected"]["scores"].scores
+    assert np.abs(other - drawn["scores"].scores).max() > 1e-3
+    settings.protocols.efficient.update(num_draws=2)
+    with pytest.raises(UserError, match=r"protocols\.efficient: num_draws=2 .*relations='sample'"):
+        recipe.check(settings)
+
+
+def test_relations_need_a_network_that_has_some(settings, tmp_path):
+    settings = settings("tsn_resnet10")
+    view = configuration.view(**settings.protocols.efficient.to_dict() | dict(relations="sample"))
+    evaluator, states = evaluator_of(settings)
+    with pytest.raises(UserError, match=r"x is not defined .*relations='sample'"):
+        evaluator.check({"x": view}, states)
+
+
+def test_progress_is_shown(settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
+    settings = settings("tsn_resnet10")
+    data = recipe.Data(settings, str(tmp_path / "run"))
+    evaluator, states = evaluator_of(settings)
+    found = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 7
+    top1 = 100 * found["efficient"]["metrics"]["top1"]
+    assert re.fullmatch(
+        rf"Evaluating: 7 of 7 videos \(100%\), top-1 {top1:.2f} % so far, [\d.]+ videos/s, "
+        r"0:00:00 left",
+        lines[-1],
+    )
 
 
 @pytest.mark.parametrize(

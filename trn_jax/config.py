@@ -46,6 +46,8 @@ def view(**changes):
             flip_pairs=(),  # more pairs of such classes: (("<name>", "<name>"), ...)
             color_jitter=(0.0, 0.0, 0.0, 0.0),  # strengths of brightness, contrast, saturation, hue
             merge_views="model",  # mean of the views' "logits" or "probabilities", or the model's
+            relations="model",  # TRN in evaluation: "expected", "first" or "sample", or the model's
+            num_draws=1,  # "sample": evaluations with other relations, for mean and spread
         )
     )
     keys.lock().update(changes)
@@ -290,6 +292,8 @@ VIEW: dict[str, Range | Each | OneOf] = {
     "flip_rate": _SHARE,
     "color_jitter": Each(_SHARE, 4),
     "merge_views": OneOf(("model", "logits", "probabilities")),
+    "relations": OneOf(("model", "expected", "first", "sample")),
+    "num_draws": Range(1, 1000),
 }
 
 # What every key allows besides its type. A key that is missing here is a switch, a path, or a name

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ _ORIGIN = (
 )
 
 
-def score_clips(states, clips, videos, mirrored=False, *, graph):
+def score_clips(states, clips, videos, mirrored=False, *, graph, seed=0):
     """Score clips, each by itself.
 
     Args:
@@ -55,24 +56,49 @@ def score_clips(states, clips, videos, mirrored=False, *, graph):
             in evaluation belong to it.
         mirrored: whether to exchange left and right.
         graph: the structure of the model (`nnx.graphdef`).
+        seed: of what is drawn in evaluation, a number or a key.
 
     Returns:
         Logits `[clips, classes]`.
     """
     clips = jnp.where(mirrored, jnp.flip(clips, axis=3), clips)
-    return nnx.merge(graph, *states)(clips, rngs=nnx.Rngs(0), clip_index=videos)
+    return nnx.merge(graph, *states)(clips, rngs=nnx.Rngs(seed), clip_index=videos)
+
+
+def score_draws(states, clips, videos, mirrored, *, kinds):
+    """Score clips with several kinds of relations; the backbone is computed once.
+
+    Args:
+        states: as in `score_clips`, as are the next three.
+        clips: `[clips, segments, height, width, 3]`.
+        videos: `[clips]`.
+        mirrored: whether to exchange left and right.
+        kinds: pairs of a structure of the model and a number of draws, 0 if nothing is drawn.
+
+    Returns:
+        Logits `[clips, draws, classes]`, the draws of all kinds one after the other.
+    """
+    found = []
+    for graph, num_draws in kinds:
+        score = partial(score_clips, states, clips, videos, mirrored, graph=graph)
+        if num_draws:
+            draw = jax.vmap(lambda seed, score=score: score(seed=jax.random.key(seed)), out_axes=1)
+            found.append(draw(jnp.arange(num_draws)))
+        else:
+            found.append(score()[:, None])
+    return jnp.concatenate(found, axis=1)
 
 
 def merge_views(logits, *, merge, multi_label=False):
     """Merge the views of a video into one prediction; computed in float64.
 
     Args:
-        logits: `[views, classes]`.
+        logits: `[views, ..., classes]`.
         merge: average the "logits" or the "probabilities".
         multi_label: every class is a question of its own: sigmoid instead of softmax.
 
     Returns:
-        Probabilities `[classes]`, float64.
+        Probabilities `[..., classes]`, float64.
     """
     probabilities = _sigmoid if multi_label else _softmax
     logits = np.asarray(logits, np.float64)
@@ -130,12 +156,7 @@ class Evaluator:
         self._mesh = make_mesh(jax.local_devices())
         self._num_clips = -(-max_views // self._mesh.size) * self._mesh.size
         self._multi_label = multi_label
-        split = split_batch(self._mesh)
-        self._step = jax.jit(
-            partial(score_clips, graph=graph),
-            in_shardings=(replicated(self._mesh), split, split, replicated(self._mesh)),
-            out_shardings=split,
-        )
+        self._steps: dict[tuple, Any] = {}  # by the kinds of relations
 
     def run(self, data, views, states):
         """Evaluate the validation list through several views.
@@ -158,8 +179,13 @@ class Evaluator:
         parsed = {name: View(**view) for name, view in views.items()}
         self.check(views, states)
         num_videos, num_classes = len(data.val_records), len(data.class_names)
-        scores = {name: np.zeros((num_videos, num_classes), np.float32) for name in parsed}
-        labels = None if data.multi_label else data.val_labels
+        kinds = _kinds_of_relations(parsed.values())
+        step, draws = self._step(kinds, states), _places_of_draws(parsed, kinds)
+        scores = {
+            name: np.zeros((num_videos, view.num_draws, num_classes), np.float32)
+            for name, view in parsed.items()
+        }
+        labels = None if self._multi_label else data.val_labels
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
         first = jax.process_index() == 0
@@ -168,12 +194,13 @@ class Evaluator:
             merger = _Merger(
                 scores,
                 parsed,
+                draws=draws,
                 prescribed=self._prescribed(states),
                 multi_label=self._multi_label,
                 class_order=self._class_order,
                 merged=_RunningAccuracy(labels, progress.add),
             )
-            num_clips = self._score(videos, states, merger)
+            num_clips = self._score(step, videos, states, merger)
         missing = np.isin(np.arange(num_videos), list(problems))
         rows, num_clips = _of_all_hosts({"scores": scores, "missing": missing}, num_clips)
         if rows is None:
@@ -194,18 +221,21 @@ class Evaluator:
         }
         results = {}
         for name, view in views.items():
-            found = Scores(
-                scores=scores[name],
-                labels=data.val_labels,
-                videos=data.val_names,
-                class_names=data.class_names,
-                partners=data.partners,
-                protocol=name,
-                missing=missing if missing.any() else None,
+            found, *others = (
+                Scores(
+                    scores=drawn,
+                    labels=data.val_labels,
+                    videos=data.val_names,
+                    class_names=data.class_names,
+                    partners=data.partners,
+                    protocol=name,
+                    missing=missing if missing.any() else None,
+                )
+                for drawn in scores[name].swapaxes(0, 1)
             )
             results[name] = {
                 "protocol": name,
-                "metrics": found.metrics(),
+                **_mean_and_spread([each.metrics() for each in (found, *others)]),
                 "num_videos": num_videos,
                 "num_unreadable": int(missing.sum()),
                 "unreadable": [data.val_names[i] for i in np.flatnonzero(missing)[:_MOST_NAMED]],
@@ -225,6 +255,28 @@ class Evaluator:
         return jax.tree.map(
             lambda leaf: jax.device_put(leaf.addressable_data(0), replicated(self._mesh)), states
         )
+
+    def _step(self, kinds, states):
+        """The compiled `score_draws` for kinds of relations, see `_kinds_of_relations`."""
+        if kinds not in self._steps:
+            split, whole = split_batch(self._mesh), replicated(self._mesh)
+            graphs = [(self._graph_with(mode, states), num_draws) for mode, num_draws in kinds]
+            self._steps[kinds] = jax.jit(
+                partial(score_draws, kinds=graphs),
+                in_shardings=(whole, split, split, whole),
+                out_shardings=split,
+            )
+        return self._steps[kinds]
+
+    def _graph_with(self, mode, states):
+        """The structure of the model with other relations in evaluation."""
+        if mode == "model":
+            return self._graph
+        model = nnx.eval_shape(lambda: nnx.merge(self._graph, *states))
+        if not hasattr(model.head, "eval_relations"):
+            raise UserError(f"relations={mode!r} is for the relations of a TRN, which this is not")
+        model.head.eval_relations = mode
+        return nnx.graphdef(model)
 
     def _prescribed(self, states):
         """What the model prescribes for several views."""
@@ -248,11 +300,12 @@ class Evaluator:
             shape = (self._num_clips, view.num_segments, view.crop_size, view.crop_size, 3)
             try:
                 clips = jax.ShapeDtypeStruct(shape, np.uint8)
-                self._step.eval_shape(states, clips, examples, mirrored)
+                step = self._step(_kinds_of_relations([view]), states)
+                step.eval_shape(states, clips, examples, mirrored)
             except UserError as error:
                 raise UserError(f"{name} is not defined for this model: {error}") from None
 
-    def _score(self, videos, states, merger):
+    def _score(self, step, videos, states, merger):
         """Score all clips; returns their number, or `None` if it was asked to give up."""
         batches = pipeline.clip_batches(videos, self._num_clips)
         prefetch = DevicePrefetch(batches, self._mesh, ("clip", "example"))
@@ -266,7 +319,7 @@ class Evaluator:
                 num_clips += len(rest["rows"]) * len(rest["seen"])
                 for mirrored in rest["seen"]:
                     clips, examples = arrays["clip"], arrays["example"]
-                    logits = self._step(states, clips, examples, np.bool_(mirrored))
+                    logits = step(states, clips, examples, np.bool_(mirrored))
                     running.append((logits, rest["rows"], mirrored))
                     if len(running) > _STEPS_AHEAD:
                         merger.add(*running.popleft())
@@ -311,6 +364,40 @@ class Evaluator:
         return None if results is None else [found | about for found in results.values()]
 
 
+def _kinds_of_relations(views):
+    """What has to be computed for views: pairs of `View.relations` and a number of draws, or 0."""
+    kinds: dict[str, int] = {}
+    for view in views:
+        num_draws = view.num_draws if view.relations == "sample" else 0
+        kinds[view.relations] = max(num_draws, kinds.get(view.relations, 0))
+    return tuple(kinds.items())
+
+
+def _places_of_draws(views, kinds):
+    """Where the draws of each view are among those of `score_draws`: `{name: slice}`."""
+    starts, start = {}, 0
+    for mode, num_draws in kinds:
+        starts[mode] = start
+        start += num_draws or 1
+    return {
+        name: slice(starts[view.relations], starts[view.relations] + view.num_draws)
+        for name, view in views.items()
+    }
+
+
+def _mean_and_spread(metrics):
+    """Entries of a result for the metrics of every draw, a list of dicts.
+
+    Returns:
+        `metrics`, their means; and, of several draws, `spread`, their standard deviations.
+    """
+    means = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
+    if len(metrics) == 1:
+        return {"metrics": metrics[0]}
+    spread = {name: float(np.std([each[name] for each in metrics], ddof=1)) for name in means}
+    return {"metrics": means, "num_draws": len(metrics), "spread": spread}
+
+
 class _RunningAccuracy:
     """Counts the videos that have been evaluated, and how many of them were classified correctly.
 
@@ -337,16 +424,18 @@ class _Merger:
     """Collects the logits of a video's clips, and merges them as soon as they are complete.
 
     Args:
-        scores: `{name of a view: [videos, classes]}`, to be filled in.
+        scores: `{name of a view: [videos, draws, classes]}`, to be filled in.
         views: `{name: View}`.
+        draws: `{name: slice}` of the draws among those of the logits.
         prescribed: what the model prescribes for several views.
         multi_label: whether videos have several labels each.
         class_order: see `Evaluator`.
         merged: called with the position of a video in the list and its scores in the first view.
     """
 
-    def __init__(self, scores, views, *, prescribed, multi_label, class_order, merged):
+    def __init__(self, scores, views, *, draws, prescribed, multi_label, class_order, merged):
         self._scores = scores
+        self._draws = draws
         self._merge = {
             name: prescribed if view.merge_views == "model" else view.merge_views
             for name, view in views.items()
@@ -362,7 +451,7 @@ class _Merger:
             self._open[video["example"]] = video | {"logits": {}}
 
     def add(self, logits, rows, mirrored):
-        """Take the logits `[clips, classes]` of the `rows` of a batch, mirrored or not."""
+        """Take the logits `[clips, draws, classes]` of the `rows` of a batch, mirrored or not."""
         for found, (example, shape, number) in zip(np.asarray(logits), rows, strict=False):
             video = self._open[example]
             video["logits"][shape, number, mirrored] = found
@@ -372,10 +461,12 @@ class _Merger:
     def _close(self, video):
         example = video["example"]
         for name, (shape, looks) in video["views"].items():
+            # [views, draws, classes]
             logits = np.stack([video["logits"][(shape, *look)] for look in looks])
+            logits = logits[:, self._draws[name]]
             merged = merge_views(logits, merge=self._merge[name], multi_label=self._multi_label)
-            self._scores[name][example] = merged[self._class_order]
-        self._merged(example, self._scores[next(iter(self._scores))][example])
+            self._scores[name][example] = merged[:, self._class_order]
+        self._merged(example, self._scores[next(iter(self._scores))][example, 0])
 
 
 def _of_all_hosts(rows, num_clips):

@@ -44,6 +44,9 @@ class View:
         color_jitter: strengths of `augment.ColorJitter`.
         merge_views: what becomes of several views: the mean of their "logits" or "probabilities",
             or what the "model" prescribes.
+        relations: of a TRN in evaluation: "expected", "first" or "sample", see `models.trn`, or
+            those of the "model".
+        num_draws: how often relations are drawn, of "sample".
     """
 
     num_segments: int
@@ -69,8 +72,15 @@ class View:
     color_jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     merge_views: str = "model"
     max_scale_gap: int = 1
+    relations: str = "model"
+    num_draws: int = 1
 
     def __post_init__(self):
+        if self.num_draws > 1 and self.relations != "sample":
+            raise UserError(
+                f"num_draws={self.num_draws} needs relations='sample', found {self.relations!r}: "
+                "only those are drawn"
+            )
         if self.merge_views not in ("model", "logits", "probabilities"):
             raise UserError(
                 f"merge_views={self.merge_views!r} is not one of 'model', 'logits', 'probabilities'"
