@@ -12,7 +12,7 @@ from flax import nnx
 from test_config import RECIPES as ALL_RECIPES
 from test_config import load
 
-from trn_jax import create_model, evaluate, optim, recipe
+from trn_jax import create_model, evaluate, optim, recipe, train_step
 from trn_jax.backbones.conv3d import Conv3d
 from trn_jax.backbones.convolution import Conv
 from trn_jax.backbones.layers import BatchNorm, Linear
@@ -275,6 +275,60 @@ def test_recipes_are_set_up_as_published(name):
     assert found == SETTINGS[name]
     for row in config.published.values():
         assert row.source.endswith(ROWS[name])
+
+
+# The first step
+
+
+def first_losses(options, size):
+    """The loss of every classifier of a model in training, of random clips and labels."""
+    model = nnx.jit(lambda: create_model(**options, rngs=nnx.Rngs(0)))()
+    graph, state = nnx.split(model)
+    shape = (4, options["num_segments"], size, size, 3)
+    clips = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    labels = jnp.arange(4)
+
+    @jax.jit
+    def score(state):
+        rngs = nnx.Rngs(dropout=1, params=2, default=3)
+        found = nnx.merge(graph, state).outputs(clips, train=True, rngs=rngs, clip_index=labels)
+        return [train_step.classification_loss(f, labels) for f in found if f is not None]
+
+    return jax.tree.map(float, jax.tree.leaves(score(state)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_RECIPES)
+def test_the_first_loss_is_that_of_a_guess(name):
+    """Without the weights that the published numbers started from."""
+    options = recipe.model_options(load(name)) | {"norm_group": 0}
+    expected = math.log(options["num_classes"])
+    for loss in first_losses(options, 64):
+        assert loss == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["trn_sthv1", "tsm_sthv1"])
+def test_the_first_loss_of_a_small_network_is_that_of_a_guess(name):
+    options = recipe.model_options(load(name)) | {"norm_group": 0, "width": 8}
+    options["name"] = options["name"].replace("50", "10")
+    (loss,) = first_losses(options, 32)
+    assert loss == pytest.approx(math.log(options["num_classes"]), rel=0.1)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_nothing_is_frozen_without_weights(name):
+    config = load(name)
+    options = recipe.model_options(config)
+    assert options["partial_bn"] is options["frozen_stages"] is None
+    warning = recipe.describe_start(config)
+    assert bool(warning) == bool(config.init_url)
+    if config.init_url:
+        file = config.init_url.rpartition("/")[2]
+        assert file in warning and "--config.init_from=" in warning
+        assert ("model.partial_bn" in warning) == (config.model.partial_bn is not None)
+    config.init_from = "weights.pth"
+    assert recipe.model_options(config) == config.model.to_dict()
+    assert recipe.describe_start(config) == ""
 
 
 # Protocols
