@@ -27,6 +27,10 @@ from trn_jax.prepare.lists import Annotations, ListFiles, Video
 from trn_jax.prepare.outcome import Outcome
 
 _DIVISIONS = (1, 2, 3)
+_OFFICIAL = {
+    "ucf101": ((9_537, 3_783), (9_586, 3_734), (9_624, 3_696)),  # train and test of each division
+    "hmdb51": ((3_570, 1_530),) * 3,
+}
 _VIDEOS, _FRAMES = "videos", "rawframes"
 _TRAIN, _TEST = "1", "2"  # of HMDB51; 0 is neither
 
@@ -92,7 +96,8 @@ def _prepare(source, folder, to, workers, check):
                 split: [Video(places.get(v.name, v.name), v.label) for v in part]
                 for split, part in splits.items()
             }
-            annotations = Annotations(class_names, placed, path)
+            official = dict(zip(("train", "val"), _OFFICIAL[source.name][number - 1], strict=True))
+            annotations = Annotations(class_names, placed, path, official)
             files = {"official": _list_files(source, number, kind)}
             if kind == _VIDEOS:
                 options = dict(workers=workers, check=check)
