@@ -60,7 +60,7 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
         ),
     }
     said = str(outcome)
-    assert "validation: published accuracies are of 19,796 of these videos" in said
+    assert "validation: published accuracies are of 19,796 videos" in said
     assert "training: files of 2 of 3 videos" in said
     assert "validation: files of 1 of 2 videos" in said
     assert "1 files in videos_train that are not in the annotations: unheardof123_0000" in said

@@ -88,7 +88,7 @@ def prepare(folder, to, *, workers, orders, check=True):
             f"{folder}, or {' and '.join(_FRAMES.values())} in {to}"
         )
     if counts["val"] != _PUBLISHED_VAL:
-        outcome.note(f"validation: published accuracies are of {_PUBLISHED_VAL:,} of these videos")
+        outcome.note(f"validation: published accuracies are of {_PUBLISHED_VAL:,} videos")
     waiting = [split for split in linked if split not in extracted]
     for split in waiting:
         outcome.then_extract(_VIDEOS[split], _FRAMES[split])
