@@ -12,8 +12,16 @@ mmaction2 1.x (71.86 %): `optim.clip_norm=40`.
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 0.x, configs/recognition/tin/README.md, tin_tsm_finetune_"
-_ROW = "r50_1x1x8_50e_kinetics400_rgb"
+_NAME = "tin_tsm_finetune_r50_1x1x8_50e_kinetics400_rgb"
+_ROW = dict(
+    source=f"mmaction2 0.x, configs/recognition/tin/README.md, {_NAME}",
+    config=f"{_NAME}.py",
+    checkpoint=f"{_NAME}_20200810-4a146a70.pth",
+    resolution="short-side 256",
+    gpus="8x4",
+    pretrain="TSM-Kinetics400",
+    gpu_memory=6187,
+)
 
 
 def get_config():
@@ -33,5 +41,5 @@ def get_config():
     config.optim.update(lr=0.01, base_batch=48, clip_norm=20.0, groups="tsm", fc_lr5=True)
 
     config.protocols.efficient = view()
-    config.published.efficient = dict(top1=70.89, top5=89.89, source=_SOURCE + _ROW)
+    config.published.efficient = dict(top1=70.89, top5=89.89, **_ROW)
     return config

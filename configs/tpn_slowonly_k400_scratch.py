@@ -12,8 +12,14 @@ from configs import tpn_slowonly_k400
 
 def get_config():
     """The recipe."""
-    config = tpn_slowonly_k400.get_config(
-        top1=74.20, top5=91.48, row="r50_8xb8-8x8x1-150e_kinetics400"
+    published = tpn_slowonly_k400.row(
+        "tpn-slowonly_r50_8xb8-8x8x1-150e_kinetics400-rgb",
+        "20220913-97d0835d",
+        gpus="8x2",
+        pretrain="None",
+        top1=74.20,
+        top5=91.48,
     )
+    config = tpn_slowonly_k400.get_config(published)
     config.init_url = None
     return config

@@ -11,8 +11,17 @@ crop", 8 x 6 GPUs, and that it started from TSM, where the configuration starts 
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 1.x, configs/recognition/tpn/README.md, tpn-tsm_"
-_ROW = "imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb"
+_NAME = "tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb"
+_ROW = dict(
+    source=f"mmaction2 1.x, configs/recognition/tpn/README.md, {_NAME}",
+    config=f"{_NAME}.py",
+    checkpoint=f"{_NAME}_20230221-940a3615.pth",
+    resolution="height 100",
+    gpus="8x6",
+    pretrain="TSM",
+    testing_protocol="8 clips x 3 crop",
+    gpu_memory=8828,
+)
 
 
 def get_config():
@@ -29,5 +38,5 @@ def get_config():
     config.optim.milestones = (75.0, 125.0)
 
     config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
-    config.published.accurate = dict(top1=51.87, top5=79.67, source=_SOURCE + _ROW)
+    config.published.accurate = dict(top1=51.87, top5=79.67, **_ROW)
     return config

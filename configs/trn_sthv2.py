@@ -12,7 +12,16 @@ of mmaction2 1.x calls the accurate protocol "16 clips x 10 crop"; its configura
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 0.x, configs/recognition/trn/README.md, trn_r50_1x1x8_50e_sthv2_rgb"
+_NAME = "trn_r50_1x1x8_50e_sthv2_rgb"
+_ROW = dict(
+    source=f"mmaction2 0.x, configs/recognition/trn/README.md, {_NAME}",
+    config=f"{_NAME}.py",
+    checkpoint=f"{_NAME}_20210816-7abbc4c1.pth",
+    resolution="height 256",
+    gpus="8",
+    pretrain="ImageNet",
+    gpu_memory=11010,
+)
 
 
 def get_config():
@@ -33,6 +42,6 @@ def get_config():
 
     config.protocols.efficient = view()
     config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
-    config.published.efficient = dict(top1=48.39, top5=76.58, source=_SOURCE)
-    config.published.accurate = dict(top1=51.28, top5=78.65, source=_SOURCE)
+    config.published.efficient = dict(top1=48.39, top5=76.58, **_ROW)
+    config.published.accurate = dict(top1=51.28, top5=78.65, **_ROW)
     return config

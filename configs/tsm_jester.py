@@ -13,7 +13,15 @@ to evaluate one, give lists and `data.class_names` in that order.
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 0.x, configs/recognition/tsm/README.md, tsm_r50_1x1x8_50e_jester_rgb"
+_NAME = "tsm_r50_1x1x8_50e_jester_rgb"
+_ROW = dict(
+    source=f"mmaction2 0.x, configs/recognition/tsm/README.md, {_NAME}",
+    config=f"{_NAME}.py",
+    checkpoint=f"{_NAME}-c799267e.pth",
+    resolution="height 100",
+    gpus="8",
+    pretrain="ImageNet",
+)
 
 
 def get_config():
@@ -29,12 +37,12 @@ def get_config():
     )
     config.data.val.crop_size = 256
 
-    config.train.batch = 64
+    config.train.update(batch=64, eval_every=2.0)
     config.optim.update(lr=0.01, base_batch=64, weight_decay=5e-4, clip_norm=20.0)
     config.optim.update(groups="tsm", fc_lr5=True, milestones=(20.0, 40.0))
 
     config.protocols.efficient.crop_size = 256
     config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
-    config.published.efficient = dict(top1=96.5, source=_SOURCE)
-    config.published.accurate = dict(top1=97.2, source=_SOURCE)
+    config.published.efficient = dict(top1=96.5, **_ROW)
+    config.published.accurate = dict(top1=97.2, **_ROW)
     return config

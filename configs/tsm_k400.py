@@ -10,8 +10,18 @@ set-up of mmaction2 1.x (`tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics40
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 1.x, configs/recognition/tsm/README.md, tsm_"
-_ROW = "imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb"
+_NAME = "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb"
+_ROW = dict(
+    source=f"mmaction2 1.x, configs/recognition/tsm/README.md, {_NAME}",
+    config=f"{_NAME}.py",
+    checkpoint=f"{_NAME}_20220831-64d69186.pth",
+    resolution="224x224",
+    gpus="8",
+    pretrain="ImageNet",
+    testing_protocol="8 clips x 10 crop",
+    gflops=32.88,
+    million_parameters=23.87,
+)
 
 
 def get_config():
@@ -27,5 +37,5 @@ def get_config():
     config.optim.update(milestones=(25.0, 45.0), warmup_epochs=5.0, warmup_by="epoch")
 
     config.protocols["1x10"] = view(crop="ten")
-    config.published["1x10"] = dict(top1=73.18, top5=90.56, source=_SOURCE + _ROW)
+    config.published["1x10"] = dict(top1=73.18, top5=90.56, **_ROW)
     return config

@@ -10,8 +10,18 @@ clips). It got 62.72 % top-1 and 87.70 % top-5 from 2 clips in 3 crops each.
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 1.x, configs/recognition/tsm/README.md, tsm_"
-_ROW = "imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb"
+_NAME = "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb"
+_ROW = dict(
+    source=f"mmaction2 1.x, configs/recognition/tsm/README.md, {_NAME}",
+    config=f"{_NAME}.py",
+    checkpoint=f"{_NAME}_20230317-be0fc26e.pth",
+    resolution="224x224",
+    gpus="8",
+    pretrain="ImageNet",
+    testing_protocol="8 clips x 3 crop",
+    gflops=32.88,
+    million_parameters=23.87,
+)
 
 
 def get_config():
@@ -28,5 +38,5 @@ def get_config():
     config.optim.update(warmup_epochs=5.0, warmup_by="epoch")
 
     config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
-    config.published.accurate = dict(top1=62.72, top5=87.70, source=_SOURCE + _ROW)
+    config.published.accurate = dict(top1=62.72, top5=87.70, **_ROW)
     return config

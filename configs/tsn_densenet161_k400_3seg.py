@@ -12,12 +12,15 @@ from configs import tsn_k400_3seg
 
 def get_config():
     """The recipe."""
-    config = tsn_k400_3seg.get_config(
-        model="tsn_densenet161",
+    published = tsn_k400_3seg.row(
+        "dense161_8xb32-1x1x3-100e_kinetics400-rgb",
+        "20220906-5f4c0daf",
+        gflops=194.6,
+        million_parameters=27.36,
         top1=72.07,
         top5=90.15,
-        row="dense161_8xb32-1x1x3-100e_kinetics400-rgb",
     )
+    config = tsn_k400_3seg.get_config(published, model="tsn_densenet161")
     config.init_url = "https://download.pytorch.org/models/densenet161-8d451a50.pth"
     config.data.train.crop = "random_resized"
     return config

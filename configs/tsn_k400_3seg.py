@@ -11,17 +11,29 @@ clips"). Its frames came straight from the videos. The other recipes of TSN say 
 
 from trn_jax.config import base, view
 
-_SOURCE = "mmaction2 1.x, configs/recognition/tsn/README.md, tsn_imagenet-pretrained-"
+
+def row(name, version, *, gflops=102.7, million_parameters=24.33, **columns):
+    """A row of the published table, by its name and the date and hash of its checkpoint."""
+    name = f"tsn_imagenet-pretrained-{name}"
+    return dict(
+        source=f"mmaction2 1.x, configs/recognition/tsn/README.md, {name}",
+        config=f"{name}.py",
+        checkpoint=f"{name}_{version}.pth",
+        resolution="224x224",
+        gpus="8",
+        pretrain="ImageNet",
+        testing_protocol="25 clips x 10 crop",
+        gflops=gflops,  # of 25 frames
+        million_parameters=million_parameters,
+        **columns,
+    )
 
 
-def get_config(
-    num_segments=3,
-    model="tsn_resnet50",
-    top1=72.83,
-    top5=90.65,
-    row="r50_8xb32-1x1x3-100e_kinetics400-rgb",
-):
-    """The recipe; `row` is the rest of its name in the published table."""
+_ROW = row("r50_8xb32-1x1x3-100e_kinetics400-rgb", "20220906-cd10898e", top1=72.83, top5=90.65)
+
+
+def get_config(published=_ROW, *, num_segments=3, model="tsn_resnet50"):
+    """The recipe; `published` is its row of the published table."""
     config = base(dataset="k400", model=model, num_classes=400)
     config.init_url = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
     config.model.num_segments = num_segments
@@ -36,5 +48,5 @@ def get_config(
 
     config.protocols.efficient = view(num_segments=num_segments)
     config.protocols["25x10"] = view(num_segments=25, crop="ten")
-    config.published["25x10"] = dict(top1=top1, top5=top5, source=_SOURCE + row)
+    config.published["25x10"] = published
     return config

@@ -12,6 +12,7 @@ from configs import tsn_k400_3seg
 
 def get_config():
     """The recipe."""
-    return tsn_k400_3seg.get_config(
-        num_segments=5, top1=73.80, top5=91.21, row="r50_8xb32-1x1x5-100e_kinetics400-rgb"
+    published = tsn_k400_3seg.row(
+        "r50_8xb32-1x1x5-100e_kinetics400-rgb", "20220906-65d68713", top1=73.80, top5=91.21
     )
+    return tsn_k400_3seg.get_config(published, num_segments=5)

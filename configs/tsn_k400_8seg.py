@@ -12,6 +12,7 @@ from configs import tsn_k400_3seg
 
 def get_config():
     """The recipe."""
-    return tsn_k400_3seg.get_config(
-        num_segments=8, top1=74.12, top5=91.34, row="r50_8xb32-1x1x8-100e_kinetics400-rgb"
+    published = tsn_k400_3seg.row(
+        "r50_8xb32-1x1x8-100e_kinetics400-rgb", "20220906-2692d16c", top1=74.12, top5=91.34
     )
+    return tsn_k400_3seg.get_config(published, num_segments=8)

@@ -14,9 +14,10 @@ from trn_jax.config import view
 
 def get_config():
     """The recipe."""
-    config = tsn_k400_3seg.get_config(
-        num_segments=5, top1=71.37, top5=89.67, row="r50_8xb32-dense-1x1x5-100e_kinetics400-rgb"
+    published = tsn_k400_3seg.row(
+        "r50_8xb32-dense-1x1x5-100e_kinetics400-rgb", "20220906-dcbc6e01", top1=71.37, top5=89.67
     )
+    config = tsn_k400_3seg.get_config(published, num_segments=5)
     config.model.dropout_rate = 0.5
     config.model.init_std = 0.001
     config.data.train.update(sampling="random_dense", num_positions=13)

@@ -13,13 +13,15 @@ from configs import tsn_k400_3seg
 
 def get_config():
     """The recipe."""
-    config = tsn_k400_3seg.get_config(
-        model="tsn_mobileone_s4",
-        num_segments=8,
+    published = tsn_k400_3seg.row(
+        "mobileone-s4_8xb32-1x1x8-100e_kinetics400-rgb",
+        "20230825-2da3c1f7",
+        gflops=76.0,
+        million_parameters=13.72,
         top1=73.65,
         top5=91.32,
-        row="mobileone-s4_8xb32-1x1x8-100e_kinetics400-rgb",
     )
+    config = tsn_k400_3seg.get_config(published, num_segments=8, model="tsn_mobileone_s4")
     config.init_url = (
         "https://download.openmmlab.com/mmclassification/v0/mobileone/"
         "mobileone-s4_8xb32_in1k_20221110-28d888cb.pth"

@@ -11,12 +11,14 @@ from configs import tsn_k400_3seg
 
 def get_config():
     """The recipe."""
-    config = tsn_k400_3seg.get_config(
-        model="tsn_resnet101",
-        num_segments=8,
+    published = tsn_k400_3seg.row(
+        "r101_8xb32-1x1x8-100e_kinetics400-rgb",
+        "20220906-23cff032",
+        gflops=195.8,
+        million_parameters=43.32,
         top1=75.89,
         top5=92.07,
-        row="r101_8xb32-1x1x8-100e_kinetics400-rgb",
     )
+    config = tsn_k400_3seg.get_config(published, num_segments=8, model="tsn_resnet101")
     config.init_url = "https://download.pytorch.org/models/resnet101-cd907fc2.pth"
     return config

@@ -12,12 +12,15 @@ from configs import tsn_k400_3seg
 
 def get_config():
     """The recipe."""
-    config = tsn_k400_3seg.get_config(
-        model="tsn_resnext101_32x4d",
+    published = tsn_k400_3seg.row(
+        "rn101-32x4d_8xb32-1x1x3-100e_kinetics400-rgb",
+        "20221209-de2d5615",
+        gflops=200.3,
+        million_parameters=42.95,
         top1=72.95,
         top5=90.36,
-        row="rn101-32x4d_8xb32-1x1x3-100e_kinetics400-rgb",
     )
+    config = tsn_k400_3seg.get_config(published, model="tsn_resnext101_32x4d")
     config.init_url = (
         "https://download.openmmlab.com/mmclassification/v0/resnext/"
         "resnext101_32x4d_b32x8_imagenet_20210506-e0fa3dd5.pth"

@@ -7,13 +7,14 @@ As `tsn_sthv2_8seg` but for the segments and the positions of the crops. Publish
 36.91 % top-1, 68.77 % top-5.
 """
 
-from configs import tsn_sthv2_8seg
+from configs import tsn_k400_3seg, tsn_sthv2_8seg
 
 
 def get_config():
     """The recipe."""
-    config = tsn_sthv2_8seg.get_config(
-        num_segments=16, top1=36.91, top5=68.77, row="r50_8xb32-1x1x16-50e_sthv2-rgb"
+    published = tsn_k400_3seg.row(
+        "r50_8xb32-1x1x16-50e_sthv2-rgb", "20230221-85bcc1c3", top1=36.91, top5=68.77
     )
+    config = tsn_sthv2_8seg.get_config(published, num_segments=16)
     config.data.train.num_positions = 13
     return config

@@ -9,10 +9,14 @@ the frames, which TSN does not see.
 
 from configs import tsn_k400_3seg
 
+_ROW = tsn_k400_3seg.row(
+    "r50_8xb32-1x1x8-50e_sthv2-rgb", "20230313-06ad7d03", top1=35.51, top5=67.09
+)
 
-def get_config(num_segments=8, top1=35.51, top5=67.09, row="r50_8xb32-1x1x8-50e_sthv2-rgb"):
-    """The recipe; `row` is the rest of its name in the published table."""
-    config = tsn_k400_3seg.get_config(num_segments=num_segments, top1=top1, top5=top5, row=row)
+
+def get_config(published=_ROW, *, num_segments=8):
+    """The recipe; `published` is its row of the published table."""
+    config = tsn_k400_3seg.get_config(published, num_segments=num_segments)
     config.data.dataset = "sthv2"
     config.model.num_classes = 174
     config.model.dropout_rate = 0.5

@@ -10,13 +10,18 @@ As `tsn_k400_3seg` but for the backbone; SGD and its rate are the same. Publishe
 from configs import tsn_k400_3seg
 
 
-def get_config(
-    num_segments=3, top1=77.03, top5=92.61, row="swin-transformer_8xb32-1x1x3-100e_kinetics400-rgb"
-):
-    """The recipe; `row` is the rest of its name in the published table."""
-    config = tsn_k400_3seg.get_config(
-        model="tsn_swin_base", num_segments=num_segments, top1=top1, top5=top5, row=row
-    )
+def row(name, version, **accuracies):
+    """A row of the published table, see `tsn_k400_3seg.row`."""
+    cost = dict(gflops=386.7, million_parameters=87.15)
+    return tsn_k400_3seg.row(f"swin-transformer_{name}", version, **cost, **accuracies)
+
+
+_ROW = row("8xb32-1x1x3-100e_kinetics400-rgb", "20220906-65ed814e", top1=77.03, top5=92.61)
+
+
+def get_config(published=_ROW, *, num_segments=3):
+    """The recipe; `published` is its row of the published table."""
+    config = tsn_k400_3seg.get_config(published, num_segments=num_segments, model="tsn_swin_base")
     config.init_url = (
         "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
         "swin_base_patch4_window7_224_22kto1k.pth"

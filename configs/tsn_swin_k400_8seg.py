@@ -13,12 +13,10 @@ from configs import tsn_swin_k400_3seg
 
 def get_config():
     """The recipe."""
-    config = tsn_swin_k400_3seg.get_config(
-        num_segments=8,
-        top1=79.22,
-        top5=94.20,
-        row="swin-transformer_32xb8-1x1x8-50e_kinetics400-rgb",
+    published = tsn_swin_k400_3seg.row(
+        "32xb8-1x1x8-50e_kinetics400-rgb", "20230530-428f0064", top1=79.22, top5=94.20
     )
+    config = tsn_swin_k400_3seg.get_config(published, num_segments=8)
     config.train.epochs = 50.0
     config.optim.milestones = (20.0, 40.0)
     return config

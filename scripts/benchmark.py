@@ -6,6 +6,7 @@
     python scripts/benchmark.py --what=torch
     python scripts/benchmark.py --what=models --models='tsm_*' --rounds=3
     python scripts/benchmark.py --what=train --recipes=trn_sthv1,tsm_k400
+    python scripts/benchmark.py --what=protocol --config=configs/tsn_k400_3seg.py --protocol=25x10
 
 `--what=step` takes training steps on a batch that is on the device already; `--what=both` measures
 these and the data pipeline, and training as it is: steps on the clips that the pipeline delivers
@@ -20,6 +21,13 @@ protocols in one pass, and by that one. `--what=models` compares evaluation and 
 model after the other with its twin in PyTorch (`trn_jax.twins`), in eager mode: the same weights,
 batch and number of threads; then the training step of TSM with that of TSN. `--what=torch` is short
 for `--what=models --models=tsn_resnet50`. Goals that are named are those for the processor time.
+
+`--what=protocol` scores all views of one video, by `--protocol` or by the protocol of the recipe
+that shows the model most pixels: the inference time of the published tables, which leaves out
+reading and preprocessing. The video is noise; no data set is needed. As in an evaluation, clips
+move to the device, at most `eval.max_views_per_step` at a time, and their scores are merged. The
+peak memory is that of the device, or, where it keeps no count, of the process. The published
+numbers are of one GPU, so let JAX see one (`CUDA_VISIBLE_DEVICES=0`).
 
 `--what=train` takes the training steps of published recipes, or of the one of `--config`, on the
 first device, a GPU if JAX finds one: with the published batch, on clips of noise that are there
@@ -59,7 +67,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from benchmarks import evaluation, loading, machine, models, recipes, training
+from benchmarks import evaluation, loading, machine, models, protocol, recipes, training
 from benchmarks.turns import measure, table
 from trn_jax import list_models
 from trn_jax.data import memory
@@ -69,7 +77,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; not for --wha
 _WHAT = flags.DEFINE_enum(
     "what",
     "both",
-    ["data", "step", "both", "train", "views", "eval", "models", "torch"],
+    ["data", "step", "both", "train", "views", "eval", "protocol", "models", "torch"],
     "What to measure.",
 )
 _MODELS = flags.DEFINE_string("models", "*", "With --what=models: pattern of names, as 'tsm_*'.")
@@ -83,9 +91,12 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1
 _STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Batches per turn, 10 by default, 1 for models and, on a CPU, for train; passes per turn, 1 by "
-    "default, for eval.",
+    "Batches (or, for protocol, videos) per turn, 10 by default, 1 for models and, on a CPU, for "
+    "train and protocol; passes per turn, 1 by default, for eval.",
     lower_bound=1,
+)
+_PROTOCOL = flags.DEFINE_string(
+    "protocol", "", "With --what=protocol: a protocol of the recipe; by default its largest."
 )
 _THREADS = flags.DEFINE_integer(
     "threads", None, "Use so many of the processors; all by default.", lower_bound=1
@@ -145,6 +156,10 @@ def main(_: Sequence[str]) -> None:
         return
     if _CONFIG.value is None:
         raise UserError(f"--what={what} needs --config=configs/trn_synthetic.py or alike")
+    if what == "protocol":
+        name, steps = _PROTOCOL.value, _STEPS.value
+        print(protocol.measure_protocol(_CONFIG.value, name, rounds=rounds, steps=steps))
+        return
     if what in _VIDEO_SIDES:
         make, goal = _VIDEO_SIDES[what]
         sides = make(_CONFIG.value, _WORKDIR.value)

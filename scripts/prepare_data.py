@@ -6,6 +6,10 @@
 Archives are unpacked, lists and names of classes written, and the next command printed. Interrupted
 at any point, the same command goes on; run once more, it finds that there is nothing to do.
 
+Videos that aren't there are listed in `<to>/missing.txt` (path and class), and those that can't be
+read, such as broken files and folders of frames with gaps, in `<to>/unreadable.txt` (path and
+reason). Neither are in the lists; the exit status is 1 if any are unreadable.
+
 With --records, the videos are also put into records, below `<to>/records`: those of the lists that
 the printed command trains on, or, as long as there are videos and no frames, the videos themselves.
 """
@@ -49,16 +53,23 @@ def main(arguments=None):
         "takes, and of videos if there are no frames yet, larger ones scaled to "
         f"{Settings().short_side} pixels",
     )
+    parser.add_argument(
+        "--skip-video-check",
+        action="store_true",
+        help="don't open the video files (about ten milliseconds each); lists have the unreadable "
+        "ones, too, then",
+    )
     chosen = parser.parse_args(arguments)
 
     def prepare():
-        prepare_archives(
+        return prepare_archives(
             chosen.dataset,
             chosen.archives,
             chosen.to,
             workers=chosen.workers,
             orders=ORDERS if chosen.order == "both" else (chosen.order,),
             records=chosen.records,
+            check=not chosen.skip_video_check,
         )
 
     return exit_status(prepare, stopped="stopped; the same command goes on from here")

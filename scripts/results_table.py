@@ -30,6 +30,17 @@ RECIPES = CONFIGS / "README.md"
 RESULTS = CONFIGS / "results"
 PLANS = CONFIGS / "plans"
 SYNTHETIC = tuple(f"{model}_synthetic" for model in ("trn", "tsm", "tin", "tpn", "tsn"))
+_REFERENCES = ("reference_top1", "reference_top5")
+# Columns of published tables, by their key in a recipe.
+_COLUMNS = {
+    "testing_protocol": "tested with",
+    "resolution": "resolution",
+    "gpus": "GPUs",
+    "pretrain": "start",
+    "gflops": "GFLOPs",
+    "million_parameters": "million parameters",
+    "gpu_memory": "MB per GPU",
+}
 
 
 def synthetic_table():
@@ -61,6 +72,19 @@ def recipe_table(pattern="*"):
             )
             rows.append([f"`{recipe}`", f"`{protocol}`", there, here])
     return markdown(["recipe", "protocol", "published top-1 / top-5", "measured here"], rows)
+
+
+def published_table():
+    """What else the published tables say of each row."""
+    rows = []
+    for recipe in names():
+        for protocol, published in get_config(recipe).published.items():
+            reference = [f"{published[key]:.2f}" for key in _REFERENCES if key in published]
+            cells = [str(published.get(key, "")) for key in _COLUMNS]
+            checkpoint = f"`{published.checkpoint}`" if "checkpoint" in published else "none"
+            rows.append([f"`{recipe}`", f"`{protocol}`", " / ".join(reference), *cells, checkpoint])
+    header = ["recipe", "protocol", "original code", *_COLUMNS.values(), "checkpoint"]
+    return markdown(header, rows)
 
 
 def cost_table():
@@ -139,7 +163,12 @@ def _largest(plan, plans):
 # By file and mark.
 TABLES: dict[pathlib.Path, dict[str, Callable[[], str]]] = {
     README: {"synthetic": synthetic_table, "recipes": partial(recipe_table, "trn_*")},
-    RECIPES: {"recipes": recipe_table, "cost": cost_table, "plans": plan_table},
+    RECIPES: {
+        "recipes": recipe_table,
+        "published": published_table,
+        "cost": cost_table,
+        "plans": plan_table,
+    },
 }
 
 

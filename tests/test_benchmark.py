@@ -96,6 +96,28 @@ def test_eval_compares_all_protocols_with_the_largest(tree):
     assert all(number > 0 for numbers in found.values() for number in numbers)
 
 
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        ([], "1x10: 10 views of 2 x 32 x 32"),
+        (["--protocol=efficient", "--steps=2"], "efficient: 1 view of 2 x 32 x 32"),
+        (["--config.eval.max_views_per_step=2"], "1x10: 10 views of 2 x 32 x 32"),
+    ],
+)
+def test_a_protocol_is_timed_on_one_video_without_data(tree, flags, shown):
+    done = run(tree, "--what=protocol", "--config.data_dir=/nonexistent", *flags)
+    found = rows(done)
+    assert f"trn_resnet10, {shown}, float32, 1 x cpu" in done.stdout
+    name = shown.partition(":")[0]
+    assert list(found) == [name, "seconds per video"]
+    rate, low, high, *_ = found[name]
+    seconds, shortest, longest = found["seconds per video"]
+    assert 0 < low <= rate <= high and 0 < shortest <= seconds <= longest
+    assert 1 / shortest == pytest.approx(high, rel=2e-3)
+    (memory,) = (line for line in done.stdout.splitlines() if line.startswith("GiB at most"))
+    assert memory.startswith("GiB at most, of the process") and 0.05 < float(memory[34:]) < 50
+
+
 def test_views_are_compared_with_cutting_them_by_hand(tree):
     done = run(tree, "--what=views")
     assert list(rows(done)) == ["1x10", "1x10, OpenCV and NumPy", "1x10 / 1x10, OpenCV and NumPy"]
@@ -177,6 +199,7 @@ BAD_FLAGS = {
     "missing data": (["--config.data_dir=/nonexistent"], "/nonexistent"),
     "no rounds": (["--rounds=0"], "rounds"),
     "unknown part": (["--what=all"], "both"),
+    "unknown protocol": (["--what=protocol", "--protocol=1x100"], "1x100"),
     "unknown form of PyTorch": (["--what=train", "--pytorch=fast"], "eager, compiled"),
     "no such model": (["--what=train", "--config.model.frozen_stages=9"], "frozen_stages=9"),
 }

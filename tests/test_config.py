@@ -260,13 +260,20 @@ def test_batches_of_recipes_fit_one_device_and_eight(name):
         recipe.check_batch(load(name), num_devices)
 
 
+PUBLISHED_COLUMNS = {
+    *("top1", "top5", "reference_top1", "reference_top5", "source", "config", "checkpoint"),
+    *("resolution", "gpus", "pretrain", "testing_protocol"),
+    *("gflops", "million_parameters", "gpu_memory"),
+}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_published_rows_have_a_source_and_stand_in_the_docstring(name):
     config, text = load(name), module(name).__doc__
     assert f"--config=configs/{name}.py" in text
     assert set(config.published) <= set(config.protocols)
     for row in config.published.values():
-        assert {"top1", "source"} <= set(row) <= {"top1", "top5", "source"}
+        assert {"top1", "source", "config"} <= set(row) <= PUBLISHED_COLUMNS
         assert len(row.source) > 10
         shares = [row[key] for key in ("top1", "top5") if key in row]
         assert shares == sorted(shares) and shares[0] > 0 and shares[-1] <= 100

@@ -61,6 +61,17 @@ def test_published_and_measured_numbers_are_not_mixed(tables, monkeypatch, tmp_p
     assert "| 31.62 / 60.01 | 12.50 / 50.00 |" in tables.recipe_table()
 
 
+def test_the_other_published_columns_are_listed(tables):
+    table = tables.published_table()
+    assert (
+        "| `tin_sthv1` | `efficient` | 44.04 / 72.72 |  | height 100 | 8x4 | ImageNet |  |  | 6181 "
+        "| `tin_r50_1x1x8_40e_sthv1_rgb_20200729-4a33db86.pth` |"
+    ) in table
+    assert "| `trn_bninception_jester` | `1x10` |  |  |  | 8 | ImageNet |  |  |  | none |" in table
+    assert "| 25 clips x 10 crop | 224x224 | 8 | ImageNet | 102.7 | 24.33 |  | `tsn_" in table
+    assert len(table.splitlines()) == len(tables.recipe_table().splitlines())
+
+
 def test_results_of_a_run_are_taken_up(tables, monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "kept")
     with pytest.raises(SystemExit, match="no result files"):

@@ -374,7 +374,7 @@ def _prepare(arguments):
     return outcome.status
 
 
-def prepare_archives(dataset, archives, to, *, workers, orders, records):
+def prepare_archives(dataset, archives, to, *, workers, orders, records, check=True):
     """Prepare a data set of the field and print what came out.
 
     Args:
@@ -384,6 +384,10 @@ def prepare_archives(dataset, archives, to, *, workers, orders, records):
         workers: number of processes.
         orders: of the labels, some of `lists.ORDERS`.
         records: whether to make records, too.
+        check: whether to open video files, and to leave out those that can't be read.
+
+    Returns:
+        The exit status: 1 if videos were left out because they can't be read, else 0.
     """
     from trn_jax.prepare import PREPARATIONS
     from trn_jax.prepare.target import claim
@@ -391,12 +395,14 @@ def prepare_archives(dataset, archives, to, *, workers, orders, records):
     if records:
         from trn_jax.tfds.build import build_prepared  # says what is missing before the work
     with claim(to):
-        outcome = PREPARATIONS[dataset](archives, to, workers=workers, orders=orders)
+        options = dict(workers=workers, orders=orders, check=check)
+        outcome = PREPARATIONS[dataset](archives, to, **options)
         print(outcome, flush=True)
         if records:
             of_videos = outcome.training.source == "videos"
             print("records, of the videos; they need no frames:" if of_videos else "records:")
             print(build_prepared(outcome))
+    return outcome.status
 
 
 def _columns(text):

@@ -189,7 +189,11 @@ def base(*, dataset, model, num_classes):
     )
 
     config.protocols = dict(efficient=view())
-    config.published = dict()  # protocol -> top1, top5 in per cent, and their source
+    # Protocol -> its published row, with the columns that its table has: top1, top5, reference_top1
+    # and reference_top5 (of the original code) in per cent; resolution, gpus, pretrain and
+    # testing_protocol in the words of the table; gflops (multiply-adds), million_parameters,
+    # gpu_memory (MB); source, and the files config and checkpoint.
+    config.published = dict()
     config.lock()
     for section in (config.protocols, config.published):
         section.unlock()  # recipes add entries

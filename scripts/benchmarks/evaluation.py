@@ -16,7 +16,7 @@ from trn_jax.data.views import View
 from trn_jax.errors import UserError
 
 
-def _largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:
+def largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:
     """The protocol that shows the model most pixels."""
 
     def pixels(name: str) -> int:
@@ -31,7 +31,7 @@ def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
     data = recipe.Data(config, workdir)
     if data.files.source != "frames":
         raise UserError("--what=views compares folders of frames, which this data set has not")
-    name = _largest_protocol(config, recipe.protocol_names(config, "all"))
+    name = largest_protocol(config, recipe.protocol_names(config, "all"))
     view = View(**config.protocols[name])
     source, crop = data.source, view.cropping(exact=True)
 
@@ -80,5 +80,5 @@ def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
         return Side(name, len(data.val_records), run)
 
     names = recipe.protocol_names(config, "all")
-    largest = _largest_protocol(config, names)
+    largest = largest_protocol(config, names)
     return [side("one pass", names), side(largest, [largest])]

@@ -137,6 +137,30 @@ def test_class_names_are_the_lines_that_are_not_blank(tmp_path):
     assert annotations.read_class_names(path) == ["Something up", "Caf\xe9"]
 
 
+INDICES = {
+    "abseiling 0\nair drumming 1\nzumba 2": ["abseiling", "air drumming", "zumba"],
+    "zumba 2\nabseiling 0\nair drumming 1": ["abseiling", "air drumming", "zumba"],
+    "1 ApplyEyeMakeup\n2 ApplyLipstick\n3 Archery": ["ApplyEyeMakeup", "ApplyLipstick", "Archery"],
+    "0,run\n1,jump": ["run", "jump"],
+    "run\t1\njump\t2": ["run", "jump"],
+    # Names, in the order of the lines
+    "1 run\n10 swim\n2 jump": ["1 run", "10 swim", "2 jump"],
+    "2 jump\n1 run": ["2 jump", "1 run"],
+    "take 0\ntake 1": ["take 0", "take 1"],
+    "run 0\njump 2": ["run 0", "jump 2"],
+    "run 0\njump 0": ["run 0", "jump 0"],
+    "run 0\njump": ["run 0", "jump"],
+    "7\n8": ["7", "8"],
+}
+
+
+@pytest.mark.parametrize("text", INDICES)
+def test_class_names_may_be_an_index(tmp_path, text):
+    path = tmp_path / "classes.txt"
+    path.write_text(text)
+    assert annotations.read_class_names(path) == INDICES[text]
+
+
 def test_missing_class_names_are_named(tmp_path):
     with pytest.raises(UserError, match=r"class names not found: .*names\.txt"):
         annotations.read_class_names(os.path.join(tmp_path, "names.txt"))

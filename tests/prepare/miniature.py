@@ -1,11 +1,13 @@
 """Archives in the layouts of the data sets, with a handful of tiny videos."""
 
 import contextlib
+import functools
 import io
 import json
 import tarfile
 import zipfile
 
+import av
 import numpy as np
 import pytest
 import simplejpeg
@@ -20,6 +22,21 @@ def jpeg(number):
     """A picture that depends on the number."""
     pixels = np.random.default_rng(number).integers(0, 256, (8, 12, 3), np.uint8)
     return simplejpeg.encode_jpeg(pixels)
+
+
+@functools.cache
+def video(number=0, count=3):
+    """A video file of a few tiny frames that depend on the number."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        rng = np.random.default_rng(number)
+        for _ in range(count):
+            pixels = rng.integers(0, 256, (16, 32, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
 
 
 def frames(folder, count, pattern="{:05d}.jpg", seed=0):

@@ -59,11 +59,14 @@ def test_charades(tmp_path):
         "test_frameno.txt": "YSKX3 20",
         "charades_train_list_rawframes.txt": "46GP8 36 2 0\nN11GT 30 1\n",
         "charades_val_list_rawframes.txt": "YSKX3 20 1 2\n",
+        "missing.txt": "Charades_v1_rgb/GONE1\tPutting clothes somewhere\n",
     }
     said = str(outcome)
     assert "train videos without frames: GONE1" in said
     assert "train videos without an action: 0IH69" in said
     assert "3 of 4 actions long enough" in said
+    assert "train: 4 videos in the annotations, officially 7,985" in said
+    assert "test: 1 videos in the annotations, officially 1,863" in said
     assert "--config.data.dataset=charades --config.data.multi_label=True" in said
     assert not prepare_charades(tmp_path / "in", tmp_path / "charades").changed
 
@@ -89,6 +92,29 @@ def test_charades_interrupted_and_run_again(tmp_path, call):
         prepare_charades(tmp_path / "in", tmp_path / "charades")
     prepare_charades(tmp_path / "in", tmp_path / "charades")
     assert miniature.tree(tmp_path / "charades") == miniature.tree(tmp_path / "whole")
+
+
+def test_gaps_in_frames_of_charades(tmp_path):
+    write_charades(tmp_path / "in")
+    prepare_charades(tmp_path / "in", tmp_path / "charades")
+    frames = tmp_path / "charades" / "Charades_v1_rgb"
+    (frames / "46GP8" / "000001.jpg").unlink()
+    (frames / "YSKX3" / "000007.jpg").unlink()
+    (frames / "0IH69" / "000002.jpg").unlink()
+    (frames / "N11GT").rename(tmp_path / "N11GT")
+    with pytest.raises(UserError, match="has frames and an action"):
+        prepare_charades(tmp_path / "in", tmp_path / "charades")
+    (tmp_path / "N11GT").rename(frames / "N11GT")
+    outcome = prepare_charades(tmp_path / "in", tmp_path / "charades")
+    lines = (tmp_path / "charades" / "unreadable.txt").read_text().splitlines()
+    found = dict(line.split("\t") for line in lines)
+    assert {os.path.basename(path) for path in found} == {"46GP8", "YSKX3", "0IH69"}
+    assert "'000001.jpg'" in found["Charades_v1_rgb/46GP8"]
+    assert "'000007.jpg'" in found["Charades_v1_rgb/YSKX3"]
+    lists = tmp_path / "charades"
+    assert (lists / "charades_train_list_rawframes.txt").read_text() == "N11GT 30 1\n"
+    assert (lists / "charades_val_list_rawframes.txt").read_text() == ""
+    assert outcome.status == 1
 
 
 def test_charades_has_one_label_order(tmp_path):
@@ -120,9 +146,9 @@ TABLES = {
     "validationSet.csv": "adult+female+singing/c_3.mp4,adult+female+singing,5,0\n",
 }
 VIDEOS = {
-    "training/clapping/a_1.mp4": b"1",
-    "training/praying/b_2.mp4": b"2",
-    "validation/adult+female+singing/c_3.mp4": b"3",
+    "training/clapping/a_1.mp4": miniature.video(1),
+    "training/praying/b_2.mp4": miniature.video(2),
+    "validation/adult+female+singing/c_3.mp4": miniature.video(3),
 }
 
 
@@ -156,7 +182,33 @@ def test_moments(tmp_path, top):
     }
     to = tmp_path / "mit"
     assert f"extract_frames.py {to}/videos --to={to}/rawframes" in str(outcome)
+    assert "training: 2 videos in the annotations, officially 802,264" in str(outcome)
+    assert outcome.status == 0
     assert not prepare_moments(tmp_path / "in", tmp_path / "mit").changed
+
+
+@pytest.mark.parametrize("line", ["{name} {number}", "{number},{name}"])
+def test_other_indices_of_the_classes_of_moments(tmp_path, line):
+    write_moments(tmp_path / "in")
+    prepare_moments(tmp_path / "in", tmp_path / "mit")
+    lines = [line.format(name=name, number=number) for name, number in CATEGORIES.items()]
+    other = tmp_path / "in" / "moments_categories.txt"
+    other.write_text("\n".join(lines))
+    prepare_moments(tmp_path / "in", tmp_path / "mit")
+    names = (tmp_path / "mit" / "label_map.txt").read_text()
+    assert names == "clapping\npraying\nadult+female+singing\n"
+
+
+def test_videos_of_moments_that_cannot_be_read(tmp_path):
+    write_moments(tmp_path / "in")
+    prepare_moments(tmp_path / "in", tmp_path / "mit")
+    (tmp_path / "mit/videos/training/praying/b_2.mp4").write_bytes(b"")
+    outcome = prepare_moments(tmp_path / "in", tmp_path / "mit")
+    (line,) = (tmp_path / "mit" / "unreadable.txt").read_text().splitlines()
+    assert line.startswith("videos/training/praying/b_2.mp4\t")
+    for name in ("mit_train_list_videos.txt", "train_videolist.txt"):
+        assert len((tmp_path / "mit" / name).read_text().splitlines()) == 1
+    assert outcome.status == 1
 
 
 def test_moments_with_frames_can_be_read(tmp_path):

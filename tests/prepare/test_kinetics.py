@@ -4,11 +4,12 @@ import os
 import pathlib
 
 import miniature
+import numpy as np
 import pytest
 
 from trn_jax.data import annotations, datasets
 from trn_jax.errors import UserError
-from trn_jax.prepare import kinetics
+from trn_jax.prepare import kinetics, lists
 from trn_jax.prepare.lists import ORDERS
 
 LABEL_MAP = pathlib.Path(__file__).parents[2].parent / "shared/data/label_maps/label_map_k400.txt"
@@ -20,10 +21,10 @@ TRAIN = """abseiling,-3B32lodo2M,59,69,train
 VAL = '"air drumming",00S_-abCdEf,3,13,val\nabseiling,zzzzzzzzzzz,1,11,val\n'
 CLASSES = "abseiling\nair drumming\nmassaging person's head\n"
 VIDEOS = {
-    "videos_train/abseiling/-3B32lodo2M_000059_000069.mp4": b"1",
-    "videos_train/air_drumming/3caPS4FHFF8_000036_000046.mkv": b"2",
-    "videos_train/air_drumming/unheardof123_000001_000011.mp4": b"3",
-    "videos_val/air drumming/00S_-abCdEf_000003_000013.mp4": b"4",
+    "videos_train/abseiling/-3B32lodo2M_000059_000069.mp4": miniature.video(1),
+    "videos_train/air_drumming/3caPS4FHFF8_000036_000046.mkv": miniature.video(2),
+    "videos_train/air_drumming/unheardof123_000001_000011.mp4": miniature.video(3),
+    "videos_val/air drumming/00S_-abCdEf_000003_000013.mp4": miniature.video(4),
 }
 
 
@@ -53,8 +54,13 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
             "air_drumming/3caPS4FHFF8_000036_000046.mkv 1\n"
         ),
         "kinetics400_val_list_videos.txt": "air drumming/00S_-abCdEf_000003_000013.mp4 1\n",
+        "missing.txt": (
+            "videos_train/0wR5jVB-WPk_000417_000427\tmassaging person's head\n"
+            "videos_val/zzzzzzzzzzz_000001_000011\tabseiling\n"
+        ),
     }
     said = str(outcome)
+    assert "validation: published accuracies are of 19,796 videos" in said
     assert "training: files of 2 of 3 videos" in said
     assert "validation: files of 1 of 2 videos" in said
     assert "1 files in videos_train that are not in the annotations: unheardof123_0000" in said
@@ -66,6 +72,101 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
     ]
     assert (to / "videos_train").is_symlink() and (to / "annotations/kinetics_val.csv").exists()
     assert not prepare(tmp_path / "in", tmp_path / "k400").changed
+
+
+def test_hundreds_of_missing_videos_are_all_listed(tmp_path):
+    rows = "".join(f"abseiling,{number:011d},0,10,train\n" for number in range(300))
+    write(tmp_path / "in", train=TRAIN + rows)
+    outcome = prepare(tmp_path / "in", tmp_path / "k400")
+    missing = (tmp_path / "k400" / "missing.txt").read_text().splitlines()
+    assert len(missing) == 302 and "videos_train/00000000299_000000_000010\tabseiling" in missing
+    assert f"00000000001_000000_000010, ... (all in {tmp_path}/k400/missing.txt)" in str(outcome)
+    assert outcome.status == 0
+    there = '"air drumming",3caPS4FHFF8,36,46,train\n'
+    write(tmp_path / "in", train=there, val=VAL.splitlines()[0])
+    prepare(tmp_path / "in", tmp_path / "k400")
+    assert not (tmp_path / "k400" / "missing.txt").exists()
+
+
+BROKEN = {
+    "empty": b"",
+    "cut off": miniature.video(1)[:200],
+    "a page of a site": b"<html><body>429 Too Many Requests</body></html>" * 30,
+    "a picture": miniature.jpeg(1),
+    "noise": np.random.default_rng(0).bytes(5_000),
+    "without frames": miniature.video(1, count=0),
+}
+
+
+@pytest.mark.parametrize(("case", "workers"), [*((case, 1) for case in BROKEN), ("noise", 2)])
+def test_videos_that_cannot_be_read_stay_out_of_the_lists(tmp_path, monkeypatch, case, workers):
+    monkeypatch.setattr(lists, "_WORTH_PROCESSES", 2)
+    broken = "videos_train/abseiling/-3B32lodo2M_000059_000069.mp4"
+    write(tmp_path / "in", VIDEOS | {broken: BROKEN[case]})
+    (tmp_path / "k400").mkdir()
+    arguments = str(tmp_path / "in"), str(tmp_path / "k400")
+    outcome = kinetics.prepare(*arguments, workers=workers, orders=ORDERS)
+    found = texts(tmp_path / "k400")
+    assert found["kinetics400_train_list_videos.txt"] == (
+        "air_drumming/3caPS4FHFF8_000036_000046.mkv 1\n"
+    )
+    path, reason = found["unreadable.txt"].removesuffix("\n").split("\t")
+    assert path == broken and "-3B32lodo2M_000059_000069.mp4" in reason
+    assert broken not in found["missing.txt"]
+    assert outcome.status == 1 and f"1 training videos that cannot be read: {path}" in str(outcome)
+    (tmp_path / "in" / broken).write_bytes(VIDEOS[broken])
+    assert prepare(tmp_path / "in", tmp_path / "k400").status == 0
+    assert "unreadable.txt" not in texts(tmp_path / "k400")
+
+
+def test_a_link_to_nothing_cannot_be_read(tmp_path):
+    write(tmp_path / "in")
+    path = tmp_path / "in/videos_val/air drumming/00S_-abCdEf_000003_000013.mp4"
+    path.unlink()
+    path.symlink_to("/nowhere.mp4")
+    assert prepare(tmp_path / "in", tmp_path / "k400").status == 1
+    assert "videos_val/air drumming/00S" in texts(tmp_path / "k400")["unreadable.txt"]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "massaging person's head 0\nabseiling 1\nair drumming 2\nzumba 3\n",
+        "zumba 3\nair_drumming 2\nabseiling 1\nmassaging_person's_head 0\n",
+        "0 massaging person's head\n1 abseiling\n2 air drumming\n3 zumba\n",
+    ],
+)
+def test_an_index_of_the_classes_gives_their_numbers(tmp_path, index):
+    write(tmp_path / "in")
+    (tmp_path / "in" / "kinetics_class2ind.txt").write_text(index)
+    prepare(tmp_path / "in", tmp_path / "k400")
+    found = texts(tmp_path / "k400")
+    assert found["label_map.txt"] == "massaging person's head\nabseiling\nair drumming\nzumba\n"
+    assert found["kinetics400_val_list_videos.txt"].endswith(".mp4 2\n")
+
+
+def test_an_index_without_a_class_of_the_annotations_is_refused(tmp_path):
+    write(tmp_path / "in")
+    (tmp_path / "in" / "kinetics_class2ind.txt").write_text("abseiling 0\nair drumming 1\n")
+    with pytest.raises(UserError, match=r"kinetics_class2ind\.txt: .massaging person"):
+        prepare(tmp_path / "in", tmp_path / "k400")
+
+
+def test_folders_of_frames_with_gaps_stay_out_of_the_lists(tmp_path):
+    write(tmp_path / "in", {})
+    pattern = datasets.DATASETS["k400"].frame_pattern
+    train = "rawframes_train/abseiling/-3B32lodo2M_000059_000069"
+    val = "rawframes_val/air drumming/00S_-abCdEf_000003_000013"
+    for path in (train, val):
+        miniature.put(tmp_path / "k400", miniature.frames(path, 20, pattern))
+    (tmp_path / "k400" / train / "img_00017.jpg").unlink()
+    outcome = prepare(tmp_path / "in", tmp_path / "k400")
+    found = texts(tmp_path / "k400")
+    assert found["kinetics400_train_list_rawframes.txt"] == ""
+    assert found["kinetics400_val_list_rawframes.txt"].endswith("_000013 20 1\n")
+    path, reason = found["unreadable.txt"].split("\t")
+    assert path == train and "'img_00017.jpg'" in reason
+    assert outcome.status == 1
 
 
 @pytest.mark.parametrize(
@@ -91,8 +192,8 @@ def test_line_ends_of_windows(tmp_path):
 
 def test_folders_of_other_names_and_videos_without_folders_of_classes(tmp_path):
     files = {
-        "train/-3B32lodo2M_000059_000069.mp4": b"1",
-        "val/00S_-abCdEf_000003_000013.mp4": b"2",
+        "train/-3B32lodo2M_000059_000069.mp4": miniature.video(1),
+        "val/00S_-abCdEf_000003_000013.mp4": miniature.video(2),
     }
     write(tmp_path / "in", files)
     prepare(tmp_path / "in", tmp_path / "k400")
@@ -135,7 +236,11 @@ def test_the_published_order_of_the_classes(tmp_path):
         pytest.skip("no real label files here")
     names = LABEL_MAP.read_text().splitlines()
     rows = [f'"{name}",{number:011d},0,10,train\n' for number, name in enumerate(names)]
-    write(tmp_path / "in", {"train/00000000007_000000_000010.mp4": b""}, "".join(reversed(rows)))
+    write(
+        tmp_path / "in",
+        {"train/00000000007_000000_000010.mp4": miniature.video()},
+        "".join(reversed(rows)),
+    )
     prepare(tmp_path / "in", tmp_path / "k400")
     found = texts(tmp_path / "k400")
     assert found["label_map.txt"] == LABEL_MAP.read_text()
@@ -146,7 +251,10 @@ def test_no_videos(tmp_path):
     write(tmp_path / "in", {})
     with pytest.raises(UserError, match="no videos found: expected videos_train and videos_val"):
         prepare(tmp_path / "in", tmp_path / "k400")
-    miniature.put(tmp_path / "in", {"videos_train/other/x.mp4": b"", "videos_val/y.mp4": b""})
+    miniature.put(
+        tmp_path / "in",
+        {"videos_train/other/x.mp4": miniature.video(), "videos_val/y.mp4": miniature.video()},
+    )
     with pytest.raises(UserError, match="no video of the annotations has a file"):
         prepare(tmp_path / "in", tmp_path / "k400")
 

@@ -11,6 +11,7 @@ import sys
 import miniature
 import pytest
 
+from trn_jax import cli
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import PREPARATIONS, folders, progress
@@ -51,6 +52,21 @@ def test_the_printed_command_is_one_that_starts(tmp_path, main, capsys):
     assert done.returncode == 2 and "model.num_segments=9" in done.stderr
     assert main(["jester", f"--archives={tmp_path}/in", f"--to={to}"]) == 0
     assert "nothing to do: all of this was there already" in capsys.readouterr().out
+
+
+def test_unreadable_videos_end_with_status_1(tmp_path, main, capsys):
+    videos = {"train": (("1", "Doing [x]", b"no video"),)}
+    videos["validation"] = (("2", "Doing [x]", miniature.video()),)
+    miniature.sthv2(tmp_path / "in", videos, ["Doing x"])
+    flags = ["sthv2", f"--archives={tmp_path}/in", f"--to={tmp_path}/to", "--workers=1"]
+    assert main(flags) == 1
+    assert "1 training videos that cannot be read: videos/1.webm (" in capsys.readouterr().out
+    train_list = tmp_path / "to" / "sthv2_train_list_videos.txt"
+    assert train_list.read_text() == ""
+    assert main([*flags, "--skip-video-check"]) == 0
+    assert train_list.read_text() == "1.webm 0\n"
+    assert not (tmp_path / "to" / "unreadable.txt").exists()
+    assert cli.main(["prepare", *flags]) == 1
 
 
 def test_errors_are_one_message(tmp_path, main, capsys):
@@ -121,9 +137,45 @@ def test_frames_are_counted(tmp_path, monkeypatch, workers):
     counts = {"a b": 3, "ü": 1, "nested/c": 2}
     for name, count in counts.items():
         miniature.put(tmp_path, miniature.frames(name, count))
-    miniature.put(tmp_path, {"empty/flow.png": b"", "file": b""})
-    found = folders.count_frames(str(tmp_path), [*counts, "empty", "file", "gone"], workers=workers)
-    assert found == {**counts, "empty": 0}
+    miniature.put(tmp_path, {"empty/flow.txt": b"", "file": b""})
+    names = [*counts, "empty", "file", "gone"]
+    found = folders.list_frames(str(tmp_path), names, workers=workers)
+    assert found.pop("empty") == "a folder without images"
+    assert found == {n: folders.FrameFolder(c, "{:05d}.jpg", 1) for n, c in counts.items()}
+
+
+def numbered(*numbers, pattern="{:05d}.jpg"):
+    return [pattern.format(number) for number in numbers]
+
+
+FOLDERS = {
+    "as usual": (numbered(1, 2, 3), (3, "{:05d}.jpg", 1)),
+    "from 0": (numbered(0, 1), (2, "{:05d}.jpg", 0)),
+    "in any order": (numbered(3, 1, 2), (3, "{:05d}.jpg", 1)),
+    "of six digits": (numbered(*range(99_998, 100_003)), (5, "{:05d}.jpg", 99_998)),
+    "under other names": (numbered(1, 2, pattern="image_{:04d}.PNG"), (2, "image_{:04d}.PNG", 1)),
+    "with optical flow": (
+        [*numbered(1, 2), *numbered(1, 2, 3, pattern="flow_x_{:05d}.jpg")],
+        (2, "{:05d}.jpg", 1),
+    ),
+    "with what macOS leaves": ([*numbered(1, 2), "._00003.jpg", ".DS_Store"], (2, "{:05d}.jpg", 1)),
+    "a gap": (numbered(1, 2, 4), "'00003.jpg'"),
+    "two gaps": (numbered(1, 3, 5), "'00002.jpg'"),
+    "a frame that was renamed": ([*numbered(1, 2, 4), "00003 (1).jpg"], "'00003.jpg'"),
+    "of two widths": (["1.jpg", "02.jpg", "3.jpg"], "'01.jpg'"),
+    "nothing": ([], "without images"),
+    "no numbers": (["cover.jpg"], "'cover.jpg', has no number"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_frames_are_recognized_and_gaps_seen(case):
+    names, expected = FOLDERS[case]
+    found = folders.frame_folder(names, "{:05d}.jpg")
+    if isinstance(expected, str):
+        assert isinstance(found, str) and expected in found
+    else:
+        assert found == folders.FrameFolder(*expected)
 
 
 def test_progress_is_told_in_lines_now_and_then(monkeypatch, capsys):

@@ -9,8 +9,9 @@ import pytest
 
 from trn_jax import cli
 from trn_jax.data import annotations, datasets
+from trn_jax.data.videos import VideoFile
 from trn_jax.errors import UserError
-from trn_jax.prepare import PREPARATIONS
+from trn_jax.prepare import PREPARATIONS, lists
 from trn_jax.prepare.lists import ORDERS
 
 LABEL_MAPS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "label_maps"
@@ -33,7 +34,7 @@ def ucf101(folder, *, flat=False, end="\n"):
     for label in UCF:
         for group in {g for pair in GROUPS.values() for g in pair}:
             place = "UCF-101" if flat else f"UCF-101/{label}"
-            videos[f"{place}/{ucf_name(label, group)}.avi"] = b"x"
+            videos[f"{place}/{ucf_name(label, group)}.avi"] = miniature.video()
     for number, (train, test) in GROUPS.items():
         rows = [(f"{c}/{ucf_name(c, train)}.avi", n) for n, c in enumerate(UCF, 1)]
         texts[f"trainlist{number:02d}.txt"] = "".join(f"{v} {n}{end}" for v, n in rows)
@@ -78,6 +79,8 @@ def test_ucf101_has_three_divisions(tmp_path, flat, packed):
         {f"{ucf_name(label, group)}.avi": label for label in UCF} for group in GROUPS[1]
     )
     assert str(outcome).count("files of 3 of 3 videos") == 6
+    assert "training: 3 videos in the annotations, officially 9,586" in str(outcome)
+    assert "validation: 3 videos in the annotations, officially 3,696" in str(outcome)
     (command,) = (line for line in str(outcome).splitlines() if "trn_jax.main" in line)
     assert shlex.split(command)[3:] == [
         "--config=configs/finetune.py",
@@ -87,6 +90,35 @@ def test_ucf101_has_three_divisions(tmp_path, flat, packed):
         "--config.model.num_classes=3",
     ]
     assert "nothing to do" in str(prepare("ucf101", tmp_path / "in", tmp_path / "to"))
+
+
+@pytest.mark.parametrize("line", ["{label} {number}", "{number},{label}"])
+def test_other_indices_of_the_classes_of_ucf101(tmp_path, line):
+    texts = ucf101(tmp_path / "in")
+    lines = [line.format(label=label, number=number) for number, label in enumerate(UCF, 1)]
+    texts["ucfTrainTestlist/classInd.txt"] = "\n".join(lines)
+    miniature.put(tmp_path / "in", {name: text.encode() for name, text in texts.items()})
+    prepare("ucf101", tmp_path / "in", tmp_path / "to")
+    assert read("ucf101", tmp_path / "to")[0] == list(UCF)
+
+
+def test_a_video_that_cannot_be_read_is_in_no_division(tmp_path, monkeypatch):
+    texts = ucf101(tmp_path / "in")
+    miniature.put(tmp_path / "in", {name: text.encode() for name, text in texts.items()})
+    broken = f"{UCF[0]}/{ucf_name(UCF[0], 1)}.avi"  # for training and for testing
+    (tmp_path / "in/UCF-101" / broken).write_bytes(b"no video")
+    (tmp_path / "in/UCF-101" / UCF[2] / f"{ucf_name(UCF[2], 8)}.avi").unlink()
+    opened = []
+    monkeypatch.setattr(lists, "VideoFile", lambda path: opened.append(path) or VideoFile(path))
+    outcome = prepare("ucf101", tmp_path / "in", tmp_path / "to")
+    assert len(opened) == len(set(opened)) == 11
+    (line,) = (tmp_path / "to" / "unreadable.txt").read_text().splitlines()
+    assert line.startswith(f"videos/{broken}\t")
+    missing = (tmp_path / "to" / "missing.txt").read_text()
+    assert missing == f"videos/{UCF[2]}/{ucf_name(UCF[2], 8)}\t{UCF[2]}\n"
+    for path in (tmp_path / "to").glob("*_split_*.txt"):
+        assert broken not in path.read_text()
+    assert outcome.status == 1
 
 
 def test_frames_of_ucf101_have_lists_too(tmp_path):
@@ -109,7 +141,7 @@ def hmdb51(folder, labels=("brush_hair", "clap")):
     files = {}
     for label in labels:
         for number in range(4):
-            files[f"hmdb51_org/{label}/#{number} [{label}];!_u_nm_np1.avi"] = b"x"
+            files[f"hmdb51_org/{label}/#{number} [{label}];!_u_nm_np1.avi"] = miniature.video()
         for n in (1, 2, 3):
             rows = [
                 f"#{number} [{label}];!_u_nm_np1.avi {(number + n) % 3} \n" for number in range(4)
@@ -193,12 +225,15 @@ def test_classes_of_hmdb51_have_the_order_of_mmaction2(tmp_path):
 
 @pytest.mark.parametrize("place", ["20bn-something-something-v2", "videos", "."])
 def test_unpacked_videos_of_something_something_are_used_as_they_are(tmp_path, place):
-    videos = {"train": (("1", "Doing [x]", b"a"),), "validation": (("2", "Doing [x]", b"b"),)}
+    videos = {
+        "train": (("1", "Doing [x]", miniature.video(1)),),
+        "validation": (("2", "Doing [x]", miniature.video(2)),),
+    }
     archives = tmp_path / "archives"
     miniature.sthv2(archives, videos, ["Doing x"])
     for part in archives.glob("20bn*"):
         part.unlink()
-    miniature.put(archives / place, {"1.webm": b"a", "2.webm": b"b"})
+    miniature.put(archives / place, {"1.webm": miniature.video(1), "2.webm": miniature.video(2)})
     said = str(prepare("sthv2", archives, tmp_path / "to"))
     assert f"the videos are those in {archives}" in said
     assert (tmp_path / "to/sthv2_train_list_videos.txt").read_text() == "1.webm 0\n"
@@ -210,7 +245,7 @@ def test_unpacked_videos_of_something_something_are_used_as_they_are(tmp_path, p
     )
     (archives / "something-something-v2-validation.json").write_text("[]")
     prepare("sthv2", archives, tmp_path / "to")
-    assert (archives / place / "1.webm").read_bytes() == b"a"
+    assert (archives / place / "1.webm").read_bytes() == miniature.video(1)
 
 
 def test_unpacked_frames_of_jester_are_used_as_they_are(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import pytest
 
 from trn_jax.data import annotations, datasets, decode
 from trn_jax.errors import UserError
-from trn_jax.prepare import PREPARATIONS, archives
+from trn_jax.prepare import PREPARATIONS, archives, lists
 from trn_jax.prepare.lists import ORDERS
 
 REPOSITORY = pathlib.Path(__file__).parent.parent.parent
+LEFT_OUT = ("missing.txt", "unreadable.txt")
 LABEL_MAPS = REPOSITORY.parent / "shared" / "data" / "label_maps"
 
 
@@ -120,10 +122,11 @@ def test_the_next_command_names_the_lists_that_were_written(tmp_path):
 def test_prepared_twice_is_prepared_once(tmp_path):
     miniature.jester(tmp_path / "in")
     prepare("jester", tmp_path / "in", tmp_path / "jester")
-    before = {path: path.stat() for path in (tmp_path / "jester").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "jester").rglob("*")}
     outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
     assert not outcome.changed and "nothing to do" in str(outcome)
-    assert {path: path.stat() for path in (tmp_path / "jester").rglob("*")} == before
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "jester").rglob("*")}
+    assert after == before
 
 
 def test_windows_line_ends_and_byte_order_marks(tmp_path):
@@ -146,10 +149,58 @@ def test_videos_without_frames_are_left_out_and_named(tmp_path):
         path.unlink()
     (frames / "9223").rmdir()
     outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
-    assert "1 training videos with an empty folder: 34870" in str(outcome)
+    assert outcome.status == 1 and "1 training videos that cannot be read" in str(outcome)
     assert "1 validation videos without frames, which are not there: 9223" in str(outcome)
+    left_out = {name: (tmp_path / "jester" / name).read_text() for name in LEFT_OUT}
+    assert left_out == {
+        "missing.txt": "20bn-jester-v1/9223\tSwiping Right\n",
+        "unreadable.txt": "20bn-jester-v1/34870\ta folder without images\n",
+    }
     assert (tmp_path / "jester" / "train_videofolder.txt").read_text() == "56557 5 2"
     assert (tmp_path / "jester" / "val_videofolder.txt").read_text() == "107090 2 0"
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_gaps_in_folders_of_frames_are_seen(tmp_path, number):
+    more = (("1", "Swiping Left", 5), ("2", "Swiping Right", 5))
+    miniature.jester(tmp_path / "in", train=miniature.JESTER_TRAIN + more)
+    prepare("jester", tmp_path / "in", tmp_path / "jester")
+    frame = tmp_path / "jester" / "20bn-jester-v1" / "56557" / f"{number:05d}.jpg"
+    content = frame.read_bytes()
+    frame.unlink()
+    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    (line,) = (tmp_path / "jester" / "unreadable.txt").read_text().splitlines()
+    assert line.startswith("20bn-jester-v1/56557\t") and f"{max(number, 1):05d}.jpg" in line
+    assert "56557" not in (tmp_path / "jester" / "train_videofolder.txt").read_text()
+    assert "56557" not in (tmp_path / "jester" / "jester_train_list_rawframes.txt").read_text()
+    assert outcome.status == 1
+    frame.write_bytes(content)
+    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    assert outcome.status == 0 and not (tmp_path / "jester" / "unreadable.txt").exists()
+    assert "56557 5 2" in (tmp_path / "jester" / "train_videofolder.txt").read_text()
+
+
+def test_counts_are_compared_with_the_official_ones(tmp_path):
+    miniature.jester(tmp_path / "in")
+    said = str(prepare("jester", tmp_path / "in", tmp_path / "jester")).splitlines()
+    assert "training: 2 videos in the annotations, officially 118,562" in said
+    assert "validation: 2 videos in the annotations, officially 14,787" in said
+    assert "test: 1 videos in the annotations, officially 14,743" in said
+
+
+def test_official_counts_are_no_difference(tmp_path, monkeypatch):
+    monkeypatch.setitem(lists.OFFICIAL, "jester", {"train": 2, "val": 2, "test": 1})
+    miniature.jester(tmp_path / "in")
+    assert "officially" not in str(prepare("jester", tmp_path / "in", tmp_path / "jester"))
+
+
+@pytest.mark.parametrize("line", ["{name} {number}", "{number} {name}", "{name};{number}"])
+def test_class_names_with_their_numbers(tmp_path, line):
+    lines = [line.format(name=n, number=i) for i, n in enumerate(miniature.GESTURES)]
+    miniature.jester(tmp_path / "in", labels=lines)
+    prepare("jester", tmp_path / "in", tmp_path / "jester")
+    names = (tmp_path / "jester" / "label_map.txt").read_text().splitlines()
+    assert names == list(miniature.GESTURES)
 
 
 # Interruptions and bad input
@@ -323,8 +374,8 @@ def test_the_tree_of_sthv1_can_be_unpacked_by_hand(tmp_path):
 
 TEMPLATES = ("Approaching something with your camera", "Holding something next to something")
 STHV2 = {
-    "train": (("78687", "Holding [something] next to [something]", b"video 1"),),
-    "validation": (("74225", "Approaching [something] with your camera", b"video 22"),),
+    "train": (("78687", "Holding [something] next to [something]", miniature.video(1)),),
+    "validation": (("74225", "Approaching [something] with your camera", miniature.video(22)),),
 }
 
 
@@ -367,6 +418,26 @@ def test_sthv2_with_frames(tmp_path):
     assert read["train_videofolder.txt"] == "78687 3 1"
     assert read["category.txt"] == "\n".join(TEMPLATES)
     assert "configs/trn_sthv2.py" in str(outcome).splitlines()[-1]
+
+
+def test_frames_under_other_names_are_read_with_the_printed_command(tmp_path):
+    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    for name, pattern in (("78687", "{:06d}.jpg"), ("74225", "{:06d}.jpg")):
+        miniature.put(tmp_path / "sthv2" / "rawframes", miniature.frames(name, 3, pattern))
+    outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    command = shlex.split(str(outcome).splitlines()[-1])
+    assert "--config.data.frame_pattern={:06d}.jpg" in command
+    files = datasets.locate("sthv2", tmp_path / "sthv2", frame_pattern="{:06d}.jpg")
+    (record,) = annotations.read_list(files.train_list, frames_root=files.frames, num_classes=2)
+    decode.FrameFolders(pattern=files.frame_pattern, first_frame=1).check(record)
+    assert outcome.status == 0
+    third = {"train": (*STHV2["train"], ("5", "Holding [something] next to [something]", b""))}
+    miniature.sthv2(tmp_path / "in", STHV2 | third, TEMPLATES)
+    miniature.put(tmp_path / "sthv2" / "rawframes", miniature.frames("5", 3, "img_{:05d}.jpg"))
+    outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    assert outcome.status == 1
+    reason = (tmp_path / "sthv2" / "unreadable.txt").read_text()
+    assert "rawframes/5\t" in reason and "'img_00001.jpg'" in reason and "'000001.jpg'" in reason
 
 
 def test_sthv2_with_its_annotations_in_a_zip_file(tmp_path):

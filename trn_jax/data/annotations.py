@@ -34,6 +34,9 @@ _ENDS = "|".join(map(re.escape, videos.EXTENSIONS))
 _FILE = re.compile(rf"(.*(?:{_ENDS}))((?:\s+\d+)+)", re.IGNORECASE)
 _ONE = "<folder> <num_frames> <label>"
 _SEVERAL = "<folder> <num_frames> <label> <label> ..."
+_SEPARATOR = r"(?:\s*[,;:\t]\s*|\s+)"
+_NUMBER_FIRST = re.compile(rf"(?P<number>\d{{1,9}}){_SEPARATOR}(?P<name>\S.*)")
+_NUMBER_LAST = re.compile(rf"(?P<name>.*\S){_SEPARATOR}(?P<number>\d{{1,9}})")
 
 
 def read_list(path, *, frames_root, num_classes, multi_label=False):
@@ -192,12 +195,15 @@ def multi_hot(labels, num_classes):
 
 
 def read_class_names(path):
-    """Read class names, one per line in the order of their labels.
+    """Read class names, one per line in the order of their labels, or an index of them.
+
+    See `in_label_order` for the latter.
 
     Raises:
         UserError: the file cannot be read, or two classes have the same name.
     """
-    names = [line.strip() for line in read_lines(path, "class names") if line.strip()]
+    lines = read_lines(path, "class names")
+    names = in_label_order([line.strip() for line in lines if line.strip()])
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice:
         raise UserError(
@@ -205,6 +211,35 @@ def read_class_names(path):
             "a name of its own"
         )
     return names
+
+
+def in_label_order(lines):
+    """Class names in the order of their labels, from names or from an index of them.
+
+    The lines of an index are `abseiling 0`, in any order, or `1 ApplyEyeMakeup`, in the order of
+    the numbers, which begin with 0 or 1 and leave none out. In another order, the latter are names,
+    of classes that somebody has numbered.
+    """
+    index = numbered_names(lines) or {}
+    names, first = [index[number] for number in sorted(index)], min(index, default=0)
+    complete = len(index) == len(lines) and sorted(index) == list(range(first, first + len(index)))
+    if first > 1 or not complete or len(set(names)) < len(names):
+        return lines
+    in_order = list(index) == sorted(index)
+    last = all(map(_NUMBER_LAST.fullmatch, lines)) and first == 0
+    return names if in_order or last else lines
+
+
+def numbered_names(lines):
+    """`{number: name}` of lines `<number> <name>` or `<name> <number>`; `None` if some are not.
+
+    Commas, semicolons, colons and tabs separate, too. The last name of a number counts.
+    """
+    for pattern in (_NUMBER_FIRST, _NUMBER_LAST):
+        found = [match for line in lines if (match := pattern.fullmatch(line))]
+        if lines and len(found) == len(lines):
+            return {int(match["number"]): match["name"] for match in found}
+    return None
 
 
 def read_lines(path, what):

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 
+from trn_jax.data.annotations import numbered_names
 from trn_jax.errors import UserError, listed
 from trn_jax.files import check_memory, reading
 from trn_jax.prepare.archives import Zip
@@ -105,6 +106,16 @@ def read_fields(path, separator, expected):
     if problems:
         raise malformed(path, problems, expected)
     return pairs
+
+
+def read_class_index(path):
+    """`{number: class name}` of lines with both, in either order, such as `clapping,0`."""
+    lines = read_lines(path)
+    index = numbered_names(lines)
+    if index is None:
+        wrong = [line for line in lines if numbered_names([line]) is None]
+        raise malformed(path, wrong or lines, "<class name>,<number>")
+    return index
 
 
 def read_table(path, columns):

@@ -17,8 +17,7 @@ import re
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
-from trn_jax.prepare import annotation_files, archives
-from trn_jax.prepare.folders import count_frames
+from trn_jax.prepare import annotation_files, archives, lists
 from trn_jax.prepare.lists import ListFiles
 from trn_jax.prepare.outcome import Outcome
 
@@ -31,14 +30,15 @@ _FRAMES_PER_SECOND = 24
 _MIN_FRAMES = 5  # segments that end no more than so many frames after their first one are left out
 
 
-def prepare(folder, to, *, workers, orders):
+def prepare(folder, to, *, workers, orders, check=True):
     """Unpack Charades and write its lists.
 
     Args:
         folder: where `Charades_v1_rgb.tar` and `Charades.zip` are.
         to: folder of the data set.
-        workers: processes that count frames.
+        workers: processes that list frames.
         orders: of the labels; classes are numbered, so "official" is the only one.
+        check: unused, as there are no video files.
 
     Returns:
         An `Outcome`.
@@ -63,12 +63,14 @@ def prepare(folder, to, *, workers, orders):
     )
     class_names, labels = _read_classes(paths[_CLASSES])
     root = os.path.join(to, _CHARADES.frames)
-    whole = {}
-    for split, table in _TABLES.items():
-        videos = _read_videos(paths[table], labels)
-        counts = count_frames(root, list(videos), workers=workers)
-        _check_frame_names(root, counts)
-        whole[split] = _write_split(outcome, split, videos, counts)
+    videos = {split: _read_videos(paths[table], labels) for split, table in _TABLES.items()}
+    _check_frame_names(root, [name for split in videos.values() for name in split])
+    roots = dict.fromkeys(_TABLES, _CHARADES.frames)
+    counts, reasons = lists.find_frames(outcome, "charades", roots, videos, workers=workers)
+    whole = {
+        split: _write_split(outcome, split, found, counts[split], reasons[split], class_names)
+        for split, found in videos.items()
+    }
     if not any(whole.values()):
         raise UserError(
             f"no video of the annotations has frames and an action in {root}; archives and "
@@ -84,6 +86,7 @@ def prepare(folder, to, *, workers, orders):
         name_dataset=True,
         multi_label=True,
     )
+    outcome.list_left_out()
     return outcome
 
 
@@ -95,12 +98,13 @@ def _place(name):
     return os.path.join(_CHARADES.frames, *parts[:-1], frame)
 
 
-def _check_frame_names(root, counts):
-    """Frames that were unpacked by other means still have the names of their videos."""
-    video = next(filter(counts.get, counts), None)
-    if video and not os.path.exists(os.path.join(root, video, _CHARADES.frame_pattern.format(1))):
+def _check_frame_names(root, videos):
+    """Refuse frames that were unpacked by other means and still have the names of their videos."""
+    video = next((v for v in videos if os.path.isdir(os.path.join(root, v))), "")
+    usual = _CHARADES.frame_pattern.format(1)
+    if video and os.path.exists(os.path.join(root, video, f"{video}-{usual}")):
         raise UserError(
-            f"{os.path.join(root, video)} has no {_CHARADES.frame_pattern.format(1)}; rename the "
+            f"{os.path.join(root, video)} has no {usual}; rename the "
             f"frames (they are {video}-000001.jpg, ... in the archive), or remove {root} and let "
             "this command unpack the archive, which does so"
         )
@@ -146,10 +150,21 @@ def _read_action(text, labels):
     return float(start), float(end), labels[code]
 
 
-def _write_split(outcome, split, videos, counts):
+def _write_split(outcome, split, videos, counts, reasons, class_names):
     """Write the segments of a split; gives the lines with the labels of whole videos."""
-    outcome.skip(f"{split} videos without frames", [v for v in videos if not counts.get(v)])
-    present = {video: actions for video, actions in videos.items() if counts.get(video)}
+    missing = {
+        os.path.join(_CHARADES.frames, video): "; ".join(
+            class_names[label] for label in _labels(actions)
+        )
+        for video, actions in videos.items()
+        if video not in counts and video not in reasons
+    }
+    outcome.miss(f"{split} videos without frames", missing)
+    broken = {os.path.join(_CHARADES.frames, video): reason for video, reason in reasons.items()}
+    outcome.cannot_read(f"{split} videos that cannot be read", broken)
+    official = lists.OFFICIAL["charades"]["train" if split == "train" else "val"]
+    lists.compare_count(outcome, split, len(videos), official)
+    present = {video: actions for video, actions in videos.items() if video in counts}
     outcome.skip(f"{split} videos without an action", [v for v in present if not present[v]])
     segments = [
         f"{video} {segment[0]} {segment[1]} {label}"
@@ -175,5 +190,9 @@ def _segment(start, end, num_frames):
 
 
 def _whole_video(video, num_frames, actions):
-    labels = dict.fromkeys(label for _, _, label in actions)
-    return " ".join(map(str, (video, num_frames, *labels)))
+    return " ".join(map(str, (video, num_frames, *_labels(actions))))
+
+
+def _labels(actions):
+    """The labels of actions, each once."""
+    return list(dict.fromkeys(label for _, _, label in actions))

@@ -3,19 +3,18 @@
 import collections
 import dataclasses
 import os
-import re
 import unicodedata
 
+from trn_jax.data.annotations import numbered_names
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare.paths import read_text
 
 # Where people keep the names of numbered classes, beside their lists.
 _MAPS = (
     *("label_map.txt", "classInd.txt", "labels.txt", "class_names.txt", "classes.txt"),
-    *("class_list.txt", "categories.txt", "category.txt"),
+    *("class_list.txt", "categories.txt", "category.txt", "class2ind.txt"),
+    "kinetics_class2ind.txt",
 )
-_NUMBER_FIRST = re.compile(r"(\d{1,9})(?:\s*[,;:\t]\s*|\s+)(\S.*)")
-_NUMBER_LAST = re.compile(r"(.*\S)(?:\s*[,;:\t]\s*|\s+)(\d{1,9})")
 
 
 def ordered(names, order=()):
@@ -133,11 +132,8 @@ def _read_map(path):
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; expected the name of a class per line, or remove it")
-    first = [(int(m[1]), m[2]) for line in lines if (m := _NUMBER_FIRST.fullmatch(line))]
-    last = [(int(m[2]), m[1]) for line in lines if (m := _NUMBER_LAST.fullmatch(line))]
-    pairs = next((p for p in (first, last) if len(p) == len(lines)), list(enumerate(lines)))
-    names = dict(pairs)
+    names = numbered_names(lines) or dict(enumerate(lines))
     twice = [name for name, count in collections.Counter(names.values()).items() if count > 1]
-    if twice or len(names) < len(pairs):
+    if twice or len(names) < len(lines):
         raise UserError(f"{path} has names or numbers twice:{listed(twice or lines)}")
     return names

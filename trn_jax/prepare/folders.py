@@ -3,13 +3,12 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable
 from functools import partial
 
 from trn_jax.data.decode import guess_pattern
 from trn_jax.data.videos import is_video
 from trn_jax.errors import UserError
-from trn_jax.prepare.processes import Died, in_processes
+from trn_jax.prepare.processes import Died, for_each
 from trn_jax.prepare.progress import Progress
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
@@ -18,8 +17,8 @@ _CLUTTER = {
     *("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"),
     *("system volume information", "lost+found"),
 }
-_CHUNK = 500  # folders that a process counts at a time
-_WORTH_PROCESSES = 20_000  # with fewer folders, starting processes takes longer than counting
+_CHUNK = 500  # folders that a process lists at a time
+_WORTH_PROCESSES = 20_000  # with fewer folders, starting processes takes longer than listing
 
 
 # Videos ------------------------------------------------------------------------------------------
@@ -183,42 +182,98 @@ def _add_file(found, path, entry):
 # Frames ------------------------------------------------------------------------------------------
 
 
-def count_frames(root, names, *, workers):
-    """Count the JPEGs in many folders.
+@dataclasses.dataclass(frozen=True)
+class FrameFolder:
+    """A folder of frames without gaps.
+
+    Attributes:
+        num_frames: how many there are.
+        pattern: name of a frame for its number.
+        first_frame: number of the first frame.
+    """
+
+    num_frames: int
+    pattern: str
+    first_frame: int
+
+
+def frame_folder(names, usual=""):
+    """Recognize the frames among the names in a folder.
+
+    Args:
+        names: of its files.
+        usual: pattern that the frames have if any file has it; others are no frames then, such as
+            those of optical flow. Else the first image has the pattern of all.
+
+    Returns:
+        A `FrameFolder`; or the reason why it can't be read, such as a frame that is missing.
+    """
+    # Nearly all folders, at a fraction of the time.
+    if names and set(names) == {usual.format(number) for number in range(1, len(names) + 1)}:
+        return FrameFolder(len(names), usual, 1)
+    images = [name for name in names if is_image(name) and not is_clutter(name)]
+    if not images:
+        return "a folder without images"
+    pattern = usual
+    frames = {name: number for name in images if (number := _number_in(usual, name)) is not None}
+    if not frames:
+        pattern = guess_pattern(min(images))
+        if pattern is None:
+            return f"its first image, {min(images)!r}, has no number"
+        frames = {name: number for name in images if (number := _number(name)) is not None}
+    first = min(frames.values())
+    for number in range(first, first + len(frames)):
+        if pattern.format(number) not in frames:
+            return f"there is no frame {pattern.format(number)!r} among its {len(frames)} images"
+    return FrameFolder(len(frames), pattern, first)
+
+
+def _number(name):
+    """The number that a file name ends in, or `None`."""
+    stem = name[: name.rfind(".")]
+    digits = stem[len(stem.rstrip("0123456789")) :]
+    return int(digits) if digits else None
+
+
+def _number_in(pattern, name):
+    """The number of the frame of a file name; `None` if it is not of the pattern."""
+    number = _number(name)
+    return number if number is not None and pattern.format(number) == name else None
+
+
+def list_frames(root, names, *, workers, usual=""):
+    """List the frames in many folders.
 
     Args:
         root: folder that has the others.
         names: the others.
         workers: number of processes.
+        usual: how frames are called, see `frame_folder`.
 
     Returns:
-        `{name: number of JPEGs}` of the folders that exist.
+        `{name: FrameFolder, or a reason}` of the folders that exist.
     """
     chunks = [tuple(names[i : i + _CHUNK]) for i in range(0, len(names), _CHUNK)]
-    count = partial(_count_chunk, root)
-    results: Iterable = ((chunk, count(chunk)) for chunk in chunks)
-    if workers > 1 and len(names) >= _WORTH_PROCESSES:
-        results = in_processes(count, chunks, workers)
-    counts = {}
-    with Progress(f"Counting frames in {root}", len(names), "videos") as progress:
-        for chunk, found in results:
+    function, worth = partial(_list_chunk, root, usual), _WORTH_PROCESSES // _CHUNK
+    folders = {}
+    with Progress(f"Listing frames in {root}", len(names), "videos") as progress:
+        for chunk, found in for_each(function, chunks, workers, worth=worth):
             if isinstance(found, Died):
                 raise UserError(
-                    "a process that counted frames was killed, perhaps for want of memory; run "
+                    "a process that listed frames was killed, perhaps for want of memory; run "
                     "the same command again with a smaller --workers"
                 )
-            counts.update(found)
+            folders.update(found)
             progress.add(len(chunk))
-    return counts
+    return folders
 
 
-def _count_chunk(root, names):
-    counts = {}
+def _list_chunk(root, usual, names):
+    folders = {}
     for name in names:
         folder = os.path.join(root, name)
         try:
-            with os.scandir(folder) as entries:
-                counts[name] = sum(entry.name.endswith(".jpg") for entry in entries)
+            folders[name] = frame_folder(os.listdir(folder), usual)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -226,7 +281,7 @@ def _count_chunk(root, names):
                 f"cannot look into {folder}: {error.strerror}; mend that and run the same command "
                 "again"
             ) from None
-    return counts
+    return folders
 
 
 def find_folders(root, names):

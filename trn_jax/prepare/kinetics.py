@@ -11,11 +11,13 @@ class, in `videos_train` and `videos_val` or in `train` and `val`. What comes ou
     kinetics400_{train,val}_list_rawframes.txt
 
 Lists of frames are written once `scripts/extract_frames.py` has made some in `rawframes_train` or
-`rawframes_val`.
+`rawframes_val`. Of an index of the classes beside the annotations (`kinetics_class2ind.txt`, lines
+`<class name> <number>`), the numbers are taken.
 """
 
 import os
 
+from trn_jax.data.annotations import in_label_order
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, lists
@@ -34,17 +36,20 @@ _VIDEO_LISTS = {
         "kinetics400_train_list_videos.txt", "kinetics400_val_list_videos.txt", _K400.class_names
     )
 }
+_CLASS_INDEX = "kinetics_class2ind.txt"
+_PUBLISHED_VAL = 19_796  # validation videos that the published accuracies are of
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
-def prepare(folder, to, *, workers, orders):
+def prepare(folder, to, *, workers, orders, check=True):
     """Write the lists of Kinetics-400.
 
     Args:
         folder: where `kinetics_train.csv`, `kinetics_val.csv` and the folders of the videos are.
         to: folder of the data set, which may be the same.
-        workers: processes that count frames.
+        workers: processes that list frames and open videos.
         orders: of the labels; there is one only.
+        check: whether to open video files, and to leave out those that can't be read.
 
     Returns:
         An `Outcome`.
@@ -54,27 +59,36 @@ def prepare(folder, to, *, workers, orders):
     """
     outcome = Outcome(to)
     names = {split: f"kinetics_{split}.csv" for split in _SPLITS}
+    wanted = {names[split]: (f"{split}.csv",) for split in _SPLITS} | {_CLASS_INDEX: ()}
     paths = annotation_files.collect(
-        outcome, folder, "annotations", {names[split]: (f"{split}.csv",) for split in _SPLITS}
+        outcome, folder, "annotations", wanted, optional=(_CLASS_INDEX,)
     )
     rows = {split: _read_table(paths[names[split]]) for split in _SPLITS}
+    class_names = _class_names(rows["train"], paths.get(_CLASS_INDEX))
+    source = paths.get(_CLASS_INDEX, paths[names["train"]])
     linked = [split for split in _SPLITS if _link_videos(outcome, folder, split)]
     if linked:
         found = {split: _find_videos(outcome, split, rows[split]) for split in _SPLITS}
-        annotations = _annotations(rows, found, paths[names["train"]])
-        lists.write_video_lists(outcome, annotations, _VIDEOS, _VIDEO_LISTS, ("official",))
+        annotations = _annotations(class_names, rows, found, source)
+        options = dict(workers=workers, check=check)
+        counts = lists.write_video_lists(
+            outcome, annotations, _VIDEOS, _VIDEO_LISTS, ("official",), **options
+        )
     extracted = [split for split in _SPLITS if os.path.isdir(os.path.join(to, _FRAMES[split]))]
     if extracted:
         found = {split: _find_frames(outcome, split, rows[split]) for split in _SPLITS}
-        annotations = _annotations(rows, found, paths[names["train"]])
-        lists.write_frame_lists(
-            outcome, annotations, _FRAMES, _LISTS, ("official",), workers=workers
+        annotations = _annotations(class_names, rows, found, source)
+        options = dict(dataset="k400", workers=workers)
+        counts = lists.write_frame_lists(
+            outcome, annotations, _FRAMES, _LISTS, ("official",), **options
         )
     if not (linked or extracted):
         raise UserError(
             f"no videos found: expected {' and '.join(_VIDEOS.values())}, or train and val, in "
             f"{folder}, or {' and '.join(_FRAMES.values())} in {to}"
         )
+    if counts["val"] != _PUBLISHED_VAL:
+        outcome.note(f"validation: published accuracies are of {_PUBLISHED_VAL:,} videos")
     waiting = [split for split in linked if split not in extracted]
     for split in waiting:
         outcome.then_extract(_VIDEOS[split], _FRAMES[split])
@@ -84,6 +98,7 @@ def prepare(folder, to, *, workers, orders):
         outcome.train_on(_RECIPE, "k400", [*_VIDEO_LISTS.values()], source="videos", **sizes)
     else:
         outcome.then_train(_RECIPE, "k400", [*_LISTS.values()], **sizes)
+    outcome.list_left_out()
     return outcome
 
 
@@ -137,7 +152,25 @@ def _find_frames(outcome, split, rows):
     return find_folders(os.path.join(outcome.to, _FRAMES[split]), map(_key, rows))
 
 
-def _annotations(rows, found, source):
+def _class_names(rows, index):
+    """Names of the classes in the order of their labels, which an index of them may give."""
+    named = {_class_name(row) for row in rows}
+    if index is None:
+        # As in mmaction2, where folders of classes have no spaces: so "_" gets into the order.
+        return sorted(named, key=lambda name: name.replace(" ", "_"))
+    spelled = {_folded(name): name for name in named}
+    return [
+        spelled.get(_folded(name), name)
+        for name in in_label_order(annotation_files.read_lines(index))
+    ]
+
+
+def _folded(name):
+    """A class name as it is in folders and in tables."""
+    return name.replace('"', "").replace("_", " ")
+
+
+def _annotations(class_names, rows, found, source):
     """`Annotations` of videos that lie where they were found."""
     splits = {
         split: [
@@ -145,9 +178,7 @@ def _annotations(rows, found, source):
         ]
         for split in _SPLITS
     }
-    # As in mmaction2, where folders of classes have no spaces: that is how "_" gets into the order.
-    names = sorted({_class_name(row) for row in rows["train"]}, key=lambda n: n.replace(" ", "_"))
-    return Annotations(names, splits, source)
+    return Annotations(class_names, splits, source)
 
 
 def _class_name(row):

@@ -38,14 +38,15 @@ _CATEGORIES = "moments_categories.txt"
 _TABLES = {"train": "trainingSet.csv", "val": "validationSet.csv"}
 
 
-def prepare(folder, to, *, workers, orders):
+def prepare(folder, to, *, workers, orders, check=True):
     """Unpack Moments in Time and write its lists.
 
     Args:
         folder: where the archive is.
         to: folder of the data set.
-        workers: processes that count frames.
+        workers: processes that list frames and open videos.
         orders: of the labels, some of `lists.ORDERS`.
+        check: whether to open video files, and to leave out those that can't be read.
 
     Returns:
         An `Outcome`.
@@ -66,17 +67,24 @@ def prepare(folder, to, *, workers, orders):
     names = (_CATEGORIES, *_TABLES.values())
     paths = annotation_files.collect(outcome, folder, "annotations", dict.fromkeys(names, ()))
     splits = {split: _read_table(paths[name]) for split, name in _TABLES.items()}
-    annotations = Annotations(_read_categories(paths[_CATEGORIES]), splits, paths[_CATEGORIES])
-    lists.write_video_lists(outcome, annotations, _VIDEOS, _VIDEO_LISTS, orders)
+    path = paths[_CATEGORIES]
+    annotations = Annotations(_read_categories(path), splits, path, lists.OFFICIAL["moments"])
+    lists.write_video_lists(
+        outcome, annotations, _VIDEOS, _VIDEO_LISTS, orders, workers=workers, check=check
+    )
     sizes = dict(num_classes=len(annotations.class_names), usual=400, name_dataset=True)
     if not os.path.isdir(os.path.join(to, "rawframes")):
         outcome.then_extract("videos", "rawframes")
         outcome.then_prepare("moments", folder)
         written = [_VIDEO_LISTS[order] for order in orders]
         outcome.train_on(_RECIPE, "moments", written, source="videos", **sizes)
+        outcome.list_left_out()
         return outcome
-    lists.write_frame_lists(outcome, annotations, _FRAMES, _LISTS, orders, workers=workers)
+    lists.write_frame_lists(
+        outcome, annotations, _FRAMES, _LISTS, orders, dataset="moments", workers=workers
+    )
     outcome.then_train(_RECIPE, "moments", [_LISTS[order] for order in orders], **sizes)
+    outcome.list_left_out()
     return outcome
 
 
@@ -94,17 +102,10 @@ def _place(name):
 
 def _read_categories(path):
     """Class names in the order of their numbers, from lines `<class name>,<number>`."""
-    pairs = annotation_files.read_fields(path, ",", "<class name>,<number>")
-    names = [name for name, _ in sorted(pairs, key=lambda pair: _number(path, *pair))]
-    if sorted(number for _, number in pairs) != sorted(map(str, range(len(pairs)))):
+    index = annotation_files.read_class_index(path)
+    if sorted(index) != list(range(len(index))):
         raise UserError(f"the numbers of the classes in {path} are not 0, 1, 2, ...; get it again")
-    return names
-
-
-def _number(path, name, number):
-    if not number.isdecimal():
-        raise annotation_files.malformed(path, [f"{name},{number}"], "<class name>,<number>")
-    return int(number)
+    return [index[number] for number in range(len(index))]
 
 
 def _read_table(path):

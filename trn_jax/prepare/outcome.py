@@ -6,10 +6,12 @@ import pathlib
 import shlex
 
 from trn_jax.data.datasets import DATASETS
-from trn_jax.errors import UserError, escaped
+from trn_jax.errors import UserError, escaped, listed
 from trn_jax.files import write_bytes
 from trn_jax.prepare.names import printable
 
+MISSING = "missing.txt"
+UNREADABLE = "unreadable.txt"
 _NAMED = 3  # examples of what was left out
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -48,7 +50,7 @@ class Training:
     num_classes: int
     multi_label: bool
     source: str
-    lists: dict[str, str]
+    lists: dict[str, str | int]
     flags: tuple[str, ...]
 
     def command(self, data_dir, *flags):
@@ -69,6 +71,7 @@ class Outcome:
         status: exit status: 1 if something was left out that should have been used, else 0.
         naming: how frames are called, for fields of `datasets.Dataset`, if not as usual.
         training: what is trained on the lists, a `Training`; `None` until that is known.
+        opened: `{folder: {video file: why it can't be read, or ""}}` of those that were opened.
     """
 
     def __init__(self, to):
@@ -77,8 +80,11 @@ class Outcome:
         self.status = 0
         self.naming: dict[str, str | int] = {}
         self.training: Training | None = None
+        self.opened: dict[str, dict[str, str]] = {}
         self._notes: list[str] = []
         self._skipped: list[str] = []
+        self._missing: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
         self._files: list[str] = []
         self._commands: list[str] = []
 
@@ -102,6 +108,12 @@ class Outcome:
             shown = ", ".join(map(printable, names[:_NAMED]))
             self.note(f"{len(names):,} {what}: {shown}{', ...' if len(names) > _NAMED else ''}")
 
+    def note_used(self, notes):
+        """Add notes on unusual videos, unless there are none."""
+        if notes:
+            shown = listed(list(map(printable, notes)))
+            self.note(f"{len(notes):,} notes on videos that are used all the same:{shown}")
+
     def skip(self, reason, names, listed_in=""):
         """Add what was left out, unless that is nothing; `listed_in` is a file that has it all."""
         if names:
@@ -114,6 +126,25 @@ class Outcome:
         """Add what should have been used, but can't be, as `skip`, and exit with 1 at the end."""
         self.skip(reason, names, listed_in)
         self.status = 1 if names else self.status
+
+    def miss(self, what, videos):
+        """Add videos that aren't there: `{path in the data set: class}`."""
+        self.skip(what, list(map(os.path.basename, videos)), MISSING)
+        self._missing |= videos
+
+    def cannot_read(self, what, videos):
+        """Add videos that can't be read, and exit with 1 at the end: `{path: reason}`."""
+        self.lose(what, [f"{path} ({videos[path]})" for path in sorted(videos)], UNREADABLE)
+        self._unreadable |= videos
+
+    def list_left_out(self):
+        """Write all that `miss` and `cannot_read` were told, a video per line, to two files."""
+        for name, videos in ((MISSING, self._missing), (UNREADABLE, self._unreadable)):
+            lines = [f"{printable(path)}\t{printable(videos[path])}\n" for path in sorted(videos)]
+            if lines:
+                self.write(name, "".join(lines))
+            else:
+                self.remove(name)
 
     def has(self, name):
         """Name a file or folder of the data set."""
@@ -183,7 +214,7 @@ class Outcome:
         training = self.train_on(
             recipe, dataset, written, num_classes=num_classes, usual=usual, **options
         )
-        lists = (f"--config.data.{key}={name}" for key, name in training.lists.items())
+        lists = (f"--config.data.{key}={value}" for key, value in training.lists.items())
         self.then(*training.command(self.to, *lists))
 
     def train_on(
@@ -218,7 +249,12 @@ class Outcome:
             for key in ("train_list", "val_list"):
                 catalogue[key] = catalogue[key].replace("rawframes", "videos")
         files = next((f for f in written if f.train == catalogue["train_list"]), written[0])
-        lists = {"train_list": files.train, "val_list": files.val, "class_names": files.classes}
+        lists: dict[str, str | int] = {
+            "train_list": files.train,
+            "val_list": files.val,
+            "class_names": files.classes,
+            **(self.naming if source == "frames" else {}),
+        }
         flags = [f"--config.data.dataset={dataset}"] if name_dataset else []
         flags += ["--config.data.multi_label=True"] if multi_label else []
         flags += [f"--config.model.num_classes={num_classes}"] if num_classes != usual else []
@@ -228,7 +264,7 @@ class Outcome:
             num_classes,
             multi_label,
             source,
-            {key: name for key, name in lists.items() if name != catalogue[key]},
+            {key: value for key, value in lists.items() if value != catalogue[key]},
             tuple(flags),
         )
         return self.training

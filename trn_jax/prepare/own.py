@@ -15,22 +15,20 @@ The videos stay where they are. Beside a link to them, the data set has `train_l
 import collections
 import dataclasses
 import os
-import re
 from functools import partial
 
 from trn_jax.data.datasets import Dataset
-from trn_jax.data.decode import FrameError, guess_pattern
+from trn_jax.data.decode import FrameError
 from trn_jax.data.videos import VideoFiles, is_video, probe
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare import classes, sources, splits
-from trn_jax.prepare.folders import is_image, visible_entries
+from trn_jax.prepare.folders import frame_folder, visible_entries
 from trn_jax.prepare.items import SPLITS
-from trn_jax.prepare.names import is_line, printable
+from trn_jax.prepare.names import is_line
 from trn_jax.prepare.outcome import Outcome, train_command
-from trn_jax.prepare.processes import Died, in_processes
+from trn_jax.prepare.processes import CRASHED, Died, for_each
 from trn_jax.prepare.progress import Progress
 
-_UNREADABLE = "unreadable.txt"
 _WORTH_PROCESSES = 200  # with fewer videos, starting processes takes longer than opening them
 
 
@@ -137,34 +135,24 @@ def _open_all(outcome, root, items, broken, workers):
     """Open all videos and list those that can't be: `{item: _Details}`, in the order of items."""
     if any(is_video(item.path) for item in items):
         VideoFiles()  # says what to install
-    look = partial(_look, root)
-    results = ((item, look(item)) for item in items)
-    if workers > 1 and len(items) >= _WORTH_PROCESSES:
-        results = in_processes(look, items, workers)
-    found, reasons = {}, list(broken)
+    found, reasons = {}, dict(broken)
     with Progress(f"Opening the videos in {root}", len(items), "videos") as progress:
-        for item, result in results:
+        look = partial(_look, root)
+        for item, result in for_each(look, items, workers, worth=_WORTH_PROCESSES):
             if isinstance(result, _Details):
                 found[item] = result
             else:
-                killed = "its decoder crashed" if isinstance(result, Died) else result
-                reasons.append((item.path, killed))
+                reasons[item.path] = CRASHED if isinstance(result, Died) else result
             progress.add(1)
-    reasons.sort()
-    shown = [f"{path} ({reason})" for path, reason in reasons]
     if not found:
+        path = min(reasons)
         raise UserError(
-            f"none of the {len(items)} videos in {root} can be read, such as {shown[0]}"
+            f"none of the {len(items)} videos in {root} can be read, such as {path} "
+            f"({reasons[path]})"
         )
-    outcome.lose("videos that cannot be read", shown, _UNREADABLE)
-    notes = [printable(note) for item in items if item in found for note in found[item].notes]
-    if notes:
-        outcome.note(f"{len(notes):,} notes on videos that are used all the same:{listed(notes)}")
-    if reasons:
-        lines = (f"{printable(path)}\t{printable(reason)}\n" for path, reason in reasons)
-        outcome.write(_UNREADABLE, "".join(lines))
-    else:
-        outcome.remove(_UNREADABLE)
+    outcome.cannot_read("videos that cannot be read", reasons)
+    outcome.note_used([note for item in items if item in found for note in found[item].notes])
+    outcome.list_left_out()
     return {item: found[item] for item in items if item in found}
 
 
@@ -175,26 +163,14 @@ def _look(root, item):
         return "its name is no single line of text in UTF-8, as lists must have; rename it"
     try:
         if os.path.isdir(path):
-            return _look_at_frames(path)
+            frames = frame_folder([entry.name for entry in visible_entries(path)])
+            if isinstance(frames, str):
+                return frames
+            return _Details("frames", frames.num_frames, frames.pattern, frames.first_frame)
         found = probe(path)
         return _Details("video", found.num_frames, notes=found.notes)
     except FrameError as error:
         return str(error)
-
-
-def _look_at_frames(folder):
-    files = [entry.name for entry in visible_entries(folder) if is_image(entry.name)]
-    if not files:
-        return "a folder without images"
-    pattern = guess_pattern(files[0])
-    if pattern is None:
-        return f"its first image, {files[0]!r}, has no number"
-    first = int(re.findall(r"\d+", os.path.splitext(files[0])[0])[-1])
-    expected = {pattern.format(first + index) for index in range(len(files))}
-    missing = sorted(expected - set(files))
-    if missing:
-        return f"there is no frame {missing[0]!r} among its {len(files)} images"
-    return _Details("frames", len(files), pattern, first)
 
 
 def _naming(found):

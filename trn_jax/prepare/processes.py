@@ -8,6 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+CRASHED = "its decoder crashed"  # the reason of videos that `Died` stands for
+
 
 class Died:
     """Stands for the result of an item that killed the process which worked on it."""
@@ -18,6 +20,16 @@ def num_processors():
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def for_each(function, items, workers, *, worth):
+    """Call a function for every item, in several processes if there are at least `worth` items.
+
+    With fewer items, starting processes takes longer than the work. Else as `in_processes`.
+    """
+    if workers > 1 and len(items) >= worth:
+        return in_processes(function, items, workers)
+    return ((item, function(item)) for item in items)
 
 
 def in_processes(function, items, workers):

@@ -27,6 +27,10 @@ from trn_jax.prepare.lists import Annotations, ListFiles, Video
 from trn_jax.prepare.outcome import Outcome
 
 _DIVISIONS = (1, 2, 3)
+_OFFICIAL = {
+    "ucf101": ((9_537, 3_783), (9_586, 3_734), (9_624, 3_696)),  # train and test of each division
+    "hmdb51": ((3_570, 1_530),) * 3,
+}
 _VIDEOS, _FRAMES = "videos", "rawframes"
 _TRAIN, _TEST = "1", "2"  # of HMDB51; 0 is neither
 
@@ -48,15 +52,16 @@ class _Source:
     read: Callable
 
 
-def prepare_ucf101(folder, to, *, workers, orders):
+def prepare_ucf101(folder, to, *, workers, orders, check=True):
     """Write the lists of UCF101.
 
     Args:
         folder: where the videos, `UCF-101`, and `classInd.txt`, `trainlist01.txt`, ... are, or
             `UCF101TrainTestSplits-RecognitionTask.zip`, which has the latter.
         to: folder of the data set, which may be the same.
-        workers: processes that count frames.
+        workers: processes that list frames and open videos.
         orders: of the labels; there is one only.
+        check: whether to open video files, and to leave out those that can't be read.
 
     Returns:
         An `Outcome`.
@@ -65,16 +70,18 @@ def prepare_ucf101(folder, to, *, workers, orders):
         UserError: annotations or all videos are missing, or the former are not as expected.
     """
     folders = ("UCF-101", "UCF101", "ucf101")
-    return _prepare(_Source("ucf101", folders, "UCF101", _read_ucf101), folder, to, workers)
+    return _prepare(_Source("ucf101", folders, "UCF101", _read_ucf101), folder, to, workers, check)
 
 
-def prepare_hmdb51(folder, to, *, workers, orders):
+def prepare_hmdb51(folder, to, *, workers, orders, check=True):
     """Write the lists of HMDB51, as `prepare_ucf101`; of `<class>_test_split<N>.txt`."""
     folders = ("hmdb51_org", "HMDB51", "hmdb51", "hmdb51_sta")
-    return _prepare(_Source("hmdb51", folders, "hmdb51_org", _read_hmdb51), folder, to, workers)
+    return _prepare(
+        _Source("hmdb51", folders, "hmdb51_org", _read_hmdb51), folder, to, workers, check
+    )
 
 
-def _prepare(source, folder, to, workers):
+def _prepare(source, folder, to, workers, check):
     outcome = Outcome(to)
     class_names, divisions, path = source.read(outcome, folder)
     frames = os.path.isdir(os.path.join(to, _FRAMES))
@@ -89,13 +96,18 @@ def _prepare(source, folder, to, workers):
                 split: [Video(places.get(v.name, v.name), v.label) for v in part]
                 for split, part in splits.items()
             }
-            annotations = Annotations(class_names, placed, path)
+            official = dict(zip(("train", "val"), _OFFICIAL[source.name][number - 1], strict=True))
+            annotations = Annotations(class_names, placed, path, official)
             files = {"official": _list_files(source, number, kind)}
             if kind == _VIDEOS:
-                lists.write_video_lists(outcome, annotations, roots, files, ("official",))
+                options = dict(workers=workers, check=check)
+                lists.write_video_lists(
+                    outcome, annotations, roots, files, ("official",), **options
+                )
             else:
+                options = dict(dataset=source.name, workers=workers)
                 lists.write_frame_lists(
-                    outcome, annotations, roots, files, ("official",), workers=workers
+                    outcome, annotations, roots, files, ("official",), **options
                 )
     kind = _FRAMES if frames else _VIDEOS
     first, second = (_list_files(source, number, kind) for number in _DIVISIONS[:2])
@@ -112,6 +124,7 @@ def _prepare(source, folder, to, workers):
         f"the command is for division 1; for the others: --config.data.train_list={second.train} "
         f"--config.data.val_list={second.val}, ..."
     )
+    outcome.list_left_out()
     return outcome
 
 
@@ -197,11 +210,12 @@ def _read_ucf101(outcome, folder):
         {"classInd.txt": (), **lists_of},
         packed_in="UCF101TrainTestSplits-RecognitionTask.zip",
     )
-    pairs = annotation_files.read_fields(paths["classInd.txt"], " ", "<number> <class name>")
-    if [number for number, _ in pairs] != [str(n) for n in range(1, len(pairs) + 1)]:
+    index = annotation_files.read_class_index(paths["classInd.txt"])
+    first = min(index, default=1)
+    if first > 1 or sorted(index) != list(range(first, first + len(index))):
         raise annotation_files.malformed(
             paths["classInd.txt"],
-            [" ".join(pair) for pair in pairs],
+            [f"{number} {name}" for number, name in index.items()],
             "<number from 1> <class name>",
         )
     divisions = [
@@ -211,7 +225,7 @@ def _read_ucf101(outcome, folder):
         }
         for number in _DIVISIONS
     ]
-    return [name for _, name in pairs], divisions, paths["classInd.txt"]
+    return [index[number] for number in sorted(index)], divisions, paths["classInd.txt"]
 
 
 def _read_ucf101_list(path):

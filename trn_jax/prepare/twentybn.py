@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 
+from trn_jax.data.annotations import in_label_order
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, archives, lists
@@ -48,14 +49,15 @@ _STHV2_LISTS = {
 }
 
 
-def prepare_jester(folder, to, *, workers, orders):
+def prepare_jester(folder, to, *, workers, orders, check=True):
     """Unpack the 24 archives of Jester V1 and write its lists.
 
     Args:
         folder: where the archives are.
         to: folder of the data set.
-        workers: processes that count frames.
+        workers: processes that list frames and open videos.
         orders: of the labels, some of `lists.ORDERS`.
+        check: whether to open video files, and to leave out those that can't be read.
 
     Returns:
         An `Outcome`.
@@ -75,13 +77,14 @@ def prepare_jester(folder, to, *, workers, orders):
         packed_in="20bn-jester-download-package-labels.zip",
         optional=names[3:],
     )
-    annotations = _read_csv(*(paths[name] for name in names[:3]))
+    annotations = _read_csv("jester", *(paths[name] for name in names[:3]))
+    _compare_test(outcome, "jester", paths.get(names[3]), annotation_files.read_lines)
     recipe = "trn_bninception_jester"
     _list_frames(outcome, annotations, "jester", _JESTER_LISTS, orders, workers, recipe, usual=27)
     return outcome
 
 
-def prepare_sthv1(folder, to, *, workers, orders):
+def prepare_sthv1(folder, to, *, workers, orders, check=True):
     """Unpack the parts of Something-Something V1 and write its lists, as `prepare_jester`."""
     outcome = Outcome(to)
     _unpack(outcome, folder, "20bn-something-something-v1", _STHV1.frames)
@@ -90,13 +93,14 @@ def prepare_sthv1(folder, to, *, workers, orders):
     paths = annotation_files.collect(
         outcome, folder, "annotations", dict.fromkeys(names, ()), optional=names[3:]
     )
-    annotations = _read_csv(*(paths[name] for name in names[:3]))
+    annotations = _read_csv("sthv1", *(paths[name] for name in names[:3]))
+    _compare_test(outcome, "sthv1", paths.get(names[3]), annotation_files.read_lines)
     recipe = "trn_sthv1"
     _list_frames(outcome, annotations, "sthv1", _STHV1_LISTS, orders, workers, recipe, usual=174)
     return outcome
 
 
-def prepare_sthv2(folder, to, *, workers, orders):
+def prepare_sthv2(folder, to, *, workers, orders, check=True):
     """Unpack the parts of Something-Something V2 and write its lists, as `prepare_jester`.
 
     Lists of frames are written once `scripts/extract_frames.py` has made some. The official order
@@ -114,9 +118,13 @@ def prepare_sthv2(folder, to, *, workers, orders):
         packed_in="20bn-something-something-download-package-labels.zip",
         optional=names[3:],
     )
-    annotations = _read_json(*(paths[name] for name in names[:3]))
+    annotations = _read_json("sthv2", *(paths[name] for name in names[:3]))
+    _compare_test(outcome, "sthv2", paths.get(names[3]), annotation_files.read_json)
     roots = dict.fromkeys(annotations.splits, _STHV2_VIDEOS)
-    lists.write_video_lists(outcome, annotations, roots, _STHV2_VIDEO_LISTS, ("official",))
+    options = dict(workers=workers, check=check)
+    lists.write_video_lists(
+        outcome, annotations, roots, _STHV2_VIDEO_LISTS, ("official",), **options
+    )
     recipe = "trn_sthv2"
     if not os.path.isdir(os.path.join(to, _STHV2.frames)):
         outcome.then_extract(_STHV2_VIDEOS, _STHV2.frames)
@@ -125,6 +133,7 @@ def prepare_sthv2(folder, to, *, workers, orders):
         outcome.train_on(
             recipe, "sthv2", written, num_classes=num_classes, usual=174, source="videos"
         )
+        outcome.list_left_out()
         return outcome
     _list_frames(outcome, annotations, "sthv2", _STHV2_LISTS, orders, workers, recipe, usual=174)
     return outcome
@@ -166,28 +175,38 @@ def _find_unpacked(folder, stem, to):
 def _list_frames(outcome, annotations, dataset, files, orders, workers, recipe, *, usual):
     """Write the lists of the frames, and name the recipe that trains on them."""
     roots = dict.fromkeys(annotations.splits, DATASETS[dataset].frames)
-    lists.write_frame_lists(outcome, annotations, roots, files, orders, workers=workers)
+    lists.write_frame_lists(
+        outcome, annotations, roots, files, orders, dataset=dataset, workers=workers
+    )
     written, num_classes = [files[order] for order in orders], len(annotations.class_names)
     outcome.then_train(recipe, dataset, written, num_classes=num_classes, usual=usual)
+    outcome.list_left_out()
 
 
-def _read_csv(labels, train, validation):
+def _compare_test(outcome, dataset, path, read):
+    """Note the number of test videos, which have no labels, if it isn't the official one."""
+    if path is not None:
+        lists.compare_count(outcome, "test", len(read(path)), lists.OFFICIAL[dataset]["test"])
+
+
+def _read_csv(dataset, labels, train, validation):
     """`Annotations` from a file with the class names and two of lines `<video>;<class name>`."""
     splits = {}
     for split, path in (("train", train), ("val", validation)):
         pairs = annotation_files.read_fields(path, ";", "<video>;<class name>")
         annotation_files.check_names(path, [name for name, _ in pairs])
         splits[split] = [Video(*pair) for pair in pairs]
-    return Annotations(annotation_files.read_lines(labels), splits, labels)
+    names = in_label_order(annotation_files.read_lines(labels))
+    return Annotations(names, splits, labels, lists.OFFICIAL[dataset])
 
 
-def _read_json(labels, train, validation):
+def _read_json(dataset, labels, train, validation):
     """The same for V2: `{class name: number}`, and two lists of `{"id", "template", ...}`."""
     splits = {}
     for split, path in (("train", train), ("val", validation)):
         splits[split] = _read_json_split(path)
         annotation_files.check_names(path, [video.name for video in splits[split]])
-    return Annotations(_read_json_labels(labels), splits, labels)
+    return Annotations(_read_json_labels(labels), splits, labels, lists.OFFICIAL[dataset])
 
 
 def _read_json_labels(path):

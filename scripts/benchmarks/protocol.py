@@ -1,0 +1,180 @@
+"""Inference time and peak memory of a test protocol: all views of one video, without reading it."""
+
+import dataclasses
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from benchmarks.evaluation import largest_protocol
+from benchmarks.turns import Side, Turn, measure, spread, table
+from trn_jax import create_model, evaluate, recipe
+from trn_jax.data.annotations import Record
+from trn_jax.data.decode import Video
+from trn_jax.data.views import VideoReader, View
+from trn_jax.devices import make_mesh, replicated
+
+_NUM_FRAMES = 300  # ten seconds
+
+
+class _Noise(Video):
+    """A video of noise that is not stored anywhere."""
+
+    path = "noise"
+    num_frames = _NUM_FRAMES
+
+    def __init__(self, height: int, width: int):
+        self._shape = height, width, 3
+
+    def _decode(self, wanted: list[int], memory: Any, draft: Any) -> Iterator[tuple]:
+        for number in wanted:
+            rng = np.random.default_rng(number)
+            yield number, rng.integers(0, 256, self._shape, np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoiseSource:
+    """A source of `_Noise`, see `decode.FrameFolders`."""
+
+    short_side: int
+
+    def open(self, record: Record) -> _Noise:
+        return _Noise(self.short_side, self.short_side * 4 // 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneVideo:
+    """A validation list of one video that has been read: what `Evaluator.run` takes of the data.
+
+    Attributes:
+        video: what the `VideoReader` returned.
+        class_names: of the model.
+        multi_label: whether videos have several labels.
+    """
+
+    video: dict
+    class_names: list[str]
+    multi_label: bool
+    val_names: tuple[str, ...] = ("noise",)
+    val_records: tuple[Record, ...] = (Record(0, "noise", _NUM_FRAMES, 0),)
+    partners: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def val_labels(self) -> np.ndarray:
+        if self.multi_label:
+            return np.eye(1, len(self.class_names), dtype=np.float32)
+        return np.zeros(1, np.int64)
+
+    def eval_videos(self, views: dict[str, View]) -> Iterator[dict]:
+        yield self.video
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What one video takes.
+
+    Attributes:
+        model: name of the model.
+        protocol: name of the protocol.
+        shape: views, and frames, height and width of each.
+        distinct_views: of these, the views that are not repeated.
+        dtype: of the computation.
+        devices: those that share the views.
+        turns: the rounds.
+        memory: bytes at most.
+        memory_of: whose memory that is.
+    """
+
+    model: str
+    protocol: str
+    shape: tuple[int, int, int, int]
+    distinct_views: int
+    dtype: str
+    devices: str
+    turns: list[Turn]
+    memory: int
+    memory_of: str
+
+    def __str__(self) -> str:
+        views, *clip = self.shape
+        size = " x ".join(map(str, clip))
+        shown = f"{views} views" if views > 1 else "1 view"
+        if self.distinct_views < views:
+            shown += f" ({self.distinct_views} distinct)"
+        seconds = spread([turn.wall for turn in self.turns])
+        return "\n".join(
+            [
+                f"{self.model}, {self.protocol}: {shown} of {size}, {self.dtype}, {self.devices}",
+                table({self.protocol: self.turns}, {}, unit="video"),
+                f"{'seconds per video':34}{seconds:>32}",
+                f"{'GiB at most, of ' + self.memory_of:34}{self.memory / 2**30:>32.3g}",
+            ]
+        )
+
+
+def measure_protocol(
+    config: ConfigDict, protocol: str, *, rounds: int, steps: int | None
+) -> Measurement:
+    """Score one video by a protocol, as an evaluation does, over and over.
+
+    The clips are there already; moving them to the device counts, and so does merging the scores.
+
+    Args:
+        config: a recipe.
+        protocol: name of the protocol; "" for the one that shows the model most pixels.
+        rounds: turns.
+        steps: videos per turn; by default 1 on a CPU, else 10.
+
+    Raises:
+        UserError: the recipe has no such protocol, or its model can't be made or can't take it.
+    """
+    recipe.check(config)
+    names = recipe.protocol_names(config, protocol or "all")
+    name = largest_protocol(config, names)
+    view = View(**config.protocols[name])
+    source = _NoiseSource(max(view.short_side, view.crop_size))
+    video = VideoReader({name: view}, source, seed=config.seed)(_OneVideo.val_records[0])
+    class_names = [f"class {label}" for label in range(config.model.num_classes)]
+    data = _OneVideo(video, class_names, config.data.multi_label)
+    graph, state = nnx.split(create_model(**config.model, rngs=nnx.Rngs(config.seed)))
+    devices = jax.local_devices()
+    states = jax.device_put((nnx.as_pure(state),), replicated(make_mesh(devices)))
+    # Of equal size, so that as few views as possible are padding.
+    (clips,) = video["clips"]
+    num_steps = -(-len(clips) // config.eval.max_views_per_step)
+    evaluator = evaluate.Evaluator(
+        graph, multi_label=data.multi_label, max_views=-(-len(clips) // num_steps)
+    )
+
+    def run(videos: int) -> None:
+        for _ in range(videos):
+            evaluator.run(data, {name: config.protocols[name]}, states)
+
+    steps = steps or (1 if devices[0].platform == "cpu" else 10)
+    turns = measure([Side(name, 1, run)], rounds=rounds, steps=steps)[name]
+    memory, memory_of = peak_memory(devices[0])
+    return Measurement(
+        model=config.model.name,
+        protocol=name,
+        shape=(view.num_views, *clips.shape[1:4]),
+        distinct_views=video["num_clips"],
+        dtype=config.model.dtype,
+        devices=f"{len(devices)} x {devices[0].device_kind}",
+        turns=turns,
+        memory=memory,
+        memory_of=memory_of,
+    )
+
+
+def peak_memory(device: jax.Device) -> tuple[int, str]:
+    """The largest number of bytes so far, of a device if it keeps count, else of this process."""
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    if peak is not None:
+        return peak, "the device"
+    unit = 1 if sys.platform == "darwin" else 1024  # of `ru_maxrss`
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "the process"
