@@ -331,6 +331,7 @@ def test_torchvision_gives_a_backbone(build):
         "  2 missing:",
         "    head/fc: bias, kernel",
         "The weights look like TSN or an image classifier on ResNet-10 with 1000 classes.",
+        "take_classifier=True (--take-classifier) makes the file's classifier the head.",
         "backbone_only=True (--backbone-only) leaves the neck and the head of the model as they "
         "are.",
     ]

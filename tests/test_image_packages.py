@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from trn_jax import convert, create_model
+from trn_jax.errors import UserError
 
 torch = pytest.importorskip("torch")
 
@@ -29,15 +30,9 @@ def transformers(name, **options):
     package = pytest.importorskip("transformers")
     config = getattr(package, f"{name}Config")(num_labels=CLASSES, **options)
     network = getattr(package, f"{name}ForImageClassification")(config)
-
-    class Logits(torch.nn.Module):
-        def forward(self, x):
-            return network(x).logits
-
-    logits = Logits()
-    logits.state_dict = network.state_dict
-    logits.modules = network.modules
-    return logits
+    whole = network.forward
+    network.forward = lambda x: whole(x).logits
+    return network
 
 
 def mmpretrain(backbone, channels):
@@ -63,12 +58,10 @@ BASIC = dict(
 CASES = {
     "torchvision resnet18": ("tsn_resnet18", torchvision, ("resnet18",)),
     "torchvision resnet50": ("tsn_resnet50", torchvision, ("resnet50",)),
-    "torchvision densenet161": ("tsn_densenet161", torchvision, ("densenet161",)),
     "torchvision swin_b": ("tsn_swin_base", torchvision, ("swin_b",)),
     "timm resnet34": ("tsn_resnet34", timm, ("resnet34",)),
     "timm resnet101": ("tsn_resnet101", timm, ("resnet101",)),
     "timm resnext101_32x4d": ("tsn_resnext101_32x4d", timm, ("resnext101_32x4d",)),
-    "timm densenet161": ("tsn_densenet161", timm, ("densenet161",)),
     "timm swin": ("tsn_swin_base", timm, ("swin_base_patch4_window7_224",)),
     "timm mobileone_s4": ("tsn_mobileone_s4", timm, ("mobileone_s4",)),
     "transformers resnet18": ("tsn_resnet18", transformers, ("ResNet",), BASIC),
@@ -79,11 +72,6 @@ CASES = {
         "tsn_resnext101_32x4d",
         mmpretrain,
         (dict(type="ResNeXt", depth=101), 2048),
-    ),
-    "mmpretrain densenet161": (
-        "tsn_densenet161",
-        mmpretrain,
-        (dict(type="DenseNet", arch="161"), 2208),
     ),
     "mmpretrain swin": (
         "tsn_swin_base",
@@ -132,3 +120,38 @@ def test_logits_are_those_of_the_package(case, tmp_path):
         expected = network(torch.from_numpy(x.transpose(0, 3, 1, 2)).float()).numpy()
     assert expected.shape == (1, CLASSES)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+# Their classifiers stand behind a ReLU, which ours has not.
+DENSENETS = {
+    "torchvision": lambda: (network := torchvision("densenet161"), network.features),
+    "timm": lambda: (network := timm("densenet161"), network.features),
+    "mmpretrain": lambda: mmpretrain_densenet(),
+}
+
+
+def mmpretrain_densenet():
+    network = mmpretrain(dict(type="DenseNet", arch="161"), 2208)
+    network.backbone.transitions[3][1] = torch.nn.Identity()  # the ReLU
+    return network, lambda x: network.backbone(x)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", DENSENETS)
+def test_features_of_densenet_are_those_of_the_package(package):
+    torch.manual_seed(0)
+    network, features = DENSENETS[package]()
+    randomise(network.eval())
+    state = {name: value.numpy() for name, value in network.state_dict().items()}
+    build = nnx.jit(lambda: create_model("tsn_densenet161", num_classes=CLASSES, num_segments=1))
+    with pytest.raises(UserError, match="take_classifier=True"):
+        convert.load_state_dict(build(), state, take_classifier=True)
+    model = build()
+    rows = convert.load_state_dict(model, state, backbone_only=True)
+    assert len(convert.unread(state, rows)) == 2
+    frame = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    with jax.default_matmul_precision("highest"):
+        found = np.asarray(model.backbone(frame)[-1])
+    with torch.inference_mode():
+        expected = features(torch.from_numpy(frame.transpose(0, 3, 1, 2))).numpy()
+    assert np.abs(found - expected.transpose(0, 2, 3, 1)).max() <= 1e-4 * np.abs(expected).max()

@@ -4,6 +4,9 @@
 # that is asked for.
 CLASSIFIER = "classifier"
 
+# Sources whose DenseNet has a ReLU before its classifier; mmaction2's, and so ours, has none.
+BEHIND_RELU = ("torchvision_densenet", "mmpretrain_densenet")
+
 
 def under(prefix, table):
     """The table for layers that have `prefix`, a pattern, before their names."""
@@ -130,6 +133,7 @@ MMPRETRAIN_SWIN = (
     (r"backbone\.norm3", r"backbone/norm"),
 )
 MMPRETRAIN_DENSENET = (
+    (r"head\.fc", CLASSIFIER),
     (r"backbone\.stem\.0", r"backbone/conv0"),
     (r"backbone\.stem\.1", r"backbone/norm0"),
     (r"backbone\.transitions\.3\.0", r"backbone/norm5"),

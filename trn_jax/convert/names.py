@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from trn_jax.convert.diagnosis import Problems, compare_shifts
-from trn_jax.convert.image_sources import CLASSIFIER
+from trn_jax.convert.image_sources import BEHIND_RELU, CLASSIFIER
 from trn_jax.convert.layout import fitted, rearranged
 from trn_jax.convert.recognition import derived, layer, recognise
 from trn_jax.errors import UserError, listed
@@ -69,7 +69,10 @@ def load_state_dict(
     found = recognise({name: np.size(value) for name, value in tensors.items()}, source)
     targets = variables(model)
     paths = {n: _path(plain, found.source, targets) for n, plain in found.names.items()}
-    paths = {n: _head(path, targets, take_classifier) for n, path in paths.items()}
+    if take_classifier:
+        _check_classifier(found.source, targets)
+    classifier = "head/fc" if take_classifier else ""
+    paths = {n: _replaced(path, classifier) for n, path in paths.items()}
     temporal_op = {path for path in targets if "/temporal_op/" in path}
     if temporal_op and (backbone_only or reset_temporal_op is None):
         reset_temporal_op = reset_temporal_op or temporal_op.isdisjoint(paths.values())
@@ -138,8 +141,8 @@ def _check_finite(values, targets):
     if bad:
         lines = [f"{name}: {count:,}" for name, count in bad.items()]
         raise UserError(
-            "not all numbers are finite (some are NaN, infinite or beyond float32); take an earlier "
-            f"checkpoint. Tensors, with the number of such numbers:{listed(lines)}"
+            "not all numbers are finite (some are NaN, infinite or beyond float32); take an "
+            f"earlier checkpoint. Tensors, with the number of such numbers:{listed(lines)}"
         )
 
 
@@ -178,19 +181,28 @@ def _path(name, source, targets):
     return path if path in targets else None
 
 
-def _head(path, targets, take_classifier):
-    """`path`, with the head or "" in place of the classifier of an image network."""
-    if path is None or not path.startswith(f"{CLASSIFIER}/"):
+def _replaced(path, classifier):
+    """`path`, with `classifier` in place of that of an image network; "" leaves it unread."""
+    layer, _, leaf = (path or "").rpartition("/")
+    if layer != CLASSIFIER:
         return path
-    if not take_classifier:
-        return ""
+    return f"{classifier}/{leaf}" if classifier else ""
+
+
+def _check_classifier(source, targets):
+    """Check that the head of the model computes what the classifier of `source` does."""
+    if source in BEHIND_RELU:
+        raise UserError(
+            f"take_classifier=True (--take-classifier): a classifier of {source} stands behind a "
+            "ReLU, the head of ours does not, as mmaction2's; take backbone_only=True "
+            "(--backbone-only), and train a head"
+        )
     if "head/relations/0/output/bias" in targets or "head/fc/bias" not in targets:
         raise UserError(
             "take_classifier=True (--take-classifier): the head of the model is not one layer, as "
             "a classifier of images is; take a model with the head of TSN or TSM, or "
             "backbone_only=True (--backbone-only)"
         )
-    return path.replace(CLASSIFIER, "head/fc", 1)
 
 
 def _is_classifier(path, targets):

@@ -126,7 +126,6 @@ TPN = (
 # its own classifier.
 MMPRETRAIN = (
     *MMPRETRAIN_SWIN,
-    *MMPRETRAIN_DENSENET,
     (r"backbone\.(conv1|bn1)", r"backbone/\1"),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
     (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
@@ -162,6 +161,7 @@ SOURCES = {
     "mmaction2": MMACTION2,
     "mmaction2_swin_old": MMACTION2_SWIN_OLD,
     "mmpretrain": MMPRETRAIN,
+    "mmpretrain_densenet": MMPRETRAIN_DENSENET,
     "torchvision": TORCHVISION,
     "torchvision_densenet": (*DENSENET, (r"classifier", CLASSIFIER)),
     "torchvision_swin": TORCHVISION_SWIN,
@@ -185,6 +185,7 @@ EXAMPLES = {
     "mmaction2": "backbone.layer1.0.conv1.conv.weight",
     "mmaction2_swin_old": "backbone.layers.0.downsample.reduction.weight",
     "mmpretrain": "backbone.stage1.0.branch_scale.conv.weight",
+    "mmpretrain_densenet": "backbone.stages.0.block.0.norm1.weight",
     "torchvision": "layer1.0.conv1.weight",
     "torchvision_densenet": "features.denseblock1.denselayer1.norm1.weight",
     "torchvision_swin": "features.1.0.attn.qkv.weight",
