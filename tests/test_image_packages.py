@@ -125,9 +125,15 @@ def test_logits_are_those_of_the_package(case, tmp_path):
 # Their classifiers stand behind a ReLU, which ours has not.
 DENSENETS = {
     "torchvision": lambda: (network := torchvision("densenet161"), network.features),
-    "timm": lambda: (network := timm("densenet161"), network.features),
+    "timm": lambda: timm_densenet(),
     "mmpretrain": lambda: mmpretrain_densenet(),
 }
+
+
+def timm_densenet():
+    network = timm("densenet161")
+    network.features.norm5.act = torch.nn.Identity()  # the ReLU
+    return network, network.features
 
 
 def mmpretrain_densenet():

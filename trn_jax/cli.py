@@ -1,6 +1,7 @@
 """`trn-jax <command>`: what there is to do around training.
 
     trn-jax convert --from=model.pth --model=trn_resnet50 --to=converted --verify
+    trn-jax reparameterize runs/mobileone --to=deployed
     trn-jax models
     trn-jax ensemble a.npz b.npz --weights 2 1
     trn-jax report runs/trn
@@ -253,6 +254,35 @@ def _print_notes(arguments, model, weights, rows):
             "relations of each scale), by --option=eval_relations=sample here, or by "
             "--config.model.eval_relations=sample in an evaluation with --config"
         )
+
+
+def _add_reparameterize(commands):
+    parser = commands.add_parser(
+        "reparameterize",
+        help="fuse the branches of a trained MobileOne: the same scores for less work",
+    )
+    parser.add_argument("checkpoint", help="checkpoint, or working directory of a training")
+    parser.add_argument("--to", required=True, help="folder of the new checkpoint; must not exist")
+    parser.set_defaults(run=_reparameterize)
+
+
+def _reparameterize(arguments):
+    from trn_jax import checkpoint, convert
+
+    directory = checkpoint.find(arguments.checkpoint)
+    about = checkpoint.read_about(directory)
+    if about["config"]["model"].get("deploy"):
+        raise UserError(f"{directory} is in deploy form (model.deploy=True): nothing to fuse")
+    model, _ = checkpoint.load_model(directory, deploy=True)
+    about["config"]["model"]["deploy"] = True
+    about["reparameterized_from"] = {
+        "checkpoint": str(directory),
+        "step": about["step"],
+        "metrics": about.pop("metrics", {}),
+    }
+    checkpoint.save_model(arguments.to, model, about)
+    size = sum(variable.size for variable in convert.variables(model).values())
+    print(f"fused {directory} into {size:,} parameters: {arguments.to}")
 
 
 def _add_models(commands):
@@ -590,6 +620,7 @@ def _plan(arguments):
 
 _COMMANDS = (
     _add_convert,
+    _add_reparameterize,
     _add_models,
     _add_ensemble,
     _add_report,
