@@ -55,8 +55,9 @@ def read_torch_file(path, key=None):
             networks, and `key` is none of them or was not given.
     """
     files = shards.resolve(path)
-    if len(files) == 1 and None in files.values():
-        return _read_one(*files, key)
+    if list(files.values()) == [None]:
+        (file,) = files
+        return _read_one(file, key)
     tensors: dict[str, np.ndarray] = {}
     for file, names in files.items():
         part = _read_one(file)
