@@ -240,10 +240,12 @@ def _print_notes(arguments, model, weights, rows):
         print(line)
     fresh = convert.variables(model).keys() - {path for _, path, _ in rows}
     if fresh:
-        print(
-            f"{len(fresh)} variables were drawn, such as {min(fresh)}. To train such a model, "
-            f"start from the file itself: --config.init_from={arguments.file}"
-        )
+        print(f"{len(fresh)} variables were drawn, such as {min(fresh)}.")
+        if not (arguments.key or arguments.rename or arguments.ignore):
+            print(
+                "To train such a model, start from the file itself: "
+                f"--config.init_from={arguments.file}"
+            )
     relations = getattr(model.head, "relations", ())
     if any(relation.num_used < len(relation.table()) for relation in relations):
         print(

@@ -137,13 +137,11 @@ def _by_key(networks, key):
         }
         if part:
             return Network(network.path, network.named, part)
-    parts = [
+    known = [network for network in networks if network.path] or [
         part
-        for network in networks
-        for part in prefixed(network.sizes, sorted(_first_parts(network.sizes)))
-        if part.size >= _MUCH * network.size
+        for part in prefixed(networks[0].sizes, sorted(_first_parts(networks[0].sizes)))
+        if part.size >= _MUCH * networks[0].size
     ]
-    known = [network for network in networks if network.path] + parts
     listed = "".join(f"\n  {network}" for network in known)
     hint = did_you_mean(key, [network.key for network in known])
     raise UserError(f"it has nothing with the key {key!r}{hint} It holds:{listed}")

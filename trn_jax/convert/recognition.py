@@ -11,6 +11,7 @@ from trn_jax.errors import UserError, escaped
 
 _MAX_PREFIX = 6  # components
 _MIN_SHARE = 0.1  # of the names that begin with a prefix
+_MAX_SAMPLE = 5000  # names that every source is tried on
 _KNOWN_SHARE = 0.5  # of the names that a source knows, or it is none of ours
 # Counters of moving averages, and what follows from the architecture.
 _DERIVED = re.compile(
@@ -61,15 +62,16 @@ def recognise(sizes, source="auto"):
     buffers = {_BUFFER + name.replace(".", "_") for name in plain.values()}
     own = {n: p for n, p in plain.items() if p not in buffers and not derived(p)}
     prefixes = _prefixes(own.values())
-    known = {
-        (candidate, prefix): _known(own.values(), candidate, prefix)
+    some = list(own.values())[:: 1 + len(own) // _MAX_SAMPLE]
+    counts = {
+        (candidate, prefix): len(_known(some, candidate, prefix))
         for candidate in (SOURCES if source == "auto" else [source])
         for prefix in prefixes
     }
-    best, prefix = max(known, key=lambda entry: len(known[entry]))
+    best, prefix = max(counts, key=counts.__getitem__)
     if source == "auto":
         inside = {p for p in own.values() if p.startswith(prefix)}
-        _check_known(best, known[best, prefix], len(inside), list(own))
+        _check_known(best, _known(own.values(), best, prefix), len(inside), list(own))
     alike = _alike(own.values(), best, prefix, prefixes)
     chosen = _the_one([prefix, *alike], own, sizes) if prefix else prefix
     others = [other for other in (prefix, *alike) if other != chosen]
