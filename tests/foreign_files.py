@@ -295,7 +295,7 @@ def weights():
         "v3.pth": zip_file(
             {"w": Call("torch._utils._rebuild_tensor_v3", Storage([1.0]), 0, (1,), (1,), 1, 2, 3)}
         ),
-        "subclass.pth": zip_file({"w": Call("torch._utils._rebuild_from_type_v2", 1, 2, (), {})}),
+        "subclass.pth": zip_file({"w": Call("torch._tensor._rebuild_from_type_v2", 1, 2, (), {})}),
         "escapes.pth": zip_file({ESCAPE: tensor(Storage([1.0]), (9,), (1,))}),
         "escapes of classes.pth": zip_file({"model": Call(f"a.{ESCAPE[:5]}")}),
         "object.pth": zip_file(Call("models.TSN")),

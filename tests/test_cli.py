@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_convert import weights_of
+from test_convert import RESNET, state_of, weights_of
 from test_torch_file import legacy_file, whole, zip_file
 
 from trn_jax import cli, convert, create_model, recipe
@@ -85,6 +85,11 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
         (["--model=trn_resnet10", "--option=partial_bn=no"], "'no', not true or false"),
         (["--model=trn_resnet10", "--option=causal=true"], "has no option 'causal'"),
         (["--model=tin_resnet10", "--reset-temporal-op"], "8 unexpected"),
+        (["--model=trn_resnet10", "--key=ema"], "nothing with the key 'ema'"),
+        (["--model=trn_resnet10", "--rename=x"], "--rename=x: expected --rename=OLD=NEW"),
+        (["--model=trn_resnet10", "--rename=x=y"], "--rename=x=y changes none"),
+        (["--model=trn_resnet10", "--ignore=x"], "--ignore=x matches none"),
+        (["--model=trn_resnet10", "--verify", "--reset-head"], "--reset-head a part is drawn"),
     ],
 )
 def test_what_does_not_fit_is_explained(file, tmp_path, capsys, arguments, mentioned):
@@ -106,6 +111,34 @@ def test_the_classifier_can_be_drawn_for_other_classes(file, tmp_path, capsys):
     assert float(jax.numpy.abs(found.head.relations[1].output.kernel[...]).max()) > 0
     stored = np.load(file)["cls_head.fc_cls.weight"]
     np.testing.assert_array_equal(found.head.fc.kernel[...], stored.T)
+
+
+def test_names_are_changed_and_what_is_left_is_printed(file, tmp_path, capsys):
+    arrays = {f"trunk/{name}": value for name, value in np.load(file).items()}
+    np.savez(tmp_path / "odd.npz", **arrays, **{"aux.weight": np.ones(3)})
+    arguments = ["convert", f"--from={tmp_path}/odd.npz", "--model=trn_resnet10"]
+    arguments += ["--rename=^trunk/=", "--ignore=aux.*", f"--to={tmp_path}/out"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "trunk/backbone.conv1.conv.weight" in said  # by its name in the file
+    assert "aux.*" in said.splitlines()[-1]
+
+
+def test_a_classifier_of_images_becomes_a_head(tmp_path, capsys):
+    model = nnx.eval_shape(lambda: create_model("tsn_resnet10", num_classes=6))
+    expected, state = state_of(model, (*RESNET, (r"head/fc", "fc")))
+    np.savez(tmp_path / "image.npz", **{f"_orig_mod.{name}": v for name, v in state.items()})
+    arguments = ["convert", f"--from={tmp_path}/image.npz", "--num-segments=1"]
+    command = [*arguments, "--model=tsn_resnet10", f"--to={tmp_path}/out"]
+    assert cli.main(command) == 2
+    assert "--take-classifier" in capsys.readouterr().err
+    assert cli.main([*command, "--take-classifier"]) == 0
+    found, about = load_model(tmp_path / "out")
+    np.testing.assert_array_equal(found.head.fc.kernel[...], expected["head/fc/kernel"])
+    assert about["config"]["model"]["num_classes"] == 6
+    trn = [*arguments, "--model=trn_resnet10", f"--to={tmp_path}/trn", "--take-classifier"]
+    assert cli.main([*trn, "--num-segments=3"]) == 2
+    assert "not one layer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("segments", "noted"), [(3, False), (4, True)])

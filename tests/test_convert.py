@@ -9,7 +9,8 @@ from flax import nnx
 
 from trn_jax import convert, create_model, models
 from trn_jax.convert.diagnosis import describe
-from trn_jax.convert.names import SOURCES, variables
+from trn_jax.convert.names import variables
+from trn_jax.convert.sources import SOURCES
 from trn_jax.errors import UserError
 
 HEADS = ("tsn", "trn", "trn_multiscale")
@@ -330,6 +331,7 @@ def test_torchvision_gives_a_backbone(build):
         "  2 missing:",
         "    head/fc: bias, kernel",
         "The weights look like TSN or an image classifier on ResNet-10 with 1000 classes.",
+        "take_classifier=True (--take-classifier) makes the file's classifier the head.",
         "backbone_only=True (--backbone-only) leaves the neck and the head of the model as they "
         "are.",
     ]
@@ -502,7 +504,10 @@ def test_tensors_given_twice_are_refused(build):
 
 
 def test_names_of_nobody_are_refused(build):
-    with pytest.raises(UserError, match=r"names its weights like 'encoder\.0\.weight'; known"):
+    with pytest.raises(
+        UserError,
+        match=r"unknown naming scheme.*\n  encoder\.0\.weight\n(?s:.*)torchvision +layer1",
+    ):
         convert.load_state_dict(build(), {"encoder.0.weight": np.ones(3)})
 
 

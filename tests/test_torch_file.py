@@ -262,6 +262,57 @@ def surroundings():
     }
 
 
+def test_subclasses_of_tensors(read, write):
+    """As PyTorch 2 pickles them: buffers, tensors with attributes, parameters of subclasses."""
+    values = np.arange(6.0).reshape(2, 3)
+
+    def of_type(kind, inner, state):
+        function, arguments, *_ = inner.parts
+        return Call("torch._tensor._rebuild_from_type_v2", function, kind, arguments, state)
+
+    parameter = Call(
+        "torch._utils._rebuild_parameter_with_state", whole(values), True, {}, {"a": 1}
+    )
+    found = read(
+        write(
+            {
+                "buffer": of_type(Name("torch.Tensor"), whole(values), {"persistent": True}),
+                "subclass": of_type(Name("lib.Sub"), whole(values + 1), {}),
+                "parameter": of_type(Name("lib.Sub"), parameter, {"note": [1]}),
+            }
+        )
+    )
+    np.testing.assert_array_equal(found["buffer"], values)
+    np.testing.assert_array_equal(found["subclass"], values + 1)
+    np.testing.assert_array_equal(found["parameter"], values)
+    wrapper = Call("torch._utils._rebuild_wrapper_subclass", 1, 2)
+    with pytest.raises(UserError, match=r"'d' is of a kind .*_rebuild_wrapper_subclass of lib\.DT"):
+        read(write({"d": of_type(Name("lib.DT"), wrapper, {}), "w": whole(values)}))
+
+
+def test_subclasses_as_pytorch_writes_them(tmp_path):
+    torch = pytest.importorskip("torch")
+
+    class Sub(torch.Tensor):
+        pass
+
+    values = torch.arange(6.0).reshape(2, 3)
+    noted = (values + 1).as_subclass(Sub)
+    noted.note = "text"
+    parameter = torch.nn.Parameter(values + 2)
+    parameter.extra = 3
+    state = {"sub": noted, "parameter": parameter, "of_sub": torch.nn.Parameter(noted)}
+    if hasattr(torch.nn, "Buffer"):
+        state["buffer"] = torch.nn.Buffer(values)
+    Sub.__module__, Sub.__qualname__ = __name__, "Sub"
+    globals()["Sub"] = Sub
+    torch.save(state, tmp_path / "model.pth")
+    found = read_torch_file(tmp_path / "model.pth")
+    assert list(found) == list(state)
+    for name, value in state.items():
+        np.testing.assert_array_equal(found[name], value.detach().numpy())
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
     "wrap",
@@ -347,7 +398,9 @@ def test_pickles_that_ask_to_run_code_are_refused_and_not_executed(read, tmp_pat
         "zip": lambda: zip_file({"state_dict": {"w": attack}}),
         "legacy": lambda: legacy_file(attack, protocol=4),
         "late": lambda: zip_file({"state_dict": {"w": whole([1.0])}, "meta": [attack]}),
-        "subclass": lambda: zip_file(Call("torch._utils._rebuild_from_type_v2", attack, 1, (), {})),
+        "subclass": lambda: zip_file(
+            Call("torch._tensor._rebuild_from_type_v2", attack, 1, (), {})
+        ),
         "state": lambda: legacy_file(Call("collections.OrderedDict", state={"hook": attack})),
     }[place]()
     with pytest.raises(

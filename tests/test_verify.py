@@ -51,7 +51,7 @@ def state(torch):
 
 
 def assert_verified(said, *, reader, names):
-    last = said.splitlines()[-1]
+    (last,) = (line for line in said.splitlines() if line.startswith("verified"))
     found = re.match(r"verified: largest logit difference \S+, which is (\S+) of the largest", last)
     assert 0 <= float(found[1]) < 1e-5
     assert f"file read by {reader}, placed by {names}" in last
@@ -105,12 +105,45 @@ def test_a_difference_leaves_no_checkpoint(torch, state, tmp_path, capsys, monke
     assert [path.name for path in tmp_path.iterdir()] == ["trn.pth"]
 
 
-def test_not_a_number_does_not_pass(torch, state, tmp_path, capsys):
-    state["cls_head.fc_cls.bias"][0] = float("nan")
+def test_not_a_number_does_not_pass(torch, state, tmp_path, capsys, monkeypatch):
+    from trn_jax import verify
+
     torch.save(state, tmp_path / "trn.pth")
+    read = verify.read_tensors
+
+    def read_amiss(*arguments):
+        tensors, reader = read(*arguments)
+        name = "cls_head.fc_cls.bias"
+        return tensors | {name: tensors[name] * float("nan")}, reader
+
+    monkeypatch.setattr(verify, "read_tensors", read_amiss)
     assert convert(tmp_path / "trn.pth", tmp_path / "out", "--verify") == 2
     assert "difference nan" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_backbone_is_verified_alone(torch, state, tmp_path, capsys):
+    backbone = {n: v for n, v in state.items() if n.startswith("backbone.")}
+    torch.save({"state_dict": backbone}, tmp_path / "trn.pth")
+    arguments = ["--verify", "--backbone-only", "--num-classes=5"]
+    assert convert(tmp_path / "trn.pth", tmp_path / "out", *arguments) == 0
+    last = capsys.readouterr().out
+    found = re.search(r"verified: largest feature difference \S+, which is (\S+) of", last)
+    assert 0 <= float(found[1]) < 1e-5 and "file read by torch.load" in last
+
+
+def test_the_network_that_was_chosen_is_verified(torch, state, tmp_path, capsys):
+    averaged = {name: value + 0.01 for name, value in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": averaged}, tmp_path / "trn.pth")
+    for key in ("state_dict_ema", "state_dict"):
+        arguments = [
+            "--verify",
+            f"--key={key}",
+            r"--rename=^cls_head\.=head_.",
+            "--rename=head_.=cls_head.",
+        ]
+        assert convert(tmp_path / "trn.pth", tmp_path / key, *arguments) == 0
+        assert_verified(capsys.readouterr().out, reader="torch.load", names="its own names")
 
 
 def test_tensors_of_another_shape_are_named(torch, state):

@@ -23,6 +23,7 @@ from flax import nnx
 from orbax.checkpoint import checkpoint_managers as policies
 
 from trn_jax import __version__, checksums, damage
+from trn_jax.backbones.mobileone import reparameterize
 from trn_jax.devices import make_mesh, replicated
 from trn_jax.errors import UserError, first_line, listed
 from trn_jax.files import reading, sync, sync_folder
@@ -394,7 +395,8 @@ def load_model(path, *, mesh=None, **overrides):
         path: a checkpoint, or a working directory (its newest checkpoint).
         mesh: where the parameters go, replicated; by default all devices.
         **overrides: arguments of `create_model` that replace those of the checkpoint's
-            configuration, such as `eval_relations` or `dtype`.
+            configuration, such as `eval_relations` or `dtype`. `deploy=True` fuses the branches of
+            a trained MobileOne, see `reparameterize`.
 
     Returns:
         The `Recognizer` and what the checkpoint says about itself (see `read_about`).
@@ -406,7 +408,11 @@ def load_model(path, *, mesh=None, **overrides):
     damage.check(directory, ("model",))
     about = damage.read_json(directory)
     with reading(directory, "a checkpoint of a model"):
-        model = nnx.eval_shape(lambda: create_model(**about["config"]["model"] | overrides))
+        stored = about["config"]["model"]
+        options = stored | overrides
+        fuse = bool(options.get("deploy")) and not stored.get("deploy")
+        options |= {"deploy": None} if fuse else {}
+        model = nnx.eval_shape(lambda: create_model(**options))
     graph, state = nnx.split(model)
     sharding = replicated(make_mesh() if mesh is None else mesh)
     target = {
@@ -414,7 +420,8 @@ def load_model(path, *, mesh=None, **overrides):
         for name, leaf in named(nnx.as_pure(state)).items()
     }
     values = _read(directory, "model", target)
-    return nnx.merge(graph, _filled(nnx.as_pure(state), values)), about
+    model = nnx.merge(graph, _filled(nnx.as_pure(state), values))
+    return reparameterize(model) if fuse else model, about
 
 
 def is_stored(path):

@@ -1,6 +1,7 @@
 """`trn-jax <command>`: what there is to do around training.
 
     trn-jax convert --from=model.pth --model=trn_resnet50 --to=converted --verify
+    trn-jax reparameterize runs/mobileone --to=deployed
     trn-jax models
     trn-jax ensemble a.npz b.npz --weights 2 1
     trn-jax report runs/trn
@@ -88,6 +89,29 @@ def _add_convert(commands):
     parser.add_argument("--classes", help="file with the name of one class per line")
     parser.add_argument("--source", default="auto", help="code base that the names come from")
     parser.add_argument(
+        "--key", help="which network to take, if the file has several: state_dict_ema"
+    )
+    parser.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="replace a part of the names of tensors; OLD is a regular expression: '^encoder\\.=' "
+        "cuts a beginning off, gamma=weight replaces all of these; may be given several times",
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave these tensors unread, such as 'projector.*'; may be given several times",
+    )
+    parser.add_argument(
+        "--take-classifier",
+        action="store_true",
+        help="take the classifier of an image network as the head of a TSN or TSM",
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="compare the result with PyTorch, which this needs"
     )
     parser.add_argument(
@@ -110,25 +134,58 @@ def _add_convert(commands):
 
 
 def _convert(arguments):
-    from flax import nnx
-
-    from trn_jax import checkpoint, config, convert
-    from trn_jax.data.annotations import read_class_names
-    from trn_jax.models import create_model
-    from trn_jax.recipe import set_model_option
+    from trn_jax import checkpoint, convert
 
     kept = ("reset_head", "reset_temporal_op", "backbone_only")
     drawn = {part: getattr(arguments, part) for part in kept}
-    if arguments.verify and any(drawn.values()):
-        chosen = ", ".join("--" + part.replace("_", "-") for part in kept if drawn[part])
-        raise UserError(
-            f"--verify compares whole networks, but with {chosen} a part is drawn that the file "
-            "does not have; leave one of them out"
-        )
     if arguments.verify:
+        _check_can_verify(drawn)
         from trn_jax import verify  # says so if PyTorch is missing, before anything is done
-    weights = convert.read_torch_file(arguments.file)
-    shapes = {name: value.shape for name, value in weights.items()}
+    rename = [tuple(text.rpartition("=")[::2]) for text in arguments.rename]
+    if wrong := [text for text in arguments.rename if not text.rpartition("=")[0]]:
+        raise UserError(f"--rename={wrong[0]}: expected --rename=OLD=NEW")
+    file = convert.read_torch_file(arguments.file, arguments.key)
+    weights, origins = convert.selected(file, rename=rename, ignore=arguments.ignore)
+    recipe, names = _recipe_of(arguments, convert.shapes(weights, arguments.source))
+    model = _fresh_model(recipe, whole=any(drawn.values()))
+    options = dict(drawn, take_classifier=arguments.take_classifier)
+    rows = convert.load_state_dict(model, weights, arguments.source, **options)
+    about = {
+        "config": recipe.to_dict(),
+        "class_names": names,
+        "source": {"file": arguments.file, "sha256": convert.file_sha256(arguments.file)},
+    }
+    check = None
+    if arguments.verify:
+        places = dict(file=arguments.file, weights=weights, origins=origins, rows=rows)
+        check = partial(verify.verify, **places, backbone_only=arguments.backbone_only)
+    comparison = checkpoint.save_model(arguments.to, model, about, check=check)
+    _print_rows(rows, origins)
+    num_classes = recipe.model.num_classes
+    print(f"{len(rows)} tensors of {arguments.model} with {num_classes} classes: {arguments.to}")
+    if arguments.verify:
+        print(f"verified: {comparison}")
+    _print_notes(arguments, model, weights, rows)
+
+
+def _check_can_verify(drawn):
+    chosen = ["--" + part.replace("_", "-") for part in drawn if drawn[part]]
+    if chosen not in ([], ["--backbone-only"]):
+        raise UserError(
+            "--verify compares whole networks, or backbones (--backbone-only), but with "
+            f"{', '.join(chosen)} a part is drawn that the file does not have; leave one out"
+        )
+
+
+def _recipe_of(arguments, shapes):
+    """The configuration for what a file holds, and the names of its classes.
+
+    `shapes` are those of the tensors, by the names that the source has for them.
+    """
+    from trn_jax import config, convert
+    from trn_jax.data.annotations import read_class_names
+    from trn_jax.recipe import set_model_option
+
     num_classes = arguments.num_classes or convert.num_classes(shapes)
     if num_classes is None:
         raise UserError(f"{arguments.file} has no classifier that is known; give --num-classes")
@@ -140,7 +197,6 @@ def _convert(arguments):
     names = read_class_names(arguments.classes) if arguments.classes else []
     if names and len(names) != num_classes:
         raise UserError(f"{arguments.classes} names {len(names)} classes, not {num_classes}")
-
     recipe = config.base(dataset="frames", model=arguments.model, num_classes=num_classes)
     num_segments = arguments.num_segments or convert.num_segments(shapes)
     if num_segments:
@@ -149,32 +205,47 @@ def _convert(arguments):
         recipe.protocols.efficient.num_segments = num_segments
     for option in arguments.option:
         set_model_option(recipe, option)
+    return recipe, names
+
+
+def _fresh_model(recipe, *, whole):
+    """The model of a configuration: `whole`, or only shapes.
+
+    Drawing takes longer than reading: shapes will do where the file has all values.
+    """
+    from flax import nnx
+
+    from trn_jax.models import create_model
+
     build = partial(create_model, **recipe.model)
-    # Drawing takes longer than reading: shapes will do where the file has all values.
-    model = nnx.jit(build)() if any(drawn.values()) else nnx.eval_shape(build)
-    rows = convert.load_state_dict(model, weights, arguments.source, **drawn)
-    about = {
-        "config": recipe.to_dict(),
-        "class_names": names,
-        "source": {"file": arguments.file, "sha256": convert.file_sha256(arguments.file)},
-    }
-    check = None
-    if arguments.verify:
-        check = partial(verify.verify, file=arguments.file, weights=weights, rows=rows)
-    comparison = checkpoint.save_model(arguments.to, model, about, check=check)
-    rows = [(escaped(name), path, shape) for name, path, shape in rows]
-    width = max(len(name) for name, _, _ in rows)
-    for name, path, shape in rows:
+    return nnx.jit(build)() if whole else nnx.eval_shape(build)
+
+
+def _print_rows(rows, origins):
+    """Where each tensor of the file went, with its shape here."""
+    lines = [(escaped(origins.get(name, name)), path, shape) for name, path, shape in rows]
+    width = max((len(name) for name, _, _ in lines), default=0)
+    for name, path, shape in lines:
         print(f"{name:{width}}  {path}  {' x '.join(map(str, shape))}")
-    print(f"{len(rows)} tensors of {arguments.model} with {num_classes} classes: {arguments.to}")
-    if arguments.verify:
-        print(f"verified: {comparison}")
+
+
+def _print_notes(arguments, model, weights, rows):
+    """What was not read, what was drawn, and how a TRN draws its relations."""
+    from trn_jax import convert
+
+    if rest := convert.unread(weights, rows):
+        shown = ", ".join(map(escaped, rest[:5])) + (", ..." if len(rest) > 5 else "")
+        print(f"left unread: {len(rest)} tensor{'s' * (len(rest) > 1)}: {shown}")
+    for line in weights.left_unread:
+        print(line)
     fresh = convert.variables(model).keys() - {path for _, path, _ in rows}
     if fresh:
-        print(
-            f"{len(fresh)} variables were drawn, such as {min(fresh)}. To train such a model, "
-            f"start from the file itself: --config.init_from={arguments.file}"
-        )
+        print(f"{len(fresh)} variables were drawn, such as {min(fresh)}.")
+        if not (arguments.key or arguments.rename or arguments.ignore):
+            print(
+                "To train such a model, start from the file itself: "
+                f"--config.init_from={arguments.file}"
+            )
     relations = getattr(model.head, "relations", ())
     if any(relation.num_used < len(relation.table()) for relation in relations):
         print(
@@ -185,6 +256,35 @@ def _convert(arguments):
             "relations of each scale), by --option=eval_relations=sample here, or by "
             "--config.model.eval_relations=sample in an evaluation with --config"
         )
+
+
+def _add_reparameterize(commands):
+    parser = commands.add_parser(
+        "reparameterize",
+        help="fuse the branches of a trained MobileOne: the same scores for less work",
+    )
+    parser.add_argument("checkpoint", help="checkpoint, or working directory of a training")
+    parser.add_argument("--to", required=True, help="folder of the new checkpoint; must not exist")
+    parser.set_defaults(run=_reparameterize)
+
+
+def _reparameterize(arguments):
+    from trn_jax import checkpoint, convert
+
+    directory = checkpoint.find(arguments.checkpoint)
+    about = checkpoint.read_about(directory)
+    if about["config"]["model"].get("deploy"):
+        raise UserError(f"{directory} is in deploy form (model.deploy=True): nothing to fuse")
+    model, _ = checkpoint.load_model(directory, deploy=True)
+    about["config"]["model"]["deploy"] = True
+    about["reparameterized_from"] = {
+        "checkpoint": str(directory),
+        "step": about["step"],
+        "metrics": about.pop("metrics", {}),
+    }
+    checkpoint.save_model(arguments.to, model, about)
+    size = sum(variable.size for variable in convert.variables(model).values())
+    print(f"fused {directory} into {size:,} parameters: {arguments.to}")
 
 
 def _add_models(commands):
@@ -528,6 +628,7 @@ def _plan(arguments):
 
 _COMMANDS = (
     _add_convert,
+    _add_reparameterize,
     _add_models,
     _add_ensemble,
     _add_report,

@@ -510,6 +510,8 @@ def check_model(config, checkpoint_config, directory):
     free |= {"init_std", "max_relations", "norm_group", "partial_bn", "remat", "train_relations"}
     stored = flat(checkpoint_config["model"])
     asked = flat(json.loads(to_json(config))["model"])
+    if asked["deploy"]:  # branches are fused as the checkpoint is read
+        free.add("deploy")
     changed = [
         f"model.{key}: {stored.get(key)!r} in the checkpoint, {asked.get(key)!r} asked for"
         for key in sorted(stored.keys() | asked.keys())

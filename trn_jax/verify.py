@@ -26,12 +26,14 @@ class Comparison:
     """What came of the same clip on both sides.
 
     Attributes:
-        difference: the largest difference between two logits.
-        scale: the largest logit of PyTorch, without its sign.
+        what: what was compared, "logit" or "feature".
+        difference: the largest difference between two of them.
+        scale: the largest one of PyTorch, without its sign.
         reader: who read the file for PyTorch.
         names: by which names its tensors found their places there.
     """
 
+    what: str
     difference: float
     scale: float
     reader: str
@@ -39,14 +41,14 @@ class Comparison:
 
     def __str__(self):
         return (
-            f"largest logit difference {self.difference:.3g}, which is "
-            f"{self.difference / self.scale if self.scale else 0.0:.3g} of the largest logit "
+            f"largest {self.what} difference {self.difference:.3g}, which is "
+            f"{self.difference / self.scale if self.scale else 0.0:.3g} of the largest {self.what} "
             f"{self.scale:.3g} (PyTorch {torch.__version__}, file read by {self.reader}, placed by "
             f"{self.names})"
         )
 
 
-def verify(directory, file, weights, rows):
+def verify(directory, file, weights, rows, *, origins=None, backbone_only=False):
     """Compare a checkpoint with the file that it was made of.
 
     The model is read back from the disk and computes with the highest precision. PyTorch gets the
@@ -56,14 +58,16 @@ def verify(directory, file, weights, rows):
     Args:
         directory: the checkpoint.
         file: the file of weights; read by PyTorch if that can be done without executing it.
-        weights: what `convert.read_torch_file` found in it.
+        weights: what `convert.read_torch_file` found in it, and `convert.selected` left.
         rows: what `convert.load_state_dict` took from it.
+        origins: `{name: name in the file}` for tensors that have another name there.
+        backbone_only: compare the features of the last stage of the backbone, not logits.
 
     Returns:
         A `Comparison`.
 
     Raises:
-        UserError: the logits differ by more than `TOLERANCE` of the largest one, or the file does
+        UserError: these differ by more than `TOLERANCE` of the largest one, or the file does
             not fit the PyTorch model.
     """
     model, about = checkpoint.load_model(
@@ -71,18 +75,22 @@ def verify(directory, file, weights, rows):
     )
     options = about["config"]["model"]
     twin = create_twin(**options)
-    tensors, reader = read_tensors(file, weights)
-    names = load_weights(twin, tensors, rows, options)
+    tensors, reader = read_tensors(file, weights, origins)
+    names = load_weights(twin, tensors, rows, options, backbone_only=backbone_only)
 
     clips = random_clip(options["num_segments"])
     with torch.inference_mode():
-        expected = twin.eval()(torch.from_numpy(clips)).numpy()
+        twin.eval()
+        expected = (twin.backbone_features if backbone_only else twin)(torch.from_numpy(clips))
     graph, state = nnx.split(model)
     with jax.default_matmul_precision("highest"):
-        run = jax.jit(lambda state, clips: nnx.merge(graph, state)(clips))
+        compute = _features if backbone_only else _logits
+        run = jax.jit(lambda state, clips: compute(nnx.merge(graph, state), clips))
         found = np.asarray(run(state, clips))
-    difference, scale = np.abs(found - expected).max(), np.abs(expected).max()
-    comparison = Comparison(float(difference), float(scale), reader, names)
+    difference = np.abs(found - expected.numpy()).max()
+    what = "feature" if backbone_only else "logit"
+    scale = float(expected.abs().max())
+    comparison = Comparison(what, float(difference), scale, reader, names)
     if not difference <= TOLERANCE * scale:  # so that NaN fails, too
         raise UserError(
             f"{file} was converted, but the result does not compute what PyTorch does: "
@@ -91,6 +99,20 @@ def verify(directory, file, weights, rows):
             "trn_jax: please report it with the name of the file"
         )
     return comparison
+
+
+def _logits(model, clips):
+    return model(clips)
+
+
+def _features(model, clips):
+    """Features of the last stage, `[batch, time, height, width, channels]`."""
+    x = model.normalise(clips)
+    batch = len(x)
+    if not model.backbone.sees_clips:
+        x = x.reshape(-1, *x.shape[2:])
+    x = model.backbone(x)[-1]
+    return x.reshape(batch, -1, *x.shape[-3:])
 
 
 def random_clip(num_segments):
@@ -102,26 +124,32 @@ def random_clip(num_segments):
     return squares.repeat(size, 2).repeat(size, 3) + noise
 
 
-def read_tensors(file, weights):
+def read_tensors(file, weights, origins=None):
     """Read a file with PyTorch if that works without executing it.
 
     Args:
         file: its path.
         weights: `{name: array}`, what our own reader found in it.
+        origins: `{name: name in the file}` for tensors that have another name there.
 
     Returns:
-        `{name: tensor}` for the same names, and who read them.
+        `{name: tensor}` for the same names, `convert.rearranged`, and who read them.
     """
+    origins = dict.fromkeys(weights) | (origins or {})
+    origins = {name: origin or name for name, origin in origins.items()}
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # whatever PyTorch refuses or does not know, our reader has read already
         content = None
-    found = _mapping_with(content, set(weights))
+    for key in getattr(weights, "path", ()):  # of several networks, this one
+        content = content.get(key) if isinstance(content, dict) else None
+    found = _mapping_with(content, set(origins.values()))
+    reader = "trn_jax" if found is None else "torch.load"
     if found is not None:
-        return {name: found[name] for name in weights}, "torch.load"
+        weights = {name: found[origins[name]].detach().double().numpy() for name in weights}
     # Through float64, which holds every dtype that weights come in and that PyTorch knows.
-    tensors = {name: torch.tensor(np.asarray(w, np.float64)) for name, w in weights.items()}
-    return tensors, "trn_jax"
+    arrays = convert.rearranged({n: np.asarray(w, np.float64) for n, w in weights.items()})
+    return {name: torch.tensor(array) for name, array in arrays.items()}, reader
 
 
 def _mapping_with(content, names, depth=5):
@@ -134,7 +162,7 @@ def _mapping_with(content, names, depth=5):
     return next((found for found in inside if found is not None), None)
 
 
-def load_weights(twin, tensors, rows, options):
+def load_weights(twin, tensors, rows, options, *, backbone_only=False):
     """Put the tensors of a file into a twin.
 
     Args:
@@ -142,6 +170,7 @@ def load_weights(twin, tensors, rows, options):
         tensors: `{name in the file: tensor}`.
         rows: the `(name in the file, our path, shape)` of all tensors that are of use.
         options: arguments of `create_model` that give our model.
+        backbone_only: leave the neck and the head of the twin as they are.
 
     Returns:
         By which names the tensors found their places.
@@ -152,6 +181,8 @@ def load_weights(twin, tensors, rows, options):
     wanted = twin.state_dict()
     taken = {_plain(name): name for name, _, _ in rows}
     places = {name for name in wanted if not name.endswith("num_batches_tracked")}
+    if backbone_only:
+        places = {name for name in places if name.startswith(("backbone.", "base_model."))}
     if taken.keys() == places:
         names = "its own names"
     else:
@@ -179,4 +210,4 @@ def load_weights(twin, tensors, rows, options):
 
 
 def _plain(name):
-    return re.sub(r"^(module\.)+", "", name)
+    return re.sub(r"^(module\.|_orig_mod\.)+", "", name)

@@ -1,7 +1,9 @@
 """Weights of other code bases."""
 
 from trn_jax.convert.diagnosis import num_classes, num_segments
-from trn_jax.convert.names import load_state_dict, variables
+from trn_jax.convert.layout import rearranged
+from trn_jax.convert.names import load_state_dict, shapes, unread, variables
+from trn_jax.convert.selection import selected
 from trn_jax.convert.torch_file import check_name, file_sha256, read_torch_file
 
 __all__ = [
@@ -11,5 +13,9 @@ __all__ = [
     "num_classes",
     "num_segments",
     "read_torch_file",
+    "rearranged",
+    "selected",
+    "shapes",
+    "unread",
     "variables",
 ]

@@ -16,10 +16,10 @@ _METHODS = (
     (r".*consensus\.classifier\..*", "single-scale TRN"),
 )
 _BACKBONES = (
-    (r".*branch_reparam\..*", "MobileOne (deployed)"),
-    (r".*branch_conv_list\..*", "MobileOne"),
+    (r".*(branch_reparam|reparam_conv)\..*", "MobileOne (deployed)"),
+    (r".*(branch_conv_list|conv_kxk|rbr_conv)\..*", "MobileOne"),
     (r".*inception_3a_.*", "BNInception"),
-    (r".*denseblock1\..*", "DenseNet"),
+    (r".*(denseblock1|stages\.0\.block)\..*", "DenseNet"),
     (r".*relative_position_bias_table", "Swin"),
 )
 # By the number of blocks in the third stage, and whether blocks have three convolutions.
@@ -35,7 +35,7 @@ _RESNETS = {
 _CLASSIFIERS = (
     r".*consensus\.(?:fc_fusion_scales\.0|classifier)\.3\.bias",
     r"(?:module\.)*(?:cls_head\.|head\.|base_model\.)?"
-    r"(?:fc_cls|new_fc|fc|head|classifier|last_linear)\.bias",
+    r"(?:fc_cls|new_fc|fc_action|fc|head|classifier(?:\.1)?|last_linear|linear)\.bias",
 )
 # A temporal op wraps the first convolution of a block, or a whole block.
 _WRAPPED = (
@@ -119,14 +119,15 @@ class Problems:
                 "(backbone_only=True for TRN, reset_temporal_op=True for TIN; on the command line "
                 "--backbone-only, --reset-temporal-op)."
             )
-        deployed = _any(r".*branch_reparam\..*", shapes)
-        if deployed != _any(r".*/branch_reparam/.*", ours) and _any(r".*\bbranch_.*", shapes):
+        backbone = next((name for pattern, name in _BACKBONES if _any(pattern, shapes)), "")
+        deployed = backbone == "MobileOne (deployed)"
+        if "MobileOne" in backbone and deployed != _any(r".*/branch_reparam/.*", ours):
             yield (
                 "The file is in deploy form: create the model with deploy=True (--option "
                 "deploy=true)."
                 if deployed
                 else "The file is in train form: create the model without deploy=True, and call "
-                "reparameterize on it afterwards."
+                "reparameterize on it afterwards (trn-jax reparameterize)."
             )
         own = [path for path in ours if "/temporal_op/" in path]
         if own and set(own) <= set(self.missing):
@@ -141,6 +142,8 @@ class Problems:
                 "backbone_only=True (--backbone-only) or reset_temporal_op=True "
                 "(--reset-temporal-op)."
             )
+        if set(self.missing) == {"head/fc/kernel", "head/fc/bias"} and num_classes(shapes):
+            yield "take_classifier=True (--take-classifier) makes the file's classifier the head."
         heads = [path for path in ours if path.startswith(("head/", "neck/"))]
         if heads and set(heads) <= set(self.missing):
             yield (
@@ -241,10 +244,12 @@ def _our_num_segments(ours):
 
 
 def _resnet(shapes):
-    blocks = [int(m[1]) for name in shapes if (m := re.match(r".*\blayer3\.(\d{1,4})\.", name))]
+    # Or of Hugging Face.
+    stage = re.compile(r".*(?:\blayer3|\bencoder\.stages\.2\.layers)\.(\d{1,4})\.")
+    blocks = [int(m[1]) for name in shapes if (m := stage.match(name))]
     if not blocks:
         return None
-    bottleneck = _any(r".*\blayer1\.0\.conv3\b.*", shapes)
+    bottleneck = _any(r".*\b(layer1\.0\.conv3|stages\.0\.layers\.0\.layer\.2)\b.*", shapes)
     kernel: tuple[int, ...] = next(
         (s for name, s in shapes.items() if re.fullmatch(r".*layer1\.0\.conv2\b.*weight", name)), ()
     )

@@ -1,5 +1,7 @@
 """Tensors of PyTorch in our layout."""
 
+import re
+
 import numpy as np
 
 
@@ -35,3 +37,50 @@ def fitted(value, path, shape):
 
 def _without_ones(shape):
     return tuple(size for size in shape[:-2] if size != 1) + tuple(shape[-2:])
+
+
+# Query, key and value in layers of their own; ours is one layer for the three.
+_SEPARATE = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"))
+# mmpretrain's Swin merges patches with `nn.Unfold`.
+_UNFOLDED = re.compile(r"(.*\.)?stages\.\d\.downsample\.(norm|reduction)\.\w+")
+
+
+def rearranged(tensors):
+    """Tensors in the order of the original networks, where another code base has another.
+
+    Hugging Face's Swin has query, key and value in three layers: they become one. mmpretrain's Swin
+    has the four patches that are merged innermost, in rows; the original has the channels there,
+    and the patches in columns.
+
+    Args:
+        tensors: `{name: array}` as in the file.
+
+    Returns:
+        The same, rearranged. What was joined is called like `self.query+key+value.weight`.
+    """
+    found = {}
+    for name, value in tensors.items():
+        names = _joined(name, tensors)
+        if names is not None:
+            stem, leaf = names[0].rpartition(".")[0].rpartition(".")[0], name.rpartition(".")[2]
+            layers = "+".join(part.split(".")[-2] for part in names)
+            joined = f"{stem}.{layers}.{leaf}"
+            if joined not in found:
+                found[joined] = np.concatenate([tensors[part] for part in names])
+        elif _UNFOLDED.fullmatch(name) and value.ndim and value.shape[-1] % 4 == 0:
+            patches = value.reshape(*value.shape[:-1], -1, 2, 2)  # [..., channels, rows, columns]
+            found[name] = np.swapaxes(patches, -3, -1).reshape(value.shape)
+        else:
+            found[name] = value
+    return found
+
+
+def _joined(name, tensors):
+    """The names of query, key and value if `name` is one of the three, else `None`."""
+    stem, _, leaf = name.rpartition(".")
+    stem, _, layer = stem.rpartition(".")
+    for layers in _SEPARATE:
+        names = [f"{stem}.{other}.{leaf}" for other in layers]
+        if layer in layers and all(other in tensors for other in names):
+            return names if len({np.shape(tensors[other]) for other in names}) == 1 else None
+    return None

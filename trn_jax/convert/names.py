@@ -8,19 +8,21 @@ import numpy as np
 from flax import nnx
 
 from trn_jax.convert.diagnosis import Problems, compare_shifts
-from trn_jax.convert.layout import fitted
-from trn_jax.convert.sources import SOURCES
-from trn_jax.errors import UserError
+from trn_jax.convert.image_sources import BEHIND_RELU, CLASSIFIER
+from trn_jax.convert.layout import fitted, rearranged
+from trn_jax.convert.recognition import derived, layer, recognise
+from trn_jax.errors import UserError, listed
 
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _OTHER_LEAVES = {"weight": "kernel"}
-# Counters, and what follows from the architecture.
-_DERIVED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 _REAL = (jnp.floating, jnp.integer, jnp.bool_)  # complex numbers would lose a part unnoticed
 # Kernels for pixels in BGR order; ours are in RGB order.
 _BGR = re.compile(r"(?:base_model\.)?conv1_7x7_s2\.weight")
 # What does not belong to a backbone, whether or not a table knows it.
-_HEAD = re.compile(r"(cls_head|necks?|head|fc|classifier|new_fc|consensus|base_model\.fc)\..*")
+_HEAD = re.compile(
+    r"(cls_head|necks?|(\w+_)?head|fc\w*|classifier|linear|last_linear|new_fc|consensus|"
+    r"base_model\.fc|projector|predictor|prototypes)\..*"
+)
 
 
 def variables(model):
@@ -36,6 +38,7 @@ def load_state_dict(
     backbone_only=False,
     reset_head=False,
     reset_temporal_op=False,
+    take_classifier=False,
 ):
     """Copy foreign weights into `model`, in place.
 
@@ -51,54 +54,45 @@ def load_state_dict(
         reset_head: leave the classifiers, whose sizes depend on the number of classes, as they are.
         reset_temporal_op: leave the parameters of the temporal op as they are. With this, weights
             of TSM start a TIN. `None`: if the file has none.
+        take_classifier: take the classifier of an image network for the head, which has to be one
+            layer, as those of TSN and TSM are.
 
     Returns:
-        What was taken: a list of `(foreign name, our path, shape)`, in the file's order.
+        What was taken: a list of `(foreign name, our path, shape)`, in the file's order. What was
+        joined, see `rearranged`, has one name.
 
     Raises:
-        UserError: for an unknown source, or with all missing, unexpected and mis-shaped tensors.
-            The model is unchanged then.
+        UserError: for an unknown source, with all missing, unexpected and mis-shaped tensors, or
+            with those that are not finite. The model is unchanged then.
     """
-    plain = {name: re.sub(r"^(module\.)+", "", name) for name in state_dict}
-    source, table = _choose(source, list(plain.values()))
+    tensors = rearranged(state_dict)
+    found = recognise({name: np.size(value) for name, value in tensors.items()}, source)
     targets = variables(model)
-    paths = {name: _path(plain[name], table, targets) for name in state_dict}
+    paths = {n: _path(plain, found.source, targets) for n, plain in found.names.items()}
+    if take_classifier:
+        _check_classifier(found.source, targets)
+    classifier = "head/fc" if take_classifier else ""
+    paths = {n: _replaced(path, classifier) for n, path in paths.items()}
     temporal_op = {path for path in targets if "/temporal_op/" in path}
     if temporal_op and (backbone_only or reset_temporal_op is None):
         reset_temporal_op = reset_temporal_op or temporal_op.isdisjoint(paths.values())
     kept = temporal_op if reset_temporal_op else set()
     if backbone_only:
         kept |= {path for path in targets if path.startswith(("head/", "neck/"))}
+        paths = {n: "" if _HEAD.fullmatch(found.names[n]) else path for n, path in paths.items()}
     if reset_head:
         kept |= {path for path in targets if _is_classifier(path, targets)}
 
-    values: dict[str, tuple] = {}
     problems = Problems()
-    for name, path in paths.items():
-        if path == "" or path in kept or (backbone_only and _HEAD.fullmatch(plain[name])):
-            continue
-        if path is None:
-            problems.unexpected.append((name, np.shape(state_dict[name])))
-            continue
-        shape = targets[path].shape
-        value = np.asarray(state_dict[name])
-        if not any(jnp.issubdtype(value.dtype, kind) for kind in _REAL):
-            raise UserError(f"{name!r} is of type {value.dtype}, expected real numbers")
-        if _BGR.fullmatch(plain[name]) and value.ndim > 1:
-            value = value[:, ::-1]
-        value = fitted(value, path, shape)
-        if path in values:
-            problems.doubled.append((values[path][0], name, path))
-        elif value.shape != shape:
-            problems.misshapen.append((name, value.shape, path, shape))
-        values[path] = name, value
+    values = _values(tensors, paths, targets, kept, found.names, problems)
     problems.missing = [path for path in targets if path not in values and path not in kept]
     if not (backbone_only or reset_temporal_op):
-        problems.shift = compare_shifts(model, source, plain.values())
+        problems.shift = compare_shifts(model, found.source, found.names.values())
     if problems.count():
-        shapes = {plain[name]: np.shape(tensor) for name, tensor in state_dict.items()}
+        shapes = {plain: np.shape(tensors[name]) for name, plain in found.names.items()}
         ours = {path: leaf.shape for path, leaf in targets.items()}
-        raise UserError(problems.text(source, shapes, ours))
+        raise UserError(problems.text(found.source, shapes, ours))
+    _check_finite(values, targets)
     abstract = [p for p in kept if isinstance(targets[p].get_value(), jax.ShapeDtypeStruct)]
     if abstract:
         raise UserError(
@@ -112,38 +106,103 @@ def load_state_dict(
     return [(name, path, value.shape) for path, (name, value) in values.items()]
 
 
-def _choose(source, names):
-    if source == "auto":
-        known = {s: sum(_layer(n, SOURCES[s]) is not None for n in names) for s in SOURCES}
-        source = max(known, key=known.__getitem__)
-        if not known[source]:
-            raise UserError(
-                f"no known source names its weights like {', '.join(map(repr, names[:3]))}; known "
-                f"sources: {', '.join(SOURCES)}"
-            )
-    if source not in SOURCES:
-        raise UserError(f"unknown source {source!r} of weights; known: auto, {', '.join(SOURCES)}")
-    return source, SOURCES[source]
+def _values(tensors, paths, targets, kept, plain, problems):
+    """What goes into our variables, `{path: (foreign name, value)}`; fills `problems`."""
+    values: dict[str, tuple] = {}
+    for name, path in paths.items():
+        if path == "" or path in kept:
+            continue
+        value = np.asarray(tensors[name])
+        if path is None:
+            problems.unexpected.append((name, value.shape))
+            continue
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in _REAL):
+            raise UserError(f"{name!r} is of type {value.dtype}, expected real numbers")
+        if _BGR.fullmatch(plain[name]) and value.ndim > 1:
+            value = value[:, ::-1]
+        shape = targets[path].shape
+        value = fitted(value, path, shape)
+        if path in values:
+            problems.doubled.append((values[path][0], name, path))
+        elif value.shape != shape:
+            problems.misshapen.append((name, value.shape, path, shape))
+        values[path] = name, value
+    return values
 
 
-def _layer(name, table):
-    layer = name.rpartition(".")[0]
-    for pattern, replacement in table:
-        match = re.fullmatch(pattern, layer)
-        if match:
-            return match.expand(replacement)
-    return None
+def _check_finite(values, targets):
+    """Check that all numbers are finite in the dtype that they get."""
+    bad = {}
+    for path, (name, value) in values.items():
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(value.astype(targets[path].dtype))
+        if not finite.all():
+            bad[name] = finite.size - np.count_nonzero(finite)
+    if bad:
+        lines = [f"{name}: {count:,}" for name, count in bad.items()]
+        raise UserError(
+            "not all numbers are finite (some are NaN, infinite or beyond float32); take an "
+            f"earlier checkpoint. Tensors, with the number of such numbers:{listed(lines)}"
+        )
 
 
-def _path(name, table, targets):
+def unread(state_dict, rows):
+    """Names of tensors that `load_state_dict` had no use for, without counters and the like.
+
+    Args:
+        state_dict: what it was given.
+        rows: what it returned.
+    """
+    taken = {name for name, _, _ in rows}
+    return [n for n in rearranged(state_dict) if n not in taken and not derived(n)]
+
+
+def shapes(state_dict, source="auto"):
+    """Shapes by the names that a source has for tensors, `{"fc.bias": (1000,), ...}`.
+
+    Raises:
+        UserError: as `load_state_dict` does for names that it does not know.
+    """
+    tensors = rearranged(state_dict)
+    found = recognise({name: np.size(value) for name, value in tensors.items()}, source)
+    return {plain: np.shape(tensors[name]) for name, plain in found.names.items()}
+
+
+def _path(name, source, targets):
     """The path of a tensor in our model, "" if we have no use for it, `None` if it has no place."""
-    layer = _layer(name, table)
+    found = layer(name, source)
     leaf = name.rpartition(".")[2]
-    if layer == "" or leaf in _DERIVED:
-        return ""
-    leaves = _NORM_LEAVES if f"{layer}/scale" in targets else _OTHER_LEAVES
-    path = f"{layer}/{leaves.get(leaf, leaf)}"
+    if found in ("", None):
+        return found
+    if found == CLASSIFIER:
+        return f"{CLASSIFIER}/{_OTHER_LEAVES.get(leaf, leaf)}"
+    leaves = _NORM_LEAVES if f"{found}/scale" in targets else _OTHER_LEAVES
+    path = f"{found}/{leaves.get(leaf, leaf)}"
     return path if path in targets else None
+
+
+def _replaced(path, classifier):
+    """`path`, with `classifier` in place of that of an image network; "" leaves it unread."""
+    layer, _, leaf = (path or "").rpartition("/")
+    if layer != CLASSIFIER:
+        return path
+    return f"{classifier}/{leaf}" if classifier else ""
+
+
+def _check_classifier(source, targets):
+    """Check that the head of the model computes what the classifier of `source` does."""
+    if source in BEHIND_RELU:
+        raise UserError(
+            f"take_classifier=True (--take-classifier): a classifier of {source} stands behind a "
+            "ReLU, the head of ours does not, as mmaction2's; take backbone_only=True "
+            "(--backbone-only), and train a head"
+        )
+    if "head/relations/0/output/bias" in targets or "head/fc/bias" not in targets:
+        raise UserError(
+            "take_classifier=True (--take-classifier): the head of the model is not one layer, as "
+            "a classifier of images is; take a model with the head of TSN or TSM, or "
+            "backbone_only=True (--backbone-only)"
+        )
 
 
 def _is_classifier(path, targets):

@@ -3,14 +3,27 @@
 A table is a sequence of `(pattern, replacement)`; the first pattern that matches the whole foreign
 name of a layer gives its path in our model, an empty replacement says that we have no use for it.
 The last part of the name (`weight`, `bias`, `running_mean`, ...) says which tensor of that layer it
-is. A prefix `module.`, which PyTorch's data parallelism adds, is cut off before.
+is. Prefixes are cut off before, see `recognition`; tensors that lie in another order than ours are
+rearranged before, see `layout.rearranged`.
 """
 
-
-def under(prefix, table):
-    """The table for layers that have `prefix`, a pattern, before their names."""
-    return tuple((prefix + pattern, replacement) for pattern, replacement in table)
-
+from trn_jax.convert.image_sources import (
+    APPLE_MOBILEONE,
+    BNINCEPTION,
+    CLASSIFIER,
+    DENSENET,
+    HUGGING_FACE_RESNET,
+    HUGGING_FACE_SWIN,
+    MMPRETRAIN_DENSENET,
+    MMPRETRAIN_SWIN,
+    RESNET,
+    SWIN,
+    SWIN_OLD,
+    TIMM_MOBILEONE,
+    TORCHVISION,
+    TORCHVISION_SWIN,
+    under,
+)
 
 # Single-scale relations are our scale 0.
 _CONSENSUS = (
@@ -18,36 +31,6 @@ _CONSENSUS = (
     (r"consensus\.fc_fusion_scales\.(\d+)\.3", r"head/relations/\1/output"),
     (r"consensus\.classifier\.1", r"head/relations/0/hidden"),
     (r"consensus\.classifier\.3", r"head/relations/0/output"),
-)
-
-# Caffe's flat names.
-BNINCEPTION = (
-    (r"(conv\d)_(\w+)_bn", r"backbone/\1_\2/bn"),
-    (r"(conv\d)_(\w+)", r"backbone/\1_\2/conv"),
-    (r"inception_(\d\w)_(\w+)_bn", r"backbone/inception_\1/convs/\2/bn"),
-    (r"inception_(\d\w)_(\w+)", r"backbone/inception_\1/convs/\2/conv"),
-)
-
-# The published ImageNet files are older than the code and have a dot in `norm.1`.
-DENSENET = (
-    (r"features\.(conv0|norm0|norm5)", r"backbone/\1"),
-    (r"features\.(denseblock\d)\.(denselayer\d+)\.(norm|conv)\.?(\d)", r"backbone/\1/\2/\3\4"),
-    (r"features\.(transition\d)\.(norm|conv)", r"backbone/\1/\2"),
-)
-
-_SWIN = (
-    (r"patch_embed\.proj", r"backbone/patch_embed"),
-    (r"patch_embed\.norm", r"backbone/patch_norm"),
-    (r"layers\.(\d)\.blocks\.(\d+)\.(norm\d|attn)", r"backbone/layers/\1/\2/\3"),
-    (r"layers\.(\d)\.blocks\.(\d+)\.attn\.(qkv|proj)", r"backbone/layers/\1/\2/attn/\3"),
-    (r"layers\.(\d)\.blocks\.(\d+)\.mlp\.(fc\d)", r"backbone/layers/\1/\2/\3"),
-    (r"norm", r"backbone/norm"),
-)
-# Before timm 0.9, patches were merged at the end of a stage, since then at the start of the next.
-SWIN_OLD = (*_SWIN, (r"layers\.(\d)\.downsample\.(norm|reduction)", r"backbone/merges/\1/\2"))
-SWIN = _SWIN + tuple(
-    (rf"layers\.{stage + 1}\.downsample\.(norm|reduction)", rf"backbone/merges/{stage}/\1")
-    for stage in range(3)
 )
 
 # mmaction2 0.x and 1.x name recognizers alike. `.net` and `.block` wrap what is shifted or followed
@@ -97,24 +80,6 @@ _MMACTION2 = (
 MMACTION2 = _MMACTION2 + under(r"backbone\.", SWIN)
 MMACTION2_SWIN_OLD = _MMACTION2 + under(r"backbone\.", SWIN_OLD)
 
-# torchvision's names, with the wrappers of the original TSM and TIN.
-RESNET = (
-    (r"conv1", r"backbone/conv1"),
-    (r"bn1", r"backbone/bn1"),
-    (
-        r"layer(\d)\.(\d+)(?:\.net|\.block)?\.(conv\d|bn\d)(?:\.net2?)?",
-        r"backbone/layer\1/\2/\3",
-    ),
-    (
-        r"layer(\d)\.(\d+)(?:\.net|\.block)?\.downsample\.([01])",
-        r"backbone/layer\1/\2/downsample/\3",
-    ),
-)
-
-
-# The classifier knows ImageNet's classes.
-TORCHVISION = (*RESNET, (r"fc", r""))
-
 TSM = (*under(r"base_model\.", RESNET), (r"new_fc|base_model\.fc", r"head/fc"))
 
 _TIN_NETS = r"base_model\.layer(\d)\.(\d+)\.conv1\.net1\."
@@ -157,9 +122,10 @@ TPN = (
     (r"cls_head\.new_cls", r""),
 )
 
-# ResNeXt and MobileOne of mmpretrain: inside recognizers of mmaction2 (where temporal shifts add a
-# component `net`) and with their own classifier.
+# mmpretrain: inside recognizers of mmaction2 (where temporal shifts add a component `net`) and with
+# its own classifier.
 MMPRETRAIN = (
+    *MMPRETRAIN_SWIN,
     (r"backbone\.(conv1|bn1)", r"backbone/\1"),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
     (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
@@ -195,13 +161,44 @@ SOURCES = {
     "mmaction2": MMACTION2,
     "mmaction2_swin_old": MMACTION2_SWIN_OLD,
     "mmpretrain": MMPRETRAIN,
+    "mmpretrain_densenet": MMPRETRAIN_DENSENET,
     "torchvision": TORCHVISION,
-    "torchvision_densenet": (*DENSENET, (r"classifier", r"")),
-    "timm_swin": (*SWIN, (r"head", r""), (r"head\.fc", r"")),
-    "timm_swin_old": (*SWIN_OLD, (r"head", r"")),
-    "bninception": (*BNINCEPTION, (r"fc\w*|last_linear", r"")),
+    "torchvision_densenet": (*DENSENET, (r"classifier", CLASSIFIER)),
+    "torchvision_swin": TORCHVISION_SWIN,
+    "timm_swin": (*SWIN, (r"head(?:\.fc)?", CLASSIFIER)),
+    "timm_swin_old": (*SWIN_OLD, (r"head(?:\.fc)?", CLASSIFIER)),
+    "timm_mobileone": TIMM_MOBILEONE,
+    "apple_mobileone": APPLE_MOBILEONE,
+    "hugging_face_resnet": HUGGING_FACE_RESNET,
+    "hugging_face_swin": HUGGING_FACE_SWIN,
+    "bninception": (*BNINCEPTION, (r"fc_action|last_linear|fc", CLASSIFIER), (r"fc\w*", r"")),
+    # mmaction before it was mmaction2.
+    "mmaction_bninception": (*under(r"backbone\.", BNINCEPTION), (r"cls_head\.fc_cls", r"head/fc")),
     "tsm": TSM,
     "tin": TIN,
     "trn": TRN,
     "tpn": TPN,
+}
+
+# A name of each, for people to compare their own with.
+EXAMPLES = {
+    "mmaction2": "backbone.layer1.0.conv1.conv.weight",
+    "mmaction2_swin_old": "backbone.layers.0.downsample.reduction.weight",
+    "mmpretrain": "backbone.stage1.0.branch_scale.conv.weight",
+    "mmpretrain_densenet": "backbone.stages.0.block.0.norm1.weight",
+    "torchvision": "layer1.0.conv1.weight",
+    "torchvision_densenet": "features.denseblock1.denselayer1.norm1.weight",
+    "torchvision_swin": "features.1.0.attn.qkv.weight",
+    "timm_swin": "layers.0.blocks.0.attn.qkv.weight",
+    "timm_swin_old": "layers.0.downsample.reduction.weight",
+    "timm_mobileone": "stages.0.0.conv_kxk.0.conv.weight",
+    "apple_mobileone": "stage1.0.rbr_conv.0.conv.weight",
+    "hugging_face_resnet": "encoder.stages.0.layers.0.layer.0.convolution.weight",
+    "hugging_face_swin": "encoder.layers.0.blocks.0.layernorm_before.weight",
+    "bninception": "inception_3a_1x1.weight",
+    "mmaction_bninception": "backbone.inception_3a_1x1.weight",
+    "tsm": "base_model.layer1.0.conv1.net.weight",
+    "tin": "base_model.layer1.0.conv1.net2.weight",
+    "trn": "consensus.fc_fusion_scales.0.1.weight",
+    "tpn": "necks.level_fusion_op.fusion_conv.0.weight",
 }

@@ -10,6 +10,10 @@ import struct
 import zipfile
 import zlib
 
+import numpy as np
+
+from trn_jax.convert import shards
+from trn_jax.convert.networks import Network, StateDict, choose
 from trn_jax.convert.safetensors import looks_like_safetensors, read_safetensors
 from trn_jax.convert.torch_objects import Storage, call, persistent, state_dict_arrays
 from trn_jax.convert.unpickle import load_pickle
@@ -28,33 +32,71 @@ _LEGACY_PROTOCOL = 1001
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 
 
-def read_torch_file(path):
-    """Read the weights in a file.
+def read_torch_file(path, key=None):
+    """Read the weights in a file, or in several, see `shards`.
 
     The formats are PyTorch's (of all versions since 0.1.10), `.safetensors` and `.npz`; the content
     decides, not the name. The weights may lie in a wrapper such as `{"state_dict": ...}`; optimizer
     states and everything else are left alone.
 
     Args:
-        path: the file. It need not be trusted: nothing in it is executed, and the arrays take no
-            more memory than `files.check_memory` allows for its size, copies of them included.
+        path: the file, or an index or folder of several. It need not be trusted: nothing in it is
+            executed, and the arrays take no more memory than `files.check_memory` allows for its
+            size, copies of them included.
+        key: which of several networks in the file to take, see `networks.choose`.
 
     Returns:
-        `{name: array}` in the file's order, with its names, dtypes and layouts. Arrays are
-        read-only views; tensors that shared memory share it.
+        A `networks.StateDict`, `{name: array}` in the file's order, with its names, dtypes and
+        layouts. Arrays are read-only views; tensors that shared memory share it.
 
     Raises:
         UserError: the file is missing, no such file, cut off, corrupt, big-endian, has no tensors
-            or far more of them than bytes, or is a pickle that asks to run code.
+            or far more of them than bytes, or is a pickle that asks to run code; or it has several
+            networks, and `key` is none of them or was not given.
     """
+    files = shards.resolve(path)
+    if list(files.values()) == [None]:
+        (file,) = files
+        return _read_one(file, key)
+    tensors: dict[str, np.ndarray] = {}
+    for file, names in files.items():
+        part = _read_one(file)
+        lacking = [name for name in names or () if name not in part]
+        if lacking:
+            raise UserError(
+                f"{file} lacks {len(lacking)} tensors that the index has there, such as "
+                f"{lacking[0]!r}; the files are of different versions, get all of them again"
+            )
+        if twice := tensors.keys() & (part if names is None else names):
+            raise UserError(f"{file}: {min(twice)!r} is in another of the files, too")
+        tensors |= part if names is None else {name: part[name] for name in names}
+    with reading(path, "weights"):
+        return _flat(tensors, key)
+
+
+def _read_one(path, key=None):
     with reading(path, "a file of weights"), open(path, "rb") as file:
-        return _read(file, os.fstat(file.fileno()).st_size)
+        return _read(file, os.fstat(file.fileno()).st_size, key)
+
+
+def _flat(tensors, key):
+    """Tensors of a format that has nothing but names."""
+    sizes = {name: tensor.size for name, tensor in tensors.items()}
+    chosen, left_unread = choose([Network((), True, sizes)], key)
+    return StateDict({name: tensors[name] for name in chosen.sizes}, (), left_unread)
 
 
 def file_sha256(path):
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Of several files, see `shards`, it is that of all, one after another in their order.
+    """
+    digest = hashlib.sha256()
+    for part in sorted(shards.resolve(path)):
+        with open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def check_name(path):
@@ -77,18 +119,18 @@ def check_name(path):
         )
 
 
-def _read(file, size):
+def _read(file, size, key):
     head = file.read(512)
     file.seek(0)
     if not head:
         raise UserError("the file is empty")
     if head.startswith(b"PK"):
-        return _read_zip(file, size)
+        return _read_zip(file, size, key)
     if head[:1] == b"\x80":  # the first byte of a pickle
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return _read_legacy(mapped)
+            return _read_legacy(mapped, key)
     if looks_like_safetensors(head, size):
-        return read_safetensors(file, size)
+        return _flat(read_safetensors(file, size), key)
     if head[257:262] == b"ustar":
         raise UserError("the file is a tar archive; save it again with a PyTorch after 0.1.9")
     raise UserError(
@@ -96,7 +138,7 @@ def _read(file, size):
     )
 
 
-def _read_zip(file, size):
+def _read_zip(file, size, key):
     try:
         with zipfile.ZipFile(file) as archive:
             # Members may overlap, to become more than the archive.
@@ -104,11 +146,11 @@ def _read_zip(file, size):
                 raise UserError("the archive tells of more than it has; it is cut off or damaged")
             names = archive.namelist()
             if names and all(name.endswith(".npy") for name in names):
-                return read_npz(archive, size)
+                return _flat(read_npz(archive, size), key)
             folders = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
             if len(folders) != 1:
                 raise UserError("this is a zip archive, but not one of PyTorch or NumPy")
-            return _Zip(archive, folders[0]).read(size)
+            return _Zip(archive, folders[0]).read(size, key)
     except UserError:
         raise
     except _BROKEN_ZIP as error:
@@ -125,12 +167,12 @@ class _Zip:
         self.archive = archive
         self.folder = folder
 
-    def read(self, size):
+    def read(self, size, key):
         if f"{self.folder}byteorder" in self.archive.namelist():
             _check_byte_order(self.member("byteorder") == b"little")
         file = io.BytesIO(self.member("data.pkl"))
         value = load_pickle(file, call=call, persistent=persistent)
-        return state_dict_arrays(value, self.storage, size)
+        return state_dict_arrays(value, self.storage, size, key)
 
     def storage(self, storage):
         data = self.member(f"data/{storage.key}")
@@ -152,7 +194,7 @@ class _Zip:
         return self.archive.read(info)
 
 
-def _read_legacy(file):
+def _read_legacy(file, key):
     """The format before 1.6: five pickles, then all storages, each behind its size."""
     used = {}
 
@@ -180,7 +222,7 @@ def _read_legacy(file):
         begin, end = places[storage.key]
         return file[begin:end]
 
-    return state_dict_arrays(value, read, len(file))
+    return state_dict_arrays(value, read, len(file), key)
 
 
 def _storage_places(file, storages):

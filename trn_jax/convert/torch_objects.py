@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from trn_jax.convert.networks import Network, StateDict, choose
 from trn_jax.convert.unpickle import Global, Inert
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import check_memory
@@ -38,9 +39,13 @@ _DTYPES = frozenset(_STORAGE_DTYPES.values()) | {
 
 _REBUILD = "torch._utils._rebuild"
 _TENSORS = (f"{_REBUILD}_tensor", f"{_REBUILD}_tensor_v2", f"{_REBUILD}_tensor_v3")
+# Instances of a subclass of Tensor, tensors with attributes, and buffers: `(function, class, args,
+# state)`, to be made by calling the function.
+_FROM_TYPE = ("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2")
 _PARAMETERS = (
     f"{_REBUILD}_parameter",
     f"{_REBUILD}_parameter_with_state",
+    f"{_REBUILD}_device_tensor_from_cpu_tensor",
     "torch.nn.parameter.Parameter",
     "torch.autograd.variable.Variable",
 )
@@ -121,9 +126,10 @@ def call(name, args):
         return _tensor(storage, offset, _sizes(shape), _sizes(strides), dtype)
     if name in _PARAMETERS:
         return args[0] if args and isinstance(args[0], _Tensor) else None
-    if name == f"{_REBUILD}_from_type_v2":
-        function, _, inner, *_ = args
-        return call(function.name, inner)
+    if name in _FROM_TYPE:
+        function, kind, inner, *_ = args
+        made = call(function.name, inner)
+        return Inert(f"{function.name} of {kind.name}") if made is None else made
     if name in _DICTIONARIES:
         pairs = args[0] if args and isinstance(args[0], list) else []
         entries = {key: value for key, value in pairs if isinstance(key, str)}
@@ -132,27 +138,38 @@ def call(name, args):
     return None
 
 
-def state_dict_arrays(value, read, size):
+def state_dict_arrays(value, read, size, key=None):
     """Find the state dict in what was unpickled and make arrays of its tensors.
 
     Args:
         value: result of `load_pickle`.
         read: function that returns the bytes of a `Storage`.
         size: bytes of the file.
+        key: which of several state dicts to take, see `networks.choose`.
+
+    Returns:
+        A `StateDict`.
 
     Raises:
-        UserError: there is no tensor in it, or one that cannot be read, or the tensors together
-            are out of proportion to the file.
+        UserError: there is no tensor in it, or one that cannot be read, or several networks and no
+            key, or the tensors together are out of proportion to the file.
     """
-    found = _find(value, _MAX_DEPTH, set())
-    if found is None:
+    found = list(_mappings(value))
+    if not found:
         raise UserError(f"no tensors with names in it; {_contents(value)}")
-    tensors = {name: inner for name, inner in found.items() if isinstance(inner, _Tensor)}
-    for name, inner in found.items():
-        if isinstance(inner, Inert) and inner.name.startswith(_REBUILD):
+    networks = [
+        Network(path, named, {n: math.prod(t.shape) for n, t in _tensors(entries).items()})
+        for path, named, entries in found
+    ]
+    chosen, left_unread = choose(networks, key)
+    entries = next(entries for path, _, entries in found if path == chosen.path)
+    for name, inner in entries.items():
+        if isinstance(inner, Inert) and inner.name.startswith(("torch._utils._re", "torch._tens")):
             raise UserError(
-                f"{name!r} is of a kind that cannot be read here ({escaped(inner.name)})"
+                f"{name!r} is of a kind that cannot be read here ({escaped(inner.name)}); save "
+                "it as an ordinary tensor"
             )
+    tensors = {name: entries[name] for name in chosen.sizes}
     # A view of a storage takes no memory here, whatever its strides; but a copy of it does, as a
     # model has one, and a number of classes that is read off it decides how large a model becomes.
     check_memory(sum(map(_num_bytes, tensors.values())), size)
@@ -163,7 +180,8 @@ def state_dict_arrays(value, read, size):
             blocks[storage.key] = read(storage)
         return blocks[storage.key]
 
-    return {name: array(tensor, block, name) for name, tensor in tensors.items()}
+    arrays = {name: array(tensor, block, name) for name, tensor in tensors.items()}
+    return StateDict(arrays, chosen.path, left_unread)
 
 
 def array(tensor, read, name=""):
@@ -222,22 +240,34 @@ def _array(tensor, data):
     )
 
 
-def _find(value, depth, seen):
-    """The mapping that holds tensors directly; known wrappers are opened first."""
-    mapping = value.items if isinstance(value, Inert) else value
-    if not isinstance(mapping, dict) or not depth or id(mapping) in seen:
-        return None
-    seen.add(id(mapping))
-    entries = {key: inner for key, inner in mapping.items() if isinstance(key, str)}
-    inside = [entries[key] for key in _WRAPPERS if key in entries]
-    direct = any(isinstance(inner, _Tensor) for inner in entries.values())
-    if not direct:
-        inside += [inner for key, inner in entries.items() if "optim" not in key]
-    for inner in inside:
-        found = _find(inner, depth - 1, seen)
-        if found is not None:
-            return found
-    return entries if direct else None
+def _mappings(value):
+    """All mappings that hold tensors, the likeliest first; optimizers are left closed.
+
+    Yields:
+        `(path, whether all of it are usual wrappers, entries)`.
+    """
+    seen: set[int] = set()
+
+    def search(value, path, named):
+        mapping = value.items if isinstance(value, Inert) else value
+        if not isinstance(mapping, dict) or len(path) >= _MAX_DEPTH or id(mapping) in seen:
+            return
+        seen.add(id(mapping))
+        entries = {key: inner for key, inner in mapping.items() if isinstance(key, str)}
+        for key in _WRAPPERS:
+            if key in entries:
+                yield from search(entries[key], (*path, key), named)
+        if _tensors(entries):
+            yield path, named, entries
+        for key, inner in entries.items():
+            if "optim" not in key and key not in _WRAPPERS:
+                yield from search(inner, (*path, key), False)
+
+    return search(value, (), True)
+
+
+def _tensors(entries):
+    return {name: inner for name, inner in entries.items() if isinstance(inner, _Tensor)}
 
 
 def _contents(value):

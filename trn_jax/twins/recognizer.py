@@ -44,19 +44,26 @@ class Recognizer(nn.Module):
 
     def outputs(self, clips):
         """The logits, and the neck's auxiliary ones in training; `None` where there are none."""
-        batch = len(clips)
-        x = (clips.float() - self.mean) / self.std
-        # Channels come first in name only: in memory they are last.
-        if self.backbone.sees_clips:
-            features = self.backbone(x.permute(0, 4, 1, 2, 3))
-        else:
-            x = x.flatten(0, 1).permute(0, 3, 1, 2)
-            features = self.backbone(x if channels_last(self.backbone) else x.contiguous())
-            features = [f.unflatten(0, (batch, -1)).transpose(1, 2) for f in features]
+        features = self.stages(clips)
         x, auxiliary = features[-1], None  # [batch, channels, time, height, width]
         if self.neck is not None:
             x, auxiliary = self.neck(features)
         return self.score(x.mean((3, 4)).transpose(1, 2)), auxiliary
+
+    def backbone_features(self, clips):
+        """The last stage's features of `clips`, `[batch, time, height, width, channels]`."""
+        return self.stages(clips)[-1].permute(0, 2, 3, 4, 1)
+
+    def stages(self, clips):
+        """The features of all stages, a list of `[batch, channels, time, height, width]`."""
+        batch = len(clips)
+        x = (clips.float() - self.mean) / self.std
+        # Channels come first in name only: in memory they are last.
+        if self.backbone.sees_clips:
+            return self.backbone(x.permute(0, 4, 1, 2, 3))
+        x = x.flatten(0, 1).permute(0, 3, 1, 2)
+        features = self.backbone(x if channels_last(self.backbone) else x.contiguous())
+        return [f.unflatten(0, (batch, -1)).transpose(1, 2) for f in features]
 
 
 class OriginalRecognizer(Recognizer):
