@@ -185,7 +185,6 @@ class Evaluator:
             name: np.zeros((num_videos, view.num_draws, num_classes), np.float32)
             for name, view in parsed.items()
         }
-        labels = None if self._multi_label else data.val_labels
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
         first = jax.process_index() == 0
@@ -198,7 +197,9 @@ class Evaluator:
                 prescribed=self._prescribed(states),
                 multi_label=self._multi_label,
                 class_order=self._class_order,
-                merged=_RunningAccuracy(labels, progress.add),
+                merged=_RunningAccuracy(
+                    None if self._multi_label else data.val_labels, progress.add
+                ),
             )
             num_clips = self._score(step, videos, states, merger)
         missing = np.isin(np.arange(num_videos), list(problems))
@@ -219,33 +220,44 @@ class Evaluator:
             "videos_per_second": num_videos / seconds,
             "views_per_second": num_clips / seconds,
         }
-        results = {}
-        for name, view in views.items():
-            found, *others = (
-                Scores(
-                    scores=drawn,
-                    labels=data.val_labels,
-                    videos=data.val_names,
-                    class_names=data.class_names,
-                    partners=data.partners,
-                    protocol=name,
-                    missing=missing if missing.any() else None,
-                )
-                for drawn in scores[name].swapaxes(0, 1)
+        return {
+            name: self._result(data, name, parsed[name], scores[name], missing)
+            | {"view": view.to_dict(), **speed}
+            for name, view in views.items()
+        }
+
+    def _result(self, data, name, view, scores, missing):
+        """What an evaluation says about one view.
+
+        Args:
+            data: a `recipe.Data`.
+            name: of the view.
+            view: a `View`.
+            scores: `[videos, draws, classes]`.
+            missing: bool `[videos]`, which of them could not be read.
+        """
+        found, *others = (
+            Scores(
+                scores=drawn,
+                labels=data.val_labels,
+                videos=data.val_names,
+                class_names=data.class_names,
+                partners=data.partners,
+                protocol=name,
+                missing=missing if missing.any() else None,
             )
-            results[name] = {
-                "protocol": name,
-                **_mean_and_spread([each.metrics() for each in (found, *others)]),
-                "num_videos": num_videos,
-                "num_unreadable": int(missing.sum()),
-                "unreadable": [data.val_names[i] for i in np.flatnonzero(missing)[:_MOST_NAMED]],
-                "num_views": parsed[name].num_views,
-                "view": view.to_dict(),
-                **speed,
-                "per_class": found.per_class(),
-                "scores": found,
-            }
-        return results
+            for drawn in scores.swapaxes(0, 1)
+        )
+        return {
+            "protocol": name,
+            **_mean_and_spread([each.metrics() for each in (found, *others)]),
+            "num_videos": len(scores),
+            "num_unreadable": int(missing.sum()),
+            "unreadable": [data.val_names[i] for i in np.flatnonzero(missing)[:_MOST_NAMED]],
+            "num_views": view.num_views,
+            "per_class": found.per_class(),
+            "scores": found,
+        }
 
     def _on_these_devices(self, states):
         """States of the whole mesh, as those of this host's devices."""
