@@ -312,7 +312,7 @@ def test_a_signal_in_the_start_ends_the_run(tree, number):
     os.close(*writers)
     assert process.returncode == train.INTERRUPTED
     assert said == (
-        f"stopped by {number.name} during startup (reading the lists). The same command starts "
+        f"stopped by {number.name} during startup (looking for the data). The same command starts "
         "from the beginning\n"
     )
 

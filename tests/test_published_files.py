@@ -453,7 +453,7 @@ def test_small_files_of_every_source(
         drawn = {path: v for path, v in numbers_of(fresh).items() if "temporal_op" in path}
         expected |= drawn
         assert len(drawn) == 2 * 8
-        assert f"16 variables were drawn, such as {min(drawn)}. To train" in said
+        assert f"16 variables were drawn, such as {min(drawn)}.\nTo train" in said
         assert f"--config.init_from={path}" in said
     else:
         assert "drawn" not in said

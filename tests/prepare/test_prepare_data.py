@@ -5,6 +5,7 @@ import fcntl
 import importlib.util
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -183,7 +184,13 @@ def test_progress_is_told_in_lines_now_and_then(monkeypatch, capsys):
     with progress.Progress("Unpacking", 200, "B") as bar:
         bar.add(50)
         bar.add(150)
-    assert capsys.readouterr().err == "Unpacking: 25%\nUnpacking: 100%\n"
+    first, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"Unpacking: 25%, [\d.]+ MB/s, \d+:\d\d:\d\d left", first)
+    assert re.fullmatch(r"Unpacking: 100%, [\d.]+ MB/s, 0:00:00 left", last)
+    with progress.Progress("Counting", 4, "videos") as bar:
+        bar.add(1, "all well")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Counting: 1 of 4 videos (25%), all well, ")
 
 
 def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
