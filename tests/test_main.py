@@ -565,7 +565,8 @@ def test_a_workdir_belongs_to_one_configuration(tree):
     # Not yet to this one, which fails when it reads its first batches.
     video, elsewhere = tree / "data" / "rawframes" / "train5", tree / "elsewhere"
     video.rename(elsewhere)
-    check_refusal(run(tree, "--config.optim.lr=0.2"), str(video))
+    flags = ["--config.optim.lr=0.2", "--config.data.on_error=raise"]
+    check_refusal(run(tree, *flags), str(video))
     elsewhere.rename(video)
     assert run(tree, "--config.train.steps=1").returncode == 0
     check_refusal(run(tree, "--config.optim.lr=0.1"), "optim.lr: 0.05 -> 0.1")
