@@ -93,7 +93,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(named(optimizer)),
             about=ocp.args.JsonSave(self._about | {"step": step}),
         )
-        self.wait()  # what the save before this one met is told here, too
+        self.wait()  # also raises what went wrong in the save before this one
         with self._explained():
             self._saving = step
             self._manager.save(step, args=items, force=True)

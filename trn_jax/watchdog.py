@@ -347,7 +347,7 @@ class Watchdog:
         return f"The same command{where} {self.again}"
 
     def _farewell(self):
-        """What is said if this process is killed; behind a tab, if host 0 is gone as well."""
+        """The message if this process is killed; behind a tab, the one if host 0 is gone, too."""
         if not self._register:
             return f"killed during {self._doing} ({_KILLERS}). {self._again()}"
         # The runtime of JAX ends a process that misses another one.
