@@ -8,7 +8,6 @@ import weights
 from flax import nnx
 
 from trn_jax import convert, create_model, optim, train_step
-from trn_jax.convert import sources
 from trn_jax.devices import make_mesh, split_batch
 
 pytestmark = pytest.mark.thorough
@@ -108,7 +107,7 @@ def check_tensors(graph, state, expected):
     model = nnx.merge(graph, *state.model)
     found = convert.names.variables(model)
     for name, numbers in expected.items():
-        path = convert.names._path(name, sources.MMACTION2, found)
+        path = convert.names._path(name, "mmaction2", found)
         value = np.asarray(found[path][...])
         if path.endswith("/kernel"):
             value = value.transpose(-1, -2, *range(value.ndim - 2))
