@@ -1,5 +1,6 @@
 """Shared set-up of the tests: eight virtual CPU devices and a cache of compiled programs."""
 
+import collections
 import json
 import os
 import pathlib
@@ -38,6 +39,22 @@ def pytest_configure():
     for number, handler in defaults.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
+def pytest_collection_modifyitems(items):
+    """Make cases of a test `thorough` that its `by_default` does not name.
+
+    `@pytest.mark.by_default(2)` leaves the first two of a parametrised test to plain `pytest`,
+    `@pytest.mark.by_default("trn", "tsm")` those with one of these texts in their names.
+    """
+    seen = collections.Counter()
+    for item in items:
+        if mark := item.get_closest_marker("by_default"):
+            test, _, case = item.nodeid.partition("[")
+            seen[test] += 1
+            if not any(c in case if isinstance(c, str) else seen[test] <= c for c in mark.args):
+                item.add_marker(pytest.mark.thorough)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ def test_peak_memory_is_that_of_a_device_that_keeps_count(protocol):
     assert owner == "the process" and memory > 50_000_000
 
 
+@pytest.mark.thorough
 def test_all_views_of_the_video_are_scored(protocol, monkeypatch):
     """As many clips go through the model as the protocol has views, and none is padding."""
     config = base(dataset="frames", model="tsn_resnet10", num_classes=3)

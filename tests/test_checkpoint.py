@@ -101,6 +101,7 @@ DAMAGES = (truncate, flip_bit, delete)
 UNUSED = ("_CHECKPOINT_METADATA", "commit_success.txt", "metrics.json")
 
 
+@pytest.mark.by_default(6)
 @pytest.mark.parametrize("seed", range(20))
 def test_damage_is_found_or_does_not_matter(copy, expected, seed):
     rng = np.random.default_rng(seed)
@@ -126,6 +127,7 @@ def test_damage_is_found_or_does_not_matter(copy, expected, seed):
     assert_equal(stored(newest), expected[6])
 
 
+@pytest.mark.by_default(6)
 @pytest.mark.parametrize("seed", range(20))
 def test_damaged_metrics_are_none(copy, seed):
     newest = copy / "checkpoints" / "6"
@@ -167,6 +169,7 @@ def evaluations(monkeypatch):
     return happens
 
 
+@pytest.mark.by_default(1)
 @pytest.mark.parametrize(("number", "stops_at"), [(1, 3), (2, 6), (3, 6)])
 def test_a_signal_ends_an_evaluation_which_is_made_later(
     trained, tmp_path, evaluations, capsys, number, stops_at
@@ -194,6 +197,7 @@ def test_a_signal_ends_an_evaluation_which_is_made_later(
     assert (tmp_path / "results" / "efficient.json").exists()
 
 
+@pytest.mark.thorough
 def test_an_evaluation_that_fails_loses_no_steps(trained, tmp_path, evaluations):
     def fail():
         raise UserError("a video cannot be read")
@@ -205,6 +209,7 @@ def test_an_evaluation_that_fails_loses_no_steps(trained, tmp_path, evaluations)
     assert checkpoints_are_intact(tmp_path)
 
 
+@pytest.mark.thorough
 def test_an_evaluation_is_in_the_log_once(trained, tmp_path, monkeypatch):
     """Also if the run ends just before its metrics are beside the checkpoint."""
     config, undisturbed = trained

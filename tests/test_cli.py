@@ -98,6 +98,7 @@ def test_what_does_not_fit_is_explained(file, tmp_path, capsys, arguments, menti
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_the_classifier_can_be_drawn_for_other_classes(file, tmp_path, capsys):
     arguments = ["convert", f"--from={file}", "--model=trn_resnet10", f"--to={tmp_path}/out"]
     assert cli.main([*arguments, "--num-classes=7", "--reset-head"]) == 0
@@ -141,6 +142,7 @@ def test_a_classifier_of_images_becomes_a_head(tmp_path, capsys):
     assert "not one layer" in capsys.readouterr().err
 
 
+@pytest.mark.by_default("3-False")
 @pytest.mark.parametrize(("segments", "noted"), [(3, False), (4, True)])
 def test_how_a_trn_chooses_its_relations_is_printed(tmp_path, capsys, segments, noted):
     options = dict(OPTIONS, num_segments=segments)

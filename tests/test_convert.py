@@ -74,6 +74,7 @@ def weights_of(model, head="trn_multiscale"):
     return ours, theirs
 
 
+@pytest.mark.by_default("resnet18")
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("head", HEADS)
 def test_every_name_is_mapped_and_every_tensor_arrives(head, backbone):
@@ -272,6 +273,7 @@ def check(model, expected, *, but=()):
         np.testing.assert_array_equal(leaf[...], 7 if kept else expected[path], err_msg=path)
 
 
+@pytest.mark.by_default("resnet10")
 @pytest.mark.parametrize(
     ("source", "layers", "temporal_op", "head"),
     [
@@ -471,6 +473,7 @@ def test_shifts_elsewhere_do_not_pass_for_those_of_the_model(build):
     convert.load_state_dict(model, every, backbone_only=True)
 
 
+@pytest.mark.thorough
 def test_other_forms_of_mobileone_are_explained():
     trained, deployed = (
         nnx.eval_shape(
@@ -670,6 +673,7 @@ NAMES += (f"layer3.{'9' * 5000}.conv1.net.weight", "consensus.fc_fusion_scales.0
 NAMES += (f"consensus.fc_fusion_scales.{'9' * 5000}.1.weight", "new_fc.bias", "conv1_7x7_s2.weight")
 
 
+@pytest.mark.by_default("options1-trn_multiscale")
 @pytest.mark.parametrize("head", ["tsn", "trn_multiscale"])
 @pytest.mark.parametrize("options", [{}, {"backbone_only": True}])
 def test_tensors_of_any_shape_and_name_are_taken_or_explained(head, options):

@@ -102,6 +102,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.thorough
 def test_every_publication_gives_the_same_model(foreign):
     name, state = foreign
     expected = loaded(name, state)

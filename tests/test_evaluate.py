@@ -151,6 +151,7 @@ def add_25x10(settings):
     )
 
 
+@pytest.mark.by_default("tsm_resnet10")
 @pytest.mark.parametrize("model", ["tsn_resnet10", "tsm_resnet10"])
 def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
     settings, tmp_path, monkeypatch, model
@@ -199,6 +200,7 @@ def test_scores_do_not_depend_on_how_many_clips_are_scored_at_a_time(settings, t
         np.testing.assert_allclose(first, second, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_relations_are_drawn_several_times(settings, tmp_path):
     settings = settings("trn_resnet10")
     small = settings.protocols.efficient.to_dict()

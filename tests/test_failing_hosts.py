@@ -91,9 +91,9 @@ def undisturbed(tree):
     return parameters(tree / "undisturbed")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
-    "seed", [pytest.param(n, marks=pytest.mark.slow if n > 1 else ()) for n in range(10)]
+    "seed",
+    [pytest.param(n, marks=pytest.mark.slow if n > 1 else pytest.mark.thorough) for n in range(10)],
 )
 def test_a_host_that_is_killed(tree, undisturbed, seed):
     """The other one ends by itself; started again, they end with the same bits."""
@@ -126,7 +126,7 @@ def test_a_host_that_is_killed(tree, undisturbed, seed):
     assert_identical(parameters(tree / workdir), undisturbed)
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_a_host_that_hangs(tree):
     launcher = launch(tree, "hung", "--config.train.steps=1000", launch=("--grace=1",))
     said = listen(launcher, 5, lambda: os.kill(process_of_host(launcher, 1), signal.SIGSTOP))
@@ -135,7 +135,7 @@ def test_a_host_that_hangs(tree):
     assert "[0] The same command on all hosts resumes from the newest checkpoint" in said
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     # After step 3, 6 and so on; the signal may come then. The best one and the newest are kept.
     evaluates = ("--config.train.eval_every=1", "--config.train.keep=1")
@@ -157,7 +157,6 @@ def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     assert str(NUM_STEPS) in kept and len(kept) <= 2
 
 
-@pytest.mark.long
 def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
     """Only one of them reads the video; started again, they would fail again."""
     shutil.copytree(tree / "data", tree / "broken")
@@ -177,7 +176,7 @@ def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
     assert checkpoint.find(tree / "failed_alone").name == "1"
 
 
-@pytest.mark.long
+@pytest.mark.thorough
 def test_an_evaluation_that_hangs(tree, undisturbed, tmp_path):
     shutil.copytree(tree / "data", tmp_path / "data")
     frame = min((tmp_path / "data/rawframes/val3").iterdir())

@@ -451,6 +451,7 @@ def test_bad_flags_are_explained(refused, case):
     check_refusal(refused[case], BAD_FLAGS[case][1])
 
 
+@pytest.mark.by_default(1)
 @pytest.mark.parametrize("overrides", [(), ("--config.model.num_classes=3",)])
 def test_a_recipe_that_does_not_exist_is_named(tmp_path, overrides):
     flags = ["--config=nowhere.py", f"--workdir={tmp_path}/run", *overrides]

@@ -39,7 +39,6 @@ MODELS = {
     "densenet": (named("tsn_densenet161", growth=2, width=4), True),
     "mobileone": (named("tsn_mobileone_s4", backbone="mobileone_tiny"), False),
 }
-SLOW = ("bninception", "densenet", "tin")
 
 
 def sums(make_model, platform):
@@ -63,9 +62,8 @@ def sums(make_model, platform):
     return found
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name in SLOW)) for name in MODELS]
-)
+@pytest.mark.by_default(1)
+@pytest.mark.parametrize("name", MODELS)
 def test_training_steps_on_gpus_add_in_one_order(name):
     make_model, scatters = MODELS[name]
 

@@ -278,6 +278,7 @@ def test_the_command(tmp_path):
     assert "evaluation, accurate" in done.stdout
 
 
+@pytest.mark.by_default(1)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

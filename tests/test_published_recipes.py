@@ -147,6 +147,7 @@ def expected_multipliers(model, name, fc_lr5):
     return found
 
 
+@pytest.mark.by_default("trn_sthv1", "tsn_k400_3seg", "tpn_tsm_sthv1", "tin_k400")
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_parameter_has_the_published_multipliers(name):
     config = load(name)
@@ -307,6 +308,7 @@ def test_the_first_loss_is_that_of_a_guess(name):
         assert loss == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.by_default("tsm_sthv1")
 @pytest.mark.parametrize("name", ["trn_sthv1", "tsm_sthv1"])
 def test_the_first_loss_of_a_small_network_is_that_of_a_guess(name):
     options = recipe.model_options(load(name)) | {"norm_group": 0, "width": 8}
@@ -334,6 +336,7 @@ def test_nothing_is_frozen_without_weights(name):
 # Protocols
 
 
+@pytest.mark.by_default("trn_", "tsm_", "tsn_k400_", "tpn_slowonly_k400_scratch")
 @pytest.mark.parametrize("name", ALL_RECIPES)
 def test_the_model_takes_the_clips_of_every_protocol(name):
     config = load(name)

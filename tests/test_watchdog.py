@@ -178,6 +178,7 @@ with watchdog.Watchdog(0.5) as dog:
     assert "killed" not in err and out == ""
 
 
+@pytest.mark.thorough
 def test_a_process_in_which_something_happens_goes_on():
     script = """
 with watchdog.Watchdog(3) as dog:

@@ -75,6 +75,7 @@ def normalised(scale, bias, x, num_groups, epsilon=1e-5):
     return jnp.concatenate(parts)
 
 
+@pytest.mark.by_default("2")
 @pytest.mark.parametrize("num_groups", [1, 2, 4])
 def test_batch_norm_of_groups_in_one_pass(num_groups):
     norm = BatchNorm(5, dtype=jnp.float64)
@@ -127,6 +128,7 @@ def test_batch_norm_in_bfloat16_passes_on_bfloat16():
     assert pull_back(y)[0].dtype == jnp.bfloat16
 
 
+@pytest.mark.by_default("3-2-1")
 @pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
 def test_the_gradient_of_max_pooling_by_position_and_by_window(window, stride, padding):
     x = jnp.round(draw(2, 7, 8, 3))  # many pixels share a maximum
@@ -142,6 +144,7 @@ def test_the_gradient_of_max_pooling_by_position_and_by_window(window, stride, p
     assert_same(jax.vjp(pool, x)[1](dy)[0], expected)
 
 
+@pytest.mark.by_default(1)
 @pytest.mark.parametrize(
     ("axis", "indices"),
     [

@@ -57,6 +57,7 @@ def norms(model):
     return {p.rpartition("/")[0] for p in variables(model) if p.endswith("/mean")}
 
 
+@pytest.mark.by_default("resnet18", "resnet50", "resnext14_32x4d")
 @pytest.mark.parametrize("name", ALL)
 def test_features_of_the_stages(name):
     model = abstract(name)
@@ -120,6 +121,7 @@ def test_where_the_strides_and_the_downsampling_are():
                     assert block.downsample[0].stride == 1 + halved
 
 
+@pytest.mark.by_default("16")
 @pytest.mark.parametrize("width", [4, 16])
 def test_width_sets_the_channels_of_all_stages(width):
     for name, expansion in (("resnet10", 1), ("resnet50", 4)):
@@ -160,6 +162,7 @@ def test_resnext_differs_from_resnet_inside_its_bottlenecks():
             assert (block.conv1.groups, block.conv2.groups, block.conv3.groups) == (1, 32, 1)
 
 
+@pytest.mark.thorough
 def test_residual_branches_of_resnext_start_at_zero():
     conv = partial(Conv, rngs=nnx.Rngs(params=jax.random.key(0, impl="unsafe_rbg")))
     for kind, expected in ((Bottleneck, 1), (ResNeXtBottleneck, 0)):
@@ -259,6 +262,7 @@ def places(depths, **options):
     return [[i for i, block in enumerate(blocks) if block.temporal_op] for blocks in stages]
 
 
+@pytest.mark.thorough
 def test_deep_networks_have_a_temporal_op_in_every_second_block():
     deep, shallow = (1, 2, 23, 3), (1, 2, 6, 3)
     assert places(deep) == [[0], [0], list(range(0, 23, 2)), [0, 2]]
@@ -321,6 +325,7 @@ def test_frozen_stages_freeze_their_temporal_ops():
     assert set(variables(model)) == set(variables(abstract(width=4, temporal_op=temporal_op)))
 
 
+@pytest.mark.thorough
 def test_frozen_stages_keep_their_statistics():
     model = tiny(frozen_stages=2)
     frozen = {n for n in norms(model) if n == "bn1" or n.startswith(("layer1/", "layer2/"))}
@@ -344,6 +349,7 @@ def test_frozen_stages_out_of_range_are_refused(stages):
 # Dtypes
 
 
+@pytest.mark.by_default("resnet10")
 @pytest.mark.parametrize("name", ["resnet10", "resnet50", "resnext101_32x4d"])
 def test_bfloat16_computes_low_and_stores_high(name):
     model = abstract(name, dtype=jnp.bfloat16)

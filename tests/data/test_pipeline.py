@@ -251,6 +251,7 @@ def test_labels_are_mirrored_with_the_clips_and_only_those_of_the_map(reference)
     assert seen == {(0, 0), (0, 1), (1, 1), (1, 0), (2, 2), (3, 3)}
 
 
+@pytest.mark.thorough
 def test_classes_are_drawn_equally_often_where_asked_for(root):
     """The list has 3 videos of each of the classes 0, 1, 2 and 2 of class 3."""
     reader = make_reader(root, VIEW | dict(flip_rate=0))
@@ -765,6 +766,7 @@ def test_worker_processes_end_with_a_killed_trainer_and_leave_no_shared_memory(r
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.by_default("False-9")
 @pytest.mark.parametrize(("evaluates", "signum"), [(False, signal.SIGKILL), (True, signal.SIGSEGV)])
 def test_a_killed_worker_process_is_told_and_does_not_hang(root, evaluates, signum):
     flags.FLAGS.mark_as_parsed()
@@ -811,6 +813,7 @@ def test_worker_processes_stay_for_the_next_pass(root):
     assert wait_for(lambda: set(multiprocessing.active_children()) <= others)
 
 
+@pytest.mark.thorough
 def test_worker_processes_leave_signals_to_the_trainer(root):
     """Ctrl-C reaches all processes, and the trainer may need batches to come to its end."""
     flags.FLAGS.mark_as_parsed()
@@ -831,6 +834,7 @@ def test_worker_processes_leave_signals_to_the_trainer(root):
     assert wait_for(lambda: not any(worker.is_alive() for worker in workers))
 
 
+@pytest.mark.thorough
 def test_a_video_that_cannot_be_read_is_named_by_worker_processes(damaged):
     flags.FLAGS.mark_as_parsed()
     with pytest.raises(FrameError, match=rf"{damaged}/v(4/|10 not found)"):

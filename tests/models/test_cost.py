@@ -24,6 +24,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.by_default("tsn_resnet50", "trn_resnet50")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_cost_is_the_published_one(name):
     options, frames, pixels, parameters, gflops = PUBLISHED[name]
@@ -44,6 +45,7 @@ ACTIVATIONS = {
 }
 
 
+@pytest.mark.by_default("tsn_resnet50")
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_the_published_ones(name):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=400))
@@ -58,6 +60,7 @@ def test_taps_over_time_put_out_one_map():
     assert cost.products == 3 * 4 * cost.activations
 
 
+@pytest.mark.thorough
 def test_deployed_mobileone_has_one_branch_per_block():
     trained, deployed = (
         nnx.eval_shape(lambda d=d: create_model("tsn_mobileone_s4", num_classes=400, deploy=d))

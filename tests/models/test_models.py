@@ -410,6 +410,7 @@ def test_tsn_does_not_see_the_order_of_frames():
 ORDERED = ["trn_resnet10", "tsm_resnet10", "tin_resnet10"]
 
 
+@pytest.mark.by_default("trn_resnet10")
 @pytest.mark.parametrize("name", ORDERED)
 def test_others_see_the_order_of_frames(name):
     model, clips = tiny(name, width=16), random_clips(2, 3)
@@ -429,6 +430,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.by_default("trn", "tsm-tsm")
 @pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "-".join(map(str, parts.values())))
 def test_every_part_learns_and_only_averages_miss_the_order(parts, monkeypatch):
     # The smallest network with a place for all parts, so that compiling it takes seconds.
@@ -470,6 +472,7 @@ def test_every_temporal_op_neck_and_head_is_among_these_parts():
         assert {(kind, name) for name in registry} <= found
 
 
+@pytest.mark.by_default("trn_resnet10")
 @pytest.mark.parametrize(
     ("name", "num_draws", "options"),
     [
@@ -510,6 +513,7 @@ def test_no_two_draws_of_a_step_share_a_key(name, num_draws, options, monkeypatc
     assert len(found) == len(np.unique(found, axis=0)) == num_draws
 
 
+@pytest.mark.by_default("trn_resnet10")
 @pytest.mark.parametrize("name", ["tsn_resnet10", *ORDERED])
 def test_bfloat16_scores_are_close_to_those_of_float32(name):
     options = dict(width=16, num_segments=4)
@@ -556,6 +560,7 @@ def test_a_backbone_without_a_place_for_a_temporal_op_is_refused():
             abstract("tsm_resnet10", backbone="still")
 
 
+@pytest.mark.thorough
 def test_pixels_are_normalised_in_rgb_order():
     model = tiny("tsn_resnet10")
     pixels = np.array([[[[123.675, 116.28, 103.53], [182.07, 59.16, 160.905]]]])
@@ -577,6 +582,7 @@ def test_pixels_are_normalised_as_in_the_reference(golden):
     close(found, expected.transpose(0, 2, 3, 1), atol=1e-6)
 
 
+@pytest.mark.by_default("tsn_resnet10")
 @pytest.mark.parametrize("name", ["tsn_resnet10", "trn_resnet10"])
 def test_norm_groups_train_as_separate_gpus(name):
     clips = random_clips(4, 3)
