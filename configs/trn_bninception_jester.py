@@ -8,6 +8,8 @@ version (8 GPUs of 8 clips), which got 94.50 % top-1 and 99.78 % top-5 in ten cr
 are averaged. Its README says a dropout of 0.8, its YAML 0.2, which means the share that is kept.
 There, every frame of a clip was mirrored or not by itself, and without a change of label; here
 whole clips are, and left and right change places. Gradients were clipped on every GPU by itself.
+The evaluation drew relations at random, once per video; here scores are their mean over all draws,
+and `--config.protocols.<name>.relations=sample` draws them, `num_draws` times.
 """
 
 from trn_jax.config import base, view

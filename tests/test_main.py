@@ -531,11 +531,13 @@ def test_training_starts_from_foreign_weights(tree):
     )
     ours, theirs = weights_of(model)
     positive = {name: np.abs(value) for name, value in theirs.items()}  # as variances have to be
-    np.savez(tree / "weights.npz", **positive)
+    averaged = {f"model_ema.{name}": value for name, value in positive.items()}
+    np.savez(tree / "weights.npz", **positive, **averaged)
     flags = [f"--config.init_from={tree}/weights.npz", "--config.optim.lr=0"]
     done = run(tree, *flags, "--config.train.steps=1")
     assert done.returncode == 0, done.stderr
     assert "starting from the weights of" in done.stderr
+    assert "weights.npz: left unread: " in done.stderr
     found = parameters(tree / "run")
     path = "backbone/layer4/0/conv1/kernel"
     np.testing.assert_array_equal(found["model/" + path.replace("/", ".")], np.abs(ours[path]))

@@ -233,10 +233,7 @@ def _print_notes(arguments, model, weights, rows):
     """What was not read, what was drawn, and how a TRN draws its relations."""
     from trn_jax import convert
 
-    if rest := convert.unread(weights, rows):
-        shown = ", ".join(map(escaped, rest[:5])) + (", ..." if len(rest) > 5 else "")
-        print(f"left unread: {len(rest)} tensor{'s' * (len(rest) > 1)}: {shown}")
-    for line in weights.left_unread:
+    for line in convert.unread(weights, rows):
         print(line)
     fresh = convert.variables(model).keys() - {path for _, path, _ in rows}
     if fresh:

@@ -441,7 +441,10 @@ def _start_from(config, graph, state):
     parts = dict(backbone_only=not config.init_head)
     if not checkpoint.is_stored(config.init_from):
         weights = recipe.initial_weights(config)
-        return load_weights(graph, state, weights, reset_temporal_op=None, **parts)
+        state, unread = load_weights(graph, state, weights, reset_temporal_op=None, **parts)
+        for line in unread:
+            say(f"{config.init_from}: {line}")
+        return state
     directory = checkpoint.find(config.init_from)
     try:
         state, drawn = copy_weights(state, checkpoint.read_weights(directory), **parts)

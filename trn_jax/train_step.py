@@ -318,15 +318,16 @@ def load_weights(graph, state, weights, **options):
         **options: of `convert.load_state_dict`.
 
     Returns:
-        The new state.
+        The new state, and lines on what was of no use, see `convert.unread`.
     """
     model = nnx.merge(graph, *state.model)
-    convert.load_state_dict(model, weights, **options)
+    rows = convert.load_state_dict(model, weights, **options)
     _, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     # Laid out as a step leaves them, so that nothing is compiled again after the first one.
     places = jax.tree.map(lambda leaf: leaf.sharding, state.model)
     params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), places)
-    return state.replace(params=params, stats=stats, fixed=fixed)
+    new = state.replace(params=params, stats=stats, fixed=fixed)
+    return new, convert.unread(weights, rows)
 
 
 def copy_weights(state, values, *, backbone_only):

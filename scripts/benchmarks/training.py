@@ -54,7 +54,7 @@ class Stepper:
 
     def load(self, state_dict: dict[str, np.ndarray]) -> None:
         """Start from foreign weights, see `trn_jax.convert`."""
-        self.state = train_step.load_weights(self.graph, self.state, state_dict)
+        self.state, _ = train_step.load_weights(self.graph, self.state, state_dict)
 
     def compile(self, batch: dict[str, jax.Array]) -> int:
         """Compile the step for such batches; returns the bytes that it needs on each device."""

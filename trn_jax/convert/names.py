@@ -11,7 +11,7 @@ from trn_jax.convert.diagnosis import Problems, compare_shifts
 from trn_jax.convert.image_sources import BEHIND_RELU, CLASSIFIER
 from trn_jax.convert.layout import fitted, rearranged
 from trn_jax.convert.recognition import derived, layer, recognise
-from trn_jax.errors import UserError, listed
+from trn_jax.errors import UserError, escaped, listed
 
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _OTHER_LEAVES = {"weight": "kernel"}
@@ -147,14 +147,22 @@ def _check_finite(values, targets):
 
 
 def unread(state_dict, rows):
-    """Names of tensors that `load_state_dict` had no use for, without counters and the like.
+    """Lines on what `load_state_dict` had no use for, but for counters and the like.
 
     Args:
         state_dict: what it was given.
         rows: what it returned.
+
+    Returns:
+        A list of texts: one on tensors, and those that a `StateDict` has on the rest of its file.
     """
     taken = {name for name, _, _ in rows}
-    return [n for n in rearranged(state_dict) if n not in taken and not derived(n)]
+    names = [n for n in rearranged(state_dict) if n not in taken and not derived(n)]
+    lines = []
+    if names:
+        shown = ", ".join(map(escaped, names[:5])) + (", ..." if len(names) > 5 else "")
+        lines.append(f"left unread: {len(names)} tensor{'s' * (len(names) > 1)}: {shown}")
+    return lines + getattr(state_dict, "left_unread", [])
 
 
 def shapes(state_dict, source="auto"):

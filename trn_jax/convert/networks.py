@@ -99,7 +99,7 @@ def choose(networks, key=None):
     left = [f"left unread: {network}" for network in networks if network is not chosen]
     left += [
         f"{escaped(n.key)} has averaged weights (EMA), which often score better: "
-        f"--key={escaped(n.key)} takes them"
+        f"`trn-jax convert --key={escaped(n.key)}` takes them"
         for n in large
         if n is not chosen and averaged(n.key)
     ]
@@ -109,8 +109,8 @@ def choose(networks, key=None):
 def several(networks):
     """The error that a file holds several networks, none of which is the obvious one."""
     return UserError(
-        f"it holds {len(networks)} networks; choose one by its key, such as "
-        f"--key={escaped(networks[0].key)}:{''.join(f'{chr(10)}  {n}' for n in networks)}"
+        f"it holds {len(networks)} networks; choose one by its key, such as `trn-jax convert "
+        f"--key={escaped(networks[0].key)}`:{''.join(f'{chr(10)}  {n}' for n in networks)}"
     )
 
 
