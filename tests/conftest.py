@@ -43,18 +43,29 @@ def pytest_configure():
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(items):
-    """Make cases of a test `thorough` that its `by_default` does not name.
+    """Give the cases of a parametrised test different markers.
 
-    `@pytest.mark.by_default(2)` leaves the first two of a parametrised test to plain `pytest`,
-    `@pytest.mark.by_default("trn", "tsm")` those with one of these texts in their names.
+    `@pytest.mark.by_default(2)` leaves its first two cases to plain `pytest`,
+    `@pytest.mark.by_default("trn", "tsm")` those with one of these texts in their names; the others
+    are `thorough`, and `slow` where its argument `slow` names them, too.
+    `@pytest.mark.thorough(2)` and the like make the others `slow`.
     """
     seen = collections.Counter()
+
+    def is_among(case, number, chosen):
+        return any(number <= c if isinstance(c, int) else c in case for c in chosen)
+
     for item in items:
+        test, _, case = item.nodeid.partition("[")
+        seen[test] += 1
         if mark := item.get_closest_marker("by_default"):
-            test, _, case = item.nodeid.partition("[")
-            seen[test] += 1
-            if not any(c in case if isinstance(c, str) else seen[test] <= c for c in mark.args):
+            if not is_among(case, seen[test], mark.args):
                 item.add_marker(pytest.mark.thorough)
+            if is_among(case, seen[test], mark.kwargs.get("slow", ())):
+                item.add_marker(pytest.mark.slow)
+        mark = item.get_closest_marker("thorough")
+        if mark and mark.args and not is_among(case, seen[test], mark.args):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

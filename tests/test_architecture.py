@@ -125,6 +125,7 @@ def outside_imports(tree):
     return {i.split(".")[0] for i in imports(tree, SOURCES)} - {"trn_jax", *sys.stdlib_module_names}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", SOURCES)
 def test_imports_go_down(name):
     assert rank(name) is not None, f"{name} has no row in LAYERS"

@@ -88,6 +88,7 @@ def rows(done):
     return found
 
 
+@pytest.mark.slow
 def test_eval_compares_all_protocols_with_the_largest(tree):
     done = run(tree, "--what=eval")
     found = rows(done)
@@ -96,6 +97,7 @@ def test_eval_compares_all_protocols_with_the_largest(tree):
     assert all(number > 0 for numbers in found.values() for number in numbers)
 
 
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize(
     ("flags", "shown"),
     [
@@ -124,6 +126,7 @@ def test_views_are_compared_with_cutting_them_by_hand(tree):
     assert done.stdout.rstrip().endswith("<= 0.333")
 
 
+@pytest.mark.slow
 def test_the_pipeline_is_taken_apart_and_compared(tree):
     flags = ("--what=data", "--threads=1", "--rounds=5", "--steps=20")
     done = run(tree, *flags, f"--other_data_dir={tree}/data")
@@ -149,6 +152,7 @@ def test_the_pipeline_is_taken_apart_and_compared(tree):
     assert 0 < read < decode < crop
 
 
+@pytest.mark.slow
 def test_both_prints_the_parts_the_whole_and_their_ratios(tree):
     found = rows(run(tree, "--what=both"))
     assert list(found) == ["data", "step", "both", "both / step", "both / data"]
@@ -157,10 +161,12 @@ def test_both_prints_the_parts_the_whole_and_their_ratios(tree):
         assert len(cost) == 3
 
 
+@pytest.mark.slow
 def test_one_part_alone(tree):
     assert list(rows(run(tree, "--what=step"))) == ["step"]
 
 
+@pytest.mark.slow
 def test_training_steps_are_timed_without_pytorch(tree, tmp_path):
     (tmp_path / "torch.py").write_text("raise ImportError('not here')\n")
     record = tmp_path / "record.jsonl"
@@ -468,6 +474,7 @@ def small_recipe(batch=8):
     return config
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_not_run(recipes, monkeypatch):
     clips, labels = np.zeros((8, 2, 32, 32, 3), np.uint8), np.zeros(8, np.int32)
     monkeypatch.setattr(recipes, "_memory_limit", lambda _: None)

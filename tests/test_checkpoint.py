@@ -169,7 +169,7 @@ def evaluations(monkeypatch):
     return happens
 
 
-@pytest.mark.by_default(1)
+@pytest.mark.by_default(1, slow=("2-6",))
 @pytest.mark.parametrize(("number", "stops_at"), [(1, 3), (2, 6), (3, 6)])
 def test_a_signal_ends_an_evaluation_which_is_made_later(
     trained, tmp_path, evaluations, capsys, number, stops_at
@@ -243,7 +243,7 @@ def copy_of(config):
     return type(config)(config.to_dict())
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize("case", ["flipped bit", "half deleted"])
 def test_a_training_goes_on_from_the_checkpoint_before(trained, expected, copy, capsys, case):
     newest = copy / "checkpoints" / "6"

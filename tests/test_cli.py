@@ -209,6 +209,7 @@ def test_models_are_listed_with_their_parameters_and_cost(capsys):
     assert "tsm_vgg*" in capsys.readouterr().err
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("failure", "status", "message"),
     [

@@ -140,6 +140,7 @@ def wrong_values(allowed):
     return wrong
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("key", [*configuration.ALLOWED, "data.val.*", "protocols.efficient.*"])
 def test_wrong_values_are_answered_in_a_line(key):
     parent, _, last = key.rpartition(".")
@@ -210,6 +211,7 @@ def test_there_are_recipes():
     assert {"trn_sthv1", "trn_sthv2", "trn_synthetic", "tsn_synthetic"} <= set(RECIPES)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_keep_to_the_ranges(name):
     recipe.check(load(name))

@@ -85,6 +85,7 @@ def test_every_name_is_mapped_and_every_tensor_arrives(head, backbone):
         np.testing.assert_array_equal(np.asarray(leaf[...]), ours[path], err_msg=path)
 
 
+@pytest.mark.smoke
 def test_names_of_published_checkpoints():
     _, theirs = weights_of(abstract())
     shapes = {name: value.shape for name, value in theirs.items()}
@@ -273,7 +274,7 @@ def check(model, expected, *, but=()):
         np.testing.assert_array_equal(leaf[...], 7 if kept else expected[path], err_msg=path)
 
 
-@pytest.mark.by_default("resnet10")
+@pytest.mark.by_default("resnet10", slow=("resnet50-t",))
 @pytest.mark.parametrize(
     ("source", "layers", "temporal_op", "head"),
     [
@@ -673,7 +674,7 @@ NAMES += (f"layer3.{'9' * 5000}.conv1.net.weight", "consensus.fc_fusion_scales.0
 NAMES += (f"consensus.fc_fusion_scales.{'9' * 5000}.1.weight", "new_fc.bias", "conv1_7x7_s2.weight")
 
 
-@pytest.mark.by_default("options1-trn_multiscale")
+@pytest.mark.by_default("options1-trn_multiscale", slow=("options0-tsn",))
 @pytest.mark.parametrize("head", ["tsn", "trn_multiscale"])
 @pytest.mark.parametrize("options", [{}, {"backbone_only": True}])
 def test_tensors_of_any_shape_and_name_are_taken_or_explained(head, options):

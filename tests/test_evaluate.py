@@ -31,6 +31,7 @@ def softmax(x):
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
+@pytest.mark.smoke
 def test_views_are_merged_as_logits_or_as_probabilities():
     logits = 3 * np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     of_logits = evaluate.merge_views(logits, merge="logits")
@@ -84,6 +85,7 @@ class Videos:
             yield video | {"num_clips": len(clips), "views": dict.fromkeys(views, (0, looks))}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("max_views", [1, 16, 100])
 def test_a_view_merges_as_it_says_or_as_the_model_prescribes(max_views):
     rng = np.random.default_rng(0)

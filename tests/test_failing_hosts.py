@@ -91,6 +91,7 @@ def undisturbed(tree):
     return parameters(tree / "undisturbed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seed",
     [pytest.param(n, marks=pytest.mark.slow if n > 1 else pytest.mark.thorough) for n in range(10)],
@@ -126,7 +127,7 @@ def test_a_host_that_is_killed(tree, undisturbed, seed):
     assert_identical(parameters(tree / workdir), undisturbed)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_host_that_hangs(tree):
     launcher = launch(tree, "hung", "--config.train.steps=1000", launch=("--grace=1",))
     said = listen(launcher, 5, lambda: os.kill(process_of_host(launcher, 1), signal.SIGSTOP))
@@ -135,7 +136,7 @@ def test_a_host_that_hangs(tree):
     assert "[0] The same command on all hosts resumes from the newest checkpoint" in said
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     # After step 3, 6 and so on; the signal may come then. The best one and the newest are kept.
     evaluates = ("--config.train.eval_every=1", "--config.train.keep=1")
@@ -176,7 +177,7 @@ def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
     assert checkpoint.find(tree / "failed_alone").name == "1"
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_an_evaluation_that_hangs(tree, undisturbed, tmp_path):
     shutil.copytree(tree / "data", tmp_path / "data")
     frame = min((tmp_path / "data/rawframes/val3").iterdir())

@@ -201,6 +201,7 @@ def test_data_is_written_by_one_host_first(monkeypatch, tmp_path):
     assert happened == ["wait", "locate"]
 
 
+@pytest.mark.smoke
 def test_the_batch_is_cut_over_all_hosts():
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
     config.train.batch = 12
@@ -303,7 +304,7 @@ def test_only_the_first_host_says_something(two_hosts):
     assert json.loads((folder / "results/efficient.json").read_text())["num_videos"] == 7
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_hosts_accumulate_as_one_step(tree, two_hosts):
     train_on_two_hosts(tree, "accumulated", "--config.train.accumulation=2")
     assert_same(two_hosts[0], tree / "accumulated")
@@ -321,7 +322,7 @@ def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
     assert_same(folder, resumed)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_hosts_go_on_from_the_checkpoint_before_a_damaged_one(tree, two_hosts):
     folder, _ = two_hosts
     shutil.copytree(folder, tree / "damaged")
@@ -339,7 +340,7 @@ def test_two_hosts_go_on_from_the_checkpoint_before_a_damaged_one(tree, two_host
     assert_same(folder, tree / "damaged")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_state_that_is_cut_over_two_hosts(tree, two_hosts, monkeypatch):
     """Its checkpoint goes on with whole arrays, on one host."""
     folder, _ = two_hosts

@@ -49,6 +49,7 @@ def claim_elsewhere(folder, **changes):
     (folder / NAME).write_text(json.dumps(content | changes))
 
 
+@pytest.mark.smoke
 def test_a_second_run_is_told_whose_it_is(tmp_path, holder):
     before = (tmp_path / NAME).read_bytes()
     with pytest.raises(PassingError, match=f"process {holder.pid} on .*--workdir") as raised:

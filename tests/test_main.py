@@ -277,13 +277,8 @@ def begin(tree, *flags):
     )
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        *(pytest.param(n, marks=pytest.mark.thorough) for n in (signal.SIGHUP, signal.SIGUSR1)),
-    ],
-)
+@pytest.mark.by_default("15", slow=("1]", "10]"))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_command_goes_on(tree, number):
     process = begin(tree, "--config.train.epochs=400")
     for line in process.stderr:
@@ -353,7 +348,7 @@ def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch)
     assert dispatched == 12
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize(("steps", "recorded"), [("2:3", "2 to 3"), ("4:99", ""), ("99:100", None)])
 def test_steps_are_recorded_for_xprof(tree, steps, recorded):
     """Also if the training ends before the last of them."""
@@ -500,7 +495,7 @@ def test_batch_must_fit_the_devices(tree):
     check_refusal(run(tree, num_devices=3), "3 devices")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     broken = tree / "data" / "rawframes" / "train5" / "00001.jpg"
     broken.write_bytes(b"")
@@ -563,7 +558,7 @@ def test_the_published_file_is_found_in_a_folder(tmp_path):
     np.testing.assert_array_equal(recipe.initial_weights(config)["weight"], np.arange(3.0))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_workdir_belongs_to_one_configuration(tree):
     # Not yet to this one, which fails when it reads its first batches.
     video, elsewhere = tree / "data" / "rawframes" / "train5", tree / "elsewhere"

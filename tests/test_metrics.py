@@ -22,6 +22,7 @@ def one_hot(predictions, num_classes=6):
     return np.eye(num_classes)[predictions]
 
 
+@pytest.mark.smoke
 def test_reference_vectors():
     confusion = metrics.confusion_matrix(SCORES.argmax(1), LABELS, 4)
     assert confusion.tolist() == [[2, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]

@@ -49,6 +49,7 @@ def spoil(config, tmp_path, monkeypatch):
     return batches
 
 
+@pytest.mark.thorough("2")
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_training_stops_before_it_saves_what_is_not_finite(
     training, tmp_path, monkeypatch, accumulation
@@ -74,6 +75,7 @@ def test_the_first_of_the_steps_since_the_last_line_is_named(training, tmp_path,
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+@pytest.mark.thorough("1")
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_training_goes_on_without_such_steps(
     training, tmp_path, monkeypatch, capsys, accumulation
@@ -108,6 +110,7 @@ def test_steps_are_not_skipped_for_ever(training, tmp_path, monkeypatch):
     assert 20 <= int(batch.stem.rpartition("_")[2]) < 400
 
 
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_a_state_that_is_not_finite_is_not_saved_whatever_the_loss_says(
     training, tmp_path, monkeypatch, on_nan

@@ -47,6 +47,7 @@ def test_constant_rate():
     close(rates([0, 7, 10_000], schedule="constant"), [0.01] * 3)
 
 
+@pytest.mark.smoke
 def test_warm_up_by_step_then_cosine_is_that_of_tin():
     found = rates(
         [0, 50, 99, 100, 2050, 3999, 5000],

@@ -50,7 +50,7 @@ def test_a_step_communicates_its_gradient_and_little_else(config):
     assert alone.flops > 4 * cost.flops > 0
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough("bfloat16")
 # The compiler warns of an old state that no part of the new one can take the place of.
 @pytest.mark.filterwarnings("error:Some donated buffers")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -115,7 +115,7 @@ def test_communications_are_read_from_programs(told):
     ]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_parts_of_a_batch_are_counted_as_often_as_they_are_computed(config):
     config.model.norm_group = 2
     config.train.batch = 64
@@ -129,7 +129,7 @@ def test_parts_of_a_batch_are_counted_as_often_as_they_are_computed(config):
     assert sent[1] == pytest.approx(4 * sent[0], rel=0.01)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_operations_of_gpus_are_counted_before_compilation(config, monkeypatch, accumulation):
     config.model.norm_group = 2

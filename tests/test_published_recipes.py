@@ -257,6 +257,7 @@ ROWS = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", SETTINGS)
 def test_recipes_are_set_up_as_published(name):
     config = load(name)
@@ -361,6 +362,7 @@ def parse(view):
 VIEWS = {"efficient": 1, "accurate": 6, "1x10": 10, "25x10": 10, "10x25": 10, "10x3": 30}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", RECIPES)
 def test_protocols_have_the_views_that_their_names_tell(name):
     config = load(name)

@@ -69,6 +69,7 @@ def two_steps(make_model, remat):
     return jax.device_get((scalars, state.params, state.stats))
 
 
+@pytest.mark.thorough("trn")
 @pytest.mark.parametrize(
     "name",
     [

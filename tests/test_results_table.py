@@ -28,7 +28,7 @@ def test_the_readme_is_up_to_date(tables):
     assert tables.with_tables(tables.README, text) == text
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_list_of_recipes_is_up_to_date(tables):
     text = tables.RECIPES.read_text()
     assert tables.with_tables(tables.RECIPES, text) == text

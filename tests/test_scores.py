@@ -53,6 +53,7 @@ def assert_same(a, b):
 # Files
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize("extension", FORMATS)
 def test_what_is_written_is_read_back(tmp_path, extension, several):

@@ -86,7 +86,7 @@ def bytes_per_device(tree):
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough("all-options1")
 @pytest.mark.parametrize(
     ("shard", "options"),
     [
@@ -110,7 +110,7 @@ def test_the_training_is_the_same_in_less_memory(whole, shard, options):
         Evaluator(graph)._on_these_devices(state.model)
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize(("saved", "resumed"), [("all", "none"), ("none", "all")])
 def test_checkpoints_do_not_know_of_it(whole, tmp_path, saved, resumed):
     with jax.enable_x64(True):
@@ -168,7 +168,7 @@ def test_other_choices_are_refused():
         train_step.lay_state({}, make_mesh(), "some")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_plan_shows_it():
     config = base(dataset="frames", model="trn_resnet10", num_classes=5)
     config.model.update(width=8, num_segments=3, norm_group=2)

@@ -56,6 +56,7 @@ def test_signals_that_were_ignored_stay_ignored():
     assert err == "stopped by SIGTERM during startup\n"
 
 
+@pytest.mark.smoke
 def test_later_signals_are_for_whoever_is_in_charge():
     came = []
     with StopSignals() as signals:

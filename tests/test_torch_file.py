@@ -172,6 +172,7 @@ def write(request):
 # What is read
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_every_dtype_arrives_bit_by_bit(read, write, dtype, protocol):
@@ -410,6 +411,7 @@ def test_pickles_that_ask_to_run_code_are_refused_and_not_executed(read, tmp_pat
     assert not mark.exists()
 
 
+@pytest.mark.smoke
 def test_calls_of_unknown_functions_are_not_executed(read, write):
     calls = []
     # A function that could be imported: only the name of its module is unsuspicious.

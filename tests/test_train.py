@@ -73,7 +73,7 @@ def used_by(process):
 @pytest.mark.parametrize(
     ("recipe", "steps", "settled", "tolerance"),
     [
-        pytest.param("small", 600, 200, 0.05, marks=pytest.mark.thorough),
+        pytest.param("small", 600, 200, 0.05, marks=pytest.mark.slow),
         pytest.param("synthetic", 2000, 200, 0.02, marks=pytest.mark.slow),
     ],
 )

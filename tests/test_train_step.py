@@ -29,14 +29,12 @@ REFERENCES = {
     "tin_r50": dict(name="tin_resnet50", num_classes=174),
     "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
 }
-SLOW = ("tsm_r50", "tin_r50", "tpn_slowonly_r50")
 
 
 # Each case is recorded twice, with gradients that are clipped and with gradients that are not.
+@pytest.mark.thorough("trn_r50_multiscale-published")
 @pytest.mark.parametrize("clipping", ["published", "other"])
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in REFERENCES]
-)
+@pytest.mark.parametrize("case", REFERENCES)
 def test_three_steps_equal_the_reference(golden, case, clipping):
     numbers = golden(f"train/{case}")
     expected = numbers if clipping == "published" else numbers["other_clipping"]
@@ -207,6 +205,7 @@ def test_one_device_takes_the_batch_of_eight_in_eight_parts(eight_devices):
     assert largest_difference(parameters, eight_devices[1]) < 1e-9
 
 
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize(("num_devices", "accumulation"), [(1, 4), (2, 2)])
 def test_accumulation_changes_nothing(one_device, num_devices, accumulation):
     with jax.enable_x64(True):
@@ -215,6 +214,7 @@ def test_accumulation_changes_nothing(one_device, num_devices, accumulation):
     assert largest_difference(parameters, one_device[1]) < 1e-9
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail(one_device):
     with jax.enable_x64(True):
         other_groups, _ = run(1, steps=1, norm_group=4)
@@ -223,6 +223,7 @@ def test_the_comparison_can_fail(one_device):
     assert abs(other_draws[0] - one_device[0][0]) > 1e-6
 
 
+@pytest.mark.slow
 def test_first_loss_in_float32_does_not_depend_on_the_devices():
     first = [run(n, steps=1, dtype="float32")[0][0] for n in (1, 8)]
     assert first[0] == pytest.approx(first[1], abs=1e-6)
@@ -362,6 +363,7 @@ def good_and_bad():
     return good, bad
 
 
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_skipping_changes_nothing_where_all_is_finite(accumulation):
     good, _ = good_and_bad()

@@ -76,7 +76,7 @@ def test_a_second_command_waits_by_its_status(trained, copy):  # noqa: F811
 # The configuration
 
 
-@pytest.mark.by_default(1)
+@pytest.mark.by_default(1, slow=("{",))
 @pytest.mark.parametrize("damaged", [None, "", "{"])
 def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):  # noqa: F811
     """Whatever happened to `config.json`."""
@@ -98,6 +98,7 @@ def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):  # noqa
 # The lists
 
 
+@pytest.mark.smoke
 def test_the_lists_are_kept(trained):  # noqa: F811
     _, workdir = trained
     about = checkpoint.read_about(checkpoint.find(workdir))
@@ -120,7 +121,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.by_default("relabelled")
+@pytest.mark.by_default("relabelled", slow=("added", "removed", "counted", "moved"))
 @pytest.mark.parametrize("case", CHANGES)
 def test_lists_that_change_are_noticed(trained, copy, tmp_path, case):  # noqa: F811
     config, data = own_data(trained[0], tmp_path)
@@ -323,7 +324,7 @@ def changed_classes(config, folder, num_classes):
     return config
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize("init_head", [True, False])
 def test_a_training_starts_from_another_one(trained, tmp_path, capsys, init_head):  # noqa: F811
     config = changed_classes(trained[0], tmp_path, 7)

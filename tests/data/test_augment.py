@@ -79,6 +79,7 @@ def mirror(frame, size=None):
 # Rectangles
 
 
+@pytest.mark.smoke
 def test_multi_scale_boxes_are_those_of_the_reference_in_its_order(golden):
     checked = set()
     for record in golden("pipeline/multi_scale_crop")["records"]:
@@ -237,6 +238,7 @@ def read_clip(crop_size, **settings):
     return np.stack(clips), record.label
 
 
+@pytest.mark.smoke
 @needs_images
 @pytest.mark.parametrize(
     ("name", "crop_size", "settings"),

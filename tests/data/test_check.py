@@ -120,6 +120,7 @@ def plant_everything(tree):
     ]
 
 
+@pytest.mark.smoke
 def test_every_planted_defect_is_found_where_it_is(tree):
     messages = plant_everything(tree)
     findings = look(tree)

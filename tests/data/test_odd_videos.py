@@ -34,6 +34,7 @@ def numbers(frames):
     return [painted.number(frame) for frame in frames]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", sorted(painted.TRUTH))
 def test_inputs_are_read_as_by_ffmpeg(name):
     truth = painted.TRUTH[name]

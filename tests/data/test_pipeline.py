@@ -172,6 +172,7 @@ def test_batches_show_the_videos_they_name(reference):
         np.testing.assert_allclose(grey, 20 * batch["example"] + 9.5, atol=5)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("num_threads", [2, 5])
 def test_batches_do_not_depend_on_the_number_of_threads(root, reference, num_threads):
     assert_equal(train(make_reader(root, num_threads=num_threads), 10), reference)
@@ -282,6 +283,7 @@ def test_classes_are_drawn_equally_often_where_asked_for(root):
 # Evaluation
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("num_hosts", "num_threads"), [(1, 1), (1, 3), (2, 1), (3, 2), (16, 1)])
 def test_evaluation_covers_the_list_once_whatever_the_hosts(root, num_hosts, num_threads):
     options = dict(num_hosts=num_hosts, num_threads=num_threads)

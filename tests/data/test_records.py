@@ -136,6 +136,7 @@ def test_lists_are_those_of_the_folders(folders, stored, split):
     assert annotations.read_class_names(files.class_names) == [f"class {i}" for i in range(3)]
 
 
+@pytest.mark.smoke
 def test_all_frames_are_those_of_the_folders(folders, stored):
     for split in NAMES:
         (source, expected), (other, found) = read(folders, split), read(stored, split)

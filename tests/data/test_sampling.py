@@ -103,6 +103,7 @@ def eight_by_eight(num_frames, num_clips, sampling_name="clips", seed=0, **setti
 # The reference's numbers
 
 
+@pytest.mark.smoke
 def test_test_frames_are_those_of_the_reference(golden):
     seen = set()
     for record in records(golden, "sample_frames_test"):
@@ -171,6 +172,7 @@ def test_train_frames_have_the_bounds_of_the_reference(golden):
     assert len(branches) == 5  # drawn, also to the end, spread, too short, and dense
 
 
+@pytest.mark.smoke
 def test_train_frames_are_those_of_the_reference_for_its_draws(golden):
     for record in train_records(golden):
         sample, rng = train_sampler(record), ReferenceRng()

@@ -44,7 +44,7 @@ def root(tmp_path_factory):
     return test_pipeline.write_videos(tmp_path_factory.mktemp("videos"))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nothing tells what is in use")
 @pytest.mark.parametrize("kind", ["train", "eval"])
 @pytest.mark.parametrize("num_batches", [800, pytest.param(10_000, marks=pytest.mark.slow)])

@@ -83,6 +83,7 @@ def test_frames_are_counted_exactly(video):
         assert opened.num_frames == NUM_FRAMES
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "indices",
     [[0], [40], [39, 40], [20], [5, 6, 7], [40, 0, 20, 20, 1], range(0, 41, 5), range(41)],

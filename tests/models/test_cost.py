@@ -24,7 +24,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.by_default("tsn_resnet50", "trn_resnet50")
+@pytest.mark.by_default("tsn_resnet50", "trn_resnet50", slow=("densenet", "swin"))
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_cost_is_the_published_one(name):
     options, frames, pixels, parameters, gflops = PUBLISHED[name]
@@ -45,7 +45,7 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.by_default("tsn_resnet50")
+@pytest.mark.by_default("tsn_resnet50", slow=("densenet", "swin"))
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_the_published_ones(name):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=400))

@@ -132,7 +132,7 @@ def check_outputs(model, num_classes):
         assert auxiliary is None or auxiliary.shape == logits.shape
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough("resnet10", "resnet14", "trn_resnet50", "tin_resnet50")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_scores_clips_of_every_data_set(name, monkeypatch):
     whole = abstract(name, num_classes=174, num_segments=3)
@@ -230,6 +230,7 @@ def relation_of(scale, num_frames):
     return nnx.eval_shape(lambda: Relation(scale, num_frames, 2, 2, 2, rngs=nnx.Rngs(0)))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("num_frames", [2, 3, 5, 8])
 def test_relations_are_all_ordered_choices_of_frames(num_frames):
     for scale in range(2, num_frames + 1):
@@ -249,6 +250,7 @@ def test_the_omitted_frame_runs_backwards():
     assert omitted == [7, 6, 5, 4, 3, 2, 1, 0]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("num_classes", "head", "published"),
     [
@@ -356,6 +358,7 @@ def test_sampling_in_evaluation_draws_with_the_given_key():
         nnx.eval_shape(lambda head, x: head(x), head, x)
 
 
+@pytest.mark.smoke
 def test_trn_in_training_belongs_to_the_clip_and_not_to_its_place():
     head, x = trn(dropout_rate=0.5), draw(4, 4, 1, 1, CHANNELS)
     index = np.array([2, 0, 3, 1])

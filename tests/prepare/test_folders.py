@@ -60,6 +60,7 @@ def test_what_systems_leave_behind_is_passed_over_everywhere(tmp_path):
     assert folders.find_videos(tmp_path) == ["a/1.mp4", "b/c/2.mp4"]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("names", "splits"),
     [

@@ -72,6 +72,7 @@ def lists(to):
     return found
 
 
+@pytest.mark.smoke
 def test_folders_of_classes_become_lists(folder, tmp_path):
     said = prepared(folder, tmp_path / "to")
     assert (tmp_path / "to/label_map.txt").read_text() == "".join(f"{n}\n" for n in sorted(CLASSES))

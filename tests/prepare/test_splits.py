@@ -74,6 +74,7 @@ def test_the_seed_chooses():
     assert moved(first, membership(items, seed=1))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_shares_are_about_right_and_every_class_has_both(share):
     for size in (2, 3, 5, 10):
