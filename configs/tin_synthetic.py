@@ -5,7 +5,9 @@
 Identical to `trn_synthetic` but for the model.
 """
 
-from configs import trn_synthetic
+from trn_jax.config import recipe
+
+trn_synthetic = recipe("trn_synthetic")
 
 
 def get_config():

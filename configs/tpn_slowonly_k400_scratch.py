@@ -7,7 +7,9 @@ As `tpn_slowonly_k400` but for its start. Published, mmaction2 1.x: 74.20 % top-
 (the table says 8 x 2 GPUs, the file 8 of 8 clips).
 """
 
-from configs import tpn_slowonly_k400
+from trn_jax.config import recipe
+
+tpn_slowonly_k400 = recipe("tpn_slowonly_k400")
 
 
 def get_config():

@@ -7,7 +7,9 @@ As `tsn_k400_3seg` but for the backbone, and crops of random size and shape. Pub
 1.x (`custom_backbones`): 72.07 % top-1, 90.15 % top-5.
 """
 
-from configs import tsn_k400_3seg
+from trn_jax.config import recipe
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
 
 
 def get_config():

@@ -7,7 +7,9 @@ As `tsn_k400_3seg` but for the number of segments. Published, mmaction2 1.x: 74.
 top-5.
 """
 
-from configs import tsn_k400_3seg
+from trn_jax.config import recipe
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
 
 
 def get_config():

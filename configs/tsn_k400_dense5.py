@@ -8,8 +8,9 @@ classifier. Published, mmaction2 1.x: 71.37 % top-1, 89.67 % top-5. The table ca
 "25 clips x 10 crop"; its configuration is 25 frames at each of 10 positions, in the centre crop.
 """
 
-from configs import tsn_k400_3seg
-from trn_jax.config import view
+from trn_jax.config import recipe, view
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
 
 
 def get_config():

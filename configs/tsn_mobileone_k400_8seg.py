@@ -8,7 +8,9 @@ clips; its file 8 x 16 at the same rate: `train.batch=128 model.norm_group=16`. 
 `trn_jax.backbones.mobileone.reparameterize` fuses the branches of each block.
 """
 
-from configs import tsn_k400_3seg
+from trn_jax.config import recipe
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
 
 
 def get_config():

@@ -6,7 +6,9 @@
 As `tsn_k400_8seg` but for the backbone. Published, mmaction2 1.x: 75.89 % top-1, 92.07 % top-5.
 """
 
-from configs import tsn_k400_3seg
+from trn_jax.config import recipe
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
 
 
 def get_config():

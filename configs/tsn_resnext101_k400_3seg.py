@@ -7,7 +7,9 @@ As `tsn_k400_3seg` but for the backbone. Published, mmaction2 1.x (`custom_backb
 top-1, 90.36 % top-5.
 """
 
-from configs import tsn_k400_3seg
+from trn_jax.config import recipe
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
 
 
 def get_config():

@@ -7,7 +7,10 @@ As `tsn_sthv2_8seg` but for the segments and the positions of the crops. Publish
 36.91 % top-1, 68.77 % top-5.
 """
 
-from configs import tsn_k400_3seg, tsn_sthv2_8seg
+from trn_jax.config import recipe
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
+tsn_sthv2_8seg = recipe("tsn_sthv2_8seg")
 
 
 def get_config():

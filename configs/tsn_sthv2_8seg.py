@@ -7,7 +7,9 @@ Published, mmaction2 1.x: 35.51 % top-1, 67.09 % top-5: much of this data set is
 the frames, which TSN does not see.
 """
 
-from configs import tsn_k400_3seg
+from trn_jax.config import recipe
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
 
 _ROW = tsn_k400_3seg.row(
     "r50_8xb32-1x1x8-50e_sthv2-rgb", "20230313-06ad7d03", top1=35.51, top5=67.09

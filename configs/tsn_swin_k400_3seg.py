@@ -7,7 +7,9 @@ As `tsn_k400_3seg` but for the backbone; SGD and its rate are the same. Publishe
 (`custom_backbones`): 77.03 % top-1, 92.61 % top-5.
 """
 
-from configs import tsn_k400_3seg
+from trn_jax.config import recipe
+
+tsn_k400_3seg = recipe("tsn_k400_3seg")
 
 
 def row(name, version, **accuracies):

@@ -8,7 +8,9 @@ top-1, 94.20 % top-5. The mean over all tokens is taken, which that file means b
 versions of timm, does not do.
 """
 
-from configs import tsn_swin_k400_3seg
+from trn_jax.config import recipe
+
+tsn_swin_k400_3seg = recipe("tsn_swin_k400_3seg")
 
 
 def get_config():

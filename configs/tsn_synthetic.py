@@ -6,7 +6,9 @@ Identical to `trn_synthetic` but for the head. Both classes of a pair consist of
 50 % is the limit, although the pair itself can be told.
 """
 
-from configs import trn_synthetic
+from trn_jax.config import recipe
+
+trn_synthetic = recipe("trn_synthetic")
 
 
 def get_config():

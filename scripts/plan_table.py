@@ -17,7 +17,6 @@ then follows from the linear rule.
 import argparse
 import concurrent.futures
 import dataclasses
-import importlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -80,10 +79,11 @@ def make(recipe, topology, *, twice):
     import jax
     from flax import nnx
 
+    from trn_jax import config as configuration
     from trn_jax import create_model, plan
     from trn_jax.errors import UserError
 
-    config = importlib.import_module(f"configs.{recipe}").get_config()
+    config = configuration.recipe(recipe).get_config()
     config.model.dtype = "bfloat16"
     devices, memory = plan.find_devices(topology)
     model = nnx.eval_shape(lambda: create_model(**config.model))

@@ -12,7 +12,6 @@ models themselves, plans from `scripts/plan_table.py`. No number is typed by han
 import argparse
 import dataclasses
 import fnmatch
-import importlib
 import json
 import pathlib
 import re
@@ -179,7 +178,9 @@ def names():
 
 def get_config(recipe):
     """The configuration of a recipe."""
-    return importlib.import_module(f"configs.{recipe}").get_config()
+    from trn_jax import config as configuration
+
+    return configuration.recipe(recipe).get_config()
 
 
 def measured(recipe, protocol):

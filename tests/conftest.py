@@ -43,13 +43,15 @@ def pytest_configure():
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by marker
 def pytest_collection_modifyitems(items):
-    """Give the cases of a parametrised test different markers.
+    """Put tests in order, and give the cases of a parametrised test different markers.
 
     `@pytest.mark.by_default(2)` leaves its first two cases to plain `pytest`,
     `@pytest.mark.by_default("trn", "tsm")` those with one of these texts in their names; the others
     are `thorough`, and `slow` where its argument `slow` names them, too.
     `@pytest.mark.thorough(2)` and the like make the others `slow`.
     """
+    # Long files lie at the top: with the short ones at the end, all workers end at about one time.
+    items.sort(key=lambda item: len(item.path.parts))
     seen = collections.Counter()
 
     def is_among(case, number, chosen):

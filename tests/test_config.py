@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import json
 import math
 import pathlib
@@ -19,23 +18,11 @@ from trn_jax.errors import UserError
 from trn_jax.models import MODELS
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
-RECIPES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem[0] != "_")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _repository_is_importable():
-    # Recipes may build on one another as `configs.<name>`.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(REPOSITORY))
-        yield
-
-
-def module(name):
-    return importlib.import_module(f"configs.{name}")
+RECIPES = configuration.recipe_names()
 
 
 def load(name):
-    return module(name).get_config()
+    return configuration.recipe(name).get_config()
 
 
 def views(config):
@@ -271,7 +258,7 @@ PUBLISHED_COLUMNS = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_published_rows_have_a_source_and_stand_in_the_docstring(name):
-    config, text = load(name), module(name).__doc__
+    config, text = load(name), configuration.recipe(name).__doc__
     assert f"--config=configs/{name}.py" in text
     assert set(config.published) <= set(config.protocols)
     for row in config.published.values():

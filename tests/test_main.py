@@ -80,11 +80,11 @@ def run(tree, *flags, num_devices=1, **kwargs):
     return execute(command(tree, *flags, **kwargs), num_devices)
 
 
-def execute(words, num_devices=1):
+def execute(words, num_devices=1, cwd=REPOSITORY):
     return subprocess.run(
         words,
         env=environment(num_devices),
-        cwd=REPOSITORY,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=300,
@@ -452,8 +452,23 @@ def test_a_recipe_that_does_not_exist_is_named(tmp_path, overrides):
     flags = ["--config=nowhere.py", f"--workdir={tmp_path}/run", *overrides]
     done = execute([sys.executable, "-m", "trn_jax.main", *flags])
     check_refusal(done, "cannot load the recipe nowhere.py: there is no such file in")
-    assert "give the whole path" in done.stderr and "config_config" not in done.stderr
+    assert "--config=trn_sthv1" in done.stderr and "config_config" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("trn_sthv1", ""),
+        ("configs/trn_sthv1.py", "configs/trn_sthv1.py is not here; taking the recipe that comes"),
+        ("trn_shtv1", "there is no recipe 'trn_shtv1'; did you mean 'trn_sthv1'?"),
+    ],
+)
+def test_recipes_are_found_by_name_from_anywhere(tmp_path, value, said):
+    done = execute([sys.executable, "-m", "trn_jax.main", f"--config={value}"], cwd=tmp_path)
+    check_refusal(done, said)
+    assert said.startswith("there is no") or "data/sthv1" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,55 @@ import dataclasses
 import functools
 import math
 import operator
+import pathlib
 import re
+import runpy
+import types
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from trn_jax.errors import UserError, listed
+from trn_jax.errors import UserError, did_you_mean, listed
 
 # Not only dots: no name may lead out of the folder of the results.
 _PROTOCOL = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]+")
+
+_HERE = pathlib.Path(__file__).parent
+
+
+def recipe_names():
+    """Names of the recipes that come with the package, sorted."""
+    return sorted(path.stem for path in _recipes().glob("*.py"))
+
+
+def recipe_file(name):
+    """The file of a recipe that comes with the package.
+
+    Args:
+        name: such as "trn_sthv1".
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    path = _recipes() / f"{name}.py"
+    if name not in recipe_names():
+        raise UserError(
+            f"there is no recipe {name!r}{did_you_mean(name, recipe_names())} A recipe is given by "
+            "its name or by the path of its file, which ends in .py"
+        )
+    return path
+
+
+@functools.cache
+def recipe(name):
+    """What a recipe that comes with the package defines, for others that build on it."""
+    return types.SimpleNamespace(**runpy.run_path(str(recipe_file(name))))
+
+
+def _recipes():
+    """Their folder: in a wheel inside of the package, in the repository beside it."""
+    inside = _HERE / "configs"
+    return inside if inside.is_dir() else _HERE.parent / "configs"
 
 
 def view(**changes):

@@ -22,12 +22,15 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from trn_jax.config import recipe_file, recipe_names
 from trn_jax.errors import UserError
 from trn_jax.signals import StopSignals
 
 _LOADER = os.path.dirname(config_flags.__file__)  # what runs a recipe
 _LIBRARIES = (os.path.dirname(_LOADER), os.path.dirname(app.__file__))
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as configs/trn_sthv1.py.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe: the name of one that comes with the package, or the path of a file."
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -152,7 +155,7 @@ def _main(signals):
         return _plan(config)
     if _MODE.value == "train":
         if config is None:
-            raise UserError("training needs a recipe: --config=configs/trn_synthetic.py")
+            raise UserError("training needs a recipe: --config=trn_synthetic")
         if _DUMP.value:
             raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
         profile_steps = _profile_steps(_PROFILE_STEPS.value)
@@ -280,9 +283,9 @@ def _check_recipe(error):
     missing = re.search(r"\[Errno 2\].*: '(.+\.py)'", str(error))
     if missing:
         raise UserError(
-            f"cannot load the recipe {missing[1]}: there is no such file in {os.getcwd()}; recipes "
-            "lie in the folder configs of the repository: run the command there, or give the whole "
-            "path"
+            f"cannot load the recipe {missing[1]}: there is no such file in {os.getcwd()}; give "
+            "the path of a recipe, or the name of one that comes with trn_jax, such as "
+            "--config=trn_sthv1"
         )
 
 
@@ -294,7 +297,7 @@ def _workdir_of(directory):
 
 def _parse(arguments):
     try:
-        arguments = [_addressable(argument) for argument in arguments]
+        arguments = [_addressable(argument) for argument in _with_recipe_files(arguments)]
         _check_foreign(arguments)
         sys.argv = list(arguments)  # where ml_collections looks for settings of a recipe
         _use_stored_config(arguments)
@@ -317,6 +320,35 @@ def _parse(arguments):
         if isinstance(error, AttributeError | KeyError | TypeError | ValueError | OSError):
             raise UserError(_explain_flag(error, arguments)) from None
         raise
+
+
+def _with_recipe_files(arguments):
+    """The arguments with the files of recipes that are given by name, `--config=trn_sthv1`."""
+    arguments = list(arguments)
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            if equals:
+                arguments[i] = f"{flag}={_recipe_path(value)}"
+            elif i + 1 < len(arguments):
+                arguments[i + 1] = _recipe_path(arguments[i + 1])
+    return arguments
+
+
+def _recipe_path(value):
+    """The path of a recipe.
+
+    `configs/<name>.py`, which all documents have, is the file of the package where there is no
+    such file in the current folder.
+    """
+    if not value or (value.endswith(".py") and os.path.exists(value)):
+        return value
+    name = re.fullmatch(r"(?:configs/)?([A-Za-z0-9_]+)\.py|([A-Za-z0-9_-]+)", value)
+    if name and name[1] in recipe_names():
+        print(f"{value} is not here; taking the recipe that comes with trn_jax", file=sys.stderr)
+    elif name is None or name[1]:
+        return value
+    return str(recipe_file(name[1] or name[2]))
 
 
 def _addressable(argument):

@@ -9,8 +9,6 @@ import contextlib
 import copy
 import dataclasses
 import multiprocessing
-import pathlib
-import runpy
 import statistics
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -29,10 +27,11 @@ from benchmarks.bandwidth import measure_bandwidth
 from benchmarks.training import Stepper
 from benchmarks.turns import Side, Turn, measure, spread
 from benchmarks.twin_step import TwinStepper
+from trn_jax import config as configuration
 from trn_jax import create_model, recipe, train_step
 from trn_jax.compiled import DoesNotFit
 from trn_jax.devices import make_mesh, split_batch
-from trn_jax.errors import UserError, did_you_mean, first_line
+from trn_jax.errors import UserError, first_line
 from trn_jax.models import cost
 
 RECIPES = ("trn_sthv1", "tsm_k400", "tin_sthv1", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
@@ -41,7 +40,6 @@ TWINS = {"eager": "PyTorch", "compiled": "PyTorch, compiled"}
 # Clips per second that are wanted on one H200, of 8 frames of 224 pixels in bfloat16.
 GOALS = {"trn_resnet50": 450, "tsm_resnet50": 450}
 
-_CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # How often a training step reads or writes each activation if nothing is fused: a convolution,
 # the statistics of its batch norm, that norm and ReLU, and all of them backwards. In bfloat16 that
 # is 28 bytes per activation.
@@ -118,11 +116,10 @@ def load(name: str) -> ConfigDict:
     Raises:
         UserError: there is none of that name.
     """
-    known = sorted(each.stem for each in _CONFIGS.glob("*.py"))
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise UserError(f"--recipes: there is no recipe {name!r}{hint} Known: {', '.join(known)}")
-    return runpy.run_path(str(_CONFIGS / f"{name}.py"))["get_config"]()
+    try:
+        return configuration.recipe(name).get_config()
+    except UserError as error:
+        raise UserError(f"--recipes: {error}") from None
 
 
 def adapt(

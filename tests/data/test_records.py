@@ -692,3 +692,9 @@ def test_messages_that_are_cut_or_changed():
                 tf_example.parse(broken)
             except ValueError:
                 continue
+
+
+def test_without_the_library_it_is_said_what_to_do(stored, monkeypatch):
+    monkeypatch.setitem(sys.modules, "array_record", None)
+    with pytest.raises(UserError, match=r"array-record.*data\.source=frames"):
+        records.Records(str(stored))

@@ -16,6 +16,7 @@ import bisect
 import contextlib
 import dataclasses
 import glob
+import importlib.util
 import itertools
 import json
 import os
@@ -35,6 +36,19 @@ _ADVICE = "build the records again"
 # Nothing is read ahead, as the next clip is elsewhere, and no threads are made for one record.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _READER_BUFFER = 16 << 10  # bytes; larger ones read more than a frame from cold disks
+
+
+def check_library():
+    """Check that records can be read and written; there is no array-record for Windows.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if importlib.util.find_spec("array_record") is None:
+        raise UserError(
+            "records need the package array-record, which is not installed; where there is none, "
+            "as on Windows, train on folders of frames or on videos (data.source=frames or videos)"
+        )
 
 
 def is_records(root):
@@ -77,10 +91,12 @@ class Records:
         max_pixels: larger frames are unreadable.
 
     Raises:
-        UserError: the folder has not both parts, or what describes them cannot be read.
+        UserError: the folder has not both parts, or what describes them cannot be read, or the
+            package array-record is missing.
     """
 
     def __init__(self, root, *, max_pixels=MAX_PIXELS):
+        check_library()
         self._root = root
         self._max_pixels = max_pixels
         self._frames = {

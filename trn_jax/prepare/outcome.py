@@ -27,8 +27,8 @@ def repository_file(path):
 
 def train_command(recipe):
     """The words that the command begins with which trains a recipe of `configs/`."""
-    path = repository_file(f"configs/{recipe}.py")
-    return ["python", "-m", "trn_jax.main", f"--config={path}"]
+    path = f"configs/{recipe}.py"
+    return ["python", "-m", "trn_jax.main", f"--config={path if os.path.exists(path) else recipe}"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,11 @@ Importing this makes them known to TFDS, too: `tfds.builder("something_something
 others of the catalogue are a `VideoFolder`. TensorFlow is not needed.
 """
 
+from trn_jax.data.records import check_library
 from trn_jax.errors import UserError
 
 try:
+    check_library()
     import tensorflow_datasets  # noqa: F401
 except ImportError:
     raise UserError(
