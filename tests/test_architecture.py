@@ -79,7 +79,10 @@ LAYERS = (
     ("trn_jax.train",),
     ("trn_jax.plan",),
     ("trn_jax.main",),
+    ("trn_jax.cli.arguments",),
+    ("trn_jax.cli.data", "trn_jax.cli.results", "trn_jax.cli.training", "trn_jax.cli.weights"),
     ("trn_jax.cli",),
+    ("trn_jax.cli.__main__",),
     ("trn_jax",),
 )
 

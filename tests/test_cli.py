@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from flax import nnx
 from test_convert import RESNET, state_of, weights_of
 from test_torch_file import legacy_file, whole, zip_file
 
-from trn_jax import cli, convert, create_model, recipe
+from trn_jax import cli, config, convert, create_model, main, recipe
 from trn_jax.checkpoint import load_model
 from trn_jax.errors import UserError
 
@@ -240,3 +241,42 @@ def test_readers_may_leave_before_the_end():
             [sys.executable, "-c", program], stdout=output, stderr=subprocess.PIPE, text=True
         )
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_recipes_are_listed_and_copied(tmp_path, capsys):
+    assert cli.main(["recipes"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == config.recipe_names()
+    assert cli.main(["recipes", "trn_sthv?", "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["trn_sthv1"]["published"]["efficient"] == {"top1": 31.62, "top5": 60.01}
+    assert cli.main(["recipes", "--copy", "tsn_k400_5seg", f"{tmp_path}/mine.py"]) == 0
+    copied = main.read_config([f"--config={tmp_path}/mine.py", "--config.optim.lr=0.5"])
+    expected = config.recipe("tsn_k400_5seg").get_config()
+    assert copied.optim.lr == 0.5
+    copied.optim.lr = expected.optim.lr
+    assert copied.to_dict() == expected.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["recipes", "none"], "no recipe is called 'none'"),
+        (["recipes", "--copy", "trn_shtv1", "a.py"], "did you mean 'trn_sthv1'?"),
+        (["recipes", "--copy", "trn_sthv1", "a.txt"], "ends in .py"),
+        (["recipes", "--copy", "trn_sthv1", __file__], "exists"),
+        (["check"], "a recipe is needed"),
+        (["check", "trn_sthv1", "--config=trn_sthv2"], "belongs to no flag"),
+        (["check", "trn_sthv1", "--config.optim.lern=1"], "has no setting lern"),
+        (["check", "trn_sthv1", "--list=x"], "--list needs --videos"),
+    ],
+)
+def test_wrong_recipes_are_explained(arguments, said, capsys):
+    assert cli.main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_models_as_json(capsys):
+    assert cli.main(["models", "tsn_resnet50", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["models"]
+    assert (found["name"], found["parameters"]) == ("tsn_resnet50", 24_327_632)

@@ -614,19 +614,21 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tree):
 # Looking at the data
 
 
-@pytest.mark.parametrize("by", ["main", "trn-jax"])
-def test_the_data_of_a_recipe_is_looked_at(tree, by):
-    flags = [f"--config={tree}/recipe.py", f"--config.data_dir={tree}/data", f"--to={tree}/looked"]
-    if by == "main":
-        words = ["-m", "trn_jax.main", "--mode=check", *flags]
-    else:
-        script = "import sys; from trn_jax.cli import main; sys.exit(main(sys.argv[1:]))"
-        words = ["-c", script, "check", *flags]
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_data_of_a_recipe_is_looked_at(tree, as_json):
+    flags = [f"--config.data_dir={tree}/data", f"--to={tree}/looked", *["--json"] * as_json]
+    words = ["-m", "trn_jax.cli", "check", f"{tree}/recipe.py", *flags]
     (tree / "data" / "rawframes" / "val3" / "00002.jpg").unlink()
     done = subprocess.run(
         [sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1, done.stderr
-    assert "train: 24 videos, 0 with problems\nval: 10 videos, 1 with problems" in done.stdout
+    if as_json:
+        found = json.loads(done.stdout)["lists"]
+        assert (found["train"]["videos"], found["train"]["problems"]) == (24, [])
+        (problem,) = found["val"]["problems"]
+        assert problem["line"] == 4 and "00002.jpg" in problem["problems"][0]
+    else:
+        assert "train: 24 videos, 0 with problems\nval: 10 videos, 1 with problems" in done.stdout
     assert (tree / "looked" / "val_quarantine.txt").read_text().startswith("val3 ")
     assert not (tree / "run").exists()

@@ -282,7 +282,7 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--topology=v5e:4x4"], "--config=<recipe> --topology=v5e:4x4"),
+        (["--topology=v5e:4x4"], "a recipe is needed: --config="),
         (["--config=recipe.py", "--topology=v5e"], "such as v5e:4x4 or v5p:8x8x8"),
         (["--config=recipe.py", "--topology=cpu:3"], "train.batch=8 cannot be cut into 3 devices"),
     ],

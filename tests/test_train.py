@@ -35,7 +35,7 @@ def test_waiting_for_videos_is_told_once_with_what_helps(tmp_path, capsys, sourc
     for step in (20, 40):
         loop._batches = {step: np.arange(2)}
         loop._log(step)
-    advice = "python scripts/extract_frames.py /d/videos --to=/d/rawframes"
+    advice = "trn-jax extract /d/videos --to=/d/rawframes"
     assert capsys.readouterr().err.count(advice) == said
 
 

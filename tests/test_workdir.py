@@ -396,7 +396,7 @@ def test_a_recipe_alone_is_a_command(trained, tmp_path):  # noqa: F811
     (tmp_path / "my_recipe.py").write_text(text)
     done = command_line(tmp_path, "--config=my_recipe.py")
     assert done.returncode == 2
-    assert f"{tmp_path}/data/sthv1" in done.stderr and "prepare_data.py sthv1" in done.stderr
+    assert f"{tmp_path}/data/sthv1" in done.stderr and "trn-jax prepare sthv1" in done.stderr
     assert not (tmp_path / "runs").exists()
     data = shutil.copytree(source, tmp_path / "data" / "sthv1")
     for split in ("train", "val"):

@@ -518,6 +518,7 @@ def evaluate(
     dump=None,
     split="val",
     ignore_class_names=False,
+    as_json=False,
 ):
     """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json` and `.npz`.
 
@@ -534,6 +535,7 @@ def evaluate(
         split: "val", "test" or "train".
         ignore_class_names: compare labels by their numbers where the data names other classes than
             the checkpoint.
+        as_json: print the results as JSON instead of tables.
 
     Returns:
         The number of videos that cannot be read, which count as wrong.
@@ -578,7 +580,7 @@ def evaluate(
             data, config, (nnx.as_pure(state),), directory, about["step"], names
         )
         folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
-        write_results(results, folder, dump=dump)
+        write_results(results, folder, dump=dump, as_json=as_json)
         # The first process that exits with an error makes a launcher end the one that writes.
         hosts.wait_for_all()
     for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
@@ -622,7 +624,7 @@ def log(text):
         print(escaped(text), file=sys.stderr, flush=True)
 
 
-def write_results(results, folder, *, dump=None):
+def write_results(results, folder, *, dump=None, as_json=False):
     """Write what was found, and print the table of all protocols and that of the classes.
 
     Args:
@@ -630,15 +632,18 @@ def write_results(results, folder, *, dump=None):
         folder: receives, per protocol, `<protocol>.json` without and `<protocol>.npz` with the
             scores of all videos.
         dump: where the scores go besides.
+        as_json: print one object, `{protocol: result}`, instead of the tables.
     """
     if jax.process_index():
         return
     os.makedirs(folder, exist_ok=True)
+    contents = {}
     for found in results:
         path = os.path.join(folder, found["protocol"])
         about = {name: found[name] for name in _ORIGIN}
         scores = dataclasses.replace(found["scores"], about=about)
         content = {key: value for key, value in found.items() if key != "scores"}
+        contents[found["protocol"]] = content
         # A kill in between must not leave a result beside the scores of another one.
         if os.path.exists(f"{path}.json"):
             os.remove(f"{path}.json")
@@ -646,6 +651,9 @@ def write_results(results, folder, *, dump=None):
         write_text(f"{path}.json", json.dumps(content, indent=1) + "\n")
         if dump:
             write_scores(dump_path(dump, found["protocol"], len(results)), scores)
+    if as_json:
+        print(json.dumps(contents, indent=1), flush=True)
+        return
     tables = f"{report.class_table(results[0]['per_class'])}\n\n{report.protocol_table(results)}"
     print(f"\n{tables}\n{_speed(results[0])}\n\nresults in {folder}", flush=True)
 

@@ -1,12 +1,13 @@
-"""Train, evaluate, or look at data.
+"""Train or evaluate.
 
     python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn
+    trn-jax train trn_synthetic --workdir=runs/trn
 
 With `--mode=eval --checkpoint=runs/trn` the newest checkpoint of a training is evaluated, with
 `--checkpoint=runs/trn@best` the best one, with `runs/trn@1200` that of step 1200. `--config` is
 optional then, because checkpoints carry their configuration; `--config.data.val_list=...` changes a
-setting of it. With `--mode=check` all videos of the data set are
-looked at, and with `--mode=plan` the recipe is compiled for a topology; nothing is trained.
+setting of it. The other commands of `trn-jax` check data, plan for other devices, convert weights
+and more.
 
 On several hosts, every one of them runs the same command. In Slurm, Open MPI, Cloud TPU and
 Kubernetes they find each other; elsewhere each is told with `--coordinator=<host 0>:<port>
@@ -37,7 +38,7 @@ _WORKDIR = flags.DEFINE_string(
     "Folder for checkpoints, logs and results, by default runs/<recipe>; with --mode=eval for "
     "results only, by default that of the training.",
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "check", "plan"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
@@ -54,21 +55,14 @@ _SPLIT = flags.DEFINE_enum(
     "With --mode=eval: the list that is evaluated; results of another one than val go to "
     "<workdir>/results/<split>.",
 )
-_DEEP = flags.DEFINE_bool("deep", False, "With --mode=check: decode all frames, not three a video.")
-_TO = flags.DEFINE_string(
-    "to", "check", "With --mode=check: folder for the lists of what can be used and what not."
-)
-_TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "With --mode=plan: such as v5e:4x4 (TPUs), cpu:8 or gpu."
-)
-_BATCH = flags.DEFINE_integer(
-    "batch", None, "With --mode=plan: in place of train.batch.", lower_bound=1
-)
 _DUMP = flags.DEFINE_string(
     "dump",
     None,
     "With --mode=eval: file for the scores of every video, .npz, .json, .pkl (as mmaction2) or "
     ".torch.pkl (for its tools); several protocols have one each, <name>_<protocol>.<format>.",
+)
+_JSON = flags.DEFINE_bool(
+    "json", False, "With --mode=eval: print the results as JSON instead of tables."
 )
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps",
@@ -146,13 +140,9 @@ def _main(signals):
     from trn_jax.evaluate import evaluate
     from trn_jax.train import train
 
-    config = _config()
+    config = _loaded(_CONFIG.value, flags.FLAGS)
     if _SPLIT.value != "val" and _MODE.value != "eval":
         raise UserError(f"--split={_SPLIT.value} goes with --mode=eval")
-    if _MODE.value == "check":
-        return _check(config)
-    if _MODE.value == "plan":
-        return _plan(config)
     if _MODE.value == "train":
         if config is None:
             raise UserError("training needs a recipe: --config=trn_synthetic")
@@ -183,6 +173,7 @@ def _main(signals):
         dump=_DUMP.value,
         ignore_class_names=_IGNORE_CLASS_NAMES.value,
         split=_SPLIT.value,
+        as_json=_JSON.value,
     )
     return 1 if num_unreadable else 0
 
@@ -214,60 +205,31 @@ def _bring_hosts_together():
     )
 
 
-def _check(config):
-    """Look through the data set of a recipe."""
-    from trn_jax.data import check
-    from trn_jax.recipe import Data
-    from trn_jax.recipe import check as check_config
+def read_config(arguments):
+    """Read a configuration from a command line, for commands that neither train nor evaluate.
 
-    if config is None:
-        raise UserError("what is looked at is the data set of a recipe: --config=<recipe>")
-    check_config(config)
-    data = Data(config, _WORKDIR.value or "runs/check")
-    files = data.files
-    if files.source == "records":
-        raise UserError(
-            f"{files.train_list} are records, which were checked when they were made; look at the "
-            "folders of frames or the videos that they were made from"
-        )
-    lists = {split: files.of_split(split) for split in ("train", "val", "test")}
-    if not os.path.exists(files.test_list):
-        del lists["test"]
-    findings = check.check(
-        lists,
-        data.source,
-        num_segments=config.model.num_segments,
-        class_names=data.class_names,
-        multi_label=data.multi_label,
-        deep=_DEEP.value,
-        num_threads=data.num_threads,
-    )
-    return check.report(findings, _TO.value)
+    Args:
+        arguments: `["--config=trn_sthv1", "--config.data_dir=data/sthv1", ...]`.
+
+    Raises:
+        UserError: there is no recipe among them, something else, or it cannot be loaded.
+    """
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    _translating_errors(values, ["trn-jax", *arguments])
+    if config.value is None:
+        raise UserError("a recipe is needed: --config=<name or path>, such as --config=trn_sthv1")
+    return _loaded(config.value, values)
 
 
-def _plan(config):
-    """Say what a recipe needs on the devices of a topology."""
-    from trn_jax.plan import describe
-
-    if config is None or not _TOPOLOGY.value:
-        raise UserError(
-            "a plan needs a recipe and a topology: --config=<recipe> --topology=v5e:4x4"
-        )
-    if _BATCH.value:
-        config.train.batch = _BATCH.value
-    print(describe(config, _TOPOLOGY.value))
-    return 0
-
-
-def _config():
-    """The recipe of the command line; ml_collections tells of a missing one when it is used."""
-    config = _CONFIG.value
+def _loaded(config, values):
+    """A configuration; ml_collections tells of a missing recipe when it is used."""
     try:
         if config is not None:
             _ = config.is_locked
     except OSError as error:
         _check_recipe(error)
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        path = config_flags.get_config_filename(values["config"])
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"cannot load the recipe {path}: {reason}") from None
     except AttributeError:
@@ -296,12 +258,17 @@ def _workdir_of(directory):
 
 
 def _parse(arguments):
+    return _translating_errors(flags.FLAGS, arguments, prepare=_use_stored_config)
+
+
+def _translating_errors(values, arguments, prepare=lambda _: None):
+    """Parse flags; what is wrong with them becomes a `UserError`."""
     try:
         arguments = [_addressable(argument) for argument in _with_recipe_files(arguments)]
         _check_foreign(arguments)
         sys.argv = list(arguments)  # where ml_collections looks for settings of a recipe
-        _use_stored_config(arguments)
-        return _without_arguments(flags.FLAGS(arguments))
+        prepare(arguments)
+        return _without_arguments(values(arguments))
     except Exception as error:
         # Of what a recipe raises, ml_collections and absl make errors of their own.
         first: BaseException = error

@@ -419,7 +419,7 @@ def _advice(files):
     frames = os.path.join(os.path.dirname(files.train_list), "rawframes")
     return (
         "the devices wait for videos to be decoded; folders of frames take a tenth of the "
-        f"processor time: python scripts/extract_frames.py {files.frames} --to={frames}"
+        f"processor time: trn-jax extract {files.frames} --to={frames}"
     )
 
 

@@ -317,7 +317,7 @@ def test_the_data_sets_of_the_field(folders, tmp_path):
         name = f"sthv1_{split}_list_rawframes.txt"
         (tmp_path / f"{split}_list.txt").rename(tmp_path / name)
     said = build(str(tmp_path), str(tmp_path / "to"), dataset="sthv1")
-    assert "--config=configs/trn_sthv1.py" in said
+    assert "trn-jax train trn_sthv1 " in said
     assert f"--config.data_dir={tmp_path}/to/something_something_v1" in said
     root = tmp_path / "to" / "something_something_v1"
     files = datasets.locate("sthv1", root)
@@ -366,9 +366,9 @@ def test_the_command(folders, tmp_path, capsys):
     assert cli.main(["records", str(folders), f"--to={to}"]) == 0
     said = capsys.readouterr().out
     assert "train: 5 videos, 30 frames" in said and "of frames\n" in said
-    (command,) = (line for line in said.splitlines() if "trn_jax.main" in line)
-    assert shlex.split(command)[3:] == [
-        "--config=configs/finetune.py",
+    (command,) = (line for line in said.splitlines() if "trn-jax train" in line)
+    assert shlex.split(command)[2:] == [
+        "finetune",
         f"--config.data_dir={to}/video_folder",
         "--config.model.num_classes=3",
         "--workdir=runs/finetune",

@@ -181,7 +181,7 @@ def test_moments(tmp_path, top):
         "val_videolist.txt": "adult+female+singing/c_3.mp4 0",
     }
     to = tmp_path / "mit"
-    assert f"extract_frames.py {to}/videos --to={to}/rawframes" in str(outcome)
+    assert f"trn-jax extract {to}/videos --to={to}/rawframes" in str(outcome)
     assert "training: 2 videos in the annotations, officially 802,264" in str(outcome)
     assert outcome.status == 0
     assert not prepare_moments(tmp_path / "in", tmp_path / "mit").changed

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -18,6 +17,7 @@ import miniature
 import numpy as np
 import pytest
 
+from trn_jax import cli
 from trn_jax.data import decode
 from trn_jax.data.annotations import Record
 from trn_jax.errors import UserError
@@ -382,20 +382,10 @@ def test_work_survives_the_death_of_processes():
     assert found == {1: 2, 4: 8, 5: 10}
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location(
-        "extract_frames", REPOSITORY / "scripts" / "extract_frames.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_wrong_settings_are_told_by_the_script(tmp_path, capsys):
-    main = load_script().main
-    assert main([str(tmp_path), f"--to={tmp_path}", "--quality=0"]) == 2
+    assert cli.main(["extract", str(tmp_path), f"--to={tmp_path}", "--quality=0"]) == 2
     assert capsys.readouterr().err.startswith("error: --quality=0: expected")
     (tmp_path / "file").write_text("")
     write_video(tmp_path / "a.mp4", 1)
-    assert main([f"{tmp_path}/a.mp4", f"--to={tmp_path}/file/to"]) == 2
+    assert cli.main(["extract", f"{tmp_path}/a.mp4", f"--to={tmp_path}/file/to"]) == 2
     assert "cannot write to" in capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
     assert "0wR5jVB-WPk_000417_000427" in said and "zzzzzzzzzzz_000001_000011" in said
     to = tmp_path / "k400"
     assert said.splitlines()[-3:-1] == [
-        f"  python scripts/extract_frames.py {to}/videos_{split} --to={to}/rawframes_{split}"
+        f"  trn-jax extract {to}/videos_{split} --to={to}/rawframes_{split}"
         for split in ("train", "val")
     ]
     assert (to / "videos_train").is_symlink() and (to / "annotations/kinetics_val.csv").exists()
@@ -228,7 +228,7 @@ def test_lists_of_frames_can_be_read(tmp_path):
         ("abseiling", 3),
         ("air drumming", 2),
     ]
-    assert "configs/tsn_k400_3seg.py" in str(outcome).splitlines()[-1]
+    assert "trn-jax train tsn_k400_3seg " in str(outcome).splitlines()[-1]
 
 
 def test_the_published_order_of_the_classes(tmp_path):

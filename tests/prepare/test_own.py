@@ -84,9 +84,9 @@ def test_folders_of_classes_become_lists(folder, tmp_path):
     assert counts == {"Clapping": 1, "Waving left": 2, "Waving right": 1, "Ärger 2": 0}
     assert "1 classes with one video, which is for training, in validation: Ärger 2" in said
     assert "train: 14 videos" in said and "val: 4 videos" in said and "4 classes" in said
-    (command,) = (line for line in said.splitlines() if "trn_jax.main" in line)
-    assert shlex.split(command)[3:] == [
-        "--config=configs/finetune.py",
+    (command,) = (line for line in said.splitlines() if "trn-jax train" in line)
+    assert shlex.split(command)[2:] == [
+        "finetune",
         f"--config.data_dir={tmp_path}/to",
         "--config.model.num_classes=4",
         "--workdir=runs/to",
@@ -194,7 +194,7 @@ def test_folders_of_frames(tmp_path, pattern, first, flags):
             folder = tmp_path / "source" / label / f"clip {number}"
             write_frames(folder, 2 + number, pattern, first)
     said = prepared(tmp_path / "source", tmp_path / "to")
-    (command,) = (line for line in said.splitlines() if "trn_jax.main" in line)
+    (command,) = (line for line in said.splitlines() if "trn-jax train" in line)
     found = [word for word in shlex.split(command) if word.startswith("--config.data.")]
     assert found == [f"--config.data.{flag}" for flag in flags]
     files = datasets.locate("frames", tmp_path / "to")
@@ -333,18 +333,6 @@ def test_tables_and_lists_that_are_none(tmp_path, name, content, message):
         prepared(tmp_path / name, tmp_path / "to")
 
 
-def test_the_printed_command_is_right_in_other_folders_than_the_repository(
-    folder, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    (command,) = (line for line in prepared(folder, tmp_path / "to").splitlines() if "-m" in line)
-    (recipe,) = (word for word in shlex.split(command) if word.startswith("--config="))
-    assert os.path.samefile(recipe.removeprefix("--config="), REPOSITORY / "configs/finetune.py")
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "finetune.py").write_text("")
-    assert " --config=configs/finetune.py " in prepared(folder, tmp_path / "to")
-
-
 def test_the_command(folder, tmp_path, capsys):
     to = tmp_path / "to"
     assert cli.main(["prepare", str(folder), f"--to={to}", "--val-share=0.5", "--seed=3"]) == 0
@@ -361,8 +349,8 @@ def test_the_command(folder, tmp_path, capsys):
 
 def fine_tune(said, to):
     """The command that was printed, for two steps of a small network."""
-    (command,) = (line for line in said.splitlines() if "trn_jax.main" in line)
-    flags = [word for word in shlex.split(command)[3:] if "workdir" not in word]
+    (command,) = (line for line in said.splitlines() if "trn-jax train" in line)
+    words = [word for word in shlex.split(command)[1:] if "workdir" not in word]
     small = ["model.name=tsm_resnet10", "model.width=8", "train.batch=8", "model.norm_group=4"]
     small += ["train.steps=2", "data.balanced=True", "train.class_weights=balanced"]
     small += [f"{view}.short_side=40" for view in ("data.train", "data.val")]
@@ -370,7 +358,7 @@ def fine_tune(said, to):
     for protocol, size in (("efficient", 32), ("accurate", 40)):
         small += [f"protocols.{protocol}.short_side=40", f"protocols.{protocol}.crop_size={size}"]
     done = subprocess.run(
-        [sys.executable, "-m", "trn_jax.main", *flags, f"--workdir={to}/run"]
+        [sys.executable, "-m", "trn_jax.cli", *words, f"--workdir={to}/run"]
         + [f"--config.{setting}" for setting in small],
         cwd=REPOSITORY,
         env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},

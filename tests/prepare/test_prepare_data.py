@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import importlib.util
 import os
 import pathlib
 import re
@@ -21,29 +20,27 @@ from trn_jax.prepare.target import claim
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
-@pytest.fixture
-def main():
-    path = REPOSITORY / "scripts" / "prepare_data.py"
-    spec = importlib.util.spec_from_file_location("prepare_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(arguments):
+    return cli.main(["prepare", *arguments])
 
 
-def test_every_preparation_is_of_a_data_set_in_the_catalogue():
+def test_every_preparation_is_of_a_data_set_in_the_catalogue(capsys):
     assert PREPARATIONS.keys() == DATASETS.keys() - {"synthetic", "frames"}
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert PREPARATIONS.keys() <= set(re.findall(r"\w+", capsys.readouterr().out))
 
 
-def test_the_printed_command_is_one_that_starts(tmp_path, main, capsys):
+def test_the_printed_command_is_one_that_starts(tmp_path, capsys):
     miniature.jester(tmp_path / "in")
     to = tmp_path / "ein Ordner" / "jester"
     assert main(["jester", f"--archives={tmp_path}/in", f"--to={to}", "--workers=1"]) == 0
     said = capsys.readouterr().out
     assert f"{to} has 20bn-jester-v1, labels/labels.csv" in said and "nothing to do" not in said
-    command = said.splitlines()[-1].removeprefix("  python ").replace("runs/", f"{tmp_path}/runs/")
+    command = said.splitlines()[-1].removeprefix("  trn-jax ").replace("runs/", f"{tmp_path}/runs/")
     # It stops at its first complaint, which must not be one about the data.
     done = subprocess.run(
-        f"{sys.executable} {command} --config.model.num_segments=9",
+        f"{sys.executable} -m trn_jax.cli {command} --config.model.num_segments=9",
         shell=True,
         cwd=REPOSITORY,
         capture_output=True,
@@ -55,7 +52,7 @@ def test_the_printed_command_is_one_that_starts(tmp_path, main, capsys):
     assert "nothing to do: all of this was there already" in capsys.readouterr().out
 
 
-def test_unreadable_videos_end_with_status_1(tmp_path, main, capsys):
+def test_unreadable_videos_end_with_status_1(tmp_path, capsys):
     videos = {"train": (("1", "Doing [x]", b"no video"),)}
     videos["validation"] = (("2", "Doing [x]", miniature.video()),)
     miniature.sthv2(tmp_path / "in", videos, ["Doing x"])
@@ -70,15 +67,20 @@ def test_unreadable_videos_end_with_status_1(tmp_path, main, capsys):
     assert cli.main(["prepare", *flags]) == 1
 
 
-def test_errors_are_one_message(tmp_path, main, capsys):
+def test_errors_are_one_message(tmp_path, capsys):
     assert main(["jester", f"--archives={tmp_path}/none", f"--to={tmp_path}/to"]) == 2
     assert capsys.readouterr().err.startswith("error: cannot read the folder of the archives")
-    with pytest.raises(SystemExit):
-        main(["jestr", "--archives=a", "--to=b"])
-    assert "invalid choice: 'jestr'" in capsys.readouterr().err
+    for flags, said in (
+        (["jestr", "--archives=a"], "did you mean 'jester'?"),
+        (["jester"], "jester needs --archives="),
+        (["jester", "--archives=a", "--val-share=0.1"], "--val-share is for own videos"),
+        ([str(tmp_path), "--skip-video-check"], "--skip-video-check needs --archives"),
+    ):
+        assert main([*flags, f"--to={tmp_path}/to"]) == 2
+        assert said in capsys.readouterr().err
 
 
-def test_ctrl_c_is_no_error(tmp_path, main, capsys):
+def test_ctrl_c_is_no_error(tmp_path, capsys):
     miniature.jester(tmp_path / "in")
     with miniature.interrupted(os, "replace", 3, KeyboardInterrupt):
         assert main(["jester", f"--archives={tmp_path}/in", f"--to={tmp_path}/to"]) == 130
@@ -87,9 +89,7 @@ def test_ctrl_c_is_no_error(tmp_path, main, capsys):
 
 # Renames: the record, 14 frames, the record, 4 files of labels, 6 lists.
 @pytest.mark.parametrize("call", [1, 9, 18, 24])
-def test_a_full_disk_leaves_nothing_half_written_and_the_next_run_completes(
-    tmp_path, main, capsys, call
-):
+def test_a_full_disk_leaves_nothing_half_written_and_the_next_run_completes(tmp_path, capsys, call):
     miniature.jester(tmp_path / "in")
     flags = ["jester", f"--archives={tmp_path}/in", "--workers=1"]
     assert main([*flags, f"--to={tmp_path}/whole"]) == 0
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_next_run_completes(
     assert miniature.tree(tmp_path / "to") == expected
 
 
-def test_a_target_that_is_a_file(tmp_path, main, capsys):
+def test_a_target_that_is_a_file(tmp_path, capsys):
     (tmp_path / "to").write_text("")
     assert main(["jester", f"--archives={tmp_path}", f"--to={tmp_path}/to"]) == 2
     assert "choose another folder with --to" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Records of data sets that were prepared from their archives."""
 
-import importlib.util
 import os
 import pathlib
 import shlex
@@ -12,6 +11,7 @@ import miniature
 import numpy as np
 import pytest
 
+from trn_jax import cli
 from trn_jax.data import datasets, records
 
 pytest.importorskip("tensorflow_datasets")
@@ -26,18 +26,16 @@ VAL = (("9223", "Gesture y", 4),)
 LISTED = [(name, num_frames, label) for name, label, num_frames in TRAIN + VAL]
 
 
-@pytest.fixture(scope="module")
-def main():
-    path = REPOSITORY / "scripts" / "prepare_data.py"
-    spec = importlib.util.spec_from_file_location("prepare_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-def run(main, name, tmp_path, *flags):
-    return main(
-        [name, f"--archives={tmp_path}/in", f"--to={tmp_path}/to", "--workers=1", "--records"]
+def run(name, tmp_path, *flags):
+    return cli.main(
+        [
+            "prepare",
+            name,
+            f"--archives={tmp_path}/in",
+            f"--to={tmp_path}/to",
+            "--workers=1",
+            "--records",
+        ]
         + list(flags)
     )
 
@@ -61,7 +59,7 @@ def read(root, num_classes, multi_label=False):
 
 
 def commands(said):
-    return [shlex.split(line)[2:] for line in said.splitlines() if "trn_jax.main" in line]
+    return [shlex.split(line)[1:] for line in said.splitlines() if "trn-jax train" in line]
 
 
 def write_video(num_frames, size=(48, 32)):
@@ -77,14 +75,14 @@ def write_video(num_frames, size=(48, 32)):
     return path.read_bytes()
 
 
-def test_records_have_the_label_order_of_the_printed_recipe(tmp_path, main, capsys):
+def test_records_have_the_label_order_of_the_printed_recipe(tmp_path, capsys):
     files = miniature.jester(tmp_path / "in", labels=GESTURES, train=TRAIN, val=VAL)
-    assert run(main, "jester", tmp_path) == 0
+    assert run("jester", tmp_path) == 0
     said = capsys.readouterr().out
     of_lists, of_records = commands(said)
     root = tmp_path / "to" / "records" / "jester"
     assert of_records[1:] == [
-        "--config=configs/trn_bninception_jester.py",
+        "trn_bninception_jester",
         f"--config.data_dir={root}",
         "--workdir=runs/trn_bninception_jester",
     ]
@@ -98,9 +96,9 @@ def test_records_have_the_label_order_of_the_printed_recipe(tmp_path, main, caps
     assert images == [files[f"20bn-jester-v1/56557/{index:05d}.jpg"] for index in range(1, 6)]
 
 
-def test_records_in_another_order_are_those_of_its_lists(tmp_path, main, capsys):
+def test_records_in_another_order_are_those_of_its_lists(tmp_path, capsys):
     miniature.jester(tmp_path / "in", labels=GESTURES, train=TRAIN, val=VAL)
-    assert run(main, "jester", tmp_path, "--order=official") == 0
+    assert run("jester", tmp_path, "--order=official") == 0
     of_lists, of_records = commands(capsys.readouterr().out)
     assert "--config.data.class_names=label_map.txt" in of_lists
     assert not [word for word in of_records if word.startswith("--config.data.")]
@@ -109,23 +107,23 @@ def test_records_in_another_order_are_those_of_its_lists(tmp_path, main, capsys)
     assert read(root, 27) == LISTED
     # The same with the other order says that there are others, and touches nothing.
     before = miniature.tree(tmp_path / "to" / "records")
-    assert run(main, "jester", tmp_path) == 2
+    assert run("jester", tmp_path) == 2
     assert "has records of other videos" in capsys.readouterr().err
     assert miniature.tree(tmp_path / "to" / "records") == before
 
 
 @pytest.mark.parametrize("call", [2, 9])
-def test_interrupted_records_go_on(tmp_path, main, monkeypatch, capsys, call):
+def test_interrupted_records_go_on(tmp_path, monkeypatch, capsys, call):
     monkeypatch.setattr(contents, "_FRAMES_PER_SHARD", 3)
     miniature.jester(tmp_path / "in", labels=GESTURES, train=TRAIN, val=VAL)
-    assert run(main, "jester", tmp_path) == 0
+    assert run("jester", tmp_path) == 0
     expected = miniature.tree(tmp_path / "to")
     expected_said = capsys.readouterr().out
     (tmp_path / "to").rename(tmp_path / "whole")
     with miniature.interrupted(contents, "read_image_file", call, KeyboardInterrupt):
-        assert run(main, "jester", tmp_path) == 130
+        assert run("jester", tmp_path) == 130
     assert not records.is_records(str(tmp_path / "to" / "records" / "jester"))
-    assert run(main, "jester", tmp_path) == 0
+    assert run("jester", tmp_path) == 0
     found = miniature.tree(tmp_path / "to")
     assert found.keys() == expected.keys()
     for path, content in expected.items():
@@ -133,16 +131,16 @@ def test_interrupted_records_go_on(tmp_path, main, monkeypatch, capsys, call):
             assert found[path] == content, path
     capsys.readouterr()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "to").rglob("*")}
-    assert run(main, "jester", tmp_path) == 0
+    assert run("jester", tmp_path) == 0
     said = capsys.readouterr().out
     assert commands(said) == commands(expected_said)
     assert "nothing to do" in said
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "to").rglob("*")} == times
 
 
-def test_a_part_of_the_classes(tmp_path, main, capsys):
+def test_a_part_of_the_classes(tmp_path, capsys):
     miniature.jester(tmp_path / "in")
-    assert run(main, "jester", tmp_path) == 0
+    assert run("jester", tmp_path) == 0
     *_, command = commands(capsys.readouterr().out)
     root = tmp_path / "to" / "records" / "video_folder"
     assert f"--config.data_dir={root}" in command and "--config.model.num_classes=4" in command
@@ -152,7 +150,7 @@ def test_a_part_of_the_classes(tmp_path, main, capsys):
 TEMPLATES = tuple(f"Doing {number:03d} with something" for number in range(174))
 
 
-def test_records_of_videos_without_frames(tmp_path, main, capsys, monkeypatch):
+def test_records_of_videos_without_frames(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(build, "Settings", lambda: frames.Settings(short_side=16))
     rows = {
@@ -160,14 +158,14 @@ def test_records_of_videos_without_frames(tmp_path, main, capsys, monkeypatch):
         "validation": (("74225", "Doing 173 with [something]", write_video(3, (16, 12))),),
     }
     miniature.sthv2(tmp_path / "in", rows, TEMPLATES)
-    assert run(main, "sthv2", tmp_path) == 0
+    assert run("sthv2", tmp_path) == 0
     said = capsys.readouterr().out
     (command,) = commands(said)
     assert "records, of the videos; they need no frames:" in said
-    assert "scripts/extract_frames.py" in said
+    assert "trn-jax extract" in said
     root = tmp_path / "to" / "records" / "something_something_v2"
     assert command[1:] == [
-        f"--config={REPOSITORY}/configs/trn_sthv2.py",  # this is another folder
+        "trn_sthv2",
         f"--config.data_dir={root}",
         "--workdir=runs/trn_sthv2",
     ]
@@ -180,26 +178,26 @@ def test_records_of_videos_without_frames(tmp_path, main, capsys, monkeypatch):
         (video,) = source.videos(split, num_classes=174)
         with source.open(video) as opened:
             assert opened.read([2])[0].shape == size
-    assert run(main, "sthv2", tmp_path) == 0
+    assert run("sthv2", tmp_path) == 0
     # Once there are frames, the printed command takes these, and the records are others.
     for name in ("78687", "74225"):
         files = miniature.frames(name, 3, "img_{:05d}.jpg")
         miniature.put(tmp_path / "to" / "rawframes", files)
     capsys.readouterr()
-    assert run(main, "sthv2", tmp_path) == 2
+    assert run("sthv2", tmp_path) == 2
     assert "there are frames by now where there were videos" in capsys.readouterr().err
     assert read(root, 174)[0][1] == 4
 
 
-def test_records_with_several_labels(tmp_path, main, capsys):
+def test_records_with_several_labels(tmp_path, capsys):
     from test_charades_moments import write_charades
 
     write_charades(tmp_path / "in")
-    assert run(main, "charades", tmp_path) == 0
+    assert run("charades", tmp_path) == 0
     *_, command = commands(capsys.readouterr().out)
     root = tmp_path / "to" / "records" / "video_folder"
     assert command[1:] == [
-        "--config=configs/trn_sthv1.py",
+        "trn_sthv1",
         f"--config.data_dir={root}",
         "--workdir=runs/trn_sthv1",
         "--config.data.dataset=charades",
@@ -216,7 +214,7 @@ def test_records_with_several_labels(tmp_path, main, capsys):
     assert files.source == "records"
 
 
-def test_videos_of_kinetics_and_moments(tmp_path, main, capsys, monkeypatch):
+def test_videos_of_kinetics_and_moments(tmp_path, capsys, monkeypatch):
     import test_charades_moments
     import test_kinetics
 
@@ -226,7 +224,7 @@ def test_videos_of_kinetics_and_moments(tmp_path, main, capsys, monkeypatch):
     video = write_video(3)
     files = dict.fromkeys(test_kinetics.VIDEOS, video)
     test_kinetics.write(tmp_path / "k400" / "in", files)
-    assert run(main, "k400", tmp_path / "k400") == 0
+    assert run("k400", tmp_path / "k400") == 0
     root = tmp_path / "k400" / "to" / "records" / "video_folder"
     assert f"--config.data_dir={root}" in capsys.readouterr().out
     assert read(root, 3)[-1] == ("air drumming/00S_-abCdEf_000003_000013.mp4", 3, "air drumming")
@@ -234,7 +232,7 @@ def test_videos_of_kinetics_and_moments(tmp_path, main, capsys, monkeypatch):
     videos = dict.fromkeys(test_charades_moments.VIDEOS, video)
     monkeypatch.setattr(test_charades_moments, "VIDEOS", videos)
     test_charades_moments.write_moments(tmp_path / "moments" / "in")
-    assert run(main, "moments", tmp_path / "moments", "--order=alphabetical") == 0
+    assert run("moments", tmp_path / "moments", "--order=alphabetical") == 0
     root = tmp_path / "moments" / "to" / "records" / "video_folder"
     *_, command = commands(capsys.readouterr().out)
     assert f"--config.data_dir={root}" in command and "--config.data.dataset=moments" in command
@@ -249,9 +247,8 @@ def test_what_is_missing_is_said_before_the_work(tmp_path):
     code = """
 import sys
 sys.modules["tensorflow_datasets"] = None
-sys.path.insert(0, "scripts")
-import prepare_data
-sys.exit(prepare_data.main(sys.argv[1:]))
+from trn_jax import cli
+sys.exit(cli.main(["prepare", *sys.argv[1:]]))
 """
     flags = ["jester", f"--archives={tmp_path}/in", f"--to={tmp_path}/to", "--records"]
     done = subprocess.run(

@@ -81,9 +81,9 @@ def test_ucf101_has_three_divisions(tmp_path, flat, packed):
     assert str(outcome).count("files of 3 of 3 videos") == 6
     assert "training: 3 videos in the annotations, officially 9,586" in str(outcome)
     assert "validation: 3 videos in the annotations, officially 3,696" in str(outcome)
-    (command,) = (line for line in str(outcome).splitlines() if "trn_jax.main" in line)
-    assert shlex.split(command)[3:] == [
-        "--config=configs/finetune.py",
+    (command,) = (line for line in str(outcome).splitlines() if "trn-jax train" in line)
+    assert shlex.split(command)[2:] == [
+        "finetune",
         f"--config.data_dir={tmp_path}/to",
         "--workdir=runs/finetune",
         "--config.data.dataset=ucf101",

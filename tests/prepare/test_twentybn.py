@@ -108,7 +108,7 @@ def test_the_next_command_names_the_lists_that_were_written(tmp_path):
     outcome = prepare("jester", tmp_path / "in", tmp_path / "a b", orders=("official",))
     command = str(outcome).splitlines()[-1]
     assert command == (
-        "  python -m trn_jax.main --config=configs/trn_bninception_jester.py "
+        "  trn-jax train trn_bninception_jester "
         f"'--config.data_dir={tmp_path}/a b' --workdir=runs/trn_bninception_jester "
         "--config.data.train_list=jester_train_list_rawframes.txt "
         "--config.data.val_list=jester_val_list_rawframes.txt "
@@ -219,8 +219,7 @@ def test_jester_interrupted_and_run_again(tmp_path, call):
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, "scripts")
-import prepare_data
+from trn_jax import cli
 calls, original = [0], os.{function}
 def killed(*args, **kwargs):
     calls[0] += 1
@@ -228,7 +227,7 @@ def killed(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*args, **kwargs)
 os.{function} = killed
-sys.exit(prepare_data.main(sys.argv[1:]))
+sys.exit(cli.main(["prepare", *sys.argv[1:]]))
 """
 
 
@@ -329,11 +328,7 @@ def test_sthv1(tmp_path):
     assert "annotations/something-something-v1-labels.csv" in found
     class_names, train, _ = read_lists("sthv1", tmp_path / "sthv1")
     assert [class_names[record.label] for record in train] == [DOINGS[2], DOINGS[0]]
-    assert (
-        str(outcome)
-        .splitlines()[-1]
-        .startswith("  python -m trn_jax.main --config=configs/trn_sthv1.py ")
-    )
+    assert str(outcome).splitlines()[-1].startswith("  trn-jax train trn_sthv1 ")
 
 
 # Renames: the record, 9 frames, the record, 3 files of annotations, 6 lists.
@@ -391,8 +386,8 @@ def test_sthv2(tmp_path):
     }
     to, archives_folder = tmp_path / "sthv2", tmp_path / "in"
     assert str(outcome).splitlines()[-2:] == [
-        f"  python scripts/extract_frames.py {to}/videos --to={to}/rawframes",
-        f"  python scripts/prepare_data.py sthv2 --archives={archives_folder} --to={to}",
+        f"  trn-jax extract {to}/videos --to={to}/rawframes",
+        f"  trn-jax prepare sthv2 --archives={archives_folder} --to={to}",
     ]
 
 
@@ -417,7 +412,7 @@ def test_sthv2_with_frames(tmp_path):
     assert read["sthv2_val_list_rawframes.txt"] == ""
     assert read["train_videofolder.txt"] == "78687 3 1"
     assert read["category.txt"] == "\n".join(TEMPLATES)
-    assert "configs/trn_sthv2.py" in str(outcome).splitlines()[-1]
+    assert "trn-jax train trn_sthv2 " in str(outcome).splitlines()[-1]
 
 
 def test_frames_under_other_names_are_read_with_the_printed_command(tmp_path):

@@ -102,6 +102,27 @@ class Findings:
         parts.append(_sizes([x.size for x in everything if x.size]))
         return escaped("\n".join(part for part in parts if part), keep="\n")
 
+    def to_dict(self):
+        """The same for programs, with all problems: what `json.dumps` takes."""
+        lists = {
+            name: {
+                "videos": len(found),
+                "problems": [
+                    {"line": x.number, "text": x.line, "problems": list(x.problems)}
+                    for x in found
+                    if x.problems
+                ],
+                "notes": [
+                    {"line": x.number, "text": x.line, "notes": list(x.notes)}
+                    for x in found
+                    if x.notes
+                ],
+                "shorter_than_a_clip": sum(0 < x.num_frames < self.num_segments for x in found),
+            }
+            for name, found in self.lists.items()
+        }
+        return {"lists": lists, "classes": list(self.class_problems)}
+
     def _short(self, name, found):
         """A line on videos with fewer frames than a clip, or ""."""
         short = [looked for looked in found if 0 < looked.num_frames < self.num_segments]
@@ -152,14 +173,6 @@ def check(
     _mark_repetitions(found)
     problems = list(_class_problems(found, class_names, multi_label))
     return Findings(found, problems, num_segments)
-
-
-def report(findings, folder):
-    """Print findings, write the lists to `folder`, and return the exit status: 1 for problems."""
-    print(findings)
-    findings.write(folder)
-    print(f"lists of what can be used, and of what not and why: {folder}")
-    return 1 if findings.num_problems else 0
 
 
 # One video ---------------------------------------------------------------------------------------

@@ -161,8 +161,8 @@ def _not_found(name, root):
         advice = f"make it from your videos: trn-jax prepare <folder> --to={root}"
     else:
         advice = (
-            "download its archives (the README lists them) and run: python "
-            f"scripts/prepare_data.py {name} --archives=<their folder> --to={root}"
+            "download its archives (the README lists them) and run: "
+            f"trn-jax prepare {name} --archives=<their folder> --to={root}"
         )
     return (
         f"the data set {name!r} is not in {root}, where it was looked for; {advice}. If it is "

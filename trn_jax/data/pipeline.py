@@ -371,7 +371,7 @@ class _FromWorkers:
                 f"a worker process of the data loader has died ({_cause(int(code[1]))}); run the "
                 "same command again, which goes on from the last checkpoint. If it dies again: "
                 "with fewer data.num_workers less memory is needed, data.num_workers=0 does "
-                "without, and scripts/extract_frames.py names videos that crash their decoder"
+                "without, and `trn-jax extract` names videos that crash their decoder"
             ) from None
 
     def close(self):

@@ -10,7 +10,7 @@ class, in `videos_train` and `videos_val` or in `train` and `val`. What comes ou
     kinetics400_{train,val}_list_videos.txt
     kinetics400_{train,val}_list_rawframes.txt
 
-Lists of frames are written once `scripts/extract_frames.py` has made some in `rawframes_train` or
+Lists of frames are written once `trn-jax extract` has made some in `rawframes_train` or
 `rawframes_val`. Of an index of the classes beside the annotations (`kinetics_class2ind.txt`, lines
 `<class name> <number>`), the numbers are taken.
 """

@@ -5,7 +5,7 @@
     mit_{train,val}_list_videos.txt, mit_{train,val}_list_rawframes.txt
     category.txt, {train,val}_videolist.txt, {train,val}_videofolder.txt      alphabetical order
 
-Lists of frames are written once `scripts/extract_frames.py` has made some.
+Lists of frames are written once `trn-jax extract` has made some.
 """
 
 import os

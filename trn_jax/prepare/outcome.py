@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import shlex
 
 from trn_jax.data.datasets import DATASETS
@@ -13,22 +12,11 @@ from trn_jax.prepare.names import printable
 MISSING = "missing.txt"
 UNREADABLE = "unreadable.txt"
 _NAMED = 3  # examples of what was left out
-_REPOSITORY = pathlib.Path(__file__).parents[2]
-
-
-def repository_file(path):
-    """What a recipe or a script of the repository is called from here, where a command is printed.
-
-    Its whole path if this is another folder, and as it is if there is no repository around.
-    """
-    whole = _REPOSITORY / path
-    return path if os.path.exists(path) or not whole.exists() else str(whole)
 
 
 def train_command(recipe):
-    """The words that the command begins with which trains a recipe of `configs/`."""
-    path = f"configs/{recipe}.py"
-    return ["python", "-m", "trn_jax.main", f"--config={path if os.path.exists(path) else recipe}"]
+    """The words that the command begins with which trains a recipe of the package."""
+    return ["trn-jax", "train", recipe]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,18 +184,11 @@ class Outcome:
     def then_extract(self, videos, frames):
         """Add the command that makes frames from videos, both folders of the data set."""
         videos, frames = (os.path.join(self.to, folder) for folder in (videos, frames))
-        script = repository_file("scripts/extract_frames.py")
-        self.then("python", script, videos, f"--to={frames}")
+        self.then("trn-jax", "extract", videos, f"--to={frames}")
 
     def then_prepare(self, dataset, archives):
         """Add the command that prepares this data set once more."""
-        self.then(
-            "python",
-            repository_file("scripts/prepare_data.py"),
-            dataset,
-            f"--archives={archives}",
-            f"--to={self.to}",
-        )
+        self.then("trn-jax", "prepare", dataset, f"--archives={archives}", f"--to={self.to}")
 
     def then_train(self, recipe, dataset, written, *, num_classes, usual, **options):
         """Add the command that trains a recipe on this data set; arguments as in `train_on`."""

@@ -201,7 +201,7 @@ def _one_kind(source, found):
     if len(examples) > 1:
         raise UserError(
             f"{source} has both video files and folders of frames; keep one kind, or turn the "
-            f"videos into frames with scripts/extract_frames.py ({examples['video']} is a video, "
+            f"videos into frames with `trn-jax extract` ({examples['video']} is a video, "
             f"{examples['frames']} a folder of frames)"
         )
     return next(iter(examples))

@@ -10,7 +10,7 @@ What comes out, for each division N of 1, 2 and 3, under the names of mmaction2:
     <data set>_{train,val}_split_N_rawframes.txt
 
 The test videos of a division are what others call validation: there are no others. Lists of frames
-are written once `scripts/extract_frames.py` has made some in `rawframes`.
+are written once `trn-jax extract` has made some in `rawframes`.
 """
 
 import dataclasses

@@ -103,7 +103,7 @@ def prepare_sthv1(folder, to, *, workers, orders, check=True):
 def prepare_sthv2(folder, to, *, workers, orders, check=True):
     """Unpack the parts of Something-Something V2 and write its lists, as `prepare_jester`.
 
-    Lists of frames are written once `scripts/extract_frames.py` has made some. The official order
+    Lists of frames are written once `trn-jax extract` has made some. The official order
     of V2 is the alphabetical one, so the list of the videos comes in one order.
     """
     outcome = Outcome(to)

@@ -53,8 +53,7 @@ class VideoFolder(tfds.core.ShardBasedBuilder):
         )
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Lists and folders of frames, or video files, as scripts/prepare_data.py or `trn-jax "
-        "prepare` of trn_jax makes them."
+        "Lists and folders of frames, or video files, as `trn-jax prepare` makes them."
     )
     # What the named data sets change.
     DATASET = "frames"

@@ -1,0 +1,77 @@
+"""`trn-jax <command>`: prepare data, train, evaluate, report and convert.
+
+    trn-jax prepare myvideos --to=data/mine
+    trn-jax train finetune --config.data_dir=data/mine --config.model.num_classes=5
+    trn-jax eval runs/finetune@best
+    trn-jax --help
+
+Exit statuses: 0; 1 if something was found or left out (unreadable videos, problems of a data set),
+or after a fault of this program; 2 after a wrong argument or file; 75 if a training was interrupted
+and can resume; 76 if a process of it stopped answering, or another run has the folder: the same
+command may work later; 130 after Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+
+from trn_jax.cli import data, results, training, weights
+from trn_jax.errors import UserError
+
+_DESCRIPTION = "Prepare data, train, evaluate, report and convert models of actions in videos."
+COMMANDS = (
+    training.add_train,
+    training.add_eval,
+    data.add_prepare,
+    data.add_extract,
+    data.add_check,
+    data.add_records,
+    training.add_recipes,
+    weights.add_models,
+    weights.add_convert,
+    weights.add_reparameterize,
+    results.add_report,
+    results.add_ensemble,
+    training.add_plan,
+)
+
+
+def main(arguments=None):
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="trn-jax", description=_DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for add in COMMANDS:
+        add(commands)
+    chosen, others = parser.parse_known_args(arguments)
+    if others and not getattr(chosen, "takes_settings", False):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    chosen.settings = others
+    return exit_status(lambda: chosen.run(chosen), getattr(chosen, "stopped", "stopped"))
+
+
+def exit_status(command, stopped="stopped"):
+    """Run a command, and print what goes wrong as one line.
+
+    Args:
+        command: gives its exit status, or `None` for 0.
+        stopped: the message after Ctrl-C.
+
+    Returns:
+        Its exit status, 2 after an error of a person or of the disk, or 130 if it was stopped.
+    """
+    try:
+        status = command() or 0
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # Who read the output has had enough, as `| head` does; nothing more can be written there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: {error}; mend that and run the same command again", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
+    return 2

@@ -1,0 +1,39 @@
+"""Arguments that several commands have."""
+
+import argparse
+
+from trn_jax.errors import UserError
+
+
+def positive(text):
+    """A count on the command line, for `argparse`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def add_recipe(parser):
+    """Add the recipe, by its name or as `--config`; see `read_recipe`."""
+    parser.add_argument("recipe", nargs="?", help="name, see `trn-jax recipes`, or path of a file")
+    parser.add_argument("--config", metavar="RECIPE", help="the same")
+    parser.set_defaults(takes_settings=True)
+
+
+def read_recipe(arguments):
+    """The configuration that `add_recipe` and the settings behind it give.
+
+    Raises:
+        UserError: there is no recipe, there are two, or it cannot be loaded.
+    """
+    from trn_jax.main import read_config
+
+    if arguments.recipe and arguments.config:
+        raise UserError(f"{arguments.recipe!r} belongs to no flag, as --config names the recipe")
+    recipe = arguments.recipe or arguments.config
+    return read_config([*([f"--config={recipe}"] if recipe else []), *arguments.settings])
+
+
+def add_json(parser):
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")

@@ -1,0 +1,43 @@
+"""`trn-jax report` and `ensemble`: results of evaluations."""
+
+from trn_jax.cli.arguments import positive
+
+
+def add_ensemble(commands):
+    """`trn-jax ensemble`."""
+    parser = commands.add_parser("ensemble", help="fuse the scores of several evaluations")
+    parser.add_argument("files", nargs="+", help="scores of the same videos, see --dump there")
+    parser.add_argument("--weights", type=float, nargs="+", help="one per file; by default equal")
+    parser.add_argument("--dump", help="file for the fused scores: .npz, .json or .pkl")
+    parser.set_defaults(run=_ensemble)
+
+
+def _ensemble(arguments):
+    from trn_jax import report, scores
+
+    if arguments.dump:
+        scores.check_dump(arguments.dump)
+    parts = [(path, scores.read(path)) for path in arguments.files]
+    fused = scores.fuse(parts, arguments.weights)
+    print(report.fusion_table([*parts, ("fusion", fused)]))
+    if arguments.dump:
+        scores.write(arguments.dump, fused)
+        print(f"\nscores in {arguments.dump}")
+
+
+def add_report(commands):
+    """`trn-jax report`."""
+    parser = commands.add_parser(
+        "report", help="per-class accuracy, confusion matrix and training curves"
+    )
+    parser.add_argument("path", help="working directory, folder of results, result or scores")
+    parser.add_argument("--to", help="folder; by default 'report' in the directory or beside it")
+    parser.add_argument("--top-k", type=positive, nargs="+", default=[1, 5], help="by default 1 5")
+    parser.set_defaults(run=_report)
+
+
+def _report(arguments):
+    from trn_jax.report import write_report
+
+    text, files = write_report(arguments.path, arguments.to, top_k=arguments.top_k)
+    print(text, *files, sep="\n")

@@ -1,0 +1,141 @@
+"""`trn-jax train`, `eval`, `plan` and `recipes`: what reads a recipe."""
+
+import json
+import os
+
+from trn_jax.cli.arguments import add_json, add_recipe, positive, read_recipe
+from trn_jax.errors import UserError
+
+_SETTINGS = "settings of the recipe follow, such as --config.data_dir=data/sthv1"
+
+
+def add_train(commands):
+    """`trn-jax train <recipe>`."""
+    parser = commands.add_parser(
+        "train",
+        help="train a recipe; the same command resumes",
+        description="Train a recipe. The same command resumes a training that was interrupted.",
+        epilog=f"{_SETTINGS}. Further flags are those of python -m trn_jax.main --help.",
+    )
+    parser.add_argument("recipe", help="name, see `trn-jax recipes`, or path of a file")
+    parser.add_argument("--workdir", help="for checkpoints and results; default: runs/<recipe>")
+    parser.set_defaults(run=_train, takes_settings=True)
+
+
+def _train(arguments):
+    return _main(arguments, "--mode=train", f"--config={arguments.recipe}")
+
+
+def add_eval(commands):
+    """`trn-jax eval <checkpoint>`."""
+    parser = commands.add_parser(
+        "eval",
+        help="evaluate a checkpoint by its protocols",
+        description="Evaluate a checkpoint by the protocols of its recipe. Exits with 1 if videos "
+        "could not be read; they count as wrong.",
+        epilog="Settings of its configuration follow, such as --config.data.val_list=other.txt; "
+        "--config=<recipe> takes another one. Further flags are those of python -m trn_jax.main "
+        "--help.",
+    )
+    parser.add_argument(
+        "checkpoint", help="working directory of a training, <directory>@best, <directory>@<step>"
+    )
+    parser.add_argument("--protocol", help="names with commas between them; default: all")
+    parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
+    parser.add_argument("--workdir", help="for the results; default: that of the training")
+    parser.add_argument("--dump", help="file for the scores of every video: .npz, .json or .pkl")
+    add_json(parser)
+    parser.set_defaults(run=_eval, takes_settings=True)
+
+
+def _eval(arguments):
+    flags = ["--mode=eval", f"--checkpoint={arguments.checkpoint}"]
+    flags += [
+        f"--{name}={getattr(arguments, name)}"
+        for name in ("protocol", "split", "dump")
+        if getattr(arguments, name) is not None
+    ]
+    return _main(arguments, *flags, *(["--json"] if arguments.json else []))
+
+
+def _main(arguments, *flags):
+    from trn_jax import main
+
+    own = [] if arguments.workdir is None else [f"--workdir={arguments.workdir}"]
+    return main.run(["trn-jax", *flags, *own, *arguments.settings])
+
+
+def add_plan(commands):
+    """`trn-jax plan`."""
+    parser = commands.add_parser(
+        "plan",
+        help="memory, operations and communication of a recipe on devices that are not here",
+        epilog="Settings of the recipe as in training, such as --config.model.dtype=bfloat16. TPUs "
+        "need pip install 'trn_jax[plan]', but no TPU; a large network takes minutes.",
+    )
+    add_recipe(parser)
+    parser.add_argument("--topology", required=True, help="such as v5e:4x4 (TPUs), cpu:8 or gpu")
+    parser.add_argument("--batch", type=positive, help="clips per step; by default the recipe's")
+    parser.set_defaults(run=_plan)
+
+
+def _plan(arguments):
+    from trn_jax.plan import describe
+
+    config = read_recipe(arguments)
+    if arguments.batch:
+        config.train.batch = arguments.batch
+    print(describe(config, arguments.topology))
+
+
+def add_recipes(commands):
+    """`trn-jax recipes`."""
+    parser = commands.add_parser("recipes", help="list the recipes, or copy one to change it")
+    parser.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
+    parser.add_argument(
+        "--copy", nargs=2, metavar=("NAME", "FILE"), help="write the recipe NAME to a new FILE"
+    )
+    add_json(parser)
+    parser.set_defaults(run=_recipes)
+
+
+def _recipes(arguments):
+    import fnmatch
+
+    from trn_jax import config
+
+    if arguments.copy:
+        return _copy(*arguments.copy)
+    names = fnmatch.filter(config.recipe_names(), arguments.pattern)
+    if not names:
+        raise UserError(f"no recipe is called {arguments.pattern!r}; see `trn-jax recipes`")
+    rows = []
+    for name in names:
+        recipe = config.recipe(name)
+        found = recipe.get_config()
+        published = {
+            protocol: {key: row[key] for key in ("top1", "top5", "mAP") if key in row}
+            for protocol, row in found.published.to_dict().items()
+        }
+        about = recipe.__doc__.splitlines()[0].rstrip(".")
+        rows.append(dict(name=name, about=about, model=found.model.name, published=published))
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        print(f"{row['name']:{width}}  {row['about']}")
+    return 0
+
+
+def _copy(name, file):
+    from trn_jax.config import recipe_file
+    from trn_jax.files import write_text
+
+    if os.path.exists(file):
+        raise UserError(f"{file} exists; give the name of a new file")
+    if not file.endswith(".py"):
+        raise UserError(f"{file}: the name of a recipe's file ends in .py")
+    write_text(file, recipe_file(name).read_text(encoding="utf-8"))
+    print(f"wrote {file}; train it with: trn-jax train {file}")
+    return 0

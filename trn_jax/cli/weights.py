@@ -1,0 +1,257 @@
+"""`trn-jax models`, `convert` and `reparameterize`: models and their weights."""
+
+import json
+from functools import partial
+
+from trn_jax.cli.arguments import add_json, positive
+from trn_jax.errors import UserError, escaped
+
+_MAX_CLASSES = 100_000  # that are taken from a file unasked: a model may be larger than its file
+
+
+def add_convert(commands):
+    """`trn-jax convert`."""
+    parser = commands.add_parser(
+        "convert", help="turn weights of PyTorch into a checkpoint that can be evaluated"
+    )
+    parser.add_argument("--from", required=True, dest="file", help=".pth, .safetensors or .npz")
+    parser.add_argument("--model", required=True, help="name of the model, see `trn-jax models`")
+    parser.add_argument("--to", required=True, help="folder of the checkpoint; must not exist")
+    parser.add_argument("--num-classes", type=positive, help="by default those of the file")
+    parser.add_argument(
+        "--num-segments", type=positive, help="frames of a clip; by default the file's"
+    )
+    parser.add_argument("--classes", help="file with the name of one class per line")
+    parser.add_argument("--source", default="auto", help="code base that the names come from")
+    parser.add_argument(
+        "--key", help="which network to take, if the file has several: state_dict_ema"
+    )
+    parser.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="replace a part of the names of tensors; OLD is a regular expression: '^encoder\\.=' "
+        "cuts a beginning off, gamma=weight replaces all of these; may be given several times",
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave these tensors unread, such as 'projector.*'; may be given several times",
+    )
+    parser.add_argument(
+        "--take-classifier",
+        action="store_true",
+        help="take the classifier of an image network as the head of a TSN or TSM",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="compare the result with PyTorch, which this needs"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the model, such as shift_place=block or causal=true, see config.model in "
+        "trn_jax/config.py; may be given several times",
+    )
+    for part, what in (
+        ("reset-head", "the classifiers, such as one for other classes"),
+        ("reset-temporal-op", "the parameters of the temporal op: weights of TSM start a TIN"),
+        ("backbone-only", "neck and head, and the temporal op if the file has none"),
+    ):
+        parser.add_argument(
+            f"--{part}", action="store_true", help=f"take the rest of the file; draw {what}"
+        )
+    parser.set_defaults(run=_convert)
+
+
+def _convert(arguments):
+    from trn_jax import checkpoint, convert
+
+    kept = ("reset_head", "reset_temporal_op", "backbone_only")
+    drawn = {part: getattr(arguments, part) for part in kept}
+    if arguments.verify:
+        _check_can_verify(drawn)
+        from trn_jax import verify  # says so if PyTorch is missing, before anything is done
+    rename = [tuple(text.rpartition("=")[::2]) for text in arguments.rename]
+    if wrong := [text for text in arguments.rename if not text.rpartition("=")[0]]:
+        raise UserError(f"--rename={wrong[0]}: expected --rename=OLD=NEW")
+    file = convert.read_torch_file(arguments.file, arguments.key)
+    weights, origins = convert.selected(file, rename=rename, ignore=arguments.ignore)
+    recipe, names = _recipe_of(arguments, convert.shapes(weights, arguments.source))
+    model = _fresh_model(recipe, whole=any(drawn.values()))
+    options = dict(drawn, take_classifier=arguments.take_classifier)
+    rows = convert.load_state_dict(model, weights, arguments.source, **options)
+    about = {
+        "config": recipe.to_dict(),
+        "class_names": names,
+        "source": {"file": arguments.file, "sha256": convert.file_sha256(arguments.file)},
+    }
+    check = None
+    if arguments.verify:
+        places = dict(file=arguments.file, weights=weights, origins=origins, rows=rows)
+        check = partial(verify.verify, **places, backbone_only=arguments.backbone_only)
+    comparison = checkpoint.save_model(arguments.to, model, about, check=check)
+    _print_rows(rows, origins)
+    num_classes = recipe.model.num_classes
+    print(f"{len(rows)} tensors of {arguments.model} with {num_classes} classes: {arguments.to}")
+    if arguments.verify:
+        print(f"verified: {comparison}")
+    _print_notes(arguments, model, weights, rows)
+
+
+def _check_can_verify(drawn):
+    chosen = ["--" + part.replace("_", "-") for part in drawn if drawn[part]]
+    if chosen not in ([], ["--backbone-only"]):
+        raise UserError(
+            "--verify compares whole networks, or backbones (--backbone-only), but with "
+            f"{', '.join(chosen)} a part is drawn that the file does not have; leave one out"
+        )
+
+
+def _recipe_of(arguments, shapes):
+    """The configuration for what a file holds, and the names of its classes.
+
+    `shapes` are those of the tensors, by the names that the source has for them.
+    """
+    from trn_jax import config, convert
+    from trn_jax.data.annotations import read_class_names
+    from trn_jax.recipe import set_model_option
+
+    num_classes = arguments.num_classes or convert.num_classes(shapes)
+    if num_classes is None:
+        raise UserError(f"{arguments.file} has no classifier that is known; give --num-classes")
+    if num_classes > _MAX_CLASSES and not arguments.num_classes:
+        raise UserError(
+            f"the classifier in {arguments.file} has {num_classes:,} classes, more than "
+            f"{_MAX_CLASSES:,}; if that is right, give --num-classes={num_classes}"
+        )
+    names = read_class_names(arguments.classes) if arguments.classes else []
+    if names and len(names) != num_classes:
+        raise UserError(f"{arguments.classes} names {len(names)} classes, not {num_classes}")
+    recipe = config.base(dataset="frames", model=arguments.model, num_classes=num_classes)
+    num_segments = arguments.num_segments or convert.num_segments(shapes)
+    if num_segments:
+        for section in (recipe.model, recipe.data.train, recipe.data.val):
+            section.num_segments = num_segments
+        recipe.protocols.efficient.num_segments = num_segments
+    for option in arguments.option:
+        set_model_option(recipe, option)
+    return recipe, names
+
+
+def _fresh_model(recipe, *, whole):
+    """The model of a configuration: `whole`, or only shapes.
+
+    Drawing takes longer than reading: shapes will do where the file has all values.
+    """
+    from flax import nnx
+
+    from trn_jax.models import create_model
+
+    build = partial(create_model, **recipe.model)
+    return nnx.jit(build)() if whole else nnx.eval_shape(build)
+
+
+def _print_rows(rows, origins):
+    """Where each tensor of the file went, with its shape here."""
+    lines = [(escaped(origins.get(name, name)), path, shape) for name, path, shape in rows]
+    width = max((len(name) for name, _, _ in lines), default=0)
+    for name, path, shape in lines:
+        print(f"{name:{width}}  {path}  {' x '.join(map(str, shape))}")
+
+
+def _print_notes(arguments, model, weights, rows):
+    """What was not read, what was drawn, and how a TRN draws its relations."""
+    from trn_jax import convert
+
+    for line in convert.unread(weights, rows):
+        print(line)
+    fresh = convert.variables(model).keys() - {path for _, path, _ in rows}
+    if fresh:
+        print(f"{len(fresh)} variables were drawn, such as {min(fresh)}.")
+        if not (arguments.key or arguments.rename or arguments.ignore):
+            print(
+                "To train such a model, start from the file itself: "
+                f"--config.init_from={arguments.file}"
+            )
+    relations = getattr(model.head, "relations", ())
+    if any(relation.num_used < len(relation.table()) for relation in relations):
+        print(
+            "note: mmaction2 and TRN-pytorch draw the relations of a TRN at random, in evaluation "
+            "too, so that their logits vary by about 3 % from run to run. This checkpoint has "
+            f"eval_relations={model.head.eval_relations}. To choose: expected (the exact mean over "
+            "all draws, reproducible), sample (random draws, as there) or first (the first "
+            "relations of each scale), by --option=eval_relations=sample here, or by "
+            "--config.model.eval_relations=sample in an evaluation with --config"
+        )
+
+
+def add_reparameterize(commands):
+    """`trn-jax reparameterize`."""
+    parser = commands.add_parser(
+        "reparameterize",
+        help="fuse the branches of a trained MobileOne: the same scores for less work",
+    )
+    parser.add_argument("checkpoint", help="checkpoint, or working directory of a training")
+    parser.add_argument("--to", required=True, help="folder of the new checkpoint; must not exist")
+    parser.set_defaults(run=_reparameterize)
+
+
+def _reparameterize(arguments):
+    from trn_jax import checkpoint, convert
+
+    directory = checkpoint.find(arguments.checkpoint)
+    about = checkpoint.read_about(directory)
+    if about["config"]["model"].get("deploy"):
+        raise UserError(f"{directory} is in deploy form (model.deploy=True): nothing to fuse")
+    model, _ = checkpoint.load_model(directory, deploy=True)
+    about["config"]["model"]["deploy"] = True
+    about["reparameterized_from"] = {
+        "checkpoint": str(directory),
+        "step": about["step"],
+        "metrics": about.pop("metrics", {}),
+    }
+    checkpoint.save_model(arguments.to, model, about)
+    size = sum(variable.size for variable in convert.variables(model).values())
+    print(f"fused {directory} into {size:,} parameters: {arguments.to}")
+
+
+def add_models(commands):
+    """`trn-jax models`."""
+    parser = commands.add_parser("models", help="list the models with their size and cost")
+    parser.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
+    parser.add_argument("--num-classes", type=positive, default=400)
+    parser.add_argument("--frames", type=positive, default=8, help="of a clip")
+    parser.add_argument("--pixels", type=positive, default=224, help="height and width")
+    add_json(parser)
+    parser.set_defaults(run=_models)
+
+
+def _models(arguments):
+    from flax import nnx
+
+    from trn_jax.models import cost, create_model, list_models
+
+    names = list_models(arguments.pattern)
+    if not names:
+        raise UserError(f"no model is called {arguments.pattern!r}; see `trn-jax models`")
+    sizes = dict(num_classes=arguments.num_classes, num_segments=arguments.frames)
+    clip = (arguments.frames, arguments.pixels, arguments.pixels, 3)
+    rows = []
+    if not arguments.json:
+        print(f"{arguments.num_classes} classes; GFLOPs are 10^9 multiply-adds for one clip")
+        print(f"{'model':24}{'parameters':>14}{'GFLOPs':>10}  clip")
+    for name in names:
+        model = nnx.eval_shape(partial(create_model, name, **sizes))
+        found = cost.measure(model, 1, *clip)
+        rows.append(dict(name=name, parameters=found.parameters, gflops=found.flops / 1e9))
+        size = " x ".join(map(str, clip))
+        if not arguments.json:
+            columns = f"{name:24}{found.parameters:14,}{found.flops / 1e9:10.2f}"
+            print(f"{columns}  {size}", flush=True)
+    if arguments.json:
+        print(json.dumps(dict(clip=clip, num_classes=arguments.num_classes, models=rows), indent=1))
