@@ -65,6 +65,7 @@ LAYERS = (
     ("trn_jax.convert.torch_objects", "trn_jax.convert.layout", "trn_jax.convert.diagnosis"),
     ("trn_jax.optim", "trn_jax.checkpoint", "trn_jax.convert.*"),
     ("trn_jax.convert",),
+    ("trn_jax.loading",),
     ("trn_jax.twins.temporal",),
     ("trn_jax.twins.*",),
     ("trn_jax.twins",),
@@ -289,15 +290,6 @@ def test_training_needs_no_other_framework_and_opens_no_device():
     )
     assert "jax" in loaded
     assert loaded.isdisjoint({"torch", "tensorflow", "pandas", "matplotlib"})
-
-
-def test_the_package_offers_its_two_functions():
-    import trn_jax
-
-    assert callable(trn_jax.create_model) and callable(trn_jax.list_models)
-    assert set(trn_jax.__all__) == {"__version__", "create_model", "list_models"}
-    with pytest.raises(AttributeError, match="'trn_jax' has no attribute 'create_modle'"):
-        _ = trn_jax.create_modle
 
 
 # House rules

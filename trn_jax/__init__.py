@@ -1,14 +1,28 @@
-"""Video action recognition in JAX: TRN, TSN and their relatives."""
+"""Video action recognition in JAX: TRN, TSN, TSM, TIN and TPN.
+
+`create_model` builds a model, `load_model` takes one from a checkpoint; `model(clips)` maps clips
+`[batch, frames, height, width, 3]`, RGB in 0..255, to logits `[batch, classes]`.
+"""
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "create_model", "list_models"]
+__all__ = ["__version__", "create_model", "list_models", "load_model"]
+
+_HOMES = {
+    "create_model": "trn_jax.loading",
+    "list_models": "trn_jax.models",
+    "load_model": "trn_jax.loading",
+}
 
 
 def __getattr__(name):
     # Late, so that loader workers and config files, which import only a submodule, do not pay for
     # (or open) an accelerator.
-    if name in ("create_model", "list_models"):
-        from trn_jax import models
+    if name in _HOMES:
+        import importlib
 
-        return getattr(models, name)
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'trn_jax' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

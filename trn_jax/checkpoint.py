@@ -441,3 +441,39 @@ def read_weights(directory):
     """
     model, _ = load_model(directory)
     return jax.device_get(named(nnx.as_pure(nnx.state(model))))
+
+
+def take_weights(trees, values, *, backbone_only):
+    """Fill the states of a model with the weights of a checkpoint as far as they fit.
+
+    Args:
+        trees: nested dictionaries of arrays by the names that the model has for them.
+        values: `{name: array}` of the whole model, see `read_weights`.
+        backbone_only: leave neck and head as they are.
+
+    Returns:
+        The new trees, placed as the old ones, and the names of what was left as it was: of neck and
+        head, what the checkpoint lacks or has in another shape, such as a classifier of other
+        classes; and a temporal op that the checkpoint does not have.
+
+    Raises:
+        UserError: the backbone is another one.
+    """
+    problems, drawn = [], []
+
+    def choose(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        found = values.get(name)
+        in_backbone = name.startswith("backbone.")
+        if found is not None and found.shape == leaf.shape and (in_backbone or not backbone_only):
+            return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
+        if in_backbone and (found is not None or ".temporal_op." not in name):
+            has = "is missing" if found is None else f"has shape {found.shape}"
+            problems.append(f"{name} {has}, expected {leaf.shape}")
+        drawn.append(name)
+        return leaf
+
+    trees = tuple(jax.tree_util.tree_map_with_path(choose, tree) for tree in trees)
+    if problems:
+        raise UserError(f"it has another backbone, {len(problems)} differences:{listed(problems)}")
+    return trees, drawn

@@ -10,8 +10,9 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from trn_jax import convert
+from trn_jax.checkpoint import take_weights
 from trn_jax.devices import replicated, split_batch, split_largest
-from trn_jax.errors import UserError, listed
+from trn_jax.errors import UserError
 
 SHARD_STATE = ("none", "optimizer", "all")
 
@@ -346,21 +347,5 @@ def copy_weights(state, values, *, backbone_only):
     Raises:
         UserError: the backbone is another one.
     """
-    problems, drawn = [], []
-
-    def choose(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        found = values.get(name)
-        in_backbone = name.startswith("backbone.")
-        if found is not None and found.shape == leaf.shape and (in_backbone or not backbone_only):
-            return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
-        if in_backbone and (found is not None or ".temporal_op." not in name):
-            has = "is missing" if found is None else f"has shape {found.shape}"
-            problems.append(f"{name} {has}, expected {leaf.shape}")
-        drawn.append(name)
-        return leaf
-
-    params, stats, fixed = (jax.tree_util.tree_map_with_path(choose, part) for part in state.model)
-    if problems:
-        raise UserError(f"it has another backbone, {len(problems)} differences:{listed(problems)}")
+    (params, stats, fixed), drawn = take_weights(state.model, values, backbone_only=backbone_only)
     return state.replace(params=params, stats=stats, fixed=fixed), drawn

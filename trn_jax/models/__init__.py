@@ -107,15 +107,17 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
 
     Args:
         name: one of `list_models()`.
-        num_classes: number of classes.
+        num_classes: number of classes; 0 for a model without a head, which gives the features of
+            every frame, see `Recognizer.features`.
         num_segments: frames of a clip. Heads that average take any number later, unless there is a
             `temporal_op`.
         rngs: source of the `params` keys; `nnx.Rngs(0)` by default.
         dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32.
         **overrides: `backbone`, `temporal_op`, `neck` and `head` replace a part of the model by
-            another one of that name; every other keyword is an option of the recognizer or of one
-            of the parts, such as `norm_group`, `partial_bn` or `dropout_rate`. `None` means "as the
-            model has it".
+            another one of that name, or by a constructor with the arguments of those in the
+            registries here, such as a head of one's own; every other keyword is an option of the
+            recognizer or of one of the parts, such as `norm_group`, `partial_bn` or `dropout_rate`.
+            `None` means "as the model has it".
 
     Returns:
         A `Recognizer`.
@@ -132,7 +134,10 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         chosen = options.pop(kind, entry.get(kind))
         if chosen is not None:
             entry[kind] = chosen
-            parts[kind] = _look_up(registry, kind.replace("_", " "), chosen)
+            part = chosen if callable(chosen) else _look_up(registry, _spoken(kind), chosen)
+            parts[kind] = part
+    if not num_classes:
+        parts.pop("head")
 
     names = {kind: _options(part) for kind, part in parts.items()} | {
         "recognizer": _options(Recognizer)
@@ -140,7 +145,7 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
     known = sorted(set().union(*names.values()))
     unknown = sorted(set(options).difference(known))
     if unknown:
-        built = ", ".join(f"{kind.replace('_', ' ')} {choice!r}" for kind, choice in entry.items())
+        built = ", ".join(f"{_spoken(kind)} {choice!r}" for kind, choice in entry.items())
         raise UserError(
             f"model {name!r} ({built}) has no option {', '.join(map(repr, unknown))}; its options "
             f"are {', '.join(known)}"
@@ -172,7 +177,7 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         hook["temporal_op"] = lambda channels: build("temporal_op", channels)
     backbone = build("backbone", **hook)
     neck = build("neck", backbone.stage_channels) if "neck" in parts else None
-    head = build("head", (neck or backbone).out_channels)
+    head = build("head", (neck or backbone).out_channels) if "head" in parts else None
     chosen = {key: value for key, value in options.items() if key in names["recognizer"]}
     if hook:
         chosen["num_segments"] = num_segments
@@ -187,6 +192,10 @@ def _options(part):
 def _parameters(part):
     part = getattr(part, "func", part)  # registries hold classes and partial applications of them
     return inspect.signature(part.__init__).parameters  # NNX hides the signature of the class
+
+
+def _spoken(kind):
+    return kind.replace("_", " ")
 
 
 def _look_up(registry, kind, name):

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.layers import storage_dtype
+from trn_jax.backbones.layers import global_average_pool, storage_dtype
 from trn_jax.errors import UserError
 
 # Statistics of ImageNet, for pixels in 0..255, in RGB order.
@@ -19,7 +19,8 @@ class Recognizer(nnx.Module):
             its stages, or, if it `sees_clips`, `[batch, segments, height, width, 3]` to features
             with a time axis. If it `draws` random numbers in training, it takes `rngs` and
             `clip_index` as well.
-        head: maps the last features, `[batch, segments, height, width, channels]`, to logits.
+        head: maps the last features, `[batch, segments, height, width, channels]`, to logits;
+            `None` for a model that gives the features of every frame.
         neck: maps a list of the features of all stages, with a time axis, to the ones for the head
             and auxiliary logits (`None` in evaluation).
         num_segments: the number of frames that a clip must have because the backbone exchanges
@@ -32,6 +33,7 @@ class Recognizer(nnx.Module):
     Attributes:
         merge_views: how the views of a video become one prediction: the mean of their "logits" or
             of their "probabilities".
+        info: what a loaded model is, see `trn_jax.load_model`; `None` for others.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Recognizer(nnx.Module):
         self.norm_group = norm_group
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.merge_views = head.merge_views
+        self.merge_views = getattr(head, "merge_views", "logits")
+        self.info = None
 
     def __call__(self, clips, *, train=False, rngs=None, clip_index=None):
         """Score clips.
@@ -65,12 +68,43 @@ class Recognizer(nnx.Module):
                 these numbers. By default the clips are the global batch.
 
         Returns:
-            Logits `[batch, num_classes]` in float32.
+            Logits `[batch, num_classes]` in float32; without a head, `features(clips)`.
 
         Raises:
             UserError: the shape does not fit, or keys are missing.
         """
         return self.outputs(clips, train=train, rngs=rngs, clip_index=clip_index)[0]
+
+    def features(self, clips):
+        """The features of every frame, averaged over height and width, before the head.
+
+        Args:
+            clips: as in `__call__`.
+
+        Returns:
+            `[batch, frames, channels]` in float32. A neck may have fewer frames than the clip.
+
+        Raises:
+            UserError: the shape does not fit.
+        """
+        return global_average_pool(self._maps(clips)[0])
+
+    def head_logits(self, features, *, rngs=None):
+        """Score features: `model.head_logits(model.features(clips))` equals `model(clips)`.
+
+        Args:
+            features: `[batch, frames, channels]`, of `features`.
+            rngs: source of the `relations` key, for a TRN that draws relations in evaluation.
+
+        Returns:
+            Logits `[batch, num_classes]` in float32.
+
+        Raises:
+            UserError: the model has no head, or the shape does not fit.
+        """
+        if self.head is None:
+            raise UserError("a model without classes (num_classes=0) has no head to score with")
+        return self.head(features[:, :, None, None, :], rngs=rngs)
 
     def outputs(self, clips, *, train=False, rngs=None, clip_index=None):
         """Score clips, see `__call__`.
@@ -79,12 +113,22 @@ class Recognizer(nnx.Module):
             The logits, and the logits of the neck's auxiliary classifier: `None` in evaluation and
             for models that have none. They enter the loss with weight `neck.auxiliary_weight`.
         """
+        if train and rngs is None:
+            raise UserError("training draws random numbers: call the model with rngs=nnx.Rngs(...)")
+        if clip_index is None:
+            clip_index = jnp.arange(len(clips))
+        random = dict(rngs=rngs, clip_index=clip_index)
+        x, auxiliary = self._maps(clips, train=train, **random)
+        if self.head is None:
+            return global_average_pool(x), auxiliary
+        return self.head(x, train=train, **random), auxiliary
+
+    def _maps(self, clips, *, train=False, rngs=None, clip_index=None):
+        """What the head sees, `[batch, segments, height, width, channels]`; auxiliary logits."""
         if clips.ndim != 5 or clips.shape[-1] != 3:
             raise UserError(
                 f"clips have shape {clips.shape}, expected [batch, frames, height, width, 3]"
             )
-        if train and rngs is None:
-            raise UserError("training draws random numbers: call the model with rngs=nnx.Rngs(...)")
         batch, num_frames = clips.shape[:2]
         if num_frames != (self.num_segments or num_frames):
             raise UserError(
@@ -93,8 +137,6 @@ class Recognizer(nnx.Module):
                 f"{self.num_segments} segments, cut longer clips into views, or create the model "
                 f"with num_segments={num_frames} (a TIN has to be trained that way)"
             )
-        if clip_index is None:
-            clip_index = jnp.arange(batch)
         statistics = dict(train=train, num_groups=self._num_groups(batch) if train else 1)
         x = self.normalise(clips)
         if not self.backbone.sees_clips:
@@ -105,7 +147,7 @@ class Recognizer(nnx.Module):
         x, auxiliary = features[-1], None
         if self.neck is not None:
             x, auxiliary = self.neck(features, **statistics, **random)
-        return self.head(x, train=train, **random), auxiliary
+        return x, auxiliary
 
     def normalise(self, frames):
         """Shift and scale the pixels of `frames` `[..., 3]`; computed in float32."""

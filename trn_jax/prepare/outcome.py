@@ -160,6 +160,7 @@ class Outcome:
         if os.path.isdir(target) and os.path.realpath(target) == os.path.realpath(folder):
             return
         try:
+            os.makedirs(self.to, exist_ok=True)
             if os.path.islink(target) and not os.path.exists(target):
                 os.remove(target)
             os.symlink(os.path.abspath(folder), target)

@@ -1,0 +1,22 @@
+"""Read own videos as training batches: python examples/own_dataset.py <folder> <data set>."""
+
+import pathlib
+import sys
+
+from trn_jax import config, recipe
+from trn_jax.prepare import own
+
+folder, to = sys.argv[1:]  # <folder>/<class>/<video>.mp4; lists are written to the data set
+print(own.prepare(folder, to))
+
+settings = config.recipe("finetune").get_config()
+settings.data_dir = to
+settings.train.batch = 4
+settings.data.train.crop_size = 64
+settings.model.num_classes = len(pathlib.Path(to, "label_map.txt").read_text().splitlines())
+
+data = recipe.Data(settings, "runs/own_dataset")
+batches = data.train_batches(first_batch=0)  # endless, and the same for the same seed
+for number, batch in zip(range(3), batches, strict=False):
+    print(f"batch {number}: clips {batch['clip'].shape}, labels {batch['label'].tolist()}")
+data.close()

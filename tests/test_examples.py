@@ -1,0 +1,70 @@
+"""The programs in `examples/` run as they stand."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+EXAMPLES = REPOSITORY / "examples"
+
+
+def run(name, *arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def write_video(path, color):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), color, np.uint8), format="rgb24")
+        for _ in range(12):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_all_are_short_and_run_here():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {"own_loop", "own_head", "own_dataset", "features"}
+    for path in EXAMPLES.glob("*.py"):
+        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        assert len(lines) <= 25, path.name
+
+
+@pytest.mark.thorough
+def test_a_loop_of_ones_own_learns(tmp_path):
+    losses = [float(line.split()[-1]) for line in run("own_loop", cwd=tmp_path).splitlines()]
+    assert len(losses) == 20 and np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_a_head_of_ones_own(tmp_path):
+    assert "logits [[" in run("own_head", cwd=tmp_path)
+
+
+def test_own_videos_become_batches(tmp_path):
+    for label in ("dark", "bright"):
+        for number in range(4):
+            color = 200 * (label == "bright") + number
+            write_video(tmp_path / "videos" / label / f"{number}.mp4", color)
+    said = run("own_dataset", "videos", "data", cwd=tmp_path)
+    assert "batch 2: clips (4, 8, 64, 64, 3), labels [" in said
+
+
+@pytest.mark.thorough
+def test_features_of_a_video(tmp_path):
+    write_video(tmp_path / "a.mp4", 100)
+    assert "a.mp4: features (8, 2048), float32" in run("features", "a.mp4", cwd=tmp_path)

@@ -1,0 +1,134 @@
+"""The front door: models with weights, what they are, and their features."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import trn_jax
+from trn_jax import checkpoint, models
+from trn_jax.errors import UserError
+
+SMALL = dict(num_segments=3, width=4)
+
+
+def random_clips(*shape):
+    return np.random.default_rng(0).integers(0, 256, (*shape, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A checkpoint of a small TRN, and its model."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "trn"
+    model = trn_jax.create_model("trn_resnet10", num_classes=4, **SMALL)
+    options = dict(name="trn_resnet10", num_classes=4, **SMALL)
+    about = {
+        "config": {"model": options, "protocols": {"efficient": {"num_segments": 3}}},
+        "class_names": ["a", "b", "c", "d"],
+        "source": {"file": "trn.pth", "sha256": "0" * 64},
+    }
+    checkpoint.save_model(str(folder), model, about)
+    return folder, model
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def weights(model):
+    return nnx.as_pure(nnx.state(model))
+
+
+def test_the_front_door_is_shown():
+    assert dir(trn_jax) == ["__version__", "create_model", "list_models", "load_model"]
+    assert all(callable(getattr(trn_jax, name)) for name in dir(trn_jax)[1:])
+    with pytest.raises(AttributeError, match="'trn_jax' has no attribute 'create_modle'"):
+        _ = trn_jax.create_modle
+
+
+def test_a_loaded_model_says_what_it_is(stored, capfd):
+    folder, model = stored
+    found = trn_jax.load_model(folder)
+    assert capfd.readouterr() == ("", "")
+    assert same(weights(found), weights(model))
+    info = found.info
+    assert info.class_names == ("a", "b", "c", "d")
+    assert info.views == {"efficient": {"num_segments": 3}}
+    assert info.config["model"]["name"] == "trn_resnet10"
+    assert (info.path, info.step, info.metrics) == (str(folder), 0, {})
+    assert info.source["file"] == "trn.pth"
+    clips = random_clips(2, 3)
+    np.testing.assert_array_equal(nnx.jit(lambda m, x: m(x))(found, clips), found(clips))
+
+
+@pytest.mark.parametrize("name", ["tsn_resnet10", "trn_resnet10", "tsm_resnet10"])
+def test_features_and_head_make_up_the_model(name):
+    model, clips = trn_jax.create_model(name, num_classes=5, **SMALL), random_clips(2, 3)
+
+    @nnx.jit
+    def both(model, clips):
+        return model(clips), model.features(clips)
+
+    logits, features = both(model, clips)
+    assert features.shape == (2, 3, model.backbone.out_channels)
+    np.testing.assert_allclose(model.head_logits(features), logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_without_classes_gives_features():
+    clips = jax.ShapeDtypeStruct((2, 4, 32, 32, 3), jnp.uint8)
+    for name in ("tsn_resnet10", "tpn_tsm_resnet10"):
+        model = nnx.eval_shape(
+            lambda name=name: trn_jax.create_model(name, num_classes=0, num_segments=4, width=8)
+        )
+        found = nnx.eval_shape(lambda model, clips: model(clips), model, clips)
+        channels = (model.neck or model.backbone).out_channels
+        assert found.shape[::2] == (2, channels) and found.dtype == jnp.float32
+    with pytest.raises(UserError, match="num_classes=0"):
+        model.head_logits(jnp.zeros((1, 4, 8)))
+
+
+class Constant(nnx.Module):
+    """A head that sees nothing."""
+
+    def __init__(self, in_channels, num_classes, *, value=0.0, rngs):
+        self.shape = in_channels, num_classes
+        self.value = value
+
+    def __call__(self, features, **_):
+        return jnp.full((len(features), self.shape[1]), self.value)
+
+
+def test_a_head_of_ones_own():
+    model = trn_jax.create_model("tsn_resnet10", num_classes=2, head=Constant, value=3.0, width=4)
+    assert model.merge_views == "logits"
+    np.testing.assert_array_equal(model(random_clips(1, 2)), [[3.0, 3.0]])
+    with pytest.raises(UserError, match="has no option 'volume'"):
+        trn_jax.create_model("tsn_resnet10", num_classes=2, head=Constant, volume=3)
+
+
+def test_weights_of_a_checkpoint_start_a_model(stored):
+    folder, model = stored
+    other = trn_jax.create_model(
+        "tsn_resnet10", num_classes=7, weights=str(folder), rngs=nnx.Rngs(1), **SMALL
+    )
+    assert same(weights(other.backbone), weights(model.backbone))
+    again = trn_jax.create_model(
+        "trn_resnet10", num_classes=4, weights=folder, init_head=True, rngs=nnx.Rngs(1), **SMALL
+    )
+    assert same(weights(again), weights(model))
+    with pytest.raises(UserError, match=r"another backbone"):
+        trn_jax.create_model("tsn_resnet18", num_classes=4, weights=folder, **SMALL)
+
+
+def test_weights_of_a_file_start_a_model(tmp_path):
+    model = models.create_model("tsn_resnet18", num_classes=3, rngs=nnx.Rngs(1), width=4)
+    bottom = {"conv1.weight": np.ones((4, 3, 7, 7), np.float32)}
+    np.savez(tmp_path / "part.npz", **bottom)
+    with pytest.raises(UserError, match="missing"):
+        trn_jax.create_model("tsn_resnet18", num_classes=3, weights=tmp_path / "part.npz", width=4)
+    with pytest.raises(UserError, match=r"nowhere\.pth: there is neither"):
+        trn_jax.create_model("tsn_resnet18", num_classes=3, weights="nowhere.pth", width=4)
+    assert model.info is None

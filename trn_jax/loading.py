@@ -1,0 +1,104 @@
+"""Models with weights: of a checkpoint, or of a file of another project."""
+
+import dataclasses
+import os
+
+from flax import nnx
+
+from trn_jax import models
+from trn_jax.errors import UserError
+
+# Orbax takes a second to import, which a model without weights should not cost.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Info:
+    """What a loaded model is; `model.info`.
+
+    Attributes:
+        path: the checkpoint.
+        step: training steps it was taken after; 0 for converted weights.
+        class_names: in the order of the logits; empty if they are not known.
+        views: `{protocol: settings}`, how clips were cut out of videos where it was evaluated, see
+            `trn_jax.config.view`.
+        config: the whole configuration, as nested dictionaries.
+        metrics: of its validation, such as `{"top1": 0.5}`; empty if there was none.
+        source: the file that it was converted from, with its SHA-256; empty for trainings.
+    """
+
+    path: str
+    step: int
+    class_names: tuple
+    views: dict
+    config: dict
+    metrics: dict
+    source: dict
+
+
+def load_model(path, *, mesh=None, **overrides):
+    """Rebuild the model of a checkpoint, on any number of devices.
+
+    Args:
+        path: a checkpoint; the working directory of a training, for its newest one; with `@best` or
+            `@<step>` behind it for another one.
+        mesh: where the parameters go, replicated; by default all devices.
+        **overrides: arguments of `create_model` that replace those of the checkpoint's
+            configuration, such as `eval_relations` or `dtype`. `deploy=True` fuses the branches of
+            a trained MobileOne.
+
+    Returns:
+        The `Recognizer`; `model.info` says what it is, see `Info`.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged, or it does not fit its own description.
+    """
+    from trn_jax import checkpoint
+
+    directory = checkpoint.find(path)
+    model, about = checkpoint.load_model(directory, mesh=mesh, **overrides)
+    model.info = Info(
+        path=str(directory),
+        step=about.get("step") or 0,
+        class_names=tuple(about["class_names"]),
+        views=about["config"].get("protocols", {}),
+        config=about["config"],
+        metrics=about.get("metrics") or {},
+        source=about.get("source") or {},
+    )
+    return model
+
+
+def create_model(name, *, num_classes, weights=None, init_head=False, **options):
+    """Build a model with freshly drawn parameters, or with weights.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: number of classes; 0 for a model without a head, which gives features.
+        weights: what the backbone starts from, as `config.init_from` does: a .pth, .safetensors or
+            .npz file of another project, or a checkpoint.
+        init_head: begin with its neck and head, too; of a checkpoint, as far as they have the same
+            shapes.
+        **options: see `trn_jax.models.create_model`.
+
+    Returns:
+        A `Recognizer`.
+
+    Raises:
+        UserError: see `trn_jax.models.create_model`; or the weights do not fit.
+    """
+    model = models.create_model(name, num_classes=num_classes, **options)
+    if weights is None:
+        return model
+    from trn_jax import checkpoint, convert
+
+    backbone_only = not (init_head and num_classes)
+    if not checkpoint.is_stored(weights):
+        if not os.path.exists(weights):
+            raise UserError(f"weights={weights}: there is neither such a file nor a checkpoint")
+        state = convert.read_torch_file(weights)
+        convert.load_state_dict(model, state, backbone_only=backbone_only, reset_temporal_op=None)
+        return model
+    values = checkpoint.read_weights(checkpoint.find(weights))
+    graph, state = nnx.split(model)
+    (tree,), _ = checkpoint.take_weights((nnx.as_pure(state),), values, backbone_only=backbone_only)
+    return nnx.merge(graph, tree)
