@@ -12,6 +12,7 @@ on from the checkpoint before. Checkpoints of before there were checksums are ta
 """
 
 import contextlib
+import logging
 import math
 import os
 import pathlib
@@ -227,7 +228,7 @@ def _filled(tree, values):
 def _read(directory, item, target):
     """Read one item of a checkpoint as the arrays `target` asks for."""
     handler = ocp.StandardCheckpointHandler()
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _without_warnings(), ocp.Checkpointer(handler) as checkpointer:
         try:
             stored = checkpointer.metadata(directory / item).item_metadata.tree
         except Exception as error:
@@ -253,6 +254,21 @@ def _read(directory, item, target):
                 f"the checkpoint {directory} cannot be read: {first_line(error)}; it may be "
                 "damaged. Move it elsewhere and take the one before"
             ) from error
+
+
+@contextlib.contextmanager
+def _without_warnings():
+    """Keep Orbax from warning that items have no metadata of their own; those of a step serve."""
+    logger = logging.getLogger("absl")
+
+    def is_news(record):
+        return "Metadata file does not exist" not in record.getMessage()
+
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 def save_model(directory, model, about, *, check=None):

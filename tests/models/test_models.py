@@ -1,5 +1,6 @@
 """Heads and models against written-out formulas, and the properties that set TRN and TSN apart."""
 
+import fnmatch
 import itertools
 import math
 from functools import partial
@@ -69,7 +70,9 @@ def differ(a, b):
 
 def test_list_models_is_sorted_and_takes_a_pattern():
     names = trn_jax.list_models()
-    assert names == sorted(models.MODELS)
+    assert names == sorted(names) and set(names) < set(models.MODELS)
+    assert all(fnmatch.fnmatch(n, "*_resnet1[04]") for n in set(models.MODELS) - set(names))
+    assert trn_jax.list_models("trn_resnet10") == ["trn_resnet10"]
     assert trn_jax.list_models("trn_*") == [n for n in names if n.startswith("trn_")]
     assert {"tsn_resnet50", "trn_resnet50"} <= set(names)
     assert trn_jax.list_models("nothing*") == []
