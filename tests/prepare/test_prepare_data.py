@@ -14,7 +14,7 @@ import pytest
 from trn_jax import cli
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
-from trn_jax.prepare import PREPARATIONS, folders, progress
+from trn_jax.prepare import PREPARATIONS, folders, progress, target
 from trn_jax.prepare.target import claim
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -198,3 +198,9 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
     with progress.Progress("Unpacking", 200, "B") as bar:
         bar.add(200)
     assert "Unpacking: 100%|" in capsys.readouterr().err
+
+
+def test_there_are_no_claims_on_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(target, "fcntl", None)
+    with claim(tmp_path / "to"), claim(tmp_path / "to"):
+        assert (tmp_path / "to").is_dir()

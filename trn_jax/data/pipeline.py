@@ -388,7 +388,7 @@ def _ignore_signals(*_):
 
 def _cause(code):
     """What an exit code of a process says about its end."""
-    if code != -signal.SIGKILL:
+    if code != -getattr(signal, "SIGKILL", 9):  # Windows has none
         return f"exit code {code}"
     return f"exit code {code}: it was killed, as the system does when memory runs out"
 

@@ -1,8 +1,12 @@
 """The folder that a data set is prepared in."""
 
 import contextlib
-import fcntl
 import os
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from trn_jax.errors import UserError
 
@@ -11,16 +15,19 @@ from trn_jax.errors import UserError
 def claim(folder):
     """Make a folder, unless it is there, and keep other preparations out of it meanwhile.
 
-    The claim ends with the process, however that ends.
+    The claim ends with the process, however that ends. Windows has no such claims.
 
     Raises:
         UserError: the folder cannot be made or written to, or another process has claimed it.
     """
     try:
         os.makedirs(folder, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY) if fcntl else None
     except OSError as error:
         raise _unusable(folder, error.strerror) from None
+    if handle is None:
+        yield
+        return
     try:
         if not os.access(folder, os.W_OK):
             raise _unusable(folder, "it is read-only")
