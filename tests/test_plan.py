@@ -1,6 +1,7 @@
 """What a recipe needs on devices that are not here."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -180,7 +181,7 @@ def test_batches_fill_devices_parts_and_groups(config):
 
 
 def test_a_plan_names_every_step(config):
-    text = plan.describe(config, "cpu:2")
+    text = str(plan.make_plan(config, "cpu:2"))
     rows = {line[:24].strip(): line[24:].split() for line in text.splitlines()}
     assert text.startswith("trn_resnet10 in float32, 16 clips on 2 chips (cpu:2)\n")
     assert rows["training step"] != rows["evaluation, efficient"]
@@ -248,7 +249,7 @@ def test_tpus_that_are_not_here(config, topology):
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
     config.model.norm_group = 2
-    text = plan.describe(config, topology)
+    text = str(plan.make_plan(config, topology))
     assert "GiB of memory per chip" in text and "largest batch that is known to fit: " in text
     assert "all-reduce" in text and "all-gather" not in text
 
@@ -276,6 +277,11 @@ def test_the_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("trn_resnet10 in float32, 16 clips on 2 chips (cpu:2)\n")
     assert "evaluation, accurate" in done.stdout
+    done = command(tmp_path, "recipe.py", "--topology=cpu:2", "--batch=16", "--json")
+    found = json.loads(done.stdout)
+    assert (found["batch"], found["num_devices"], found["memory"]) == (16, 2, None)
+    assert found["steps"].keys() >= {"training step", "evaluation, accurate"}
+    assert found["steps"]["training step"]["collectives"][0]["kind"] == "all-reduce"
 
 
 @pytest.mark.by_default(1)

@@ -61,6 +61,11 @@ def test_a_report_on_scores(found, tmp_path, capsys):
     assert (tmp_path / "report" / "s.txt").read_text().startswith("protocol")
     picture = cv2.imread(str(tmp_path / "report" / "s_confusion.png"))
     assert picture.shape[0] > 4 * 48
+    assert cli.main(["report", str(tmp_path / "s.pkl"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["files"] == [f"{tmp_path}/report/s.txt", f"{tmp_path}/report/s_confusion.png"]
+    assert told["results"]["s"]["metrics"] == found.metrics()
+    assert told["results"]["s"]["videos"] == len(found.scores)
 
 
 def test_a_report_on_a_working_directory(found, tmp_path):

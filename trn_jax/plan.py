@@ -10,6 +10,7 @@ import math
 import os
 import re
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from trn_jax.data.views import View
 from trn_jax.devices import make_mesh, replicated, split_batch
 from trn_jax.errors import UserError
 from trn_jax.evaluate import score_clips
-from trn_jax.fitting import find_largest_batch
+from trn_jax.fitting import Fitting, find_largest_batch
 from trn_jax.models import create_model
 
 # Memory of a chip in GiB (Google Cloud, "TPU versions").
@@ -220,38 +221,95 @@ def batch_step(config, num_devices):
     return math.lcm(num_devices, group)
 
 
-def describe(config, topology):
-    """Compile the steps of a recipe for a topology, and say what they need: text.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the steps of a recipe need on the devices of a topology.
+
+    Attributes:
+        config: the configuration.
+        topology: such as "v5e:4x4".
+        num_devices: chips.
+        memory: bytes of a chip; 0 if that is not known.
+        costs: `{"training step": Cost, "evaluation, <protocol>": Cost, ...}`.
+        fitting: the search for the largest batch; `None` if the memory is not known.
+    """
+
+    config: Any
+    topology: str
+    num_devices: int
+    memory: int
+    costs: dict
+    fitting: Fitting | None
+
+    def __str__(self):
+        config = self.config
+        lines = [
+            f"{config.model.name} in {config.model.dtype}, {config.train.batch} clips on "
+            f"{self.num_devices} chips ({self.topology}){_savings(config)}"
+        ]
+        if self.fitting:
+            lines += [f"{self.memory / 2**30:.1f} GiB of memory per chip", self.fitting.describe()]
+            if self.fitting.largest:
+                rate = self._rate_of(self.fitting.largest)
+                lines.append(f"by the linear rule its learning rate is {rate:g}")
+        header = ("arguments", "temporary", "code", "all", "GFLOP", "GB moved")
+        lines.append(f"{'GiB per chip':24}" + "".join(f"{text:>12}" for text in header))
+        for name, each in self.costs.items():
+            values = (each.arguments, each.temporary, each.code, each.memory)
+            cells = [f"{value / 2**30:.3f}" for value in values]
+            cells += [_or_unknown(each.flops / 1e9, 1), _or_unknown(each.traffic / 1e9, 2)]
+            lines.append(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells))
+        return "\n".join(lines + _communication(self.costs["training step"]))
+
+    def to_dict(self):
+        """The same for programs, in bytes and operations per chip: what `json.dumps` takes."""
+        model, train = self.config.model, self.config.train
+        found = dict(
+            model=model.name,
+            dtype=model.dtype,
+            batch=train.batch,
+            topology=self.topology,
+            num_devices=self.num_devices,
+            memory=self.memory or None,
+        )
+        if self.fitting:
+            largest = self.fitting.largest
+            rate = self._rate_of(largest) if largest else None
+            found |= dict(largest_batch=largest, largest_batch_lr=rate)
+        found["steps"] = {
+            name: {
+                "arguments": each.arguments,
+                "temporary": each.temporary,
+                "code": each.code,
+                "memory": each.memory,
+                "flops": None if math.isnan(each.flops) else each.flops,
+                "traffic": None if math.isnan(each.traffic) else each.traffic,
+                "collectives": [dict(kind=c.kind, bytes=c.bytes) for c in each.collectives],
+            }
+            for name, each in self.costs.items()
+        }
+        return found
+
+    def _rate_of(self, batch):
+        return self.config.optim.lr * batch / self.config.optim.base_batch
+
+
+def make_plan(config, topology):
+    """Compile the steps of a recipe for a topology.
+
+    Returns:
+        A `Plan`.
 
     Raises:
         UserError: see `find_devices` and `training_cost`.
     """
     devices, memory = find_devices(topology)
-    cost = training_cost(config, devices)
-    rows = [("training step", cost)]
-    lines = [
-        f"{config.model.name} in {config.model.dtype}, {config.train.batch} clips on "
-        f"{len(devices)} chips ({topology}){_savings(config)}"
-    ]
-    if memory:
-        lines += _fitting(config, devices, memory, cost)
-    names = recipe.protocol_names(config, "all")
-    for name in names:
-        rows.append(
-            (
-                f"evaluation, {name}",
-                evaluation_cost(config, devices[0], View(**config.protocols[name])),
-            )
-        )
-    header = ("arguments", "temporary", "code", "all", "GFLOP", "GB moved")
-    lines.append(f"{'GiB per chip':24}" + "".join(f"{text:>12}" for text in header))
-    for name, each in rows:
-        values = (each.arguments, each.temporary, each.code, each.memory)
-        cells = [f"{value / 2**30:.3f}" for value in values]
-        cells += [_or_unknown(each.flops / 1e9, 1), _or_unknown(each.traffic / 1e9, 2)]
-        lines.append(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells))
-    lines += _communication(cost)
-    return "\n".join(lines)
+    costs = {"training step": training_cost(config, devices)}
+    fitting = _fitting(config, devices, memory, costs["training step"]) if memory else None
+    for name in recipe.protocol_names(config, "all"):
+        view = View(**config.protocols[name])
+        costs[f"evaluation, {name}"] = evaluation_cost(config, devices[0], view)
+    return Plan(config, topology, len(devices), memory or 0, costs, fitting)
 
 
 def _or_unknown(value, digits):
@@ -275,12 +333,7 @@ def _fitting(config, devices, memory, cost):
         return training_cost(changed, devices)
 
     step = batch_step(config, len(devices))
-    found = find_largest_batch(cost_of, config.train.batch, cost, memory, step)
-    lines = [f"{memory / 2**30:.1f} GiB of memory per chip", found.describe()]
-    if found.largest:
-        rate = config.optim.lr * found.largest / config.optim.base_batch
-        lines.append(f"by the linear rule its learning rate is {rate:g}")
-    return lines
+    return find_largest_batch(cost_of, config.train.batch, cost, memory, step)
 
 
 def _communication(cost):

@@ -112,6 +112,33 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
     return "\n\n\n".join(texts), files
 
 
+def read_results(path, *, top_k=(1, 5)):
+    """The numbers of `write_report` for programs.
+
+    Args:
+        path: as there.
+        top_k: as there.
+
+    Returns:
+        `{name: {"videos": ..., "metrics": {...}, "per_class": [...]}}`.
+
+    Raises:
+        UserError: as there.
+    """
+    results = {}
+    for name, source in _sources(path)[0]:
+        result, found = _read(source)
+        with reading(source, "the result of an evaluation"):
+            if found is None:
+                num_videos, measured = result["num_videos"], result["metrics"]
+                rows = result["per_class"]
+            else:
+                num_videos, measured = len(found.scores), found.metrics(top_k)
+                rows = found.per_class()
+        results[name] = dict(videos=num_videos, metrics=measured, per_class=rows)
+    return results
+
+
 def _sources(path):
     """Pairs `(name, result file or file of scores)`, and the log of the training or `None`."""
     if os.path.isfile(path):

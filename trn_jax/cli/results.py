@@ -1,6 +1,8 @@
 """`trn-jax report` and `ensemble`: results of evaluations."""
 
-from trn_jax.cli.arguments import positive
+import json
+
+from trn_jax.cli.arguments import add_json, positive
 
 
 def add_ensemble(commands):
@@ -33,11 +35,16 @@ def add_report(commands):
     parser.add_argument("path", help="working directory, folder of results, result or scores")
     parser.add_argument("--to", help="folder; by default 'report' in the directory or beside it")
     parser.add_argument("--top-k", type=positive, nargs="+", default=[1, 5], help="by default 1 5")
+    add_json(parser)
     parser.set_defaults(run=_report)
 
 
 def _report(arguments):
-    from trn_jax.report import write_report
+    from trn_jax.report import read_results, write_report
 
     text, files = write_report(arguments.path, arguments.to, top_k=arguments.top_k)
+    if arguments.json:
+        results = read_results(arguments.path, top_k=arguments.top_k)
+        print(json.dumps(dict(results=results, files=files), indent=1))
+        return
     print(text, *files, sep="\n")

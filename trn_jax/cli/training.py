@@ -76,16 +76,18 @@ def add_plan(commands):
     add_recipe(parser)
     parser.add_argument("--topology", required=True, help="such as v5e:4x4 (TPUs), cpu:8 or gpu")
     parser.add_argument("--batch", type=positive, help="clips per step; by default the recipe's")
+    add_json(parser)
     parser.set_defaults(run=_plan)
 
 
 def _plan(arguments):
-    from trn_jax.plan import describe
+    from trn_jax.plan import make_plan
 
     config = read_recipe(arguments)
     if arguments.batch:
         config.train.batch = arguments.batch
-    print(describe(config, arguments.topology))
+    plan = make_plan(config, arguments.topology)
+    print(json.dumps(plan.to_dict(), indent=1) if arguments.json else plan)
 
 
 def add_recipes(commands):
