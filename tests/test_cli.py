@@ -280,3 +280,16 @@ def test_models_as_json(capsys):
     assert cli.main(["models", "tsn_resnet50", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["models"]
     assert (found["name"], found["parameters"]) == ("tsn_resnet50", 24_327_632)
+
+
+def test_train_and_eval_are_those_of_main(monkeypatch):
+    given = []
+    monkeypatch.setattr(main, "run", given.append)
+    cli.main(["train", "trn_sthv1", "--workdir=x", "--config.optim.lr=1", "--profile_steps=1:2"])
+    cli.main(["eval", "runs/a@best", "--split=test", "--config.train.batch=3", "--json"])
+    assert given == [
+        ["trn-jax", "--mode=train", "--config=trn_sthv1", "--workdir=x"]
+        + ["--config.optim.lr=1", "--profile_steps=1:2"],
+        ["trn-jax", "--mode=eval", "--checkpoint=runs/a@best", "--split=test", "--json"]
+        + ["--config.train.batch=3"],
+    ]
