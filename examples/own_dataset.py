@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-from trn_jax import config, recipe
+from trn_jax import build, config
 from trn_jax.prepare import own
 
 folder, to = sys.argv[1:]  # <folder>/<class>/<video>.mp4; lists are written to the data set
@@ -15,7 +15,7 @@ settings.train.batch = 4
 settings.data.train.crop_size = 64
 settings.model.num_classes = len(pathlib.Path(to, "label_map.txt").read_text().splitlines())
 
-data = recipe.Data(settings, "runs/own_dataset")
+data = build.Data(settings, "runs/own_dataset")
 batches = data.train_batches(first_batch=0)  # endless, and the same for the same seed
 for number, batch in zip(range(3), batches, strict=False):
     print(f"batch {number}: clips {batch['clip'].shape}, labels {batch['label'].tolist()}")

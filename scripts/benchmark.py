@@ -18,9 +18,10 @@ the same videos in other forms, such as records (`--other_data_dir`).
 `--what=views` reads the clips of the protocol that shows the model most pixels, and compares that
 with cutting them with OpenCV and NumPy. `--what=eval` evaluates the validation list by all
 protocols in one pass, and by that one. `--what=models` compares evaluation and training step of one
-model after the other with its twin in PyTorch (`trn_jax.twins`), in eager mode: the same weights,
-batch and number of threads; then the training step of TSM with that of TSN. `--what=torch` is short
-for `--what=models --models=tsn_resnet50`. Goals that are named are those for the processor time.
+model after the other with its twin in PyTorch (`trn_jax.torch_models`), in eager mode: the same
+weights, batch and number of threads; then the training step of TSM with that of TSN. `--what=torch`
+is short for `--what=models --models=tsn_resnet50`. Goals that are named are those for the processor
+time.
 
 `--what=protocol` scores all views of one video, by `--protocol` or by the protocol of the recipe
 that shows the model most pixels: the inference time of the published tables, which leaves out
@@ -178,7 +179,7 @@ def main(_: Sequence[str]) -> None:
 
 def _main_of_models(pattern: str, threads: int, rounds: int) -> None:
     jax.config.update("jax_platforms", "cpu")
-    from trn_jax.twins import torch
+    from trn_jax.torch_models import torch
 
     names = list_models(pattern)
     if not names:

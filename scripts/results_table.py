@@ -138,7 +138,7 @@ def _largest(plan, plans):
     That follows from two batches: of this plan, of one for the same version of chips, or else of
     one for others, whose programs keep the same images.
     """
-    from trn_jax.fitting import largest_batch
+    from trn_jax.batch_search import largest_batch
 
     def version(plan):
         return plan["topology"].partition(":")[0]
@@ -229,7 +229,7 @@ def add(recipe, workdir):
 
 def _differences(recipe, protocol, config):
     """The settings of a result that stand beside its numbers and are not those of the recipe."""
-    from trn_jax.recipe import flat
+    from trn_jax.build import flat
 
     ours = flat(json.loads(json.dumps(get_config(recipe).to_dict())))
     beside = ("model.", "data.dataset", f"protocols.{protocol}.")

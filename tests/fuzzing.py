@@ -570,7 +570,7 @@ def config_of_run(folder):
 
 def about_checkpoint(folder):
     """The JSON of a checkpoint that somebody else made, and what an evaluation makes of it."""
-    from trn_jax import checkpoint, recipe
+    from trn_jax import build, checkpoint
     from trn_jax.config import base
     from trn_jax.errors import UserError
 
@@ -582,8 +582,8 @@ def about_checkpoint(folder):
 
     def read(path):
         found = checkpoint.read_about(directory)
-        config = recipe.from_dict(found["config"])
-        recipe.check_model(config, found["config"], directory)
+        config = build.from_dict(found["config"])
+        build.check_model(config, found["config"], directory)
         try:
             checkpoint.load_model(directory)
         except UserError as error:

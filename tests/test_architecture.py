@@ -20,8 +20,8 @@ LAYERS = (
     ("trn_jax.errors",),
     ("trn_jax.signals", "trn_jax.lock"),
     ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices", "trn_jax.files", "trn_jax.checksums"),
-    ("trn_jax.compiled", "trn_jax.npz"),
-    ("trn_jax.fitting",),
+    ("trn_jax.hlo_cost", "trn_jax.npz"),
+    ("trn_jax.batch_search",),
     ("trn_jax.hosts", "trn_jax.compilation_cache"),
     ("trn_jax.damage", "trn_jax.watchdog"),
     ("trn_jax.data.memory", "trn_jax.data.image_header", "trn_jax.data.orientation"),
@@ -51,7 +51,7 @@ LAYERS = (
     ("trn_jax.tfds.video_sets",),
     ("trn_jax.tfds",),
     ("trn_jax.tfds.build",),
-    ("trn_jax.backbones.layers", "trn_jax.backbones.scatter"),
+    ("trn_jax.backbones.layers", "trn_jax.backbones.pooling"),
     ("trn_jax.backbones.convolution",),
     ("trn_jax.backbones.conv3d",),
     ("trn_jax.backbones.*",),
@@ -66,13 +66,13 @@ LAYERS = (
     ("trn_jax.optim", "trn_jax.checkpoint", "trn_jax.convert.*"),
     ("trn_jax.convert",),
     ("trn_jax.loading",),
-    ("trn_jax.twins.temporal",),
-    ("trn_jax.twins.*",),
-    ("trn_jax.twins",),
+    ("trn_jax.torch_models.temporal",),
+    ("trn_jax.torch_models.*",),
+    ("trn_jax.torch_models",),
     ("trn_jax.verify",),
-    ("trn_jax.scores", "trn_jax.pictures"),
+    ("trn_jax.scores", "trn_jax.plots"),
     ("trn_jax.report",),
-    ("trn_jax.recipe",),
+    ("trn_jax.build",),
     ("trn_jax.workdir",),
     ("trn_jax.progress",),
     ("trn_jax.evaluate", "trn_jax.predict"),
@@ -138,9 +138,9 @@ def test_imports_go_down(name):
 
 
 def test_the_import_rule_can_fail():
-    tree = ast.parse("def f():\n    from trn_jax import train\n    import trn_jax.recipe as r")
-    assert imports(tree, SOURCES) == {"trn_jax.train", "trn_jax.recipe"}
-    assert rank("trn_jax.train") > rank("trn_jax.recipe") > rank("trn_jax.models.trn")
+    tree = ast.parse("def f():\n    from trn_jax import train\n    import trn_jax.build as r")
+    assert imports(tree, SOURCES) == {"trn_jax.train", "trn_jax.build"}
+    assert rank("trn_jax.train") > rank("trn_jax.build") > rank("trn_jax.models.trn")
     assert rank("trn_jax.data.helpers") is None
 
 
@@ -178,7 +178,7 @@ def test_networks_know_nothing_of_data_or_of_configurations():
 
 def test_few_modules_see_a_configuration():
     seen = {name for name, tree in TREES.items() if "ml_collections" in outside_imports(tree)}
-    assert seen <= {"trn_jax.config", "trn_jax.recipe", "trn_jax.main"}
+    assert seen <= {"trn_jax.config", "trn_jax.build", "trn_jax.main"}
     assert outside_imports(TREES["trn_jax.config"]) == {"ml_collections"}
 
 
@@ -195,7 +195,7 @@ def test_recipes_import_the_base_only():
 
 
 # What compares our models with PyTorch's. Everything else works without.
-WITH_TORCH = ("trn_jax.twins", "trn_jax.twins.*", "trn_jax.verify")
+WITH_TORCH = ("trn_jax.torch_models", "trn_jax.torch_models.*", "trn_jax.verify")
 
 
 def test_everything_imported_is_a_declared_dependency():
@@ -250,8 +250,10 @@ def test_networks_of_pytorch_share_no_code_with_ours():
         "trn_jax.backbones.bninception",
     }
     for name in SOURCES:
-        if name.startswith("trn_jax.twins"):
-            assert all(i in allowed or i.startswith("trn_jax.twins") for i in own_imports(name))
+        if name.startswith("trn_jax.torch_models"):
+            assert all(
+                i in allowed or i.startswith("trn_jax.torch_models") for i in own_imports(name)
+            )
             assert outside_imports(TREES[name]) <= {"numpy", "torch"}
 
 

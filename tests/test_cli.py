@@ -15,7 +15,7 @@ from flax import nnx
 from test_convert import RESNET, state_of, weights_of
 from test_torch_file import legacy_file, whole, zip_file
 
-from trn_jax import cli, config, convert, create_model, main, recipe
+from trn_jax import build, cli, config, convert, create_model, main
 from trn_jax.checkpoint import load_model
 from trn_jax.errors import UserError
 
@@ -59,12 +59,12 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
     # A recipe trains such a model in its own way, and can evaluate it.
-    wanted = recipe.from_dict(about["config"])
+    wanted = build.from_dict(about["config"])
     wanted.model.update(partial_bn=True, dropout_rate=0.8, norm_group=16)
-    recipe.check_model(wanted, about["config"], "out")
+    build.check_model(wanted, about["config"], "out")
     wanted.model.head = "tsn"
     with pytest.raises(UserError, match=r"model\.head: None in the checkpoint, 'tsn' asked for"):
-        recipe.check_model(wanted, about["config"], "out")
+        build.check_model(wanted, about["config"], "out")
 
     assert cli.main([*arguments, f"--to={tmp_path}/out"]) == 2
     assert "exists" in capsys.readouterr().err

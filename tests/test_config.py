@@ -10,8 +10,8 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
+from trn_jax import build
 from trn_jax import config as configuration
-from trn_jax import recipe
 from trn_jax.data import datasets, sampling
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
@@ -183,7 +183,7 @@ def test_a_protocol_cannot_name_a_file_elsewhere(name):
 def test_pairs_of_class_names_survive_json():
     config = base()
     config.data.train.flip_pairs = (("to port", "to starboard"), ("in", "out"))
-    restored = recipe.from_dict(json.loads(recipe.to_json(config)))
+    restored = build.from_dict(json.loads(build.to_json(config)))
     assert restored.data.train.flip_pairs == config.data.train.flip_pairs
 
 
@@ -201,7 +201,7 @@ def test_there_are_recipes():
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_keep_to_the_ranges(name):
-    recipe.check(load(name))
+    build.check(load(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -217,7 +217,7 @@ def test_recipes_are_locked(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_survive_json(name):
     config = load(name)
-    restored = recipe.from_dict(json.loads(recipe.to_json(config)))
+    restored = build.from_dict(json.loads(build.to_json(config)))
     assert flat(restored) == flat(config)
     assert restored.is_locked
 
@@ -246,7 +246,7 @@ def test_recipes_name_known_parts(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_batches_of_recipes_fit_one_device_and_eight(name):
     for num_devices in (1, 8):
-        recipe.check_batch(load(name), num_devices)
+        build.check_batch(load(name), num_devices)
 
 
 PUBLISHED_COLUMNS = {
@@ -287,11 +287,11 @@ def test_the_synthetic_control_differs_in_its_head():
 def test_the_linear_rule_scales_the_rate_by_the_batch():
     config = load("trn_sthv1")
     config.train.batch = 32
-    rate = recipe.learning_rate(config, steps_per_epoch=10)
+    rate = build.learning_rate(config, steps_per_epoch=10)
     assert float(rate(0)) == pytest.approx(0.002)
     config.optim.scale_lr = True
-    assert recipe.scaled_lr(config) == pytest.approx(0.002 * 32 / 128)
-    rate = recipe.learning_rate(config, steps_per_epoch=10)
+    assert build.scaled_lr(config) == pytest.approx(0.002 * 32 / 128)
+    rate = build.learning_rate(config, steps_per_epoch=10)
     assert float(rate(0)) == pytest.approx(0.0005)
 
 

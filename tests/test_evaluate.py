@@ -17,8 +17,8 @@ import pytest
 from flax import nnx
 from small_training import write_frames
 
+from trn_jax import build, create_model, evaluate
 from trn_jax import config as configuration
-from trn_jax import create_model, evaluate, recipe
 from trn_jax.data import datasets, decode
 from trn_jax.errors import UserError
 from trn_jax.prepare import progress
@@ -69,7 +69,7 @@ class FirstPixels(nnx.Module):
 
 
 class Videos:
-    """What `Evaluator` asks of `recipe.Data`, for clips of one pixel."""
+    """What `Evaluator` asks of `build.Data`, for clips of one pixel."""
 
     def __init__(self, clips):
         self._clips = clips  # per video, `[views, 1, 1, 1, 3]`
@@ -161,7 +161,7 @@ def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
     settings = settings(model)
     if model.startswith("tsn"):
         add_25x10(settings)
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     decoded = []
     decode_image = decode.decode_image
@@ -191,7 +191,7 @@ def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
 
 def test_scores_do_not_depend_on_how_many_clips_are_scored_at_a_time(settings, tmp_path):
     settings = settings("trn_resnet10", eval_relations="sample")  # draws, by the video
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     views = {name: settings.protocols[name] for name in ("efficient", "1x10")}
     found = []
     for max_views in (8, 40):
@@ -215,8 +215,8 @@ def test_relations_are_drawn_several_times(settings, tmp_path):
         "drawn": configuration.view(**small | dict(relations="sample", num_draws=64)),
         "first": configuration.view(**small | dict(relations="first")),
     }
-    recipe.check(settings)
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    build.check(settings)
+    data = build.Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     together = evaluator.run(data, views, states)
     assert "spread" not in together["expected"]
@@ -237,7 +237,7 @@ def test_relations_are_drawn_several_times(settings, tmp_path):
     assert np.abs(other - drawn["scores"].scores).max() > 1e-3
     settings.protocols.efficient.update(num_draws=2)
     with pytest.raises(UserError, match=r"protocols\.efficient: num_draws=2 .*relations='sample'"):
-        recipe.check(settings)
+        build.check(settings)
 
 
 def test_relations_need_a_network_that_has_some(settings, tmp_path):
@@ -251,7 +251,7 @@ def test_relations_need_a_network_that_has_some(settings, tmp_path):
 def test_progress_is_shown(settings, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     settings = settings("tsn_resnet10")
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     found = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)
     lines = capsys.readouterr().err.splitlines()
@@ -276,7 +276,7 @@ def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(
 ):
     settings = settings(model)
     add_25x10(settings)
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     monkeypatch.setattr(data, "eval_videos", lambda views: pytest.fail("read the videos"))
     evaluator, states = evaluator_of(settings)
     with pytest.raises(UserError, match=message):
@@ -286,12 +286,12 @@ def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(
 def test_the_test_list_is_evaluated_on_request(settings, tmp_path):
     settings = settings("tsn_resnet10")
     with pytest.raises(UserError, match=r"--split=test: .*test_list\.txt.*data\.test_list"):
-        _ = recipe.Data(settings, str(tmp_path / "run"), "test").val_records
+        _ = build.Data(settings, str(tmp_path / "run"), "test").val_records
     (tmp_path / "test_list.txt").write_text("v3 25 3\nv1 40 1\n")
     evaluator, states = evaluator_of(settings)
     found = {}
     for split in ("val", "test", "train"):
-        data = recipe.Data(settings, str(tmp_path / "run"), split)
+        data = build.Data(settings, str(tmp_path / "run"), split)
         views = {"efficient": settings.protocols.efficient}
         (found[split],) = evaluator.run(data, views, states).values()
     assert found["test"]["scores"].videos == ["v3", "v1"]
@@ -303,7 +303,7 @@ def test_the_test_list_is_evaluated_on_request(settings, tmp_path):
 
 
 def test_results_name_their_list_also_where_it_is_not_a_file(settings, tmp_path):
-    data = recipe.Data(settings("tsn_resnet10"), str(tmp_path / "run"))
+    data = build.Data(settings("tsn_resnet10"), str(tmp_path / "run"))
     text = (tmp_path / "val_list.txt").read_bytes()
     assert evaluate._list_hash(data) == hashlib.sha256(text).hexdigest()
     records = list(data.val_records)
@@ -327,19 +327,19 @@ from flax import nnx
 config, out, host, hosts, address = json.loads(sys.argv[1])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, hosts, host)
-from trn_jax import create_model, evaluate, recipe, train_step
+from trn_jax import create_model, evaluate, build, train_step
 from trn_jax.devices import make_mesh
 
-settings = recipe.from_dict(config)
+settings = build.from_dict(config)
 mesh = make_mesh()
 assert (mesh.size, jax.local_device_count()) == (4, 2)
-rate = recipe.learning_rate(settings, 10)
+rate = build.learning_rate(settings, 10)
 graph, _, state = train_step.init_state(
     lambda: create_model(**settings.model, rngs=nnx.Rngs(0)),
-    lambda params: recipe.optimizer(settings, params, rate),
+    lambda params: build.optimizer(settings, params, rate),
     mesh,
 )
-data = recipe.Data(settings, out)
+data = build.Data(settings, out)
 results = evaluate.Evaluator(graph).run(data, settings.protocols, state.model)
 np.savez(f"{out}/{host}.npz", **{name: found["scores"].scores for name, found in results.items()})
 assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.values())
@@ -350,7 +350,7 @@ assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.valu
 def test_two_hosts_evaluate_as_one(settings, tmp_path):
     """Seven videos, which two hosts cannot share evenly; the parameters lie on all devices."""
     settings = settings("tsm_resnet10")
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     alone = evaluator.run(data, settings.protocols, states)
     num_clips = next(iter(alone.values()))["distinct_views"]
@@ -401,7 +401,7 @@ def test_videos_that_cannot_be_read_count_as_wrong(settings, tmp_path):
         for path in (tmp_path / "rawframes" / name).iterdir():
             path.write_bytes(b"no image")
     evaluator, states = evaluator_of(settings)
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     found = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)["efficient"]
     assert (found["num_videos"], found["num_unreadable"]) == (7, 2)
     assert found["unreadable"] == ["v1", "v4"]
@@ -415,13 +415,13 @@ def test_videos_that_cannot_be_read_count_as_wrong(settings, tmp_path):
     # The others have the scores that they have without these.
     lines = (tmp_path / "val_list.txt").read_text().splitlines(keepends=True)
     (tmp_path / "val_list.txt").write_text("".join(lines[i] for i in (0, 2, 3, 5, 6)))
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     alone = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)["efficient"]
     np.testing.assert_array_equal(alone["scores"].scores, scores.scores[[0, 2, 3, 5, 6]])
     assert alone["num_unreadable"] == 0 and evaluator.unreadable == []
     settings.data.on_error = "raise"
     (tmp_path / "val_list.txt").write_text("".join(lines))
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     with pytest.raises(decode.FrameError, match="v1"):
         evaluator.run(data, {"efficient": settings.protocols.efficient}, states)
 
@@ -431,6 +431,6 @@ def test_a_list_of_which_nothing_can_be_read_is_an_error(settings, tmp_path):
     for path in (tmp_path / "rawframes").rglob("*.jpg"):
         path.write_bytes(b"no image")
     evaluator, states = evaluator_of(settings)
-    data = recipe.Data(settings, str(tmp_path / "run"))
+    data = build.Data(settings, str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"none of the 7 videos of .*val_list\.txt"):
         evaluator.run(data, {"efficient": settings.protocols.efficient}, states)

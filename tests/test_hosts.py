@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from small_training import REPOSITORY, command, environment, losses, make_tree, parameters
 
-from trn_jax import checkpoint, hosts, recipe, train, watchdog
+from trn_jax import build, checkpoint, hosts, train, watchdog
 from trn_jax.config import base
 from trn_jax.devices import make_mesh
 from trn_jax.errors import STUCK, UserError
@@ -190,14 +190,14 @@ def test_data_is_written_by_one_host_first(monkeypatch, tmp_path):
     happened = []
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(hosts, "wait_for_all", lambda: happened.append("wait"))
-    locate = recipe.datasets.locate
+    locate = build.datasets.locate
     monkeypatch.setattr(
-        recipe.datasets, "locate", lambda *a, **k: happened.append("locate") or locate(*a, **k)
+        build.datasets, "locate", lambda *a, **k: happened.append("locate") or locate(*a, **k)
     )
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
     config.data_dir = str(tmp_path / "missing")
     with pytest.raises(UserError, match="where it was looked for"):
-        recipe.Data(config, str(tmp_path))
+        build.Data(config, str(tmp_path))
     assert happened == ["wait", "locate"]
 
 
@@ -206,7 +206,7 @@ def test_the_batch_is_cut_over_all_hosts():
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
     config.train.batch = 12
     with pytest.raises(UserError, match=r"12 cannot be cut into 8 devices \(2 hosts x 4\)"):
-        recipe.check_batch(config, 8, 2)
+        build.check_batch(config, 8, 2)
 
 
 @dataclasses.dataclass(frozen=True)

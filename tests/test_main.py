@@ -20,7 +20,7 @@ from flax import nnx
 from small_training import REPOSITORY, assert_identical, make_tree, parameters
 from test_convert import weights_of
 
-from trn_jax import checkpoint, create_model, recipe, scores, train
+from trn_jax import build, checkpoint, create_model, scores, train
 from trn_jax.config import base
 from trn_jax.errors import UserError
 
@@ -558,19 +558,19 @@ def test_the_published_file_is_found_in_a_folder(tmp_path):
     config = base(dataset="frames", model="trn_resnet10", num_classes=5)
     config.init_from = str(tmp_path)
     with pytest.raises(UserError, match="does not say which file to take"):
-        recipe.initial_weights(config)
+        build.initial_weights(config)
     digest = hashlib.sha256(b"").hexdigest()[:8]
     config.init_url = f"https://example.org/models/net-{digest}.npz"
     with pytest.raises(UserError, match=f"net-{digest}.npz.* started from .*example.org/models"):
-        recipe.initial_weights(config)
+        build.initial_weights(config)
     path = tmp_path / f"net-{digest}.npz"
     np.savez(path, weight=np.arange(3.0))
     with pytest.raises(UserError, match=f"not with {digest}"):
-        recipe.initial_weights(config)
+        build.initial_weights(config)
     true = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     path.rename(tmp_path / f"net-{true}.npz")
     config.init_url = f"https://example.org/models/net-{true}.npz"
-    np.testing.assert_array_equal(recipe.initial_weights(config)["weight"], np.arange(3.0))
+    np.testing.assert_array_equal(build.initial_weights(config)["weight"], np.arange(3.0))
 
 
 @pytest.mark.slow

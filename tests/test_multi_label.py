@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_training import write_frames
 
-from trn_jax import checkpoint, config, evaluate, recipe, scores, train, train_step
+from trn_jax import build, checkpoint, config, evaluate, scores, train, train_step
 from trn_jax.errors import UserError
 
 
@@ -96,11 +96,11 @@ def test_a_training_with_several_labels(settings, tmp_path):
 def test_one_list_of_the_other_kind_is_refused(settings, tmp_path):
     settings.data.multi_label = False
     with pytest.raises(UserError, match=r"train_list\.txt has 10 wrong lines:\n  line 2: 'train1"):
-        _ = recipe.Data(settings, str(tmp_path)).train_records
+        _ = build.Data(settings, str(tmp_path)).train_records
     settings.data.multi_label = True
     (tmp_path / "val_list.txt").write_text("val0 4 1\nval1 4 2\n")
     with pytest.raises(UserError, match=r"val_list\.txt has one label per video in all"):
-        _ = recipe.Data(settings, str(tmp_path)).val_records
+        _ = build.Data(settings, str(tmp_path)).val_records
 
 
 def test_the_best_checkpoint_is_the_one_of_the_named_metric(tmp_path):
@@ -125,10 +125,10 @@ def test_the_best_checkpoint_is_the_one_of_the_named_metric(tmp_path):
 
 
 def test_a_checkpoint_of_before_a_key_existed_has_its_default(settings):
-    stored = json.loads(recipe.to_json(settings))
+    stored = json.loads(build.to_json(settings))
     del stored["data"]["multi_label"], stored["train"]["loss_weight"]
     del stored["protocols"]["efficient"]["crop"]
-    found = recipe.from_dict(stored)
+    found = build.from_dict(stored)
     assert found.data.multi_label is False
     assert found.train.loss_weight == 1
     assert found.protocols.efficient.crop == "center"

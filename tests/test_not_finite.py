@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_checkpoint import stored, tiny_training
 
-from trn_jax import checkpoint, recipe, train
+from trn_jax import build, checkpoint, train
 from trn_jax.errors import UserError
 
 pytestmark = pytest.mark.thorough
@@ -28,7 +28,7 @@ def training(tmp_path, monkeypatch):
 
 def bad_video(config, workdir):
     """The name of a video that is in the batches of `BAD_STEPS`, and the names of all in them."""
-    data = recipe.Data(config, str(workdir))
+    data = build.Data(config, str(workdir))
     batches = data.train_batches(0)
     taken = [data.train_names(next(batches)["example"]) for _ in range(6)]
     batches.close()
@@ -45,7 +45,7 @@ def spoil(config, tmp_path, monkeypatch):
     labels = {video: 3 if video == name else int(label) % 3 for video, _, label in lines}
     path.write_text("".join(f"{video} {num} {labels[video]}\n" for video, num, _ in lines))
     weights = dict(class_weights=[1.0, 1.0, 1.0, float("nan")])
-    monkeypatch.setattr(recipe, "loss_options", lambda *_: weights)
+    monkeypatch.setattr(build, "loss_options", lambda *_: weights)
     return batches
 
 
@@ -102,7 +102,7 @@ def test_a_training_goes_on_without_such_steps(
 
 
 def test_steps_are_not_skipped_for_ever(training, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "loss_options", lambda *_: dict(weight=float("nan")))
+    monkeypatch.setattr(build, "loss_options", lambda *_: dict(weight=float("nan")))
     training.train.update(on_nan="skip", steps=400, log_every=400, checkpoint_every=400)
     with pytest.raises(UserError, match=r"20 steps in a row, which were skipped.*no checkpoint"):
         train.train(training, str(tmp_path / "run"))

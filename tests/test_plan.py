@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from test_main import RECIPE
 
-from trn_jax import compiled, create_model, plan, recipe
+from trn_jax import build, create_model, hlo_cost, plan
 from trn_jax.config import base
 from trn_jax.errors import UserError
 
@@ -104,7 +104,7 @@ ENTRY %main (a: f32[8,4], b: bf16[3]) -> f32[7] {
 )
 def test_communications_are_read_from_programs(told):
     program = PROGRAM.replace(" TOLD", told)
-    found = [(each.kind, each.bytes) for each in compiled.collectives(program, 3)]
+    found = [(each.kind, each.bytes) for each in hlo_cost.collectives(program, 3)]
     turns = 2 if told else 3
     assert found == [
         *[("all-reduce", 8 * 4)] * turns,
@@ -140,13 +140,13 @@ def test_operations_of_gpus_are_counted_before_compilation(config, monkeypatch, 
     # A device as that of a GPU, where compiled programs are calls that nothing is known of.
     gpu = types.SimpleNamespace(platform="gpu")
     trace, once = (partial(f, config) for f in (plan._trace_training, plan._trace_update))
-    flops, traffic = compiled._work(trace, [gpu, gpu])
-    flops_once, _ = compiled._work(once, [gpu, gpu])
+    flops, traffic = hlo_cost._work(trace, [gpu, gpu])
+    flops_once, _ = hlo_cost._work(once, [gpu, gpu])
     flops += (accumulation - 1) * (flops - flops_once)
     assert 2 * flops == pytest.approx(expected.flops, rel=0.3)
     assert np.isnan(traffic)
     monkeypatch.setattr(jax, "devices", lambda _: (_ for _ in ()).throw(RuntimeError("none")))
-    assert np.isnan(compiled._work(trace, [gpu])).all()
+    assert np.isnan(hlo_cost._work(trace, [gpu])).all()
 
 
 def test_what_is_not_known_is_not_told():
@@ -156,14 +156,19 @@ def test_what_is_not_known_is_not_told():
 
 def test_the_learning_rate_is_that_of_the_largest_batch(config, monkeypatch):
     def training_cost(changed, devices):
-        return compiled.Cost(1000 + 10 * changed.train.batch, 0, 0, 0, 0.0, 0.0, [])
+        return hlo_cost.Cost(1000 + 10 * changed.train.batch, 0, 0, 0, 0.0, 0.0, [])
 
     config.train.batch, config.optim.lr, config.optim.base_batch = 32, 0.01, 100
     monkeypatch.setattr(plan, "training_cost", training_cost)
     first = training_cost(config, [None])
-    lines = plan._fitting(config, 16 * [None], 11_000, first)
-    assert lines[1] == "largest batch that is known to fit: 944 clips (0.000 GiB per chip)"
-    assert lines[2] == "by the linear rule its learning rate is 0.0944"
+    fitting = plan._fitting(config, 16 * [None], 11_000, first)
+    found = plan.Plan(config, "v5e:4x4", 16, 11_000, {"training step": first}, fitting)
+    lines = str(found).splitlines()
+    assert lines[2] == "largest batch that is known to fit: 944 clips (0.000 GiB per chip)"
+    assert lines[3] == "by the linear rule its learning rate is 0.0944"
+    told = found.to_dict()
+    assert (told["largest_batch"], told["memory"]) == (944, 11_000)
+    assert told["largest_batch_lr"] == pytest.approx(0.0944)
 
 
 def test_batches_fill_devices_parts_and_groups(config):
@@ -173,7 +178,7 @@ def test_batches_fill_devices_parts_and_groups(config):
     config.model.norm_group = 16
     assert plan.batch_step(config, 8) == 384  # 16 clips in each of 3 parts on each of 8 devices
     config.train.batch = 384
-    recipe.check_batch(config, 8)
+    build.check_batch(config, 8)
     config.train.accumulation = 1
     assert plan.batch_step(config, 8) == 16
     config.model.norm_group = 12
@@ -239,8 +244,8 @@ def test_memory_that_does_not_suffice_is_explained(said, message):
         raise jax.errors.JaxRuntimeError(said)
 
     with pytest.raises(UserError, match=message) as told:
-        compiled._compile(types.SimpleNamespace(compile=fail), "8 clips")
-    assert isinstance(told.value, compiled.DoesNotFit) == ("does not fit" in message)
+        hlo_cost._compile(types.SimpleNamespace(compile=fail), "8 clips")
+    assert isinstance(told.value, hlo_cost.DoesNotFit) == ("does not fit" in message)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from flax import nnx
 from test_config import RECIPES as ALL_RECIPES
 from test_config import load
 
-from trn_jax import create_model, evaluate, optim, recipe, train_step
+from trn_jax import build, create_model, evaluate, optim, train_step
 from trn_jax.backbones.conv3d import Conv3d
 from trn_jax.backbones.convolution import Conv
 from trn_jax.backbones.layers import BatchNorm, Linear
@@ -101,7 +101,7 @@ RATES = {
 def test_learning_rates_are_the_published_ones(name):
     table = RATES[name]
     assert len(table) == 6
-    rate = recipe.learning_rate(load(name), steps_per_epoch=100)
+    rate = build.learning_rate(load(name), steps_per_epoch=100)
     with jax.enable_x64(True):
         found = np.asarray(jax.vmap(rate)(np.array(list(table))))
     np.testing.assert_allclose(found, list(table.values()), rtol=1e-6, atol=1e-12)
@@ -172,8 +172,8 @@ def test_every_parameter_has_the_published_multipliers(name):
 @pytest.mark.parametrize("name", ALL_RECIPES)
 def test_optimizers_of_recipes_can_be_built(name):
     config, params = load(name), nnx.as_pure(nnx.state(model_of(name), nnx.Param))
-    rate = recipe.learning_rate(config, steps_per_epoch=10)
-    state = jax.eval_shape(recipe.optimizer(config, params, rate).init, params)
+    rate = build.learning_rate(config, steps_per_epoch=10)
+    state = jax.eval_shape(build.optimizer(config, params, rate).init, params)
     assert len(jax.tree.leaves(state)) >= len(jax.tree.leaves(params))
 
 
@@ -304,7 +304,7 @@ def first_losses(options, size):
 @pytest.mark.parametrize("name", ALL_RECIPES)
 def test_the_first_loss_is_that_of_a_guess(name):
     """Without the weights that the published numbers started from."""
-    options = recipe.model_options(load(name)) | {"norm_group": 0}
+    options = build.model_options(load(name)) | {"norm_group": 0}
     expected = math.log(options["num_classes"])
     for loss in first_losses(options, 64):
         assert loss == pytest.approx(expected, rel=0.1)
@@ -313,7 +313,7 @@ def test_the_first_loss_is_that_of_a_guess(name):
 @pytest.mark.by_default("tsm_sthv1")
 @pytest.mark.parametrize("name", ["trn_sthv1", "tsm_sthv1"])
 def test_the_first_loss_of_a_small_network_is_that_of_a_guess(name):
-    options = recipe.model_options(load(name)) | {"norm_group": 0, "width": 8}
+    options = build.model_options(load(name)) | {"norm_group": 0, "width": 8}
     options["name"] = options["name"].replace("50", "10")
     (loss,) = first_losses(options, 32)
     assert loss == pytest.approx(math.log(options["num_classes"]), rel=0.1)
@@ -322,17 +322,17 @@ def test_the_first_loss_of_a_small_network_is_that_of_a_guess(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_nothing_is_frozen_without_weights(name):
     config = load(name)
-    options = recipe.model_options(config)
+    options = build.model_options(config)
     assert options["partial_bn"] is options["frozen_stages"] is None
-    warning = recipe.describe_start(config)
+    warning = build.describe_start(config)
     assert bool(warning) == bool(config.init_url)
     if config.init_url:
         file = config.init_url.rpartition("/")[2]
         assert file in warning and "--config.init_from=" in warning
         assert ("model.partial_bn" in warning) == (config.model.partial_bn is not None)
     config.init_from = "weights.pth"
-    assert recipe.model_options(config) == config.model.to_dict()
-    assert recipe.describe_start(config) == ""
+    assert build.model_options(config) == config.model.to_dict()
+    assert build.describe_start(config) == ""
 
 
 # Protocols

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from trn_jax import build
 from trn_jax import config as configuration
-from trn_jax import recipe
 from trn_jax.config import base
 from trn_jax.errors import UserError
 
@@ -25,7 +25,7 @@ def config(tmp_path):
 
 
 def data(config):
-    return recipe.Data(config, workdir="unused")
+    return build.Data(config, workdir="unused")
 
 
 def mirrored(config, **changes):
@@ -91,10 +91,10 @@ def test_validation_videos_may_lie_in_a_folder_of_their_own(config, tmp_path):
     ],
 )
 def test_views_that_cannot_be_trained_on_are_named(config, changes, named):
-    recipe.check(config)
+    build.check(config)
     config.data.train.update(changes)
     with pytest.raises(UserError, match=named):
-        recipe.check(config)
+        build.check(config)
 
 
 # The loss
@@ -102,7 +102,7 @@ def test_views_that_cannot_be_trained_on_are_named(config, changes, named):
 
 def test_balanced_weights_make_up_for_rare_classes():
     labels = np.array([0, 0, 0, 0, 0, 0, 2, 2])
-    weights = recipe.balanced_weights(labels, 4)
+    weights = build.balanced_weights(labels, 4)
     assert weights.tolist() == [8 / 12, 1, 8 / 4, 1]
     assert weights[labels].mean() == pytest.approx(1)
     assert weights[labels][labels == 0].sum() == pytest.approx(weights[labels][labels == 2].sum())
@@ -116,9 +116,9 @@ class Labels:
 
 def test_the_loss_is_what_the_recipe_says():
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
-    assert recipe.loss_options(config, Labels) == {"weight": 1.0, "label_smoothing": 0.0}
+    assert build.loss_options(config, Labels) == {"weight": 1.0, "label_smoothing": 0.0}
     config.train.update(label_smoothing=0.1, class_weights="balanced", loss_weight=2.0)
-    found = recipe.loss_options(config, Labels)
+    found = build.loss_options(config, Labels)
     assert found.pop("class_weights").tolist() == [0.75, 1.5]
     assert found == {"weight": 2.0, "label_smoothing": 0.1}
 
@@ -134,19 +134,19 @@ def test_the_loss_is_what_the_recipe_says():
 def test_what_needs_one_label_per_video_is_refused_with_several(changes):
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
     config.update_from_flattened_dict(changes)
-    recipe.check(config)
+    build.check(config)
     config.data.multi_label = True
     with pytest.raises(UserError, match=rf"{next(iter(changes))}.*data\.multi_label=True"):
-        recipe.check(config)
+        build.check(config)
 
 
 def test_views_are_checked_under_their_names(config):
     config.protocols["3x1"] = configuration.view(crop="three", crop_size=224)
     with pytest.raises(UserError, match=r"protocols\.3x1: .*crop_size.*224"):
-        recipe.check(config)
+        build.check(config)
     config.protocols["3x1"] = configuration.view(crop="multi_scale")
     with pytest.raises(UserError, match=r"protocols\.3x1\.crop='multi_scale' is random"):
-        recipe.check(config)
+        build.check(config)
 
 
 @pytest.mark.parametrize(
@@ -163,19 +163,19 @@ def test_views_are_checked_under_their_names(config):
     ],
 )
 def test_what_is_no_configuration_is_refused(config, change):
-    values = json.loads(recipe.to_json(config))
-    recipe.check(recipe.from_dict(values))
+    values = json.loads(build.to_json(config))
+    build.check(build.from_dict(values))
     change(values)
     with pytest.raises(UserError):
-        recipe.check(recipe.from_dict(values))
+        build.check(build.from_dict(values))
 
 
 def test_double_precision_needs_a_setting_of_jax(config):
     config.model.dtype = "float64"
     with jax.enable_x64(True):
-        recipe.check(config)
+        build.check(config)
     with pytest.raises(UserError, match=r"float64.*JAX_ENABLE_X64"):
-        recipe.check(config)
+        build.check(config)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_double_precision_needs_a_setting_of_jax(config):
 )
 def test_a_protocol_that_the_recipe_lacks_is_named(config, wanted, message):
     config.protocols["1x10"] = configuration.view()
-    assert recipe.protocol_names(config, "1x10,efficient,1x10") == ["1x10", "efficient"]
+    assert build.protocol_names(config, "1x10,efficient,1x10") == ["1x10", "efficient"]
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        recipe.protocol_names(config, wanted)
+        build.protocol_names(config, wanted)
 
 
 def write_list(config, names):

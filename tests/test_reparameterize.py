@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax import checkpoint, cli, config, create_model, recipe
+from trn_jax import build, checkpoint, cli, config, create_model
 from trn_jax.convert import variables
 from trn_jax.errors import UserError
 
@@ -63,9 +63,9 @@ def test_a_checkpoint_is_fused_as_it_is_read(trained):
     folder, original, _ = trained
     model, about = checkpoint.load_model(folder, deploy=True)
     assert_fused(model, original)
-    wanted = recipe.from_dict(about["config"])
+    wanted = build.from_dict(about["config"])
     wanted.model.deploy = True
-    recipe.check_model(wanted, about["config"], folder)  # as an evaluation does
+    build.check_model(wanted, about["config"], folder)  # as an evaluation does
     model, _ = checkpoint.load_model(folder, **wanted.model)
     assert_fused(model, original)
 
@@ -75,7 +75,7 @@ def test_fused_branches_do_not_come_apart(trained, tmp_path):
     assert cli.main(["reparameterize", str(folder), f"--to={tmp_path}/fused"]) == 0
     about = checkpoint.read_about(tmp_path / "fused")
     with pytest.raises(UserError, match=r"model\.deploy: True in the checkpoint, None asked for"):
-        recipe.check_model(settings, about["config"], "fused")
+        build.check_model(settings, about["config"], "fused")
     with pytest.raises(UserError, match="one of another model"):
         checkpoint.load_model(tmp_path / "fused", deploy=False)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from trn_jax import cli, pictures, report, scores
+from trn_jax import cli, plots, report, scores
 from trn_jax.errors import UserError
 from trn_jax.scores import Scores
 
@@ -124,7 +124,7 @@ def test_where_there_is_nothing_to_report_on_nothing_is_written(tmp_path, capsys
 def test_a_confusion_matrix_is_dark_where_classes_are_taken_for_classes(num_classes):
     confusion = 5 * np.eye(num_classes, dtype=int)[::-1]
     names = [f"Schütteln von etwas Längerem, das nicht passt {i}" for i in range(num_classes)]
-    picture = pictures.confusion_picture(confusion, names)
+    picture = plots.confusion_picture(confusion, names)
     assert picture.dtype == np.uint8
     dark = (picture == (8, 48, 107)).all(axis=-1)
     rows, columns = np.nonzero(dark)
@@ -136,20 +136,20 @@ def test_a_confusion_matrix_is_dark_where_classes_are_taken_for_classes(num_clas
 
 
 def test_letters_that_the_font_lacks_are_replaced():
-    assert pictures._shortened("Öffnen 開 12") == "Offnen ? 12"
-    assert pictures._shortened("x" * 60 + " 7") == "x" * 45 + "... 7"
+    assert plots._shortened("Öffnen 開 12") == "Offnen ? 12"
+    assert plots._shortened("x" * 60 + " 7") == "x" * 45 + "... 7"
 
 
 def test_curves_go_from_lower_left_to_upper_right():
-    picture = pictures.training_picture({"train top-1": ([0, 50, 100], [0.0, 0.5, 1.0])})
+    picture = plots.training_picture({"train top-1": ([0, 50, 100], [0.0, 0.5, 1.0])})
     rows, columns = np.nonzero((picture == (0, 114, 178)).all(axis=-1))
     inside = columns < 620  # left of the legend
     assert np.corrcoef(rows[inside], columns[inside])[0, 1] < -0.99
-    assert pictures.training_picture({}).shape == (480, 800, 3)
+    assert plots.training_picture({}).shape == (480, 800, 3)
 
 
 @pytest.mark.parametrize(
     ("value", "step"), [(0.2, 1), (1, 1), (1.1, 2), (7, 10), (50, 50), (1200, 2000)]
 )
 def test_ticks_are_round(value, step):
-    assert pictures._round_step(value) == step
+    assert plots._round_step(value) == step

@@ -17,9 +17,9 @@ def convert(file, to, *more, model="trn_resnet10"):
 
 def test_missing_pytorch_is_explained_before_anything_is_done(tmp_path, capsys, monkeypatch):
     for name in list(sys.modules):
-        if name.startswith(("trn_jax.twins", "trn_jax.verify")):
+        if name.startswith(("trn_jax.torch_models", "trn_jax.verify")):
             monkeypatch.delitem(sys.modules, name)
-    for name in ("twins", "verify"):
+    for name in ("torch_models", "verify"):
         if name in vars(trn_jax):
             monkeypatch.delattr(trn_jax, name)
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises
@@ -39,7 +39,7 @@ def torch(monkeypatch):
 @pytest.fixture
 def state(torch):
     """Weights of a TRN of three frames with the names of mmaction2."""
-    from trn_jax.twins import create_twin
+    from trn_jax.torch_models import create_twin
 
     twin = create_twin("trn_resnet10", num_classes=5, num_segments=3)
     manifest = [
@@ -149,7 +149,7 @@ def test_the_network_that_was_chosen_is_verified(torch, state, tmp_path, capsys)
 def test_tensors_of_another_shape_are_named(torch, state):
     from trn_jax import verify
     from trn_jax.errors import UserError
-    from trn_jax.twins import create_twin
+    from trn_jax.torch_models import create_twin
 
     options = dict(name="trn_resnet10", num_classes=5, num_segments=3)
     rows = [(name, "", ()) for name in state if not name.endswith("num_batches_tracked")]

@@ -13,7 +13,7 @@ from small_training import REPOSITORY
 from test_checkpoint import copy, tiny_training, trained  # noqa: F401
 from test_main import environment
 
-from trn_jax import checkpoint, evaluate, recipe, train
+from trn_jax import build, checkpoint, evaluate, train
 from trn_jax.errors import STUCK, PassingError, UserError
 from trn_jax.lock import RunLock
 
@@ -209,7 +209,7 @@ def test_classes_have_names_of_their_own(trained, tmp_path):  # noqa: F811
     config, data = own_data(trained[0], tmp_path)
     (data / "label_map.txt").write_text("a\nb\nc\na\n")
     with pytest.raises(UserError, match=r"label_map\.txt .*twice: a"):
-        recipe.Data(config, str(tmp_path))
+        build.Data(config, str(tmp_path))
 
 
 def test_a_checkpoint_without_names_says_so(capsys):

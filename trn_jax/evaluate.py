@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from trn_jax import __version__, checkpoint, hosts, recipe, report
+from trn_jax import __version__, build, checkpoint, hosts, report
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
 from trn_jax.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
@@ -162,7 +162,7 @@ class Evaluator:
         """Evaluate the validation list through several views.
 
         Args:
-            data: a `recipe.Data`.
+            data: a `build.Data`.
             views: `{name: section of the configuration}`, such as all protocols.
             states: the states that make up the model.
 
@@ -230,7 +230,7 @@ class Evaluator:
         """What an evaluation says about one view.
 
         Args:
-            data: a `recipe.Data`.
+            data: a `build.Data`.
             name: of the view.
             view: a `View`.
             scores: `[videos, draws, classes]`.
@@ -347,7 +347,7 @@ class Evaluator:
         """Evaluate several protocols and say where model and data come from.
 
         Args:
-            data: a `recipe.Data`.
+            data: a `build.Data`.
             config: the configuration.
             states: the states that make up the model.
             directory: the checkpoint that the model is from.
@@ -357,7 +357,7 @@ class Evaluator:
         Returns:
             A list of results, see `run`, or `None` if it was given up.
         """
-        text = recipe.to_json(config)
+        text = build.to_json(config)
         about = {
             "checkpoint": os.path.relpath(directory),
             "step": step,
@@ -551,17 +551,17 @@ def evaluate(
     directory = checkpoint.find(path)
     about = checkpoint.read_about(directory)
     stored = about["config"]
-    config = recipe.from_dict(stored) if config is None else config
-    recipe.check(config)
-    recipe.check_model(config, stored, directory)
-    names = recipe.protocol_names(config, protocols)
+    config = build.from_dict(stored) if config is None else config
+    build.check(config)
+    build.check_model(config, stored, directory)
+    names = build.protocol_names(config, protocols)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         watchdog.note("startup (reading the lists)")
         log(f"evaluating {checkpoint.describe(directory)}")
         # A checkpoint may be somebody else's: it does not choose where data is written.
         may_write = config.data_dir != stored.get("data_dir")
-        data = recipe.Data(config, workdir, split, may_write=may_write)
+        data = build.Data(config, workdir, split, may_write=may_write)
         stack.callback(data.close)
         stack.enter_context(hold(workdir))
         order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)

@@ -360,9 +360,9 @@ def _use_stored_config(arguments):
     flags.FLAGS.unparse_flags()
     if mode != "eval" or not path:
         raise UserError("settings need a recipe, --config=<recipe>, or a --checkpoint to evaluate")
-    from trn_jax import checkpoint, recipe
+    from trn_jax import build, checkpoint
 
-    stored = recipe.from_dict(checkpoint.read_about(checkpoint.find(path))["config"])
+    stored = build.from_dict(checkpoint.read_about(checkpoint.find(path))["config"])
     delattr(flags.FLAGS, "config")
     config_flags.DEFINE_config_dict("config", stored)
 

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax import recipe, train_step
-from trn_jax.compiled import cost_of
+from trn_jax import build, train_step
+from trn_jax.batch_search import Fitting, find_largest_batch
 from trn_jax.data.views import View
 from trn_jax.devices import make_mesh, replicated, split_batch
 from trn_jax.errors import UserError
 from trn_jax.evaluate import score_clips
-from trn_jax.fitting import Fitting, find_largest_batch
+from trn_jax.hlo_cost import cost_of
 from trn_jax.models import create_model
 
 # Memory of a chip in GiB (Google Cloud, "TPU versions").
@@ -165,13 +165,13 @@ class _Layout:
 
 
 def _lay_out(config, devices):
-    recipe.check(config)
+    build.check(config)
     mesh = make_mesh(devices)
-    recipe.check_batch(config, mesh.size)
-    rate = recipe.learning_rate(config, _STEPS_PER_EPOCH)
+    build.check_batch(config, mesh.size)
+    rate = build.learning_rate(config, _STEPS_PER_EPOCH)
     graph, optimizer, init = train_step.lay_out(
         lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
-        lambda params: recipe.optimizer(config, params, rate),
+        lambda params: build.optimizer(config, params, rate),
     )
     shapes = jax.eval_shape(init)
     layout = train_step.lay_state(shapes, mesh, config.train.shard_state)
@@ -214,7 +214,7 @@ def _abstract(leaf, sharding):
 
 
 def batch_step(config, num_devices):
-    """The number that a batch has to be a multiple of, as `recipe.check_batch` wants it."""
+    """The number that a batch has to be a multiple of, as `build.check_batch` wants it."""
     group = config.model.norm_group or 1
     if config.train.accumulation > 1:  # groups lie within the parts
         return num_devices * config.train.accumulation * group
@@ -306,7 +306,7 @@ def make_plan(config, topology):
     devices, memory = find_devices(topology)
     costs = {"training step": training_cost(config, devices)}
     fitting = _fitting(config, devices, memory, costs["training step"]) if memory else None
-    for name in recipe.protocol_names(config, "all"):
+    for name in build.protocol_names(config, "all"):
         view = View(**config.protocols[name])
         costs[f"evaluation, {name}"] = evaluation_cost(config, devices[0], view)
     return Plan(config, topology, len(devices), memory or 0, costs, fitting)

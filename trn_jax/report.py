@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from trn_jax import metrics, pictures
+from trn_jax import metrics, plots
 from trn_jax import scores as score_files
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import read_json_lines, reading, write_bytes, write_text
@@ -96,10 +96,10 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
         texts.append(text)
         contents[f"{name}.txt"] = text + "\n"
         if matrix is not None:
-            contents[f"{name}_confusion.png"] = pictures.encode_png(matrix)
+            contents[f"{name}_confusion.png"] = plots.encode_png(matrix)
     curves = _read_curves(log) if log else {}
     if curves:
-        contents["training.png"] = pictures.encode_png(pictures.training_picture(curves))
+        contents["training.png"] = plots.encode_png(plots.training_picture(curves))
     if folder is None:
         folder = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), "report")
     try:
@@ -207,7 +207,7 @@ def _describe(name, result, found, top_k):
         parts.append(f"confusions of more than {_MAX_DRAWN} classes are not drawn")
         return "\n\n".join(parts), None
     names = [found.class_name(label) for label in range(found.scores.shape[1])]
-    return "\n\n".join(parts), pictures.confusion_picture(found.confusion(), names)
+    return "\n\n".join(parts), plots.confusion_picture(found.confusion(), names)
 
 
 def _read_curves(path):

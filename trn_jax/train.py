@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from trn_jax import checkpoint, evaluate, hosts, recipe
+from trn_jax import build, checkpoint, evaluate, hosts
 from trn_jax.data.memory import give_back
 from trn_jax.devices import DevicePrefetch, make_mesh
 from trn_jax.errors import INTERRUPTED, UserError, escaped
@@ -73,15 +73,15 @@ def train(
         UserError: something in the configuration, the data or the working directory is wrong.
         PassingError: another run has the working directory.
     """
-    recipe.check(config)
+    build.check(config)
     mesh = make_mesh()
-    recipe.check_batch(config, mesh.size, jax.process_count())
+    build.check_batch(config, mesh.size, jax.process_count())
     with contextlib.ExitStack() as stack:
         signals = signals or stack.enter_context(StopSignals())
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
         signals.action = watchdog.exit_at_once
         watchdog.note("startup (looking for the data)")
-        data = stack.enter_context(contextlib.closing(recipe.Data(config, workdir)))
+        data = stack.enter_context(contextlib.closing(build.Data(config, workdir)))
         watchdog.note("startup (waiting for the working directory)")
         stack.enter_context(hold(workdir))
         watchdog.note("startup (reading the lists)")
@@ -90,7 +90,7 @@ def train(
         accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
         check_data(lists, data.class_names, about, workdir, **accepted)
         hosts.check_same(
-            configuration=recipe.shared_json(config),
+            configuration=build.shared_json(config),
             label_map="\n".join(data.class_names),
             train_list=lists["train"],
             val_list=lists["val"],
@@ -100,10 +100,10 @@ def train(
 
 def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps):
     steps_per_epoch = len(data.train_records) / config.train.batch
-    rate = recipe.learning_rate(config, steps_per_epoch)
+    rate = build.learning_rate(config, steps_per_epoch)
     graph, optimizer, state = init_state(
-        lambda: create_model(**recipe.model_options(config), rngs=nnx.Rngs(config.seed)),
-        lambda params: recipe.optimizer(config, params, rate),
+        lambda: create_model(**build.model_options(config), rngs=nnx.Rngs(config.seed)),
+        lambda params: build.optimizer(config, params, rate),
         mesh,
         config.train.shard_state,
     )
@@ -149,12 +149,12 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
         rate=rate,
         seed=config.seed,
         accumulation=config.train.accumulation,
-        loss=partial(classification_loss, **recipe.loss_options(config, data)),
+        loss=partial(classification_loss, **build.loss_options(config, data)),
         skip_not_finite=config.train.on_nan == "skip",
     )
     loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step, watchdog)
     loop.say(_first_lines(config, data, state, mesh, first_step, loop.num_steps))
-    if not first_step and (warning := recipe.describe_start(config)):
+    if not first_step and (warning := build.describe_start(config)):
         loop.say(warning)
     profile = Profile(profile_steps, os.path.join(workdir, "profile"))
     signals.action = watchdog.stop
@@ -184,7 +184,7 @@ class _Loop:
     Args:
         config: the configuration.
         workdir: receives the logs.
-        data: a `recipe.Data`.
+        data: a `build.Data`.
         evaluator: an `evaluate.Evaluator`.
         checkpoints: the `Checkpoints` to save to.
         first_step: number of steps taken before.
@@ -440,7 +440,7 @@ def _start_from(config, graph, state):
     """The state with the weights that `config.init_from` names."""
     parts = dict(backbone_only=not config.init_head)
     if not checkpoint.is_stored(config.init_from):
-        weights = recipe.initial_weights(config)
+        weights = build.initial_weights(config)
         state, unread = load_weights(graph, state, weights, reset_temporal_op=None, **parts)
         for line in unread:
             say(f"{config.init_from}: {line}")
@@ -479,7 +479,7 @@ def _first_lines(config, data, state, mesh, first_step, num_steps):
     ]
     if config.optim.scale_lr:
         lines.append(
-            f"learning rate {recipe.scaled_lr(config):g}: {config.optim.lr:g} for a batch of "
+            f"learning rate {build.scaled_lr(config):g}: {config.optim.lr:g} for a batch of "
             f"{config.optim.base_batch}, scaled to {config.train.batch}"
         )
     if config.data.train.flip_rate:

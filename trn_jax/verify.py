@@ -11,7 +11,7 @@ from trn_jax import checkpoint, convert
 from trn_jax.devices import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models import create_model
-from trn_jax.twins import (
+from trn_jax.torch_models import (
     create_twin,
     torch,
 )  # by this way, for its message where PyTorch is missing

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from trn_jax import __version__, damage, hosts
+from trn_jax.build import flat, from_dict, to_json
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_bytes, write_text
 from trn_jax.lock import RunLock
-from trn_jax.recipe import flat, from_dict, to_json
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters of a
 # run that goes well, but for rounding.
@@ -146,7 +146,7 @@ def differing_names(before, now):
 
 
 def list_texts(data):
-    """The lists of a `recipe.Data` in one form, whatever they were read from.
+    """The lists of a `build.Data` in one form, whatever they were read from.
 
     Returns:
         `{"train": text, "val": text}` of lines `<video><tab><number of frames><tab><labels>`.

@@ -10,7 +10,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks.turns import Side
-from trn_jax import create_model, evaluate, recipe
+from trn_jax import build, create_model, evaluate
 from trn_jax.data import augment, pipeline
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
@@ -28,10 +28,10 @@ def largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:
 
 def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
     """Reading the clips of the largest protocol, and doing that as toolboxes of PyTorch do."""
-    data = recipe.Data(config, workdir)
+    data = build.Data(config, workdir)
     if data.files.source != "frames":
         raise UserError("--what=views compares folders of frames, which this data set has not")
-    name = largest_protocol(config, recipe.protocol_names(config, "all"))
+    name = largest_protocol(config, build.protocol_names(config, "all"))
     view = View(**config.protocols[name])
     source, crop = data.source, view.cropping(exact=True)
 
@@ -63,7 +63,7 @@ def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
 
 def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
     """All protocols in one pass over the validation list, and the largest of them by itself."""
-    data = recipe.Data(config, workdir)
+    data = build.Data(config, workdir)
     graph, state = nnx.split(create_model(**config.model, rngs=nnx.Rngs(config.seed)))
     states = (nnx.as_pure(state),)
     evaluator = evaluate.Evaluator(
@@ -79,6 +79,6 @@ def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
 
         return Side(name, len(data.val_records), run)
 
-    names = recipe.protocol_names(config, "all")
+    names = build.protocol_names(config, "all")
     largest = largest_protocol(config, names)
     return [side("one pass", names), side(largest, [largest])]

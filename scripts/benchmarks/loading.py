@@ -17,7 +17,7 @@ import simplejpeg
 from ml_collections import ConfigDict
 
 from benchmarks.turns import Side, rest
-from trn_jax import recipe
+from trn_jax import build
 from trn_jax.data import augment
 from trn_jax.devices import DevicePrefetch, make_mesh
 
@@ -29,7 +29,7 @@ class PeerClips:
     PyTorch's convolutions take, `[channels, frames, height, width]`.
     """
 
-    def __init__(self, data: recipe.Data):
+    def __init__(self, data: build.Data):
         self._records = data.train_records
         self._view = data.train_reader().view
         self._source = data.source
@@ -70,7 +70,7 @@ def data_sides(
         The sides; and the pairs of their names to compare, with the largest ratio of processor time
         that is wanted, if there is one.
     """
-    data = recipe.Data(config, workdir)
+    data = build.Data(config, workdir)
     name, processors = data.files.source, len(os.sched_getaffinity(0))
     sides = _stages(name, data, config.train.batch)
     sides += [pipeline_side(name, config, workdir, stack), _delivery(data, config, stack)]
@@ -92,7 +92,7 @@ def data_sides(
     for number, other in enumerate(others, 2):
         again = copy.deepcopy(config)
         again.data_dir = other
-        form = recipe.Data(again, workdir)
+        form = build.Data(again, workdir)
         called = f"{number}: {form.files.source}"
         sides += _stages(called, form, config.train.batch)
         sides.append(pipeline_side(called, again, workdir, stack))
@@ -105,7 +105,7 @@ def data_sides(
 
 def pipeline_side(name: str, config: ConfigDict, workdir: str, stack: ExitStack) -> Side:
     """What delivers batches to the training."""
-    data = recipe.Data(config, workdir)
+    data = build.Data(config, workdir)
     batches = stack.enter_context(closing(data.train_batches(0)))
 
     def deliver(steps: int) -> None:
@@ -115,7 +115,7 @@ def pipeline_side(name: str, config: ConfigDict, workdir: str, stack: ExitStack)
     return Side(name, config.train.batch, deliver, rest)
 
 
-def _delivery(data: recipe.Data, config: ConfigDict, stack: ExitStack) -> Side:
+def _delivery(data: build.Data, config: ConfigDict, stack: ExitStack) -> Side:
     """The same to the devices."""
     prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), make_mesh())))
 
@@ -129,7 +129,7 @@ def _delivery(data: recipe.Data, config: ConfigDict, stack: ExitStack) -> Side:
 class _Clips:
     """Videos in random order, and the frames of a clip of each."""
 
-    def __init__(self, data: recipe.Data):
+    def __init__(self, data: build.Data):
         self.records = data.train_records
         self._source = data.source
         self._sample = data.train_reader().sample
@@ -148,7 +148,7 @@ class _Clips:
                 yield video, np.unique(self._sample(video.num_frames, rng)).tolist()
 
 
-def _stages(name: str, data: recipe.Data, batch: int) -> list[Side]:
+def _stages(name: str, data: build.Data, batch: int) -> list[Side]:
     """The way of a clip, one part more in every side: read, decode, crop; in one thread."""
     clips, reader = _Clips(data), data.train_reader()
     reader.num_threads = 1
@@ -172,7 +172,7 @@ def _stages(name: str, data: recipe.Data, batch: int) -> list[Side]:
     return [Side(f"{name}, {stage}", batch, run) for stage, run in stages.items()]
 
 
-def _from_the_start(name: str, data: recipe.Data, batch: int) -> Side:
+def _from_the_start(name: str, data: build.Data, batch: int) -> Side:
     """Frames of video files without looking for key frames: everything up to them is decoded."""
     import av
 
@@ -190,7 +190,7 @@ def _from_the_start(name: str, data: recipe.Data, batch: int) -> Side:
     return Side(f"{name}, from the start", batch, run)
 
 
-def _floor(data: recipe.Data, batch: int, stack: ExitStack) -> Side:
+def _floor(data: build.Data, batch: int, stack: ExitStack) -> Side:
     """No more than decoding images that are in memory, and resizing a box of each."""
     reader, rng = data.train_reader(), np.random.default_rng(0)
     clips = []
@@ -216,7 +216,7 @@ def _floor(data: recipe.Data, batch: int, stack: ExitStack) -> Side:
     return Side("decode and resize alone", batch, run)
 
 
-def _peers(data: recipe.Data, batch: int, processors: int, stack: ExitStack) -> list[Side]:
+def _peers(data: build.Data, batch: int, processors: int, stack: ExitStack) -> list[Side]:
     """A `DataLoader` of PyTorch in this process, and in as many workers as processors."""
     try:
         import torch

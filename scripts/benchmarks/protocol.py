@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.evaluation import largest_protocol
 from benchmarks.turns import Side, Turn, measure, spread, table
-from trn_jax import create_model, evaluate, recipe
+from trn_jax import build, create_model, evaluate
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import Video
 from trn_jax.data.views import VideoReader, View
@@ -133,8 +133,8 @@ def measure_protocol(
     Raises:
         UserError: the recipe has no such protocol, or its model can't be made or can't take it.
     """
-    recipe.check(config)
-    names = recipe.protocol_names(config, protocol or "all")
+    build.check(config)
+    names = build.protocol_names(config, protocol or "all")
     name = largest_protocol(config, names)
     view = View(**config.protocols[name])
     source = _NoiseSource(max(view.short_side, view.crop_size))

@@ -27,11 +27,11 @@ from benchmarks.bandwidth import measure_bandwidth
 from benchmarks.training import Stepper
 from benchmarks.turns import Side, Turn, measure, spread
 from benchmarks.twin_step import TwinStepper
+from trn_jax import build, create_model, train_step
 from trn_jax import config as configuration
-from trn_jax import create_model, recipe, train_step
-from trn_jax.compiled import DoesNotFit
 from trn_jax.devices import make_mesh, split_batch
 from trn_jax.errors import UserError, first_line
+from trn_jax.hlo_cost import DoesNotFit
 from trn_jax.models import cost
 
 RECIPES = ("trn_sthv1", "tsm_k400", "tin_sthv1", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
@@ -140,7 +140,7 @@ def adapt(
     config.model.norm_group = min(config.model.norm_group, config.train.batch)
     # The rate does not matter for speed, as long as random labels lead nowhere.
     config.optim.update(lr=1e-6, schedule="constant", warmup_epochs=0.0)
-    recipe.check_batch(config, 1)
+    build.check_batch(config, 1)
     return config
 
 
@@ -323,7 +323,7 @@ def _memory_limit(device: jax.Device) -> int | None:
 def _twin(
     config: ConfigDict, clips: np.ndarray, labels: np.ndarray, device: jax.Device, threads: int
 ) -> TwinStepper:
-    from trn_jax.twins import torch
+    from trn_jax.torch_models import torch
 
     torch.set_num_threads(threads)
     kinds = {"cpu": "cpu", "gpu": "cuda"}

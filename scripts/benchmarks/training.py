@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.loading import pipeline_side
 from benchmarks.turns import Side, rest
-from trn_jax import create_model, recipe, train_step
+from trn_jax import build, create_model, train_step
 from trn_jax.devices import DevicePrefetch, make_mesh
 
 
@@ -34,10 +34,10 @@ class Stepper:
         num_videos: int,
         loss: Callable[..., jax.Array] = train_step.classification_loss,
     ):
-        rate = recipe.learning_rate(config, num_videos / config.train.batch)
+        rate = build.learning_rate(config, num_videos / config.train.batch)
         self.graph, optimizer, self.state = train_step.init_state(
             lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
-            lambda params: recipe.optimizer(config, params, rate),
+            lambda params: build.optimizer(config, params, rate),
             mesh,
         )
         self._mesh = mesh
@@ -74,9 +74,9 @@ class Stepper:
 def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Side]:
     """The data pipeline, the training step, and the two together; `stack` closes them."""
     mesh = make_mesh()
-    recipe.check_batch(config, mesh.size)
-    data = recipe.Data(config, workdir)
-    loss = partial(train_step.classification_loss, **recipe.loss_options(config, data))
+    build.check_batch(config, mesh.size)
+    data = build.Data(config, workdir)
+    loss = partial(train_step.classification_loss, **build.loss_options(config, data))
     stepper = Stepper(config, mesh, len(data.train_records), loss)
     prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), mesh)))
     resident, _ = next(prefetch)

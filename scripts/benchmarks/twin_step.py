@@ -34,7 +34,7 @@ class TwinStepper:
     def __init__(
         self, config: ConfigDict, clips: np.ndarray, labels: np.ndarray, *, device: str = "cpu"
     ):
-        from trn_jax.twins import create_twin, torch
+        from trn_jax.torch_models import create_twin, torch
 
         if config.model.frozen_stages is not None:
             raise UserError(

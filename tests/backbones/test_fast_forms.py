@@ -9,7 +9,7 @@ from jax import lax
 
 from trn_jax.backbones.convolution import Conv
 from trn_jax.backbones.layers import BatchNorm
-from trn_jax.backbones.scatter import (
+from trn_jax.backbones.pooling import (
     max_pool,
     pick,
     scatter_by_index,

@@ -14,7 +14,7 @@ from jax import lax
 from trn_jax.backbones import layers
 from trn_jax.backbones.convolution import Conv
 from trn_jax.backbones.layers import BatchNorm, Frozen, Linear, dropout
-from trn_jax.backbones.scatter import max_pool
+from trn_jax.backbones.pooling import max_pool
 
 
 def draw(*shape, seed=0, mean=0.0):

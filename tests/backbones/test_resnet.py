@@ -12,8 +12,8 @@ from flax import nnx
 from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.convolution import Conv
 from trn_jax.backbones.layers import BatchNorm, Frozen, Linear
+from trn_jax.backbones.pooling import max_pool
 from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet, ResNeXtBottleneck
-from trn_jax.backbones.scatter import max_pool
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
 from trn_jax.backbones.layers import BatchNorm, check_remat, relu, run_block, storage_dtype
-from trn_jax.backbones.scatter import max_pool
+from trn_jax.backbones.pooling import max_pool
 
 
 class DenseLayer(nnx.Module):

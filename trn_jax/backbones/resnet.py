@@ -11,7 +11,7 @@ from flax import nnx
 
 from trn_jax.backbones.convolution import Conv
 from trn_jax.backbones.layers import BatchNorm, check_remat, freeze, relu, run_block
-from trn_jax.backbones.scatter import max_pool
+from trn_jax.backbones.pooling import max_pool
 from trn_jax.errors import UserError
 
 SHIFT_PLACES = ("blockres", "block")

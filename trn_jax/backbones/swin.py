@@ -11,7 +11,7 @@ from jax import lax
 
 from trn_jax.backbones.convolution import Conv
 from trn_jax.backbones.layers import Linear, check_remat, dropout, run_block, storage_dtype
-from trn_jax.backbones.scatter import pick
+from trn_jax.backbones.pooling import pick
 from trn_jax.errors import UserError
 
 # Added to the scores of pixels that only the cyclic shift brought into one window.

@@ -332,12 +332,12 @@ def _check(arguments):
 
 
 def _findings_of_recipe(arguments):
-    from trn_jax import recipe
+    from trn_jax import build
     from trn_jax.data import check
 
     config = read_recipe(arguments)
-    recipe.check(config)
-    data = recipe.Data(config, "runs/check")
+    build.check(config)
+    data = build.Data(config, "runs/check")
     files = data.files
     if files.source == "records":
         raise UserError(

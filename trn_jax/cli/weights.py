@@ -118,8 +118,8 @@ def _recipe_of(arguments, shapes):
     `shapes` are those of the tensors, by the names that the source has for them.
     """
     from trn_jax import config, convert
+    from trn_jax.build import set_model_option
     from trn_jax.data.annotations import read_class_names
-    from trn_jax.recipe import set_model_option
 
     num_classes = arguments.num_classes or convert.num_classes(shapes)
     if num_classes is None:

@@ -21,7 +21,7 @@ from trn_jax.backbones.layers import (
     relu,
     storage_dtype,
 )
-from trn_jax.backbones.scatter import max_pool_time
+from trn_jax.backbones.pooling import max_pool_time
 from trn_jax.errors import UserError
 
 FLOWS = ("cascade", "parallel")

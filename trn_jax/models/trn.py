@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from trn_jax.backbones.layers import Linear, dropout, global_average_pool, storage_dtype
-from trn_jax.backbones.scatter import pick
+from trn_jax.backbones.pooling import pick
 from trn_jax.errors import UserError
 
 RELATION_MODES = ("sample", "expected", "first")

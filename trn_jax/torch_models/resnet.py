@@ -7,7 +7,7 @@ all stages.
 import torch.nn.functional as F
 from torch import nn
 
-from trn_jax.twins.temporal import named
+from trn_jax.torch_models.temporal import named
 
 
 def conv_norm(in_channels, channels, kernel, stride=1):

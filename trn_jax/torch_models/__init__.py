@@ -20,15 +20,15 @@ except (ImportError, OSError) as error:
 
 from trn_jax.models import MODELS
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
-from trn_jax.twins.bninception import BNInception
-from trn_jax.twins.densenet import DenseNet
-from trn_jax.twins.heads import AverageHead, FrameHead, TRNHead
-from trn_jax.twins.mobileone import MobileOne
-from trn_jax.twins.recognizer import OriginalRecognizer, Recognizer, channels_last
-from trn_jax.twins.resnet import BasicBlock, Bottleneck, ResNet, ResNeXt, SlowOnly
-from trn_jax.twins.swin import Swin
-from trn_jax.twins.temporal import interlaced, shifted
-from trn_jax.twins.tpn import TPN
+from trn_jax.torch_models.bninception import BNInception
+from trn_jax.torch_models.densenet import DenseNet
+from trn_jax.torch_models.heads import AverageHead, FrameHead, TRNHead
+from trn_jax.torch_models.mobileone import MobileOne
+from trn_jax.torch_models.recognizer import OriginalRecognizer, Recognizer, channels_last
+from trn_jax.torch_models.resnet import BasicBlock, Bottleneck, ResNet, ResNeXt, SlowOnly
+from trn_jax.torch_models.swin import Swin
+from trn_jax.torch_models.temporal import interlaced, shifted
+from trn_jax.torch_models.tpn import TPN
 
 BACKBONES = {
     "resnet10": partial(ResNet, BasicBlock, (1, 1, 1, 1)),

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trn_jax.twins.temporal import named
+from trn_jax.torch_models.temporal import named
 
 
 def conv_norm(in_channels, channels, size, stride=1, groups=1):

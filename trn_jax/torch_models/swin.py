@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trn_jax.twins.temporal import named
+from trn_jax.torch_models.temporal import named
 
 
 class WindowAttention(nn.Module):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from trn_jax import fitting
-from trn_jax.compiled import Cost, DoesNotFit
+from trn_jax import batch_search
 from trn_jax.errors import UserError
+from trn_jax.hlo_cost import Cost, DoesNotFit
 
 MEMORY = 11_000  # of which 0.95 can be used
 
@@ -21,24 +21,24 @@ def search(batch, cost_of):
         asked.append(batch)
         return cost_of(batch)
 
-    return fitting.find_largest_batch(compiled, batch, cost_of(batch), MEMORY, 16), asked
+    return batch_search.find_largest_batch(compiled, batch, cost_of(batch), MEMORY, 16), asked
 
 
 def test_it_is_on_the_line_through_two():
     costs = {32: cost(1000 + 32 * 10), 64: cost(1000 + 64 * 10)}
-    assert fitting.largest_batch(costs, MEMORY, 1) == int((0.95 * MEMORY - 1000) / 10) == 945
-    assert fitting.largest_batch(costs, MEMORY, 16) == 944
-    assert fitting.largest_batch(costs, 900, 16) == 0
+    assert batch_search.largest_batch(costs, MEMORY, 1) == int((0.95 * MEMORY - 1000) / 10) == 945
+    assert batch_search.largest_batch(costs, MEMORY, 16) == 944
+    assert batch_search.largest_batch(costs, 900, 16) == 0
 
 
 @pytest.mark.parametrize(("flops", "twice"), [(200.0, False), (201.0, False), (205.0, True)])
 def test_work_out_of_proportion_is_noticed(flops, twice):
-    assert fitting.computes_twice({64: cost(10, flops), 32: cost(10, 100.0)}) == twice
+    assert batch_search.computes_twice({64: cost(10, flops), 32: cost(10, 100.0)}) == twice
 
 
 def test_work_that_is_not_known_is_not_out_of_proportion():
     unknown = float("nan")
-    assert not fitting.computes_twice({8: cost(10, unknown), 16: cost(20, unknown)})
+    assert not batch_search.computes_twice({8: cost(10, unknown), 16: cost(20, unknown)})
 
 
 @pytest.mark.parametrize(("batch", "second"), [(32, 16), (16, 32)])

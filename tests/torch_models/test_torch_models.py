@@ -16,7 +16,7 @@ from trn_jax.backbones.swin import Swin
 from trn_jax.errors import UserError
 
 torch = pytest.importorskip("torch")
-twins = importlib.import_module("trn_jax.twins")  # which needs torch
+twins = importlib.import_module("trn_jax.torch_models")  # which needs torch
 
 CASES = {
     "tsn_r50_3seg": dict(name="tsn_resnet50", num_classes=400, num_segments=3),
@@ -89,7 +89,7 @@ def small(monkeypatch):
     for name, (ours, theirs) in SMALL.items():
         monkeypatch.setitem(backbones.BACKBONES, name, ours)
         monkeypatch.setitem(twins.BACKBONES, name, theirs)
-    monkeypatch.setattr("trn_jax.twins.bninception.BLOCKS", FEW_BLOCKS)
+    monkeypatch.setattr("trn_jax.torch_models.bninception.BLOCKS", FEW_BLOCKS)
 
 
 TINY = {
