@@ -46,7 +46,7 @@ def clips_per_chip(config):
 
 def fitting(plan):
     """`{clips per chip: Cost}` of what a plan found to fit."""
-    from trn_jax.hlo_cost import Cost
+    from trn_jax.planning.hlo_cost import Cost
 
     found = {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
     return {clips: Cost(**cost) for clips, cost in found.items()}
@@ -54,7 +54,7 @@ def fitting(plan):
 
 def growth_of(plan):
     """The bytes that a chip needs more for twice the clips; `None` if a plan does not tell."""
-    from trn_jax.batch_search import computes_twice
+    from trn_jax.planning.batch_search import computes_twice
 
     costs = fitting(plan)
     if len(costs) < 2 or computes_twice(costs):
@@ -80,8 +80,9 @@ def make(recipe, topology, *, twice):
     from flax import nnx
 
     from trn_jax import config as configuration
-    from trn_jax import create_model, plan
+    from trn_jax import create_model
     from trn_jax.errors import UserError
+    from trn_jax.planning import plan
 
     config = configuration.recipe(recipe).get_config()
     config.model.dtype = "bfloat16"

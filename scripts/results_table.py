@@ -138,7 +138,7 @@ def _largest(plan, plans):
     That follows from two batches: of this plan, of one for the same version of chips, or else of
     one for others, whose programs keep the same images.
     """
-    from trn_jax.batch_search import largest_batch
+    from trn_jax.planning.batch_search import largest_batch
 
     def version(plan):
         return plan["topology"].partition(":")[0]

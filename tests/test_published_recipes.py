@@ -13,11 +13,11 @@ from test_config import RECIPES as ALL_RECIPES
 from test_config import load
 
 from trn_jax import build, create_model, evaluate, optim, train_step
-from trn_jax.backbones.conv3d import Conv3d
-from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, Linear
 from trn_jax.data.views import View
 from trn_jax.models.tin import TemporalConv
+from trn_jax.nn.conv3d import Conv3d
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm, Linear
 
 RECIPES = [name for name in ALL_RECIPES if name != "finetune"]  # which nobody has published
 

@@ -7,12 +7,12 @@ import pytest
 from flax import nnx
 
 from trn_jax import create_model, optim, train_step
-from trn_jax.backbones.layers import run_block
 from trn_jax.backbones.swin import Swin
 from trn_jax.devices import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
+from trn_jax.nn.layers import run_block
 
 
 def named_model(name, **options):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax import checkpoint, create_model, optim, plan, train_step
+from trn_jax import checkpoint, create_model, optim, train_step
 from trn_jax.config import base
 from trn_jax.devices import gathered, make_mesh, split_batch, split_largest
 from trn_jax.errors import UserError
 from trn_jax.evaluate import Evaluator
+from trn_jax.planning import plan
 from trn_jax.train import _restore
 
 

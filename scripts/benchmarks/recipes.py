@@ -31,8 +31,8 @@ from trn_jax import build, create_model, train_step
 from trn_jax import config as configuration
 from trn_jax.devices import make_mesh, split_batch
 from trn_jax.errors import UserError, first_line
-from trn_jax.hlo_cost import DoesNotFit
 from trn_jax.models import cost
+from trn_jax.planning.hlo_cost import DoesNotFit
 
 RECIPES = ("trn_sthv1", "tsm_k400", "tin_sthv1", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
 OURS = "JAX"

@@ -11,10 +11,10 @@ from flax import nnx
 
 from trn_jax import convert, create_model
 from trn_jax.backbones import BACKBONES
-from trn_jax.backbones.layers import BatchNorm
 from trn_jax.backbones.mobileone import MobileOneBlock, SqueezeExcite, reparameterize
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
+from trn_jax.nn.layers import BatchNorm
 
 pytestmark = pytest.mark.thorough
 

@@ -10,12 +10,12 @@ import pytest
 from flax import nnx
 
 from trn_jax.backbones import BACKBONES
-from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, Frozen, Linear
-from trn_jax.backbones.pooling import max_pool
 from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet, ResNeXtBottleneck
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm, Frozen, Linear
+from trn_jax.nn.pooling import max_pool
 
 RESNETS = [name for name in BACKBONES if name.startswith("resnet")]
 BASIC = ("resnet10", "resnet18", "resnet34")

@@ -10,9 +10,9 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.backbones import BACKBONES
-from trn_jax.backbones.conv3d import Conv3d
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
+from trn_jax.nn.conv3d import Conv3d
 
 pytestmark = pytest.mark.thorough
 

@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 
 from trn_jax.backbones import BACKBONES, swin
-from trn_jax.backbones.layers import Linear
 from trn_jax.backbones.swin import LayerNorm, PatchMerging, Swin, WindowAttention
 from trn_jax.errors import UserError
 from trn_jax.models.cost import measure
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
+from trn_jax.nn.layers import Linear
 
 pytestmark = pytest.mark.thorough
 

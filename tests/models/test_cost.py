@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 from trn_jax import create_model
-from trn_jax.backbones.conv3d import Conv3d
-from trn_jax.backbones.layers import BatchNorm, Linear
 from trn_jax.models.cost import measure
+from trn_jax.nn.conv3d import Conv3d
+from trn_jax.nn.layers import BatchNorm, Linear
 
 # Of the tables in mmaction2's documentation: frames, pixels, parameters and GFLOPs.
 PUBLISHED = {

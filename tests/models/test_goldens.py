@@ -12,13 +12,13 @@ from flax import nnx
 from trn_jax import convert, create_model
 from trn_jax.backbones.bninception import BNInception
 from trn_jax.backbones.densenet import DenseNet
-from trn_jax.backbones.layers import global_average_pool
 from trn_jax.backbones.mobileone import MobileOne, reparameterize
-from trn_jax.backbones.pooling import max_pool
 from trn_jax.backbones.resnet import ResNet
 from trn_jax.backbones.resnet3d import SlowOnly
 from trn_jax.backbones.swin import Swin
 from trn_jax.models.tin import TemporalInterlace
+from trn_jax.nn.layers import global_average_pool
+from trn_jax.nn.pooling import max_pool
 
 pytestmark = pytest.mark.thorough
 

@@ -15,7 +15,6 @@ from flax import nnx
 import trn_jax
 from trn_jax import models
 from trn_jax.backbones import swin
-from trn_jax.backbones.layers import dropout
 from trn_jax.backbones.resnet import BasicBlock, ResNet
 from trn_jax.convert.names import variables
 from trn_jax.data import datasets, synthetic
@@ -23,6 +22,7 @@ from trn_jax.errors import UserError
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 from trn_jax.models.trn import Relation, TRNHead
 from trn_jax.models.tsn import TSNHead
+from trn_jax.nn.layers import dropout
 
 CHANNELS, CLASSES = 6, 5
 

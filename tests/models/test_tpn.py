@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 import trn_jax
-from trn_jax.backbones.pooling import max_pool_time, scatter_frames_by_choice, scatter_frames_by_xla
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 from trn_jax.models.tpn import TPN, TPNHead
+from trn_jax.nn.pooling import max_pool_time, scatter_frames_by_choice, scatter_frames_by_xla
 
 pytestmark = pytest.mark.thorough
 

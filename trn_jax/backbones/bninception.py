@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, check_remat, relu, run_block, storage_dtype
-from trn_jax.backbones.pooling import max_pool
 from trn_jax.errors import UserError
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm, check_remat, relu, run_block, storage_dtype
+from trn_jax.nn.pooling import max_pool
 
 # name, 1x1, (reduced, 3x3), (reduced, double 3x3), pool, its projection: channels for a stem of 64.
 # A block without 1x1 convolution and projection halves height and width.

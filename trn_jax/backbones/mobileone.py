@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, check_remat, global_average_pool, relu, run_block
 from trn_jax.errors import UserError
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm, check_remat, global_average_pool, relu, run_block
 
 
 class BiasedConv(Conv):

@@ -9,10 +9,10 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, check_remat, freeze, relu, run_block
-from trn_jax.backbones.pooling import max_pool
 from trn_jax.errors import UserError
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm, check_remat, freeze, relu, run_block
+from trn_jax.nn.pooling import max_pool
 
 SHIFT_PLACES = ("blockres", "block")
 

@@ -9,9 +9,9 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.conv3d import Conv3d
-from trn_jax.backbones.layers import BatchNorm, check_remat, relu, run_block
-from trn_jax.backbones.pooling import max_pool
+from trn_jax.nn.conv3d import Conv3d
+from trn_jax.nn.layers import BatchNorm, check_remat, relu, run_block
+from trn_jax.nn.pooling import max_pool
 
 
 class Bottleneck3d(nnx.Module):

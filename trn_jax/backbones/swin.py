@@ -9,10 +9,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import Linear, check_remat, dropout, run_block, storage_dtype
-from trn_jax.backbones.pooling import pick
 from trn_jax.errors import UserError
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import Linear, check_remat, dropout, run_block, storage_dtype
+from trn_jax.nn.pooling import pick
 
 # Added to the scores of pixels that only the cyclic shift brought into one window.
 _APART = -100.0

@@ -81,7 +81,7 @@ def add_plan(commands):
 
 
 def _plan(arguments):
-    from trn_jax.plan import make_plan
+    from trn_jax.planning.plan import make_plan
 
     config = read_recipe(arguments)
     if arguments.batch:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from trn_jax.backbones.conv3d import FURTHER_TAP_SCOPE
-from trn_jax.backbones.layers import NORM_SCOPE
+from trn_jax.nn.conv3d import FURTHER_TAP_SCOPE
+from trn_jax.nn.layers import NORM_SCOPE
 
 _PRODUCTS = ("conv_general_dilated", "dot_general")
 

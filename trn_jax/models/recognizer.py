@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.layers import global_average_pool, storage_dtype
 from trn_jax.errors import UserError
+from trn_jax.nn.layers import global_average_pool, storage_dtype
 
 # Statistics of ImageNet, for pixels in 0..255, in RGB order.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)

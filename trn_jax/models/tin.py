@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from trn_jax.backbones.layers import Linear, global_average_pool, split_clips, storage_dtype
 from trn_jax.errors import UserError
+from trn_jax.nn.layers import Linear, global_average_pool, split_clips, storage_dtype
 
 # The inverse of the offset net's last step at 1/2: groups start out moved by half a frame.
 _OFFSET_BIAS = 0.5108

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.conv3d import Conv3d
-from trn_jax.backbones.layers import (
+from trn_jax.errors import UserError
+from trn_jax.nn.conv3d import Conv3d
+from trn_jax.nn.layers import (
     BatchNorm,
     Linear,
     dropout,
@@ -21,8 +22,7 @@ from trn_jax.backbones.layers import (
     relu,
     storage_dtype,
 )
-from trn_jax.backbones.pooling import max_pool_time
-from trn_jax.errors import UserError
+from trn_jax.nn.pooling import max_pool_time
 
 FLOWS = ("cascade", "parallel")
 

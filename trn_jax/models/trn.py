@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from trn_jax.backbones.layers import Linear, dropout, global_average_pool, storage_dtype
-from trn_jax.backbones.pooling import pick
 from trn_jax.errors import UserError
+from trn_jax.nn.layers import Linear, dropout, global_average_pool, storage_dtype
+from trn_jax.nn.pooling import pick
 
 RELATION_MODES = ("sample", "expected", "first")
 _MAX_FRAMES = 20  # of which all relations are listed; each further one doubles their number

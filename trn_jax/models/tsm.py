@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones.layers import (
+from trn_jax.errors import UserError
+from trn_jax.nn.layers import (
     Linear,
     dropout,
     global_average_pool,
     split_clips,
     storage_dtype,
 )
-from trn_jax.errors import UserError
 
 
 class TemporalShift(nnx.Module):

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.layers import Linear, dropout, global_average_pool, storage_dtype
+from trn_jax.nn.layers import Linear, dropout, global_average_pool, storage_dtype
 
 
 class TSNHead(nnx.Module):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from trn_jax import batch_search
 from trn_jax.errors import UserError
-from trn_jax.hlo_cost import Cost, DoesNotFit
+from trn_jax.planning import batch_search
+from trn_jax.planning.hlo_cost import Cost, DoesNotFit
 
 MEMORY = 11_000  # of which 0.95 can be used
 

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm
-from trn_jax.backbones.pooling import (
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm
+from trn_jax.nn.pooling import (
     max_pool,
     pick,
     scatter_by_index,

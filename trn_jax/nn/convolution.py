@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones.layers import parameter, storage_dtype
 from trn_jax.errors import UserError
+from trn_jax.nn.layers import parameter, storage_dtype
 
 # Input channels from which on the gradient of a kernel is faster on a CPU as products of matrices.
 _WIDE = 64

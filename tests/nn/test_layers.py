@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from trn_jax.backbones import layers
-from trn_jax.backbones.convolution import Conv
-from trn_jax.backbones.layers import BatchNorm, Frozen, Linear, dropout
-from trn_jax.backbones.pooling import max_pool
+from trn_jax.nn import layers
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm, Frozen, Linear, dropout
+from trn_jax.nn.pooling import max_pool
 
 
 def draw(*shape, seed=0, mean=0.0):

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from trn_jax.errors import UserError
-from trn_jax.hlo_cost import Cost, DoesNotFit
+from trn_jax.planning.hlo_cost import Cost, DoesNotFit
 
 _USABLE = 0.95  # of the memory, as some is taken by the runtime
 # Batches that are compiled beside the first one, and how much larger than the largest that fits the

@@ -14,9 +14,10 @@ import pytest
 from flax import nnx
 from test_main import RECIPE
 
-from trn_jax import build, create_model, hlo_cost, plan
+from trn_jax import build, create_model
 from trn_jax.config import base
 from trn_jax.errors import UserError
+from trn_jax.planning import hlo_cost, plan
 
 
 @pytest.fixture

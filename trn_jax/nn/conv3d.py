@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.convolution import convolve
-from trn_jax.backbones.layers import parameter, storage_dtype
 from trn_jax.errors import UserError
+from trn_jax.nn.convolution import convolve
+from trn_jax.nn.layers import parameter, storage_dtype
 
 FURTHER_TAP_SCOPE = "further_tap"  # what adds to the output of a first tap; for `models.cost`
 

@@ -1,0 +1,1 @@
+"""Layers with the numerics of PyTorch, in the form that is fast on each device."""

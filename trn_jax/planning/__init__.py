@@ -1,0 +1,1 @@
+"""What a recipe needs on devices that are not here."""
