@@ -641,8 +641,8 @@ def main(folder):
     """Read all of them, after writing them to a folder."""
     from bounded_reading import bound_memory, outcome
 
-    from trn_jax import scores
     from trn_jax.convert import dumps, read_torch_file
+    from trn_jax.evaluation import scores
 
     del dumps  # loaded now, as the bound counts from here
     readers = (("weights", weights(), read_torch_file), ("scores", score_files(), scores.read))

@@ -418,7 +418,7 @@ def records(part, ending):
 
 def score_file(extension):
     def make(folder):
-        from trn_jax import scores
+        from trn_jax.evaluation import scores
 
         found = scores.Scores(
             scores=np.float32([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]),
@@ -536,7 +536,7 @@ def result(folder):
 
 def log_that_is_resumed(folder):
     """`metrics.jsonl`, of which a resumed training keeps what is intact."""
-    from trn_jax.progress import Reporter
+    from trn_jax.training.progress import Reporter
 
     lines = [{"step": step, "group": "train", "loss": 1.5} for step in range(6)]
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -553,8 +553,8 @@ def log_that_is_resumed(folder):
 
 def config_of_run(folder):
     """The configuration in the checkpoint of a run that is resumed."""
-    from trn_jax import workdir
     from trn_jax.config import base
+    from trn_jax.training import workdir
 
     config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
     checkpoints = os.path.join(folder, "checkpoints")
@@ -570,7 +570,8 @@ def config_of_run(folder):
 
 def about_checkpoint(folder):
     """The JSON of a checkpoint that somebody else made, and what an evaluation makes of it."""
-    from trn_jax import build, checkpoint
+    from trn_jax import build
+    from trn_jax.checkpoints import checkpoint
     from trn_jax.config import base
     from trn_jax.errors import UserError
 

@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import simplejpeg
 
-from trn_jax import checkpoint
+from trn_jax.checkpoints import checkpoint
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 RECIPE = """

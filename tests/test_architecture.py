@@ -18,12 +18,19 @@ PACKAGE = REPOSITORY / "trn_jax"
 # that matches, or a new line here.
 LAYERS = (
     ("trn_jax.errors",),
-    ("trn_jax.signals", "trn_jax.lock"),
-    ("trn_jax.config", "trn_jax.metrics", "trn_jax.devices", "trn_jax.files", "trn_jax.checksums"),
+    ("trn_jax.evaluation", "trn_jax.distributed", "trn_jax.training", "trn_jax.checkpoints"),
+    ("trn_jax.training.signals", "trn_jax.training.lock"),
+    (
+        "trn_jax.config",
+        "trn_jax.evaluation.metrics",
+        "trn_jax.distributed.devices",
+        "trn_jax.files",
+        "trn_jax.checkpoints.checksums",
+    ),
     ("trn_jax.planning", "trn_jax.planning.hlo_cost", "trn_jax.npz"),
     ("trn_jax.planning.batch_search",),
-    ("trn_jax.hosts", "trn_jax.compilation_cache"),
-    ("trn_jax.damage", "trn_jax.watchdog"),
+    ("trn_jax.distributed.hosts", "trn_jax.distributed.compilation_cache"),
+    ("trn_jax.checkpoints.damage", "trn_jax.distributed.watchdog"),
     ("trn_jax.data.memory", "trn_jax.data.image_header", "trn_jax.data.orientation"),
     ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),
     ("trn_jax.data.tf_example", "trn_jax.data.containers"),
@@ -63,21 +70,21 @@ LAYERS = (
     ("trn_jax.convert.sources",),
     ("trn_jax.convert.recognition",),
     ("trn_jax.convert.torch_objects", "trn_jax.convert.layout", "trn_jax.convert.diagnosis"),
-    ("trn_jax.optim", "trn_jax.checkpoint", "trn_jax.convert.*"),
+    ("trn_jax.optim", "trn_jax.checkpoints.checkpoint", "trn_jax.convert.*"),
     ("trn_jax.convert",),
     ("trn_jax.loading",),
     ("trn_jax.torch_models.temporal",),
     ("trn_jax.torch_models.*",),
     ("trn_jax.torch_models",),
     ("trn_jax.verify",),
-    ("trn_jax.scores", "trn_jax.plots"),
-    ("trn_jax.report",),
+    ("trn_jax.evaluation.scores", "trn_jax.evaluation.plots"),
+    ("trn_jax.evaluation.report",),
     ("trn_jax.build",),
-    ("trn_jax.workdir",),
-    ("trn_jax.progress",),
-    ("trn_jax.evaluate", "trn_jax.predict"),
-    ("trn_jax.train_step",),
-    ("trn_jax.train",),
+    ("trn_jax.training.workdir",),
+    ("trn_jax.training.progress",),
+    ("trn_jax.evaluation.evaluate", "trn_jax.predict"),
+    ("trn_jax.training.train_step",),
+    ("trn_jax.training.train",),
     ("trn_jax.planning.plan",),
     ("trn_jax.main",),
     ("trn_jax.cli.arguments",),
@@ -138,9 +145,11 @@ def test_imports_go_down(name):
 
 
 def test_the_import_rule_can_fail():
-    tree = ast.parse("def f():\n    from trn_jax import train\n    import trn_jax.build as r")
-    assert imports(tree, SOURCES) == {"trn_jax.train", "trn_jax.build"}
-    assert rank("trn_jax.train") > rank("trn_jax.build") > rank("trn_jax.models.trn")
+    tree = ast.parse(
+        "def f():\n    from trn_jax.training import train\n    import trn_jax.build as r"
+    )
+    assert imports(tree, SOURCES) == {"trn_jax.training.train", "trn_jax.build"}
+    assert rank("trn_jax.training.train") > rank("trn_jax.build") > rank("trn_jax.models.trn")
     assert rank("trn_jax.data.helpers") is None
 
 
@@ -148,7 +157,12 @@ def test_data_knows_nothing_of_jax_or_of_models():
     for name in SOURCES:
         if name.startswith("trn_jax.data"):
             assert outside_imports(TREES[name]).isdisjoint({"jax", "flax", "optax", "orbax"}), name
-            allowed = ("trn_jax.data", "trn_jax.errors", "trn_jax.files", "trn_jax.signals")
+            allowed = (
+                "trn_jax.data",
+                "trn_jax.errors",
+                "trn_jax.files",
+                "trn_jax.training.signals",
+            )
             assert all(i.startswith(allowed) for i in own_imports(name)), name
 
 
@@ -185,7 +199,7 @@ def test_few_modules_see_a_configuration():
 
 
 def test_metrics_need_numpy_only():
-    assert outside_imports(TREES["trn_jax.metrics"]) == {"numpy"}
+    assert outside_imports(TREES["trn_jax.evaluation.metrics"]) == {"numpy"}
 
 
 def test_recipes_import_the_base_only():
@@ -290,7 +304,7 @@ def test_training_needs_no_other_framework_and_opens_no_device():
     # PyTorch, which libraries that we use would load if it happened to be there.
     loaded = modules_after(
         "import os, sys; os.environ['JAX_PLATFORMS'] = 'none_such'; sys.modules['torch'] = None\n"
-        "import trn_jax.main, trn_jax.train, trn_jax.convert; del sys.modules['torch']"
+        "import trn_jax.main, trn_jax.training.train, trn_jax.convert; del sys.modules['torch']"
     )
     assert "jax" in loaded
     assert loaded.isdisjoint({"torch", "tensorflow", "pandas", "matplotlib"})

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from trn_jax import list_models, train_step
+from trn_jax import list_models
 from trn_jax.config import base
-from trn_jax.devices import make_mesh
+from trn_jax.distributed.devices import make_mesh
 from trn_jax.errors import UserError
+from trn_jax.training import train_step
 
 pytestmark = pytest.mark.thorough
 

@@ -16,8 +16,10 @@ import pytest
 from small_training import write_frames
 from test_main import RECIPE
 
-from trn_jax import checkpoint, checksums, damage, evaluate, train
+from trn_jax.checkpoints import checkpoint, checksums, damage
 from trn_jax.errors import UserError
+from trn_jax.evaluation import evaluate
+from trn_jax.training import train
 
 ABOUT = {"config": {}, "class_names": []}
 

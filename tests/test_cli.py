@@ -16,7 +16,7 @@ from test_convert import RESNET, state_of, weights_of
 from test_torch_file import legacy_file, whole, zip_file
 
 from trn_jax import build, cli, config, convert, create_model, main
-from trn_jax.checkpoint import load_model
+from trn_jax.checkpoints.checkpoint import load_model
 from trn_jax.errors import UserError
 
 OPTIONS = dict(num_classes=5, num_segments=3)

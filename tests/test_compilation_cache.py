@@ -7,7 +7,7 @@ import sys
 import jax
 import pytest
 
-from trn_jax import compilation_cache
+from trn_jax.distributed import compilation_cache
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_folder_of_no_use_is_told_of(settings, tmp_path, monkeypatch, capsys, 
 
 SCRIPT = """
 import sys, jax, jax.numpy as jnp
-from trn_jax import compilation_cache
+from trn_jax.distributed import compilation_cache
 jax.default_backend = lambda: "gpu"
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 compilation_cache.keep_programs(sys.argv[1])

@@ -17,10 +17,11 @@ import pytest
 from flax import nnx
 from small_training import write_frames
 
-from trn_jax import build, create_model, evaluate
+from trn_jax import build, create_model
 from trn_jax import config as configuration
 from trn_jax.data import datasets, decode
 from trn_jax.errors import UserError
+from trn_jax.evaluation import evaluate
 from trn_jax.prepare import progress
 
 # Merging
@@ -327,8 +328,10 @@ from flax import nnx
 config, out, host, hosts, address = json.loads(sys.argv[1])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, hosts, host)
-from trn_jax import create_model, evaluate, build, train_step
-from trn_jax.devices import make_mesh
+from trn_jax import create_model, build
+from trn_jax.training import train_step
+from trn_jax.evaluation import evaluate
+from trn_jax.distributed.devices import make_mesh
 
 settings = build.from_dict(config)
 mesh = make_mesh()

@@ -22,12 +22,17 @@ from small_training import (
     parameters,
 )
 
-from trn_jax import checkpoint, train, watchdog
+from trn_jax.checkpoints import checkpoint
+from trn_jax.distributed import watchdog
+from trn_jax.training import train
 
 NUM_STEPS = 32
 LAST_TO_KILL = 16  # so that there is much to do afterwards, however late it comes
 # Hosts that show no sign of life for 10 s, instead of a minute, are taken for dead.
-START = "from trn_jax import main, watchdog; watchdog._SILENCE, watchdog._TELL = 10, 1; main.run()"
+START = (
+    "from trn_jax import main; from trn_jax.distributed import watchdog; "
+    "watchdog._SILENCE, watchdog._TELL = 10, 1; main.run()"
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +190,9 @@ def test_an_evaluation_that_hangs(tree, undisturbed, tmp_path):
     os.mkfifo(frame)  # nobody is ever going to write to it
     # A limit that people cannot set, or this takes a minute.
     shorter = "watchdog._SHORTEST, watchdog._FIRST = 0, 2"
-    script = f"from trn_jax import main, watchdog; {shorter}; main.run()"
+    script = (
+        f"from trn_jax import main; from trn_jax.distributed import watchdog; {shorter}; main.run()"
+    )
     flags = ["--mode=eval", f"--checkpoint={tree}/undisturbed", f"--config={tree}/recipe.py"]
     flags += [f"--config.data_dir={tmp_path}/data", "--config.train.step_timeout=6"]
     done = subprocess.run(

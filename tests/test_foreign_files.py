@@ -12,11 +12,13 @@ from flax import nnx
 from foreign_files import ESCAPE
 from test_scores import example
 
-from trn_jax import checksums, cli, create_model, scores
+from trn_jax import cli, create_model
+from trn_jax.checkpoints import checksums
 from trn_jax.convert import read_torch_file
 from trn_jax.data.annotations import multi_hot, read_class_names
 from trn_jax.errors import UserError, escaped, listed
-from trn_jax.scores import fuse
+from trn_jax.evaluation import scores
+from trn_jax.evaluation.scores import fuse
 
 # Odd, but nothing is wrong with them.
 READ = {

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 from small_training import REPOSITORY, command, environment, losses, make_tree, parameters
 
-from trn_jax import build, checkpoint, hosts, train, watchdog
+from trn_jax import build
+from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
-from trn_jax.devices import make_mesh
+from trn_jax.distributed import hosts, watchdog
+from trn_jax.distributed.devices import make_mesh
 from trn_jax.errors import STUCK, UserError
+from trn_jax.training import train
 
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -157,9 +160,8 @@ def test_a_pod_without_a_number_is_alone(initialized, monkeypatch, recwarn):
 @pytest.mark.parametrize("host", [0, 1])
 def test_hosts_that_do_not_come_are_told_of(host):
     """By the process that waits: the runtime would abort it."""
-    script = (
-        f"from trn_jax import hosts; hosts.initialize({free_address()!r}, 2, {host}, timeout=1)"
-    )
+    script = "from trn_jax.distributed import hosts; "
+    script += f"hosts.initialize({free_address()!r}, 2, {host}, timeout=1)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == STUCK
     assert "not all hosts came together within 1 s (at 127.0.0.1:" in done.stderr

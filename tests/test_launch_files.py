@@ -13,7 +13,8 @@ import time
 import pytest
 import yaml
 
-from trn_jax import hosts, main
+from trn_jax import main
+from trn_jax.distributed import hosts
 
 LAUNCH = pathlib.Path(__file__).parent.parent / "scripts/launch"
 AGAIN = LAUNCH / "again.py"

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 import trn_jax
-from trn_jax import checkpoint, models
+from trn_jax import models
+from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
 
 SMALL = dict(num_segments=3, width=4)

@@ -10,13 +10,13 @@ import threading
 import pytest
 from small_training import REPOSITORY
 
-from trn_jax import lock
 from trn_jax.errors import STUCK, PassingError
-from trn_jax.lock import NAME, RunLock
+from trn_jax.training import lock
+from trn_jax.training.lock import NAME, RunLock
 
 HOLDER = """
 import sys, time
-from trn_jax.lock import RunLock
+from trn_jax.training.lock import RunLock
 with RunLock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(1000)
@@ -134,7 +134,9 @@ def test_signs_of_life_go_on(tmp_path, monkeypatch):
 
 
 def test_of_two_runs_that_begin_at_once_one_ends(tmp_path):
-    script = HOLDER.replace("import sys, time", "import sys, time; from trn_jax import lock")
+    script = HOLDER.replace(
+        "import sys, time", "import sys, time; from trn_jax.training import lock"
+    )
     script = script.replace('print("held"', 'lock._PULSE = 0.05; print("held"')
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],

@@ -20,9 +20,12 @@ from flax import nnx
 from small_training import REPOSITORY, assert_identical, make_tree, parameters
 from test_convert import weights_of
 
-from trn_jax import build, checkpoint, create_model, scores, train
+from trn_jax import build, create_model
+from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
 from trn_jax.errors import UserError
+from trn_jax.evaluation import scores
+from trn_jax.training import train
 
 # A recipe of seconds: 16 classes of the synthetic data set, a ResNet-10 of 4 channels.
 RECIPE = """
@@ -407,7 +410,9 @@ BAD_FLAGS = {
 # Every command begins in a process that has imported everything already.
 _REFUSED = """
 import json, os, sys
-from trn_jax import evaluate, main, train
+from trn_jax import main
+from trn_jax.training import train
+from trn_jax.evaluation import evaluate
 
 for case, arguments in json.load(sys.stdin).items():
     if not os.fork():

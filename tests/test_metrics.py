@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from trn_jax import metrics
 from trn_jax.errors import UserError
+from trn_jax.evaluation import metrics
 
 SCORES = np.array(
     [

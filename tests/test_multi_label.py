@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from small_training import write_frames
 
-from trn_jax import build, checkpoint, config, evaluate, scores, train, train_step
+from trn_jax import build, config
+from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
+from trn_jax.evaluation import evaluate, scores
+from trn_jax.training import train, train_step
 
 
 def test_the_loss_is_the_binary_cross_entropy_of_every_class():

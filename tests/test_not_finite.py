@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from test_checkpoint import stored, tiny_training
 
-from trn_jax import build, checkpoint, train
+from trn_jax import build
+from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
+from trn_jax.training import train
 
 pytestmark = pytest.mark.thorough
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from trn_jax import create_model, optim, train_step
+from trn_jax import create_model, optim
 from trn_jax.backbones.swin import Swin
-from trn_jax.devices import make_mesh
+from trn_jax.distributed.devices import make_mesh
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
+from trn_jax.training import train_step
 
 BATCH = 4
 

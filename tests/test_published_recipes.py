@@ -12,12 +12,14 @@ from flax import nnx
 from test_config import RECIPES as ALL_RECIPES
 from test_config import load
 
-from trn_jax import build, create_model, evaluate, optim, train_step
+from trn_jax import build, create_model, optim
 from trn_jax.data.views import View
+from trn_jax.evaluation import evaluate
 from trn_jax.models.tin import TemporalConv
 from trn_jax.nn.conv3d import Conv3d
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, Linear
+from trn_jax.training import train_step
 
 RECIPES = [name for name in ALL_RECIPES if name != "finetune"]  # which nobody has published
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax import create_model, optim, train_step
+from trn_jax import create_model, optim
 from trn_jax.backbones.swin import Swin
-from trn_jax.devices import make_mesh
+from trn_jax.distributed.devices import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
 from trn_jax.nn.layers import run_block
+from trn_jax.training import train_step
 
 
 def named_model(name, **options):

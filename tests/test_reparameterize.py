@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax import build, checkpoint, cli, config, create_model
+from trn_jax import build, cli, config, create_model
+from trn_jax.checkpoints import checkpoint
 from trn_jax.convert import variables
 from trn_jax.errors import UserError
 

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from trn_jax import cli, plots, report, scores
+from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.scores import Scores
+from trn_jax.evaluation import plots, report, scores
+from trn_jax.evaluation.scores import Scores
 
 
 @pytest.fixture

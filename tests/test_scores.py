@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from test_torch_file import Call, Storage, legacy_file, pickled, tensor
 
-from trn_jax import cli, metrics, scores
+from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.scores import Scores, fuse
+from trn_jax.evaluation import metrics, scores
+from trn_jax.evaluation.scores import Scores, fuse
 
 FORMATS = ("npz", "json", "pkl")
 

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax import checkpoint, create_model, optim, train_step
+from trn_jax import create_model, optim
+from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
-from trn_jax.devices import gathered, make_mesh, split_batch, split_largest
+from trn_jax.distributed.devices import gathered, make_mesh, split_batch, split_largest
 from trn_jax.errors import UserError
-from trn_jax.evaluate import Evaluator
+from trn_jax.evaluation.evaluate import Evaluator
 from trn_jax.planning import plan
-from trn_jax.train import _restore
+from trn_jax.training import train_step
+from trn_jax.training.train import _restore
 
 
 def prepare(shard, *, dtype="float64", **options):

@@ -15,9 +15,9 @@ import pytest
 from small_training import RECIPE, REPOSITORY, make_tree
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from trn_jax import progress, train
 from trn_jax.config import base
 from trn_jax.data.datasets import Dataset
+from trn_jax.training import progress, train
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_every_host_tells_of_the_videos_that_it_cannot_read(
 
 FULL = """
 import resource, signal, sys
-from trn_jax.progress import Reporter
+from trn_jax.training.progress import Reporter
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 reporter = Reporter(sys.argv[1], first_step=0, last_step=400, active=True)

@@ -7,8 +7,9 @@ import pytest
 import weights
 from flax import nnx
 
-from trn_jax import convert, create_model, optim, train_step
-from trn_jax.devices import make_mesh, split_batch
+from trn_jax import convert, create_model, optim
+from trn_jax.distributed.devices import make_mesh, split_batch
+from trn_jax.training import train_step
 
 pytestmark = pytest.mark.thorough
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_training import REPOSITORY
 
-from trn_jax import hosts, watchdog
+from trn_jax.distributed import hosts, watchdog
 from trn_jax.errors import UserError
 
 # The agreement on the last step
@@ -145,7 +145,7 @@ def run_script(script, **options):
     """A process that runs a script with a watchdog of seconds, or less."""
     # Time in which a process is stopped counts as four ticks at most, which are to be short, too.
     start = (
-        "import os, re, signal, time\nfrom trn_jax import watchdog\n"
+        "import os, re, signal, time\nfrom trn_jax.distributed import watchdog\n"
         "watchdog._SHORTEST, watchdog._TICK = 0, 0.05\n"
     )
     return subprocess.Popen(

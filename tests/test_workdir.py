@@ -13,9 +13,12 @@ from small_training import REPOSITORY
 from test_checkpoint import copy, tiny_training, trained  # noqa: F401
 from test_main import environment
 
-from trn_jax import build, checkpoint, evaluate, train
+from trn_jax import build
+from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import STUCK, PassingError, UserError
-from trn_jax.lock import RunLock
+from trn_jax.evaluation import evaluate
+from trn_jax.training import train
+from trn_jax.training.lock import RunLock
 
 
 def copy_of(config):
@@ -255,7 +258,7 @@ class Hosts:
 
 
 def test_hosts_with_other_lists_are_told(monkeypatch):
-    from trn_jax import hosts
+    from trn_jax.distributed import hosts
 
     texts, here = {}, Hosts()
 

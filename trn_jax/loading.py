@@ -52,7 +52,7 @@ def load_model(path, *, mesh=None, **overrides):
     Raises:
         UserError: there is no checkpoint, it is damaged, or it does not fit its own description.
     """
-    from trn_jax import checkpoint
+    from trn_jax.checkpoints import checkpoint
 
     directory = checkpoint.find(path)
     model, about = checkpoint.load_model(directory, mesh=mesh, **overrides)
@@ -89,7 +89,8 @@ def create_model(name, *, num_classes, weights=None, init_head=False, **options)
     model = models.create_model(name, num_classes=num_classes, **options)
     if weights is None:
         return model
-    from trn_jax import checkpoint, convert
+    from trn_jax import convert
+    from trn_jax.checkpoints import checkpoint
 
     backbone_only = not (init_head and num_classes)
     if not checkpoint.is_stored(weights):

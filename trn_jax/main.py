@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from trn_jax.config import recipe_file, recipe_names
 from trn_jax.errors import UserError
-from trn_jax.signals import StopSignals
+from trn_jax.training.signals import StopSignals
 
 _LOADER = os.path.dirname(config_flags.__file__)  # what runs a recipe
 _LIBRARIES = (os.path.dirname(_LOADER), os.path.dirname(app.__file__))
@@ -135,10 +135,10 @@ def _main(signals):
     from trn_jax.data import memory
 
     memory.keep()  # before the others, which start threads
-    from trn_jax import checkpoint
-    from trn_jax.compilation_cache import keep_programs
-    from trn_jax.evaluate import evaluate
-    from trn_jax.train import train
+    from trn_jax.checkpoints import checkpoint
+    from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.evaluation.evaluate import evaluate
+    from trn_jax.training.train import train
 
     config = _loaded(_CONFIG.value, flags.FLAGS)
     if _SPLIT.value != "val" and _MODE.value != "eval":
@@ -198,7 +198,7 @@ def _profile_steps(text):
 
 
 def _bring_hosts_together():
-    from trn_jax import hosts
+    from trn_jax.distributed import hosts
 
     hosts.initialize(
         _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value, timeout=_HOSTS_TIMEOUT.value
@@ -360,7 +360,8 @@ def _use_stored_config(arguments):
     flags.FLAGS.unparse_flags()
     if mode != "eval" or not path:
         raise UserError("settings need a recipe, --config=<recipe>, or a --checkpoint to evaluate")
-    from trn_jax import build, checkpoint
+    from trn_jax import build
+    from trn_jax.checkpoints import checkpoint
 
     stored = build.from_dict(checkpoint.read_about(checkpoint.find(path))["config"])
     delattr(flags.FLAGS, "config")
@@ -421,8 +422,8 @@ def run(arguments=None):
 
 def _fail(message, status):
     """End with a message, on one host or on several."""
-    if "trn_jax.hosts" in sys.modules:
-        from trn_jax import hosts
+    if "trn_jax.distributed.hosts" in sys.modules:
+        from trn_jax.distributed import hosts
 
         hosts.fail(message, status)
     print(message, file=sys.stderr, flush=True)

@@ -10,10 +10,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks.turns import Side
-from trn_jax import build, create_model, evaluate
+from trn_jax import build, create_model
 from trn_jax.data import augment, pipeline
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
+from trn_jax.evaluation import evaluate
 
 
 def largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from benchmarks.training import Stepper
 from benchmarks.turns import Side, cost_ratios, measure, spread, table
 from benchmarks.twin_step import TwinStepper
-from trn_jax import evaluate
 from trn_jax.config import base
-from trn_jax.devices import make_mesh
+from trn_jax.distributed.devices import make_mesh
+from trn_jax.evaluation import evaluate
 
 _NUM_CLASSES = 174
 TWIN_RATIOS = (("evaluation", "evaluation, PyTorch"), ("step", "step, PyTorch"))

@@ -13,11 +13,12 @@ from ml_collections import ConfigDict
 
 from benchmarks.evaluation import largest_protocol
 from benchmarks.turns import Side, Turn, measure, spread, table
-from trn_jax import build, create_model, evaluate
+from trn_jax import build, create_model
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import Video
 from trn_jax.data.views import VideoReader, View
-from trn_jax.devices import make_mesh, replicated
+from trn_jax.distributed.devices import make_mesh, replicated
+from trn_jax.evaluation import evaluate
 
 _NUM_FRAMES = 300  # ten seconds
 

@@ -27,12 +27,13 @@ from benchmarks.bandwidth import measure_bandwidth
 from benchmarks.training import Stepper
 from benchmarks.turns import Side, Turn, measure, spread
 from benchmarks.twin_step import TwinStepper
-from trn_jax import build, create_model, train_step
+from trn_jax import build, create_model
 from trn_jax import config as configuration
-from trn_jax.devices import make_mesh, split_batch
+from trn_jax.distributed.devices import make_mesh, split_batch
 from trn_jax.errors import UserError, first_line
 from trn_jax.models import cost
 from trn_jax.planning.hlo_cost import DoesNotFit
+from trn_jax.training import train_step
 
 RECIPES = ("trn_sthv1", "tsm_k400", "tin_sthv1", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
 OURS = "JAX"

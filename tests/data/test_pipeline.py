@@ -20,7 +20,7 @@ from trn_jax.data import annotations, augment, decode, pipeline
 from trn_jax.data.decode import FrameError
 from trn_jax.data.views import VideoReader, View
 from trn_jax.errors import PassingError, UserError
-from trn_jax.signals import STOP_SIGNALS
+from trn_jax.training.signals import STOP_SIGNALS
 
 NUM_VIDEOS = 11
 VIEW = dict(

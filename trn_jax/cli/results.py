@@ -15,7 +15,7 @@ def add_ensemble(commands):
 
 
 def _ensemble(arguments):
-    from trn_jax import report, scores
+    from trn_jax.evaluation import report, scores
 
     if arguments.dump:
         scores.check_dump(arguments.dump)
@@ -40,7 +40,7 @@ def add_report(commands):
 
 
 def _report(arguments):
-    from trn_jax.report import read_results, write_report
+    from trn_jax.evaluation.report import read_results, write_report
 
     text, files = write_report(arguments.path, arguments.to, top_k=arguments.top_k)
     if arguments.json:

@@ -69,7 +69,8 @@ def add_convert(commands):
 
 
 def _convert(arguments):
-    from trn_jax import checkpoint, convert
+    from trn_jax import convert
+    from trn_jax.checkpoints import checkpoint
 
     kept = ("reset_head", "reset_temporal_op", "backbone_only")
     drawn = {part: getattr(arguments, part) for part in kept}
@@ -202,7 +203,8 @@ def add_reparameterize(commands):
 
 
 def _reparameterize(arguments):
-    from trn_jax import checkpoint, convert
+    from trn_jax import convert
+    from trn_jax.checkpoints import checkpoint
 
     directory = checkpoint.find(arguments.checkpoint)
     about = checkpoint.read_about(directory)

@@ -23,7 +23,7 @@ import numpy as np
 from trn_jax.data import annotations, augment, memory
 from trn_jax.data.decode import FrameError, read_video
 from trn_jax.errors import PassingError, UserError
-from trn_jax.signals import ignore as ignore_signals
+from trn_jax.training.signals import ignore as ignore_signals
 
 _BATCHES_AHEAD = 2
 _MAX_REPLACEMENTS = 100

@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax import build, train_step
+from trn_jax import build
 from trn_jax.data.views import View
-from trn_jax.devices import make_mesh, replicated, split_batch
+from trn_jax.distributed.devices import make_mesh, replicated, split_batch
 from trn_jax.errors import UserError
-from trn_jax.evaluate import score_clips
+from trn_jax.evaluation.evaluate import score_clips
 from trn_jax.models import create_model
 from trn_jax.planning.batch_search import Fitting, find_largest_batch
 from trn_jax.planning.hlo_cost import cost_of
+from trn_jax.training import train_step
 
 # Memory of a chip in GiB (Google Cloud, "TPU versions").
 _TPU_MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}

@@ -19,9 +19,9 @@ from functools import partial
 
 import jax
 
-from trn_jax import hosts
+from trn_jax.distributed import hosts
 from trn_jax.errors import INTERRUPTED, STUCK, UserError, first_line
-from trn_jax.signals import STOP_SIGNALS
+from trn_jax.training.signals import STOP_SIGNALS
 
 _TICK = 0.25  # seconds between two looks
 _TELL = 2.0  # seconds between two signs of life of a host; less if the limit is short

@@ -17,17 +17,20 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from trn_jax import __version__, build, checkpoint, hosts, report
+from trn_jax import __version__, build
+from trn_jax.checkpoints import checkpoint
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
-from trn_jax.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
+from trn_jax.distributed import hosts
+from trn_jax.distributed.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
+from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import UserError, escaped
+from trn_jax.evaluation import report
+from trn_jax.evaluation.scores import Scores, check_dump, dump_path
+from trn_jax.evaluation.scores import write as write_scores
 from trn_jax.files import write_text
 from trn_jax.prepare.progress import Progress
-from trn_jax.scores import Scores, check_dump, dump_path
-from trn_jax.scores import write as write_scores
-from trn_jax.watchdog import Watchdog
-from trn_jax.workdir import differing_names, hold
+from trn_jax.training.workdir import differing_names, hold
 
 _MOST_NAMED = 100  # unreadable videos that a result names
 # Steps that are computed while the logits of the one before them are fetched.

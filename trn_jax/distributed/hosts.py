@@ -24,7 +24,7 @@ _VARIABLES = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")  # in 
 _EXAMPLE = "--coordinator=10.0.0.1:8476 --num_hosts=2 --host=0"
 _PATIENCE = 20 * 60  # seconds that hosts wait for what one of them does for all
 # Seconds after which the runtime takes a host for dead, and ends the others without a word: more
-# than `trn_jax.watchdog` takes, which has something to say.
+# than `trn_jax.distributed.watchdog` takes, which has something to say.
 _HEARTBEAT = 120
 _TIME_TO_FAIL = 10  # seconds in which an error that all hosts make comes to all of them
 _BARRIERS = itertools.count()  # numbers for their names, which must not come twice
@@ -161,8 +161,9 @@ def _join(told, *, timeout, **options):
     clock.daemon = True
     clock.start()
     try:
-        # Notices are for `trn_jax.watchdog`: Orbax asks the service of the runtime about steps of
-        # its own, and what is agreed on there can be a step that the training never asks about.
+        # Notices are for `trn_jax.distributed.watchdog`: Orbax asks the service of the runtime
+        # about steps of its own, and what is agreed on there can be a step that the training never
+        # asks about.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             initialization_timeout=timeout + 60, heartbeat_timeout_seconds=_HEARTBEAT, **options

@@ -5,7 +5,8 @@ import json
 import jax
 import orbax.checkpoint as ocp
 
-from trn_jax import checksums, hosts
+from trn_jax.checkpoints import checksums
+from trn_jax.distributed import hosts
 from trn_jax.errors import UserError, first_line
 from trn_jax.files import reading, write_text
 

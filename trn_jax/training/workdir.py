@@ -12,11 +12,13 @@ import tempfile
 import jax
 import numpy as np
 
-from trn_jax import __version__, damage, hosts
+from trn_jax import __version__
 from trn_jax.build import flat, from_dict, to_json
+from trn_jax.checkpoints import damage
+from trn_jax.distributed import hosts
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_bytes, write_text
-from trn_jax.lock import RunLock
+from trn_jax.training.lock import RunLock
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters of a
 # run that goes well, but for rounding.

@@ -11,15 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from trn_jax import build, checkpoint, evaluate, hosts
+from trn_jax import build
+from trn_jax.checkpoints import checkpoint
 from trn_jax.data.memory import give_back
-from trn_jax.devices import DevicePrefetch, make_mesh
+from trn_jax.distributed import hosts
+from trn_jax.distributed.devices import DevicePrefetch, make_mesh
+from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import INTERRUPTED, UserError, escaped
+from trn_jax.evaluation import evaluate
 from trn_jax.files import write_text
 from trn_jax.models import create_model
-from trn_jax.progress import Profile, Reporter, StepMeter, duration, first_not_finite
-from trn_jax.signals import StopSignals
-from trn_jax.train_step import (
+from trn_jax.training.progress import Profile, Reporter, StepMeter, duration, first_not_finite
+from trn_jax.training.signals import StopSignals
+from trn_jax.training.train_step import (
     TrainState,
     all_finite,
     classification_loss,
@@ -29,8 +33,7 @@ from trn_jax.train_step import (
     lay_state,
     load_weights,
 )
-from trn_jax.watchdog import Watchdog
-from trn_jax.workdir import (
+from trn_jax.training.workdir import (
     check_config,
     check_data,
     describe_lists,

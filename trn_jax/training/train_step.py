@@ -10,8 +10,8 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from trn_jax import convert
-from trn_jax.checkpoint import take_weights
-from trn_jax.devices import replicated, split_batch, split_largest
+from trn_jax.checkpoints.checkpoint import take_weights
+from trn_jax.distributed.devices import replicated, split_batch, split_largest
 from trn_jax.errors import UserError
 
 SHARD_STATE = ("none", "optimizer", "all")

@@ -11,9 +11,9 @@ import zlib
 
 import numpy as np
 
-from trn_jax import metrics
 from trn_jax.data.annotations import multi_hot
 from trn_jax.errors import UserError
+from trn_jax.evaluation import metrics
 from trn_jax.files import reading, write_bytes
 from trn_jax.npz import read_npz
 

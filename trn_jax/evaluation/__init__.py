@@ -1,0 +1,1 @@
+"""Scores of videos: computed, stored, measured and reported."""
