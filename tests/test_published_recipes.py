@@ -308,7 +308,8 @@ def test_the_first_loss_is_that_of_a_guess(name):
     """Without the weights that the published numbers started from."""
     options = build.model_options(load(name)) | {"norm_group": 0}
     expected = math.log(options["num_classes"])
-    for loss in first_losses(options, 64):
+    # The windows of a Swin leave no choice.
+    for loss in first_losses(options, 224 if "swin" in name else 64):
         assert loss == pytest.approx(expected, rel=0.1)
 
 
