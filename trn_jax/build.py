@@ -1,4 +1,4 @@
-"""From a configuration to the things it describes: data, optimizer, protocols.
+"""Builds data, optimizer, loss and protocols from a configuration.
 
 Together with the loop in `train` and `evaluate` this is the only code that sees a configuration.
 """

@@ -1,4 +1,4 @@
-"""The error that people, rather than programmers, are meant to read."""
+"""`UserError`, exit statuses, and safe printing of foreign text."""
 
 import difflib
 import re

@@ -1,1 +1,1 @@
-"""Checkpoints: written, found, read, and their integrity."""
+"""Checkpoints: saving, finding and loading them, and their integrity."""

@@ -1,4 +1,4 @@
-"""Whether the files of a folder are still what they were when they were written.
+"""Checksums of the files of a folder.
 
 `checksums.json` holds the length and the CRC-32 of every file. That finds what happens to files by
 accident: cut off, deleted, bits flipped. It costs a tenth of what a cryptographic hash does, and

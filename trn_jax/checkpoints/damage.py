@@ -1,4 +1,4 @@
-"""What checkpoints say about themselves, and those that were damaged: found, named, set aside."""
+"""Checkpoint metadata and integrity: finds corrupt checkpoints and renames them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Say why weights do not fit a model, and what would."""
+"""Error messages for weights that do not fit a model, with hints at the cause."""
 
 import re
 from dataclasses import dataclass, field

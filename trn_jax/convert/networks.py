@@ -1,4 +1,4 @@
-"""Files that hold several networks: find them, take one, name the others."""
+"""Files with several networks, such as EMA weights: lists them and selects one."""
 
 import re
 from dataclasses import dataclass

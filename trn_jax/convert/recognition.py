@@ -1,4 +1,4 @@
-"""Whose names these are: the source of a state dict, and the prefix of its names."""
+"""Detects the code base and the prefix of the names in a state dict."""
 
 import functools
 import re

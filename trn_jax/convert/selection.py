@@ -1,4 +1,4 @@
-"""Names of tensors as a person changes them: some are renamed, some are ignored."""
+"""Renames and ignores tensors on request (`--rename`, `--ignore`)."""
 
 import fnmatch
 import re

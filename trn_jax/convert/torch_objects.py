@@ -1,4 +1,4 @@
-"""What the names in PyTorch's pickles stand for: storages, tensors, and wrappers of state dicts."""
+"""Stand-ins for the classes in PyTorch's pickles: storages, tensors, wrappers of state dicts."""
 
 import math
 import reprlib

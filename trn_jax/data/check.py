@@ -1,4 +1,4 @@
-"""Looks through the videos of a data set for everything that would disturb a training."""
+"""Checks a data set: missing, broken, duplicate or mislabelled videos."""
 
 import collections
 import dataclasses

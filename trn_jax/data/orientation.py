@@ -1,4 +1,4 @@
-"""Which way is up: symmetries of the rectangle, and the display matrices that stand for them."""
+"""Orientation of pictures: the eight symmetries of a rectangle and their display matrices."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What is seen of a video: which frames and crops, and reading them for several views at once."""
+"""Views of a video: which frames and crops, read for several views at once."""
 
 import dataclasses
 from collections import defaultdict

@@ -1,12 +1,13 @@
-"""Programs that were compiled once are kept on disk, so that the next start takes them from there.
+"""Persistent compilation cache: later runs reuse compiled programs.
 
-JAX does that with `JAX_COMPILATION_CACHE_DIR`; here it has a place without being told. Its own
-settings go first: another folder, or `JAX_ENABLE_COMPILATION_CACHE=false` for none. What compiles
-in less than a second is not kept (`JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`).
+JAX has such a cache if `JAX_COMPILATION_CACHE_DIR` is set; this module gives it a default folder.
+JAX's own settings take precedence: another folder, or `JAX_ENABLE_COMPILATION_CACHE=false` to turn
+it off. Programs that compile in under a second are not cached
+(`JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`).
 
-Several hosts may share the folder: the first one writes, the others read, and what cannot be read,
-such as a file that is being written, is compiled. The names of the files hold the program, the
-versions of JAX and of the compiler, and the kind and number of the devices.
+Several processes may share the folder: process 0 writes, the others read. An entry that can't be
+read, for example because it is still being written, is compiled again. Cache keys cover the
+program, the versions of JAX and the compiler, and the kind and number of devices.
 """
 
 import os
@@ -18,14 +19,14 @@ FOLDER = ".compilation_cache"
 
 
 def keep_programs(workdir):
-    """Keep compiled programs in `<parent of workdir>/.compilation_cache`.
+    """Cache compiled programs in `<parent of workdir>/.compilation_cache`.
 
-    Not those for CPUs. Such a program fails on a machine with another processor, where the folder
-    may be next, JAX on macOS crashes with large ones, and processors with a preference against
-    gathers reject every one of them with a line of complaint (github.com/jax-ml/jax/issues/38445).
+    CPU programs are not cached: they fail on machines with another processor, which may read the
+    same folder later; JAX on macOS crashes on large ones; and some processors reject each of them
+    with a warning (github.com/jax-ml/jax/issues/38445).
 
-    Has to be called after the hosts came together and before anything is compiled. A folder that is
-    of no use is told of, and nothing else.
+    Call it after the processes are connected and before anything is compiled. An unusable folder
+    is reported and otherwise ignored.
     """
     settings = jax.config.values
     chosen = settings["jax_compilation_cache_dir"] is not None
@@ -45,7 +46,7 @@ def keep_programs(workdir):
 
 
 def _problem(folder):
-    """What speaks against `folder`, which is created; or ""."""
+    """Why `folder`, which is created, can't hold the cache; "" if it can."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         # Whoever writes there decides what runs here.

@@ -1,4 +1,4 @@
-"""All devices as one mesh, and batches on their way to them."""
+"""The device mesh, shardings, and prefetch of batches to the devices."""
 
 import collections
 import queue

@@ -1,6 +1,7 @@
-"""Several hosts: how their processes find each other, wait for each other, and end together.
+"""Multi-process runs: connect, synchronise and exit together.
 
-A host is a process with devices of its own. Where there is only one, nothing here does anything.
+Each process ("host" in names and flags) has devices of its own. With one process, every function
+is a no-op.
 """
 
 import contextlib
@@ -22,29 +23,29 @@ from trn_jax.errors import STUCK, UserError, first_line
 
 _VARIABLES = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")  # in place of the flags
 _EXAMPLE = "--coordinator=10.0.0.1:8476 --num_hosts=2 --host=0"
-_PATIENCE = 20 * 60  # seconds that hosts wait for what one of them does for all
-# Seconds after which the runtime takes a host for dead, and ends the others without a word: more
-# than `trn_jax.distributed.watchdog` takes, which has something to say.
+_PATIENCE = 20 * 60  # timeout in seconds for work that one process does for all
+# Seconds without a heartbeat after which the runtime kills the other processes without a message.
+# It is longer than the limit of `trn_jax.distributed.watchdog`, which logs why it exits.
 _HEARTBEAT = 120
-_TIME_TO_FAIL = 10  # seconds in which an error that all hosts make comes to all of them
-_BARRIERS = itertools.count()  # numbers for their names, which must not come twice
+_TIME_TO_FAIL = 10  # seconds within which an error common to all processes reaches all of them
+_BARRIERS = itertools.count()  # barrier names must be unique
 
 
 def initialize(coordinator=None, num_hosts=None, host=None, *, timeout=300):
-    """Bring the hosts together, before anything touches the devices.
+    """Connect all processes. Call it before anything touches the devices.
 
-    What is not given is taken from the environment variables `TRN_JAX_COORDINATOR`,
-    `TRN_JAX_NUM_HOSTS` and `TRN_JAX_HOST`. Without those either, the hosts are those that JAX finds
-    in the environment of Slurm, Open MPI, Cloud TPU or Kubernetes (an indexed Job or JobSet).
+    Arguments that are not given come from the environment variables `TRN_JAX_COORDINATOR`,
+    `TRN_JAX_NUM_HOSTS` and `TRN_JAX_HOST`; without those, JAX detects the processes of Slurm, Open
+    MPI, Cloud TPU or Kubernetes (an indexed Job or JobSet).
 
     Args:
-        coordinator: `"<name or address of host 0>:<port>"`, the same on all hosts.
-        num_hosts: number of hosts; 1 looks for no others.
-        host: number of this one, from 0.
-        timeout: seconds to wait for the others. Then the process ends with the status `STUCK`.
+        coordinator: `"<name or address of process 0>:<port>"`, the same for all processes.
+        num_hosts: number of processes; 1 runs alone, even inside a cluster job.
+        host: index of this process, from 0.
+        timeout: seconds to wait for the others; then the process exits with status `STUCK`.
 
     Raises:
-        UserError: the arguments do not fit together, or the cluster cannot be understood.
+        UserError: the arguments contradict each other, or the cluster environment is incomplete.
     """
     given = _given(coordinator, num_hosts, host)
     if given is None:
@@ -55,7 +56,7 @@ def initialize(coordinator=None, num_hosts=None, host=None, *, timeout=300):
         return
     if host == 0:
         _check_port(coordinator)
-    # Whatever else is in the environment, such as the number of a task of Slurm, is not asked.
+    # Explicit arguments win over the environment, such as Slurm's task number.
     _join(
         f"at {coordinator}, by host {host} of {num_hosts}",
         coordinator_address=coordinator,
@@ -67,7 +68,7 @@ def initialize(coordinator=None, num_hosts=None, host=None, *, timeout=300):
 
 
 def _given(coordinator, num_hosts, host):
-    """The three of the flags or of the environment, checked, or `None`."""
+    """Coordinator, number of processes and index, from flags or environment, or `None`."""
     flags = (coordinator, num_hosts, host)
     names = ("--coordinator", "--num_hosts", "--host")
     if all(value is None for value in flags):
@@ -108,7 +109,7 @@ def _count(name, value):
 
 
 def _check_port(coordinator):
-    """Raise `UserError` if another program has the port: the runtime would end without a word."""
+    """Raise `UserError` if the port is taken: the runtime would exit without a message."""
     port = int(coordinator.rpartition(":")[2])
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed is free
@@ -122,7 +123,7 @@ def _check_port(coordinator):
 
 
 def _join_cluster(timeout):
-    """Join the hosts of the cluster that this process is part of, if there are several."""
+    """Connect the processes of the detected cluster job, if it has more than one."""
     try:
         cluster = next((c for c in ClusterEnv._cluster_types if _is_here(c)), None)
         if cluster is None or cluster.get_process_count() == 1:
@@ -145,25 +146,24 @@ def _is_here(cluster):
 
 
 def _devices_of_slurm():
-    """All GPUs of the node if Slurm runs one task there; JAX gives a task one GPU otherwise."""
+    """All GPUs of the node if Slurm runs one task per node; by default JAX uses one per task."""
     names = ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES", "SLURM_GPUS_ON_NODE")
     tasks, nodes, gpus = (os.environ.get(name, "") for name in names)
     return list(range(int(gpus))) if tasks == nodes and gpus.isdecimal() else None
 
 
 def _join(told, *, timeout, **options):
-    """Initialise the runtime of JAX.
+    """Initialise JAX's distributed runtime.
 
-    It waits outside of Python, and when its time is over it aborts the process, which cannot be
-    caught. So a thread ends the process before that, in words.
+    The runtime waits in C++ and aborts the process on timeout, which Python can't catch. A timer
+    thread exits earlier, with a message.
     """
     clock = threading.Timer(timeout, _give_up, [told, timeout])
     clock.daemon = True
     clock.start()
     try:
-        # Notices are for `trn_jax.distributed.watchdog`: Orbax asks the service of the runtime
-        # about steps of its own, and what is agreed on there can be a step that the training never
-        # asks about.
+        # `trn_jax.distributed.watchdog` handles preemption notices. With the runtime's service,
+        # Orbax would agree on steps of its own, which the training loop may never reach.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             initialization_timeout=timeout + 60, heartbeat_timeout_seconds=_HEARTBEAT, **options
@@ -188,15 +188,15 @@ def _give_up(told, timeout):
 
 
 def coordinator():
-    """Address of the runtime's coordinator, a service of host 0, `"<host>:<port>"`; "" if alone."""
+    """Address of the runtime's coordinator, `"<host>:<port>"`; "" with one process."""
     return distributed.global_state.coordinator_address or ""
 
 
 def check_same(**texts):
-    """Check that all hosts have the same texts, each under a name for messages.
+    """Check that all processes pass the same texts; the keywords name them in errors.
 
     Raises:
-        UserError: this host has another text than host 0.
+        UserError: a process has another text than process 0.
     """
     if jax.process_count() == 1:
         return
@@ -215,14 +215,14 @@ def check_same(**texts):
 
 
 class RegisterGone(Exception):
-    """Host 0, which keeps the register, does not answer."""
+    """Process 0, which serves the key-value store, does not answer."""
 
 
 class Register:
-    """Texts that all hosts can write and read, as long as host 0 lives.
+    """Key-value store shared by all processes while process 0 is alive.
 
     Args:
-        folder: what their names begin with.
+        folder: prefix of all keys.
     """
 
     def __init__(self, folder):
@@ -230,12 +230,12 @@ class Register:
         self._client: Any = distributed.global_state.client
 
     def write(self, name, text):
-        """Write a text, in place of the one of that name."""
+        """Set the value of a key."""
         with self._explained():
             self._client.key_value_set(f"{self._folder}/{name}", text, allow_overwrite=True)
 
     def read(self, folder):
-        """All texts below a folder, `{name: text}`."""
+        """All values below a prefix, `{key: value}`."""
         with self._explained():
             found = self._client.key_value_dir_get(f"{self._folder}/{folder}/")
         return {name.rpartition("/")[2]: text for name, text in found}
@@ -249,10 +249,12 @@ class Register:
 
 
 def wait_for_all(seconds=_PATIENCE):
-    """Wait until all hosts are here, as often on each of them; no device has to compute for it.
+    """Barrier over all processes that does not use the devices.
+
+    Every process must call it the same number of times.
 
     Raises:
-        RuntimeError: not all came within `seconds`.
+        RuntimeError: a process did not reach it within `seconds`.
     """
     if jax.process_count() > 1:
         wait = ocp.multihost.get_barrier_sync_fn()
@@ -261,9 +263,9 @@ def wait_for_all(seconds=_PATIENCE):
 
 @contextlib.contextmanager
 def first_host_first():
-    """Let host 0 do something, and then, when it is done or has failed, the others.
+    """Run a block on process 0 first, then on the others, even if process 0 failed.
 
-    So what the first one writes, the others find, or, on a disk of their own, write there.
+    The others find what process 0 wrote, or write it themselves on a disk of their own.
     """
     if jax.process_index():
         wait_for_all()
@@ -275,13 +277,13 @@ def first_host_first():
 
 
 def fail(message, status):
-    """End this process after an error, from any thread.
+    """Exit after an error, from any thread.
 
-    If all hosts fail, host 0 tells why. One that fails alone tells it itself, and ends without
-    waiting for the others, who may be waiting for it.
+    If all processes fail, process 0 prints the message. A process that fails alone prints it itself
+    and exits at once, since the others may be blocked waiting for it.
 
     Args:
-        message: what to print.
+        message: the error message.
         status: exit status.
     """
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
@@ -293,7 +295,7 @@ def fail(message, status):
     if not _all_fail() and host:
         print(f"host {host}: {message}", file=sys.stderr, flush=True)
     if host == 0:
-        time.sleep(1)  # with the register, the runtime of the others ends, who are just ending
+        time.sleep(1)  # exiting stops the store, which aborts processes that are still exiting
     os._exit(status)
 
 

@@ -1,9 +1,8 @@
-"""Watches over a training or an evaluation: no step takes for ever, and all hosts end together.
+"""Watchdog: exits when a run hangs, and stops all processes at the same step.
 
-When a host dies, or hangs, the others wait for it inside of a collective operation, from which
-nothing calls them back. When one gets a notice that it is to end, it must not end alone. So every
-host runs threads beside its training, which tell the others through the register of the JAX runtime
-what it is doing.
+When a process dies or hangs, the others block in a collective and can't be interrupted. When one
+receives a stop signal, it must not exit alone. Every process therefore runs threads that share its
+progress through the key-value store of JAX's runtime.
 """
 
 import contextlib
@@ -23,15 +22,15 @@ from trn_jax.distributed import hosts
 from trn_jax.errors import INTERRUPTED, STUCK, UserError, first_line
 from trn_jax.training.signals import STOP_SIGNALS
 
-_TICK = 0.25  # seconds between two looks
-_TELL = 2.0  # seconds between two signs of life of a host; less if the limit is short
-_SILENCE = 60.0  # seconds without one after which a host is taken for dead
-_SHORTEST = 10  # seconds that a limit has at least
-_FIRST = 5  # times the limit for what is compiled, such as the first step
+_TICK = 0.25  # polling interval, seconds
+_TELL = 2.0  # heartbeat interval, seconds; shorter if the timeout is short
+_SILENCE = 60.0  # seconds without a heartbeat after which a process counts as dead
+_SHORTEST = 10  # shortest timeout, seconds
+_FIRST = 5  # factor on the timeout while programs compile, such as in the first step
 _KILLERS = "kill -9, the system when memory runs out, or a crash"
-_NUMBERS = itertools.count()  # of the watchdogs of this process, the same on all hosts
-# Reads texts, a line each, and prints the last one: its first part, or, if the coordinator does not
-# answer, its second.
+_NUMBERS = itertools.count()  # watchdogs of a process are numbered alike on all processes
+# Reads messages, one per line, and prints the last one: its first part, or its second if the
+# coordinator does not answer.
 _LAST_WORDS = f"""
 import signal, socket, sys
 for number in {[int(number) for number in STOP_SIGNALS]}:
@@ -53,13 +52,13 @@ if killed:
 
 @dataclasses.dataclass(frozen=True)
 class _Sign:
-    """A sign of life of another host.
+    """Heartbeat of another process.
 
     Attributes:
-        number: of the sign; the next one has another.
-        count: of what has happened there.
-        doing: what it was doing.
-        heard: when it was heard, by the clock of the host that heard it.
+        number: changes with every heartbeat.
+        count: progress events so far.
+        doing: current activity.
+        heard: arrival time on the receiver's clock.
     """
 
     number: str
@@ -69,27 +68,26 @@ class _Sign:
 
 
 class Watchdog:
-    """Ends this process when nothing happens any more, and agrees with the other hosts on the end.
+    """Exits when nothing makes progress, and agrees with the other processes on the last step.
 
-    Something happens where `note` or `alive` is called, on whichever host. If nothing did for so
-    long, or if another host does not even show signs of life, every host says what it and the
-    others are doing and where its threads are, and ends with the status `STUCK`. Time in which this
-    process was stopped itself, or the machine slept, does not count. If this process is killed
-    before it can say anything, as the runtime of JAX does when host 0 is gone, the last words are
-    said by another one.
+    `note` and `alive` report progress, on any process. Without progress for `timeout` seconds, or
+    without heartbeats of another process, every process logs what all of them were doing and exits
+    with status `STUCK`. Time in which this process was stopped or the machine slept does not count.
+    If this process is killed, for example by JAX's runtime when process 0 is gone, a child process
+    prints the message in its place.
 
-    A host that fails with a `UserError` tells the others, and they end with its status: started
-    again they would wait for it.
+    A process that fails with a `UserError` reports it to the others, which exit with its status:
+    if they were restarted, they would wait for it.
 
-    To be used in a `with` statement around a training or an evaluation, on all hosts.
+    Use it in a `with` statement around a training or an evaluation, on all processes.
 
     Args:
-        timeout: seconds after which that is so (`train.step_timeout`), five times as many where
-            programs are compiled, as before anything was finished; 0: never.
-        again: what the same command does when it is run again.
+        timeout: seconds without progress (`train.step_timeout`), five times as long while programs
+            compile; 0 turns it off.
+        again: what running the same command again does, for messages.
 
     Attributes:
-        again: the same; to be changed when that changes.
+        again: the same; assign to it when that changes.
 
     Raises:
         UserError: the timeout is too short.
@@ -150,11 +148,11 @@ class Watchdog:
         self._last_words.close()
 
     def note(self, doing, *, compiles=False):
-        """Something happened.
+        """Report progress and the next activity.
 
         Args:
-            doing: what is done from now on, such as "step 12, waiting for clips".
-            compiles: programs for that, before anything of it is finished.
+            doing: the activity that begins, such as "step 12, waiting for clips".
+            compiles: whether it compiles programs before it makes progress.
         """
         self._doing = doing
         self._compiles = self._compiles or compiles
@@ -162,7 +160,7 @@ class Watchdog:
         self._happened = self._clock
 
     def alive(self):
-        """Something was finished, such as a step; from any thread."""
+        """Report that something finished, such as a step; from any thread."""
         self._compiles = False
         self._count += 1
         self._happened = self._clock
@@ -170,14 +168,11 @@ class Watchdog:
     # The end of all hosts
 
     def stop(self, notice):
-        """Ask all hosts to end at the same point, because of `notice`, the name of a signal."""
+        """Request that all processes stop at the same step; `notice` names the signal."""
         self._notice = self._notice or notice
 
     def exit_at_once(self, notice):
-        """Exit because of `notice`, the name of a signal, on all hosts; from any thread.
-
-        For where there is nothing to save.
-        """
+        """Exit on all processes without saving; `notice` names the signal. From any thread."""
         text = f"stopped by {notice} during {self._doing}"
         if self._register:
             with contextlib.suppress(hosts.RegisterGone):
@@ -189,22 +184,22 @@ class Watchdog:
         os._exit(INTERRUPTED)
 
     def asked(self):
-        """Whether a notice has come to any host, as far as this one knows.
+        """Whether a stop was requested on any process, as far as this one knows.
 
-        What a host does by itself, it may give up then. What all do together goes on until
-        `ends_here` says that it ends.
+        Work of a single process may stop then. Collective work continues until `ends_here` returns
+        a notice.
         """
         return bool(self._notice or self._holds)
 
     def ends_here(self, *, asked=False):
-        """The notice because of which all hosts are to end here, or "".
+        """The signal for which all processes stop here, or "".
 
-        To be called on all hosts before whatever they do together, such as a step, and so as often
-        on each of them. Costs nothing, but for the moment after a notice in which the hosts tell
-        each other what they are bound to take part in.
+        Call it on all processes before every collective operation, such as a step, equally often on
+        each. It is free until a stop is requested; then the processes exchange the number of
+        operations that each has begun.
 
         Args:
-            asked: whether all hosts know that a notice has come to one of them: then they end here.
+            asked: whether all processes already know of the request; then they stop here.
         """
         with self._changed:
             if not self._register:
@@ -218,10 +213,10 @@ class Watchdog:
             return ""
 
     def _agree(self, register):
-        """After a notice, begin nothing more, tell what was begun, and end after the last of it.
+        """After a stop request, agree on the last collective operation that any process has begun.
 
-        A thread does this: the loop may be waiting for the results of a step that another host has
-        not begun yet, and which that one will begin only when it knows that this host has.
+        A thread does this: the loop may be blocked in a step that another process has not begun
+        yet, and will begin only when it knows that this one has.
         """
         if self._agreed:
             return
@@ -241,7 +236,7 @@ class Watchdog:
     # Signs of life
 
     def _talk(self, register):
-        """Tell the others, and listen to them; the register may not answer, but `_watch` sees."""
+        """Send and receive heartbeats; `_watch` notices if the store does not answer."""
         told = heard = -2 * _TELL
         while not self._closed.wait(_TICK):
             with contextlib.suppress(hosts.RegisterGone):
@@ -298,14 +293,14 @@ class Watchdog:
                 self._end(f"nothing happened for {limit_text}. Above is where the threads are")
 
     def _silent(self, seconds):
-        """Whether another host, or the register, has not been heard of for so long."""
+        """Whether another process, or the store, has been silent for `seconds`."""
         heard = [sign.heard for sign in self._signs.values()]
         if self._register:
             heard.append(self._answered)
         return any(self._clock - when > seconds for when in heard)
 
     def _end(self, why):
-        """Say what is known, and end this process."""
+        """Log the state of all processes and exit."""
         told = [f"error: {why}", *self._report(), self._again()]
         print("\n".join(told), file=sys.stderr, flush=True)
         self._last_words.close()
@@ -316,7 +311,7 @@ class Watchdog:
         os._exit(STUCK)
 
     def _report(self):
-        """What this host and the others are doing, a line each."""
+        """The current activity of every process, a line each."""
         if not self._register:
             return [f"in {self._doing}, for {self._clock - self._happened:.0f} s"]
         alive = [
@@ -329,7 +324,7 @@ class Watchdog:
         return [*self._silent_hosts(), f"host {self._host} is in {self._doing}", *alive]
 
     def _silent_hosts(self):
-        """A text about each of the other hosts that are not heard of any more."""
+        """A line about each process that has gone silent."""
         ended = "it was killed or stopped, or the network has failed"
         if self._is_silent(self._answered):
             return [f"host 0, through which the others are heard of, does not answer: {ended}"]
@@ -347,7 +342,7 @@ class Watchdog:
         return f"The same command{where} {self.again}"
 
     def _farewell(self):
-        """The message if this process is killed; behind a tab, the one if host 0 is gone, too."""
+        """The message if this process is killed; after a tab, the one if process 0 is gone, too."""
         if not self._register:
             return f"killed during {self._doing} ({_KILLERS}). {self._again()}"
         # The runtime of JAX ends a process that misses another one.
@@ -365,7 +360,7 @@ class Watchdog:
 
 
 class _LastWords:
-    """A process that says something when this one has been killed, and ends with it."""
+    """A child process that prints a message if this process is killed."""
 
     def __init__(self):
         self._words = ""
@@ -380,7 +375,7 @@ class _LastWords:
         self._pipe = os.fdopen(writer, "w")
 
     def change(self, words):
-        """Say these words, a line, in place of those before."""
+        """Replace the message, one line."""
         if words != self._words:
             self._words = words
             with contextlib.suppress(OSError, ValueError):  # it was killed; or is closed
@@ -388,7 +383,7 @@ class _LastWords:
                 self._pipe.flush()
 
     def close(self):
-        """Say nothing."""
+        """Discard the message and end the child process."""
         self.change("")
         with contextlib.suppress(OSError):
             self._pipe.close()

@@ -1,1 +1,1 @@
-"""Scores of videos: computed, stored, measured and reported."""
+"""Evaluation: scores of videos, metrics, files and reports."""

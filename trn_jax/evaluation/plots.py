@@ -1,4 +1,4 @@
-"""Pictures of results, drawn with OpenCV."""
+"""Plots of confusion matrices and training curves, drawn with OpenCV."""
 
 import math
 import unicodedata

@@ -1,4 +1,4 @@
-"""Results for people: tables, and the report on a training or an evaluation."""
+"""Tables of results, and the report on a training or an evaluation."""
 
 import json
 import os

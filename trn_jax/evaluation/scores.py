@@ -1,4 +1,4 @@
-"""The scores of an evaluation: what they say, to a file and back, and the fusion of several."""
+"""Scores of an evaluation: metrics from them, file formats, and fusion of several."""
 
 import dataclasses
 import io

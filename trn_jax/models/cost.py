@@ -1,4 +1,4 @@
-"""What a model costs, read off its program: nothing is computed and nothing is typed in."""
+"""Parameters, FLOPs and activations of a model, counted in its traced program."""
 
 import math
 from typing import NamedTuple

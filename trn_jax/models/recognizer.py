@@ -1,4 +1,4 @@
-"""What all models share: normalise, run the backbone and the neck, let the head decide."""
+"""The recognizer: normalisation, backbone, neck and head in one model."""
 
 import jax.numpy as jnp
 from flax import nnx

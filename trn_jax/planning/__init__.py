@@ -1,1 +1,1 @@
-"""What a recipe needs on devices that are not here."""
+"""Memory, FLOPs and communication of a recipe on devices that need not be present."""

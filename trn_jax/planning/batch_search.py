@@ -1,4 +1,4 @@
-"""The largest batch that fits into the memory of devices, by compiling a step with a few."""
+"""Searches for the largest batch that fits into device memory by compiling a few sizes."""
 
 import dataclasses
 import math

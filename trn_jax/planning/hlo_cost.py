@@ -1,4 +1,4 @@
-"""What compiled programs need on each device: memory, operations, communication."""
+"""Memory, FLOPs and collectives per device, read from compiled programs."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What a preparation wrote, counted and left out, for people."""
+"""Summary of a preparation: files written, counts, and what was left out."""
 
 import dataclasses
 import os

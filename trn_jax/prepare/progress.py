@@ -1,4 +1,4 @@
-"""How far a long piece of work has come: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of long work: a bar on a terminal, occasional lines elsewhere."""
 
 import sys
 import time

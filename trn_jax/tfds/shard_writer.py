@@ -1,4 +1,4 @@
-"""Writing the files of records so that nothing is written twice."""
+"""Shard writer that resumes: finished shards are kept and reused."""
 
 import contextlib
 import glob

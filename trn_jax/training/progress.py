@@ -1,4 +1,4 @@
-"""What a training tells about itself: a line per interval, `metrics.jsonl`, TensorBoard events."""
+"""Training logs: console, `metrics.jsonl` and TensorBoard."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Training: the loop around the steps, and what happens between them."""
+"""The training loop: step, log, save, evaluate."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The working directory: which run it belongs to, and what a run writes down about itself."""
+"""The working directory: which run it belongs to, and the records that a run keeps in it."""
 
 import contextlib
 import hashlib
