@@ -536,7 +536,7 @@ def result(folder):
 
 def log_that_is_resumed(folder):
     """`metrics.jsonl`, of which a resumed training keeps what is intact."""
-    from trn_jax.training.progress import Reporter
+    from trn_jax.training.logs import Reporter
 
     lines = [{"step": step, "group": "train", "loss": 1.5} for step in range(6)]
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()

@@ -16,7 +16,7 @@ import pytest
 from small_training import write_frames
 from test_main import RECIPE
 
-from trn_jax.checkpoints import checkpoint, checksums, damage
+from trn_jax.checkpoints import checkpoint, checksums, integrity
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate
 from trn_jax.training import train
@@ -220,7 +220,7 @@ def test_an_evaluation_is_in_the_log_once(trained, tmp_path, monkeypatch):
         raise UserError("no room for the metrics")
 
     with monkeypatch.context() as patch:
-        patch.setattr(damage, "write_metrics", fail)
+        patch.setattr(integrity, "write_metrics", fail)
         with pytest.raises(UserError, match="no room for the metrics"):
             train.train(config, str(tmp_path))
     assert list(log_of(tmp_path, "val")) == [3]
@@ -231,7 +231,7 @@ def test_an_evaluation_is_in_the_log_once(trained, tmp_path, monkeypatch):
 
 def checkpoints_are_intact(workdir):
     folders = (workdir / "checkpoints").iterdir()
-    return [damage.problem(folder) for folder in folders] == [""]
+    return [integrity.problem(folder) for folder in folders] == [""]
 
 
 def test_results_tell_the_step_that_they_are_of(trained, copy):

@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from trn_jax.config import base
 from trn_jax.data.datasets import Dataset
-from trn_jax.training import progress, train
+from trn_jax.training import logs, train
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_waiting_for_videos_is_told_once_with_what_helps(tmp_path, capsys, sourc
 def test_the_time_of_a_run_is_divided(monkeypatch):
     """Two intervals: a step that is compiled, and two others."""
     now = 0.0
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: now)
-    meter = progress.StepMeter(8)
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: now)
+    meter = logs.StepMeter(8)
     scalars = dict(loss=1.0, lr=0.1)
     for asked, arrived, finished, ends in [(0, 2, 12, True), (12, 12, 13, False), (13, 14, 15, 1)]:
         now = float(finished)
@@ -137,7 +137,7 @@ def test_every_host_tells_of_the_videos_that_it_cannot_read(
 
 FULL = """
 import resource, signal, sys
-from trn_jax.training.progress import Reporter
+from trn_jax.training.logs import Reporter
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 reporter = Reporter(sys.argv[1], first_step=0, last_step=400, active=True)
@@ -168,7 +168,7 @@ def test_a_log_without_room_is_told_once_and_does_not_stop_the_training(tmp_path
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [entry["step"] for entry in log]
     assert steps == [*range(1, len(steps)), 400] and len(steps) < 300
-    again = progress.Reporter(str(tmp_path), first_step=400, last_step=500, active=True)
+    again = logs.Reporter(str(tmp_path), first_step=400, last_step=500, active=True)
     again.write(450, "train", {"loss": 0.5})
     again.close()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(steps) + 1
@@ -194,7 +194,7 @@ def test_a_damaged_log_loses_the_damaged_lines(tmp_path, capsys, case, place):
     ]
     damaged = [*lines[:place], DAMAGE[case], *lines[place:]]
     (tmp_path / "metrics.jsonl").write_bytes(b"".join(damaged))
-    reporter = progress.Reporter(str(tmp_path), first_step=3, last_step=9, active=True, again=["x"])
+    reporter = logs.Reporter(str(tmp_path), first_step=3, last_step=9, active=True, again=["x"])
     reporter.write(4, "train", {"loss": 0.5})
     reporter.close()
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -205,7 +205,7 @@ def test_a_damaged_log_loses_the_damaged_lines(tmp_path, capsys, case, place):
 
 
 def test_events_are_those_that_tensorboard_reads(tmp_path):
-    reporter = progress.Reporter(str(tmp_path), first_step=4, last_step=9, active=True)
+    reporter = logs.Reporter(str(tmp_path), first_step=4, last_step=9, active=True)
     reporter.write(5, "val", {"top1": 0.5, "top5": 0.75, "loss": float("nan")})
     reporter.close()
     (path,) = (tmp_path / "events").iterdir()

@@ -56,38 +56,38 @@ def _recipes():
 
 
 def view(**changes):
-    """How clips are cut out of a video: one schema for training, validation and every protocol."""
+    """How clips are sampled from a video: one schema for training, validation and protocols."""
     keys = ConfigDict(
         dict(
             num_segments=8,  # frames of a clip
-            # One "random" frame of each segment, its "center", or "twice": 2 clips, the centers and
-            # the starts. Or clips of frames at equal distances: "random_clips" or "clips". Or
-            # windows of sample_range frames: a "random_dense" one, or num_clips "dense" ones.
+            # One frame per segment: "random", "center", or "twice" (2 clips: centers and starts).
+            # Clips with a fixed frame interval: "random_clips" or "clips". Windows of sample_range
+            # frames: one at a random place ("random_dense"), or num_clips of them ("dense").
             sampling="center",
-            frame_order="forward",  # "forward", "reversed" or "shuffled": does order matter?
+            frame_order="forward",  # "forward"; "reversed", "shuffled": does order matter?
             num_clips=1,  # "random_clips", "clips", "dense": clips per video
-            frame_interval=1,  # "random_clips", "clips": between frames of a clip, in frames
-            clip_positions="ends",  # "clips": from end to end, or in the "middles" of equal parts
-            out_of_bound="loop",  # frames behind the end: "loop" to the start, or "repeat_last"
+            frame_interval=1,  # "random_clips", "clips": distance between frames, in frames
+            clip_positions="ends",  # "clips": spread from end to end, or "middles" of equal parts
+            out_of_bound="loop",  # indices past the end: "loop" to the start, or "repeat_last"
             sample_range=64,  # "random_dense", "dense": frames of the video that a clip spans
-            short_videos="spread",  # "random", "center": or "first", that frame for all segments
-            keep_tail_frames=False,  # "random", "random_clips": parts have fractions of a frame
-            short_side=256,  # of the frames before cropping, pixels; 0: as they are (random crops)
+            short_videos="spread",  # fewer frames than segments: "spread" or repeat the "first"
+            keep_tail_frames=False,  # fractional segments, so the last frames can be drawn too
+            short_side=256,  # resized to this before cropping, pixels; 0: not (random crops)
             crop="center",  # "multi_scale", "random_resized" (random), "center", "three" or "ten"
             crop_size=224,  # pixels
-            scales=(1.0, 0.875, 0.75, 0.66),  # of the multi-scale crop, shares of the short side
-            num_positions=13,  # of the multi-scale crop, 5 or 13
-            max_scale_gap=1,  # of the multi-scale crop: between the scales of width and height
-            area_range=(0.08, 1.0),  # of the random resized crop, shares of the frame's area
-            aspect_ratio_range=(3 / 4, 4 / 3),  # of the random resized crop, width / height
-            flip_rate=0.0,  # share of the clips that is mirrored
-            flip_labels=True,  # mirrored clips get the label of the mirror-image class, told from
-            # "left" and "right", "clockwise" and "counterclockwise" in the names of the classes
-            flip_pairs=(),  # more pairs of such classes: (("<name>", "<name>"), ...)
+            scales=(1.0, 0.875, 0.75, 0.66),  # multi-scale crop: fractions of the short side
+            num_positions=13,  # multi-scale crop: 5 or 13 fixed positions
+            max_scale_gap=1,  # multi-scale crop: largest index difference of the two scales
+            area_range=(0.08, 1.0),  # random resized crop: fraction of the frame's area
+            aspect_ratio_range=(3 / 4, 4 / 3),  # random resized crop: width / height
+            flip_rate=0.0,  # fraction of clips that are flipped
+            flip_labels=True,  # flipped clips get the label of the mirrored class, matched by
+            # "left" and "right", "clockwise" and "counterclockwise" in the class names
+            flip_pairs=(),  # further pairs of mirrored classes: (("<name>", "<name>"), ...)
             color_jitter=(0.0, 0.0, 0.0, 0.0),  # strengths of brightness, contrast, saturation, hue
-            merge_views="model",  # mean of the views' "logits" or "probabilities", or the model's
-            relations="model",  # TRN in evaluation: "expected", "first" or "sample", or the model's
-            num_draws=1,  # "sample": evaluations with other relations, for mean and spread
+            merge_views="model",  # mean of the views' "logits" or "probabilities"; "model": its own
+            relations="model",  # TRN evaluation: "expected", "first", "sample"; "model": its own
+            num_draws=1,  # "sample": number of evaluations, for mean and spread
         )
     )
     keys.lock().update(changes)
@@ -103,24 +103,22 @@ def base(*, dataset, model, num_classes):
         num_classes: number of classes.
 
     Returns:
-        A locked `ConfigDict`: an unknown key raises. A `None` of the sections `model` and `data`
-        stands for the choice of the named model or data set.
+        A locked `ConfigDict`: unknown keys raise. `None` in the sections `model` and `data` means
+        the default of the named model or data set.
     """
     config = ConfigDict()
     config.seed = 0
     config.data_dir = placeholder(str)  # folder of the data set; None: data/<dataset>, or, for the
     # synthetic one, which is written on first use, <parent of workdir>/data/synthetic
 
-    config.init_from = placeholder(str)  # weights for the backbone to start from: a .pth,
-    # .safetensors or .npz file, of ImageNet or of another model; a folder with the published file
-    # (init_url); a checkpoint or a working directory, with "@best" or "@<step>" behind it for
-    # another checkpoint than the newest; None: random weights
-    config.init_head = (
-        False  # begin with the neck and the head, too; of checkpoints, as far as they
-    )
-    # have the same shapes
-    config.init_url = placeholder(str)  # where the file is published that the recipe's numbers
-    # started from
+    # Initial weights of the backbone: a .pth, .safetensors or .npz file of ImageNet or of another
+    # model; a folder with the published file (init_url); a checkpoint or a working directory, with
+    # "@best" or "@<step>" for another checkpoint than the newest. None: random weights.
+    config.init_from = placeholder(str)
+    # Load neck and head, too; from checkpoints, where the shapes match.
+    config.init_head = False
+    # URL of the weights that the published training started from.
+    config.init_url = placeholder(str)
 
     # Keyword arguments of trn_jax.create_model.
     config.model = dict(

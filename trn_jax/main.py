@@ -9,9 +9,9 @@ optional then, because checkpoints carry their configuration; `--config.data.val
 setting of it. The other commands of `trn-jax` check data, plan for other devices, convert weights
 and more.
 
-On several hosts, every one of them runs the same command. In Slurm, Open MPI, Cloud TPU and
-Kubernetes they find each other; elsewhere each is told with `--coordinator=<host 0>:<port>
---num_hosts=<number> --host=<its own, from 0>`.
+In multi-process runs, every process runs the same command. Slurm, Open MPI, Cloud TPU and
+Kubernetes are detected; elsewhere pass `--coordinator_address=<process 0>:<port>
+--num_processes=<number> --process_id=<index, from 0>` (or `--coordinator --num_hosts --host`).
 """
 
 import faulthandler
@@ -70,12 +70,19 @@ _PROFILE_STEPS = flags.DEFINE_string(
     "In training: record these steps for XProf in <workdir>/profile, such as 10:15, both included.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "On several hosts: <name or address of host 0>:<port>."
+    "coordinator", None, "Multi-process runs: <name or address of process 0>:<port>."
 )
 _NUM_HOSTS = flags.DEFINE_integer(
-    "num_hosts", None, "On several hosts: their number; 1: whatever the cluster says, only this."
+    "num_hosts", None, "Number of processes; 1 runs alone, even inside Slurm or MPI."
 )
-_HOST = flags.DEFINE_integer("host", None, "On several hosts: the number of this one, from 0.")
+_HOST = flags.DEFINE_integer("host", None, "Index of this process, from 0.")
+# The names of jax.distributed.initialize.
+for _name, _alias in (
+    ("coordinator", "coordinator_address"),
+    ("num_hosts", "num_processes"),
+    ("host", "process_id"),
+):
+    flags.DEFINE_alias(_alias, _name)
 _IGNORE_CLASS_NAMES = flags.DEFINE_bool(
     "ignore_class_names",
     False,
@@ -85,7 +92,7 @@ _IGNORE_LISTS = flags.DEFINE_bool(
     "ignore_lists", False, "Resume a training although its lists have changed."
 )
 _HOSTS_TIMEOUT = flags.DEFINE_integer(
-    "hosts_timeout", 300, "On several hosts: seconds to wait for all to come.", lower_bound=1
+    "hosts_timeout", 300, "Seconds to wait until all processes are connected.", lower_bound=1
 )
 
 

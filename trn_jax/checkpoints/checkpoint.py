@@ -1,14 +1,14 @@
-"""Checkpoints with Orbax: exact state of a training, and models that describe themselves.
+"""Orbax checkpoints: the exact training state, and self-describing models.
 
-`<directory>/<step>/` holds, in one atomic write, the items `model` (parameters and statistics),
-`optimizer` (the momentum) and `about` (configuration, class names, version), and the checksums of
-their files; later, once it has been evaluated, also `metrics.json`. The step is the name of the
-folder, and, since batches are a function of their number, also the data position.
+`<directory>/<step>/` is written atomically and holds the items `model` (parameters and statistics),
+`optimizer` (momentum) and `about` (configuration, class names, version) with checksums of their
+files; `metrics.json` is added after the evaluation. The step is also the data position, because a
+batch is a function of its number.
 
 Arrays are stored under their path in the model, such as `backbone.layer1.0.conv1.kernel`.
 
-What was damaged after it was written is never read. A training calls it `<step>.damaged` and goes
-on from the checkpoint before. Checkpoints of before there were checksums are taken as they are.
+Corrupt checkpoints are never loaded: training renames them to `<step>.damaged` and resumes from the
+previous one. Checkpoints written before there were checksums are loaded unchecked.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from trn_jax import __version__
 from trn_jax.backbones.mobileone import reparameterize
-from trn_jax.checkpoints import checksums, damage
+from trn_jax.checkpoints import checksums, integrity
 from trn_jax.distributed.devices import make_mesh, replicated
 from trn_jax.errors import UserError, first_line, listed
 from trn_jax.files import reading, sync, sync_folder
 from trn_jax.models import create_model
 
-_ORBAX_METADATA = "_CHECKPOINT_METADATA"  # of no use here, and rewritten in the last moment
+_ORBAX_METADATA = "_CHECKPOINT_METADATA"  # unused here, and rewritten after the checksums
 
 
 class Checkpoints:
@@ -39,21 +39,21 @@ class Checkpoints:
 
     Args:
         directory: folder of the checkpoints; created if it is missing.
-        keep: number of latest checkpoints to keep; the best one is kept besides.
-        best: name of the metric whose highest value makes a checkpoint the best one.
-        about: what every checkpoint says about itself, a dict that JSON can hold.
-        saved: called, by the thread that writes, whenever a checkpoint is on the disk.
+        keep: number of latest checkpoints to keep, in addition to the best one.
+        best: metric that selects the best checkpoint; higher is better.
+        about: metadata of every checkpoint, a JSON-serialisable dict.
+        saved: called by the writer thread after each completed checkpoint.
 
     Attributes:
-        set_aside: messages about damaged checkpoints, which have other names now (of process 0).
+        set_aside: messages about corrupt checkpoints that were renamed (on process 0).
 
     Raises:
-        UserError: there are checkpoints, but all of them are damaged; or the folder is of no use.
+        UserError: all checkpoints are corrupt, or the folder can't be used.
     """
 
     def __init__(self, directory, *, keep, about, best="top1", saved=lambda: None):
         self.directory = pathlib.Path(directory).absolute()
-        self.set_aside = damage.set_aside(self.directory)
+        self.set_aside = integrity.set_aside(self.directory)
         self._about = about | _origin()
         self._saving = None
         self._saved = saved
@@ -64,8 +64,8 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
-            # Called by the thread that writes, when all hosts have written, but before the folder
-            # gets its name.
+            # Runs on the writer thread after all processes have written, before the folder is
+            # renamed to its step.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
         )
         try:
@@ -78,7 +78,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step, model, optimizer):
-        """Begin to save; the arrays may be overwritten as soon as this returns.
+        """Start saving; the arrays may be overwritten once this returns.
 
         Args:
             step: number of steps taken.
@@ -95,7 +95,7 @@ class Checkpoints:
             optimizer=ocp.args.StandardSave(named(optimizer)),
             about=ocp.args.JsonSave(self._about | {"step": step}),
         )
-        self.wait()  # also raises what went wrong in the save before this one
+        self.wait()  # also raises errors of the previous save
         with self._explained():
             self._saving = step
             self._manager.save(step, args=items, force=True)
@@ -103,25 +103,25 @@ class Checkpoints:
     def _complete(self):
         (folder,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
         checksums.write(folder, ignored=[_ORBAX_METADATA])
-        # With its name, the folder counts, and older ones are deleted.
+        # Once renamed, the checkpoint counts and older ones are deleted, so it must be on disk.
         sync_folder(folder)
         self._saved()
 
     def metrics(self, step):
-        """What the evaluation of a checkpoint has found, a dict; empty if there was none."""
-        return damage.read_json(self.directory / str(step))["metrics"]
+        """Validation metrics of a checkpoint, a dict; empty if it was not evaluated."""
+        return integrity.read_json(self.directory / str(step))["metrics"]
 
     def add_metrics(self, step, metrics):
-        """Write down what the evaluation of a checkpoint has found, when that is on disk.
+        """Store the validation metrics of a checkpoint once it is on disk.
 
-        If it is the best one now, the one before is deleted, unless it is one of the latest.
+        If it becomes the best one, the previous best is deleted unless it is among the latest.
 
         Raises:
             UserError: the checkpoint or the metrics could not be written.
         """
         self.wait()
         if jax.process_index() == 0:
-            damage.write_metrics(self.directory / str(step), metrics)
+            integrity.write_metrics(self.directory / str(step), metrics)
         self._best.learn(step, metrics)
         steps = sorted(self._manager.all_steps())
         best = self._best.of(steps)
@@ -130,7 +130,7 @@ class Checkpoints:
                 self._manager.delete(old)
 
     def restore(self, step, model, optimizer):
-        """Read a checkpoint into the form and placement of `model` and `optimizer` (see `save`)."""
+        """Load a checkpoint with the structure and sharding of `model` and `optimizer`."""
         directory = self.directory / str(step)
         values = _read(directory, "model", _merged(model))
         momentum = _read(directory, "optimizer", named(optimizer))
@@ -143,13 +143,13 @@ class Checkpoints:
             sync(self.directory)
 
     def close(self):
-        """Wait, and stop the threads."""
+        """Wait until everything is on disk, and stop the threads."""
         self.wait()
         self._manager.close()
 
     @contextlib.contextmanager
     def _explained(self):
-        """Turn whatever a failed save raises into one message about what is left."""
+        """Turn errors of a failed save into one message that names the last good checkpoint."""
         try:
             yield
         except Exception as error:
@@ -164,9 +164,9 @@ class Checkpoints:
 
 
 class _Best(policies.PreservationPolicy):
-    """Keeps the checkpoint with the highest value of a metric, of several the newest.
+    """Preserves the checkpoint with the highest metric, the newest of equals.
 
-    Orbax wants to be told the metrics when it saves; they are known only later.
+    Orbax's own policy needs the metrics at save time; here they are known only later.
     """
 
     def __init__(self, directory, metric):
@@ -188,15 +188,15 @@ class _Best(policies.PreservationPolicy):
         )
 
     def learn(self, step, metrics):
-        """Take the metrics of a checkpoint."""
+        """Record the metrics of a checkpoint."""
         if self._metric in metrics:
             self._values[step] = metrics[self._metric]
 
     def _value(self, step):
         if step not in self._values:
-            # It may be one that is being written, or damaged.
+            # It may still be written, or corrupt.
             with contextlib.suppress(Exception):
-                self.learn(step, damage.read_json(self._directory / str(step))["metrics"])
+                self.learn(step, integrity.read_json(self._directory / str(step))["metrics"])
         return self._values.get(step, -math.inf)
 
 
@@ -316,7 +316,7 @@ def find(path):
     Args:
         path: the folder itself; a working directory or its `checkpoints`, which stand for the
             newest one; or one of these with `@best` (by the metrics of its evaluation) or `@<step>`
-            behind it. The newest one may be damaged (see `damage.check`): another one is never
+            behind it. The newest one may be damaged (see `integrity.check`): another one is never
             taken in its place unasked.
 
     Raises:
@@ -356,7 +356,7 @@ def _stored_steps(path):
     for candidate in (path, path / "checkpoints"):
         found = {
             step: candidate / str(step)
-            for step in damage.steps(candidate)
+            for step in integrity.steps(candidate)
             if candidate.name == "checkpoints" or _is_checkpoint(candidate / str(step))
         }
         if found:
@@ -370,7 +370,7 @@ def _listed_steps(found):
 
 def find_best(directory):
     """Step of the best checkpoint in `directory` by their evaluations, or `None`."""
-    steps = damage.steps(directory)
+    steps = integrity.steps(directory)
     for metric in ("map", "top1"):  # lists with several labels per video have no top-1
         best = _Best(directory, metric).of(steps)
         if best is not None:
@@ -384,7 +384,7 @@ def describe(directory):
     if directory.parent.name != "checkpoints" or not name.isdecimal():
         return str(directory)
     best = find_best(directory.parent)
-    kinds = ["the newest"] * (int(name) == max(damage.steps(directory.parent)))
+    kinds = ["the newest"] * (int(name) == max(integrity.steps(directory.parent)))
     kinds += ["the best"] * (int(name) == best)
     other = f"; the best is that of step {best}, @best" if best not in (None, int(name)) else ""
     return f"{directory}, {' and '.join(kinds) or 'neither the newest nor the best'}{other}"
@@ -401,8 +401,8 @@ def read_about(directory):
     Raises:
         UserError: it is damaged.
     """
-    damage.check(directory, ())
-    return damage.read_json(directory)
+    integrity.check(directory, ())
+    return integrity.read_json(directory)
 
 
 def load_model(path, *, mesh=None, **overrides):
@@ -422,8 +422,8 @@ def load_model(path, *, mesh=None, **overrides):
         UserError: there is no checkpoint, it is damaged, or it does not fit its own description.
     """
     directory = find(path)
-    damage.check(directory, ("model",))
-    about = damage.read_json(directory)
+    integrity.check(directory, ("model",))
+    about = integrity.read_json(directory)
     with reading(directory, "a checkpoint of a model"):
         stored = about["config"]["model"]
         options = stored | overrides

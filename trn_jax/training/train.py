@@ -21,7 +21,7 @@ from trn_jax.errors import INTERRUPTED, UserError, escaped
 from trn_jax.evaluation import evaluate
 from trn_jax.files import write_text
 from trn_jax.models import create_model
-from trn_jax.training.progress import Profile, Reporter, StepMeter, duration, first_not_finite
+from trn_jax.training.logs import Profile, Reporter, StepMeter, duration, first_not_finite
 from trn_jax.training.signals import StopSignals
 from trn_jax.training.train_step import (
     TrainState,
@@ -57,24 +57,22 @@ def train(
     ignore_class_names=False,
     signals=None,
 ):
-    """Train as `config` says, in `workdir`; resume an earlier run of the same config.
+    """Train a configuration in `workdir`, or resume the run that is there.
 
     Args:
         config: see `trn_jax.config.base`.
-        workdir: receives the checkpoints, logs and results; belongs to one run at a time.
-        profile_steps: the first and the last step that are recorded for XProf, in its folder
-            `profile`.
-        ignore_lists: resume with other lists than before.
-        ignore_class_names: resume with other names of the classes than before.
-        signals: the `StopSignals` of the process; by default, those of this call.
+        workdir: folder for checkpoints, logs and results; belongs to one run at a time.
+        profile_steps: first and last step to record for XProf, in `<workdir>/profile`.
+        ignore_lists: resume although the lists have changed.
+        ignore_class_names: resume although the class names have changed.
+        signals: the `StopSignals` of the process; by default new ones.
 
     Returns:
-        The exit status: 0, or `INTERRUPTED` after a signal to stop, on all hosts if one of them got
-        it.
+        The exit status: 0, or `INTERRUPTED` after a stop signal to any process.
 
     Raises:
-        UserError: something in the configuration, the data or the working directory is wrong.
-        PassingError: another run has the working directory.
+        UserError: the configuration, the data or the working directory can't be used.
+        PassingError: another run holds the working directory.
     """
     build.check(config)
     mesh = make_mesh()
@@ -117,7 +115,7 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
         alive=watchdog.alive,
         asked=watchdog.asked,
     )
-    # A protocol that the model cannot see would otherwise be noticed after the last step.
+    # Without this, a protocol that does not fit the model would fail after the last step.
     evaluator.check(
         {f"protocols.{name}": view for name, view in config.protocols.items()}, state.model
     )
@@ -182,24 +180,24 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
 
 
 class _Loop:
-    """Takes the steps, and does between them what the configuration asks for: log, evaluate, save.
+    """The training loop: step, log, evaluate, save.
 
     Args:
         config: the configuration.
-        workdir: receives the logs.
+        workdir: folder for the logs.
         data: a `build.Data`.
         evaluator: an `evaluate.Evaluator`.
-        checkpoints: the `Checkpoints` to save to.
-        first_step: number of steps taken before.
-        watchdog: the `Watchdog` that is to know what goes on.
+        checkpoints: a `Checkpoints`.
+        first_step: steps taken by earlier runs.
+        watchdog: a `Watchdog`, which receives progress reports.
 
     Attributes:
-        num_steps: number of steps of the whole training.
-        problems: what was wrong with the videos that were replaced by others.
-        losses: which videos have lost frames, see `decode.Video.loss`.
-        unreadable: what was wrong with videos of the validation list, which count as wrong.
-        skipped: the steps whose updates were left out, see `train.on_nan`.
-        stopped_by: name of the signal that ended the loop before its time, or "".
+        num_steps: steps of the whole training.
+        problems: messages about unreadable training videos, which were replaced.
+        losses: messages about videos with missing frames, see `decode.Video.loss`.
+        unreadable: messages about unreadable validation videos, which count as wrong.
+        skipped: steps whose updates were skipped, see `train.on_nan`.
+        stopped_by: the signal that stopped the loop early, or "".
     """
 
     def __init__(self, config, workdir, data, evaluator, checkpoints, first_step, watchdog):
@@ -221,10 +219,10 @@ class _Loop:
         self.stopped_by = ""
         self._advice = _advice(data.files)
         self._batches: dict[int, np.ndarray] = {}  # examples of the steps since the last log line
-        # An evaluation that was given up is made first.
+        # An evaluation that was interrupted runs first.
         evaluates = self._evaluates_after(first_step) and not checkpoints.metrics(first_step)
         self._evaluates_first = evaluates
-        self._evaluated = False  # here, so that its programs are there
+        self._evaluated = False  # in this process, so that its programs are compiled
         self._meter = StepMeter(config.train.batch, finished=watchdog.alive)
         self._reporter = Reporter(
             workdir,
@@ -236,7 +234,7 @@ class _Loop:
         self.say = self._reporter.say
 
     def run(self, step_fn, state, mesh, profile):
-        """Go on to the last step, or to the next signal to stop; returns the last state."""
+        """Train to the last step or a stop signal; returns the final state."""
         start = time.perf_counter()
         self._meter.restart()
         watchdog = self._watchdog
@@ -275,7 +273,7 @@ class _Loop:
                 self._sum_up(step, time.perf_counter() - start)
         except Exception:
             with contextlib.suppress(UserError):
-                self._checkpoints.wait()  # what is being saved is from before the error
+                self._checkpoints.wait()  # the pending save is from before the error
             raise
         finally:
             profile.close()
@@ -285,7 +283,7 @@ class _Loop:
         return state
 
     def _sum_up(self, step, seconds):
-        """One line about where the time up to `step` went."""
+        """Log where the time up to `step` went."""
         spent = self._meter.whole(seconds)
         busy, waited = spent["devices_busy"], spent["data_wait"]
         self._reporter.write(step, "run", spent)
@@ -296,7 +294,7 @@ class _Loop:
         )
 
     def conclude(self, step):
-        """Say what is to be said of a training that has ended after `step`."""
+        """Log the summary of a training that ended after `step`."""
         if self.problems:
             say_here(f"{len(self.problems)} videos could not be read and were replaced:")
             say_here("\n".join(f"  {problem}" for problem in sorted(self.problems)))
@@ -320,14 +318,14 @@ class _Loop:
             )
 
     def _note(self, messages, kind="skipped", known=None):
-        """Log messages about videos that are not known yet, and add them to those."""
+        """Log new messages about videos, each once."""
         known = self.problems if known is None else known
         for message in sorted(set(messages) - known):
             (say_here if jax.process_index() else self.say)(f"{kind}: {message}")
         known.update(messages)
 
     def _between(self, step, state):
-        """What is due after `step`, before the next one."""
+        """Log, save and evaluate if they are due after `step`."""
         settings = self._config.train
         evaluates = self._evaluates_after(step)
         saves = evaluates or self.stopped_by or step % settings.checkpoint_every == 0

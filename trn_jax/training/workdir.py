@@ -14,7 +14,7 @@ import numpy as np
 
 from trn_jax import __version__
 from trn_jax.build import flat, from_dict, to_json
-from trn_jax.checkpoints import damage
+from trn_jax.checkpoints import integrity
 from trn_jax.distributed import hosts
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_bytes, write_text
@@ -83,7 +83,7 @@ def check_config(config, checkpoints):
     Raises:
         UserError: it is another configuration; what differs is named.
     """
-    about = damage.newest_about(pathlib.Path(checkpoints))
+    about = integrity.newest_about(pathlib.Path(checkpoints))
     if not about:
         return {}
     before = flat(json.loads(to_json(from_dict(about["config"]))))
