@@ -230,7 +230,7 @@ def read_config(arguments):
 
 
 def _loaded(config, values):
-    """A configuration; ml_collections tells of a missing recipe when it is used."""
+    """The configuration; ml_collections reports a missing recipe only on first access."""
     try:
         if config is not None:
             _ = config.is_locked

@@ -84,7 +84,7 @@ def test_ctrl_c_is_no_error(tmp_path, capsys):
     miniature.jester(tmp_path / "in")
     with miniature.interrupted(os, "replace", 3, KeyboardInterrupt):
         assert main(["jester", f"--archives={tmp_path}/in", f"--to={tmp_path}/to"]) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err
 
 
 # Renames: the record, 14 frames, the record, 4 files of labels, 6 lists.

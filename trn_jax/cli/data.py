@@ -33,16 +33,21 @@ together:
   --group-by=level2                  <class>/<person>/<video>: the folders of the second level
   --group-by='(person[0-9]+)_'       what the group of a regular expression finds in the path
 
-Interrupted at any point, the same command goes on; once more, it finds nothing to do. Videos
-that aren't there are listed in <to>/missing.txt, those that can't be read in <to>/unreadable.txt;
-neither are in the lists. Exits with 1 if videos or classes were left out because they can't be
-read.
+An interrupted command resumes when it is run again; after that, it does nothing. Missing videos are
+listed in <to>/missing.txt and unreadable ones in <to>/unreadable.txt; neither are in the lists.
+The exit status is 1 if unreadable videos or classes were left out.
 """
-_GOES_ON = "stopped; the same command goes on from here"
+_STOPPED = "stopped; run the same command to resume"
 # What `prepare` takes with --archives only, and without it only.
 _OF_ARCHIVES = ("order", "skip_video_check")
 _OF_OWN = (
-    *("val_share", "seed", "group_by", "class_level", "merge_classes", "multi_label", "columns"),
+    "val_share",
+    "seed",
+    "group_by",
+    "class_level",
+    "merge_classes",
+    "multi_label",
+    "columns",
     "videos",
 )
 
@@ -109,7 +114,7 @@ def add_prepare(commands):
     parser.add_argument(
         "--records", action="store_true", help="make records, too, see `trn-jax records`"
     )
-    parser.set_defaults(run=_prepare, stopped=_GOES_ON, default_of=parser.get_default)
+    parser.set_defaults(run=_prepare, stopped=_STOPPED, default_of=parser.get_default)
 
 
 def _prepare(arguments):
@@ -198,8 +203,8 @@ def _columns(text):
 _EXTRACT = """Write the frames of videos as folders of JPEGs.
 
 <to>/manifest.jsonl has the hash of each video, and how many frames of which size there are.
-Interrupted at any point, the same command goes on. Videos that cannot be read are named, in
-<to>/unreadable.txt, too; the others are extracted all the same, and the exit status is 1.
+An interrupted command resumes when it is run again. Unreadable videos are reported and listed in
+<to>/unreadable.txt; the others are extracted, and the exit status is 1.
 """
 
 
@@ -223,7 +228,7 @@ def add_extract(commands):
     parser.add_argument("--fps", type=float, help="frames per second; by default all frames")
     parser.add_argument("--pattern", default="{:05d}.jpg", help="of the names; %(default)s")
     parser.add_argument("--workers", type=positive, help="processes; by default one per core")
-    parser.set_defaults(run=_extract, stopped=_GOES_ON)
+    parser.set_defaults(run=_extract, stopped=_STOPPED)
 
 
 def _extract(arguments):
