@@ -61,6 +61,28 @@ def reading(path, what):
         raise UserError(f"cannot read {path} as {what}: {first_line(error)}") from error
 
 
+def read_text(path):
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark; any line ends become newlines.
+
+    Raises:
+        UserError: it cannot be read, or has another encoding.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8, "
+            "which spreadsheets call 'CSV UTF-8'"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read_json_lines(path, **types):
     """The entries of a log with one JSON object per line.
 
@@ -104,18 +126,37 @@ def write_bytes(path, content):
     Raises:
         UserError: it cannot be written.
     """
+    with open_atomic(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def open_atomic(path, *, sync=True):
+    """Open a file to write bytes to; it gets its name at the end of the `with` block.
+
+    Args:
+        path: the file.
+        sync: whether to wait until it is on the disk. Without, a power failure may leave it empty.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     partial = f"{path}.partial"
     try:
         with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or, after a power failure, it may be there and empty
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(partial)  # on a full disk, it takes the room of others
+        if not isinstance(error, OSError):
+            raise
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another place"
+            f"cannot write {path}: {error.strerror or error}; make room or choose another place, "
+            "and run the same command again"
         ) from error
 
 
