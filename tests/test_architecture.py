@@ -38,7 +38,7 @@ LAYERS = (
     ("trn_jax.data.annotations", "trn_jax.data.synthetic"),
     ("trn_jax.data.records",),
     ("trn_jax.data.datasets",),
-    ("trn_jax.data.views",),
+    ("trn_jax.data.views", "trn_jax.data.reader"),
     ("trn_jax.data.pipeline", "trn_jax.data.check"),
     ("trn_jax.data",),
     (

@@ -15,7 +15,8 @@ from trn_jax.config import base, views
 from trn_jax.config import check as check_values
 from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
-from trn_jax.data.views import VideoReader, View
+from trn_jax.data.reader import VideoReader
+from trn_jax.data.views import View
 from trn_jax.distributed import hosts
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.files import reading

@@ -16,7 +16,8 @@ from benchmarks.turns import Side, Turn, measure, spread, table
 from trn_jax import build, create_model
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import Video
-from trn_jax.data.views import VideoReader, View
+from trn_jax.data.reader import VideoReader
+from trn_jax.data.views import View
 from trn_jax.distributed.devices import make_mesh, replicated
 from trn_jax.evaluation import evaluate
 

@@ -13,7 +13,8 @@ import weights
 
 from trn_jax.data import augment, decode
 from trn_jax.data.annotations import Record
-from trn_jax.data.views import VideoReader, View
+from trn_jax.data.reader import VideoReader
+from trn_jax.data.views import View
 from trn_jax.errors import UserError
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared/data"

@@ -13,7 +13,8 @@ from trn_jax.data import decode, image_header, pipeline
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
 from trn_jax.data.memory import Scratch
-from trn_jax.data.views import VideoReader, View
+from trn_jax.data.reader import VideoReader
+from trn_jax.data.views import View
 
 FOLDERS = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
 PICTURE = painted.frames(1, width=64, height=48)[0]

@@ -18,7 +18,8 @@ from absl import flags
 
 from trn_jax.data import annotations, augment, decode, pipeline
 from trn_jax.data.decode import FrameError
-from trn_jax.data.views import VideoReader, View
+from trn_jax.data.reader import VideoReader
+from trn_jax.data.views import View
 from trn_jax.errors import PassingError, UserError
 from trn_jax.training.signals import STOP_SIGNALS
 

@@ -19,7 +19,8 @@ from absl import flags
 from trn_jax import cli
 from trn_jax.data import annotations, datasets, decode, pipeline, records, tf_example
 from trn_jax.data.decode import FrameError
-from trn_jax.data.views import VideoReader, View
+from trn_jax.data.reader import VideoReader
+from trn_jax.data.views import View
 from trn_jax.errors import UserError
 
 pytest.importorskip("tensorflow_datasets")

@@ -13,7 +13,8 @@ import pytest
 
 from trn_jax.data import annotations, check, datasets, decode, pipeline, records, videos
 from trn_jax.data.decode import read_video
-from trn_jax.data.views import VideoReader, View
+from trn_jax.data.reader import VideoReader
+from trn_jax.data.views import View
 from trn_jax.prepare import frames, own
 
 pytest.importorskip("tensorflow_datasets")

@@ -11,7 +11,8 @@ import pytest
 from trn_jax.data import annotations, datasets, decode, pipeline, videos
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
-from trn_jax.data.views import VideoReader, View
+from trn_jax.data.reader import VideoReader
+from trn_jax.data.views import View
 from trn_jax.errors import UserError
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data"
