@@ -62,7 +62,7 @@ def reading(path, what):
 
 
 def read_text(path):
-    """Read a text file in UTF-8, or in UTF-16 with a byte order mark; any line ends become newlines.
+    """Read text in UTF-8, or in UTF-16 with a byte order mark; any line ends become newlines.
 
     Raises:
         UserError: it cannot be read, or has another encoding.
