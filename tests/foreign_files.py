@@ -13,7 +13,7 @@ import zipfile
 import zlib
 
 import numpy as np
-from test_torch_file import (
+from torch_files import (
     MAGIC,
     Call,
     Storage,

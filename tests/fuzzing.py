@@ -461,8 +461,8 @@ def weights(name, make_content):
 
 
 def state():
-    """A state dict of the writers of `test_torch_file`."""
-    from test_torch_file import Storage, surroundings, tensor, whole
+    """A state dict of the writers of `torch_files`."""
+    from torch_files import Storage, surroundings, tensor, whole
 
     shared = Storage(np.arange(12, dtype=np.float32))
     entries = {
@@ -475,26 +475,26 @@ def state():
 
 
 def zipped_weights():
-    from test_torch_file import zip_file
+    from torch_files import zip_file
 
     return zip_file(state())
 
 
 def legacy_weights():
-    from test_torch_file import legacy_file
+    from torch_files import legacy_file
 
     return legacy_file(state())
 
 
 def plain_weights(writer):
     def make_content():
-        import test_torch_file
+        import torch_files
 
         arrays = {"fc.weight": np.ones((4, 3), np.float32), "fc.bias": np.zeros(4, np.float32)}
         return (
-            test_torch_file.npz_file(**arrays)
+            torch_files.npz_file(**arrays)
             if writer == "npz"
-            else test_torch_file.safetensors_file(arrays)
+            else torch_files.safetensors_file(arrays)
         )
 
     return make_content

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_convert import RESNET, state_of, weights_of
-from test_torch_file import legacy_file, whole, zip_file
+from state_dicts import RESNET, state_of, weights_of
+from torch_files import legacy_file, whole, zip_file
 
 from trn_jax import build, cli, config, convert, create_model, main
 from trn_jax.checkpoints.checkpoint import load_model

@@ -8,9 +8,9 @@ import bounded_reading
 import foreign_files
 import numpy as np
 import pytest
+from example_scores import example
 from flax import nnx
 from foreign_files import ESCAPE
-from test_scores import example
 
 from trn_jax import cli, create_model
 from trn_jax.checkpoints import checksums

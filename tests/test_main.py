@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from small_training import REPOSITORY, assert_identical, make_tree, parameters
-from test_convert import weights_of
+from state_dicts import weights_of
 
 from trn_jax import build, create_model
 from trn_jax.checkpoints import checkpoint

@@ -1,4 +1,4 @@
-"""Names and shapes of image networks, written down from the packages, see `test_image_packages`."""
+"""Names and shapes of image networks, written down from the packages."""
 
 import functools
 import math

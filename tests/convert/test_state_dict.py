@@ -6,8 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from state_dicts import (
+    INTERLACED,
+    LAYERS,
+    ORIGINAL_TIN,
+    ORIGINAL_TSM,
+    RELATIONS,
+    RESNET,
+    SHIFTED,
+    TRN_PYTORCH,
+    check,
+    state_of,
+    weights_of,
+)
 
-from trn_jax import convert, create_model, models
+from trn_jax import convert, create_model
 from trn_jax.convert.diagnosis import describe
 from trn_jax.convert.names import variables
 from trn_jax.convert.sources import SOURCES
@@ -15,63 +28,10 @@ from trn_jax.errors import UserError
 
 HEADS = ("tsn", "trn", "trn_multiscale")
 
-# Our path -> mmaction2's name, written down independently of the table under test.
-LAYERS = (
-    (r"backbone/conv1", "backbone.conv1.conv"),
-    (r"backbone/bn1", "backbone.conv1.bn"),
-    (r"backbone/(layer\d)/(\d+)/conv(\d)", r"backbone.\1.\2.conv\3.conv"),
-    (r"backbone/(layer\d)/(\d+)/bn(\d)", r"backbone.\1.\2.conv\3.bn"),
-    (r"backbone/(layer\d)/(\d+)/downsample/0", r"backbone.\1.\2.downsample.conv"),
-    (r"backbone/(layer\d)/(\d+)/downsample/1", r"backbone.\1.\2.downsample.bn"),
-    (r"head/fc", "cls_head.fc_cls"),
-)
-RELATIONS = {
-    "trn": (
-        (r"head/relations/0/hidden", "cls_head.consensus.classifier.1"),
-        (r"head/relations/0/output", "cls_head.consensus.classifier.3"),
-    ),
-    "trn_multiscale": (
-        (r"head/relations/(\d+)/hidden", r"cls_head.consensus.fc_fusion_scales.\1.1"),
-        (r"head/relations/(\d+)/output", r"cls_head.consensus.fc_fusion_scales.\1.3"),
-    ),
-    "tsn": (),
-}
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
-LEAVES |= {"mean": "running_mean", "var": "running_var"}
-
 
 def abstract(head="trn_multiscale", backbone="resnet50", dtype="float32"):
     options = dict(num_classes=5, num_segments=4, width=4, backbone=backbone, dtype=dtype)
     return nnx.eval_shape(lambda: create_model("trn_resnet50", head=head, **options))
-
-
-def foreign_name(path, head):
-    layer, _, leaf = path.rpartition("/")
-    names = {
-        match.expand(name)
-        for pattern, name in LAYERS + RELATIONS[head]
-        if (match := re.fullmatch(pattern, layer))
-    }
-    (name,) = names
-    return f"{name}.{LEAVES[leaf]}"
-
-
-def foreign_layout(value):
-    """PyTorch's layout: output channels first."""
-    axes = {4: (3, 2, 0, 1), 2: (1, 0)}
-    return value.transpose(axes[value.ndim]) if value.ndim in axes else value
-
-
-def weights_of(model, head="trn_multiscale"):
-    """Random numbers for every variable, and the state dict that should give them."""
-    rng = np.random.default_rng(0)
-    ours = {
-        path: rng.normal(size=leaf.shape).astype(np.float32)
-        for path, leaf in variables(model).items()
-    }
-    theirs = {foreign_name(path, head): foreign_layout(value) for path, value in ours.items()}
-    assert len(theirs) == len(ours)
-    return ours, theirs
 
 
 @pytest.mark.by_default("resnet18")
@@ -175,103 +135,6 @@ def test_weights_of_another_head_do_not_fit():
 def test_unknown_sources_are_refused():
     with pytest.raises(UserError, match=r"unknown source 'caffe' .*auto, mmaction2"):
         convert.load_state_dict(abstract(), {}, source="caffe")
-
-
-# Other sources, written down independently of the tables under test: our path -> their name.
-
-RESNET = (
-    (r"backbone/(conv1|bn1)", r"\1"),
-    (r"backbone/(layer\d)/(\d+)/(conv\d|bn\d)", r"\1.\2.\3"),
-    (r"backbone/(layer\d)/(\d+)/downsample/(\d)", r"\1.\2.downsample.\3"),
-)
-TRN_PYTORCH = (
-    *((ours, f"module.base_model.{theirs}") for ours, theirs in RESNET),
-    (r"head/fc", "module.new_fc"),
-    (r"head/relations/(\d+)/hidden", r"module.consensus.fc_fusion_scales.\1.1"),
-    (r"head/relations/(\d+)/output", r"module.consensus.fc_fusion_scales.\1.3"),
-)
-ORIGINAL_TSM = (
-    (r"backbone/(layer\d)/(\d+)/conv1", r"module.base_model.\1.\2.conv1.net"),
-    *TRN_PYTORCH[:4],
-)
-NETS = r"backbone/(layer\d)/(\d+)/temporal_op/"
-ORIGINAL_TIN = (
-    (NETS + "offset_conv", r"module.base_model.\1.\2.conv1.net1.biasnet.net.conv"),
-    (NETS + "offset_fc1", r"module.base_model.\1.\2.conv1.net1.biasnet.net.fc"),
-    (NETS + "offset_fc2", r"module.base_model.\1.\2.conv1.net1.biasnet.net.lastlayer"),
-    (NETS + "weight_conv", r"module.base_model.\1.\2.conv1.net1.weightnet.net.lastlayer"),
-    (r"backbone/(layer\d)/(\d+)/conv1", r"module.base_model.\1.\2.conv1.net2"),
-    *TRN_PYTORCH[:4],
-)
-SHIFTED = ((r"backbone/(layer\d)/(\d+)/conv1", r"backbone.\1.\2.conv1.conv.net"), *LAYERS)
-INTERLACED = (
-    (NETS + r"(offset|weight)_(\w+)", r"backbone.\1.\2.conv1.conv.net1.\3_net.\4"),
-    (r"backbone/(layer\d)/(\d+)/conv1", r"backbone.\1.\2.conv1.conv.net2"),
-    *LAYERS,
-)
-
-
-class Layer(nnx.Module):
-    def __init__(self, *shape):
-        self.kernel = nnx.Param(jnp.zeros(shape))
-        self.bias = nnx.Param(jnp.zeros(shape[-1:]))
-
-
-class Interlace(nnx.Module):
-    """The parameters of TIN, in the layers that tables count on."""
-
-    def __init__(self, channels, *, num_segments):
-        channels //= 4
-        self.offset_conv = Layer(3, channels, 1)
-        self.offset_fc1 = Layer(num_segments, num_segments)
-        self.offset_fc2 = Layer(num_segments, 2)
-        self.weight_conv = Layer(3, channels, 2)
-
-
-class Shift(nnx.Module):
-    def __init__(self, channels):
-        self.channels = channels
-
-
-@pytest.fixture
-def build(monkeypatch):
-    """Builds models full of sevens, whose temporal ops have parameters, but compute nothing."""
-    monkeypatch.setitem(models.TEMPORAL_OPS, "a_shift", Shift)
-    monkeypatch.setitem(models.TEMPORAL_OPS, "an_interlace", Interlace)
-
-    def create(temporal_op=None, **options):
-        options = dict(num_classes=5, num_segments=4, head="tsn", backbone="resnet10") | options
-        options |= dict(width=4, temporal_op=temporal_op)
-        model = nnx.eval_shape(lambda: create_model("tsn_resnet10", **options))
-        for leaf in variables(model).values():
-            leaf.set_value(jnp.asarray(np.full(leaf.shape, 7, np.float32)))
-        return model
-
-    return create
-
-
-def state_of(model, layers, *, seed=0):
-    """Random numbers for every variable, and the state dict that should give them."""
-    rng = np.random.default_rng(seed)
-    ours, theirs = {}, {}
-    for path, leaf in variables(model).items():
-        ours[path] = rng.normal(size=leaf.shape).astype(np.float32)
-        layer, _, name = path.rpartition("/")
-        pattern, foreign = next(pair for pair in layers if re.fullmatch(pair[0], layer))
-        foreign = re.fullmatch(pattern, layer).expand(foreign)
-        value = ours[path]
-        if name == "kernel":
-            value = np.moveaxis(value, (-1, -2), (0, 1))
-        theirs[f"{foreign}.{LEAVES[name]}"] = value
-    assert len(theirs) == len(ours)
-    return ours, theirs
-
-
-def check(model, expected, *, but=()):
-    """The model has the expected values, and its own at the paths that match one of `but`."""
-    for path, leaf in variables(model).items():
-        kept = any(re.search(part, path) for part in but)
-        np.testing.assert_array_equal(leaf[...], 7 if kept else expected[path], err_msg=path)
 
 
 @pytest.mark.by_default("resnet10", slow=("resnet50-t",))

@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from test_convert import LAYERS, RESNET, build, check, state_of  # noqa: F401
-from test_torch_file import legacy_file, safetensors_file, whole, zip_file
+from state_dicts import LAYERS, RESNET, check, state_of
+from torch_files import legacy_file, safetensors_file, whole, zip_file
 
 from trn_jax import convert
 from trn_jax.convert import read_torch_file
@@ -183,7 +183,7 @@ PREFIXES = (
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_prefixes_are_cut_off(build, prefix):  # noqa: F811
+def test_prefixes_are_cut_off(build, prefix):
     expected, theirs = torchvision_state(build())
     model = build()
     state = {prefix + name: value for name, value in theirs.items()}
@@ -192,7 +192,7 @@ def test_prefixes_are_cut_off(build, prefix):  # noqa: F811
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "module.model.", "model.module."])
-def test_prefixes_before_names_of_mmaction2(build, prefix):  # noqa: F811
+def test_prefixes_before_names_of_mmaction2(build, prefix):
     expected, theirs = state_of(build(), LAYERS)
     model = build()
     state = {prefix + name: value for name, value in theirs.items()}
@@ -201,7 +201,7 @@ def test_prefixes_before_names_of_mmaction2(build, prefix):  # noqa: F811
     check(model, expected)
 
 
-def test_prefixes_of_some_names_and_in_the_middle(build):  # noqa: F811
+def test_prefixes_of_some_names_and_in_the_middle(build):
     expected, theirs = state_of(build(), LAYERS)
     model = build()
     state = {
@@ -221,7 +221,7 @@ def re_named(name, old, new):
     return new + name[len(old) :] if name.startswith(old) else name
 
 
-def test_another_network_behind_a_prefix_is_left_unread(build):  # noqa: F811
+def test_another_network_behind_a_prefix_is_left_unread(build):
     expected, theirs = torchvision_state(build())
     other = {name: value + 1 for name, value in theirs.items()}
     for state in (
@@ -269,7 +269,7 @@ def test_bninception_of_the_first_mmaction():
         ["patch_embed.backbone.conv.weight", "layers.0.mixer.weight", "layers.1.mixer.weight"],
     ],
 )
-def test_unknown_schemes_are_called_so(build, names):  # noqa: F811
+def test_unknown_schemes_are_called_so(build, names):
     with pytest.raises(UserError) as caught:
         convert.load_state_dict(build(), {name: np.ones(3) for name in names})
     text = str(caught.value)
@@ -280,7 +280,7 @@ def test_unknown_schemes_are_called_so(build, names):  # noqa: F811
 # Changes by hand
 
 
-def test_names_are_changed_and_ignored(build, tmp_path):  # noqa: F811
+def test_names_are_changed_and_ignored(build, tmp_path):
     expected, theirs = torchvision_state(build())
     odd = {f"visual-trunk/{n}".replace("weight", "gamma"): v for n, v in theirs.items()}
     np.savez(tmp_path / "w.npz", **odd, **{"projector.0.gamma": np.ones(3)})
@@ -312,7 +312,7 @@ def test_changes_that_make_no_sense_are_refused(read, options, message):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
-def test_weights_that_are_not_finite_are_refused(build, bad, dtype):  # noqa: F811
+def test_weights_that_are_not_finite_are_refused(build, bad, dtype):
     expected, theirs = state_of(build(), LAYERS)
     name = "backbone.layer2.0.conv1.bn.running_var"
     with np.errstate(over="ignore"):

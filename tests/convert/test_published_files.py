@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import weights
 from flax import nnx
-from test_convert import INTERLACED, LAYERS, RELATIONS, SHIFTED, state_of
-from test_torch_file import legacy_file, whole, zip_file
+from state_dicts import INTERLACED, LAYERS, RELATIONS, SHIFTED, state_of
+from torch_files import legacy_file, whole, zip_file
 
 from trn_jax import cli, convert, create_model
 from trn_jax.backbones import BACKBONES
