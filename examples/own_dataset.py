@@ -4,10 +4,10 @@ import pathlib
 import sys
 
 from trn_jax import build, config
-from trn_jax.prepare import own
+from trn_jax.prepare import custom
 
 folder, to = sys.argv[1:]  # <folder>/<class>/<video>.mp4; lists are written to the data set
-print(own.prepare(folder, to))
+print(custom.prepare_custom(folder, to))
 
 settings = config.recipe("finetune").get_config()
 settings.data_dir = to

@@ -377,7 +377,7 @@ def records(part, ending):
 
     def make(folder):
         from trn_jax.data.records import Records
-        from trn_jax.tfds.build import build
+        from trn_jax.tfds.build_records import build_records
 
         data = os.path.join(folder, "data")
         for name in ("a", "b"):
@@ -393,7 +393,7 @@ def records(part, ending):
             file.write("x\ny\n")
         fields = {"train_list": "train_list.txt", "val_list": "val_list.txt"}
         fields |= {"frames": "rawframes", "class_names": "label_map.txt"}
-        build(data, os.path.join(folder, "records"), files=fields)
+        build_records(data, os.path.join(folder, "records"), files=fields)
         places = [
             os.path.join(root, name)
             for root, _, names in os.walk(os.path.join(folder, "records"))

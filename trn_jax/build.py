@@ -20,7 +20,7 @@ from trn_jax.data.views import View
 from trn_jax.distributed import hosts
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.files import reading
-from trn_jax.prepare.processes import num_processors
+from trn_jax.prepare.workers import num_cpus
 
 _CHECKED = 10  # videos of a list, one of which has to be there
 
@@ -57,7 +57,7 @@ class Data:
                 settings.dataset, data_dir, write=may_write or not config.data_dir, **overrides
             )
         self.source = _source(self.files, settings.max_pixels)
-        self.num_threads = settings.num_threads or num_processors()
+        self.num_threads = settings.num_threads or num_cpus()
         self.multi_label = settings.multi_label
         self._config = config
         self._records: dict[str, list[annotations.Record]] = {}

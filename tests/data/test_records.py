@@ -26,7 +26,7 @@ from trn_jax.errors import UserError
 pytest.importorskip("tensorflow_datasets")
 
 from trn_jax.tfds import contents, shard_writer
-from trn_jax.tfds.build import build
+from trn_jax.tfds.build_records import build_records
 
 VIEW = dict(
     num_segments=3,
@@ -78,7 +78,7 @@ def stored(folders, tmp_path_factory):
     to = tmp_path_factory.mktemp("records")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contents, "_FRAMES_PER_SHARD", 10)
-        build(str(folders), str(to))
+        build_records(str(folders), str(to))
     return to / "video_folder"
 
 
@@ -231,7 +231,7 @@ def test_several_labels(folders, tmp_path):
         path = tmp_path / f"{split}_list.txt"
         lines = [line for line in path.read_text().splitlines() if " folder" not in line]
         path.write_text("\n".join(lines))
-    said = build(str(tmp_path), str(tmp_path / "to"), multi_label=True)
+    said = build_records(str(tmp_path), str(tmp_path / "to"), multi_label=True)
     assert "--config.data.multi_label=True" in said
     _, found = read(tmp_path / "to/video_folder", multi_label=True)
     assert [record.label for record in found] == [(0, 1), (2, 0), (0, 1), (1, 2)]
@@ -317,7 +317,7 @@ def test_the_data_sets_of_the_field(folders, tmp_path):
     for split in NAMES:
         name = f"sthv1_{split}_list_rawframes.txt"
         (tmp_path / f"{split}_list.txt").rename(tmp_path / name)
-    said = build(str(tmp_path), str(tmp_path / "to"), dataset="sthv1")
+    said = build_records(str(tmp_path), str(tmp_path / "to"), dataset="sthv1")
     assert "trn-jax train trn_sthv1 " in said
     assert f"--config.data_dir={tmp_path}/to/something_something_v1" in said
     root = tmp_path / "to" / "something_something_v1"
@@ -325,7 +325,7 @@ def test_the_data_sets_of_the_field(folders, tmp_path):
     assert len(annotations.read_class_names(files.class_names)) == 174
     (tmp_path / "label_map.txt").write_text("a\nb\n")
     with pytest.raises(UserError, match=r"sthv1 has 174 classes, but .* names 2; .*dataset=frames"):
-        build(str(tmp_path), str(tmp_path / "other"), dataset="sthv1")
+        build_records(str(tmp_path), str(tmp_path / "other"), dataset="sthv1")
 
 
 def test_frames_of_video_files(tmp_path):
@@ -347,7 +347,7 @@ def test_frames_of_video_files(tmp_path):
     (tmp_path / "videos" / "empty.mp4").write_text("")
     left_out = []
     options = dict(short_side=24, quality=80, left_out=left_out)
-    said = build(str(tmp_path), str(tmp_path / "to"), **options)
+    said = build_records(str(tmp_path), str(tmp_path / "to"), **options)
     assert left_out == ["broken.mp4", "empty.mp4"] and "2 videos that cannot be read" in said
     lines = (tmp_path / "to/video_folder/unreadable.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == left_out
@@ -391,7 +391,7 @@ def test_records_have_the_test_list_too(folders, tmp_path, stored):
     names = NAMES["val"]
     lines = (folders / "val_list.txt").read_text().splitlines(keepends=True)
     (tmp_path / "data" / "test_list.txt").write_text(lines[1])
-    said = build(str(tmp_path / "data"), str(tmp_path / "to"))
+    said = build_records(str(tmp_path / "data"), str(tmp_path / "to"))
     assert "test: 1 videos" in said
     files = datasets.locate("frames", tmp_path / "to/video_folder")
     source = records.Records(os.path.dirname(files.frames))
@@ -445,9 +445,9 @@ def test_what_was_interrupted_goes_on(folders, stored, tmp_path, monkeypatch):
     to = tmp_path / "to"
     monkeypatch.setattr(contents, "read_image_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build(str(folders), str(to))
+        build_records(str(folders), str(to))
     assert not records.is_records(to / "video_folder")
-    build(str(folders), str(to))
+    build_records(str(folders), str(to))
     assert count[0] == 24 + 39 - 22  # two files, of 15 and 7 frames, were complete
     assert contents_of(to / "video_folder") == contents_of(stored)
     for path in stored.rglob("*.array_record-*"):
@@ -461,7 +461,7 @@ def test_a_killed_build_leaves_nothing_behind(folders, tmp_path):
     code = f"""
 import os, signal
 from trn_jax.tfds import contents
-from trn_jax.tfds.build import build
+from trn_jax.tfds.build_records import build_records
 count = [0]
 read = contents.read_image_file
 def killed(path):
@@ -470,14 +470,14 @@ def killed(path):
         os.kill(os.getpid(), signal.SIGKILL)
     return read(path)
 contents.read_image_file = killed
-build({os.fspath(folders)!r}, {os.fspath(to)!r})
+build_records({os.fspath(folders)!r}, {os.fspath(to)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert list(to.rglob("incomplete.*"))
     with pytest.raises(UserError, match="no records in"):
         records.Records(os.fspath(to / "video_folder"))
-    build(str(folders), str(to))
+    build_records(str(folders), str(to))
     assert len(contents_of(to / "video_folder")) == 7
     assert not list(to.rglob("incomplete.*")) + list(to.rglob(".unfinished*"))
 
@@ -486,7 +486,7 @@ def test_classes_that_are_named_twice(folders, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\na\n")
     files = {"class_names": f"{tmp_path}/names.txt"}
     with pytest.raises(UserError, match=r"(?s)names\.txt .*twice: a"):
-        build(str(folders), str(tmp_path / "to"), files=files)
+        build_records(str(folders), str(tmp_path / "to"), files=files)
 
 
 def test_folders_with_missing_or_empty_frames_are_left_out(folders, tmp_path, capsys):
@@ -515,7 +515,7 @@ def test_a_disk_that_is_full(folders, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shard_writer, "ArrayRecordWriter", Full)
     with pytest.raises(UserError, match=r"cannot write .*No space left.*make room"):
-        build(str(folders), str(tmp_path / "to"))
+        build_records(str(folders), str(tmp_path / "to"))
     assert not records.is_records(tmp_path / "to/video_folder")
 
 
@@ -635,7 +635,7 @@ def test_a_frame_that_is_no_image(folders, tmp_path):
     shutil.copytree(folders, tmp_path / "from")
     (tmp_path / "from/rawframes/v0/00002.jpg").write_bytes(b"\xff\xd8 no more")
     (tmp_path / "from/rawframes/v0/00003.jpg").write_bytes(b"text")
-    build(str(tmp_path / "from"), str(tmp_path / "to"))
+    build_records(str(tmp_path / "from"), str(tmp_path / "to"))
     source, videos = read(tmp_path / "to/video_folder")
     with pytest.raises(FrameError, match=r"cannot decode frame 1 of .*v0 \(10 bytes\).*build the"):
         source.open(videos[0]).read([1])

@@ -15,11 +15,11 @@ from trn_jax.data import annotations, check, datasets, decode, pipeline, records
 from trn_jax.data.decode import read_video
 from trn_jax.data.reader import VideoReader
 from trn_jax.data.views import View
-from trn_jax.prepare import frames, own
+from trn_jax.prepare import custom, extraction
 
 pytest.importorskip("tensorflow_datasets")
 
-from trn_jax.tfds.build import build
+from trn_jax.tfds.build_records import build_records
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 JPEG_ERROR = 4.0  # mean distance of two decodings, in levels, at quality 95
@@ -61,19 +61,23 @@ def tree(tmp_path_factory):
     for name in painted.TRUTH:
         shutil.copy(painted.INPUTS / name, root / "mine" / "a" / name)
     write_others(root / "mine" / "b")
-    outcome = own.prepare(str(root / "mine"), str(root / "videos"), val_share=0.2, workers=1)
+    outcome = custom.prepare_custom(
+        str(root / "mine"), str(root / "videos"), val_share=0.2, workers=1
+    )
     to = root / "frames" / "rawframes"
     to.mkdir(parents=True)
-    source, names = frames.find_sources(str(root / "mine"))
+    source, names = extraction.find_sources(str(root / "mine"))
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frames, "in_processes", lambda work, items, _: ((i, work(i)) for i in items))
-        settings = frames.Settings(0, 95, pattern="{:05d}.jpg")
-        *_, unreadable = frames.extract(
+        patch.setattr(
+            extraction, "in_processes", lambda work, items, _: ((i, work(i)) for i in items)
+        )
+        settings = extraction.Settings(0, 95, pattern="{:05d}.jpg")
+        *_, unreadable = extraction.extract(
             source, names, str(to), settings, workers=1, report=said.append
         )
     left_out = []
-    build(str(root / "videos"), str(root / "records"), quality=95, left_out=left_out)
+    build_records(str(root / "videos"), str(root / "records"), quality=95, left_out=left_out)
     return root, str(outcome), unreadable, said, left_out
 
 

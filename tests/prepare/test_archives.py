@@ -15,7 +15,7 @@ import pytest
 
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, archives
-from trn_jax.prepare.outcome import Outcome
+from trn_jax.prepare.dataset_writer import DatasetWriter
 
 FILES = {f"set/{number}/{i}.bin": bytes([number, i]) * 700 for number in (1, 2) for i in range(5)}
 
@@ -369,8 +369,8 @@ def test_annotations_that_inflate_without_proportion_are_not_read(tmp_path):
         archive.writestr("labels/other.csv", bytes(100 << 20))  # nobody asks for that one
         archive.writestr("labels/small.csv", "a;b\n")
     wanted = {"small.csv": ()}
-    outcome = Outcome(tmp_path / "to")
-    paths = annotation_files.collect(outcome, tmp_path, ".", wanted, packed_in="labels.zip")
+    writer = DatasetWriter(tmp_path / "to")
+    paths = annotation_files.collect(writer, tmp_path, ".", wanted, packed_in="labels.zip")
     assert pathlib.Path(paths["small.csv"]).read_text() == "a;b\n"
     with pytest.raises(UserError, match=r"labels\.zip: its [\d,]+ bytes would become 104,857,600"):
-        annotation_files.collect(outcome, tmp_path, ".", {"other.csv": ()}, packed_in="labels.zip")
+        annotation_files.collect(writer, tmp_path, ".", {"other.csv": ()}, packed_in="labels.zip")

@@ -45,12 +45,12 @@ def write_charades(folder, train=CHARADES_TRAIN):
 
 def prepare_charades(folder, to, orders=ORDERS):
     to.mkdir(exist_ok=True)
-    return charades.prepare(str(folder), str(to), workers=1, orders=orders)
+    return charades.prepare_charades(str(folder), str(to), workers=1, orders=orders)
 
 
 def test_charades(tmp_path):
     write_charades(tmp_path / "in")
-    outcome = prepare_charades(tmp_path / "in", tmp_path / "charades")
+    writer = prepare_charades(tmp_path / "in", tmp_path / "charades")
     assert {path.name: path.read_text() for path in (tmp_path / "charades").glob("*.txt")} == {
         "categories.txt": "Holding some clothes\nPutting clothes somewhere\nSomeone is smiling\n",
         "train_segments.txt": "46GP8 1 24 2\n46GP8 12 36 0\n46GP8 24 36 2",
@@ -61,7 +61,7 @@ def test_charades(tmp_path):
         "charades_val_list_rawframes.txt": "YSKX3 20 1 2\n",
         "missing.txt": "Charades_v1_rgb/GONE1\tPutting clothes somewhere\n",
     }
-    said = str(outcome)
+    said = str(writer)
     assert "train videos without frames: GONE1" in said
     assert "train videos without an action: 0IH69" in said
     assert "3 of 4 actions long enough" in said
@@ -105,7 +105,7 @@ def test_gaps_in_frames_of_charades(tmp_path):
     with pytest.raises(UserError, match="has frames and an action"):
         prepare_charades(tmp_path / "in", tmp_path / "charades")
     (tmp_path / "N11GT").rename(frames / "N11GT")
-    outcome = prepare_charades(tmp_path / "in", tmp_path / "charades")
+    writer = prepare_charades(tmp_path / "in", tmp_path / "charades")
     lines = (tmp_path / "charades" / "unreadable.txt").read_text().splitlines()
     found = dict(line.split("\t") for line in lines)
     assert {os.path.basename(path) for path in found} == {"46GP8", "YSKX3", "0IH69"}
@@ -114,7 +114,7 @@ def test_gaps_in_frames_of_charades(tmp_path):
     lists = tmp_path / "charades"
     assert (lists / "charades_train_list_rawframes.txt").read_text() == "N11GT 30 1\n"
     assert (lists / "charades_val_list_rawframes.txt").read_text() == ""
-    assert outcome.status == 1
+    assert writer.status == 1
 
 
 def test_charades_has_one_label_order(tmp_path):
@@ -163,13 +163,13 @@ def write_moments(folder, categories=CATEGORIES, top="Moments_in_Time_Raw/"):
 
 def prepare_moments(folder, to):
     to.mkdir(exist_ok=True)
-    return moments.prepare(str(folder), str(to), workers=1, orders=ORDERS)
+    return moments.prepare_moments(str(folder), str(to), workers=1, orders=ORDERS)
 
 
 @pytest.mark.parametrize("top", ["Moments_in_Time_Raw/", ""])
 def test_moments(tmp_path, top):
     write_moments(tmp_path / "in", top=top)
-    outcome = prepare_moments(tmp_path / "in", tmp_path / "mit")
+    writer = prepare_moments(tmp_path / "in", tmp_path / "mit")
     found = miniature.tree(tmp_path / "mit")
     assert {path for path in found if path.endswith(".mp4")} == {f"videos/{p}" for p in VIDEOS}
     assert {p.name: p.read_text() for p in (tmp_path / "mit").glob("*.txt")} == {
@@ -181,9 +181,9 @@ def test_moments(tmp_path, top):
         "val_videolist.txt": "adult+female+singing/c_3.mp4 0",
     }
     to = tmp_path / "mit"
-    assert f"trn-jax extract {to}/videos --to={to}/rawframes" in str(outcome)
-    assert "training: 2 videos in the annotations, officially 802,264" in str(outcome)
-    assert outcome.status == 0
+    assert f"trn-jax extract {to}/videos --to={to}/rawframes" in str(writer)
+    assert "training: 2 videos in the annotations, officially 802,264" in str(writer)
+    assert writer.status == 0
     assert not prepare_moments(tmp_path / "in", tmp_path / "mit").changed
 
 
@@ -203,12 +203,12 @@ def test_videos_of_moments_that_cannot_be_read(tmp_path):
     write_moments(tmp_path / "in")
     prepare_moments(tmp_path / "in", tmp_path / "mit")
     (tmp_path / "mit/videos/training/praying/b_2.mp4").write_bytes(b"")
-    outcome = prepare_moments(tmp_path / "in", tmp_path / "mit")
+    writer = prepare_moments(tmp_path / "in", tmp_path / "mit")
     (line,) = (tmp_path / "mit" / "unreadable.txt").read_text().splitlines()
     assert line.startswith("videos/training/praying/b_2.mp4\t")
     for name in ("mit_train_list_videos.txt", "train_videolist.txt"):
         assert len((tmp_path / "mit" / name).read_text().splitlines()) == 1
-    assert outcome.status == 1
+    assert writer.status == 1
 
 
 def test_moments_with_frames_can_be_read(tmp_path):
@@ -216,11 +216,11 @@ def test_moments_with_frames_can_be_read(tmp_path):
     for video in VIDEOS:
         folder = f"rawframes/{os.path.splitext(video)[0]}"
         miniature.put(tmp_path / "mit", miniature.frames(folder, 2, "img_{:05d}.jpg"))
-    outcome = prepare_moments(tmp_path / "in", tmp_path / "mit")
+    writer = prepare_moments(tmp_path / "in", tmp_path / "mit")
     files = datasets.locate("moments", tmp_path / "mit")
     (record,) = annotations.read_list(files.val_list, frames_root=files.val_frames, num_classes=3)
     assert record.label == 2 and len(os.listdir(record.path)) == record.num_frames == 2
-    assert "--config.data.dataset=moments --config.model.num_classes=3" in str(outcome)
+    assert "--config.data.dataset=moments --config.model.num_classes=3" in str(writer)
 
 
 @pytest.mark.parametrize("call", [2, 4, 9, 12])

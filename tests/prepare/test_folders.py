@@ -3,12 +3,12 @@
 import os
 
 import pytest
-from test_own import lists, prepared, write_frames, write_video
+from test_custom import lists, prepared, write_frames, write_video
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.prepare import class_folders, folders, sources
-from trn_jax.prepare.outcome import Outcome
+from trn_jax.prepare import class_folders, custom_sources, folders
+from trn_jax.prepare.dataset_writer import DatasetWriter
 
 
 def put(root, *paths):
@@ -21,11 +21,11 @@ def put(root, *paths):
 
 def found_items(root, **options):
     """`{path: (class, split)}` and what was reported, without opening a video."""
-    outcome = Outcome("to")
-    _, items, broken, _ = sources.find(
-        outcome, str(root), str(root / "to"), sources.Options(**options)
+    writer = DatasetWriter("to")
+    _, items, broken, _ = custom_sources.find_examples(
+        writer, str(root), str(root / "to"), custom_sources.SourceOptions(**options)
     )
-    return {i.path: (i.labels[0], i.split) for i in items}, str(outcome), broken
+    return {i.path: (i.labels[0], i.split) for i in items}, str(writer), broken
 
 
 # What is found
@@ -338,8 +338,8 @@ def test_persons_stay_together(tmp_path, group_by):
     for label in ("wave", "clap"):
         for person in ("anna", "ben", "carla", "dora"):
             put(tmp_path, *(f"train/{label}/{person}/{take}.mp4" for take in range(2)))
-    _, items, *_ = sources.find(
-        Outcome("to"), str(tmp_path), "to", sources.Options(group_by=group_by)
+    _, items, *_ = custom_sources.find_examples(
+        DatasetWriter("to"), str(tmp_path), "to", custom_sources.SourceOptions(group_by=group_by)
     )
     assert {item.path: item.group for item in items} == {
         item.path: item.path.split("/")[2] for item in items
@@ -355,4 +355,4 @@ def test_groups_that_are_not_there(tmp_path, group_by):
 
 def test_class_folders_alone():
     with pytest.raises(UserError, match="no videos in x"):
-        class_folders.read(Outcome("to"), "x", folders.Contents())
+        class_folders.read_class_folders(DatasetWriter("to"), "x", folders.FoundFiles())

@@ -30,7 +30,7 @@ VIDEOS = {
 
 def prepare(folder, to):
     to.mkdir(exist_ok=True)
-    return kinetics.prepare(str(folder), str(to), workers=1, orders=ORDERS)
+    return kinetics.prepare_kinetics(str(folder), str(to), workers=1, orders=ORDERS)
 
 
 def write(folder, files=VIDEOS, train=TRAIN, val=VAL):
@@ -46,7 +46,7 @@ def texts(to):
 
 def test_lists_of_the_videos_that_are_there(tmp_path):
     write(tmp_path / "in")
-    outcome = prepare(tmp_path / "in", tmp_path / "k400")
+    writer = prepare(tmp_path / "in", tmp_path / "k400")
     assert texts(tmp_path / "k400") == {
         "label_map.txt": CLASSES,
         "kinetics400_train_list_videos.txt": (
@@ -59,7 +59,7 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
             "videos_val/zzzzzzzzzzz_000001_000011\tabseiling\n"
         ),
     }
-    said = str(outcome)
+    said = str(writer)
     assert "validation: published accuracies are of 19,796 videos" in said
     assert "training: files of 2 of 3 videos" in said
     assert "validation: files of 1 of 2 videos" in said
@@ -77,11 +77,11 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
 def test_hundreds_of_missing_videos_are_all_listed(tmp_path):
     rows = "".join(f"abseiling,{number:011d},0,10,train\n" for number in range(300))
     write(tmp_path / "in", train=TRAIN + rows)
-    outcome = prepare(tmp_path / "in", tmp_path / "k400")
+    writer = prepare(tmp_path / "in", tmp_path / "k400")
     missing = (tmp_path / "k400" / "missing.txt").read_text().splitlines()
     assert len(missing) == 302 and "videos_train/00000000299_000000_000010\tabseiling" in missing
-    assert f"00000000001_000000_000010, ... (all in {tmp_path}/k400/missing.txt)" in str(outcome)
-    assert outcome.status == 0
+    assert f"00000000001_000000_000010, ... (all in {tmp_path}/k400/missing.txt)" in str(writer)
+    assert writer.status == 0
     there = '"air drumming",3caPS4FHFF8,36,46,train\n'
     write(tmp_path / "in", train=there, val=VAL.splitlines()[0])
     prepare(tmp_path / "in", tmp_path / "k400")
@@ -105,7 +105,7 @@ def test_videos_that_cannot_be_read_stay_out_of_the_lists(tmp_path, monkeypatch,
     write(tmp_path / "in", VIDEOS | {broken: BROKEN[case]})
     (tmp_path / "k400").mkdir()
     arguments = str(tmp_path / "in"), str(tmp_path / "k400")
-    outcome = kinetics.prepare(*arguments, workers=workers, orders=ORDERS)
+    writer = kinetics.prepare_kinetics(*arguments, workers=workers, orders=ORDERS)
     found = texts(tmp_path / "k400")
     assert found["kinetics400_train_list_videos.txt"] == (
         "air_drumming/3caPS4FHFF8_000036_000046.mkv 1\n"
@@ -113,7 +113,7 @@ def test_videos_that_cannot_be_read_stay_out_of_the_lists(tmp_path, monkeypatch,
     path, reason = found["unreadable.txt"].removesuffix("\n").split("\t")
     assert path == broken and "-3B32lodo2M_000059_000069.mp4" in reason
     assert broken not in found["missing.txt"]
-    assert outcome.status == 1 and f"1 training videos that cannot be read: {path}" in str(outcome)
+    assert writer.status == 1 and f"1 training videos that cannot be read: {path}" in str(writer)
     (tmp_path / "in" / broken).write_bytes(VIDEOS[broken])
     assert prepare(tmp_path / "in", tmp_path / "k400").status == 0
     assert "unreadable.txt" not in texts(tmp_path / "k400")
@@ -160,13 +160,13 @@ def test_folders_of_frames_with_gaps_stay_out_of_the_lists(tmp_path):
     for path in (train, val):
         miniature.put(tmp_path / "k400", miniature.frames(path, 20, pattern))
     (tmp_path / "k400" / train / "img_00017.jpg").unlink()
-    outcome = prepare(tmp_path / "in", tmp_path / "k400")
+    writer = prepare(tmp_path / "in", tmp_path / "k400")
     found = texts(tmp_path / "k400")
     assert found["kinetics400_train_list_rawframes.txt"] == ""
     assert found["kinetics400_val_list_rawframes.txt"].endswith("_000013 20 1\n")
     path, reason = found["unreadable.txt"].split("\t")
     assert path == train and "'img_00017.jpg'" in reason
-    assert outcome.status == 1
+    assert writer.status == 1
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_lists_of_frames_can_be_read(tmp_path):
         ("rawframes_val/air drumming/00S_-abCdEf_000003_000013", 4),
     ):
         miniature.put(tmp_path / "k400", miniature.frames(path, count, pattern))
-    outcome = prepare(tmp_path / "in", tmp_path / "k400")
+    writer = prepare(tmp_path / "in", tmp_path / "k400")
     files = datasets.locate("k400", tmp_path / "k400")
     class_names = annotations.read_class_names(files.class_names)
     val = annotations.read_list(files.val_list, frames_root=files.val_frames, num_classes=3)
@@ -228,7 +228,7 @@ def test_lists_of_frames_can_be_read(tmp_path):
         ("abseiling", 3),
         ("air drumming", 2),
     ]
-    assert "trn-jax train tsn_k400_3seg " in str(outcome).splitlines()[-1]
+    assert "trn-jax train tsn_k400_3seg " in str(writer).splitlines()[-1]
 
 
 def test_the_published_order_of_the_classes(tmp_path):

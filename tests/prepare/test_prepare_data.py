@@ -14,8 +14,8 @@ import pytest
 from trn_jax import cli
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
-from trn_jax.prepare import PREPARATIONS, folders, progress, target
-from trn_jax.prepare.target import claim
+from trn_jax.prepare import PREPARATIONS, folder_lock, folders, progress
+from trn_jax.prepare.folder_lock import locked_folder
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -114,19 +114,25 @@ def test_a_target_that_is_a_file(tmp_path, capsys):
 
 def test_a_read_only_target(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="it is read-only; choose another folder"), claim(tmp_path):
+    with (
+        pytest.raises(UserError, match="it is read-only; choose another folder"),
+        locked_folder(tmp_path),
+    ):
         pass
 
 
 def test_one_preparation_at_a_time(tmp_path):
-    with claim(tmp_path / "to"):
+    with locked_folder(tmp_path / "to"):
         handle = os.open(tmp_path / "to", os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with pytest.raises(UserError, match="another process is writing"), claim(tmp_path / "to"):
+        with (
+            pytest.raises(UserError, match="another process is writing"),
+            locked_folder(tmp_path / "to"),
+        ):
             pass
         os.close(handle)
-    with claim(tmp_path / "to"):
+    with locked_folder(tmp_path / "to"):
         pass
     assert list((tmp_path / "to").iterdir()) == []
 
@@ -201,6 +207,6 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
 
 
 def test_there_are_no_claims_on_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr(target, "fcntl", None)
-    with claim(tmp_path / "to"), claim(tmp_path / "to"):
+    monkeypatch.setattr(folder_lock, "fcntl", None)
+    with locked_folder(tmp_path / "to"), locked_folder(tmp_path / "to"):
         assert (tmp_path / "to").is_dir()

@@ -16,8 +16,8 @@ from trn_jax.data import datasets, records
 
 pytest.importorskip("tensorflow_datasets")
 
-from trn_jax.prepare import frames
-from trn_jax.tfds import build, contents
+from trn_jax.prepare import extraction
+from trn_jax.tfds import build_records, contents
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 GESTURES = tuple(f"Gesture {letter}" for letter in "zyxwvutsrqponmlkjihgfedcba_")
@@ -152,7 +152,7 @@ TEMPLATES = tuple(f"Doing {number:03d} with something" for number in range(174))
 
 def test_records_of_videos_without_frames(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(build, "Settings", lambda: frames.Settings(short_side=16))
+    monkeypatch.setattr(build_records, "Settings", lambda: extraction.Settings(short_side=16))
     rows = {
         "train": (("78687", "Doing 007 with [something]", write_video(4)),),
         "validation": (("74225", "Doing 173 with [something]", write_video(3, (16, 12))),),

@@ -8,11 +8,11 @@ import pytest
 
 from trn_jax.errors import UserError
 from trn_jax.prepare import splits
-from trn_jax.prepare.items import Item, split_called
+from trn_jax.prepare.examples import Example, split_called
 
 
 def make(label, numbers, **fields):
-    return [Item(f"{label}/clip {number}.mp4", (label,), **fields) for number in numbers]
+    return [Example(f"{label}/clip {number}.mp4", (label,), **fields) for number in numbers]
 
 
 def membership(items, *, earlier=None, seed=0, share=0.2):
@@ -100,12 +100,12 @@ def test_the_form_of_a_path_does_not_matter():
     )
     others = make("b", range(10))
     found = [
-        [membership([Item(p, ("a",)) for p in form] + others)[p] for p in form] for form in forms
+        [membership([Example(p, ("a",)) for p in form] + others)[p] for p in form] for form in forms
     ]
     assert found[0] == found[1] == found[2] == found[3]
     assert set(found[0]) == {"train", "val"}
     # The class has no part in it: merging classes moves nothing.
-    merged = membership([Item(f"{name}.mp4", ("other",)) for name in names] + others)
+    merged = membership([Example(f"{name}.mp4", ("other",)) for name in names] + others)
     assert [merged[f"{name}.mp4"] for name in names] == found[0]
 
 
@@ -161,7 +161,7 @@ def test_a_split_without_videos_is_an_error():
 def test_groups_stay_together_in_all_classes():
     people = [f"person {number}" for number in range(30)]
     items = [
-        Item(f"{label}/{person}/{take}.mp4", (label,), group=person)
+        Example(f"{label}/{person}/{take}.mp4", (label,), group=person)
         for label in ("wave", "clap")
         for person in people
         for take in range(3)
@@ -182,7 +182,7 @@ def test_groups_stay_together_in_all_classes():
 
 def test_small_classes_of_groups_have_both_splits():
     items = [
-        Item(f"{label}/{person}.mp4", (label,), group=person)
+        Example(f"{label}/{person}.mp4", (label,), group=person)
         for label in "abcd"
         for person in ("anna", "ben", "carla")
     ]
@@ -192,7 +192,7 @@ def test_small_classes_of_groups_have_both_splits():
 
 
 def test_earlier_lists_that_tear_a_group_apart_are_an_error():
-    items = [Item(f"a/{n}.mp4", ("a",), group="anna") for n in range(4)] + make("b", range(9))
+    items = [Example(f"a/{n}.mp4", ("a",), group="anna") for n in range(4)] + make("b", range(9))
     earlier = {"a/0": "train", "a/1": "val"}
     with pytest.raises(UserError, match=r"1 groups .* train_list.txt.*--group-by.*\n.*anna"):
         membership(items, earlier=earlier)
@@ -200,8 +200,8 @@ def test_earlier_lists_that_tear_a_group_apart_are_an_error():
 
 def test_groups_that_the_source_tears_apart_are_named():
     items = [
-        Item("a/1.mp4", ("a",), split="train", group="anna"),
-        Item("a/2.mp4", ("a",), split="test", group="anna"),
+        Example("a/1.mp4", ("a",), split="train", group="anna"),
+        Example("a/2.mp4", ("a",), split="test", group="anna"),
         *make("a", range(9), split="val"),
     ]
     assert splits.divide(items, val_share=0.2, seed=0).torn == ["anna"]

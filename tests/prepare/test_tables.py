@@ -4,13 +4,13 @@ import json
 import random
 
 import pytest
-from test_own import prepared, write_frames, write_video
+from test_custom import prepared, write_frames, write_video
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.prepare import classes, sources, tables
-from trn_jax.prepare.items import SPLITS
-from trn_jax.prepare.outcome import Outcome
+from trn_jax.prepare import class_names, custom_sources, tables
+from trn_jax.prepare.dataset_writer import DatasetWriter
+from trn_jax.prepare.examples import SPLIT_NAMES
 
 
 @pytest.fixture
@@ -26,9 +26,11 @@ def root(tmp_path):
 def read(root, name, text, **options):
     """The items of a table with this text, or these bytes."""
     (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    outcome = Outcome("to")
-    _, items, _, _ = sources.find(outcome, str(root / name), "to", sources.Options(**options))
-    return items, str(outcome)
+    writer = DatasetWriter("to")
+    _, items, _, _ = custom_sources.find_examples(
+        writer, str(root / name), "to", custom_sources.SourceOptions(**options)
+    )
+    return items, str(writer)
 
 
 def pairs(root, name, text, **options):
@@ -263,7 +265,7 @@ def test_rows_have_the_numbers_of_an_editor(root, name, text, place):
         ("t.csv", "# nothing\n", "empty"),
         ("t.txt", "", "empty"),
         ("t.xlsx", "PK", "CSV UTF-8"),
-        ("t.csv", b"\xff\xfea", "no text|empty|expected"),
+        ("t.csv", b"\xff\xfea", "UTF-8|empty|expected"),
         ("t.csv", "a\0b.mp4,x\nb.MOV,y\n", ""),
     ],
 )
@@ -289,10 +291,12 @@ def test_files_that_are_no_tables(root, name, text, message):
 def test_numbers_get_their_names_from_a_file_beside(root, name, text):
     (root / name).write_text(text)
     (root / "t.txt").write_text("a.mp4 2\nb.MOV 0\n")
-    outcome = Outcome("to")
-    _, items, _, order = sources.find(outcome, str(root / "t.txt"), "to", sources.Options())
+    writer = DatasetWriter("to")
+    _, items, _, order = custom_sources.find_examples(
+        writer, str(root / "t.txt"), "to", custom_sources.SourceOptions()
+    )
     assert [item.labels for item in items] == [("Brush hair",), ("Run",)]
-    assert order == ["Run", "Walk", "Brush hair"] and name in str(outcome)
+    assert order == ["Run", "Walk", "Brush hair"] and name in str(writer)
     with pytest.raises(UserError, match=r"3 .*no name|no name .*such as 3"):
         read(root, "t.txt", "a.mp4 2\nb.MOV 3\n")
 
@@ -326,8 +330,8 @@ def test_files_of_people_are_not_overwritten(tmp_path):
 def test_very_long_numbers_are_names(root):
     long = "9" * 5000
     assert pairs(root, "t.txt", f"a.mp4 {long}\nb.MOV 2\n") == [("a.mp4", long), ("b.MOV", "2")]
-    assert classes.ordered({long, "10", "9"}) == sorted([long, "10", "9"])
-    assert classes.ordered({"10", "9"}) == ["9", "10"]
+    assert class_names.ordered({long, "10", "9"}) == sorted([long, "10", "9"])
+    assert class_names.ordered({"10", "9"}) == ["9", "10"]
 
 
 # Contradictions
@@ -429,7 +433,7 @@ def test_mutated_tables(root):
             continue
         assert items
         for item in items:
-            assert item.path and all(item.labels) and item.split in ("", *SPLITS)
+            assert item.path and all(item.labels) and item.split in ("", *SPLIT_NAMES)
             assert len(item.labels) == 1 or options["multi_label"]
 
 

@@ -49,7 +49,7 @@ def real_names(file):
 
 def test_jester_comes_out_as_the_scripts_for_mindspore_leave_it(tmp_path):
     frames = miniature.jester(tmp_path / "in")
-    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    writer = prepare("jester", tmp_path / "in", tmp_path / "jester")
     found = miniature.tree(tmp_path / "jester")
     assert {path: data for path, data in found.items() if path.startswith("20bn")} == frames
     texts = {path: data.decode() for path, data in found.items() if path.endswith((".txt", ".csv"))}
@@ -66,7 +66,7 @@ def test_jester_comes_out_as_the_scripts_for_mindspore_leave_it(tmp_path):
         "jester_val_list_rawframes.txt": "9223 4 1\n107090 2 2\n",
     }
     assert found.keys() - texts.keys() - frames.keys() == {"unpacked.json"}
-    assert outcome.changed
+    assert writer.changed
 
 
 def test_jester_can_be_read_without_further_settings(tmp_path):
@@ -89,7 +89,7 @@ def test_both_orders_of_jester_name_the_same_classes(tmp_path):
     names = real_names("jester_label_map_official_order.txt")
     rows = tuple((str(number), name, 1 + number % 3) for number, name in enumerate(names, start=1))
     miniature.jester(tmp_path / "in", labels=names, train=rows, val=rows[:5])
-    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    writer = prepare("jester", tmp_path / "in", tmp_path / "jester")
     alphabetical, train, _ = read_lists("jester", tmp_path / "jester")
     official, other, _ = read_lists(
         "jester",
@@ -100,13 +100,13 @@ def test_both_orders_of_jester_name_the_same_classes(tmp_path):
     )
     assert official == names and alphabetical == sorted(names) and names != sorted(names)
     assert [official[r.label] for r in other] == [alphabetical[r.label] for r in train] == names
-    assert "num_classes" not in str(outcome)
+    assert "num_classes" not in str(writer)
 
 
 def test_the_next_command_names_the_lists_that_were_written(tmp_path):
     miniature.jester(tmp_path / "in")
-    outcome = prepare("jester", tmp_path / "in", tmp_path / "a b", orders=("official",))
-    command = str(outcome).splitlines()[-1]
+    writer = prepare("jester", tmp_path / "in", tmp_path / "a b", orders=("official",))
+    command = str(writer).splitlines()[-1]
     assert command == (
         "  trn-jax train trn_bninception_jester "
         f"'--config.data_dir={tmp_path}/a b' --workdir=runs/trn_bninception_jester "
@@ -114,17 +114,17 @@ def test_the_next_command_names_the_lists_that_were_written(tmp_path):
         "--config.data.val_list=jester_val_list_rawframes.txt "
         "--config.data.class_names=label_map.txt --config.model.num_classes=4"
     )
-    outcome = prepare("jester", tmp_path / "in", tmp_path / "a b")
-    assert "train_list" not in str(outcome).splitlines()[-1]
-    assert outcome.changed and not (tmp_path / "a b" / "categories.txt.partial").exists()
+    writer = prepare("jester", tmp_path / "in", tmp_path / "a b")
+    assert "train_list" not in str(writer).splitlines()[-1]
+    assert writer.changed and not (tmp_path / "a b" / "categories.txt.partial").exists()
 
 
 def test_prepared_twice_is_prepared_once(tmp_path):
     miniature.jester(tmp_path / "in")
     prepare("jester", tmp_path / "in", tmp_path / "jester")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "jester").rglob("*")}
-    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
-    assert not outcome.changed and "nothing to do" in str(outcome)
+    writer = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    assert not writer.changed and "nothing to do" in str(writer)
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "jester").rglob("*")}
     assert after == before
 
@@ -148,9 +148,9 @@ def test_videos_without_frames_are_left_out_and_named(tmp_path):
     for path in (frames / "9223").iterdir():
         path.unlink()
     (frames / "9223").rmdir()
-    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
-    assert outcome.status == 1 and "1 training videos that cannot be read" in str(outcome)
-    assert "1 validation videos without frames, which are not there: 9223" in str(outcome)
+    writer = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    assert writer.status == 1 and "1 training videos that cannot be read" in str(writer)
+    assert "1 validation videos without frames, which are not there: 9223" in str(writer)
     left_out = {name: (tmp_path / "jester" / name).read_text() for name in LEFT_OUT}
     assert left_out == {
         "missing.txt": "20bn-jester-v1/9223\tSwiping Right\n",
@@ -168,15 +168,15 @@ def test_gaps_in_folders_of_frames_are_seen(tmp_path, number):
     frame = tmp_path / "jester" / "20bn-jester-v1" / "56557" / f"{number:05d}.jpg"
     content = frame.read_bytes()
     frame.unlink()
-    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    writer = prepare("jester", tmp_path / "in", tmp_path / "jester")
     (line,) = (tmp_path / "jester" / "unreadable.txt").read_text().splitlines()
     assert line.startswith("20bn-jester-v1/56557\t") and f"{max(number, 1):05d}.jpg" in line
     assert "56557" not in (tmp_path / "jester" / "train_videofolder.txt").read_text()
     assert "56557" not in (tmp_path / "jester" / "jester_train_list_rawframes.txt").read_text()
-    assert outcome.status == 1
+    assert writer.status == 1
     frame.write_bytes(content)
-    outcome = prepare("jester", tmp_path / "in", tmp_path / "jester")
-    assert outcome.status == 0 and not (tmp_path / "jester" / "unreadable.txt").exists()
+    writer = prepare("jester", tmp_path / "in", tmp_path / "jester")
+    assert writer.status == 0 and not (tmp_path / "jester" / "unreadable.txt").exists()
     assert "56557 5 2" in (tmp_path / "jester" / "train_videofolder.txt").read_text()
 
 
@@ -310,7 +310,7 @@ STHV1 = {
 
 def test_sthv1(tmp_path):
     frames = miniature.sthv1(tmp_path / "in", STHV1, DOINGS)
-    outcome = prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
+    writer = prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
     found = miniature.tree(tmp_path / "sthv1")
     renamed = {
         path.replace("20bn-something-something-v1", "rawframes"): content
@@ -328,7 +328,7 @@ def test_sthv1(tmp_path):
     assert "annotations/something-something-v1-labels.csv" in found
     class_names, train, _ = read_lists("sthv1", tmp_path / "sthv1")
     assert [class_names[record.label] for record in train] == [DOINGS[2], DOINGS[0]]
-    assert str(outcome).splitlines()[-1].startswith("  trn-jax train trn_sthv1 ")
+    assert str(writer).splitlines()[-1].startswith("  trn-jax train trn_sthv1 ")
 
 
 # Renames: the record, 9 frames, the record, 3 files of annotations, 6 lists.
@@ -376,7 +376,7 @@ STHV2 = {
 
 def test_sthv2(tmp_path):
     videos = miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
-    outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    writer = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
     found = miniature.tree(tmp_path / "sthv2")
     assert found["videos/78687.webm"] == videos["20bn-something-something-v2/78687.webm"]
     assert {path: data.decode() for path, data in found.items() if path.endswith(".txt")} == {
@@ -385,7 +385,7 @@ def test_sthv2(tmp_path):
         "sthv2_val_list_videos.txt": "74225.webm 0\n",
     }
     to, archives_folder = tmp_path / "sthv2", tmp_path / "in"
-    assert str(outcome).splitlines()[-2:] == [
+    assert str(writer).splitlines()[-2:] == [
         f"  trn-jax extract {to}/videos --to={to}/rawframes",
         f"  trn-jax prepare sthv2 --archives={archives_folder} --to={to}",
     ]
@@ -406,31 +406,31 @@ def test_sthv2_with_frames(tmp_path):
     miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
     frames = miniature.frames("78687", 3, "img_{:05d}.jpg")
     miniature.put(tmp_path / "sthv2" / "rawframes", frames)
-    outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    writer = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
     read = {path.name: path.read_text() for path in (tmp_path / "sthv2").glob("*.txt")}
     assert read["sthv2_train_list_rawframes.txt"] == "78687 3 1\n"
     assert read["sthv2_val_list_rawframes.txt"] == ""
     assert read["train_videofolder.txt"] == "78687 3 1"
     assert read["category.txt"] == "\n".join(TEMPLATES)
-    assert "trn-jax train trn_sthv2 " in str(outcome).splitlines()[-1]
+    assert "trn-jax train trn_sthv2 " in str(writer).splitlines()[-1]
 
 
 def test_frames_under_other_names_are_read_with_the_printed_command(tmp_path):
     miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
     for name, pattern in (("78687", "{:06d}.jpg"), ("74225", "{:06d}.jpg")):
         miniature.put(tmp_path / "sthv2" / "rawframes", miniature.frames(name, 3, pattern))
-    outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
-    command = shlex.split(str(outcome).splitlines()[-1])
+    writer = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    command = shlex.split(str(writer).splitlines()[-1])
     assert "--config.data.frame_pattern={:06d}.jpg" in command
     files = datasets.locate("sthv2", tmp_path / "sthv2", frame_pattern="{:06d}.jpg")
     (record,) = annotations.read_list(files.train_list, frames_root=files.frames, num_classes=2)
     decode.FrameFolders(pattern=files.frame_pattern, first_frame=1).check(record)
-    assert outcome.status == 0
+    assert writer.status == 0
     third = {"train": (*STHV2["train"], ("5", "Holding [something] next to [something]", b""))}
     miniature.sthv2(tmp_path / "in", STHV2 | third, TEMPLATES)
     miniature.put(tmp_path / "sthv2" / "rawframes", miniature.frames("5", 3, "img_{:05d}.jpg"))
-    outcome = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
-    assert outcome.status == 1
+    writer = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
+    assert writer.status == 1
     reason = (tmp_path / "sthv2" / "unreadable.txt").read_text()
     assert "rawframes/5\t" in reason and "'img_00001.jpg'" in reason and "'000001.jpg'" in reason
 

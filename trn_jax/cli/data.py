@@ -118,9 +118,9 @@ def add_prepare(commands):
 
 
 def _prepare(arguments):
-    from trn_jax.prepare import PREPARATIONS, own
-    from trn_jax.prepare.processes import num_processors
-    from trn_jax.prepare.target import claim
+    from trn_jax.prepare import PREPARATIONS, custom
+    from trn_jax.prepare.folder_lock import locked_folder
+    from trn_jax.prepare.workers import num_cpus
 
     if arguments.archives:
         if arguments.source not in PREPARATIONS:
@@ -135,14 +135,15 @@ def _prepare(arguments):
         raise UserError(f"{arguments.source} needs --archives=<folder with what was downloaded>")
     _check_usual(arguments, _OF_ARCHIVES, "needs --archives")
     if arguments.records:
-        from trn_jax.tfds.build import build  # says what is missing before the work
-    with claim(arguments.to):
-        outcome = own.prepare(
+        # First, as it raises if a package is missing.
+        from trn_jax.tfds.build_records import build_records
+    with locked_folder(arguments.to):
+        writer = custom.prepare_custom(
             arguments.source,
             arguments.to,
             val_share=arguments.val_share,
             seed=arguments.seed,
-            workers=arguments.workers or num_processors(),
+            workers=arguments.workers or num_cpus(),
             merge_classes=arguments.merge_classes,
             class_level=arguments.class_level,
             group_by=arguments.group_by,
@@ -150,12 +151,14 @@ def _prepare(arguments):
             videos=arguments.videos,
             multi_label=arguments.multi_label,
         )
-        print(outcome, flush=True)
+        print(writer, flush=True)
         if arguments.records:
             to = os.path.join(arguments.to, "records")
-            made = build(arguments.to, to, files=outcome.naming, multi_label=arguments.multi_label)
+            made = build_records(
+                arguments.to, to, files=writer.naming, multi_label=arguments.multi_label
+            )
             print("records:", made, sep="\n")
-    return outcome.status
+    return writer.status
 
 
 def _check_usual(arguments, names, reason):
@@ -166,26 +169,27 @@ def _check_usual(arguments, names, reason):
 
 def _prepare_archives(arguments):
     from trn_jax.prepare import PREPARATIONS
+    from trn_jax.prepare.folder_lock import locked_folder
     from trn_jax.prepare.lists import ORDERS
-    from trn_jax.prepare.processes import num_processors
-    from trn_jax.prepare.target import claim
+    from trn_jax.prepare.workers import num_cpus
 
     if arguments.records:
-        from trn_jax.tfds.build import build_prepared  # says what is missing before the work
-    with claim(arguments.to):
-        outcome = PREPARATIONS[arguments.source](
+        # First, as it raises if a package is missing.
+        from trn_jax.tfds.build_records import build_prepared
+    with locked_folder(arguments.to):
+        writer = PREPARATIONS[arguments.source](
             arguments.archives,
             arguments.to,
-            workers=arguments.workers or num_processors(),
+            workers=arguments.workers or num_cpus(),
             orders=ORDERS if arguments.order == "both" else (arguments.order,),
             check=not arguments.skip_video_check,
         )
-        print(outcome, flush=True)
+        print(writer, flush=True)
         if arguments.records:
-            of_videos = outcome.training.source == "videos"
+            of_videos = writer.training.source == "videos"
             print("records, of the videos; they need no frames:" if of_videos else "records:")
-            print(build_prepared(outcome))
-    return outcome.status
+            print(build_prepared(writer))
+    return writer.status
 
 
 def _columns(text):
@@ -232,27 +236,27 @@ def add_extract(commands):
 
 
 def _extract(arguments):
-    from trn_jax.prepare import frames
-    from trn_jax.prepare.processes import num_processors
-    from trn_jax.prepare.target import claim
+    from trn_jax.prepare import extraction
+    from trn_jax.prepare.folder_lock import locked_folder
+    from trn_jax.prepare.workers import num_cpus
 
-    settings = frames.Settings(
+    settings = extraction.Settings(
         arguments.short_side, arguments.quality, arguments.fps, arguments.pattern
     )
-    root, names = frames.find_sources(arguments.videos)
-    with claim(arguments.to):
-        written, kept, unreadable = frames.extract(
+    root, names = extraction.find_sources(arguments.videos)
+    with locked_folder(arguments.to):
+        written, kept, unreadable = extraction.extract(
             root,
             names,
             arguments.to,
             settings,
-            workers=arguments.workers or num_processors(),
+            workers=arguments.workers or num_cpus(),
             report=lambda line: print(line, file=sys.stderr, flush=True),
         )
     print(
         f"{written:,} videos extracted to {arguments.to}, {kept:,} were there already, "
         f"{len(unreadable):,} are unreadable"
-        + (f" (see {arguments.to}/{frames.UNREADABLE})" if unreadable else "")
+        + (f" (see {arguments.to}/{extraction.UNREADABLE})" if unreadable else "")
     )
     return 1 if unreadable else 0
 
@@ -284,13 +288,13 @@ def add_records(commands):
 
 
 def _records(arguments):
-    from trn_jax.prepare.target import claim
-    from trn_jax.tfds.build import build
+    from trn_jax.prepare.folder_lock import locked_folder
+    from trn_jax.tfds.build_records import build_records
 
     fields = ("train_list", "val_list", "test_list", "class_names", "frame_pattern", "first_frame")
     left_out: list[str] = []
-    with claim(arguments.to):
-        said = build(
+    with locked_folder(arguments.to):
+        said = build_records(
             arguments.data_dir,
             arguments.to,
             dataset=arguments.dataset,

@@ -14,14 +14,14 @@ from trn_jax.prepare.archives import Zip
 _SUBFOLDERS = ("", "annotations", "labels", "ucfTrainTestlist")
 
 
-def collect(outcome, archives, folder, wanted, *, packed_in="", optional=()):
+def collect(writer, archives, folder, wanted, *, packed_in="", optional=()):
     """Bring files of annotations to a folder of the data set, unless they are there.
 
     They are looked for in the folder of the archives, in folders below it that archives make, and
     in a zip file there.
 
     Args:
-        outcome: the `Outcome` to write with.
+        writer: the `DatasetWriter` to write with.
         archives: folder of the archives.
         folder: where they belong below the folder of the data set.
         wanted: `{name: other names that the file may have}`.
@@ -38,16 +38,16 @@ def collect(outcome, archives, folder, wanted, *, packed_in="", optional=()):
     packed = _packed(os.path.join(archives, packed_in), names) if packed_in else {}
     paths, missing = {}, []
     for name, others in wanted.items():
-        path = os.path.join(outcome.to, folder, name)
+        path = os.path.join(writer.to, folder, name)
         content = _find(archives, packed, (name, *others))
         if content is not None:
-            outcome.write(os.path.join(folder, name), content)
+            writer.write(os.path.join(folder, name), content)
         if content is not None or os.path.isfile(path):
             paths[name] = path
         elif name not in optional:
             missing.append(name)
     if missing:
-        places = [archives, packed_in, os.path.join(outcome.to, folder)]
+        places = [archives, packed_in, os.path.join(writer.to, folder)]
         raise UserError(
             f"annotations not found: {', '.join(missing)}; looked for in "
             f"{', '.join(place for place in places if place)}; download them to {archives}"
@@ -118,7 +118,7 @@ def read_class_index(path):
     return index
 
 
-def read_table(path, columns):
+def read_csv(path, columns):
     """The rows of a comma-separated file with a header, as dicts with at least these columns."""
     rows = csv.DictReader(io.StringIO(_read_text(path)))
     header = rows.fieldnames or ()
@@ -139,7 +139,7 @@ def read_table(path, columns):
     return found
 
 
-def read_json(path):
+def load_json(path):
     """What a JSON file holds."""
     try:
         return json.loads(_read_text(path))

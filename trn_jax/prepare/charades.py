@@ -18,8 +18,8 @@ import re
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.lists import ListFiles
-from trn_jax.prepare.outcome import Outcome
 
 _CHARADES = DATASETS["charades"]
 _ARCHIVE = "Charades_v1_rgb"
@@ -30,7 +30,7 @@ _FRAMES_PER_SECOND = 24
 _MIN_FRAMES = 5  # segments that end no more than so many frames after their first one are left out
 
 
-def prepare(folder, to, *, workers, orders, check=True):
+def prepare_charades(folder, to, *, workers, orders, check=True):
     """Unpack Charades and write its lists.
 
     Args:
@@ -41,7 +41,7 @@ def prepare(folder, to, *, workers, orders, check=True):
         check: unused, as there are no video files.
 
     Returns:
-        An `Outcome`.
+        A `DatasetWriter`.
 
     Raises:
         UserError: archives are missing, damaged or dangerous, annotations do not fit, the disk is
@@ -52,23 +52,23 @@ def prepare(folder, to, *, workers, orders, check=True):
             "the classes of Charades have numbers, c000 to c156, which are their labels everywhere;"
             " leave out --order"
         )
-    outcome = Outcome(to)
-    outcome.changed |= archives.unpack(
+    writer = DatasetWriter(to)
+    writer.changed |= archives.unpack(
         to, _ARCHIVE, lambda: archives.find_tar(folder, _ARCHIVE), _place, tree=_CHARADES.frames
     )
-    outcome.has(_CHARADES.frames)
+    writer.has(_CHARADES.frames)
     names = (_CLASSES, *_TABLES.values())
     paths = annotation_files.collect(
-        outcome, folder, "annotations", dict.fromkeys(names, ()), packed_in="Charades.zip"
+        writer, folder, "annotations", dict.fromkeys(names, ()), packed_in="Charades.zip"
     )
     class_names, labels = _read_classes(paths[_CLASSES])
     root = os.path.join(to, _CHARADES.frames)
     videos = {split: _read_videos(paths[table], labels) for split, table in _TABLES.items()}
     _check_frame_names(root, [name for split in videos.values() for name in split])
     roots = dict.fromkeys(_TABLES, _CHARADES.frames)
-    counts, reasons = lists.find_frames(outcome, "charades", roots, videos, workers=workers)
+    counts, reasons = lists.find_frames(writer, "charades", roots, videos, workers=workers)
     whole = {
-        split: _write_split(outcome, split, found, counts[split], reasons[split], class_names)
+        split: _write_split(writer, split, found, counts[split], reasons[split], class_names)
         for split, found in videos.items()
     }
     if not any(whole.values()):
@@ -76,8 +76,8 @@ def prepare(folder, to, *, workers, orders, check=True):
             f"no video of the annotations has frames and an action in {root}; archives and "
             "annotations must be of the same data set"
         )
-    _FILES.write(outcome, class_names, whole["train"], whole["test"])
-    outcome.then_train(
+    _FILES.write(writer, class_names, whole["train"], whole["test"])
+    writer.then_train(
         "trn_sthv1",
         "charades",
         [_FILES],
@@ -86,8 +86,8 @@ def prepare(folder, to, *, workers, orders, check=True):
         name_dataset=True,
         multi_label=True,
     )
-    outcome.list_left_out()
-    return outcome
+    writer.list_left_out()
+    return writer
 
 
 def _place(name):
@@ -133,7 +133,7 @@ def _read_videos(path, labels):
     The column of the actions is like `c092 11.90 21.20;c147 0.00 12.60`.
     """
     videos, problems = {}, []
-    for row in annotation_files.read_table(path, ("id", "actions")):
+    for row in annotation_files.read_csv(path, ("id", "actions")):
         actions = [action for action in row["actions"].split(";") if action.strip()]
         try:
             videos[row["id"]] = [_read_action(action, labels) for action in actions]
@@ -150,7 +150,7 @@ def _read_action(text, labels):
     return float(start), float(end), labels[code]
 
 
-def _write_split(outcome, split, videos, counts, reasons, class_names):
+def _write_split(writer, split, videos, counts, reasons, class_names):
     """Write the segments of a split; gives the lines with the labels of whole videos."""
     missing = {
         os.path.join(_CHARADES.frames, video): "; ".join(
@@ -159,23 +159,23 @@ def _write_split(outcome, split, videos, counts, reasons, class_names):
         for video, actions in videos.items()
         if video not in counts and video not in reasons
     }
-    outcome.miss(f"{split} videos without frames", missing)
+    writer.miss(f"{split} videos without frames", missing)
     broken = {os.path.join(_CHARADES.frames, video): reason for video, reason in reasons.items()}
-    outcome.cannot_read(f"{split} videos that cannot be read", broken)
+    writer.cannot_read(f"{split} videos that cannot be read", broken)
     official = lists.OFFICIAL["charades"]["train" if split == "train" else "val"]
-    lists.compare_count(outcome, split, len(videos), official)
+    lists.compare_count(writer, split, len(videos), official)
     present = {video: actions for video, actions in videos.items() if video in counts}
-    outcome.skip(f"{split} videos without an action", [v for v in present if not present[v]])
+    writer.skip(f"{split} videos without an action", [v for v in present if not present[v]])
     segments = [
         f"{video} {segment[0]} {segment[1]} {label}"
         for video, actions in present.items()
         for start, end, label in actions
         if (segment := _segment(start, end, counts[video]))
     ]
-    outcome.write(f"{split}_segments.txt", "\n".join(segments))
-    outcome.write(f"{split}_frameno.txt", "\n".join(f"{v} {counts[v]}" for v in present))
+    writer.write(f"{split}_segments.txt", "\n".join(segments))
+    writer.write(f"{split}_frameno.txt", "\n".join(f"{v} {counts[v]}" for v in present))
     num_actions = sum(map(len, present.values()))
-    outcome.note(
+    writer.note(
         f"{split}: frames of {len(present):,} of {len(videos):,} videos, {len(segments):,} of "
         f"{num_actions:,} actions long enough for a segment"
     )

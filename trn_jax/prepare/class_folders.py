@@ -5,21 +5,21 @@ import pathlib
 
 from trn_jax.data.videos import EXTENSIONS
 from trn_jax.errors import UserError
-from trn_jax.prepare.items import Item, split_called
+from trn_jax.prepare.examples import Example, split_called
 
 
-def read(outcome, root, found, *, class_level=1):
+def read_class_folders(writer, root, found, *, class_level=1):
     """The videos below the folders of classes, at any depth.
 
     Args:
-        outcome: the `Outcome` that what is passed over is reported to.
+        writer: the `DatasetWriter` that what is passed over is reported to.
         root: the folder.
-        found: its `folders.Contents`.
+        found: its `folders.FoundFiles`.
         class_level: which folder on the way to a video has the name of its class, counted from 1
             below `root` or below `train`, `val` and `test`.
 
     Returns:
-        A list of `Item`.
+        A list of `Example`.
 
     Raises:
         UserError: there are no videos.
@@ -38,7 +38,7 @@ def read(outcome, root, found, *, class_level=1):
         elif len(folders) < class_level:
             shallow.append(path)
         else:
-            items.append(Item(path, (folders[class_level - 1],), split))
+            items.append(Example(path, (folders[class_level - 1],), split))
     if not items:
         smaller = ", or give a smaller --class-level" if class_level > 1 else ""
         raise UserError(
@@ -47,10 +47,10 @@ def read(outcome, root, found, *, class_level=1):
             f"one{smaller}, or give a table with the class of each video"
         )
     others = [path for path in found.others if os.path.dirname(path)]
-    outcome.skip(f"files that are no videos by their names ({', '.join(EXTENSIONS)})", others)
-    outcome.skip("links to folders that were searched already", found.repeated)
-    outcome.skip(f"videos outside of {', '.join(sorted(given))}", beside)
-    outcome.skip(f"videos above the folders of the classes (level {class_level})", shallow)
+    writer.skip(f"files that are no videos by their names ({', '.join(EXTENSIONS)})", others)
+    writer.skip("links to folders that were searched already", found.repeated)
+    writer.skip(f"videos outside of {', '.join(sorted(given))}", beside)
+    writer.skip(f"videos above the folders of the classes (level {class_level})", shallow)
     level = class_level + bool(given)
     classes = [f for f in found.folders if len(_parts(f)) == level]
     with_videos = {"/".join(_parts(item.path)[:level]) for item in items}
@@ -58,9 +58,7 @@ def read(outcome, root, found, *, class_level=1):
     empty = [
         f for f in classes if "/".join(_parts(f)) not in with_videos and _parts(f)[-1] in names
     ]
-    outcome.skip(
-        "folders without videos, which are no classes then", [_parts(f)[-1] for f in empty]
-    )
+    writer.skip("folders without videos, which are no classes then", [_parts(f)[-1] for f in empty])
     return items
 
 

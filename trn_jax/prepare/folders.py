@@ -8,8 +8,8 @@ from functools import partial
 from trn_jax.data.decode import guess_pattern
 from trn_jax.data.videos import is_video
 from trn_jax.errors import UserError
-from trn_jax.prepare.processes import Died, for_each
 from trn_jax.prepare.progress import Progress
+from trn_jax.prepare.workers import Died, for_each
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 # What operating systems and archive programs leave beside the files of people.
@@ -25,7 +25,7 @@ _WORTH_PROCESSES = 20_000  # with fewer folders, starting processes takes longer
 
 
 @dataclasses.dataclass
-class Contents:
+class FoundFiles:
     """What a folder holds, in paths relative to it, sorted.
 
     Attributes:
@@ -59,9 +59,9 @@ def search(root, *, depth=None, leave_out="", frames=True):
         frames: whether folders of numbered images are videos, which aren't searched.
 
     Returns:
-        `Contents`.
+        `FoundFiles`.
     """
-    found = Contents()
+    found = FoundFiles()
     # A link to a folder that contains the root would bring in everything beside the root.
     visited = {_identity(folder) for folder in (leave_out, *_with_parents(root))}
     waiting, links = [("", 0)], list[tuple[str, int]]()

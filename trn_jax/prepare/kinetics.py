@@ -21,9 +21,9 @@ from trn_jax.data.annotations import in_label_order
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, lists
+from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.folders import find_folders, find_videos
 from trn_jax.prepare.lists import Annotations, ListFiles, Video
-from trn_jax.prepare.outcome import Outcome
 
 _K400 = DATASETS["k400"]
 _RECIPE = "tsn_k400_3seg"
@@ -41,7 +41,7 @@ _PUBLISHED_VAL = 19_796  # validation videos that the published accuracies are o
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
-def prepare(folder, to, *, workers, orders, check=True):
+def prepare_kinetics(folder, to, *, workers, orders, check=True):
     """Write the lists of Kinetics-400.
 
     Args:
@@ -52,35 +52,35 @@ def prepare(folder, to, *, workers, orders, check=True):
         check: whether to open video files, and to leave out those that can't be read.
 
     Returns:
-        An `Outcome`.
+        A `DatasetWriter`.
 
     Raises:
         UserError: annotations or all videos are missing, or the former are not as expected.
     """
-    outcome = Outcome(to)
+    writer = DatasetWriter(to)
     names = {split: f"kinetics_{split}.csv" for split in _SPLITS}
     wanted = {names[split]: (f"{split}.csv",) for split in _SPLITS} | {_CLASS_INDEX: ()}
     paths = annotation_files.collect(
-        outcome, folder, "annotations", wanted, optional=(_CLASS_INDEX,)
+        writer, folder, "annotations", wanted, optional=(_CLASS_INDEX,)
     )
     rows = {split: _read_table(paths[names[split]]) for split in _SPLITS}
     class_names = _class_names(rows["train"], paths.get(_CLASS_INDEX))
     source = paths.get(_CLASS_INDEX, paths[names["train"]])
-    linked = [split for split in _SPLITS if _link_videos(outcome, folder, split)]
+    linked = [split for split in _SPLITS if _link_videos(writer, folder, split)]
     if linked:
-        found = {split: _find_videos(outcome, split, rows[split]) for split in _SPLITS}
+        found = {split: _find_videos(writer, split, rows[split]) for split in _SPLITS}
         annotations = _annotations(class_names, rows, found, source)
         options = dict(workers=workers, check=check)
         counts = lists.write_video_lists(
-            outcome, annotations, _VIDEOS, _VIDEO_LISTS, ("official",), **options
+            writer, annotations, _VIDEOS, _VIDEO_LISTS, ("official",), **options
         )
     extracted = [split for split in _SPLITS if os.path.isdir(os.path.join(to, _FRAMES[split]))]
     if extracted:
-        found = {split: _find_frames(outcome, split, rows[split]) for split in _SPLITS}
+        found = {split: _find_frames(writer, split, rows[split]) for split in _SPLITS}
         annotations = _annotations(class_names, rows, found, source)
         options = dict(dataset="k400", workers=workers)
         counts = lists.write_frame_lists(
-            outcome, annotations, _FRAMES, _LISTS, ("official",), **options
+            writer, annotations, _FRAMES, _LISTS, ("official",), **options
         )
     if not (linked or extracted):
         raise UserError(
@@ -88,36 +88,36 @@ def prepare(folder, to, *, workers, orders, check=True):
             f"{folder}, or {' and '.join(_FRAMES.values())} in {to}"
         )
     if counts["val"] != _PUBLISHED_VAL:
-        outcome.note(f"validation: published accuracies are of {_PUBLISHED_VAL:,} videos")
+        writer.note(f"validation: published accuracies are of {_PUBLISHED_VAL:,} videos")
     waiting = [split for split in linked if split not in extracted]
     for split in waiting:
-        outcome.then_extract(_VIDEOS[split], _FRAMES[split])
+        writer.then_extract(_VIDEOS[split], _FRAMES[split])
     sizes = dict(num_classes=len(annotations.class_names), usual=400)
     if waiting:
-        outcome.then_prepare("k400", folder)
-        outcome.train_on(_RECIPE, "k400", [*_VIDEO_LISTS.values()], source="videos", **sizes)
+        writer.then_prepare("k400", folder)
+        writer.train_on(_RECIPE, "k400", [*_VIDEO_LISTS.values()], source="videos", **sizes)
     else:
-        outcome.then_train(_RECIPE, "k400", [*_LISTS.values()], **sizes)
-    outcome.list_left_out()
-    return outcome
+        writer.then_train(_RECIPE, "k400", [*_LISTS.values()], **sizes)
+    writer.list_left_out()
+    return writer
 
 
-def _link_videos(outcome, folder, split):
+def _link_videos(writer, folder, split):
     """Make the videos of a split appear in the data set; says whether there are any."""
-    target = os.path.join(outcome.to, _VIDEOS[split])
+    target = os.path.join(writer.to, _VIDEOS[split])
     if not os.path.isdir(target):
         places = (os.path.join(folder, name) for name in (_VIDEOS[split], split))
         source = next(filter(os.path.isdir, places), None)
         if source is None:
-            outcome.note(f"there is no folder of videos for {split}")
+            writer.note(f"there is no folder of videos for {split}")
             return False
-        outcome.link(source, _VIDEOS[split])
-    outcome.has(_VIDEOS[split])
+        writer.link(source, _VIDEOS[split])
+    writer.has(_VIDEOS[split])
     return True
 
 
 def _read_table(path):
-    rows = annotation_files.read_table(path, _COLUMNS)
+    rows = annotation_files.read_csv(path, _COLUMNS)
     times = [(row["time_start"], row["time_end"]) for row in rows]
     problems = [
         f"line {number}: {time}"
@@ -135,21 +135,21 @@ def _key(row):
     return f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
 
 
-def _find_videos(outcome, split, rows):
+def _find_videos(writer, split, rows):
     """`{key: path without extension}` of the videos of a split."""
-    paths = find_videos(os.path.join(outcome.to, _VIDEOS[split]))
+    paths = find_videos(os.path.join(writer.to, _VIDEOS[split]))
     found: dict[str, str] = {}
     for path in paths:
         stem = os.path.splitext(path)[0]
         found.setdefault(os.path.basename(stem), stem)
     unknown = sorted(found.keys() - {_key(row) for row in rows})
-    outcome.skip(f"files in {_VIDEOS[split]} that are not in the annotations", unknown)
+    writer.skip(f"files in {_VIDEOS[split]} that are not in the annotations", unknown)
     return found
 
 
-def _find_frames(outcome, split, rows):
+def _find_frames(writer, split, rows):
     """`{key: path}` of the folders of frames of a split."""
-    return find_folders(os.path.join(outcome.to, _FRAMES[split]), map(_key, rows))
+    return find_folders(os.path.join(writer.to, _FRAMES[split]), map(_key, rows))
 
 
 def _class_names(rows, index):

@@ -16,8 +16,8 @@ from trn_jax.data.decode import FrameError, read_video
 from trn_jax.data.videos import VideoFile, VideoFiles
 from trn_jax.errors import UserError
 from trn_jax.prepare.folders import FrameFolder, find_videos, list_frames
-from trn_jax.prepare.processes import CRASHED, Died, for_each
 from trn_jax.prepare.progress import Progress
+from trn_jax.prepare.workers import CRASHED, Died, for_each
 
 ORDERS = ("official", "alphabetical")
 _SPLITS = {"train": "training", "val": "validation"}
@@ -100,10 +100,10 @@ class ListFiles:
     classes: str
     final_newline: bool = True
 
-    def write(self, outcome, class_names, train, val):
-        """Write the three files from their lines with an `Outcome`."""
+    def write(self, writer, class_names, train, val):
+        """Write the three files from their lines with an `DatasetWriter`."""
         for name, lines in ((self.classes, class_names), (self.train, train), (self.val, val)):
-            outcome.write(name, self.text(lines))
+            writer.write(name, self.text(lines))
 
     def text(self, lines):
         """Lines as the content of a file."""
@@ -116,11 +116,11 @@ TRN_LISTS = ListFiles(
 )
 
 
-def write_frame_lists(outcome, annotations, roots, files, orders, *, dataset, workers):
+def write_frame_lists(writer, annotations, roots, files, orders, *, dataset, workers):
     """Write lists `<folder> <number of frames> <label>` of the videos whose frames are all there.
 
     Args:
-        outcome: the `Outcome` to write with.
+        writer: the `DatasetWriter` to write with.
         annotations: the `Annotations`.
         roots: folder of the frame folders of each split, below that of the data set.
         files: `{label order: ListFiles}`.
@@ -135,7 +135,7 @@ def write_frame_lists(outcome, annotations, roots, files, orders, *, dataset, wo
         UserError: no video has frames.
     """
     names = {split: [v.name for v in videos] for split, videos in annotations.splits.items()}
-    counts, reasons = find_frames(outcome, dataset, roots, names, workers=workers)
+    counts, reasons = find_frames(writer, dataset, roots, names, workers=workers)
     columns = {
         split: {name: f"{name} {count}" for name, count in found.items()}
         for split, found in counts.items()
@@ -145,14 +145,14 @@ def write_frame_lists(outcome, annotations, roots, files, orders, *, dataset, wo
         for split, found in reasons.items()
     }
     what = "frames", "a folder of frames"
-    return _write(outcome, annotations, roots, files, orders, columns, left_out, what)
+    return _write(writer, annotations, roots, files, orders, columns, left_out, what)
 
 
-def find_frames(outcome, dataset, roots, names, *, workers):
-    """Count the frames of videos, and find out how frames are called (`outcome.naming`).
+def find_frames(writer, dataset, roots, names, *, workers):
+    """Count the frames of videos, and find out how frames are called (`writer.naming`).
 
     Args:
-        outcome: an `Outcome`.
+        writer: an `DatasetWriter`.
         dataset: name in the catalogue, which says how frames usually are called.
         roots: `{split: folder of the frame folders, below that of the data set}`.
         names: `{split: names of the videos}`, lists or dicts.
@@ -165,7 +165,7 @@ def find_frames(outcome, dataset, roots, names, *, workers):
     usual = DATASETS[dataset]
     found = {}
     for split, videos in names.items():
-        root = os.path.join(outcome.to, roots[split])
+        root = os.path.join(writer.to, roots[split])
         found[split] = list_frames(root, list(videos), workers=workers, usual=usual.frame_pattern)
     names_of = {
         split: {
@@ -196,7 +196,7 @@ def find_frames(outcome, dataset, roots, names, *, workers):
             if each != common
         }
     keys = zip(("frame_pattern", "first_frame"), common, strict=True)
-    outcome.naming = {key: value for key, value in keys if value != getattr(usual, key)}
+    writer.naming = {key: value for key, value in keys if value != getattr(usual, key)}
     return counts, reasons
 
 
@@ -204,32 +204,32 @@ def _frame(pattern, number):
     return repr(pattern.format(number))
 
 
-def write_video_lists(outcome, annotations, roots, files, orders, *, workers, check):
+def write_video_lists(writer, annotations, roots, files, orders, *, workers, check):
     """Write lists `<file> <label>` of the videos that are there, as `write_frame_lists`.
 
     With `check`, files are opened, and left out if they can't be read.
     """
     paths, left_out = {}, {}
     for split, root in roots.items():
-        folder = os.path.join(outcome.to, root)
+        folder = os.path.join(writer.to, root)
         on_disk = {os.path.splitext(path)[0]: path for path in find_videos(folder)}
         names = [video.name for video in annotations.splits[split] if video.name in on_disk]
-        broken = open_videos(outcome, root, [on_disk[n] for n in names], workers) if check else {}
+        broken = open_videos(writer, root, [on_disk[n] for n in names], workers) if check else {}
         paths[split] = {n: on_disk[n] for n in names if on_disk[n] not in broken}
         left_out[split] = {
             n: (on_disk[n], broken[on_disk[n]]) for n in names if on_disk[n] in broken
         }
     what = "files", "a file"
-    return _write(outcome, annotations, roots, files, orders, paths, left_out, what)
+    return _write(writer, annotations, roots, files, orders, paths, left_out, what)
 
 
-def open_videos(outcome, root, paths, workers):
+def open_videos(writer, root, paths, workers):
     """Open video files and decode the first frame of each, unless that was done before.
 
     `trn-jax check --deep` decodes all frames.
 
     Args:
-        outcome: an `Outcome`, which remembers what was opened.
+        writer: an `DatasetWriter`, which remembers what was opened.
         root: folder that paths are relative to, below that of the data set.
         paths: of the files.
         workers: processes that open files.
@@ -237,8 +237,8 @@ def open_videos(outcome, root, paths, workers):
     Returns:
         `{path: reason}` of those that can't be read.
     """
-    folder = os.path.join(outcome.to, root)
-    known = outcome.opened.setdefault(root, {})
+    folder = os.path.join(writer.to, root)
+    known = writer.opened.setdefault(root, {})
     waiting = [path for path in paths if path not in known]
     if waiting:
         VideoFiles()  # says what to install
@@ -250,7 +250,7 @@ def open_videos(outcome, root, paths, workers):
             if not isinstance(result, Died) and result[1]:
                 notes[path] = result[1]
             progress.add(1)
-    outcome.note_used([note for path in sorted(notes) for note in notes[path]])
+    writer.note_used([note for path in sorted(notes) for note in notes[path]])
     return {path: known[path] for path in paths if known[path]}
 
 
@@ -268,17 +268,17 @@ def _look(folder, path):
         return str(error), ()
 
 
-def _write(outcome, annotations, roots, files, orders, columns, left_out, what):
+def _write(writer, annotations, roots, files, orders, columns, left_out, what):
     """Write lists of the videos that have `columns`, which are all but that of the label.
 
     `columns` are `{split: {name: columns}}`, and `left_out`, of videos that can't be read,
     `{split: {name: (path, reason)}}`; others don't have `what`.
     """
     present = {
-        split: _present(outcome, annotations, roots, split, columns[split], left_out[split], what)
+        split: _present(writer, annotations, roots, split, columns[split], left_out[split], what)
         for split in _SPLITS
     }
-    _check_any(present, outcome, roots, what[1])
+    _check_any(present, writer, roots, what[1])
     for order in orders:
         names = annotations.ordered(order)
         labels = {name: label for label, name in enumerate(names)}
@@ -286,36 +286,36 @@ def _write(outcome, annotations, roots, files, orders, columns, left_out, what):
             [f"{columns[split][video.name]} {labels[video.label]}" for video in present[split]]
             for split in _SPLITS
         )
-        files[order].write(outcome, names, train, val)
+        files[order].write(writer, names, train, val)
     return {split: len(videos) for split, videos in present.items()}
 
 
-def _present(outcome, annotations, roots, split, columns, left_out, what):
+def _present(writer, annotations, roots, split, columns, left_out, what):
     """The videos of a split that can be used."""
     videos, root, called = annotations.splits[split], roots[split], _SPLITS[split]
     present = [video for video in videos if video.name in columns]
-    outcome.note(f"{called}: {what[0]} of {len(present):,} of {len(videos):,} videos")
-    compare_count(outcome, called, len(videos), annotations.official.get(split))
+    writer.note(f"{called}: {what[0]} of {len(present):,} of {len(videos):,} videos")
+    compare_count(writer, called, len(videos), annotations.official.get(split))
     missing = {
         os.path.join(root, video.name): video.label
         for video in videos
         if video.name not in columns and video.name not in left_out
     }
-    outcome.miss(f"{called} videos without {what[0]}, which are not there", missing)
+    writer.miss(f"{called} videos without {what[0]}, which are not there", missing)
     broken = {os.path.join(root, path): reason for path, reason in left_out.values()}
-    outcome.cannot_read(f"{called} videos that cannot be read", broken)
+    writer.cannot_read(f"{called} videos that cannot be read", broken)
     return present
 
 
-def compare_count(outcome, called, found, official):
+def compare_count(writer, called, found, official):
     """Note the number of videos in the annotations of a split where it isn't the official one."""
     if official is not None and found != official:
-        outcome.note(f"{called}: {found:,} videos in the annotations, officially {official:,}")
+        writer.note(f"{called}: {found:,} videos in the annotations, officially {official:,}")
 
 
-def _check_any(present, outcome, roots, what):
+def _check_any(present, writer, roots, what):
     if not any(present.values()):
-        places = ", ".join(sorted({os.path.join(outcome.to, root) for root in roots.values()}))
+        places = ", ".join(sorted({os.path.join(writer.to, root) for root in roots.values()}))
         raise UserError(
             f"no video of the annotations has {what} that can be read in {places}; archives and "
             "annotations must be of the same data set"

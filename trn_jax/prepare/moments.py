@@ -14,8 +14,8 @@ import pathlib
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.lists import Annotations, ListFiles, Video
-from trn_jax.prepare.outcome import Outcome
 
 _MOMENTS = DATASETS["moments"]
 _RECIPE = "tsn_k400_3seg"
@@ -38,7 +38,7 @@ _CATEGORIES = "moments_categories.txt"
 _TABLES = {"train": "trainingSet.csv", "val": "validationSet.csv"}
 
 
-def prepare(folder, to, *, workers, orders, check=True):
+def prepare_moments(folder, to, *, workers, orders, check=True):
     """Unpack Moments in Time and write its lists.
 
     Args:
@@ -49,43 +49,43 @@ def prepare(folder, to, *, workers, orders, check=True):
         check: whether to open video files, and to leave out those that can't be read.
 
     Returns:
-        An `Outcome`.
+        A `DatasetWriter`.
 
     Raises:
         UserError: the archive is missing, damaged or dangerous, annotations do not fit, or the
             disk is full.
     """
-    outcome = Outcome(to)
-    outcome.changed |= archives.unpack(
+    writer = DatasetWriter(to)
+    writer.changed |= archives.unpack(
         to,
         "Moments_in_Time_Raw",
         lambda: archives.find_zip(folder, _ARCHIVE),
         _place,
         tree="videos",
     )
-    outcome.has("videos")
+    writer.has("videos")
     names = (_CATEGORIES, *_TABLES.values())
-    paths = annotation_files.collect(outcome, folder, "annotations", dict.fromkeys(names, ()))
+    paths = annotation_files.collect(writer, folder, "annotations", dict.fromkeys(names, ()))
     splits = {split: _read_table(paths[name]) for split, name in _TABLES.items()}
     path = paths[_CATEGORIES]
     annotations = Annotations(_read_categories(path), splits, path, lists.OFFICIAL["moments"])
     lists.write_video_lists(
-        outcome, annotations, _VIDEOS, _VIDEO_LISTS, orders, workers=workers, check=check
+        writer, annotations, _VIDEOS, _VIDEO_LISTS, orders, workers=workers, check=check
     )
     sizes = dict(num_classes=len(annotations.class_names), usual=400, name_dataset=True)
     if not os.path.isdir(os.path.join(to, "rawframes")):
-        outcome.then_extract("videos", "rawframes")
-        outcome.then_prepare("moments", folder)
+        writer.then_extract("videos", "rawframes")
+        writer.then_prepare("moments", folder)
         written = [_VIDEO_LISTS[order] for order in orders]
-        outcome.train_on(_RECIPE, "moments", written, source="videos", **sizes)
-        outcome.list_left_out()
-        return outcome
+        writer.train_on(_RECIPE, "moments", written, source="videos", **sizes)
+        writer.list_left_out()
+        return writer
     lists.write_frame_lists(
-        outcome, annotations, _FRAMES, _LISTS, orders, dataset="moments", workers=workers
+        writer, annotations, _FRAMES, _LISTS, orders, dataset="moments", workers=workers
     )
-    outcome.then_train(_RECIPE, "moments", [_LISTS[order] for order in orders], **sizes)
-    outcome.list_left_out()
-    return outcome
+    writer.then_train(_RECIPE, "moments", [_LISTS[order] for order in orders], **sizes)
+    writer.list_left_out()
+    return writer
 
 
 def _place(name):

@@ -22,10 +22,10 @@ import os
 from trn_jax.data.annotations import read_lines
 from trn_jax.data.datasets import Dataset
 from trn_jax.errors import UserError, listed
-from trn_jax.prepare.items import SPLITS, Item
+from trn_jax.prepare.examples import SPLIT_NAMES, Example
 
 # What the lists of a data set are called.
-LIST_FILES = {split: getattr(Dataset(), f"{split}_list") for split in SPLITS}
+LIST_FILES = {split: getattr(Dataset(), f"{split}_list") for split in SPLIT_NAMES}
 
 
 @dataclasses.dataclass
@@ -33,14 +33,14 @@ class Division:
     """The items of each split, and what to report about them.
 
     Attributes:
-        items: `{"train": [Item, ...], "val": ..., "test": ...}`, each in the order of paths.
+        items: `{"train": [Example, ...], "val": ..., "test": ...}`, each in the order of paths.
         validation_from_train: whether the source has a training split, but none for validation.
         kept: number of videos that earlier lists have, and that stayed where they were.
         moved: videos that the source now gives another split than the earlier lists.
         torn: groups that the source itself puts into several splits.
     """
 
-    items: dict[str, list[Item]]
+    items: dict[str, list[Example]]
     validation_from_train: bool = False
     kept: int = 0
     moved: list[str] = dataclasses.field(default_factory=list)
@@ -57,7 +57,7 @@ class _Unit:
     """Videos that stay together: those of a group, or a single one."""
 
     number: float  # in [0, 1), from the hash
-    items: list[Item]
+    items: list[Example]
     split: str = ""
     fixed: bool = False  # given by the source or by earlier lists
 
@@ -70,11 +70,11 @@ def divide(items, *, val_share, seed, earlier=None):
     """Divide items over the splits.
 
     Args:
-        items: `Item`s; those with a split keep it. If none is for validation, a share of the
+        items: `Example`s; those with a split keep it. If none is for validation, a share of the
             training videos is.
         val_share: share of validation.
         seed: of the hash.
-        earlier: `{Item.key: split}` of earlier lists, see `read_earlier`.
+        earlier: `{Example.key: split}` of earlier lists, see `read_earlier`.
 
     Returns:
         A `Division`.
@@ -83,7 +83,7 @@ def divide(items, *, val_share, seed, earlier=None):
         UserError: a split would be empty, or earlier lists tear the videos of a group apart.
     """
     sources = {item.split for item in items}
-    division = Division({split: [] for split in SPLITS})
+    division = Division({split: [] for split in SPLIT_NAMES})
     division.validation_from_train = "train" in sources and "val" not in sources
     given = {item: _given(item, sources) for item in items}
     units: dict[str, _Unit] = {}
@@ -130,7 +130,7 @@ def _fix(units, given, division, earlier):
             division.torn.append(name)
         if len(before) > 1:
             torn.append(f"{name}: {', '.join(sorted(before))}")
-        unit.split = next((s for s in reversed(SPLITS) if s in (chosen or before)), "")
+        unit.split = next((s for s in reversed(SPLIT_NAMES) if s in (chosen or before)), "")
         unit.fixed = bool(unit.split)
         for item in unit.items:
             old, new = earlier.get(item.key, ""), given[item] or unit.split
@@ -181,7 +181,7 @@ def read_earlier(folder, keys):
 
     Args:
         folder: the folder.
-        keys: `Item.key`s of the videos that are divided now.
+        keys: `Example.key`s of the videos that are divided now.
 
     Returns:
         `{key: split}` of those of `keys` that the lists have.
@@ -201,7 +201,7 @@ def _listed_key(line, keys):
     """The longest beginning of a line that is one of `keys`; behind it there are only numbers."""
     path, _, number = line.strip().rpartition(" ")
     while path and number.isdecimal():
-        if (key := Item(path, ()).key) in keys:
+        if (key := Example(path, ()).key) in keys:
             return key
         path, _, number = path.rpartition(" ")
     return None

@@ -19,8 +19,9 @@ import re
 
 from trn_jax.data.videos import EXTENSIONS, is_video
 from trn_jax.errors import UserError
-from trn_jax.prepare.items import Item, split_called
-from trn_jax.prepare.paths import Resolver, read_text
+from trn_jax.files import read_text
+from trn_jax.prepare.examples import Example, split_called
+from trn_jax.prepare.video_paths import Resolver
 
 EXTENSIONS_OF_TABLES = (".csv", ".tsv", ".txt", ".json", ".jsonl")
 # What columns are called, best first: names are better than numbers.
@@ -52,7 +53,7 @@ _EXPECTED_LINE = "'<video> <class>'"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class TableOptions:
     """How a table is read.
 
     Attributes:
@@ -85,17 +86,17 @@ class _Table:
     path_column: int = 0
 
 
-def read(outcome, path, root, options):
+def read_table(writer, path, root, options):
     """Read a table or a list.
 
     Args:
-        outcome: the `Outcome` that what is passed over is reported to.
+        writer: the `DatasetWriter` that what is passed over is reported to.
         path: the table.
         root: the folder that paths in it are relative to.
-        options: `Options`.
+        options: `TableOptions`.
 
     Returns:
-        A list of `Item`, with paths as they are on the disk.
+        A list of `Example`, with paths as they are on the disk.
 
     Raises:
         UserError: the file is no table, its columns aren't known, or rows are malformed.
@@ -117,9 +118,9 @@ def read(outcome, path, root, options):
             unlabelled.append(row.text)
         else:
             items.append(dataclasses.replace(item, path=resolver.resolve(item.path)))
-    outcome.skip("test videos without a class", unlabelled)
+    writer.skip("test videos without a class", unlabelled)
     if resolver.from_elsewhere:
-        outcome.note(
+        writer.note(
             f"{resolver.from_elsewhere:,} absolute paths don't exist here; their ends do, in {root}"
         )
     _check_labels(path, items)
@@ -127,7 +128,7 @@ def read(outcome, path, root, options):
 
 
 def _item(path, row, columns, options):
-    """The `Item` of a row, or `None` for a test video without a class."""
+    """The `Example` of a row, or `None` for a test video without a class."""
 
     def cell(what):
         index = columns.get(what)
@@ -152,7 +153,7 @@ def _item(path, row, columns, options):
             f"{row.place} of {path} is {row.text!r}, with {len(labels)} labels; expected one per "
             "video, or --multi-label"
         )
-    return Item(name, labels, split, group)
+    return Example(name, labels, split, group)
 
 
 def _check_labels(path, items):

@@ -19,8 +19,8 @@ from trn_jax.data.annotations import in_label_order
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.lists import Annotations, ListFiles, Video
-from trn_jax.prepare.outcome import Outcome
 
 _JESTER = DATASETS["jester"]
 _JESTER_LISTS = {
@@ -60,17 +60,17 @@ def prepare_jester(folder, to, *, workers, orders, check=True):
         check: whether to open video files, and to leave out those that can't be read.
 
     Returns:
-        An `Outcome`.
+        A `DatasetWriter`.
 
     Raises:
         UserError: archives are missing, damaged or dangerous, annotations do not fit, or the disk
             is full.
     """
-    outcome = Outcome(to)
-    _unpack(outcome, folder, "20bn-jester-v1", _JESTER.frames, num_parts=23)
+    writer = DatasetWriter(to)
+    _unpack(writer, folder, "20bn-jester-v1", _JESTER.frames, num_parts=23)
     names = ("labels.csv", "train.csv", "validation.csv", "test.csv", "test-answers.csv")
     paths = annotation_files.collect(
-        outcome,
+        writer,
         folder,
         "labels",
         {name: (f"jester-v1-{name}",) for name in names},
@@ -78,26 +78,26 @@ def prepare_jester(folder, to, *, workers, orders, check=True):
         optional=names[3:],
     )
     annotations = _read_csv("jester", *(paths[name] for name in names[:3]))
-    _compare_test(outcome, "jester", paths.get(names[3]), annotation_files.read_lines)
+    _compare_test(writer, "jester", paths.get(names[3]), annotation_files.read_lines)
     recipe = "trn_bninception_jester"
-    _list_frames(outcome, annotations, "jester", _JESTER_LISTS, orders, workers, recipe, usual=27)
-    return outcome
+    _list_frames(writer, annotations, "jester", _JESTER_LISTS, orders, workers, recipe, usual=27)
+    return writer
 
 
 def prepare_sthv1(folder, to, *, workers, orders, check=True):
     """Unpack the parts of Something-Something V1 and write its lists, as `prepare_jester`."""
-    outcome = Outcome(to)
-    _unpack(outcome, folder, "20bn-something-something-v1", _STHV1.frames)
+    writer = DatasetWriter(to)
+    _unpack(writer, folder, "20bn-something-something-v1", _STHV1.frames)
     kinds = ("labels", "train", "validation", "test")
     names = [f"something-something-v1-{kind}.csv" for kind in kinds]
     paths = annotation_files.collect(
-        outcome, folder, "annotations", dict.fromkeys(names, ()), optional=names[3:]
+        writer, folder, "annotations", dict.fromkeys(names, ()), optional=names[3:]
     )
     annotations = _read_csv("sthv1", *(paths[name] for name in names[:3]))
-    _compare_test(outcome, "sthv1", paths.get(names[3]), annotation_files.read_lines)
+    _compare_test(writer, "sthv1", paths.get(names[3]), annotation_files.read_lines)
     recipe = "trn_sthv1"
-    _list_frames(outcome, annotations, "sthv1", _STHV1_LISTS, orders, workers, recipe, usual=174)
-    return outcome
+    _list_frames(writer, annotations, "sthv1", _STHV1_LISTS, orders, workers, recipe, usual=174)
+    return writer
 
 
 def prepare_sthv2(folder, to, *, workers, orders, check=True):
@@ -106,12 +106,12 @@ def prepare_sthv2(folder, to, *, workers, orders, check=True):
     Lists of frames are written once `trn-jax extract` has made some. The official order
     of V2 is the alphabetical one, so the list of the videos comes in one order.
     """
-    outcome = Outcome(to)
-    _unpack(outcome, folder, "20bn-something-something-v2", _STHV2_VIDEOS)
+    writer = DatasetWriter(to)
+    _unpack(writer, folder, "20bn-something-something-v2", _STHV2_VIDEOS)
     kinds = ("labels", "train", "validation", "test")
     names = [f"something-something-v2-{kind}.json" for kind in kinds]
     paths = annotation_files.collect(
-        outcome,
+        writer,
         folder,
         "annotations",
         {name: (f"{kind}.json",) for name, kind in zip(names, kinds, strict=True)},
@@ -119,27 +119,27 @@ def prepare_sthv2(folder, to, *, workers, orders, check=True):
         optional=names[3:],
     )
     annotations = _read_json("sthv2", *(paths[name] for name in names[:3]))
-    _compare_test(outcome, "sthv2", paths.get(names[3]), annotation_files.read_json)
+    _compare_test(writer, "sthv2", paths.get(names[3]), annotation_files.load_json)
     roots = dict.fromkeys(annotations.splits, _STHV2_VIDEOS)
     options = dict(workers=workers, check=check)
     lists.write_video_lists(
-        outcome, annotations, roots, _STHV2_VIDEO_LISTS, ("official",), **options
+        writer, annotations, roots, _STHV2_VIDEO_LISTS, ("official",), **options
     )
     recipe = "trn_sthv2"
     if not os.path.isdir(os.path.join(to, _STHV2.frames)):
-        outcome.then_extract(_STHV2_VIDEOS, _STHV2.frames)
-        outcome.then_prepare("sthv2", folder)
+        writer.then_extract(_STHV2_VIDEOS, _STHV2.frames)
+        writer.then_prepare("sthv2", folder)
         written, num_classes = [*_STHV2_VIDEO_LISTS.values()], len(annotations.class_names)
-        outcome.train_on(
+        writer.train_on(
             recipe, "sthv2", written, num_classes=num_classes, usual=174, source="videos"
         )
-        outcome.list_left_out()
-        return outcome
-    _list_frames(outcome, annotations, "sthv2", _STHV2_LISTS, orders, workers, recipe, usual=174)
-    return outcome
+        writer.list_left_out()
+        return writer
+    _list_frames(writer, annotations, "sthv2", _STHV2_LISTS, orders, workers, recipe, usual=174)
+    return writer
 
 
-def _unpack(outcome, folder, stem, tree, num_parts=None):
+def _unpack(writer, folder, stem, tree, num_parts=None):
     """Unpack a split tar.gz; the folder that is called `stem` in it becomes `tree`."""
 
     def place(name):
@@ -149,15 +149,15 @@ def _unpack(outcome, folder, stem, tree, num_parts=None):
     def find():
         return archives.find_split_tar(folder, stem, num_parts=num_parts)
 
-    target = os.path.join(outcome.to, tree)
+    target = os.path.join(writer.to, tree)
     if not (os.path.exists(target) or find()) and (
-        unpacked := _find_unpacked(folder, stem, outcome.to)
+        unpacked := _find_unpacked(folder, stem, writer.to)
     ):
-        outcome.link(unpacked, tree)
-        outcome.note(f"the videos are those in {unpacked}")
+        writer.link(unpacked, tree)
+        writer.note(f"the videos are those in {unpacked}")
     if not os.path.islink(target):  # what others have unpacked stays as it is
-        outcome.changed |= archives.unpack(outcome.to, stem, find, place, tree=tree)
-    outcome.has(tree)
+        writer.changed |= archives.unpack(writer.to, stem, find, place, tree=tree)
+    writer.has(tree)
 
 
 def _find_unpacked(folder, stem, to):
@@ -172,21 +172,21 @@ def _find_unpacked(folder, stem, to):
     return None
 
 
-def _list_frames(outcome, annotations, dataset, files, orders, workers, recipe, *, usual):
+def _list_frames(writer, annotations, dataset, files, orders, workers, recipe, *, usual):
     """Write the lists of the frames, and name the recipe that trains on them."""
     roots = dict.fromkeys(annotations.splits, DATASETS[dataset].frames)
     lists.write_frame_lists(
-        outcome, annotations, roots, files, orders, dataset=dataset, workers=workers
+        writer, annotations, roots, files, orders, dataset=dataset, workers=workers
     )
     written, num_classes = [files[order] for order in orders], len(annotations.class_names)
-    outcome.then_train(recipe, dataset, written, num_classes=num_classes, usual=usual)
-    outcome.list_left_out()
+    writer.then_train(recipe, dataset, written, num_classes=num_classes, usual=usual)
+    writer.list_left_out()
 
 
-def _compare_test(outcome, dataset, path, read):
+def _compare_test(writer, dataset, path, read):
     """Note the number of test videos, which have no labels, if it isn't the official one."""
     if path is not None:
-        lists.compare_count(outcome, "test", len(read(path)), lists.OFFICIAL[dataset]["test"])
+        lists.compare_count(writer, "test", len(read(path)), lists.OFFICIAL[dataset]["test"])
 
 
 def _read_csv(dataset, labels, train, validation):
@@ -210,7 +210,7 @@ def _read_json(dataset, labels, train, validation):
 
 
 def _read_json_labels(path):
-    numbers = annotation_files.read_json(path)
+    numbers = annotation_files.load_json(path)
     try:
         names = sorted(numbers, key=lambda name: int(numbers[name]))
         if [int(numbers[name]) for name in names] != list(range(len(names))):
@@ -227,7 +227,7 @@ def _read_json_split(path):
     try:
         return [
             Video(str(entry["id"]), entry["template"].replace("[", "").replace("]", ""))
-            for entry in annotation_files.read_json(path)
+            for entry in annotation_files.load_json(path)
         ]
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(

@@ -21,8 +21,8 @@ from trn_jax.data.decode import FrameError, read_image_file, read_video
 from trn_jax.data.records import SPLITS, TEST
 from trn_jax.data.videos import VideoFile
 from trn_jax.errors import UserError, listed
-from trn_jax.prepare.processes import num_processors
 from trn_jax.prepare.progress import Progress
+from trn_jax.prepare.workers import num_cpus
 
 # Whole videos, so that a clip is in one file.
 _FRAMES_PER_SHARD = 16384
@@ -31,7 +31,7 @@ _DECODED_AT_ONCE = 64  # frames of a video file
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Video:
+class ListedVideo:
     """A video of a list.
 
     Attributes:
@@ -76,14 +76,14 @@ class Contents:
     Attributes:
         files: the `Dataset` with absolute paths.
         class_names: in the order of their labels.
-        videos: the `Video`s of each split.
+        videos: the `ListedVideo`s of each split.
         unreadable: `{name of a video that is left out: why}`.
         notes: what is unusual about the others, messages.
     """
 
     files: datasets.Dataset
     class_names: list[str]
-    videos: dict[str, list[Video]]
+    videos: dict[str, list[ListedVideo]]
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -143,7 +143,7 @@ def _readable(contents, records, root):
     examine = partial(_examine, contents.files)
     with (
         Progress(f"Examining the videos in {root}", len(records), "videos") as progress,
-        ThreadPoolExecutor(num_processors(), "examine") as threads,
+        ThreadPoolExecutor(num_cpus(), "examine") as threads,
     ):
         for record, found in zip(records, threads.map(examine, records), strict=True):
             if isinstance(found, FrameError):
@@ -191,7 +191,7 @@ def _videos(records, root):
         if not record.num_frames:
             raise UserError(f"{record.path} is a video file by its name, among folders of frames")
         name = record.path.removeprefix(root)
-        yield Video(name, record.path, record.num_frames, record.label, first)
+        yield ListedVideo(name, record.path, record.num_frames, record.label, first)
         first += record.num_frames
 
 
@@ -199,7 +199,7 @@ def cut_into_shards(videos):
     """Divide videos over files with about equally many frames: a list of lists."""
     total = sum(video.num_frames for video in videos)
     per_shard = max(_FRAMES_PER_SHARD, -(-total // _MAX_SHARDS))
-    shards: list[list[Video]] = []
+    shards: list[list[ListedVideo]] = []
     for video in videos:
         if video.first_frame >= len(shards) * per_shard:
             shards.append([])

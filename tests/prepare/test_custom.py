@@ -16,7 +16,7 @@ import simplejpeg
 from trn_jax import cli
 from trn_jax.data import annotations, datasets
 from trn_jax.errors import UserError
-from trn_jax.prepare import own
+from trn_jax.prepare import custom
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -57,7 +57,7 @@ def folder(tmp_path):
 
 def prepared(source, to, **options):
     to.mkdir(exist_ok=True)
-    return str(own.prepare(str(source), str(to), **options))
+    return str(custom.prepare_custom(str(source), str(to), **options))
 
 
 def lists(to):
@@ -319,8 +319,8 @@ def test_what_cannot_be_used_is_explained_and_nothing_written(folder, tmp_path, 
         ("t.txt", "alone\n", "line 1 of .*expected '<video> <class>'"),
         ("t.doc", "", "neither a folder of class folders nor a table"),
         ("t.txt", "a.mp4 0\nb.mp4 1\n", r"none of the 2 videos .* a\.mp4 \(.*not found"),
-        ("t.csv", "a.mp4,\xc4rger\n", r"t.csv is no text in UTF-8 \(.* at byte 6\).*'CSV UTF-8'"),
-        ("t.txt", "a.mp4 \xc4rger\n", r"t.txt is no text in UTF-8"),
+        ("t.csv", "a.mp4,\xc4rger\n", r"t.csv is not UTF-8 .*byte 6"),
+        ("t.txt", "a.mp4 \xc4rger\n", r"t.txt is not UTF-8"),
         ("t.csv", 'a.mp4,"x\ny"\n', r"class 'x\\ny' is no single line of text"),
         ("t.csv", "a.mp4,x\nb.mp4,y\na.mp4,y\n", "a.mp4 is of two classes, 'x' and 'y'"),
         ("t.csv", f"a.mp4,{'x' * 200_000}\n", "t.csv is no table: field larger"),

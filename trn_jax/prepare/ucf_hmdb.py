@@ -22,9 +22,9 @@ from collections.abc import Callable
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.folders import find_folders, find_videos
 from trn_jax.prepare.lists import Annotations, ListFiles, Video
-from trn_jax.prepare.outcome import Outcome
 
 _DIVISIONS = (1, 2, 3)
 _OFFICIAL = {
@@ -64,7 +64,7 @@ def prepare_ucf101(folder, to, *, workers, orders, check=True):
         check: whether to open video files, and to leave out those that can't be read.
 
     Returns:
-        An `Outcome`.
+        A `DatasetWriter`.
 
     Raises:
         UserError: annotations or all videos are missing, or the former are not as expected.
@@ -82,16 +82,16 @@ def prepare_hmdb51(folder, to, *, workers, orders, check=True):
 
 
 def _prepare(source, folder, to, workers, check):
-    outcome = Outcome(to)
-    class_names, divisions, path = source.read(outcome, folder)
+    writer = DatasetWriter(to)
+    class_names, divisions, path = source.read(writer, folder)
     frames = os.path.isdir(os.path.join(to, _FRAMES))
-    videos = _link_videos(outcome, source, folder, needed=not frames)
+    videos = _link_videos(writer, source, folder, needed=not frames)
     for kind in [_VIDEOS] * videos + [_FRAMES] * frames:
         names = [video.name for splits in divisions for part in splits.values() for video in part]
         places = _locate(os.path.join(to, kind), kind, names)
         roots = {"train": kind, "val": kind}
         for number, splits in zip(_DIVISIONS, divisions, strict=True):
-            outcome.note(f"{kind}, division {number} of {len(_DIVISIONS)}:")
+            writer.note(f"{kind}, division {number} of {len(_DIVISIONS)}:")
             placed = {
                 split: [Video(places.get(v.name, v.name), v.label) for v in part]
                 for split, part in splits.items()
@@ -101,17 +101,13 @@ def _prepare(source, folder, to, workers, check):
             files = {"official": _list_files(source, number, kind)}
             if kind == _VIDEOS:
                 options = dict(workers=workers, check=check)
-                lists.write_video_lists(
-                    outcome, annotations, roots, files, ("official",), **options
-                )
+                lists.write_video_lists(writer, annotations, roots, files, ("official",), **options)
             else:
                 options = dict(dataset=source.name, workers=workers)
-                lists.write_frame_lists(
-                    outcome, annotations, roots, files, ("official",), **options
-                )
+                lists.write_frame_lists(writer, annotations, roots, files, ("official",), **options)
     kind = _FRAMES if frames else _VIDEOS
     first, second = (_list_files(source, number, kind) for number in _DIVISIONS[:2])
-    outcome.then_train(
+    writer.then_train(
         "finetune",
         source.name,
         [first],
@@ -120,12 +116,12 @@ def _prepare(source, folder, to, workers, check):
         name_dataset=True,
         source="frames" if frames else "videos",
     )
-    outcome.note(
+    writer.note(
         f"the command is for division 1; for the others: --config.data.train_list={second.train} "
         f"--config.data.val_list={second.val}, ..."
     )
-    outcome.list_left_out()
-    return outcome
+    writer.list_left_out()
+    return writer
 
 
 def _list_files(source, number, kind):
@@ -133,19 +129,19 @@ def _list_files(source, number, kind):
     return ListFiles(train, val, DATASETS[source.name].class_names)
 
 
-def _link_videos(outcome, source, folder, *, needed):
+def _link_videos(writer, source, folder, *, needed):
     """Make the videos appear in the data set, and return whether there are any."""
-    target = os.path.join(outcome.to, _VIDEOS)
+    target = os.path.join(writer.to, _VIDEOS)
     if not os.path.isdir(target):
         places = [os.path.join(folder, name) for name in (*source.folders, _VIDEOS)]
         found = next((place for place in places if os.path.isdir(place)), None)
         if found is None and find_videos(folder):
             found = folder
         if found is not None:
-            outcome.link(found, _VIDEOS)
+            writer.link(found, _VIDEOS)
         elif needed:
-            outcome.changed |= archives.unpack(
-                outcome.to,
+            writer.changed |= archives.unpack(
+                writer.to,
                 source.archive,
                 lambda: (
                     archives.find_zip(folder, f"{source.archive}.zip") or _no_videos(source, folder)
@@ -155,7 +151,7 @@ def _link_videos(outcome, source, folder, *, needed):
             )
         else:
             return False
-    outcome.has(_VIDEOS)
+    writer.has(_VIDEOS)
     return True
 
 
@@ -200,11 +196,11 @@ def _locate(root, kind, names):
 # Annotations -------------------------------------------------------------------------------------
 
 
-def _read_ucf101(outcome, folder):
+def _read_ucf101(writer, folder):
     """The class names, the videos of each division, and the file that the former are from."""
     lists_of = {f"{kind}list{n:02d}.txt": () for n in _DIVISIONS for kind in ("train", "test")}
     paths = annotation_files.collect(
-        outcome,
+        writer,
         folder,
         "annotations",
         {"classInd.txt": (), **lists_of},
@@ -239,11 +235,11 @@ def _read_ucf101_list(path):
     return [Video(name, name.partition("/")[0]) for name in names]
 
 
-def _read_hmdb51(outcome, folder):
+def _read_hmdb51(writer, folder):
     """As `_read_ucf101`, from a file per class and division."""
     places = ("", "annotations", "testTrainMulti_7030_splits", "test_train_splits", "splits")
     folders = [os.path.join(folder, place) for place in places]
-    folders.append(os.path.join(outcome.to, "annotations"))
+    folders.append(os.path.join(writer.to, "annotations"))
     ending = re.compile(r"(.+)_test_split([123])\.txt")
     found: dict[str, str] = {}
     for place in folders:
@@ -263,13 +259,13 @@ def _read_hmdb51(outcome, folder):
         for label in class_names:
             name = f"{label}_test_split{number}.txt"
             with open(found[name], "rb") as file:
-                outcome.write(os.path.join("annotations", name), file.read())
+                writer.write(os.path.join("annotations", name), file.read())
             for video, part in _read_hmdb51_list(found[name]):
                 if part in (_TRAIN, _TEST):
                     split = "train" if part == _TRAIN else "val"
                     splits[split].append(Video(f"{label}/{video}", label))
         divisions.append(splits)
-    return class_names, divisions, os.path.join(outcome.to, "annotations")
+    return class_names, divisions, os.path.join(writer.to, "annotations")
 
 
 def _read_hmdb51_list(path):

@@ -21,8 +21,8 @@ from trn_jax import cli
 from trn_jax.data import decode
 from trn_jax.data.annotations import Record
 from trn_jax.errors import UserError
-from trn_jax.prepare import frames, processes
-from trn_jax.prepare.frames import Settings
+from trn_jax.prepare import extraction, workers
+from trn_jax.prepare.extraction import Settings
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 REAL_CLIPS = REPOSITORY.parent / "shared" / "data"
@@ -44,13 +44,15 @@ def write_video(path, count, *, rate=10.0, codec="mp4v", size=(WIDTH, HEIGHT)):
 def extract(source, to, *, settings=None, workers=1):
     """What `extract` says, and its reports; the decoding is done in this process."""
     to.mkdir(exist_ok=True)
-    root, names = frames.find_sources(str(source))
+    root, names = extraction.find_sources(str(source))
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            frames, "in_processes", lambda work, items, _: ((item, work(item)) for item in items)
+            extraction,
+            "in_processes",
+            lambda work, items, _: ((item, work(item)) for item in items),
         )
-        found = frames.extract(
+        found = extraction.extract(
             root, names, str(to), settings or Settings(0), workers=workers, report=said.append
         )
     return *found, said
@@ -125,7 +127,7 @@ def test_frames_per_second(tmp_path, fps, expected):
 def test_uneven_times_are_respected():
     # A still picture of a second among frames of a tenth.
     shown = [(0.0, "a"), (0.1, "b"), (1.1, "c"), (1.2, "d")]
-    found = [frame for _, frame in frames._at_rate(iter(shown), 5)]
+    found = [frame for _, frame in extraction._at_rate(iter(shown), 5)]
     assert found == ["a", "b", "b", "b", "b", "b", "d"]
 
 
@@ -234,8 +236,8 @@ def test_interrupted_and_run_again(tmp_path, function, call):
     write_some(tmp_path / "videos")
     extract(tmp_path / "videos", tmp_path / "whole")
     owner, name = {
-        "publish": (frames, "_publish"),
-        "encode": (frames.simplejpeg, "encode_jpeg"),
+        "publish": (extraction, "_publish"),
+        "encode": (extraction.simplejpeg, "encode_jpeg"),
     }[function]
     with miniature.interrupted(owner, name, call):
         extract(tmp_path / "videos", tmp_path / "to")
@@ -252,7 +254,7 @@ def test_a_manifest_that_a_kill_has_cut(tmp_path):
     path.write_bytes(lines[0] + lines[1] + lines[2][:50])
     for name in "23":
         (tmp_path / "to" / name).rename(tmp_path / "to" / f"{name}.partial")
-    with miniature.interrupted(frames, "_publish", 2):
+    with miniature.interrupted(extraction, "_publish", 2):
         extract(tmp_path / "videos", tmp_path / "to")
     written, kept, _, _ = extract(tmp_path / "videos", tmp_path / "to")
     assert (written, kept) == (1, 3)
@@ -284,7 +286,7 @@ def test_full_disk(tmp_path):
     write_some(tmp_path / "videos")
     full = OSError(errno.ENOSPC, "No space left on device")
     with (
-        miniature.interrupted(frames.simplejpeg, "encode_jpeg", 7, full),
+        miniature.interrupted(extraction.simplejpeg, "encode_jpeg", 7, full),
         pytest.raises(UserError, match="No space left on device; mend that"),
     ):
         extract(tmp_path / "videos", tmp_path / "to")
@@ -314,26 +316,26 @@ def test_other_settings_are_refused(tmp_path):
 def test_lists_of_videos(tmp_path):
     write_video(tmp_path / "videos" / "a b.mp4", 1)
     (tmp_path / "list.txt").write_text("videos/a b.mp4 3\r\nvideos/a b.mp4\nvideos/gone.mp4 1 2\n")
-    root, names = frames.find_sources(str(tmp_path / "list.txt"))
+    root, names = extraction.find_sources(str(tmp_path / "list.txt"))
     assert root == str(tmp_path) and names == ["videos/a b.mp4", "videos/gone.mp4"]
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "list.txt").write_text(f"../videos/a b.mp4\n{tmp_path}/videos/x/d.mp4\n")
-    root, names = frames.find_sources(str(tmp_path / "deep" / "list.txt"))
+    root, names = extraction.find_sources(str(tmp_path / "deep" / "list.txt"))
     assert root == str(tmp_path / "videos") and names == ["a b.mp4", "x/d.mp4"]
 
 
 def test_sources_that_cannot_be_right(tmp_path):
     with pytest.raises(UserError, match="no videos found"):
-        frames.find_sources(str(tmp_path))
+        extraction.find_sources(str(tmp_path))
     with pytest.raises(UserError, match="as a folder or a list of videos"):
-        frames.find_sources(str(tmp_path / "gone"))
+        extraction.find_sources(str(tmp_path / "gone"))
     miniature.put(tmp_path, {"a.mp4": b"", "a.webm": b""})
     with pytest.raises(UserError, match=r"a\.mp4 and a\.webm .* the same folder"):
-        frames.find_sources(str(tmp_path))
+        extraction.find_sources(str(tmp_path))
     (tmp_path / "a.webm").unlink()
     miniature.put(tmp_path, {"a/b.mp4": b""})
     with pytest.raises(UserError, match="rename one of them"):
-        frames.find_sources(str(tmp_path))
+        extraction.find_sources(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -377,8 +379,8 @@ def double(number):
 
 
 def test_work_survives_the_death_of_processes():
-    found = dict(processes.in_processes(double, [1, 3, 4, 5], 2))
-    assert isinstance(found.pop(3), processes.Died)
+    found = dict(workers.in_processes(double, [1, 3, 4, 5], 2))
+    assert isinstance(found.pop(3), workers.Died)
     assert found == {1: 2, 4: 8, 5: 10}
 
 

@@ -22,9 +22,9 @@ from trn_jax.data.videos import EXTENSIONS, VideoFile, is_video
 from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.prepare.folders import find_videos
-from trn_jax.prepare.names import is_line, printable
-from trn_jax.prepare.processes import Died, in_processes
+from trn_jax.prepare.left_out import is_line, printable
 from trn_jax.prepare.progress import Progress
+from trn_jax.prepare.workers import Died, in_processes
 
 MANIFEST = "manifest.jsonl"
 UNREADABLE = "unreadable.txt"

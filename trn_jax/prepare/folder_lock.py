@@ -1,4 +1,4 @@
-"""The folder that a data set is prepared in."""
+"""Lock of the folder that a data set is written to."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ from trn_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def claim(folder):
-    """Make a folder, unless it is there, and keep other preparations out of it meanwhile.
+def locked_folder(folder):
+    """Make a folder, unless it is there, and lock it against other preparations.
 
-    The claim ends with the process, however that ends. Windows has no such claims.
+    The lock ends with the process. On Windows there is none.
 
     Raises:
-        UserError: the folder cannot be made or written to, or another process has claimed it.
+        UserError: the folder cannot be made or written to, or another process has locked it.
     """
     try:
         os.makedirs(folder, exist_ok=True)

@@ -7,7 +7,7 @@ import unicodedata
 
 from trn_jax.data.annotations import numbered_names
 from trn_jax.errors import UserError, listed
-from trn_jax.prepare.paths import read_text
+from trn_jax.files import read_text
 
 # Where people keep the names of numbered classes, beside their lists.
 _MAPS = (
@@ -36,15 +36,15 @@ def _is_number(name):
     return name.isdecimal() and len(name) < 10  # longer ones are names, such as dates
 
 
-def unify(outcome, items, order, *, merge):
+def unify(writer, items, order, *, merge):
     """Make one class of spellings that mean one.
 
     Spaces around names can't be kept, as files of class names are read without them. Other names
     that differ only in case, spaces or Unicode normal form are reported, and merged if asked for.
 
     Args:
-        outcome: the `Outcome` to report to.
-        items: `Item`s.
+        writer: the `DatasetWriter` to report to.
+        items: `Example`s.
         order: of the classes, see `ordered`.
         merge: whether to merge the latter.
 
@@ -62,7 +62,7 @@ def unify(outcome, items, order, *, merge):
             if key is str.strip or merge:
                 chosen |= dict.fromkeys(names, chosen.get(names[0], names[0]).strip())
             if len(shown) > 1:
-                outcome.note(_describe(shown, key is str.strip or merge, chosen.get(names[0])))
+                writer.note(_describe(shown, key is str.strip or merge, chosen.get(names[0])))
     items = [
         dataclasses.replace(item, labels=tuple(dict.fromkeys(chosen[n] for n in item.labels)))
         for item in items
@@ -84,12 +84,12 @@ def _folded(name):
     return unicodedata.normalize("NFC", " ".join(name.split()).casefold())
 
 
-def name_numbers(outcome, items, folder, *, but):
+def name_numbers(writer, items, folder, *, but):
     """Replace numbers of classes by their names, if a file beside the list has those.
 
     Args:
-        outcome: the `Outcome` to report to.
-        items: `Item`s.
+        writer: the `DatasetWriter` to report to.
+        items: `Example`s.
         folder: where the list lies.
         but: the list, which is no such file itself.
 
@@ -108,9 +108,9 @@ def name_numbers(outcome, items, folder, *, but):
     names = _read_map(path)
     if all(map(_is_number, names.values())):
         return items, []  # of an earlier preparation, which had no names either
-    if os.path.realpath(path) == os.path.realpath(os.path.join(outcome.to, "label_map.txt")):
+    if os.path.realpath(path) == os.path.realpath(os.path.join(writer.to, "label_map.txt")):
         raise UserError(
-            f"--to={outcome.to} would overwrite {path}, where the names of the classes are; choose "
+            f"--to={writer.to} would overwrite {path}, where the names of the classes are; choose "
             "another folder"
         )
     unknown = sorted((number for number in numbers if int(number) not in names), key=int)
@@ -119,7 +119,7 @@ def name_numbers(outcome, items, folder, *, but):
             f"{path} has no name for {len(unknown)} of the {len(numbers)} classes in {but}, such "
             f"as {unknown[0]}; it names {min(names)} to {max(names)}"
         )
-    outcome.note(f"the names of the classes are those of {path}")
+    writer.note(f"the names of the classes are those of {path}")
     items = [
         dataclasses.replace(item, labels=tuple(names[int(number)] for number in item.labels))
         for item in items

@@ -7,7 +7,6 @@ import unicodedata
 import urllib.parse
 
 from trn_jax.data.videos import is_video
-from trn_jax.errors import UserError
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _URL = re.compile(r"file:(//[^/]*(?=/))?", re.IGNORECASE)  # with its host, if any
@@ -100,25 +99,3 @@ def _readings(text):
     yield text
     if "\\" in text:
         yield text.replace("\\", "/")
-
-
-def read_text(path):
-    """A text with any line ends, in UTF-8, or in UTF-16 if it begins with a byte order mark.
-
-    Raises:
-        UserError: it is in another encoding, or can't be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as that, "
-            "which spreadsheets call 'CSV UTF-8'"
-        ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")

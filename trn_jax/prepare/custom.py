@@ -21,18 +21,18 @@ from trn_jax.data.datasets import Dataset
 from trn_jax.data.decode import FrameError
 from trn_jax.data.videos import VideoFiles, is_video, probe
 from trn_jax.errors import UserError, listed
-from trn_jax.prepare import classes, sources, splits
+from trn_jax.prepare import class_names, custom_sources, splits
+from trn_jax.prepare.dataset_writer import DatasetWriter, train_command
+from trn_jax.prepare.examples import SPLIT_NAMES
 from trn_jax.prepare.folders import frame_folder, visible_entries
-from trn_jax.prepare.items import SPLITS
-from trn_jax.prepare.names import is_line
-from trn_jax.prepare.outcome import Outcome, train_command
-from trn_jax.prepare.processes import CRASHED, Died, for_each
+from trn_jax.prepare.left_out import is_line
 from trn_jax.prepare.progress import Progress
+from trn_jax.prepare.workers import CRASHED, Died, for_each
 
 _WORTH_PROCESSES = 200  # with fewer videos, starting processes takes longer than opening them
 
 
-def prepare(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False, **options):
+def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False, **options):
     """Write the lists of own videos.
 
     Args:
@@ -43,25 +43,25 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False
         workers: processes that open videos.
         merge_classes: make one class of those whose names differ only in case, spaces or Unicode
             normal form.
-        **options: fields of `sources.Options`.
+        **options: fields of `custom_sources.SourceOptions`.
 
     Returns:
-        An `Outcome`.
+        A `DatasetWriter`.
 
     Raises:
         UserError: there is nothing that can be used, or the source is not as expected.
     """
     if not 0 < val_share < 1:
         raise UserError(f"--val-share={val_share} must be a share between 0 and 1, such as 0.2")
-    outcome = Outcome(to)
-    chosen = sources.Options(**options)
-    root, items, broken, order = sources.find(outcome, source, to, chosen)
-    items, order = classes.unify(outcome, items, order, merge=merge_classes)
+    writer = DatasetWriter(to)
+    chosen = custom_sources.SourceOptions(**options)
+    root, items, broken, order = custom_sources.find_examples(writer, source, to, chosen)
+    items, order = class_names.unify(writer, items, order, merge=merge_classes)
     items = _checked(source, items, chosen.multi_label)
-    found = _open_all(outcome, root, items, broken, workers)
+    found = _open_all(writer, root, items, broken, workers)
     kinds = _one_kind(source, found)
-    outcome.naming = _naming(found)
-    labels = _number_classes(outcome, source, items, found, order)
+    writer.naming = _naming(found)
+    labels = _number_classes(writer, source, items, found, order)
     division = splits.divide(
         list(found),
         val_share=val_share,
@@ -69,15 +69,15 @@ def prepare(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False
         earlier=splits.read_earlier(to, (item.key for item in found)),
     )
     _check_spaces(found, chosen.multi_label)
-    outcome.link(root, "videos" if kinds == "video" else "rawframes")
-    _write_lists(outcome, division, found, labels)
+    writer.link(root, "videos" if kinds == "video" else "rawframes")
+    _write_lists(writer, division, found, labels)
     command = train_command("finetune")
     command += [f"--config.data_dir={to}", f"--config.model.num_classes={len(labels)}"]
     command += ["--config.data.multi_label=True"] if chosen.multi_label else []
     command += [f"--workdir=runs/{os.path.basename(os.path.abspath(to))}"]
-    outcome.then(*command, *(f"--config.data.{k}={v}" for k, v in outcome.naming.items()))
-    outcome.note("weights to start from: add --config.init_from=<file> to the command")
-    return outcome
+    writer.then(*command, *(f"--config.data.{k}={v}" for k, v in writer.naming.items()))
+    writer.note("weights to start from: add --config.init_from=<file> to the command")
+    return writer
 
 
 def _checked(source, items, multi_label):
@@ -131,7 +131,7 @@ class _Details:
         return " ".join(map(str, [path, *numbers]))
 
 
-def _open_all(outcome, root, items, broken, workers):
+def _open_all(writer, root, items, broken, workers):
     """Open all videos and list those that can't be: `{item: _Details}`, in the order of items."""
     if any(is_video(item.path) for item in items):
         VideoFiles()  # says what to install
@@ -150,9 +150,9 @@ def _open_all(outcome, root, items, broken, workers):
             f"none of the {len(items)} videos in {root} can be read, such as {path} "
             f"({reasons[path]})"
         )
-    outcome.cannot_read("videos that cannot be read", reasons)
-    outcome.note_used([note for item in items if item in found for note in found[item].notes])
-    outcome.list_left_out()
+    writer.cannot_read("videos that cannot be read", reasons)
+    writer.note_used([note for item in items if item in found for note in found[item].notes])
+    writer.list_left_out()
     return {item: found[item] for item in items if item in found}
 
 
@@ -207,18 +207,18 @@ def _one_kind(source, found):
     return next(iter(examples))
 
 
-def _number_classes(outcome, source, items, found, order):
+def _number_classes(writer, source, items, found, order):
     """`{class name: label}` of the classes that have videos."""
     names = {label for item in found for label in item.labels}
     lost = sorted({label for item in items for label in item.labels} - names)
-    outcome.lose("classes of which no video can be read; they are no classes of the data set", lost)
+    writer.lose("classes of which no video can be read; they are no classes of the data set", lost)
     if len(names) < 2:
         none_of = f"; none of the videos of {', '.join(lost)} can be read" if lost else ""
         raise UserError(
             f"{source} has videos of one class only, {next(iter(names))!r}{none_of}; there must be "
             "a folder for each of several classes"
         )
-    return {name: label for label, name in enumerate(classes.ordered(names, order))}
+    return {name: label for label, name in enumerate(class_names.ordered(names, order))}
 
 
 def _check_spaces(found, multi_label):
@@ -231,34 +231,34 @@ def _check_spaces(found, multi_label):
         )
 
 
-def _write_lists(outcome, division, found, labels):
+def _write_lists(writer, division, found, labels):
     if division.validation_from_train:
-        outcome.note("the source has no videos for validation: a share of those for training is")
+        writer.note("the source has no videos for validation: a share of those for training is")
     if division.kept:
-        outcome.note(
-            f"{division.kept:,} videos stay in the split that the lists in {outcome.to} had them "
+        writer.note(
+            f"{division.kept:,} videos stay in the split that the lists in {writer.to} had them "
             "in (to divide all of them anew, remove these lists)"
         )
-    outcome.note_all("groups that the source itself has in several splits", division.torn)
-    outcome.note_all("videos that the source gives another split than before", division.moved)
-    for split in SPLITS:
+    writer.note_all("groups that the source itself has in several splits", division.torn)
+    writer.note_all("videos that the source gives another split than before", division.moved)
+    for split in SPLIT_NAMES:
         chosen, name = division.items[split], splits.LIST_FILES[split]
         if split == "test" and not chosen:
-            outcome.remove(name)
+            writer.remove(name)
             continue
         lines = [
             found[item].line(item.path, sorted(labels[label] for label in item.labels))
             for item in chosen
         ]
-        outcome.write(name, "".join(f"{line}\n" for line in lines))
+        writer.write(name, "".join(f"{line}\n" for line in lines))
         hint = ", evaluated by --mode=eval --split=test" if split == "test" else ""
-        outcome.note(f"{split}: {len(chosen):,} videos{hint}")
-    outcome.write("label_map.txt", "".join(f"{name}\n" for name in labels))
-    outcome.note(f"{len(labels)} classes")
+        writer.note(f"{split}: {len(chosen):,} videos{hint}")
+    writer.write("label_map.txt", "".join(f"{name}\n" for name in labels))
+    writer.note(f"{len(labels)} classes")
     count = collections.Counter(label for item in found for label in item.labels)
     without = division.without("val")
     alone = [label for label in without if count[label] == 1]
-    outcome.skip("classes with one video, which is for training, in validation", alone)
+    writer.skip("classes with one video, which is for training, in validation", alone)
     others = sorted(set(without) - set(alone))
-    outcome.skip("classes without a video for validation", others)
-    outcome.skip("classes without a video for training", division.without("train"))
+    writer.skip("classes without a video for validation", others)
+    writer.skip("classes without a video for training", division.without("train"))

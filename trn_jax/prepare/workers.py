@@ -15,7 +15,7 @@ class Died:
     """Stands for the result of an item that killed the process which worked on it."""
 
 
-def num_processors():
+def num_cpus():
     """How many processors this process may use, where the system tells (macOS does not)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -65,7 +65,7 @@ def test_ucf101_has_three_divisions(tmp_path, flat, packed):
         miniature.write_zip(tmp_path / "in" / name, texts)
     else:
         miniature.put(tmp_path / "in", {name: text.encode() for name, text in texts.items()})
-    outcome = prepare("ucf101", tmp_path / "in", tmp_path / "to")
+    writer = prepare("ucf101", tmp_path / "in", tmp_path / "to")
     for number, (train, test) in GROUPS.items():
         lists = {
             f"{split}_list": f"ucf101_{split}_split_{number}_videos.txt"
@@ -78,10 +78,10 @@ def test_ucf101_has_three_divisions(tmp_path, flat, packed):
     assert read("ucf101", tmp_path / "to")[1:] == tuple(
         {f"{ucf_name(label, group)}.avi": label for label in UCF} for group in GROUPS[1]
     )
-    assert str(outcome).count("files of 3 of 3 videos") == 6
-    assert "training: 3 videos in the annotations, officially 9,586" in str(outcome)
-    assert "validation: 3 videos in the annotations, officially 3,696" in str(outcome)
-    (command,) = (line for line in str(outcome).splitlines() if "trn-jax train" in line)
+    assert str(writer).count("files of 3 of 3 videos") == 6
+    assert "training: 3 videos in the annotations, officially 9,586" in str(writer)
+    assert "validation: 3 videos in the annotations, officially 3,696" in str(writer)
+    (command,) = (line for line in str(writer).splitlines() if "trn-jax train" in line)
     assert shlex.split(command)[2:] == [
         "finetune",
         f"--config.data_dir={tmp_path}/to",
@@ -110,7 +110,7 @@ def test_a_video_that_cannot_be_read_is_in_no_division(tmp_path, monkeypatch):
     (tmp_path / "in/UCF-101" / UCF[2] / f"{ucf_name(UCF[2], 8)}.avi").unlink()
     opened = []
     monkeypatch.setattr(lists, "VideoFile", lambda path: opened.append(path) or VideoFile(path))
-    outcome = prepare("ucf101", tmp_path / "in", tmp_path / "to")
+    writer = prepare("ucf101", tmp_path / "in", tmp_path / "to")
     assert len(opened) == len(set(opened)) == 11
     (line,) = (tmp_path / "to" / "unreadable.txt").read_text().splitlines()
     assert line.startswith(f"videos/{broken}\t")
@@ -118,7 +118,7 @@ def test_a_video_that_cannot_be_read_is_in_no_division(tmp_path, monkeypatch):
     assert missing == f"videos/{UCF[2]}/{ucf_name(UCF[2], 8)}\t{UCF[2]}\n"
     for path in (tmp_path / "to").glob("*_split_*.txt"):
         assert broken not in path.read_text()
-    assert outcome.status == 1
+    assert writer.status == 1
 
 
 def test_frames_of_ucf101_have_lists_too(tmp_path):

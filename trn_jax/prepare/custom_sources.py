@@ -6,10 +6,10 @@ import pathlib
 import re
 
 from trn_jax.errors import UserError, listed
-from trn_jax.prepare import class_folders, classes, tables
+from trn_jax.prepare import class_folders, class_names, tables
+from trn_jax.prepare.dataset_writer import DatasetWriter
+from trn_jax.prepare.examples import split_called
 from trn_jax.prepare.folders import search, visible_entries
-from trn_jax.prepare.items import split_called
-from trn_jax.prepare.outcome import Outcome
 from trn_jax.prepare.splits import LIST_FILES
 
 _LARGEST_TABLE = 64 << 20  # bytes
@@ -24,14 +24,14 @@ _GROUPS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class SourceOptions:
     """What can't be read off a source itself.
 
     Attributes:
         class_level: which level of folders has the names of the classes, from 1.
         group_by: what keeps videos together in one split: a column of the table, `level<N>` for
             folders of that level, or a regular expression for paths; "" for nothing.
-        columns: columns of a table, see `tables.Options`.
+        columns: columns of a table, see `tables.TableOptions`.
         videos: folder that paths in a table are relative to; by default that of the table.
         multi_label: whether videos have several labels.
     """
@@ -48,17 +48,17 @@ class Options:
         return bool(_LEVEL.fullmatch(self.group_by)) or "(" in self.group_by
 
 
-def find(outcome, source, to, options):
+def find_examples(writer, source, to, options):
     """Find the labelled videos of a source.
 
     Args:
-        outcome: the `Outcome` that what is passed over is reported to.
+        writer: the `DatasetWriter` that what is passed over is reported to.
         source: a folder, a table or a list.
         to: folder of the data set, which may lie in the source.
-        options: `Options`.
+        options: `SourceOptions`.
 
     Returns:
-        `(root, items, broken, order)`: the folder that paths are relative to, the `Item`s,
+        `(root, items, broken, order)`: the folder that paths are relative to, the `Example`s,
         `(path, reason)` of what can't be read, and the order of the classes, if there is one.
 
     Raises:
@@ -71,14 +71,16 @@ def find(outcome, source, to, options):
         broken = found.broken + found.closed
         order: list[str] = []
         if found.videos and not any(map(os.path.dirname, found.videos)):
-            items, order = _with_table(outcome, root, found, options)
+            items, order = _with_table(writer, root, found, options)
         elif options.multi_label or options.columns or options.videos:
             raise UserError(
                 f"{source} has no table beside it that --multi-label, --columns or --videos could "
                 "be for; give the table"
             )
         else:
-            items = class_folders.read(outcome, root, found, class_level=options.class_level)
+            items = class_folders.read_class_folders(
+                writer, root, found, class_level=options.class_level
+            )
         return root, _grouped(items, options), broken, order
     if not os.path.exists(source):
         raise UserError(f"{source} not found; expected {_EXPECTED}")
@@ -90,28 +92,28 @@ def find(outcome, source, to, options):
     if os.path.isdir(to) and os.path.samefile(os.path.dirname(source), to) and _is_output(source):
         raise UserError(f"--to={to} would overwrite {source}; choose another folder, or rename it")
     root = os.path.abspath(options.videos or os.path.dirname(source))
-    items, order = _read_table(outcome, source, root, options)
+    items, order = _read_table(writer, source, root, options)
     return root, _grouped(items, options), [], order
 
 
-def _read_table(outcome, path, root, options):
+def _read_table(writer, path, root, options):
     """The items of a table, and the order of the classes if they have numbers."""
     group_by = "" if options.groups_by_path else options.group_by
-    chosen = tables.Options(options.columns, group_by, options.multi_label)
-    items = tables.read(outcome, path, root, chosen)
-    return classes.name_numbers(outcome, items, os.path.dirname(path), but=path)
+    chosen = tables.TableOptions(options.columns, group_by, options.multi_label)
+    items = tables.read_table(writer, path, root, chosen)
+    return class_names.name_numbers(writer, items, os.path.dirname(path), but=path)
 
 
-def _with_table(outcome, root, found, options):
+def _with_table(writer, root, found, options):
     """As `_read_table`, of the table that lies among the videos of a folder, or beside it."""
     videos = set(found.videos)
     matching, problems = [], []
     paths = [path for folder in (root, os.path.dirname(root)) for path in _tables_in(folder)]
     for path in paths:
-        if _is_output(path) and os.path.dirname(path) == os.path.abspath(outcome.to):
+        if _is_output(path) and os.path.dirname(path) == os.path.abspath(writer.to):
             continue
         try:
-            items, _ = _read_table(Outcome(outcome.to), path, root, options)
+            items, _ = _read_table(DatasetWriter(writer.to), path, root, options)
         except UserError as error:
             problems.append(str(error))
         else:
@@ -122,11 +124,11 @@ def _with_table(outcome, root, found, options):
         raise UserError(_flat(root, found.videos, matching, problems))
     everything, order = [], []
     for path, split in zip(matching, splits, strict=True):
-        items, order = _read_table(outcome, path, root, options)
+        items, order = _read_table(writer, path, root, options)
         everything += [dataclasses.replace(i, split=i.split or split or "") for i in items]
-    outcome.note(f"the classes are those of {', '.join(matching)}")
+    writer.note(f"the classes are those of {', '.join(matching)}")
     left = sorted(videos - {item.path for item in everything})
-    outcome.skip("videos that the table does not have", left)
+    writer.skip("videos that the table does not have", left)
     return everything, order
 
 

@@ -15,9 +15,9 @@ from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
 from trn_jax.data.records import INFO_FILE
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_text
-from trn_jax.prepare.frames import UNREADABLE, Settings
-from trn_jax.prepare.names import printable
-from trn_jax.prepare.outcome import train_command
+from trn_jax.prepare.dataset_writer import train_command
+from trn_jax.prepare.extraction import UNREADABLE, Settings
+from trn_jax.prepare.left_out import printable
 from trn_jax.prepare.progress import Progress
 from trn_jax.tfds import BUILDERS, VideoFolder
 
@@ -30,27 +30,27 @@ _RECIPES = {
 }
 
 
-def build_prepared(outcome):
-    """Make records of the data set that was prepared, below its folder, as `build`.
+def build_prepared(writer):
+    """Make records of the data set that was prepared, below its folder, as `build_records`.
 
     They are of the lists that the command takes which the preparation prints: of frames, or of
     videos while there are no frames.
 
     Args:
-        outcome: an `Outcome` with a `training`.
+        writer: an `DatasetWriter` with a `training`.
 
     Returns:
         What was made, and the command that trains the same recipe on it: text.
     """
-    training = outcome.training
+    training = writer.training
     found = dict(training.lists)
     options = {}
     if training.source == "videos":
         found["source"] = "videos"
         options["short_side"] = Settings().short_side
-    return build(
-        outcome.to,
-        os.path.join(outcome.to, "records"),
+    return build_records(
+        writer.to,
+        os.path.join(writer.to, "records"),
         dataset=training.dataset,
         multi_label=training.multi_label,
         training=training,
@@ -59,7 +59,7 @@ def build_prepared(outcome):
     )
 
 
-def build(
+def build_records(
     data_dir, to, *, dataset="frames", multi_label=False, training=None, left_out=None, **options
 ):
     """Make records of a data set; what is complete is not made again.

@@ -7,7 +7,7 @@ import unicodedata
 
 from trn_jax.data.videos import is_video
 
-SPLITS = ("train", "val", "test")
+SPLIT_NAMES = ("train", "val", "test")
 _NAMES = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
@@ -17,7 +17,7 @@ _DECORATION = re.compile(r"[\W_]|\d{3,}|videos?|clips?|frames?|images?|data|spli
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
+class Example:
     """A video with the names of its classes.
 
     Attributes:

@@ -7,7 +7,7 @@ import shlex
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError, escaped, listed
 from trn_jax.files import write_bytes
-from trn_jax.prepare.names import printable
+from trn_jax.prepare.left_out import printable
 
 MISSING = "missing.txt"
 UNREADABLE = "unreadable.txt"
@@ -47,7 +47,7 @@ class Training:
         return [*train_command(self.recipe), *places, *flags, *self.flags]
 
 
-class Outcome:
+class DatasetWriter:
     """Writes the files of a preparation and collects what there is to say about it.
 
     Args:
