@@ -19,7 +19,7 @@ import simplejpeg
 
 from trn_jax import list_models
 from trn_jax.config import base
-from trn_jax.distributed.devices import make_mesh
+from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.training import train_step
 

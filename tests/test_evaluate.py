@@ -331,7 +331,7 @@ jax.distributed.initialize(address, hosts, host)
 from trn_jax import create_model, build
 from trn_jax.training import train_step
 from trn_jax.evaluation import evaluate
-from trn_jax.distributed.devices import make_mesh
+from trn_jax.distributed.sharding import make_mesh
 
 settings = build.from_dict(config)
 mesh = make_mesh()

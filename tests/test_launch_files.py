@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from trn_jax import main
-from trn_jax.distributed import hosts
+from trn_jax.distributed import processes
 
 LAUNCH = pathlib.Path(__file__).parent.parent / "scripts/launch"
 AGAIN = LAUNCH / "again.py"
@@ -149,13 +149,13 @@ def test_the_job_set_starts_hosts_that_find_each_other():
     job = replicated["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     given = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert set(given) == set(hosts._VARIABLES)
+    assert set(given) == set(processes._VARIABLES)
     assert job["completions"] == job["parallelism"] == int(given["TRN_JAX_NUM_HOSTS"])
     # The name of a pod of a JobSet: <set>-<job>-<replica>-<number>.<set>
     name = job_set["metadata"]["name"]
     coordinator = f"{name}-{replicated['name']}-0-0.{name}:8476"
     assert given["TRN_JAX_COORDINATOR"] == coordinator
-    assert hosts._given(coordinator, 2, 1) == (coordinator, 2, 1)
+    assert processes._given(coordinator, 2, 1) == (coordinator, 2, 1)
     failures = job["podFailurePolicy"]["rules"]
     assert failures[0]["onExitCodes"]["containerName"] == container["name"]
     assert container["command"][:3] == ["python", "-m", "trn_jax.main"]

@@ -8,7 +8,7 @@ from flax import nnx
 
 from trn_jax import create_model, optim
 from trn_jax.backbones.swin import Swin
-from trn_jax.distributed.devices import make_mesh
+from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead

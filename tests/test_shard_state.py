@@ -9,7 +9,7 @@ from flax import nnx
 from trn_jax import create_model, optim
 from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
-from trn_jax.distributed.devices import gathered, make_mesh, split_batch, split_largest
+from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, gathered, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluate import Evaluator
 from trn_jax.planning import plan
@@ -36,7 +36,7 @@ def prepare(shard, *, dtype="float64", **options):
         mesh,
         shard,
     )
-    layout = train_step.lay_state(state, mesh, shard)
+    layout = train_step.state_sharding(state, mesh, shard)
     step = train_step.jit_train_step(
         mesh, layout=layout, graph=graph, optimizer=optimizer, rate=rate, seed=3, **options
     )
@@ -49,7 +49,7 @@ def batch():
         "clip": rng.integers(0, 256, (32, 3, 32, 32, 3), np.uint8),
         "label": rng.integers(0, 5, 32).astype(np.int32),
     }
-    return jax.device_put(arrays, split_batch(make_mesh()))
+    return jax.device_put(arrays, batch_sharding(make_mesh()))
 
 
 def take(state, step, count):
@@ -144,7 +144,7 @@ def test_the_largest_axis_that_devices_divide_is_cut():
         "number": (),
     }
     tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    cut = {name: tuple(found.spec) for name, found in split_largest(tree, mesh).items()}
+    cut = {name: tuple(found.spec) for name, found in fsdp_sharding(tree, mesh).items()}
     assert cut == {
         "kernel": (None, None, None, "data"),
         "first": (None, None, None, "data"),
@@ -158,7 +158,7 @@ def test_the_largest_axis_that_devices_divide_is_cut():
 def test_arrays_are_gathered():
     mesh = make_mesh()
     values = {"a": np.arange(8192.0).reshape(16, 512), "b": np.arange(3.0)}
-    tree = jax.device_put(values, split_largest(values, mesh))
+    tree = jax.device_put(values, fsdp_sharding(values, mesh))
     assert not tree["a"].is_fully_replicated
     together = gathered(tree)
     assert all(leaf.is_fully_replicated for leaf in together.values())
@@ -168,7 +168,7 @@ def test_arrays_are_gathered():
 
 def test_other_choices_are_refused():
     with pytest.raises(UserError, match="shard_state='some' is not one of none, optimizer, all"):
-        train_step.lay_state({}, make_mesh(), "some")
+        train_step.state_sharding({}, make_mesh(), "some")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import weights
 from flax import nnx
 
 from trn_jax import convert, create_model, optim
-from trn_jax.distributed.devices import make_mesh, split_batch
+from trn_jax.distributed.sharding import batch_sharding, make_mesh
 from trn_jax.training import train_step
 
 pytestmark = pytest.mark.thorough
@@ -170,7 +170,7 @@ def run(num_devices, *, steps=5, head="trn_multiscale", norm_group=2, accumulati
         seed=3,
         accumulation=accumulation,
     )
-    batch = jax.device_put(small_batch(), split_batch(mesh))
+    batch = jax.device_put(small_batch(), batch_sharding(mesh))
     losses = []
     for _ in range(steps):
         state, scalars = step(state, batch)
@@ -247,7 +247,7 @@ def test_devices_talk_once_per_step_and_never_in_the_forward_pass():
         lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
         mesh,
     )
-    batch = jax.device_put(small_batch(), split_batch(mesh))
+    batch = jax.device_put(small_batch(), batch_sharding(mesh))
     step = train_step.jit_train_step(mesh, graph=graph, optimizer=optimizer, rate=rate, seed=0)
     in_step = collectives(step.lower(state, batch).compile().as_text())
     assert in_step.pop("all-reduce") in (1, 2)
@@ -283,7 +283,7 @@ def test_the_new_state_takes_the_place_of_the_old_one(dtype):
         skip_not_finite=True,
     )
     places = jax.tree.map(lambda leaf: leaf.addressable_data(0).unsafe_buffer_pointer(), state)
-    after, _ = step(state, jax.device_put(small_batch(), split_batch(mesh)))
+    after, _ = step(state, jax.device_put(small_batch(), batch_sharding(mesh)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     found = jax.tree.map(lambda leaf: leaf.addressable_data(0).unsafe_buffer_pointer(), after)
     kept = set(jax.tree.leaves(places)) & set(jax.tree.leaves(found))
@@ -351,7 +351,7 @@ def few_steps(batches, *, accumulation=1, optimised=False, **options):
         step = step.lower(state, batches[0]).compile(compiler_options=compiler_options)
     states, scalars = [jax.device_get(state)], []
     for batch in batches:
-        state, told = step(state, jax.device_put(batch, split_batch(mesh)))
+        state, told = step(state, jax.device_put(batch, batch_sharding(mesh)))
         states.append(jax.device_get(state))
         scalars.append(jax.device_get(told))
     return states, scalars

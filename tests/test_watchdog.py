@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_training import REPOSITORY
 
-from trn_jax.distributed import hosts, watchdog
+from trn_jax.distributed import processes, watchdog
 from trn_jax.errors import UserError
 
 # The agreement on the last step
@@ -98,7 +98,7 @@ def test_all_hosts_end_after_the_same_step(monkeypatch, seed):
     rng = np.random.default_rng(seed)
     num_hosts, num_steps = 3, 400
     TEXTS.clear()
-    monkeypatch.setattr(hosts, "Register", Texts)
+    monkeypatch.setattr(processes, "KeyValueStore", Texts)
     monkeypatch.setattr(watchdog, "_TICK", 0.002)
     monkeypatch.setattr(jax, "process_count", lambda: num_hosts)
     dogs = []

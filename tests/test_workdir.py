@@ -258,7 +258,7 @@ class Hosts:
 
 
 def test_hosts_with_other_lists_are_told(monkeypatch):
-    from trn_jax.distributed import hosts
+    from trn_jax.distributed import processes
 
     texts, here = {}, Hosts()
 
@@ -272,15 +272,15 @@ def test_hosts_with_other_lists_are_told(monkeypatch):
         def read(self, folder):
             return {n.split("/")[1]: t for n, t in texts.items() if n.startswith(f"{folder}/")}
 
-    monkeypatch.setattr(hosts, "Register", Texts)
-    monkeypatch.setattr(hosts, "wait_for_all", lambda: None)
-    monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(hosts.jax, "process_index", lambda: here.index)
-    hosts.check_same(train_list="a 1 0\n", val_list="b")
+    monkeypatch.setattr(processes, "KeyValueStore", Texts)
+    monkeypatch.setattr(processes, "barrier", lambda: None)
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.jax, "process_index", lambda: here.index)
+    processes.check_same(train_list="a 1 0\n", val_list="b")
     here.index = 1
-    hosts.check_same(train_list="a 1 0\n", val_list="b")
+    processes.check_same(train_list="a 1 0\n", val_list="b")
     with pytest.raises(UserError, match="host 1 has another val_list than host 0"):
-        hosts.check_same(train_list="a 1 0\n", val_list="c")
+        processes.check_same(train_list="a 1 0\n", val_list="c")
 
 
 # Which checkpoint

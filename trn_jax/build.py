@@ -17,7 +17,7 @@ from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
 from trn_jax.data.reader import VideoReader
 from trn_jax.data.views import View
-from trn_jax.distributed import hosts
+from trn_jax.distributed import processes
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.files import reading
 from trn_jax.prepare.workers import num_cpus
@@ -52,7 +52,7 @@ class Data:
         data_dir = config.data_dir or _default_data_dir(settings.dataset, workdir)
         fields = datasets.Dataset.__dataclass_fields__
         overrides = {key: settings[key] for key in fields if key in settings}
-        with hosts.first_host_first():  # it may have to write the synthetic data set
+        with processes.process_zero_first():  # it may have to write the synthetic data set
             self.files = datasets.locate(
                 settings.dataset, data_dir, write=may_write or not config.data_dir, **overrides
             )

@@ -157,7 +157,7 @@ def _main(signals):
             raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
         profile_steps = _profile_steps(_PROFILE_STEPS.value)
         workdir = _WORKDIR.value or os.path.join("runs", _recipe_name())
-        _bring_hosts_together()
+        _connect_processes()
         keep_programs(workdir)
         return train(
             config,
@@ -169,7 +169,7 @@ def _main(signals):
         )
     if not _CHECKPOINT.value:
         raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
-    _bring_hosts_together()
+    _connect_processes()
     workdir = _WORKDIR.value or _workdir_of(checkpoint.find(_CHECKPOINT.value))
     keep_programs(workdir)
     num_unreadable = evaluate(
@@ -204,10 +204,10 @@ def _profile_steps(text):
     return first, last
 
 
-def _bring_hosts_together():
-    from trn_jax.distributed import hosts
+def _connect_processes():
+    from trn_jax.distributed import processes
 
-    hosts.initialize(
+    processes.initialize(
         _COORDINATOR.value, _NUM_HOSTS.value, _HOST.value, timeout=_HOSTS_TIMEOUT.value
     )
 
@@ -429,10 +429,10 @@ def run(arguments=None):
 
 def _fail(message, status):
     """End with a message, on one host or on several."""
-    if "trn_jax.distributed.hosts" in sys.modules:
-        from trn_jax.distributed import hosts
+    if "trn_jax.distributed.processes" in sys.modules:
+        from trn_jax.distributed import processes
 
-        hosts.fail(message, status)
+        processes.fail(message, status)
     print(message, file=sys.stderr, flush=True)
     sys.exit(status)
 

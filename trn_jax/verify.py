@@ -9,7 +9,7 @@ from flax import nnx
 
 from trn_jax import convert
 from trn_jax.checkpoints import checkpoint
-from trn_jax.distributed.devices import make_mesh
+from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models import create_model
 from trn_jax.torch_models import (

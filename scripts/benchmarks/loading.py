@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from benchmarks.turns import Side, rest
 from trn_jax import build
 from trn_jax.data import augment
-from trn_jax.distributed.devices import DevicePrefetch, make_mesh
+from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 
 
 class PeerClips:

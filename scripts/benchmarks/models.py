@@ -16,7 +16,7 @@ from benchmarks.training import Stepper
 from benchmarks.turns import Side, cost_ratios, measure, spread, table
 from benchmarks.twin_step import TwinStepper
 from trn_jax.config import base
-from trn_jax.distributed.devices import make_mesh
+from trn_jax.distributed.sharding import make_mesh
 from trn_jax.evaluation import evaluate
 
 _NUM_CLASSES = 174

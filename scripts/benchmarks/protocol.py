@@ -18,7 +18,7 @@ from trn_jax.data.annotations import Record
 from trn_jax.data.decode import Video
 from trn_jax.data.reader import VideoReader
 from trn_jax.data.views import View
-from trn_jax.distributed.devices import make_mesh, replicated
+from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.evaluation import evaluate
 
 _NUM_FRAMES = 300  # ten seconds

@@ -29,7 +29,7 @@ from benchmarks.turns import Side, Turn, measure, spread
 from benchmarks.twin_step import TwinStepper
 from trn_jax import build, create_model
 from trn_jax import config as configuration
-from trn_jax.distributed.devices import make_mesh, split_batch
+from trn_jax.distributed.sharding import batch_sharding, make_mesh
 from trn_jax.errors import UserError, first_line
 from trn_jax.models import cost
 from trn_jax.planning.hlo_cost import DoesNotFit
@@ -305,7 +305,7 @@ def _our_step(
     stepper = Stepper(config, mesh, len(clips), loss)
     if twin is not None:
         stepper.load(twin.weights())
-    batch = jax.device_put({"clip": clips, "label": labels}, split_batch(mesh))
+    batch = jax.device_put({"clip": clips, "label": labels}, batch_sharding(mesh))
     planned = stepper.compile(batch)
     if (limit := _memory_limit(device)) is not None and planned > limit:
         state = sum(leaf.nbytes for leaf in jax.tree.leaves(stepper.state))

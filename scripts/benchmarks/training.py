@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from benchmarks.loading import pipeline_side
 from benchmarks.turns import Side, rest
 from trn_jax import build, create_model
-from trn_jax.distributed.devices import DevicePrefetch, make_mesh
+from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 from trn_jax.training import train_step
 
 

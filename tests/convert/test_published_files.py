@@ -22,7 +22,7 @@ from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.resnet import BasicBlock, ResNet
 from trn_jax.checkpoints.checkpoint import load_model
 from trn_jax.convert import read_torch_file, variables
-from trn_jax.distributed.devices import make_mesh
+from trn_jax.distributed.sharding import make_mesh
 
 # Names: pairs of a pattern in a name of mmaction2 and what stands there instead, one after the
 # other.

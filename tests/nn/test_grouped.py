@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from trn_jax.distributed.devices import make_mesh
+from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv, convolve
 

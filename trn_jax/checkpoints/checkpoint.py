@@ -26,7 +26,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from trn_jax import __version__
 from trn_jax.backbones.mobileone import reparameterize
 from trn_jax.checkpoints import checksums, integrity
-from trn_jax.distributed.devices import make_mesh, replicated
+from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.errors import UserError, first_line, listed
 from trn_jax.files import reading, sync, sync_folder
 from trn_jax.models import create_model

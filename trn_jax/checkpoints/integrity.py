@@ -6,7 +6,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from trn_jax.checkpoints import checksums
-from trn_jax.distributed import hosts
+from trn_jax.distributed import processes
 from trn_jax.errors import UserError, first_line
 from trn_jax.files import reading, write_text
 
@@ -51,7 +51,7 @@ def set_aside(directory):
     try:
         return _rename_damaged(directory) if jax.process_index() == 0 else []
     finally:
-        hosts.wait_for_all()
+        processes.barrier()
         if jax.process_index() and steps(directory):
             check(directory / str(max(steps(directory))))
 

@@ -18,7 +18,7 @@ from functools import partial
 
 import jax
 
-from trn_jax.distributed import hosts
+from trn_jax.distributed import processes
 from trn_jax.errors import INTERRUPTED, STUCK, UserError, first_line
 from trn_jax.training.signals import STOP_SIGNALS
 
@@ -103,7 +103,7 @@ class Watchdog:
         self._tell = min(_TELL, timeout / 10) if timeout else _TELL
         self._host, self._num_hosts = jax.process_index(), jax.process_count()
         folder = f"trn_jax/watchdog/{next(_NUMBERS)}"
-        self._register = hosts.Register(folder) if self._num_hosts > 1 else None
+        self._register = processes.KeyValueStore(folder) if self._num_hosts > 1 else None
         self.again = again
         self._doing = "startup"
         self._count = 0  # of what happened here
@@ -134,7 +134,7 @@ class Watchdog:
         if self._register and isinstance(error, Exception):
             if isinstance(error, UserError) and isinstance(error.__cause__, OSError | None):
                 self._closed.set()
-                with contextlib.suppress(hosts.RegisterGone):
+                with contextlib.suppress(processes.StoreGone):
                     self._register.write(f"failed/{self._host}", f"{error.status} {error}")
             else:
                 # It may have failed because another host is gone. That shows only later.
@@ -175,7 +175,7 @@ class Watchdog:
         """Exit on all processes without saving; `notice` names the signal. From any thread."""
         text = f"stopped by {notice} during {self._doing}"
         if self._register:
-            with contextlib.suppress(hosts.RegisterGone):
+            with contextlib.suppress(processes.StoreGone):
                 self._register.write(f"failed/{self._host}", f"{INTERRUPTED} {text}")
         self._last_words.close()
         print(f"{text}. {self._again()}", file=sys.stderr, flush=True)
@@ -239,7 +239,7 @@ class Watchdog:
         """Send and receive heartbeats; `_watch` notices if the store does not answer."""
         told = heard = -2 * _TELL
         while not self._closed.wait(_TICK):
-            with contextlib.suppress(hosts.RegisterGone):
+            with contextlib.suppress(processes.StoreGone):
                 self._agree(register)
                 if self._clock - told >= self._tell:
                     told = self._clock
@@ -250,7 +250,7 @@ class Watchdog:
                     self._listen(register)
                 self._answered = self._clock
         if self._well:
-            with contextlib.suppress(hosts.RegisterGone):
+            with contextlib.suppress(processes.StoreGone):
                 register.write(f"life/{self._host}", "")  # nobody is to wait for more
 
     def _listen(self, register):
@@ -258,7 +258,7 @@ class Watchdog:
             if int(name) != self._host and not self._closed.is_set():
                 status, reason = text.split(" ", 1)
                 self._last_words.close()
-                hosts.fail(f"error: host {name} has failed: {reason}", int(status))
+                processes.fail(f"error: host {name} has failed: {reason}", int(status))
         for name, text in register.read("life").items():
             host = int(name)
             if host == self._host:
@@ -366,7 +366,7 @@ class _LastWords:
         self._words = ""
         reader, writer = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _LAST_WORDS, hosts.coordinator()],
+            [sys.executable, "-I", "-S", "-c", _LAST_WORDS, processes.coordinator()],
             stdin=reader,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # what is sent to the group of this process is not for it

@@ -21,8 +21,14 @@ from trn_jax import __version__, build
 from trn_jax.checkpoints import checkpoint
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
-from trn_jax.distributed import hosts
-from trn_jax.distributed.devices import DevicePrefetch, gathered, make_mesh, replicated, split_batch
+from trn_jax.distributed import processes
+from trn_jax.distributed.sharding import (
+    DevicePrefetch,
+    batch_sharding,
+    gathered,
+    make_mesh,
+    replicated,
+)
 from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import UserError, escaped
 from trn_jax.evaluation import report
@@ -274,7 +280,7 @@ class Evaluator:
     def _step(self, kinds, states):
         """The compiled `score_draws` for kinds of relations, see `_kinds_of_relations`."""
         if kinds not in self._steps:
-            split, whole = split_batch(self._mesh), replicated(self._mesh)
+            split, whole = batch_sharding(self._mesh), replicated(self._mesh)
             graphs = [(self._graph_with(mode, states), num_draws) for mode, num_draws in kinds]
             self._steps[kinds] = jax.jit(
                 partial(score_draws, kinds=graphs),
@@ -492,7 +498,7 @@ def _of_all_hosts(rows, num_clips):
     hosts = jax.process_count()
     if hosts == 1:
         return (rows, num_clips) if num_clips is not None else (None, None)
-    mine = jax.tree.map(lambda found: host_rows(found, jax.process_index(), hosts), rows)
+    mine = jax.tree.map(lambda found: host_rows(found, jax.process_index(), processes), rows)
     count = np.array(-1 if num_clips is None else num_clips)
     parts, counts = multihost_utils.process_allgather((mine, count))
     if counts.min() < 0:
@@ -585,7 +591,7 @@ def evaluate(
         folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
         write_results(results, folder, dump=dump, as_json=as_json)
         # The first process that exits with an error makes a launcher end the one that writes.
-        hosts.wait_for_all()
+        processes.barrier()
     for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
         print(escaped(message), file=sys.stderr, flush=True)
     return results[0]["num_unreadable"]

@@ -18,7 +18,7 @@ from flax import nnx
 
 from trn_jax import build
 from trn_jax.data.views import View
-from trn_jax.distributed.devices import make_mesh, replicated, split_batch
+from trn_jax.distributed.sharding import batch_sharding, make_mesh, replicated
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluate import score_clips
 from trn_jax.models import create_model
@@ -120,7 +120,7 @@ def _trace_training(config, devices):
         accumulation=config.train.accumulation,
         **laid.options,
     )
-    split = split_batch(laid.mesh)
+    split = batch_sharding(laid.mesh)
     batch, view = config.train.batch, View(**config.data.train)
     labels: tuple[tuple[int, ...], type] = ((batch,), jnp.int32)
     if config.data.multi_label:
@@ -175,7 +175,7 @@ def _lay_out(config, devices):
         lambda params: build.optimizer(config, params, rate),
     )
     shapes = jax.eval_shape(init)
-    layout = train_step.lay_state(shapes, mesh, config.train.shard_state)
+    layout = train_step.state_sharding(shapes, mesh, config.train.shard_state)
     whole = replicated(mesh)
     places = jax.tree.map(lambda _: whole, shapes) if layout is None else layout
     skips = config.train.on_nan == "skip"

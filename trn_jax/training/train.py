@@ -14,8 +14,8 @@ from flax import nnx
 from trn_jax import build
 from trn_jax.checkpoints import checkpoint
 from trn_jax.data.memory import give_back
-from trn_jax.distributed import hosts
-from trn_jax.distributed.devices import DevicePrefetch, make_mesh
+from trn_jax.distributed import processes
+from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import INTERRUPTED, UserError, escaped
 from trn_jax.evaluation import evaluate
@@ -30,8 +30,8 @@ from trn_jax.training.train_step import (
     copy_weights,
     init_state,
     jit_train_step,
-    lay_state,
     load_weights,
+    state_sharding,
 )
 from trn_jax.training.workdir import (
     check_config,
@@ -90,7 +90,7 @@ def train(
         lists = list_texts(data)
         accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
         check_data(lists, data.class_names, about, workdir, **accepted)
-        hosts.check_same(
+        processes.check_same(
             configuration=build.shared_json(config),
             label_map="\n".join(data.class_names),
             train_list=lists["train"],
@@ -144,7 +144,7 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
 
     step_fn = jit_train_step(
         mesh,
-        layout=lay_state(state, mesh, config.train.shard_state),
+        layout=state_sharding(state, mesh, config.train.shard_state),
         graph=graph,
         optimizer=optimizer,
         rate=rate,

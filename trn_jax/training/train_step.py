@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from trn_jax import convert
 from trn_jax.checkpoints.checkpoint import take_weights
-from trn_jax.distributed.devices import replicated, split_batch, split_largest
+from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, replicated
 from trn_jax.errors import UserError
 
 SHARD_STATE = ("none", "optimizer", "all")
@@ -102,7 +102,7 @@ def train_step(
             statistics and momentum as they are. The step counts all the same, so that random
             numbers and learning rate remain those of the step.
         mesh: the devices that the batch is cut over.
-        layout: where the state lies, see `lay_state`; by default whole on every device.
+        layout: where the state lies, see `state_sharding`; by default whole on every device.
 
     Returns:
         The new state, and the scalars `loss`, `top1`, `grad_norm` (before clipping) and `lr`.
@@ -172,7 +172,7 @@ def update_state(state, outcome, *, optimizer, rate, skip_not_finite, mesh, layo
     (value, (top1, stats)), grads = outcome
     if layout is not None:
         # Every device updates a part of the momentum, and needs that part of the gradient only.
-        grads = jax.lax.with_sharding_constraint(grads, split_largest(grads, mesh))
+        grads = jax.lax.with_sharding_constraint(grads, fsdp_sharding(grads, mesh))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     scalars = {
         "loss": value,
@@ -232,13 +232,13 @@ def _cut(x, accumulation, mesh):
     return jax.lax.with_sharding_constraint(parts, sharding)
 
 
-def lay_state(state, mesh, shard="none"):
+def state_sharding(state, mesh, shard="none"):
     """Where the arrays of a `TrainState` lie.
 
     Args:
         state: a `TrainState`, or its shapes.
         mesh: the devices.
-        shard: what is cut over the devices, see `split_largest`: "none", the state of the
+        shard: what is cut over the devices, see `fsdp_sharding`: "none", the state of the
             "optimizer", or "all", which adds the parameters (Rajbhandari et al., "ZeRO: Memory
             Optimizations Toward Training Trillion Parameter Models", 2020). The rest is whole on
             every device, and so are the parameters during a step. What a step computes is the
@@ -256,7 +256,7 @@ def lay_state(state, mesh, shard="none"):
         return None
     cut = {"optimizer": ("opt_state",), "all": ("params", "fixed", "opt_state")}[shard]
     whole = jax.tree.map(lambda _: replicated(mesh), state)
-    return whole.replace(**{name: split_largest(getattr(state, name), mesh) for name in cut})
+    return whole.replace(**{name: fsdp_sharding(getattr(state, name), mesh) for name in cut})
 
 
 def jit_train_step(mesh, *, layout=None, **kwargs):
@@ -264,14 +264,14 @@ def jit_train_step(mesh, *, layout=None, **kwargs):
 
     Args:
         mesh: the devices.
-        layout: where the state lies, before and after, see `lay_state`.
+        layout: where the state lies, before and after, see `state_sharding`.
         **kwargs: of `train_step`.
     """
     whole = replicated(mesh)
     placed = whole if layout is None else layout
     return jax.jit(
         partial(train_step, mesh=mesh, layout=layout, **kwargs),
-        in_shardings=(placed, split_batch(mesh)),
+        in_shardings=(placed, batch_sharding(mesh)),
         out_shardings=(placed, whole),
         donate_argnums=0,
     )
@@ -302,10 +302,10 @@ def init_state(make_model, make_optimizer, mesh, shard="none"):
     """Draw a model and lay it out on the devices of `mesh`.
 
     Returns:
-        The graph definition, the optimizer, and a `TrainState`; see `lay_out` and `lay_state`.
+        The graph definition, the optimizer, and a `TrainState`; see `lay_out` and `state_sharding`.
     """
     graph, optimizer, init = lay_out(make_model, make_optimizer)
-    layout = lay_state(jax.eval_shape(init), mesh, shard) or replicated(mesh)
+    layout = state_sharding(jax.eval_shape(init), mesh, shard) or replicated(mesh)
     return graph, optimizer, jax.jit(init, out_shardings=layout)()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from trn_jax import __version__
 from trn_jax.build import flat, from_dict, to_json
 from trn_jax.checkpoints import integrity
-from trn_jax.distributed import hosts
+from trn_jax.distributed import processes
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_bytes, write_text
 from trn_jax.training.lock import RunLock
@@ -57,7 +57,7 @@ def hold(workdir):
             os.makedirs(workdir, exist_ok=True)
             if jax.process_index() == 0:
                 stack.enter_context(RunLock(workdir))
-            hosts.wait_for_all()  # nothing may be written before
+            processes.barrier()  # nothing may be written before
             with tempfile.TemporaryFile(dir=workdir):
                 pass
         except OSError as error:

@@ -18,8 +18,8 @@ from small_training import REPOSITORY, command, environment, losses, make_tree, 
 from trn_jax import build
 from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
-from trn_jax.distributed import hosts, watchdog
-from trn_jax.distributed.devices import make_mesh
+from trn_jax.distributed import processes, watchdog
+from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import STUCK, UserError
 from trn_jax.training import train
 
@@ -62,12 +62,12 @@ def free_address():
 
 
 def test_one_process_initializes_nothing(initialized, monkeypatch):
-    hosts.initialize()
-    hosts.initialize(num_hosts=1)
+    processes.initialize()
+    processes.initialize(num_hosts=1)
     set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
-    hosts.initialize()
+    processes.initialize()
     set_all(monkeypatch, SLURM)
-    hosts.initialize(num_hosts=1)  # one of the tasks, by itself
+    processes.initialize(num_hosts=1)  # one of the tasks, by itself
     assert initialized == []
 
 
@@ -75,7 +75,7 @@ def test_the_flags_say_where_the_hosts_are(initialized, monkeypatch):
     set_all(monkeypatch, SLURM)  # is not asked
     address = free_address()
     for host in range(2):
-        hosts.initialize(address, 2, host)
+        processes.initialize(address, 2, host)
     assert [options["process_id"] for options in initialized] == [0, 1]
     for options in initialized:
         assert (options["coordinator_address"], options["num_processes"]) == (address, 2)
@@ -86,12 +86,12 @@ def test_the_environment_says_what_the_flags_do_not(initialized, monkeypatch):
     address = free_address()
     names = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")
     set_all(monkeypatch, dict(zip(names, (address, "3", "2"), strict=True)))
-    hosts.initialize()
+    processes.initialize()
     (options,) = initialized
     assert (options["num_processes"], options["process_id"]) == (3, 2)
     monkeypatch.setenv("TRN_JAX_HOST", "two")
     with pytest.raises(UserError, match="TRN_JAX_HOST=two is not a whole number"):
-        hosts.initialize()
+        processes.initialize()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_environment_says_what_the_flags_do_not(initialized, monkeypatch):
 )
 def test_flags_that_do_not_fit_together(initialized, flags, message):
     with pytest.raises(UserError, match=message):
-        hosts.initialize(*flags)
+        processes.initialize(*flags)
     assert initialized == []
 
 
@@ -121,15 +121,15 @@ def test_a_port_that_is_taken(initialized):
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(UserError, match=r"cannot wait for the others at .*in use"):
-            hosts.initialize(address, 2, 0)
-        hosts.initialize(address, 2, 1)  # does not wait there
+            processes.initialize(address, 2, 0)
+        processes.initialize(address, 2, 1)  # does not wait there
     assert len(initialized) == 1
 
 
 @pytest.mark.parametrize("cluster", [SLURM, OPEN_MPI])
 def test_clusters_are_found(initialized, monkeypatch, cluster):
     set_all(monkeypatch, cluster)
-    hosts.initialize(timeout=7)
+    processes.initialize(timeout=7)
     (options,) = initialized
     # The watchdog comes before the runtime, which ends a process without a word.
     assert options.pop("heartbeat_timeout_seconds") > watchdog._SILENCE
@@ -141,27 +141,27 @@ def test_a_task_of_slurm_with_a_node_of_its_own_takes_all_gpus(
     initialized, monkeypatch, tasks, devices
 ):
     set_all(monkeypatch, SLURM | {"SLURM_NTASKS": tasks, "SLURM_GPUS_ON_NODE": "4"})
-    hosts.initialize()
+    processes.initialize()
     assert initialized[0]["local_device_ids"] == devices
 
 
 def test_a_cluster_that_cannot_be_understood(initialized, monkeypatch):
     set_all(monkeypatch, SLURM | {"SLURM_NTASKS": "many"})
     with pytest.raises(UserError, match=r"cannot tell the hosts .*many.*--num_hosts=1"):
-        hosts.initialize()
+        processes.initialize()
 
 
 def test_a_pod_without_a_number_is_alone(initialized, monkeypatch, recwarn):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    hosts.initialize()
+    processes.initialize()
     assert not initialized and not recwarn
 
 
 @pytest.mark.parametrize("host", [0, 1])
 def test_hosts_that_do_not_come_are_told_of(host):
     """By the process that waits: the runtime would abort it."""
-    script = "from trn_jax.distributed import hosts; "
-    script += f"hosts.initialize({free_address()!r}, 2, {host}, timeout=1)"
+    script = "from trn_jax.distributed import processes; "
+    script += f"processes.initialize({free_address()!r}, 2, {host}, timeout=1)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == STUCK
     assert "not all hosts came together within 1 s (at 127.0.0.1:" in done.stderr
@@ -172,14 +172,14 @@ def test_hosts_that_do_not_come_are_told_of(host):
 def test_the_first_host_goes_first(monkeypatch, host, order):
     happened = []
     monkeypatch.setattr(jax, "process_index", lambda: host)
-    monkeypatch.setattr(hosts, "wait_for_all", lambda: happened.append("wait"))
-    with hosts.first_host_first():
+    monkeypatch.setattr(processes, "barrier", lambda: happened.append("wait"))
+    with processes.process_zero_first():
         happened.append("write")
     assert happened == order
     happened.clear()
 
     def write():
-        with hosts.first_host_first():
+        with processes.process_zero_first():
             happened.append("write")
             raise OSError("full")
 
@@ -191,7 +191,7 @@ def test_the_first_host_goes_first(monkeypatch, host, order):
 def test_data_is_written_by_one_host_first(monkeypatch, tmp_path):
     happened = []
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(hosts, "wait_for_all", lambda: happened.append("wait"))
+    monkeypatch.setattr(processes, "barrier", lambda: happened.append("wait"))
     locate = build.datasets.locate
     monkeypatch.setattr(
         build.datasets, "locate", lambda *a, **k: happened.append("locate") or locate(*a, **k)

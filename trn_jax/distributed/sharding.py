@@ -41,12 +41,12 @@ def replicated(mesh):
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh):
+def batch_sharding(mesh):
     """The leading axis is cut into contiguous parts, one per device."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def split_largest(tree, mesh):
+def fsdp_sharding(tree, mesh):
     """Cut every array of a pytree along its largest axis that the devices divide.
 
     Arrays without such an axis, and small ones, are whole on every device.
@@ -100,7 +100,7 @@ class DevicePrefetch:
     def __init__(self, batches, mesh, keys=("clip", "label")):
         self._batches = batches
         self._keys = keys
-        self._sharding = split_batch(mesh)
+        self._sharding = batch_sharding(mesh)
         self._ready: queue.Queue = queue.Queue(_BATCHES_AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="device-prefetch", daemon=True)

@@ -200,10 +200,10 @@ def check_same(**texts):
     """
     if jax.process_count() == 1:
         return
-    register = Register("trn_jax/same")
+    register = KeyValueStore("trn_jax/same")
     for name, text in texts.items():
         register.write(f"{name}/{jax.process_index()}", hashlib.sha256(text.encode()).hexdigest())
-    wait_for_all()
+    barrier()
     for name in texts:
         found = register.read(name)
         other = [host for host, digest in found.items() if digest != found["0"]]
@@ -214,11 +214,11 @@ def check_same(**texts):
             )
 
 
-class RegisterGone(Exception):
+class StoreGone(Exception):
     """Process 0, which serves the key-value store, does not answer."""
 
 
-class Register:
+class KeyValueStore:
     """Key-value store shared by all processes while process 0 is alive.
 
     Args:
@@ -245,10 +245,10 @@ class Register:
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
-            raise RegisterGone(first_line(error)) from None
+            raise StoreGone(first_line(error)) from None
 
 
-def wait_for_all(seconds=_PATIENCE):
+def barrier(seconds=_PATIENCE):
     """Barrier over all processes that does not use the devices.
 
     Every process must call it the same number of times.
@@ -262,18 +262,18 @@ def wait_for_all(seconds=_PATIENCE):
 
 
 @contextlib.contextmanager
-def first_host_first():
+def process_zero_first():
     """Run a block on process 0 first, then on the others, even if process 0 failed.
 
     The others find what process 0 wrote, or write it themselves on a disk of their own.
     """
     if jax.process_index():
-        wait_for_all()
+        barrier()
     try:
         yield
     finally:
         if jax.process_index() == 0:
-            wait_for_all()
+            barrier()
 
 
 def fail(message, status):
