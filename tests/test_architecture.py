@@ -39,6 +39,8 @@ LAYERS = (
     ("trn_jax.data.records",),
     ("trn_jax.data.datasets",),
     ("trn_jax.data.views", "trn_jax.data.reader"),
+    ("trn_jax.data.workers",),
+    ("trn_jax.data.batches",),
     ("trn_jax.data.pipeline", "trn_jax.data.check"),
     ("trn_jax.data",),
     (

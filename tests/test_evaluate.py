@@ -20,6 +20,7 @@ from small_training import write_frames
 from trn_jax import build, create_model
 from trn_jax import config as configuration
 from trn_jax.data import datasets, decode
+from trn_jax.data.reader import Clip, VideoClips
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate
 from trn_jax.prepare import progress
@@ -69,21 +70,32 @@ class FirstPixels(nnx.Module):
         return jnp.asarray(clips[:, 0, 0, 0], jnp.float32) / 50
 
 
+NUM_PLACES = 5  # of a view; a video with fewer clips shows some of them several times
+
+
 class Videos:
-    """What `Evaluator` asks of `build.Data`, for clips of one pixel."""
+    """What `Evaluator` takes of `build.Data`, for clips of one pixel."""
 
     def __init__(self, clips):
-        self._clips = clips  # per video, `[views, 1, 1, 1, 3]`
+        self._clips = clips  # per video, `[clips, 1, 1, 1, 3]`
         self.class_names = ["a", "b", "c"]
         self.partners = {}
         self.val_records = self.val_names = [f"v{i}" for i in range(len(clips))]
         self.val_labels = np.arange(len(clips)) % 3
 
     def eval_videos(self, views):
-        for index, clips in enumerate(self._clips):
-            looks = [(number, False) for number in range(len(clips))]
-            video = {"example": index, "clips": [clips], "seen": [[(False,)] * len(clips)]}
-            yield video | {"num_clips": len(clips), "views": dict.fromkeys(views, (0, looks))}
+        for index, pixels in enumerate(self._clips):
+            clips = [
+                Clip(
+                    index, (number,), 1, (0, 0, 1, 1), 1, places=self._places(views, number, index)
+                )
+                for number in range(len(pixels))
+            ]
+            yield VideoClips(index, clips, [pixels])
+
+    def _places(self, views, number, index):
+        positions = range(number, NUM_PLACES, len(self._clips[index]))
+        return tuple((name, position, False) for name in views for position in positions)
 
 
 @pytest.mark.smoke
@@ -92,14 +104,16 @@ def test_a_view_merges_as_it_says_or_as_the_model_prescribes(max_views):
     rng = np.random.default_rng(0)
     clips = [rng.integers(0, 256, (1 + i % 5, 1, 1, 1, 3), np.uint8) for i in range(23)]
     graph, state = nnx.split(FirstPixels())
-    section = dict(num_segments=1, short_side=1, crop_size=1)
+    section = dict(
+        num_segments=1, short_side=1, crop_size=1, sampling="clips", num_clips=NUM_PLACES
+    )
     views = {
         merge: configuration.view(**section, merge_views=merge)
         for merge in ("model", "logits", "probabilities")
     }
     found = evaluate.Evaluator(graph, max_views=max_views).run(Videos(clips), views, (state,))
     for index, pixels in enumerate(clips):
-        logits = pixels[:, 0, 0, 0] / 50
+        logits = pixels[np.arange(NUM_PLACES) % len(pixels), 0, 0, 0] / 50
         expected = {
             "model": softmax(logits.mean(0)),
             "logits": softmax(logits.mean(0)),

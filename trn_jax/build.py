@@ -14,9 +14,8 @@ from trn_jax import convert, optim
 from trn_jax.config import base, views
 from trn_jax.config import check as check_values
 from trn_jax.config import view as default_view
-from trn_jax.data import annotations, augment, datasets, decode, pipeline, records, videos
-from trn_jax.data.reader import VideoReader
-from trn_jax.data.views import View
+from trn_jax.data import annotations, augment, batches, datasets, decode, pipeline, records, videos
+from trn_jax.data.views import View, check_fixed_crops
 from trn_jax.distributed import processes
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.files import reading
@@ -156,7 +155,7 @@ class Data:
         """What reads batches of the training list."""
         settings = self._config.data
         view = View(**settings.train)
-        return pipeline.BatchReader(
+        return batches.BatchReader(
             self.train_records,
             view,
             self.source,
@@ -178,8 +177,8 @@ class Data:
             seed=config.seed,
             balanced=settings.balanced,
             first_batch=first_batch,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            process=jax.process_index(),
+            num_processes=jax.process_count(),
             num_workers=settings.num_workers,
         )
 
@@ -190,17 +189,14 @@ class Data:
         """
         if self._evaluated is None or self._evaluated[0] != views:
             self.close()
-            reader = VideoReader(
+            videos = pipeline.EvalVideos(
+                self.val_records,
                 views,
                 self.source,
                 seed=self._config.seed,
                 on_error=self._config.data.on_error,
-            )
-            videos = pipeline.EvalVideos(
-                reader,
-                self.val_records,
-                host=jax.process_index(),
-                num_hosts=jax.process_count(),
+                process=jax.process_index(),
+                num_processes=jax.process_count(),
                 num_threads=self.num_threads,
                 num_workers=self._config.data.num_workers,
             )
@@ -251,7 +247,7 @@ def check(config):
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
     _check_train_view(config, parsed.pop("data.train"))
-    VideoReader(parsed, None, seed=config.seed)  # random crops cannot be evaluated
+    check_fixed_crops(parsed)
     if config.data.multi_label:
         _check_multi_label(config)
 

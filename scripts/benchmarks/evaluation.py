@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.turns import Side
 from trn_jax import build, create_model
-from trn_jax.data import augment, pipeline
+from trn_jax.data import augment, batches
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate
@@ -39,7 +39,7 @@ def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
     def ours(passes: int) -> None:
         for _ in range(passes):
             videos = data.eval_videos({name: view})
-            for _ in pipeline.clip_batches(videos, config.eval.max_views_per_step):
+            for _ in batches.pack_clips(videos, config.eval.max_views_per_step):
                 pass
 
     def peer(passes: int) -> None:

@@ -132,7 +132,7 @@ class _Clips:
     def __init__(self, data: build.Data):
         self.records = data.train_records
         self._source = data.source
-        self._sample = data.train_reader().sample
+        self._sample = data.train_reader().view.sampler()
         self._order = np.random.default_rng(0).permutation(len(self.records)).tolist()
         self._number = itertools.count()
 
@@ -192,20 +192,20 @@ def _from_the_start(name: str, data: build.Data, batch: int) -> Side:
 
 def _floor(data: build.Data, batch: int, stack: ExitStack) -> Side:
     """No more than decoding images that are in memory, and resizing a box of each."""
-    reader, rng = data.train_reader(), np.random.default_rng(0)
+    view, rng = data.train_reader().view, np.random.default_rng(0)
+    sample, crop = view.sampler(), view.cropping(exact=False)
     clips = []
     for record in (data.train_records * batch)[:batch]:
         with data.source.open(record) as video:
-            wanted = reader.sample(video.num_frames, rng).ravel()
+            wanted = sample(video.num_frames, rng).ravel()
             clips.append(list(video.images(wanted.tolist())))
-    size = reader.view.crop_size
 
     def make(images: list[bytes]) -> None:
         frames = [simplejpeg.decode_jpeg(image, "RGB") for image in images]
         height, width, _ = frames[0].shape
-        (((left, top, w, h), _),) = reader.crop.boxes(height, width, np.random.default_rng(0))
+        (((left, top, w, h), _),) = crop.boxes(height, width, np.random.default_rng(0))
         for frame in frames:
-            cv2.resize(frame[top : top + h, left : left + w], (size, size))
+            cv2.resize(frame[top : top + h, left : left + w], (crop.size, crop.size))
 
     pool = stack.enter_context(ThreadPoolExecutor(data.num_threads))
 

@@ -16,7 +16,7 @@ from benchmarks.turns import Side, Turn, measure, spread, table
 from trn_jax import build, create_model
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import Video
-from trn_jax.data.reader import VideoReader
+from trn_jax.data.reader import ClipReader, VideoClips
 from trn_jax.data.views import View
 from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.evaluation import evaluate
@@ -54,12 +54,12 @@ class _OneVideo:
     """A validation list of one video that has been read: what `Evaluator.run` takes of the data.
 
     Attributes:
-        video: what the `VideoReader` returned.
+        video: its clips.
         class_names: of the model.
         multi_label: whether videos have several labels.
     """
 
-    video: dict
+    video: VideoClips
     class_names: list[str]
     multi_label: bool
     val_names: tuple[str, ...] = ("noise",)
@@ -72,7 +72,7 @@ class _OneVideo:
             return np.eye(1, len(self.class_names), dtype=np.float32)
         return np.zeros(1, np.int64)
 
-    def eval_videos(self, views: dict[str, View]) -> Iterator[dict]:
+    def eval_videos(self, views: dict[str, View]) -> Iterator[VideoClips]:
         yield self.video
 
 
@@ -140,17 +140,17 @@ def measure_protocol(
     name = largest_protocol(config, names)
     view = View(**config.protocols[name])
     source = _NoiseSource(max(view.short_side, view.crop_size))
-    video = VideoReader({name: view}, source, seed=config.seed)(_OneVideo.val_records[0])
+    record = _OneVideo.val_records[0]
+    video = ClipReader({name: view}, source).read(record, (config.seed, 0, record.index))
     class_names = [f"class {label}" for label in range(config.model.num_classes)]
     data = _OneVideo(video, class_names, config.data.multi_label)
     graph, state = nnx.split(create_model(**config.model, rngs=nnx.Rngs(config.seed)))
     devices = jax.local_devices()
     states = jax.device_put((nnx.as_pure(state),), replicated(make_mesh(devices)))
     # Of equal size, so that as few views as possible are padding.
-    (clips,) = video["clips"]
-    num_steps = -(-len(clips) // config.eval.max_views_per_step)
+    num_steps = -(-len(video.clips) // config.eval.max_views_per_step)
     evaluator = evaluate.Evaluator(
-        graph, multi_label=data.multi_label, max_views=-(-len(clips) // num_steps)
+        graph, multi_label=data.multi_label, max_views=-(-len(video.clips) // num_steps)
     )
 
     def run(videos: int) -> None:
@@ -163,8 +163,8 @@ def measure_protocol(
     return Measurement(
         model=config.model.name,
         protocol=name,
-        shape=(view.num_views, *clips.shape[1:4]),
-        distinct_views=video["num_clips"],
+        shape=(view.num_views, *video.clips[0].shape[:3]),
+        distinct_views=sum(len(clip.flips) for clip in video.clips),
         dtype=config.model.dtype,
         devices=f"{len(devices)} x {devices[0].device_kind}",
         turns=turns,

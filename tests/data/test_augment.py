@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import weights
+from grey_videos import clips_of
 
 from trn_jax.data import augment, decode
 from trn_jax.data.annotations import Record
-from trn_jax.data.reader import VideoReader
+from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 
@@ -232,11 +233,8 @@ def read_clip(crop_size, **settings):
     right |= dict(flip_rate=0, flip_labels=False, crop_size=crop_size)
     record = Record(0, str(IMAGES), 10, 4)
     source = decode.FrameFolders(pattern="img_{:05d}.jpg", first_frame=1)
-    video = VideoReader({"one": View(**right | settings)}, source, seed=0)(record)
-    shape, looks = video["views"]["one"]
-    clips = [video["clips"][shape][number] for number, _ in looks]
-    clips = [np.flip(c, 2) if m else c for c, (_, m) in zip(clips, looks, strict=True)]
-    return np.stack(clips), record.label
+    reader = ClipReader({"one": View(**right | settings)}, source)
+    return clips_of(reader.read(record, 0)), record.label
 
 
 @pytest.mark.smoke

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 
 from trn_jax import cli
-from trn_jax.data import annotations, check, decode, pipeline, videos
+from trn_jax.data import annotations, batches, check, decode, videos
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 
@@ -197,7 +197,7 @@ def test_the_lists_that_are_written_train(tree, tmp_path):
     assert len(records) == 25
     view = dict(num_segments=3, sampling="random", frame_order="forward", short_side=20)
     view |= dict(crop="multi_scale", crop_size=16, scales=(1,), num_positions=5)
-    reader = pipeline.BatchReader(
+    reader = batches.BatchReader(
         records,
         View(**view, flip_rate=0, flip_labels=False),
         FOLDERS,

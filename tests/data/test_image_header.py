@@ -9,11 +9,11 @@ import painted
 import pytest
 import simplejpeg
 
-from trn_jax.data import decode, image_header, pipeline
+from trn_jax.data import batches, decode, image_header
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
 from trn_jax.data.memory import Scratch
-from trn_jax.data.reader import VideoReader
+from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
 
 FOLDERS = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
@@ -199,13 +199,13 @@ def test_small_frames_become_clips(tmp_path, size):
     for view in views():
         for exact in (False, True):
             options = dict(label_map={}, exact_resize=exact, on_error="raise", num_threads=1)
-            reader = pipeline.BatchReader([record], view, FOLDERS, seed=0, **options)
+            reader = batches.BatchReader([record], view, FOLDERS, seed=0, **options)
             for epoch in range(20):
                 assert (reader([(epoch, record)])["clip"] == value).all()
     for crop, side in (("center", 40), ("three", 32), ("ten", 40)):
         fixed = dict(sampling="center", flip_rate=0, crop=crop, short_side=side)
-        found = VideoReader({"v": View(**SETTINGS | fixed)}, FOLDERS, seed=0)(record)
-        assert (found["clips"][0] == value).all()
+        found = ClipReader({"v": View(**SETTINGS | fixed)}, FOLDERS).read(record, 0)
+        assert (found.pixels[0] == value).all()
 
 
 def test_frames_that_are_far_too_oblong_are_refused(tmp_path):

@@ -5,23 +5,22 @@ import os
 import subprocess
 import sys
 
+import grey_videos
 import pytest
-import test_pipeline
 
 PROGRAM = """
 import gc, json, os, pathlib, sys, threading
-import test_pipeline
-from trn_jax.data import pipeline
+import grey_videos
+from trn_jax.data import batches, pipeline
 
 root, num_batches, evaluates = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "eval"
 
-def batches():
+def stream():
     if not evaluates:
-        yield from pipeline.train_batches(test_pipeline.make_reader(root), batch=4, seed=0)
+        yield from pipeline.train_batches(grey_videos.batch_reader(root), batch=4, seed=0)
     while True:
-        reader = test_pipeline.make_video_reader(test_pipeline.PROTOCOLS)
-        videos = iter(pipeline.EvalVideos(reader, test_pipeline.read_records(root), num_threads=2))
-        yield from pipeline.clip_batches(videos, 8)
+        videos = iter(grey_videos.eval_videos(root, grey_videos.PROTOCOLS, num_threads=2))
+        yield from batches.pack_clips(videos, 8)
 
 def used():
     gc.collect()
@@ -30,7 +29,7 @@ def used():
     return int(resident), threading.active_count(), len(os.listdir("/proc/self/fd"))
 
 found = []
-for number, batch in enumerate(batches()):
+for number, batch in enumerate(stream()):
     if number % (num_batches // 8) == 0:
         found.append(used())
     if number == num_batches:
@@ -39,19 +38,14 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return test_pipeline.write_videos(tmp_path_factory.mktemp("videos"))
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nothing tells what is in use")
 @pytest.mark.parametrize("kind", ["train", "eval"])
 @pytest.mark.parametrize("num_batches", [800, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_loaders_stay_as_large_as_they_are(root, kind, num_batches):
+def test_loaders_stay_as_large_as_they_are(grey, kind, num_batches):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(root), str(num_batches), kind],
-        env=os.environ | {"PYTHONPATH": os.path.dirname(test_pipeline.__file__)},
+        [sys.executable, "-c", PROGRAM, str(grey), str(num_batches), kind],
+        env=os.environ | {"PYTHONPATH": os.path.dirname(grey_videos.__file__)},
         capture_output=True,
         text=True,
         timeout=1200,

@@ -11,9 +11,9 @@ import numpy as np
 import painted
 import pytest
 
-from trn_jax.data import annotations, check, datasets, decode, pipeline, records, videos
+from trn_jax.data import annotations, batches, check, datasets, decode, records, videos
 from trn_jax.data.decode import read_video
-from trn_jax.data.reader import VideoReader
+from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
 from trn_jax.prepare import custom, extraction
 
@@ -150,7 +150,7 @@ def test_all_roads_lead_to_the_same_frames(tree):
 def test_clips_of_training_and_evaluation_are_those_of_all_roads(tree):
     root, *_ = tree
     sources = {"videos": videos.VideoFiles(), "records": None}
-    batches, views = {}, {}
+    train, views = {}, {}
     for road in sources:
         place = root / ("records/video_folder" if road == "records" else road)
         files = datasets.locate("frames", place)
@@ -163,19 +163,19 @@ def test_clips_of_training_and_evaluation_are_those_of_all_roads(tree):
             found = annotations.read_list(files.train_list, frames_root=files.frames, num_classes=2)
         random = View(**VIEW, sampling="random", crop="multi_scale", flip_rate=0.5)
         options = dict(label_map={}, exact_resize=False, on_error="raise", num_threads=2)
-        reader = pipeline.BatchReader(found, random, source, seed=3, **options)
-        batches[road] = reader([(1, record) for record in found])
+        training = batches.BatchReader(found, random, source, seed=3, **options)
+        train[road] = training([(1, record) for record in found])
         fixed = View(**VIEW, sampling="twice", crop="three", flip_rate=0)
-        evaluated = VideoReader({"all": fixed}, source, seed=3)
-        views[road] = [evaluated(record)["clips"][0] for record in found]
+        evaluated = ClipReader({"all": fixed}, source)
+        views[road] = [evaluated.read(record, (3, 0, record.index)).pixels[0] for record in found]
     names = [os.path.basename(record.name) for record in found]
-    np.testing.assert_array_equal(batches["videos"]["label"], batches["records"]["label"])
-    clips = zip(batches["videos"]["clip"], batches["records"]["clip"], strict=True)
+    np.testing.assert_array_equal(train["videos"]["label"], train["records"]["label"])
+    clips = zip(train["videos"]["clip"], train["records"]["clip"], strict=True)
     for name, (one, other) in zip(names, clips, strict=True):
         assert np.abs(np.subtract(one, other, dtype=np.int16)).mean() < JPEG_ERROR, name
     for name, one, other in zip(names, *views.values(), strict=True):
         assert np.abs(np.subtract(one, other, dtype=np.int16)).mean() < JPEG_ERROR, name
-    assert any("corrupt_mid" in loss for loss in batches["videos"]["losses"]) == (
+    assert any("corrupt_mid" in loss for loss in train["videos"]["losses"]) == (
         "corrupt_mid.mp4" in names
     )
 

@@ -41,7 +41,7 @@ _GREY = np.array([0.2989, 0.587, 0.114])  # of red, green and blue: their shares
 
 def short_side_size(height, width, short_side):
     """Height and width after scaling the shorter side to `short_side`, rounded half up."""
-    factor = short_side / min(height, width)
+    factor = short_side / min(height, width) if short_side else 1
     return int(height * factor + 0.5), int(width * factor + 0.5)
 
 

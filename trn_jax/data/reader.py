@@ -1,147 +1,171 @@
-"""Reads the clips of all views of a video; every frame is decoded once."""
+"""Reads the clips of a video: one random view in training, any number of fixed views otherwise."""
 
 import dataclasses
+import itertools
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from trn_jax.data import augment, memory
-from trn_jax.data.decode import FrameError, read_video
-from trn_jax.errors import UserError
+from trn_jax.data.decode import read_video
 
 
-class VideoReader:
-    """Reads all that several views see of a video; every frame is decoded once.
-
-    A clip that several views have in common, which is one of the same frames, the same box and the
-    same colours, is cut once, and so is one with its mirror image: mirroring is left to the device.
-    A view shows the same whatever other views are read with it.
-
-    Args:
-        views: `{name: View}`, of fixed crops.
-        source: where videos are read, such as `decode.FrameFolders`.
-        seed: of samplings, orders and colours that are drawn.
-        on_error: "raise", or "skip": unreadable videos become a message.
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A clip of a video: which pixels of which frames, and where views show it.
 
     Attributes:
-        shapes: the `(frames, size in pixels)` of the clips.
-
-    Raises:
-        UserError: a view has random crops.
+        example: position of the video in its list.
+        frames: numbers of the frames, one per segment.
+        short_side: short side that frames are scaled to before cropping, in pixels; 0: not scaled.
+        box: the crop, `(left, top, width, height)`.
+        size: side that the crop is resized to, in pixels.
+        flip: crops are flipped, as drawn for training.
+        colors: as `augment.ColorJitter.draw` returns them.
+        places: `(view, position, mirrored)` per view, with position `crop * num_clips + clip`.
+            Mirrored views share the pixels of the others: the device flips them.
     """
 
-    def __init__(self, views, source, *, seed, on_error="raise"):
-        for name, view in views.items():
-            if view.crop in augment.RANDOM_CROPS:
-                raise UserError(
-                    f"{name}.crop={view.crop!r} is random, but videos are evaluated through fixed "
-                    "crops; use 'center', 'three' or 'ten'"
-                )
-        self.shapes = sorted({(view.num_segments, view.crop_size) for view in views.values()})
-        self._views = views
-        self._source = source
-        self._seed = seed
-        self._on_error = on_error
+    example: int
+    frames: tuple[int, ...]
+    short_side: int
+    box: tuple[int, int, int, int]
+    size: int
+    flip: bool = False
+    colors: tuple | None = None
+    places: tuple[tuple[str, int, bool], ...] = ()
 
-    def __call__(self, record):
+    @property
+    def shape(self):
+        """Shape of the pixels."""
+        return len(self.frames), self.size, self.size, 3
+
+    @property
+    def flips(self):
+        """How views show it: as it is, `(False,)`, mirrored, `(True,)`, or both."""
+        return tuple(sorted({mirrored for _, _, mirrored in self.places}))
+
+
+class VideoClips(NamedTuple):
+    """The distinct clips of a video. Grain sends arrays in tuples through shared memory.
+
+    Attributes:
+        example: position of the video in its list.
+        clips: sorted by `Clip.shape`.
+        pixels: of the clips of each shape, uint8 `[clips, segments, size, size, 3]`.
+        loss: see `decode.Video.loss`.
+        problem: why the video can't be read, or "".
+    """
+
+    example: int
+    clips: Sequence[Clip] = ()
+    pixels: Sequence[np.ndarray] = ()
+    loss: str = ""
+    problem: str = ""
+
+    def pairs(self) -> Iterator[tuple[Clip, np.ndarray]]:
+        """Clips, each with its pixels."""
+        return zip(self.clips, itertools.chain.from_iterable(self.pixels), strict=True)
+
+
+class ClipReader:
+    """Reads the clips of all views of a video. Every frame is decoded once, every clip cut once.
+
+    The clips of a view do not depend on the other views.
+
+    Args:
+        views: `{name: View}`.
+        source: where videos are read, such as `decode.FrameFolders`.
+        flip: an `augment.Flip`, for training; `None` draws nothing.
+        exact_resize: see `augment.MultiScaleCrop.exact`.
+        draft: see `decode.decode_image`.
+    """
+
+    def __init__(self, views, source, *, flip=None, exact_resize=True, draft=None):
+        self._source = source
+        self._flip = flip
+        self._draft = draft
+        self._steps = {
+            name: (view.sampler(), view.cropping(exact=exact_resize), view.coloring())
+            for name, view in views.items()
+        }
+
+    def read(self, record, seed, out=None):
         """Read one video.
 
         Args:
             record: its `Record`.
+            seed: of everything that is drawn, each view anew: integers.
+            out: receives the pixels, uint8 `[1, segments, size, size, 3]`, where all views are one
+                clip; by default a new array.
 
         Returns:
-            A dict of `example` (the position in the list), `clips`, the distinct ones of every
-            shape, uint8 `[clips, segments, size, size, 3]`, `seen`, how each of them is looked at:
-            as it is, `(False,)`, mirrored, `(True,)`, or both, `num_clips`, how many looks that
-            are, `loss`, see `decode.Video`, and `views`, what a view consists of: `{name: (number
-            of the shape, [(number of the clip, mirrored)])}`, crop first, then clip: entry `crop *
-            clips_per_video + clip`.
-
-            Of an unreadable video, with `on_error="skip"`, only `example` and `problem`, a message.
+            The `VideoClips`.
 
         Raises:
-            FrameError: a frame is missing or cannot be decoded.
+            FrameError: a frame is missing or can't be decoded.
         """
-        try:
-            return read_video(partial(self._source.open, record), partial(self._read, record))
-        except FrameError as error:
-            if self._on_error == "raise":
-                raise
-            return {"example": record.index, "problem": str(error)}
+        opening = partial(self._source.open, record)
+        return read_video(opening, partial(self._read, record.index, seed, out))
 
-    def _read(self, record, video):
+    def _read(self, example, seed, out, video):
+        drawn = {}
+        for name, (sample, _, _) in self._steps.items():
+            rng = np.random.default_rng(seed)
+            drawn[name] = sample(video.num_frames, rng), rng
+        wanted = np.concatenate([frames.ravel() for frames, _ in drawn.values()])
+        clips: list[Clip] = []
         with memory.scratch() as scratch:
-            drawn = {
-                name: self._draw(view, record.index, video.num_frames)
-                for name, view in self._views.items()
-            }
-            used = np.concatenate([indices.ravel() for indices, _ in drawn.values()])
-            plan: Any = None  # until the first frame tells their size
-            for number, frame in video.frames(used):
-                plan = plan or self._plan(drawn, *frame.shape[:2])
-                for short_side, cuts in plan.cuts[number].items():
+            for number, frame in video.frames(wanted, self._draft):
+                if not clips:  # the first frame has the size
+                    clips = self._clips(example, drawn, *frame.shape[:2])
+                    pixels = _allocate(clips) if out is None else [out]
+                    found = VideoClips(example, clips, pixels)
+                    crops = _crops_by_frame(found)
+                for short_side, targets in crops[number].items():
                     scaled = augment.resize_short_side(frame, short_side, scratch)
-                    for box, target in cuts:
-                        augment.cut(scaled, box, False, target)
-        for clip, colors in plan.colored:
-            augment.color(clip, colors)
-        return {
-            "example": record.index,
-            "clips": plan.clips,
-            "seen": plan.seen,
-            "num_clips": sum(len(looks) for seen in plan.seen for looks in seen),
-            "views": plan.views,
-            "loss": video.loss,
-        }
+                    for clip, target in targets:
+                        augment.cut(scaled, clip.box, clip.flip, target)
+        for clip, target in found.pairs():
+            augment.color(target, clip.colors)
+        return found._replace(loss=video.loss)
 
-    def _plan(self, drawn, height, width):
-        """What is cut out of the frames, of this size, for indices and colours that were drawn."""
-        found: list[dict] = [{} for _ in self.shapes]
-        plan = _Plan()
-        for name, view in self._views.items():
-            indices, colors = drawn[name]
-            crop = view.cropping(exact=True)
-            boxes = crop.boxes(*augment.short_side_size(height, width, crop.scaled_to))
-            shape = self.shapes.index((view.num_segments, view.crop_size))
-            looks = []
-            for box, mirrored in boxes:
-                for clip in indices.tolist():
-                    cut = tuple(clip), crop.scaled_to, box, colors
-                    number, seen = found[shape].setdefault(cut, (len(found[shape]), set()))
-                    seen.add(mirrored)
-                    looks.append((number, mirrored))
-            plan.views[name] = shape, looks
-        for (num_segments, size), distinct in zip(self.shapes, found, strict=True):
-            arrays = memory.empty((len(distinct), num_segments, size, size, 3))
-            plan.clips.append(arrays)
-            plan.seen.append([tuple(sorted(seen)) for _, seen in distinct.values()])
-            for clip, (numbers, short_side, box, colors) in zip(arrays, distinct, strict=True):
-                plan.colored.append((clip, colors))
-                for target, number in zip(clip, numbers, strict=True):
-                    plan.cuts[number][short_side].append((box, target))
-        return plan
+    def _clips(self, example, drawn, height, width):
+        """The distinct clips of frames of a size, sorted by shape.
 
-    def _draw(self, view, index, num_frames):
-        rng = np.random.default_rng((self._seed, 0, index))
-        return view.sampler()(num_frames, rng), view.coloring().draw(rng)
+        Args:
+            example: position of the video in its list.
+            drawn: `{view: (frames [clips, segments], generator)}`.
+            height: of the frames.
+            width: of the frames.
+        """
+        places: dict[Clip, list] = {}
+        for name, (_, crop, color) in self._steps.items():
+            frames, rng = drawn[name]
+            scaled = augment.short_side_size(height, width, crop.scaled_to)
+            boxes = crop.boxes(*scaled, rng)
+            flip = self._flip is not None and self._flip.draw(rng)
+            colors = color.draw(rng)
+            crops = itertools.product(boxes, map(tuple, frames.tolist()))
+            for position, ((box, mirrored), numbers) in enumerate(crops):
+                clip = Clip(example, numbers, crop.scaled_to, box, crop.size, flip, colors)
+                places.setdefault(clip, []).append((name, position, mirrored))
+        clips = [dataclasses.replace(clip, places=tuple(at)) for clip, at in places.items()]
+        return sorted(clips, key=lambda clip: clip.shape)
 
 
-@dataclasses.dataclass
-class _Plan:
-    """What becomes of the frames of a video.
+def _allocate(clips):
+    groups = itertools.groupby(clips, lambda clip: clip.shape)
+    return [memory.empty((len(list(group)), *shape)) for shape, group in groups]
 
-    Attributes:
-        views: as `VideoReader` returns it.
-        clips: as well; to be filled in.
-        seen: as well.
-        cuts: `{number of a frame: {short side to scale it to: [(box, target)]}}`.
-        colored: `(clip, colours)`, in the end.
-    """
 
-    views: dict = dataclasses.field(default_factory=dict)
-    clips: list = dataclasses.field(default_factory=list)
-    seen: list = dataclasses.field(default_factory=list)
-    cuts: dict = dataclasses.field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    colored: list = dataclasses.field(default_factory=list)
+def _crops_by_frame(video):
+    """`{frame: {short side to scale it to: [(clip, target)]}}` of `VideoClips`."""
+    crops: dict = defaultdict(lambda: defaultdict(list))
+    for clip, pixels in video.pairs():
+        for number, target in zip(clip.frames, pixels, strict=True):
+            crops[number][clip.short_side].append((clip, target))
+    return crops

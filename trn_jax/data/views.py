@@ -132,3 +132,17 @@ class View:
     def num_views(self):
         """Clips times crops: how many predictions are merged into one."""
         return self.sampler().clips_per_video * self.cropping(exact=True).num_crops
+
+
+def check_fixed_crops(views):
+    """Check that `{name: View}` has no random crops, which only training takes.
+
+    Raises:
+        UserError: a view has; it is named.
+    """
+    for name, view in views.items():
+        if view.crop in augment.RANDOM_CROPS:
+            raise UserError(
+                f"{name}.crop={view.crop!r} is random, but evaluation takes fixed crops; use "
+                "'center', 'three' or 'ten'"
+            )

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from trn_jax import __version__, build
 from trn_jax.checkpoints import checkpoint
-from trn_jax.data import pipeline
+from trn_jax.data import batches, pipeline
 from trn_jax.data.views import View
 from trn_jax.distributed import processes
 from trn_jax.distributed.sharding import (
@@ -328,20 +328,19 @@ class Evaluator:
 
     def _score(self, step, videos, states, merger):
         """Score all clips; returns their number, or `None` if it was asked to give up."""
-        batches = pipeline.clip_batches(videos, self._num_clips)
-        prefetch = DevicePrefetch(batches, self._mesh, ("clip", "example"))
+        packed = batches.pack_clips(videos, self._num_clips)
+        prefetch = DevicePrefetch(packed, self._mesh, ("clip", "example"))
         running: collections.deque = collections.deque()
         num_clips = 0
         try:
             for arrays, rest in prefetch:
                 if self._asked():
                     return None
-                merger.begin(rest["videos"])
-                num_clips += len(rest["rows"]) * len(rest["seen"])
-                for mirrored in rest["seen"]:
-                    clips, examples = arrays["clip"], arrays["example"]
-                    logits = step(states, clips, examples, np.bool_(mirrored))
-                    running.append((logits, rest["rows"], mirrored))
+                num_clips += len(rest["clips"]) * len(rest["flips"])
+                for mirrored in rest["flips"]:
+                    pixels, examples = arrays["clip"], arrays["example"]
+                    logits = step(states, pixels, examples, np.bool_(mirrored))
+                    running.append((logits, rest["clips"], mirrored))
                     if len(running) > _STEPS_AHEAD:
                         merger.add(*running.popleft())
                         self._alive()
@@ -456,36 +455,38 @@ class _Merger:
 
     def __init__(self, scores, views, *, draws, prescribed, multi_label, class_order, merged):
         self._scores = scores
+        self._views = views
         self._draws = draws
-        self._merge = {
-            name: prescribed if view.merge_views == "model" else view.merge_views
-            for name, view in views.items()
-        }
+        self._prescribed = prescribed
         self._multi_label = multi_label
         self._class_order = slice(None) if class_order is None else class_order
         self._merged = merged
-        self._open: dict[int, dict] = {}
+        self._num_places = sum(view.num_views for view in views.values())
+        self._missing: dict[int, int] = {}  # places without logits, per video
+        self._logits: dict[int, dict[str, np.ndarray]] = {}
 
-    def begin(self, videos):
-        """Take what `pipeline.clip_batches` says of videos whose clips come from now on."""
-        for video in videos:
-            self._open[video["example"]] = video | {"logits": {}}
+    def add(self, logits, clips, mirrored):
+        """Take the logits `[batch, draws, classes]` of clips that were mirrored or not."""
+        for found, clip in zip(np.asarray(logits), clips, strict=False):
+            if clip.example not in self._logits:
+                self._missing[clip.example] = self._num_places
+                self._logits[clip.example] = {
+                    name: np.empty((view.num_views, *found[self._draws[name]].shape), found.dtype)
+                    for name, view in self._views.items()
+                }
+            for name, position, flip in clip.places:
+                if flip == mirrored:
+                    self._logits[clip.example][name][position] = found[self._draws[name]]
+                    self._missing[clip.example] -= 1
+            if not self._missing[clip.example]:
+                self._merge(clip.example)
 
-    def add(self, logits, rows, mirrored):
-        """Take the logits `[clips, draws, classes]` of the `rows` of a batch, mirrored or not."""
-        for found, (example, shape, number) in zip(np.asarray(logits), rows, strict=False):
-            video = self._open[example]
-            video["logits"][shape, number, mirrored] = found
-            if len(video["logits"]) == video["num_clips"]:
-                self._close(self._open.pop(example))
-
-    def _close(self, video):
-        example = video["example"]
-        for name, (shape, looks) in video["views"].items():
-            # [views, draws, classes]
-            logits = np.stack([video["logits"][(shape, *look)] for look in looks])
-            logits = logits[:, self._draws[name]]
-            merged = merge_views(logits, merge=self._merge[name], multi_label=self._multi_label)
+    def _merge(self, example):
+        del self._missing[example]
+        for name, logits in self._logits.pop(example).items():
+            merge = self._views[name].merge_views
+            merge = self._prescribed if merge == "model" else merge
+            merged = merge_views(logits, merge=merge, multi_label=self._multi_label)
             self._scores[name][example] = merged[:, self._class_order]
         self._merged(example, self._scores[next(iter(self._scores))][example, 0])
 
