@@ -404,7 +404,7 @@ def test_the_rows_of_all_hosts_make_up_the_list(num_hosts):
     for host in range(num_hosts):
         mine = np.zeros_like(whole)
         mine[host::num_hosts] = whole[host::num_hosts]
-        parts.append(evaluate.host_rows(mine, host, num_hosts))
+        parts.append(evaluate.process_rows(mine, host, num_hosts))
     np.testing.assert_array_equal(evaluate.interleave(np.stack(parts), 7), whole)
 
 

@@ -496,10 +496,10 @@ def _of_all_hosts(rows, num_clips):
 
     If that number is `None` on any of them, both are on all.
     """
-    hosts = jax.process_count()
-    if hosts == 1:
+    num_processes = jax.process_count()
+    if num_processes == 1:
         return (rows, num_clips) if num_clips is not None else (None, None)
-    mine = jax.tree.map(lambda found: host_rows(found, jax.process_index(), processes), rows)
+    mine = jax.tree.map(lambda found: process_rows(found, jax.process_index(), num_processes), rows)
     count = np.array(-1 if num_clips is None else num_clips)
     parts, counts = multihost_utils.process_allgather((mine, count))
     if counts.min() < 0:
@@ -508,14 +508,14 @@ def _of_all_hosts(rows, num_clips):
     return jax.tree.map(lambda found: interleave(found, num_videos), parts), int(counts.sum())
 
 
-def host_rows(rows, host, num_hosts):
-    """Every `num_hosts`-th of `rows` from number `host` on; as many on every host, padded by 0."""
-    padding = [(0, -len(rows) % num_hosts), *[(0, 0)] * (rows.ndim - 1)]
-    return np.pad(rows, padding)[host::num_hosts]
+def process_rows(rows, process, num_processes):
+    """Rows `process::num_processes`, padded with 0 to the same number on every process."""
+    padding = [(0, -len(rows) % num_processes), *[(0, 0)] * (rows.ndim - 1)]
+    return np.pad(rows, padding)[process::num_processes]
 
 
 def interleave(parts, num_rows):
-    """The inverse of `host_rows`: `parts` `[num_hosts, rows, ...]` as `[num_rows, ...]`."""
+    """The inverse of `process_rows`: `parts` `[num_processes, rows, ...]` as `[num_rows, ...]`."""
     return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[:num_rows]
 
 
