@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import tarfile
 import tracemalloc
 import zipfile
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from trn_jax.errors import UserError
-from trn_jax.prepare import annotation_files, archives
+from trn_jax.prepare import annotation_files, archives, split_tar, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
 
 FILES = {f"set/{number}/{i}.bin": bytes([number, i]) * 700 for number in (1, 2) for i in range(5)}
@@ -26,8 +27,8 @@ def keep(name):
 
 def unpack(folder, to, place=keep):
     to.mkdir(exist_ok=True)
-    return archives.unpack(
-        to, "set", lambda: archives.find_split_tar(folder, "set"), place, tree="set"
+    return unpacking.unpack(
+        to, "set", lambda: split_tar.find_split_tar(folder, "set"), place, tree="set"
     )
 
 
@@ -70,9 +71,9 @@ def test_headers_do_not_pile_up(tmp_path, monkeypatch):
     opened = []
     original = tarfile.open
     monkeypatch.setattr(
-        archives.tarfile, "open", lambda *a, **k: opened.append(original(*a, **k)) or opened[0]
+        split_tar.tarfile, "open", lambda *a, **k: opened.append(original(*a, **k)) or opened[0]
     )
-    for _ in archives.find_split_tar(tmp_path / "in", "set").members():
+    for _ in split_tar.find_split_tar(tmp_path / "in", "set").members():
         assert len(opened[0].members) <= 1
 
 
@@ -92,9 +93,9 @@ def test_what_was_unpacked_by_hand_is_taken(tmp_path):
 
 def test_no_archives_at_all(tmp_path):
     (tmp_path / "in").mkdir()
-    with pytest.raises(UserError, match="no archives of set found; give their folder"):
+    with pytest.raises(UserError, match=r"archives of set .*--archives"):
         unpack(tmp_path / "in", tmp_path / "to")
-    with pytest.raises(UserError, match="cannot read the folder of the archives"):
+    with pytest.raises(UserError, match=f"{tmp_path}/none.*--archives"):
         unpack(tmp_path / "none", tmp_path / "to")
 
 
@@ -106,8 +107,8 @@ def test_no_archives_at_all(tmp_path):
 def test_interrupted_and_run_again(tmp_path, monkeypatch, where, call):
     files = random_files()
     write_parts(tmp_path / "in", miniature.tar(files), num_parts=40)
-    monkeypatch.setattr(archives, "_CHUNK", 512)
-    moment = (os, "replace", call) if where == "rename" else (archives.Progress, "add", 3 * call)
+    monkeypatch.setattr(split_tar, "CHUNK_SIZE", 512)
+    moment = (os, "replace", call) if where == "rename" else (unpacking.Progress, "add", 3 * call)
     with miniature.interrupted(*moment):
         unpack(tmp_path / "in", tmp_path / "to")
     assert not list((tmp_path / "to").rglob("*.jpg.partial"))
@@ -135,7 +136,7 @@ def test_full_disk(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     with (
         miniature.interrupted(os, "replace", 5, full),
-        pytest.raises(UserError, match="No space left on device; mend that"),
+        pytest.raises(UserError, match="No space left on device"),
     ):
         unpack(tmp_path / "in", tmp_path / "to")
     assert not list((tmp_path / "to").rglob("*.partial"))
@@ -148,10 +149,10 @@ def test_going_on_with_other_archives_is_refused(tmp_path):
     with miniature.interrupted(os, "replace", 4):
         unpack(tmp_path / "in", tmp_path / "to")
     write_parts(tmp_path / "other", miniature.tar(random_files()))
-    with pytest.raises(UserError, match="began with other archives"):
+    with pytest.raises(UserError, match=r"4 files of [0-9,]+ bytes"):
         unpack(tmp_path / "other", tmp_path / "to")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no archives of set found; unpacking them was interrupted"):
+    with pytest.raises(UserError, match=r"archives of set .*interrupted.*--archives"):
         unpack(tmp_path / "empty", tmp_path / "to")
 
 
@@ -162,18 +163,18 @@ def test_missing_parts_are_named(tmp_path):
     write_parts(tmp_path / "in", miniature.tar(FILES), num_parts=6, zipped=(1,))
     (tmp_path / "in" / "set-01.zip").rename(tmp_path / "in" / "set-01.zip.crdownload")
     (tmp_path / "in" / "set-03").unlink()
-    with pytest.raises(UserError, match="2 of 6 parts are missing") as error:
+    with pytest.raises(UserError, match="2 of 6 parts") as error:
         unpack(tmp_path / "in", tmp_path / "to")
     assert "set-01, set-03 (there are set-01.zip.crdownload)" in str(error.value)
-    with pytest.raises(UserError, match="4 of 8 parts are missing"):
-        archives.find_split_tar(tmp_path / "in", "set", num_parts=8)
+    with pytest.raises(UserError, match="4 of 8 parts"):
+        split_tar.find_split_tar(tmp_path / "in", "set", num_parts=8)
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w"])
 def test_a_missing_end_is_told(tmp_path, mode):
     write_parts(tmp_path / "in", miniature.tar(random_files(), mode), num_parts=5)
     (tmp_path / "in" / "set-04").unlink()
-    with pytest.raises(UserError, match=r"ends too early .*set-03 is incomplete, or parts behind"):
+    with pytest.raises(UserError, match=r"ends too early .*set-03"):
         unpack(tmp_path / "in", tmp_path / "to")
 
 
@@ -202,7 +203,7 @@ def test_half_a_zip_file_is_named(tmp_path):
     for number in (0, 2):
         path = tmp_path / "in" / f"set-{number:02d}.zip"
         path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(UserError, match=r"set-00\.zip is incomplete or no zip file") as error:
+    with pytest.raises(UserError, match=r"set-00\.zip") as error:
         unpack(tmp_path / "in", tmp_path / "to")
     assert "set-02.zip" in str(error.value) and "set-01.zip" not in str(error.value)
 
@@ -210,7 +211,7 @@ def test_half_a_zip_file_is_named(tmp_path):
 def test_a_zip_file_without_its_part(tmp_path):
     (tmp_path / "in").mkdir()
     miniature.write_zip(tmp_path / "in" / "set-00.zip", {"other": b""})
-    with pytest.raises(UserError, match="does not hold set-00, but other"):
+    with pytest.raises(UserError, match="set-00, but other"):
         unpack(tmp_path / "in", tmp_path / "to")
 
 
@@ -222,7 +223,7 @@ def test_damage_is_told_wherever_it_is(tmp_path, zipped):
         damaged[position] ^= 0xFF
         folder = tmp_path / str(number)
         write_parts(folder, bytes(damaged), zipped=zipped)
-        with pytest.raises(UserError, match=r"is damaged|ends too early"):
+        with pytest.raises(UserError, match=r"corrupt|ends too early"):
             unpack(folder, folder / "to")
 
 
@@ -231,20 +232,20 @@ def test_a_damaged_header_is_not_the_end(tmp_path):
     second = data.index(b"set/1/2.bin")
     data[second] ^= 0xFF
     write_parts(tmp_path / "in", bytes(data))
-    with pytest.raises(UserError, match="bad checksum where a file should begin"):
+    with pytest.raises(UserError, match="bad checksum"):
         unpack(tmp_path / "in", tmp_path / "to")
 
 
 def test_what_is_no_archive(tmp_path):
     write_parts(tmp_path / "in", b"<html>404 not found</html>" * 100)
-    with pytest.raises(UserError, match="no part of a tar file"):
+    with pytest.raises(UserError, match=r"set-03.*tar"):
         unpack(tmp_path / "in", tmp_path / "to")
 
 
 def test_an_unreadable_record(tmp_path):
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "unpacked.json").write_text("{")
-    with pytest.raises(UserError, match="remove it"):
+    with pytest.raises(UserError, match=r"unpacked\.json"):
         unpack(tmp_path / "in", tmp_path / "to")
 
 
@@ -271,14 +272,14 @@ def test_paths_that_lead_outside_are_refused(tmp_path, name):
     to = tmp_path / "deep" / "to"
     to.mkdir(parents=True)
     write_parts(tmp_path / "in", tar_with(name=name))
-    with pytest.raises(UserError, match="lead out of the target folder"):
+    with pytest.raises(UserError, match=re.escape(repr(name))):
         unpack(tmp_path / "in", to)
     zipped = tmp_path / "evil.zip"
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("set/1", b"good")
         archive.writestr(zipfile.ZipInfo(name), b"evil")
-    with pytest.raises(UserError, match="lead out of the target folder"):
-        archives.unpack(to, "zip", lambda: archives.Zip(str(zipped)), keep, tree="zip")
+    with pytest.raises(UserError, match=re.escape(repr(name))):
+        unpacking.unpack(to, "zip", lambda: archives.Zip(str(zipped)), keep, tree="zip")
     allowed = {to / "unpacked.json", to / "set" / "1"}
     written = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert written - allowed == {*(tmp_path / "in").iterdir(), zipped}
@@ -290,7 +291,7 @@ def test_paths_that_lead_outside_are_refused(tmp_path, name):
 )
 def test_links_and_devices_are_refused(tmp_path, kind):
     write_parts(tmp_path / "in", tar_with(type=kind, linkname="/etc/passwd", size=0))
-    with pytest.raises(UserError, match="is a link or device"):
+    with pytest.raises(UserError, match=r"'set/\w+'.*link or device"):
         unpack(tmp_path / "in", tmp_path / "to")
     assert not (tmp_path / "to" / "set" / "2").exists()
 
@@ -302,8 +303,8 @@ def test_links_in_zip_files_are_refused_before_anything_is_written(tmp_path):
         archive.writestr("set/1", b"good")
         archive.writestr(link, b"/etc/passwd")
     (tmp_path / "to").mkdir()
-    with pytest.raises(UserError, match="is a link or device"):
-        archives.unpack(
+    with pytest.raises(UserError, match=r"'set/\w+'.*link or device"):
+        unpacking.unpack(
             tmp_path / "to", "set", lambda: archives.Zip(f"{tmp_path}/set.zip"), keep, tree="set"
         )
     assert not (tmp_path / "to" / "set").exists()
@@ -314,7 +315,7 @@ def test_links_in_zip_files_are_refused_before_anything_is_written(tmp_path):
 
 def unpack_zip(path, to):
     to.mkdir(exist_ok=True)
-    return archives.unpack(to, "zip", lambda: archives.Zip(str(path)), keep, tree="zip")
+    return unpacking.unpack(to, "zip", lambda: archives.Zip(str(path)), keep, tree="zip")
 
 
 def test_zip_files(tmp_path):
@@ -332,7 +333,7 @@ def test_damage_in_a_zip_file_is_told(tmp_path):
     data = bytearray((tmp_path / "a.zip").read_bytes())
     data[200] ^= 1
     (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(UserError, match="damaged at 'a'"):
+    with pytest.raises(UserError, match=r"a.zip.*'a'"):
         unpack_zip(tmp_path / "a.zip", tmp_path / "to")
     assert set(miniature.tree(tmp_path / "to")) == {"unpacked.json"}
 
@@ -340,7 +341,7 @@ def test_damage_in_a_zip_file_is_told(tmp_path):
 def test_half_a_zip_file(tmp_path):
     miniature.write_zip(tmp_path / "a.zip", {"a": b"content" * 100})
     (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:50])
-    with pytest.raises(UserError, match="incomplete or no zip file"):
+    with pytest.raises(UserError, match=r"a\.zip"):
         unpack_zip(tmp_path / "a.zip", tmp_path / "to")
 
 
@@ -372,5 +373,5 @@ def test_annotations_that_inflate_without_proportion_are_not_read(tmp_path):
     writer = DatasetWriter(tmp_path / "to")
     paths = annotation_files.collect(writer, tmp_path, ".", wanted, packed_in="labels.zip")
     assert pathlib.Path(paths["small.csv"]).read_text() == "a;b\n"
-    with pytest.raises(UserError, match=r"labels\.zip: its [\d,]+ bytes would become 104,857,600"):
+    with pytest.raises(UserError, match=r"labels\.zip.*104,857,600"):
         annotation_files.collect(writer, tmp_path, ".", {"other.csv": ()}, packed_in="labels.zip")

@@ -102,7 +102,7 @@ def test_gaps_in_frames_of_charades(tmp_path):
     (frames / "YSKX3" / "000007.jpg").unlink()
     (frames / "0IH69" / "000002.jpg").unlink()
     (frames / "N11GT").rename(tmp_path / "N11GT")
-    with pytest.raises(UserError, match="has frames and an action"):
+    with pytest.raises(UserError, match="charades/Charades_v1_rgb"):
         prepare_charades(tmp_path / "in", tmp_path / "charades")
     (tmp_path / "N11GT").rename(frames / "N11GT")
     writer = prepare_charades(tmp_path / "in", tmp_path / "charades")
@@ -118,7 +118,7 @@ def test_gaps_in_frames_of_charades(tmp_path):
 
 
 def test_charades_has_one_label_order(tmp_path):
-    with pytest.raises(UserError, match="leave out --order"):
+    with pytest.raises(UserError, match="--order"):
         prepare_charades(tmp_path / "in", tmp_path / "charades", orders=("alphabetical",))
 
 
@@ -127,7 +127,7 @@ def test_frames_of_charades_under_their_names_in_the_archive(tmp_path):
     (tmp_path / "in" / "Charades_v1_rgb.tar").unlink()
     frames = miniature.frames("Charades_v1_rgb/46GP8", 3, "46GP8-{:06d}.jpg")
     miniature.put(tmp_path / "charades", frames)
-    with pytest.raises(UserError, match=r"has no 000001\.jpg; rename the frames"):
+    with pytest.raises(UserError, match=r"46GP8-000001\.jpg"):
         prepare_charades(tmp_path / "in", tmp_path / "charades")
 
 

@@ -258,7 +258,7 @@ def test_names_that_are_no_text(folder, tmp_path, capsys):
     assert len((tmp_path / "to" / "train_list.txt").read_text().splitlines()) == 13
     os.rename(os.fsencode(folder / "Waving left"), os.fsencode(folder) + b"/\xfe")
     assert cli.main(["prepare", str(folder), f"--to={tmp_path}/to"]) == 2
-    assert "is no single line of text" in capsys.readouterr().err
+    assert r"'\udcfe'" in capsys.readouterr().err
 
 
 def make_alone(folder):
@@ -289,15 +289,15 @@ def make_empty(folder):
 
 
 BAD = {
-    "one class": (make_alone, "videos of one class only, 'Clapping'"),
-    "both kinds": (make_mixed, "both video files and folders of frames; keep one kind"),
-    "gap": (make_gap, r"none of the 2 videos .* 'a/clip'|there is no frame '00002.jpg'"),
+    "one class": (make_alone, "'Clapping'"),
+    "both kinds": (make_mixed, r"take \d.mp4 .*Clapping/frames"),
+    "gap": (make_gap, "'00002.jpg'"),
     "different names": (
         make_different,
-        "differently: 'img_{:05d}.jpg' from 1 on in b/clip; '",
+        "'img_{:05d}.jpg' from 1 on in b/clip; '",
     ),
-    "nothing": (make_empty, "no videos in .*: expected a folder per class"),
-    "missing": (shutil.rmtree, "my videos not found; expected a folder of class folders"),
+    "nothing": (make_empty, "my videos: .*mp4"),
+    "missing": (shutil.rmtree, r"my videos .*\.csv"),
 }
 
 
@@ -313,17 +313,17 @@ def test_what_cannot_be_used_is_explained_and_nothing_written(folder, tmp_path, 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "a.mp4\n", "row 1 of .*t.csv is 'a.mp4'; expected a video, its class"),
+        ("t.csv", "a.mp4\n", "row 1 of .*t.csv is 'a.mp4'"),
         ("t.csv", "a.mp4,x,holdout\n", "row 1 of .* is 'a.mp4,x,holdout'.*'train'.*'test'"),
-        ("t.csv", "\n\n", "t.csv is empty"),
+        ("t.csv", "\n\n", "t.csv .*empty"),
         ("t.txt", "alone\n", "line 1 of .*expected '<video> <class>'"),
-        ("t.doc", "", "neither a folder of class folders nor a table"),
-        ("t.txt", "a.mp4 0\nb.mp4 1\n", r"none of the 2 videos .* a\.mp4 \(.*not found"),
+        ("t.doc", "", r"t\.doc .*\.csv"),
+        ("t.txt", "a.mp4 0\nb.mp4 1\n", r"2 videos .* a\.mp4 \("),
         ("t.csv", "a.mp4,\xc4rger\n", r"t.csv is not UTF-8 .*byte 6"),
         ("t.txt", "a.mp4 \xc4rger\n", r"t.txt is not UTF-8"),
-        ("t.csv", 'a.mp4,"x\ny"\n', r"class 'x\\ny' is no single line of text"),
-        ("t.csv", "a.mp4,x\nb.mp4,y\na.mp4,y\n", "a.mp4 is of two classes, 'x' and 'y'"),
-        ("t.csv", f"a.mp4,{'x' * 200_000}\n", "t.csv is no table: field larger"),
+        ("t.csv", 'a.mp4,"x\ny"\n', r"class 'x\\ny'"),
+        ("t.csv", "a.mp4,x\nb.mp4,y\na.mp4,y\n", "a.mp4 .* 'x' and 'y'"),
+        ("t.csv", f"a.mp4,{'x' * 200_000}\n", "t.csv .*field larger"),
     ],
     ids=lambda value: value[:20],
 )
@@ -338,10 +338,10 @@ def test_the_command(folder, tmp_path, capsys):
     assert cli.main(["prepare", str(folder), f"--to={to}", "--val-share=0.5", "--seed=3"]) == 0
     assert "train: 10 videos" in capsys.readouterr().out
     assert cli.main(["prepare", str(folder), f"--to={to}", "--val-share=1.5"]) == 2
-    assert "--val-share=1.5 must be a share between 0 and 1" in capsys.readouterr().err
+    assert "--val-share=1.5" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert cli.main(["prepare", str(folder), f"--to={tmp_path}/file"]) == 2
-    assert "cannot write to" in capsys.readouterr().err
+    assert f"{tmp_path}/file" in capsys.readouterr().err
 
 
 # The whole road

@@ -287,7 +287,7 @@ def test_full_disk(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     with (
         miniature.interrupted(extraction.simplejpeg, "encode_jpeg", 7, full),
-        pytest.raises(UserError, match="No space left on device; mend that"),
+        pytest.raises(UserError, match="No space left on device"),
     ):
         extract(tmp_path / "videos", tmp_path / "to")
     assert not list((tmp_path / "to").glob("*.partial"))
@@ -298,7 +298,7 @@ def test_full_disk(tmp_path):
 def test_frames_of_others_are_not_touched(tmp_path):
     write_some(tmp_path / "videos")
     miniature.put(tmp_path / "to", {"2/mine.jpg": b"mine"})
-    with pytest.raises(UserError, match=r"1 folders .* are not from this command"):
+    with pytest.raises(UserError, match=r"1 folders in .*manifest\.jsonl: 2"):
         extract(tmp_path / "videos", tmp_path / "to")
     assert (tmp_path / "to" / "2" / "mine.jpg").read_bytes() == b"mine"
 
@@ -306,7 +306,7 @@ def test_frames_of_others_are_not_touched(tmp_path):
 def test_other_settings_are_refused(tmp_path):
     write_some(tmp_path / "videos")
     extract(tmp_path / "videos", tmp_path / "to")
-    with pytest.raises(UserError, match="frames with other settings"):
+    with pytest.raises(UserError, match=r"'short_side': 0.*'short_side': 24"):
         extract(tmp_path / "videos", tmp_path / "to", settings=Settings(24))
 
 
@@ -325,16 +325,16 @@ def test_lists_of_videos(tmp_path):
 
 
 def test_sources_that_cannot_be_right(tmp_path):
-    with pytest.raises(UserError, match="no videos found"):
+    with pytest.raises(UserError, match=f"{tmp_path}.*mp4"):
         extraction.find_sources(str(tmp_path))
-    with pytest.raises(UserError, match="as a folder or a list of videos"):
+    with pytest.raises(UserError, match=f"{tmp_path}/gone"):
         extraction.find_sources(str(tmp_path / "gone"))
     miniature.put(tmp_path, {"a.mp4": b"", "a.webm": b""})
-    with pytest.raises(UserError, match=r"a\.mp4 and a\.webm .* the same folder"):
+    with pytest.raises(UserError, match=r"a\.mp4 and a\.webm"):
         extraction.find_sources(str(tmp_path))
     (tmp_path / "a.webm").unlink()
     miniature.put(tmp_path, {"a/b.mp4": b""})
-    with pytest.raises(UserError, match="rename one of them"):
+    with pytest.raises(UserError, match=r"a/b\.mp4"):
         extraction.find_sources(str(tmp_path))
 
 
@@ -390,4 +390,4 @@ def test_wrong_settings_are_told_by_the_script(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     write_video(tmp_path / "a.mp4", 1)
     assert cli.main(["extract", f"{tmp_path}/a.mp4", f"--to={tmp_path}/file/to"]) == 2
-    assert "cannot write to" in capsys.readouterr().err
+    assert f"{tmp_path}/file/to" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 from trn_jax import cli
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
-from trn_jax.prepare import PREPARATIONS, folder_lock, folders, progress
+from trn_jax.prepare import PREPARATIONS, folder_lock, frame_folders, progress
 from trn_jax.prepare.folder_lock import locked_folder
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_unreadable_videos_end_with_status_1(tmp_path, capsys):
 
 def test_errors_are_one_message(tmp_path, capsys):
     assert main(["jester", f"--archives={tmp_path}/none", f"--to={tmp_path}/to"]) == 2
-    assert capsys.readouterr().err.startswith("error: cannot read the folder of the archives")
+    assert capsys.readouterr().err.startswith("error: ")
     for flags, said in (
         (["jestr", "--archives=a"], "did you mean 'jester'?"),
         (["jester"], "jester needs --archives="),
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_next_run_completes(tmp_
     with miniature.interrupted(os, "replace", call, full):
         assert main([*flags, f"--to={tmp_path}/to"]) == 2
     said = capsys.readouterr().err
-    assert "No space left on device" in said and "make room" in said
+    assert "No space left on device" in said and f"{tmp_path}/to" in said
     expected = miniature.tree(tmp_path / "whole")
     left = miniature.tree(tmp_path / "to")
     assert len(left) == call - 1 - (call > 16)  # the record is written twice
@@ -109,13 +109,13 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_next_run_completes(tmp_
 def test_a_target_that_is_a_file(tmp_path, capsys):
     (tmp_path / "to").write_text("")
     assert main(["jester", f"--archives={tmp_path}", f"--to={tmp_path}/to"]) == 2
-    assert "choose another folder with --to" in capsys.readouterr().err
+    assert f"{tmp_path}/to: " in capsys.readouterr().err
 
 
 def test_a_read_only_target(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with (
-        pytest.raises(UserError, match="it is read-only; choose another folder"),
+        pytest.raises(UserError, match=f"{tmp_path}.*read-only.*--to"),
         locked_folder(tmp_path),
     ):
         pass
@@ -127,7 +127,7 @@ def test_one_preparation_at_a_time(tmp_path):
         with pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with (
-            pytest.raises(UserError, match="another process is writing"),
+            pytest.raises(UserError, match=f"{tmp_path}/to"),
             locked_folder(tmp_path / "to"),
         ):
             pass
@@ -139,16 +139,16 @@ def test_one_preparation_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_frames_are_counted(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(folders, "_WORTH_PROCESSES", 2)
-    monkeypatch.setattr(folders, "_CHUNK", 2)
+    monkeypatch.setattr(frame_folders, "MIN_PARALLEL", 2)
+    monkeypatch.setattr(frame_folders, "CHUNK_SIZE", 2)
     counts = {"a b": 3, "ü": 1, "nested/c": 2}
     for name, count in counts.items():
         miniature.put(tmp_path, miniature.frames(name, count))
     miniature.put(tmp_path, {"empty/flow.txt": b"", "file": b""})
     names = [*counts, "empty", "file", "gone"]
-    found = folders.list_frames(str(tmp_path), names, workers=workers)
+    found = frame_folders.list_frames(str(tmp_path), names, workers=workers)
     assert found.pop("empty") == "a folder without images"
-    assert found == {n: folders.FrameFolder(c, "{:05d}.jpg", 1) for n, c in counts.items()}
+    assert found == {n: frame_folders.FrameFolder(c, "{:05d}.jpg", 1) for n, c in counts.items()}
 
 
 def numbered(*numbers, pattern="{:05d}.jpg"):
@@ -178,11 +178,11 @@ FOLDERS = {
 @pytest.mark.parametrize("case", FOLDERS)
 def test_frames_are_recognized_and_gaps_seen(case):
     names, expected = FOLDERS[case]
-    found = folders.frame_folder(names, "{:05d}.jpg")
+    found = frame_folders.frame_folder(names, "{:05d}.jpg")
     if isinstance(expected, str):
         assert isinstance(found, str) and expected in found
     else:
-        assert found == folders.FrameFolder(*expected)
+        assert found == frame_folders.FrameFolder(*expected)
 
 
 def test_progress_is_told_in_lines_now_and_then(monkeypatch, capsys):

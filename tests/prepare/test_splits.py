@@ -151,7 +151,7 @@ def test_a_split_without_videos_is_an_error():
         make("a", range(3), split="val"),
         make("a", [1]),
     ):
-        with pytest.raises(UserError, match=r"no videos for (train|val)"):
+        with pytest.raises(UserError, match=r"videos for (train|val)"):
             membership(items)
 
 
@@ -194,7 +194,7 @@ def test_small_classes_of_groups_have_both_splits():
 def test_earlier_lists_that_tear_a_group_apart_are_an_error():
     items = [Example(f"a/{n}.mp4", ("a",), group="anna") for n in range(4)] + make("b", range(9))
     earlier = {"a/0": "train", "a/1": "val"}
-    with pytest.raises(UserError, match=r"1 groups .* train_list.txt.*--group-by.*\n.*anna"):
+    with pytest.raises(UserError, match=r"train_list.txt.*--group-by.*\n.*anna: train, val"):
         membership(items, earlier=earlier)
 
 

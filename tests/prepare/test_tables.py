@@ -215,7 +215,7 @@ def test_columns_of_a_table_without_header(root):
 @pytest.mark.parametrize("times", ["start,end", "time_start,time_end", "Start Time,End Time"])
 def test_segments_of_time_are_refused(root, times):
     text = f"video,{times},label\na.mp4,1.5,2.5,x\na.mp4,3,4,y\n"
-    with pytest.raises(UserError, match=f"times, {times.split(',')[0]}.*segments.*--columns"):
+    with pytest.raises(UserError, match=f"{times.split(',')[0]}.*--columns"):
         read(root, "t.csv", text)
     columns = {"path": "video", "label": "label"}
     assert pairs(root, "t.csv", text, columns=columns) == [("a.mp4", "x"), ("a.mp4", "y")]
@@ -256,16 +256,16 @@ def test_rows_have_the_numbers_of_an_editor(root, name, text, place):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.json", "{", "no JSON"),
-        ("t.json", "[" * 100_000, "no JSON"),
-        ("t.json", '{"a": 1}', "a list of objects"),
+        ("t.json", "{", r"t\.json.*JSON"),
+        ("t.json", "[" * 100_000, r"t\.json.*JSON"),
+        ("t.json", '{"a": 1}', r"t\.json.*video"),
         ("t.json", "[]", "empty"),
         ("t.json", '[{"video": "a", "label": {"x": 1}}]', "entry 1 of"),
         ("t.csv", "path,label\n", "empty"),
         ("t.csv", "# nothing\n", "empty"),
         ("t.txt", "", "empty"),
         ("t.xlsx", "PK", "CSV UTF-8"),
-        ("t.csv", b"\xff\xfea", "UTF-8|empty|expected"),
+        ("t.csv", b"\xff\xfea", "UTF-8"),
         ("t.csv", "a\0b.mp4,x\nb.MOV,y\n", ""),
     ],
 )
@@ -297,7 +297,7 @@ def test_numbers_get_their_names_from_a_file_beside(root, name, text):
     )
     assert [item.labels for item in items] == [("Brush hair",), ("Run",)]
     assert order == ["Run", "Walk", "Brush hair"] and name in str(writer)
-    with pytest.raises(UserError, match=r"3 .*no name|no name .*such as 3"):
+    with pytest.raises(UserError, match=r"such as 3"):
         read(root, "t.txt", "a.mp4 2\nb.MOV 3\n")
 
 
@@ -315,7 +315,7 @@ def test_files_of_people_are_not_overwritten(tmp_path):
         write_video(tmp_path / f"{number}.mp4", 2)
     rows = "0.mp4 3\n1.mp4 3\n2.mp4 5\n3.mp4 5\n"
     (tmp_path / "train_list.txt").write_text(rows)
-    with pytest.raises(UserError, match=r"overwrite .*train_list\.txt"):
+    with pytest.raises(UserError, match=r"--to=.*train_list\.txt"):
         prepared(tmp_path / "train_list.txt", tmp_path)
     (tmp_path / "train_list.txt").rename(tmp_path / "t.txt")
     # Numbers without names are their own names, also the second time.
@@ -323,7 +323,7 @@ def test_files_of_people_are_not_overwritten(tmp_path):
     assert (tmp_path / "label_map.txt").read_text() == "3\n5\n"
     assert "nothing to do" in prepared(tmp_path / "t.txt", tmp_path)
     (tmp_path / "label_map.txt").write_text("a\nb\nc\nd\ne\nf\n")
-    with pytest.raises(UserError, match=r"overwrite .*label_map\.txt"):
+    with pytest.raises(UserError, match=r"--to=.*label_map\.txt"):
         prepared(tmp_path / "t.txt", tmp_path)
 
 
@@ -340,8 +340,8 @@ def test_very_long_numbers_are_names(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a.mp4,x,train\na.mp4,x,test\n", "a.mp4 is in two splits, 'test' and 'train'"),
-        ("a,x\n./a.mp4,y\n", "a.mp4 is of two classes, 'x' and 'y'"),
+        ("a.mp4,x,train\na.mp4,x,test\n", "a.mp4 .* 'test' and 'train'"),
+        ("a,x\n./a.mp4,y\n", "a.mp4 .* 'x' and 'y'"),
     ],
 )
 def test_contradictions_are_refused(root, tmp_path, text, message):
@@ -375,7 +375,7 @@ def test_folders_with_spaces_cannot_have_several_labels(tmp_path):
     for number in range(3):
         write_frames(tmp_path / f"my clip {number}", 2)
     (tmp_path / "t.csv").write_text("path,labels\nmy clip 0,a;b\nmy clip 1,a\nmy clip 2,b\n")
-    with pytest.raises(UserError, match=r"3 folders .*spaces.*'my clip 0'"):
+    with pytest.raises(UserError, match=r"3 folders .*'my clip 0'"):
         prepared(tmp_path / "t.csv", tmp_path / "to", multi_label=True)
 
 

@@ -16,7 +16,7 @@ from trn_jax.prepare.lists import ORDERS
 
 LABEL_MAPS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "label_maps"
 UCF = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
-GROUPS = {1: (8, 1), 2: (1, 8), 3: (9, 2)}  # division: groups of training and of test
+GROUPS = {1: (8, 1), 2: (1, 8), 3: (9, 2)}  # split: groups of training and of test
 
 
 def prepare(name, folder, to):
@@ -58,7 +58,7 @@ def read(name, to, **names):
 
 @pytest.mark.parametrize("flat", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-def test_ucf101_has_three_divisions(tmp_path, flat, packed):
+def test_ucf101_has_three_splits(tmp_path, flat, packed):
     texts = ucf101(tmp_path / "in", flat=flat, end="\r\n")
     if packed:
         name = "UCF101TrainTestSplits-RecognitionTask.zip"
@@ -102,7 +102,7 @@ def test_other_indices_of_the_classes_of_ucf101(tmp_path, line):
     assert read("ucf101", tmp_path / "to")[0] == list(UCF)
 
 
-def test_a_video_that_cannot_be_read_is_in_no_division(tmp_path, monkeypatch):
+def test_a_video_that_cannot_be_read_is_in_no_split(tmp_path, monkeypatch):
     texts = ucf101(tmp_path / "in")
     miniature.put(tmp_path / "in", {name: text.encode() for name, text in texts.items()})
     broken = f"{UCF[0]}/{ucf_name(UCF[0], 1)}.avi"  # for training and for testing
@@ -133,7 +133,7 @@ def test_frames_of_ucf101_have_lists_too(tmp_path):
         f"{label}/{ucf_name(label, 8)} 8 {number}\n" for number, label in enumerate(UCF)
     )
     assert (tmp_path / "to/ucf101_val_split_1_videos.txt").exists()
-    assert "3 validation videos without frames" in said  # those of division 3
+    assert "3 validation videos without frames" in said  # those of split 3
     assert datasets.locate("ucf101", tmp_path / "to").source == "frames"
 
 
@@ -151,7 +151,7 @@ def hmdb51(folder, labels=("brush_hair", "clap")):
     miniature.put(folder, files)
 
 
-def test_hmdb51_has_three_divisions(tmp_path):
+def test_hmdb51_has_three_splits(tmp_path):
     hmdb51(tmp_path / "in")
     prepare("hmdb51", tmp_path / "in", tmp_path / "to")
     for n in (1, 2, 3):
@@ -180,10 +180,10 @@ def test_what_is_missing_is_said(tmp_path):
         prepare("hmdb51", folder, tmp_path / "b")
     texts = ucf101(tmp_path / "elsewhere")
     miniature.put(folder, {name: text.encode() for name, text in texts.items()})
-    with pytest.raises(UserError, match=r"no videos found.*UCF-101"):
+    with pytest.raises(UserError, match=r"UCF-101"):
         prepare("ucf101", folder, tmp_path / "c")
     (folder / "UCF101.rar").write_bytes(b"Rar!")
-    with pytest.raises(UserError, match=r"UCF101\.rar has to be unpacked.*UCF-101"):
+    with pytest.raises(UserError, match=r"UCF101\.rar.*UCF-101"):
         prepare("ucf101", folder, tmp_path / "c")
     (folder / "UCF101.rar").unlink()
     videos = miniature.tree(tmp_path / "elsewhere")
@@ -192,7 +192,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert (tmp_path / "c/videos/YoYo" / f"{ucf_name('YoYo', 1)}.avi").is_file()
     text = folder / "ucfTrainTestlist" / "testlist02.txt"
     text.write_text("no video\n")
-    with pytest.raises(UserError, match=r"testlist02\.txt has 1 wrong lines"):
+    with pytest.raises(UserError, match=r"testlist02\.txt.*\n.*no video"):
         prepare("ucf101", folder, tmp_path / "d")
     text.write_text("../x.avi\n")
     with pytest.raises(UserError, match=r"\.\./x"):

@@ -1,35 +1,31 @@
-"""Finding the files with the annotations among the archives, and reading them."""
+"""Annotation files of public data sets: found among the archives, copied and read."""
 
 import csv
 import io
-import json
 import os
 import pathlib
 
 from trn_jax.data.annotations import numbered_names
 from trn_jax.errors import UserError, listed
-from trn_jax.files import check_memory, reading
+from trn_jax.files import check_memory, read_text, reading
 from trn_jax.prepare.archives import Zip
 
 _SUBFOLDERS = ("", "annotations", "labels", "ucfTrainTestlist")
 
 
 def collect(writer, archives, folder, wanted, *, packed_in="", optional=()):
-    """Bring files of annotations to a folder of the data set, unless they are there.
-
-    They are looked for in the folder of the archives, in folders below it that archives make, and
-    in a zip file there.
+    """Copy annotation files into a data set, from the folder of the archives or a zip file there.
 
     Args:
-        writer: the `DatasetWriter` to write with.
+        writer: a `DatasetWriter`.
         archives: folder of the archives.
-        folder: where they belong below the folder of the data set.
-        wanted: `{name: other names that the file may have}`.
+        folder: their folder in the data set.
+        wanted: `{name: alternative names}`.
         packed_in: name of the zip file that they are distributed in.
-        optional: those of `wanted` that nothing depends on.
+        optional: those of `wanted` that may be missing.
 
     Returns:
-        `{name: path}` of those of `wanted` that are there.
+        `{name: path}` of those found, now or by an earlier preparation.
 
     Raises:
         UserError: files are missing; all are named.
@@ -47,16 +43,16 @@ def collect(writer, archives, folder, wanted, *, packed_in="", optional=()):
         elif name not in optional:
             missing.append(name)
     if missing:
-        places = [archives, packed_in, os.path.join(writer.to, folder)]
+        places = filter(None, (archives, packed_in, os.path.join(writer.to, folder)))
         raise UserError(
-            f"annotations not found: {', '.join(missing)}; looked for in "
-            f"{', '.join(place for place in places if place)}; download them to {archives}"
+            f"annotations not found in {', '.join(places)}: {', '.join(missing)}; download them "
+            f"to {archives}"
         )
     return paths
 
 
 def _packed(path, names):
-    """Contents of those files in a zip file that have certain names, without their folders."""
+    """`{name: content}` of the members of a zip file with these names, in any folder."""
     if not os.path.isfile(path):
         return {}
     packed = {}
@@ -80,37 +76,14 @@ def _find(archives, packed, names):
     return None
 
 
-def read_lines(path):
-    """The lines of a text that are not blank, without blanks around them."""
-    return [line.strip() for line in _read_text(path).split("\n") if line.strip()]
-
-
-def read_fields(path, separator, expected):
-    """The two fields of every line.
-
-    Args:
-        path: the file.
-        separator: what stands between them, once.
-        expected: what a line looks like, for messages.
-
-    Returns:
-        A list of pairs of strings that are not empty.
-    """
-    pairs, problems = [], []
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = tuple(line.split(separator))
-        if len(fields) == 2 and all(fields):
-            pairs.append(fields)
-        else:
-            problems.append(f"line {number}: {line!r}")
-    if problems:
-        raise malformed(path, problems, expected)
-    return pairs
+def stripped_lines(path):
+    """Read the lines of a text file without surrounding spaces and blank lines."""
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def read_class_index(path):
-    """`{number: class name}` of lines with both, in either order, such as `clapping,0`."""
-    lines = read_lines(path)
+    """Read `{number: class name}` from lines with both, in either order, such as `clapping,0`."""
+    lines = stripped_lines(path)
     index = numbered_names(lines)
     if index is None:
         wrong = [line for line in lines if numbered_names([line]) is None]
@@ -119,14 +92,14 @@ def read_class_index(path):
 
 
 def read_csv(path, columns):
-    """The rows of a comma-separated file with a header, as dicts with at least these columns."""
-    rows = csv.DictReader(io.StringIO(_read_text(path)))
+    """Read a CSV file with a header: a list of dicts that have at least these columns."""
+    rows = csv.DictReader(io.StringIO(read_text(path)))
     header = rows.fieldnames or ()
     missing = [column for column in columns if column not in header]
     if missing:
         raise UserError(
-            f"{path} has no column {', '.join(missing)}, only {', '.join(header) or 'none'}; get "
-            "it again"
+            f"{path} has no column {', '.join(missing)}, only {', '.join(header) or 'none'}; "
+            "download it again"
         )
     found = list(rows)
     problems = [
@@ -139,16 +112,8 @@ def read_csv(path, columns):
     return found
 
 
-def load_json(path):
-    """What a JSON file holds."""
-    try:
-        return json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON, or not all of it: {error}; get it again") from None
-
-
 def check_names(path, names):
-    """Refuse names of videos that would lead out of the folder of the videos."""
+    """Check that no name of a video leads out of the folder of the videos."""
     bad = [
         repr(name)
         for name in names
@@ -159,17 +124,8 @@ def check_names(path, names):
 
 
 def malformed(path, problems, expected):
-    """The error for lines of a file that are not as expected."""
+    """The error for malformed lines of a file."""
     return UserError(
-        f"{path} has {len(problems)} wrong lines, expected {expected!r}; get it again:"
+        f"{path} has {len(problems)} wrong lines, expected {expected!r}; download it again:"
         f"{listed(problems)}"
     )
-
-
-def _read_text(path):
-    """A text with any line ends, with or without a byte order mark."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; get it again") from None

@@ -6,9 +6,8 @@
     {train,test}_frameno.txt                        lines <video> <number of frames>
     charades_{train,val}_list_rawframes.txt         lines <video> <number of frames> <label> ...
 
-Segments are those of TRN: the frames of one action each, for training on cut clips. The last two
-lists have every video once, with the labels of all its actions, and are what training reads; the
-test videos of Charades are what others call validation.
+The segments are those of TRN, one per action. Training reads the last two lists, which have every
+video once, with the labels of all its actions; the test videos of Charades are the validation set.
 """
 
 import os
@@ -17,7 +16,7 @@ import re
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
-from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare import annotation_files, lists, split_tar, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.lists import ListFiles
 
@@ -27,25 +26,13 @@ _FILES = ListFiles(_CHARADES.train_list, _CHARADES.val_list, _CHARADES.class_nam
 _CLASSES = "Charades_v1_classes.txt"
 _TABLES = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
 _FRAMES_PER_SECOND = 24
-_MIN_FRAMES = 5  # segments that end no more than so many frames after their first one are left out
+_MIN_FRAMES = 5  # segments that end at most so many frames after their first one are left out
 
 
 def prepare_charades(folder, to, *, workers, orders, check=True):
-    """Unpack Charades and write its lists.
+    """Unpack Charades and write its lists; see `prepare.PREPARATIONS`.
 
-    Args:
-        folder: where `Charades_v1_rgb.tar` and `Charades.zip` are.
-        to: folder of the data set.
-        workers: processes that list frames.
-        orders: of the labels; classes are numbered, so "official" is the only one.
-        check: unused, as there are no video files.
-
-    Returns:
-        A `DatasetWriter`.
-
-    Raises:
-        UserError: archives are missing, damaged or dangerous, annotations do not fit, the disk is
-            full, or only another order is asked for.
+    Classes are numbered, so the only label order is "official".
     """
     if "official" not in orders:
         raise UserError(
@@ -53,8 +40,8 @@ def prepare_charades(folder, to, *, workers, orders, check=True):
             " leave out --order"
         )
     writer = DatasetWriter(to)
-    writer.changed |= archives.unpack(
-        to, _ARCHIVE, lambda: archives.find_tar(folder, _ARCHIVE), _place, tree=_CHARADES.frames
+    writer.changed |= unpacking.unpack(
+        to, _ARCHIVE, lambda: split_tar.find_tar(folder, _ARCHIVE), _place, tree=_CHARADES.frames
     )
     writer.has(_CHARADES.frames)
     names = (_CLASSES, *_TABLES.values())
@@ -67,22 +54,22 @@ def prepare_charades(folder, to, *, workers, orders, check=True):
     _check_frame_names(root, [name for split in videos.values() for name in split])
     roots = dict.fromkeys(_TABLES, _CHARADES.frames)
     counts, reasons = lists.find_frames(writer, "charades", roots, videos, workers=workers)
-    whole = {
+    lines = {
         split: _write_split(writer, split, found, counts[split], reasons[split], class_names)
         for split, found in videos.items()
     }
-    if not any(whole.values()):
+    if not any(lines.values()):
         raise UserError(
             f"no video of the annotations has frames and an action in {root}; archives and "
             "annotations must be of the same data set"
         )
-    _FILES.write(writer, class_names, whole["train"], whole["test"])
+    _FILES.write(writer, class_names, lines["train"], lines["test"])
     writer.then_train(
         "trn_sthv1",
         "charades",
         [_FILES],
         num_classes=len(class_names),
-        usual=174,
+        recipe_classes=174,
         name_dataset=True,
         multi_label=True,
     )
@@ -91,7 +78,7 @@ def prepare_charades(folder, to, *, workers, orders, check=True):
 
 
 def _place(name):
-    """The archive repeats the video in the names of its frames: `<video>/<video>-000001.jpg`."""
+    """Strip the video from the names of its frames: `<video>/<video>-000001.jpg`."""
     path = pathlib.PurePosixPath(name)
     parts = path.parts[1:] if path.parts[0] == _ARCHIVE else path.parts
     frame = path.name.removeprefix(f"{path.parent.name}-")
@@ -99,23 +86,22 @@ def _place(name):
 
 
 def _check_frame_names(root, videos):
-    """Refuse frames that were unpacked by other means and still have the names of their videos."""
+    """Check that frames unpacked by other means have no video in their names."""
     video = next((v for v in videos if os.path.isdir(os.path.join(root, v))), "")
     usual = _CHARADES.frame_pattern.format(1)
     if video and os.path.exists(os.path.join(root, video, f"{video}-{usual}")):
         raise UserError(
-            f"{os.path.join(root, video)} has no {usual}; rename the "
-            f"frames (they are {video}-000001.jpg, ... in the archive), or remove {root} and let "
-            "this command unpack the archive, which does so"
+            f"{os.path.join(root, video)} has no {usual}, but {video}-{usual}; rename the frames, "
+            f"or remove {root}, so that this command unpacks the archive and renames them"
         )
 
 
 def _read_classes(path):
-    """Names of the classes, and `{"c000": 0, ...}`, from lines `c000 <name>`."""
+    """Read class names, and `{"c000": 0, ...}`, from lines `c000 <name>`."""
     names: list[str] = []
     labels: dict[str, int] = {}
     problems = []
-    for number, line in enumerate(annotation_files.read_lines(path), start=1):
+    for number, line in enumerate(annotation_files.stripped_lines(path), start=1):
         code, _, name = line.partition(" ")
         if re.fullmatch(r"c\d+", code) and code not in labels and name:
             labels[code] = len(names)
@@ -128,9 +114,9 @@ def _read_classes(path):
 
 
 def _read_videos(path, labels):
-    """`{video: [(start, end, label), ...]}`, times in seconds.
+    """Read `{video: [(start, end, label), ...]}`, in seconds, from a table.
 
-    The column of the actions is like `c092 11.90 21.20;c147 0.00 12.60`.
+    Its column `actions` is like `c092 11.90 21.20;c147 0.00 12.60`.
     """
     videos, problems = {}, []
     for row in annotation_files.read_csv(path, ("id", "actions")):
@@ -151,7 +137,7 @@ def _read_action(text, labels):
 
 
 def _write_split(writer, split, videos, counts, reasons, class_names):
-    """Write the segments of a split; gives the lines with the labels of whole videos."""
+    """Write the segments of a split; returns the lines of its list of videos."""
     missing = {
         os.path.join(_CHARADES.frames, video): "; ".join(
             class_names[label] for label in _labels(actions)
@@ -162,7 +148,7 @@ def _write_split(writer, split, videos, counts, reasons, class_names):
     writer.miss(f"{split} videos without frames", missing)
     broken = {os.path.join(_CHARADES.frames, video): reason for video, reason in reasons.items()}
     writer.cannot_read(f"{split} videos that cannot be read", broken)
-    official = lists.OFFICIAL["charades"]["train" if split == "train" else "val"]
+    official = lists.OFFICIAL_COUNTS["charades"]["train" if split == "train" else "val"]
     lists.compare_count(writer, split, len(videos), official)
     present = {video: actions for video, actions in videos.items() if video in counts}
     writer.skip(f"{split} videos without an action", [v for v in present if not present[v]])
@@ -179,20 +165,20 @@ def _write_split(writer, split, videos, counts, reasons, class_names):
         f"{split}: frames of {len(present):,} of {len(videos):,} videos, {len(segments):,} of "
         f"{num_actions:,} actions long enough for a segment"
     )
-    return [_whole_video(v, counts[v], actions) for v, actions in present.items() if actions]
+    return [
+        " ".join(map(str, (video, counts[video], *_labels(actions))))
+        for video, actions in present.items()
+        if actions
+    ]
 
 
 def _segment(start, end, num_frames):
-    """First and last frame of an action, counted from 1; `None` if it is too short."""
+    """First and last frame of an action, from 1; `None` if it is too short."""
     first = max(int(min(start * _FRAMES_PER_SECOND, num_frames)), 1)
     last = int(min(end * _FRAMES_PER_SECOND, num_frames))
     return (first, last) if last - first > _MIN_FRAMES else None
 
 
-def _whole_video(video, num_frames, actions):
-    return " ".join(map(str, (video, num_frames, *_labels(actions))))
-
-
 def _labels(actions):
-    """The labels of actions, each once."""
+    """The labels of actions without repetitions."""
     return list(dict.fromkeys(label for _, _, label in actions))

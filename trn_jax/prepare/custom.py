@@ -22,14 +22,13 @@ from trn_jax.data.decode import FrameError
 from trn_jax.data.videos import VideoFiles, is_video, probe
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare import class_names, custom_sources, splits
-from trn_jax.prepare.dataset_writer import DatasetWriter, train_command
+from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import SPLIT_NAMES
-from trn_jax.prepare.folders import frame_folder, visible_entries
+from trn_jax.prepare.folders import visible_entries
+from trn_jax.prepare.frame_folders import frame_folder
 from trn_jax.prepare.left_out import is_line
 from trn_jax.prepare.progress import Progress
 from trn_jax.prepare.workers import CRASHED, Died, for_each
-
-_WORTH_PROCESSES = 200  # with fewer videos, starting processes takes longer than opening them
 
 
 def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False, **options):
@@ -71,8 +70,8 @@ def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classe
     _check_spaces(found, chosen.multi_label)
     writer.link(root, "videos" if kinds == "video" else "rawframes")
     _write_lists(writer, division, found, labels)
-    command = train_command("finetune")
-    command += [f"--config.data_dir={to}", f"--config.model.num_classes={len(labels)}"]
+    command = ["trn-jax", "train", "finetune", f"--config.data_dir={to}"]
+    command += [f"--config.model.num_classes={len(labels)}"]
     command += ["--config.data.multi_label=True"] if chosen.multi_label else []
     command += [f"--workdir=runs/{os.path.basename(os.path.abspath(to))}"]
     writer.then(*command, *(f"--config.data.{k}={v}" for k, v in writer.naming.items()))
@@ -138,7 +137,7 @@ def _open_all(writer, root, items, broken, workers):
     found, reasons = {}, dict(broken)
     with Progress(f"Opening the videos in {root}", len(items), "videos") as progress:
         look = partial(_look, root)
-        for item, result in for_each(look, items, workers, worth=_WORTH_PROCESSES):
+        for item, result in for_each(look, items, workers):
             if isinstance(result, _Details):
                 found[item] = result
             else:

@@ -22,12 +22,11 @@ from trn_jax.data.videos import EXTENSIONS, VideoFile, is_video
 from trn_jax.errors import UserError
 from trn_jax.files import write_text
 from trn_jax.prepare.folders import find_videos
-from trn_jax.prepare.left_out import is_line, printable
+from trn_jax.prepare.left_out import UNREADABLE, is_line, reason_lines
 from trn_jax.prepare.progress import Progress
 from trn_jax.prepare.workers import Died, in_processes
 
 MANIFEST = "manifest.jsonl"
-UNREADABLE = "unreadable.txt"
 _PARTIAL = ".partial"
 _CHUNK = 1 << 20  # bytes
 _USUAL_RATE = 25.0  # frames per second, where a video says nothing
@@ -248,10 +247,7 @@ def _finish(to, done, unreadable):
     _write_manifest(to, done)
     path = os.path.join(to, UNREADABLE)
     if unreadable:
-        lines = (
-            f"{printable(name)}\t{printable(unreadable[name])}\n" for name in sorted(unreadable)
-        )
-        write_text(path, "".join(lines))
+        write_text(path, reason_lines(dict(sorted(unreadable.items()))))
     elif os.path.exists(path):
         os.remove(path)
 

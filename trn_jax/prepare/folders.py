@@ -1,39 +1,31 @@
-"""Searching folders of videos and of frames, with many thousands of entries."""
+"""Search for videos in folders with many thousands of entries."""
 
 import dataclasses
 import os
 import pathlib
-from functools import partial
 
 from trn_jax.data.decode import guess_pattern
 from trn_jax.data.videos import is_video
 from trn_jax.errors import UserError
-from trn_jax.prepare.progress import Progress
-from trn_jax.prepare.workers import Died, for_each
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-# What operating systems and archive programs leave beside the files of people.
+# Left behind by operating systems and archive programs.
 _CLUTTER = {
     *("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"),
     *("system volume information", "lost+found"),
 }
-_CHUNK = 500  # folders that a process lists at a time
-_WORTH_PROCESSES = 20_000  # with fewer folders, starting processes takes longer than listing
-
-
-# Videos ------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class FoundFiles:
-    """What a folder holds, in paths relative to it, sorted.
+    """Contents of a folder, as sorted paths relative to it.
 
     Attributes:
-        videos: video files, and folders of frames.
-        others: files that are neither videos nor parts of a folder of frames.
-        folders: folders in which videos or other folders can lie.
-        broken: `(path, reason)` of links to nothing, pipes and devices.
-        closed: `(path, reason)` of folders that can't be read.
+        videos: video files and folders of frames.
+        others: other files.
+        folders: folders that are not folders of frames.
+        broken: `(path, reason)` of broken links, pipes and devices.
+        closed: `(path, reason)` of unreadable folders.
         repeated: links to folders that were searched already, or that contain this one.
     """
 
@@ -46,17 +38,16 @@ class FoundFiles:
 
 
 def search(root, *, depth=None, leave_out="", frames=True):
-    """Search a folder and all folders in it for videos.
+    """Search a folder and its subfolders for videos.
 
-    Links to folders are followed, after everything that is there itself, and no folder is searched
-    twice, so that a loop of links ends. Hidden files and what systems leave behind (`._clip.mp4`,
-    `.DS_Store`, `Thumbs.db`, `__MACOSX`) are passed over.
+    Links to folders are followed last, and no folder is searched twice, so loops of links end.
+    Hidden files and system files (`._clip.mp4`, `.DS_Store`, `Thumbs.db`, `__MACOSX`) are skipped.
 
     Args:
         root: the folder.
-        depth: levels of folders that are searched below it; `None` for all.
-        leave_out: a folder that isn't searched.
-        frames: whether folders of numbered images are videos, which aren't searched.
+        depth: levels of subfolders to search; `None` for all.
+        leave_out: a folder to skip.
+        frames: whether folders of numbered images count as videos.
 
     Returns:
         `FoundFiles`.
@@ -99,47 +90,47 @@ def search(root, *, depth=None, leave_out="", frames=True):
 
 
 def find_videos(root, depth=2):
-    """Find the video files in a folder, by their extensions.
+    """Find the video files in a folder by extension.
 
     Args:
-        root: the folder; one that doesn't exist has none.
-        depth: levels of folders in it that are searched, too.
+        root: the folder, which may be missing.
+        depth: levels of subfolders to search.
 
     Returns:
-        Their paths relative to `root`, sorted.
+        Sorted paths relative to `root`.
 
     Raises:
-        UserError: a folder can't be read.
+        UserError: a folder is unreadable.
     """
     if not os.path.exists(root):
         return []
     found = search(root, depth=depth, frames=False)
     for path, reason in found.closed:
         raise UserError(
-            f"{os.path.join(root, path)} {reason}; mend that and run the same command again"
+            f"{os.path.join(root, path)} {reason}; correct that and run the same command again"
         )
     # Broken ones stay in: opening them raises an error that names them.
     return sorted(found.videos + [path for path, _ in found.broken if is_video(path)])
 
 
 def visible_entries(folder):
-    """The entries of a folder that people put there, as `os.DirEntry`s in order."""
+    """Entries of a folder except clutter, as `os.DirEntry`s sorted by name."""
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not is_clutter(e.name)), key=lambda e: e.name)
 
 
 def is_clutter(name):
-    """Whether a file or folder is hidden, or left behind by an operating system."""
+    """Whether a file or folder is hidden or a system file."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def is_image(name):
-    """Whether a file is an image of a kind that frames have, by its name."""
+    """Whether a file is an image by its extension."""
     return name.lower().endswith(IMAGES)
 
 
 def _identity(folder):
-    """The identity of a folder under any of its names; its path where it can't be read."""
+    """Device and inode of a folder; its path if it is unreadable."""
     try:
         status = os.stat(folder)
     except OSError:
@@ -157,7 +148,7 @@ def _is_frames(entries):
     if any(is_video(entry.name) for entry in entries):
         return False
     images = [entry.name for entry in entries if is_image(entry.name)]
-    if any(map(_is_folder, entries)):  # a cover picture beside folders is no video
+    if any(map(_is_folder, entries)):  # a cover image beside folders is no video
         return len(images) > 1 and all(map(guess_pattern, images))
     return bool(images)
 
@@ -165,154 +156,15 @@ def _is_frames(entries):
 def _is_folder(entry):
     try:
         return entry.is_dir()
-    except OSError:  # links in a circle
+    except OSError:  # a loop of links
         return False
 
 
 def _add_file(found, path, entry):
-    # Most file systems list the kinds of entries, so that not each needs a `stat`.
+    # Most file systems list the types of entries, which saves a `stat` for each.
     if (not entry.is_symlink() and entry.is_file()) or os.path.isfile(entry.path):
         (found.videos if is_video(entry.name) else found.others).append(path)
     elif entry.is_symlink() and not os.path.exists(entry.path):
         found.broken.append((path, f"is a broken link, to {os.readlink(entry.path)}"))
     else:
-        found.broken.append((path, "is no file, but a pipe, a socket or a device"))
-
-
-# Frames ------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class FrameFolder:
-    """A folder of frames without gaps.
-
-    Attributes:
-        num_frames: how many there are.
-        pattern: name of a frame for its number.
-        first_frame: number of the first frame.
-    """
-
-    num_frames: int
-    pattern: str
-    first_frame: int
-
-
-def frame_folder(names, usual=""):
-    """Recognize the frames among the names in a folder.
-
-    Args:
-        names: of its files.
-        usual: pattern that the frames have if any file has it; others are no frames then, such as
-            those of optical flow. Else the first image has the pattern of all.
-
-    Returns:
-        A `FrameFolder`; or the reason why it can't be read, such as a frame that is missing.
-    """
-    # Nearly all folders, at a fraction of the time.
-    if names and set(names) == {usual.format(number) for number in range(1, len(names) + 1)}:
-        return FrameFolder(len(names), usual, 1)
-    images = [name for name in names if is_image(name) and not is_clutter(name)]
-    if not images:
-        return "a folder without images"
-    pattern = usual
-    frames = {name: number for name in images if (number := _number_in(usual, name)) is not None}
-    if not frames:
-        pattern = guess_pattern(min(images))
-        if pattern is None:
-            return f"its first image, {min(images)!r}, has no number"
-        frames = {name: number for name in images if (number := _number(name)) is not None}
-    first = min(frames.values())
-    for number in range(first, first + len(frames)):
-        if pattern.format(number) not in frames:
-            return f"there is no frame {pattern.format(number)!r} among its {len(frames)} images"
-    return FrameFolder(len(frames), pattern, first)
-
-
-def _number(name):
-    """The number that a file name ends in, or `None`."""
-    stem = name[: name.rfind(".")]
-    digits = stem[len(stem.rstrip("0123456789")) :]
-    return int(digits) if digits else None
-
-
-def _number_in(pattern, name):
-    """The number of the frame of a file name; `None` if it is not of the pattern."""
-    number = _number(name)
-    return number if number is not None and pattern.format(number) == name else None
-
-
-def list_frames(root, names, *, workers, usual=""):
-    """List the frames in many folders.
-
-    Args:
-        root: folder that has the others.
-        names: the others.
-        workers: number of processes.
-        usual: how frames are called, see `frame_folder`.
-
-    Returns:
-        `{name: FrameFolder, or a reason}` of the folders that exist.
-    """
-    chunks = [tuple(names[i : i + _CHUNK]) for i in range(0, len(names), _CHUNK)]
-    function, worth = partial(_list_chunk, root, usual), _WORTH_PROCESSES // _CHUNK
-    folders = {}
-    with Progress(f"Listing frames in {root}", len(names), "videos") as progress:
-        for chunk, found in for_each(function, chunks, workers, worth=worth):
-            if isinstance(found, Died):
-                raise UserError(
-                    "a process that listed frames was killed, perhaps for want of memory; run "
-                    "the same command again with a smaller --workers"
-                )
-            folders.update(found)
-            progress.add(len(chunk))
-    return folders
-
-
-def _list_chunk(root, usual, names):
-    folders = {}
-    for name in names:
-        folder = os.path.join(root, name)
-        try:
-            folders[name] = frame_folder(os.listdir(folder), usual)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise UserError(
-                f"cannot look into {folder}: {error.strerror}; mend that and run the same command "
-                "again"
-            ) from None
-    return folders
-
-
-def find_folders(root, names):
-    """Find folders by their names, in a folder and in those in it.
-
-    Args:
-        root: the folder; one that does not exist has none.
-        names: of what is looked for.
-
-    Returns:
-        `{name: path relative to root}` of those that are there.
-    """
-    names = set(names)
-    found = {}
-    for entry in _entries(root):
-        if entry.name in names:
-            found[entry.name] = entry.name
-        elif entry.is_dir():
-            inner = (inner.name for inner in _entries(entry.path))
-            found.update((name, os.path.join(entry.name, name)) for name in inner if name in names)
-    return found
-
-
-def _entries(folder):
-    """What is in a folder, in order."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(
-            f"cannot look into {folder}: {error.strerror}; mend that and run the same command again"
-        ) from None
+        found.broken.append((path, "is a pipe, a socket or a device"))

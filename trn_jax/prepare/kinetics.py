@@ -1,18 +1,18 @@
-"""Kinetics-400: annotations and whatever videos of it there are.
+"""Kinetics-400: annotations and the videos that are available.
 
-The videos were never distributed by their authors, and everybody has another part of them. They
-stay where they are: `<class>/<YouTube id>_<start>_<end>.mp4`, with or without the folder of the
-class, in `videos_train` and `videos_val` or in `train` and `val`. What comes out:
+The authors distribute no videos, so every copy lacks some. The videos stay where they are:
+`<class>/<YouTube id>_<start>_<end>.mp4`, with or without the folder of the class, in `videos_train`
+and `videos_val` or in `train` and `val`. The data set:
 
     annotations/kinetics_{train,val}.csv
     videos_train, videos_val                        links, unless the videos lie there
-    label_map.txt                                   alphabetical, the only order there is
+    label_map.txt                                   alphabetical, the only order
     kinetics400_{train,val}_list_videos.txt
     kinetics400_{train,val}_list_rawframes.txt
 
-Lists of frames are written once `trn-jax extract` has made some in `rawframes_train` or
-`rawframes_val`. Of an index of the classes beside the annotations (`kinetics_class2ind.txt`, lines
-`<class name> <number>`), the numbers are taken.
+Lists of frames are written when `trn-jax extract` has extracted some to `rawframes_train` or
+`rawframes_val`. An index of the classes beside the annotations (`kinetics_class2ind.txt`, lines
+`<class name> <number>`) gives the labels.
 """
 
 import os
@@ -22,8 +22,10 @@ from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_files, lists
 from trn_jax.prepare.dataset_writer import DatasetWriter
-from trn_jax.prepare.folders import find_folders, find_videos
-from trn_jax.prepare.lists import Annotations, ListFiles, Video
+from trn_jax.prepare.examples import Example
+from trn_jax.prepare.folders import find_videos
+from trn_jax.prepare.frame_folders import find_folders
+from trn_jax.prepare.lists import Annotations, ListFiles
 
 _K400 = DATASETS["k400"]
 _RECIPE = "tsn_k400_3seg"
@@ -37,26 +39,12 @@ _VIDEO_LISTS = {
     )
 }
 _CLASS_INDEX = "kinetics_class2ind.txt"
-_PUBLISHED_VAL = 19_796  # validation videos that the published accuracies are of
+_PUBLISHED_VAL = 19_796  # validation videos of the published accuracies
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 
 
 def prepare_kinetics(folder, to, *, workers, orders, check=True):
-    """Write the lists of Kinetics-400.
-
-    Args:
-        folder: where `kinetics_train.csv`, `kinetics_val.csv` and the folders of the videos are.
-        to: folder of the data set, which may be the same.
-        workers: processes that list frames and open videos.
-        orders: of the labels; there is one only.
-        check: whether to open video files, and to leave out those that can't be read.
-
-    Returns:
-        A `DatasetWriter`.
-
-    Raises:
-        UserError: annotations or all videos are missing, or the former are not as expected.
-    """
+    """Write the lists of Kinetics-400; see `prepare.PREPARATIONS`."""
     writer = DatasetWriter(to)
     names = {split: f"kinetics_{split}.csv" for split in _SPLITS}
     wanted = {names[split]: (f"{split}.csv",) for split in _SPLITS} | {_CLASS_INDEX: ()}
@@ -92,18 +80,22 @@ def prepare_kinetics(folder, to, *, workers, orders, check=True):
     waiting = [split for split in linked if split not in extracted]
     for split in waiting:
         writer.then_extract(_VIDEOS[split], _FRAMES[split])
-    sizes = dict(num_classes=len(annotations.class_names), usual=400)
     if waiting:
         writer.then_prepare("k400", folder)
-        writer.train_on(_RECIPE, "k400", [*_VIDEO_LISTS.values()], source="videos", **sizes)
-    else:
-        writer.then_train(_RECIPE, "k400", [*_LISTS.values()], **sizes)
+    writer.then_train(
+        _RECIPE,
+        "k400",
+        [*(_VIDEO_LISTS if waiting else _LISTS).values()],
+        num_classes=len(class_names),
+        recipe_classes=400,
+        source="videos" if waiting else "frames",
+    )
     writer.list_left_out()
     return writer
 
 
 def _link_videos(writer, folder, split):
-    """Make the videos of a split appear in the data set; says whether there are any."""
+    """Link the videos of a split into the data set; returns whether there are any."""
     target = os.path.join(writer.to, _VIDEOS[split])
     if not os.path.isdir(target):
         places = (os.path.join(folder, name) for name in (_VIDEOS[split], split))
@@ -131,12 +123,12 @@ def _read_table(path):
 
 
 def _key(row):
-    """Name of a video's file."""
+    """Name of a video file, without extension."""
     return f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
 
 
 def _find_videos(writer, split, rows):
-    """`{key: path without extension}` of the videos of a split."""
+    """`{key: path without extension}` of the video files of a split."""
     paths = find_videos(os.path.join(writer.to, _VIDEOS[split]))
     found: dict[str, str] = {}
     for path in paths:
@@ -153,28 +145,29 @@ def _find_frames(writer, split, rows):
 
 
 def _class_names(rows, index):
-    """Names of the classes in the order of their labels, which an index of them may give."""
+    """Class names in label order, that of the index if there is one."""
     named = {_class_name(row) for row in rows}
     if index is None:
-        # As in mmaction2, where folders of classes have no spaces: so "_" gets into the order.
+        # The order of mmaction2, whose class folders have "_" for spaces.
         return sorted(named, key=lambda name: name.replace(" ", "_"))
     spelled = {_folded(name): name for name in named}
     return [
         spelled.get(_folded(name), name)
-        for name in in_label_order(annotation_files.read_lines(index))
+        for name in in_label_order(annotation_files.stripped_lines(index))
     ]
 
 
 def _folded(name):
-    """A class name as it is in folders and in tables."""
+    """A class name in the spelling of the tables, without quotes."""
     return name.replace('"', "").replace("_", " ")
 
 
 def _annotations(class_names, rows, found, source):
-    """`Annotations` of videos that lie where they were found."""
+    """`Annotations` with the paths of the videos found."""
     splits = {
         split: [
-            Video(found[split].get(_key(row), _key(row)), _class_name(row)) for row in rows[split]
+            Example(found[split].get(_key(row), _key(row)), (_class_name(row),))
+            for row in rows[split]
         ]
         for split in _SPLITS
     }

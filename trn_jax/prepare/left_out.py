@@ -1,15 +1,23 @@
-"""Names of files, which may be any bytes, where they become text."""
+"""Files that list the videos a data set leaves out, with reasons."""
 
 import re
 
 from trn_jax.errors import escaped
 
+MISSING = "missing.txt"
+UNREADABLE = "unreadable.txt"
+
+
+def reason_lines(reasons):
+    """`{video: reason}` as the text of such a file, with lines `<video><tab><reason>`."""
+    return "".join(f"{printable(name)}\t{printable(why)}\n" for name, why in reasons.items())
+
 
 def printable(name):
-    """A name as one line of text that can be written, whatever bytes it consists of."""
-    return escaped(re.sub("[\\ud800-\\udfff]", "\ufffd", name))  # bytes that are no text
+    """A file name, which may be any bytes, as one line of text."""
+    return escaped(re.sub("[\\ud800-\\udfff]", "\ufffd", name))  # bytes that are not UTF-8
 
 
 def is_line(name):
-    """Whether a name can stand in a list: it is text in UTF-8, and has no line breaks."""
+    """Whether a name can be an entry of a list: UTF-8 text without line breaks."""
     return not re.search("[\\n\\r\\ud800-\\udfff]", name)

@@ -1,9 +1,9 @@
 """Lists of labelled videos in the two label orders of the field.
 
-mmaction2 numbers the classes of Something-Something V1 and of Jester in the official order, that of
-the lines of the file with the labels; TRN-pytorch and its version for MindSpore in alphabetical
-order. The same list and the same weights mean other classes in the other order, so the names of the
-classes are written beside every list.
+For Something-Something V1 and Jester, mmaction2 numbers the classes in the official order, that of
+the file of labels, and TRN-pytorch and its version for MindSpore in alphabetical order. In the
+other order, the same list and weights mean other classes, so class names are written beside every
+list.
 """
 
 import collections
@@ -15,16 +15,17 @@ from trn_jax.data.datasets import DATASETS
 from trn_jax.data.decode import FrameError, read_video
 from trn_jax.data.videos import VideoFile, VideoFiles
 from trn_jax.errors import UserError
-from trn_jax.prepare.folders import FrameFolder, find_videos, list_frames
+from trn_jax.prepare.examples import Example
+from trn_jax.prepare.folders import find_videos
+from trn_jax.prepare.frame_folders import FrameFolder, list_frames
 from trn_jax.prepare.progress import Progress
 from trn_jax.prepare.workers import CRASHED, Died, for_each
 
 ORDERS = ("official", "alphabetical")
 _SPLITS = {"train": "training", "val": "validation"}
-_SHOWN_PROBLEMS = 5
-_WORTH_PROCESSES = 200  # with fewer videos, starting processes takes longer than opening them
-# Videos of the annotations.
-OFFICIAL = {
+_NUM_SHOWN = 5  # examples in a message
+# Numbers of videos in the official annotations.
+OFFICIAL_COUNTS = {
     "jester": {"train": 118_562, "val": 14_787, "test": 14_743},
     "sthv1": {"train": 86_017, "val": 11_522, "test": 10_960},
     "sthv2": {"train": 168_913, "val": 24_777, "test": 27_157},
@@ -34,65 +35,55 @@ OFFICIAL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Video:
-    """A video of the annotations: its path in the folder of its split, and its class.
-
-    The path is that of its folder of frames, or that of its file without the extension.
-    """
-
-    name: str
-    label: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Annotations:
     """The labelled videos of a data set.
 
     Attributes:
         class_names: in the official order.
-        splits: the videos of "train" and of "val".
-        source: where they come from, for messages.
-        official: how many videos the splits officially have, where that is known.
+        splits: `{"train": [Example, ...], "val": ...}`, each with one label, and with a path below
+            the folder of its split: that of the frames, or of the video file without extension.
+        source: the annotation file, for messages.
+        official: official numbers of videos by split, where known.
 
     Raises:
-        UserError: there is no class, one is named twice, or videos are of unknown classes.
+        UserError: there is no class, a name is repeated, or videos have unknown classes.
     """
 
     class_names: list[str]
-    splits: dict[str, list[Video]]
+    splits: dict[str, list[Example]]
     source: str
     official: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         known = set(self.class_names)
         if not known:
-            raise UserError(f"{self.source} names no class; get it again")
+            raise UserError(f"{self.source} names no class; download it again")
         if len(known) < len(self.class_names):
-            twice = sorted({name for name in known if self.class_names.count(name) > 1})
-            raise UserError(f"{self.source} names classes twice: {', '.join(twice)}")
-        videos = [video for split in self.splits.values() for video in split]
-        unknown = [video for video in videos if video.label not in known]
+            repeated = sorted({name for name in known if self.class_names.count(name) > 1})
+            raise UserError(f"{self.source} names classes twice: {', '.join(repeated)}")
+        examples = [example for split in self.splits.values() for example in split]
+        unknown = [example for example in examples if example.labels[0] not in known]
         if unknown:
-            shown = ", ".join(f"{v.label!r} of {v.name}" for v in unknown[:_SHOWN_PROBLEMS])
+            shown = ", ".join(f"{e.labels[0]!r} of {e.path}" for e in unknown[:_NUM_SHOWN])
             raise UserError(
-                f"{len(unknown)} of {len(videos)} videos are of classes that are not among the "
-                f"{len(known)} of {self.source}: {shown}; all annotations must be of one version"
+                f"{len(unknown)} of {len(examples)} videos have classes that are not among the "
+                f"{len(known)} of {self.source}: {shown}; use annotations of one version"
             )
 
     def ordered(self, order):
-        """The names of the classes in a label order."""
+        """Class names in a label order."""
         return sorted(self.class_names) if order == "alphabetical" else self.class_names
 
 
 @dataclasses.dataclass(frozen=True)
 class ListFiles:
-    """What the lists of one label order are called.
+    """Names of the lists of one label order.
 
     Attributes:
         train: list of the training videos.
         val: list of the validation videos.
-        classes: names of the classes, in the order of their labels.
-        final_newline: whether the last lines end with one; those of TRN do not.
+        classes: class names in label order.
+        final_newline: whether files end with a newline; those of TRN do not.
     """
 
     train: str
@@ -101,31 +92,28 @@ class ListFiles:
     final_newline: bool = True
 
     def write(self, writer, class_names, train, val):
-        """Write the three files from their lines with an `DatasetWriter`."""
+        """Write the lines of the three files with a `DatasetWriter`."""
         for name, lines in ((self.classes, class_names), (self.train, train), (self.val, val)):
-            writer.write(name, self.text(lines))
-
-    def text(self, lines):
-        """Lines as the content of a file."""
-        return "\n".join(lines) + ("\n" if lines and self.final_newline else "")
+            end = "\n" if lines and self.final_newline else ""
+            writer.write(name, "\n".join(lines) + end)
 
 
-# What TRN-pytorch calls its lists, which are in alphabetical order.
+# The lists of TRN-pytorch, in alphabetical order.
 TRN_LISTS = ListFiles(
     "train_videofolder.txt", "val_videofolder.txt", "category.txt", final_newline=False
 )
 
 
 def write_frame_lists(writer, annotations, roots, files, orders, *, dataset, workers):
-    """Write lists `<folder> <number of frames> <label>` of the videos whose frames are all there.
+    """Write lists `<folder> <number of frames> <label>` of the videos that have all frames.
 
     Args:
-        writer: the `DatasetWriter` to write with.
+        writer: a `DatasetWriter`.
         annotations: the `Annotations`.
-        roots: folder of the frame folders of each split, below that of the data set.
+        roots: `{split: folder of the frame folders, below that of the data set}`.
         files: `{label order: ListFiles}`.
         orders: which of them to write.
-        dataset: name in the catalogue, which says how frames are called.
+        dataset: name in `datasets.DATASETS`, for the usual names of frames.
         workers: processes that list frames.
 
     Returns:
@@ -134,65 +122,61 @@ def write_frame_lists(writer, annotations, roots, files, orders, *, dataset, wor
     Raises:
         UserError: no video has frames.
     """
-    names = {split: [v.name for v in videos] for split, videos in annotations.splits.items()}
-    counts, reasons = find_frames(writer, dataset, roots, names, workers=workers)
-    columns = {
-        split: {name: f"{name} {count}" for name, count in found.items()}
+    paths = {split: [e.path for e in examples] for split, examples in annotations.splits.items()}
+    counts, reasons = find_frames(writer, dataset, roots, paths, workers=workers)
+    lines = {
+        split: {path: f"{path} {count}" for path, count in found.items()}
         for split, found in counts.items()
     }
-    left_out = {
-        split: {name: (name, reason) for name, reason in found.items()}
+    unreadable = {
+        split: {path: (path, reason) for path, reason in found.items()}
         for split, found in reasons.items()
     }
     what = "frames", "a folder of frames"
-    return _write(writer, annotations, roots, files, orders, columns, left_out, what)
+    return _write(writer, annotations, roots, files, orders, lines, unreadable, what)
 
 
-def find_frames(writer, dataset, roots, names, *, workers):
-    """Count the frames of videos, and find out how frames are called (`writer.naming`).
+def find_frames(writer, dataset, roots, paths, *, workers):
+    """Count the frames of videos, and set `writer.naming` to the most common names of frames.
 
     Args:
-        writer: an `DatasetWriter`.
-        dataset: name in the catalogue, which says how frames usually are called.
+        writer: a `DatasetWriter`.
+        dataset: name in `datasets.DATASETS`, for the usual names of frames.
         roots: `{split: folder of the frame folders, below that of the data set}`.
-        names: `{split: names of the videos}`, lists or dicts.
+        paths: `{split: frame folders}`, collections.
         workers: processes that list frames.
 
     Returns:
-        `{split: {name: number of frames}}` and `{split: {name: reason}}` of videos that can't be
-        read; those that aren't there are in neither.
+        `{split: {path: number of frames}}` and `{split: {path: reason}}` of the unreadable ones;
+        missing ones are in neither.
     """
     usual = DATASETS[dataset]
-    found = {}
-    for split, videos in names.items():
+    found, named = {}, {}
+    for split, folders in paths.items():
         root = os.path.join(writer.to, roots[split])
-        found[split] = list_frames(root, list(videos), workers=workers, usual=usual.frame_pattern)
-    names_of = {
-        split: {
-            name: (folder.pattern, folder.first_frame)
-            for name, folder in folders.items()
+        found[split] = list_frames(root, list(folders), workers=workers, usual=usual.frame_pattern)
+        named[split] = {
+            path: (folder.pattern, folder.first_frame)
+            for path, folder in found[split].items()
             if isinstance(folder, FrameFolder)
         }
-        for split, folders in found.items()
-    }
-    common = usual.frame_pattern, usual.first_frame
     number = collections.Counter(
-        each
-        for named in names_of.values()
-        for each in named.values()
-        if each[1] in (0, 1)  # where frames are counted from; others have lost their first ones
+        naming
+        for folders in named.values()
+        for naming in folders.values()
+        if naming[1] in (0, 1)  # folders that begin later have lost their first frames
     )
-    common = max(number, key=lambda each: (number[each], each == common), default=common)
+    common = usual.frame_pattern, usual.first_frame
+    common = max(number, key=lambda naming: (number[naming], naming == common), default=common)
     counts, reasons = {}, {}
     for split, folders in found.items():
-        named = names_of[split]
         counts[split] = {
-            name: folders[name].num_frames for name, each in named.items() if each == common
+            path: folders[path].num_frames for path, each in named[split].items() if each == common
         }
-        reasons[split] = {name: reason for name, reason in folders.items() if name not in named}
+        reasons[split] = {path: why for path, why in folders.items() if path not in named[split]}
         reasons[split] |= {
-            name: f"its first frame is {_frame(*each)}, and should be {_frame(*common)}"
-            for name, each in named.items()
+            path: f"its first frame is {_frame(*each)}, and should be {_frame(*common)}"
+            for path, each in named[split].items()
             if each != common
         }
     keys = zip(("frame_pattern", "first_frame"), common, strict=True)
@@ -205,118 +189,111 @@ def _frame(pattern, number):
 
 
 def write_video_lists(writer, annotations, roots, files, orders, *, workers, check):
-    """Write lists `<file> <label>` of the videos that are there, as `write_frame_lists`.
+    """Write lists `<file> <label>` of the videos that exist; see `write_frame_lists`.
 
-    With `check`, files are opened, and left out if they can't be read.
+    With `check`, videos that can't be opened are left out.
     """
-    paths, left_out = {}, {}
+    lines, unreadable = {}, {}
     for split, root in roots.items():
         folder = os.path.join(writer.to, root)
         on_disk = {os.path.splitext(path)[0]: path for path in find_videos(folder)}
-        names = [video.name for video in annotations.splits[split] if video.name in on_disk]
-        broken = open_videos(writer, root, [on_disk[n] for n in names], workers) if check else {}
-        paths[split] = {n: on_disk[n] for n in names if on_disk[n] not in broken}
-        left_out[split] = {
-            n: (on_disk[n], broken[on_disk[n]]) for n in names if on_disk[n] in broken
+        stems = [e.path for e in annotations.splits[split] if e.path in on_disk]
+        broken = open_videos(writer, root, [on_disk[s] for s in stems], workers) if check else {}
+        lines[split] = {s: on_disk[s] for s in stems if on_disk[s] not in broken}
+        unreadable[split] = {
+            s: (on_disk[s], broken[on_disk[s]]) for s in stems if on_disk[s] in broken
         }
     what = "files", "a file"
-    return _write(writer, annotations, roots, files, orders, paths, left_out, what)
+    return _write(writer, annotations, roots, files, orders, lines, unreadable, what)
 
 
 def open_videos(writer, root, paths, workers):
-    """Open video files and decode the first frame of each, unless that was done before.
+    """Open video files and decode the first frame of each; `writer.opened` caches the results.
 
     `trn-jax check --deep` decodes all frames.
 
     Args:
-        writer: an `DatasetWriter`, which remembers what was opened.
+        writer: a `DatasetWriter`.
         root: folder that paths are relative to, below that of the data set.
         paths: of the files.
         workers: processes that open files.
 
     Returns:
-        `{path: reason}` of those that can't be read.
+        `{path: reason}` of the unreadable ones.
     """
     folder = os.path.join(writer.to, root)
-    known = writer.opened.setdefault(root, {})
-    waiting = [path for path in paths if path not in known]
+    opened = writer.opened.setdefault(root, {})
+    waiting = [path for path in paths if path not in opened]
     if waiting:
-        VideoFiles()  # says what to install
-    notes = {}
+        VideoFiles()  # raises if PyAV is missing
+    notes: dict[str, tuple[str, ...]] = {}
     with Progress(f"Opening the videos in {folder}", len(waiting), "videos") as progress:
-        look = partial(_look, folder)
-        for path, result in for_each(look, waiting, workers, worth=_WORTH_PROCESSES):
-            known[path] = CRASHED if isinstance(result, Died) else result[0]
-            if not isinstance(result, Died) and result[1]:
-                notes[path] = result[1]
+        for path, result in for_each(partial(_open, folder), waiting, workers):
+            opened[path], notes[path] = (CRASHED, ()) if isinstance(result, Died) else result
             progress.add(1)
     writer.note_used([note for path in sorted(notes) for note in notes[path]])
-    return {path: known[path] for path in paths if known[path]}
+    return {path: opened[path] for path in paths if opened[path]}
 
 
-def _look(folder, path):
-    """The reason why a video file can't be read, or ""; and notes on it."""
+def _open(folder, path):
+    """The reason why a video file is unreadable, or "", and notes on it."""
 
-    def look(video):
+    def decode_first(video):
         for _ in video.frames({0}):
             pass
         return video.notes
 
     try:
-        return "", read_video(lambda: VideoFile(os.path.join(folder, path)), look)
+        return "", read_video(lambda: VideoFile(os.path.join(folder, path)), decode_first)
     except FrameError as error:
         return str(error), ()
 
 
-def _write(writer, annotations, roots, files, orders, columns, left_out, what):
-    """Write lists of the videos that have `columns`, which are all but that of the label.
+def _write(writer, annotations, roots, files, orders, lines, unreadable, what):
+    """Write the lists of the videos that have a line.
 
-    `columns` are `{split: {name: columns}}`, and `left_out`, of videos that can't be read,
-    `{split: {name: (path, reason)}}`; others don't have `what`.
+    `lines` are `{split: {path: line without label}}` and `unreadable` `{split: {path: (path on
+    disk, reason)}}`; all others lack `what`, in plural and singular.
     """
     present = {
-        split: _present(writer, annotations, roots, split, columns[split], left_out[split], what)
+        split: _present(writer, annotations, roots, split, lines[split], unreadable[split], what[0])
         for split in _SPLITS
     }
-    _check_any(present, writer, roots, what[1])
+    if not any(present.values()):
+        places = ", ".join(sorted({os.path.join(writer.to, root) for root in roots.values()}))
+        raise UserError(
+            f"no video of the annotations has {what[1]} that can be read in {places}; archives and "
+            "annotations must be of the same data set"
+        )
     for order in orders:
         names = annotations.ordered(order)
         labels = {name: label for label, name in enumerate(names)}
         train, val = (
-            [f"{columns[split][video.name]} {labels[video.label]}" for video in present[split]]
+            [f"{lines[split][e.path]} {labels[e.labels[0]]}" for e in present[split]]
             for split in _SPLITS
         )
         files[order].write(writer, names, train, val)
-    return {split: len(videos) for split, videos in present.items()}
+    return {split: len(examples) for split, examples in present.items()}
 
 
-def _present(writer, annotations, roots, split, columns, left_out, what):
-    """The videos of a split that can be used."""
-    videos, root, called = annotations.splits[split], roots[split], _SPLITS[split]
-    present = [video for video in videos if video.name in columns]
-    writer.note(f"{called}: {what[0]} of {len(present):,} of {len(videos):,} videos")
-    compare_count(writer, called, len(videos), annotations.official.get(split))
+def _present(writer, annotations, roots, split, lines, unreadable, what):
+    """The examples of a split that have a line; the others are added to the summary."""
+    examples, root, name = annotations.splits[split], roots[split], _SPLITS[split]
+    present = [example for example in examples if example.path in lines]
+    writer.note(f"{name}: {what} of {len(present):,} of {len(examples):,} videos")
+    compare_count(writer, name, len(examples), annotations.official.get(split))
     missing = {
-        os.path.join(root, video.name): video.label
-        for video in videos
-        if video.name not in columns and video.name not in left_out
+        os.path.join(root, example.path): example.labels[0]
+        for example in examples
+        if example.path not in lines and example.path not in unreadable
     }
-    writer.miss(f"{called} videos without {what[0]}, which are not there", missing)
-    broken = {os.path.join(root, path): reason for path, reason in left_out.values()}
-    writer.cannot_read(f"{called} videos that cannot be read", broken)
+    writer.miss(f"{name} videos without {what}, which are not there", missing)
+    broken = {os.path.join(root, path): reason for path, reason in unreadable.values()}
+    writer.cannot_read(f"{name} videos that cannot be read", broken)
     return present
 
 
-def compare_count(writer, called, found, official):
-    """Note the number of videos in the annotations of a split where it isn't the official one."""
+def compare_count(writer, split, found, official):
+    """Note the number of videos in the annotations of a split if it isn't the official one."""
     if official is not None and found != official:
-        writer.note(f"{called}: {found:,} videos in the annotations, officially {official:,}")
-
-
-def _check_any(present, writer, roots, what):
-    if not any(present.values()):
-        places = ", ".join(sorted({os.path.join(writer.to, root) for root in roots.values()}))
-        raise UserError(
-            f"no video of the annotations has {what} that can be read in {places}; archives and "
-            "annotations must be of the same data set"
-        )
+        writer.note(f"{split}: {found:,} videos in the annotations, officially {official:,}")

@@ -5,7 +5,7 @@
     mit_{train,val}_list_videos.txt, mit_{train,val}_list_rawframes.txt
     category.txt, {train,val}_videolist.txt, {train,val}_videofolder.txt      alphabetical order
 
-Lists of frames are written once `trn-jax extract` has made some.
+Lists of frames are written when `trn-jax extract` has extracted some.
 """
 
 import os
@@ -13,13 +13,14 @@ import pathlib
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
-from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare import annotation_files, archives, lists, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
-from trn_jax.prepare.lists import Annotations, ListFiles, Video
+from trn_jax.prepare.examples import Example
+from trn_jax.prepare.lists import Annotations, ListFiles
 
 _MOMENTS = DATASETS["moments"]
 _RECIPE = "tsn_k400_3seg"
-_ARCHIVE = "Moments_in_Time_Raw.zip"
+_ARCHIVE = "Moments_in_Time_Raw"
 _VIDEOS = {"train": "videos/training", "val": "videos/validation"}
 _FRAMES = {"train": _MOMENTS.frames, "val": _MOMENTS.val_frames}
 _LISTS = {
@@ -39,57 +40,45 @@ _TABLES = {"train": "trainingSet.csv", "val": "validationSet.csv"}
 
 
 def prepare_moments(folder, to, *, workers, orders, check=True):
-    """Unpack Moments in Time and write its lists.
-
-    Args:
-        folder: where the archive is.
-        to: folder of the data set.
-        workers: processes that list frames and open videos.
-        orders: of the labels, some of `lists.ORDERS`.
-        check: whether to open video files, and to leave out those that can't be read.
-
-    Returns:
-        A `DatasetWriter`.
-
-    Raises:
-        UserError: the archive is missing, damaged or dangerous, annotations do not fit, or the
-            disk is full.
-    """
+    """Unpack Moments in Time and write its lists; see `prepare.PREPARATIONS`."""
     writer = DatasetWriter(to)
-    writer.changed |= archives.unpack(
-        to,
-        "Moments_in_Time_Raw",
-        lambda: archives.find_zip(folder, _ARCHIVE),
-        _place,
-        tree="videos",
+    writer.changed |= unpacking.unpack(
+        to, _ARCHIVE, lambda: archives.find_zip(folder, f"{_ARCHIVE}.zip"), _place, tree="videos"
     )
     writer.has("videos")
     names = (_CATEGORIES, *_TABLES.values())
     paths = annotation_files.collect(writer, folder, "annotations", dict.fromkeys(names, ()))
     splits = {split: _read_table(paths[name]) for split, name in _TABLES.items()}
-    path = paths[_CATEGORIES]
-    annotations = Annotations(_read_categories(path), splits, path, lists.OFFICIAL["moments"])
+    class_names = _read_categories(paths[_CATEGORIES])
+    official = lists.OFFICIAL_COUNTS["moments"]
+    annotations = Annotations(class_names, splits, paths[_CATEGORIES], official)
     lists.write_video_lists(
         writer, annotations, _VIDEOS, _VIDEO_LISTS, orders, workers=workers, check=check
     )
-    sizes = dict(num_classes=len(annotations.class_names), usual=400, name_dataset=True)
-    if not os.path.isdir(os.path.join(to, "rawframes")):
+    source, files = "videos", _VIDEO_LISTS
+    if os.path.isdir(os.path.join(to, "rawframes")):
+        source, files = "frames", _LISTS
+        lists.write_frame_lists(
+            writer, annotations, _FRAMES, _LISTS, orders, dataset="moments", workers=workers
+        )
+    else:
         writer.then_extract("videos", "rawframes")
         writer.then_prepare("moments", folder)
-        written = [_VIDEO_LISTS[order] for order in orders]
-        writer.train_on(_RECIPE, "moments", written, source="videos", **sizes)
-        writer.list_left_out()
-        return writer
-    lists.write_frame_lists(
-        writer, annotations, _FRAMES, _LISTS, orders, dataset="moments", workers=workers
+    writer.then_train(
+        _RECIPE,
+        "moments",
+        [files[order] for order in orders],
+        num_classes=len(class_names),
+        recipe_classes=400,
+        name_dataset=True,
+        source=source,
     )
-    writer.then_train(_RECIPE, "moments", [_LISTS[order] for order in orders], **sizes)
     writer.list_left_out()
     return writer
 
 
 def _place(name):
-    """Videos keep their folders, the files beside these are annotations."""
+    """Videos keep their folders; the files beside these are annotations."""
     parts = pathlib.PurePosixPath(name).parts
     if len(parts) > 1 and parts[0] not in ("training", "validation"):
         parts = parts[1:]
@@ -101,15 +90,18 @@ def _place(name):
 
 
 def _read_categories(path):
-    """Class names in the order of their numbers, from lines `<class name>,<number>`."""
+    """Read class names in the order of their numbers, from lines `<class name>,<number>`."""
     index = annotation_files.read_class_index(path)
     if sorted(index) != list(range(len(index))):
-        raise UserError(f"the numbers of the classes in {path} are not 0, 1, 2, ...; get it again")
+        raise UserError(
+            f"the class numbers in {path} are not 0, 1, 2, ..., but {sorted(index)[:5]}, ...; "
+            "download it again"
+        )
     return [index[number] for number in range(len(index))]
 
 
 def _read_table(path):
-    """Videos from lines that begin with `<class name>/<video>.mp4`."""
-    names = [line.split(",")[0] for line in annotation_files.read_lines(path)]
+    """Read the videos of lines that begin with `<class name>/<video>.mp4`."""
+    names = [line.split(",")[0] for line in annotation_files.stripped_lines(path)]
     annotation_files.check_names(path, names)
-    return [Video(os.path.splitext(name)[0], name.partition("/")[0]) for name in names]
+    return [Example(os.path.splitext(name)[0], (name.partition("/")[0],)) for name in names]

@@ -1,16 +1,16 @@
-"""UCF101 and HMDB51, with all three of their official divisions.
+"""UCF101 and HMDB51, with their three official splits.
 
-Their archives are .rar files, which are to be unpacked first; the videos stay where they are then.
-What comes out, for each division N of 1, 2 and 3, under the names of mmaction2:
+Their archives are .rar files, which must be unpacked first; the videos stay where they are. The
+data set, for the splits N of 1, 2 and 3, with the names of mmaction2:
 
-    annotations/                                        the files of the divisions
-    videos                                              a link, unless they lie there
-    label_map.txt                                       in the only order there is
+    annotations/                                        the files of the splits
+    videos                                              a link, unless they are there
+    label_map.txt                                       in the only order
     <data set>_{train,val}_split_N_videos.txt
     <data set>_{train,val}_split_N_rawframes.txt
 
-The test videos of a division are what others call validation: there are no others. Lists of frames
-are written once `trn-jax extract` has made some in `rawframes`.
+The test videos of a split are its validation list; there are no others. Lists of frames are written
+when `trn-jax extract` has extracted some to `rawframes`.
 """
 
 import dataclasses
@@ -21,14 +21,16 @@ from collections.abc import Callable
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
-from trn_jax.prepare import annotation_files, archives, lists
+from trn_jax.prepare import annotation_files, archives, lists, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
-from trn_jax.prepare.folders import find_folders, find_videos
-from trn_jax.prepare.lists import Annotations, ListFiles, Video
+from trn_jax.prepare.examples import Example
+from trn_jax.prepare.folders import find_videos
+from trn_jax.prepare.frame_folders import find_folders
+from trn_jax.prepare.lists import Annotations, ListFiles
 
-_DIVISIONS = (1, 2, 3)
+_NUMBERS = (1, 2, 3)  # of the official splits
 _OFFICIAL = {
-    "ucf101": ((9_537, 3_783), (9_586, 3_734), (9_624, 3_696)),  # train and test of each division
+    "ucf101": ((9_537, 3_783), (9_586, 3_734), (9_624, 3_696)),  # train and test of each split
     "hmdb51": ((3_570, 1_530),) * 3,
 }
 _VIDEOS, _FRAMES = "videos", "rawframes"
@@ -37,13 +39,14 @@ _TRAIN, _TEST = "1", "2"  # of HMDB51; 0 is neither
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Where the parts of a data set are.
+    """A data set as distributed.
 
     Attributes:
-        name: in the catalogue.
-        folders: names that the folder of the videos has.
-        archive: of the videos, without extension.
-        read: gives the class names and, per division, the videos of train and val.
+        name: in `datasets.DATASETS`.
+        folders: possible names of the folder of the videos.
+        archive: name of the archive of the videos, without extension.
+        read: reads the class names, `{"train": [Example, ...], "val": ...}` of each split, and the
+            file of the class names.
     """
 
     name: str
@@ -53,21 +56,10 @@ class _Source:
 
 
 def prepare_ucf101(folder, to, *, workers, orders, check=True):
-    """Write the lists of UCF101.
+    """Write the lists of UCF101; see `prepare.PREPARATIONS`.
 
-    Args:
-        folder: where the videos, `UCF-101`, and `classInd.txt`, `trainlist01.txt`, ... are, or
-            `UCF101TrainTestSplits-RecognitionTask.zip`, which has the latter.
-        to: folder of the data set, which may be the same.
-        workers: processes that list frames and open videos.
-        orders: of the labels; there is one only.
-        check: whether to open video files, and to leave out those that can't be read.
-
-    Returns:
-        A `DatasetWriter`.
-
-    Raises:
-        UserError: annotations or all videos are missing, or the former are not as expected.
+    `folder` has the videos, `UCF-101`, and `classInd.txt`, `trainlist01.txt`, ..., or the latter in
+    `UCF101TrainTestSplits-RecognitionTask.zip`.
     """
     folders = ("UCF-101", "UCF101", "ucf101")
     return _prepare(_Source("ucf101", folders, "UCF101", _read_ucf101), folder, to, workers, check)
@@ -83,41 +75,42 @@ def prepare_hmdb51(folder, to, *, workers, orders, check=True):
 
 def _prepare(source, folder, to, workers, check):
     writer = DatasetWriter(to)
-    class_names, divisions, path = source.read(writer, folder)
+    class_names, official_splits, path = source.read(writer, folder)
     frames = os.path.isdir(os.path.join(to, _FRAMES))
     videos = _link_videos(writer, source, folder, needed=not frames)
     for kind in [_VIDEOS] * videos + [_FRAMES] * frames:
-        names = [video.name for splits in divisions for part in splits.values() for video in part]
-        places = _locate(os.path.join(to, kind), kind, names)
+        everything = [
+            e.path for splits in official_splits for part in splits.values() for e in part
+        ]
+        places = _locate(os.path.join(to, kind), kind, everything)
         roots = {"train": kind, "val": kind}
-        for number, splits in zip(_DIVISIONS, divisions, strict=True):
-            writer.note(f"{kind}, division {number} of {len(_DIVISIONS)}:")
+        for number, splits in zip(_NUMBERS, official_splits, strict=True):
+            writer.note(f"{kind}, split {number} of {len(_NUMBERS)}:")
             placed = {
-                split: [Video(places.get(v.name, v.name), v.label) for v in part]
+                split: [Example(places.get(e.path, e.path), e.labels) for e in part]
                 for split, part in splits.items()
             }
             official = dict(zip(("train", "val"), _OFFICIAL[source.name][number - 1], strict=True))
             annotations = Annotations(class_names, placed, path, official)
-            files = {"official": _list_files(source, number, kind)}
+            where = roots, {"official": _list_files(source, number, kind)}, ("official",)
             if kind == _VIDEOS:
-                options = dict(workers=workers, check=check)
-                lists.write_video_lists(writer, annotations, roots, files, ("official",), **options)
+                lists.write_video_lists(writer, annotations, *where, workers=workers, check=check)
             else:
                 options = dict(dataset=source.name, workers=workers)
-                lists.write_frame_lists(writer, annotations, roots, files, ("official",), **options)
+                lists.write_frame_lists(writer, annotations, *where, **options)
     kind = _FRAMES if frames else _VIDEOS
-    first, second = (_list_files(source, number, kind) for number in _DIVISIONS[:2])
+    first, second = (_list_files(source, number, kind) for number in _NUMBERS[:2])
     writer.then_train(
         "finetune",
         source.name,
         [first],
         num_classes=len(class_names),
-        usual=2,
+        recipe_classes=2,
         name_dataset=True,
         source="frames" if frames else "videos",
     )
     writer.note(
-        f"the command is for division 1; for the others: --config.data.train_list={second.train} "
+        f"the command is for split 1; for the others: --config.data.train_list={second.train} "
         f"--config.data.val_list={second.val}, ..."
     )
     writer.list_left_out()
@@ -130,7 +123,7 @@ def _list_files(source, number, kind):
 
 
 def _link_videos(writer, source, folder, *, needed):
-    """Make the videos appear in the data set, and return whether there are any."""
+    """Link or unpack the videos into the data set; returns whether there are any."""
     target = os.path.join(writer.to, _VIDEOS)
     if not os.path.isdir(target):
         places = [os.path.join(folder, name) for name in (*source.folders, _VIDEOS)]
@@ -140,7 +133,7 @@ def _link_videos(writer, source, folder, *, needed):
         if found is not None:
             writer.link(found, _VIDEOS)
         elif needed:
-            writer.changed |= archives.unpack(
+            writer.changed |= unpacking.unpack(
                 writer.to,
                 source.archive,
                 lambda: (
@@ -156,7 +149,7 @@ def _link_videos(writer, source, folder, *, needed):
 
 
 def _place(name):
-    """Videos keep the folder of their class and lose those above it."""
+    """Videos keep the folder of their class, without its parents."""
     return os.path.join(_VIDEOS, *name.split("/")[-2:]) if name.endswith(".avi") else None
 
 
@@ -165,8 +158,8 @@ def _no_videos(source, folder):
     if os.path.exists(rar):
         inner = ", and the .rar files of the classes in it" if source.name == "hmdb51" else ""
         raise UserError(
-            f"{rar} has to be unpacked first{inner}, for example by `unrar x`, so that the folder "
-            f"{source.folders[0]} lies in {folder}"
+            f"{rar} has to be unpacked first{inner}, for example with `unrar x`, to the folder "
+            f"{source.folders[0]} in {folder}"
         )
     raise UserError(
         f"no videos found: expected the folder {source.folders[0]}, with a folder per class, in "
@@ -175,7 +168,7 @@ def _no_videos(source, folder):
 
 
 def _locate(root, kind, names):
-    """`{name in the annotations: path without extension}`, also where classes have no folders."""
+    """`{path in the annotations: path without extension}`, with or without folders of classes."""
     stems = {name: os.path.basename(name) for name in names}
     if kind == _FRAMES:
         found = find_folders(root, stems.values())
@@ -193,12 +186,9 @@ def _locate(root, kind, names):
     }
 
 
-# Annotations -------------------------------------------------------------------------------------
-
-
 def _read_ucf101(writer, folder):
-    """The class names, the videos of each division, and the file that the former are from."""
-    lists_of = {f"{kind}list{n:02d}.txt": () for n in _DIVISIONS for kind in ("train", "test")}
+    """Class names, the examples of each split, and the file of the class names."""
+    lists_of = {f"{kind}list{n:02d}.txt": () for n in _NUMBERS for kind in ("train", "test")}
     paths = annotation_files.collect(
         writer,
         folder,
@@ -214,29 +204,29 @@ def _read_ucf101(writer, folder):
             [f"{number} {name}" for number, name in index.items()],
             "<number from 1> <class name>",
         )
-    divisions = [
+    official_splits = [
         {
             split: _read_ucf101_list(paths[f"{kind}list{number:02d}.txt"])
             for split, kind in (("train", "train"), ("val", "test"))
         }
-        for number in _DIVISIONS
+        for number in _NUMBERS
     ]
-    return [index[number] for number in sorted(index)], divisions, paths["classInd.txt"]
+    return [index[number] for number in sorted(index)], official_splits, paths["classInd.txt"]
 
 
 def _read_ucf101_list(path):
-    """Videos of lines `<class>/<video>.avi`, behind which training lists have the number."""
-    lines = annotation_files.read_lines(path)
+    """Read the videos of lines `<class>/<video>.avi`, with the number in training lists."""
+    lines = annotation_files.stripped_lines(path)
     names = [re.sub(r"\.avi( +\d+)?$", "", line) for line in lines]
     wrong = [line for line, name in zip(lines, names, strict=True) if name.count("/") != 1]
     if wrong or not names:
         raise annotation_files.malformed(path, wrong, "<class>/<video>.avi")
     annotation_files.check_names(path, names)
-    return [Video(name, name.partition("/")[0]) for name in names]
+    return [Example(name, (name.partition("/")[0],)) for name in names]
 
 
 def _read_hmdb51(writer, folder):
-    """As `_read_ucf101`, from a file per class and division."""
+    """As `_read_ucf101`, from a file per class and split."""
     places = ("", "annotations", "testTrainMulti_7030_splits", "test_train_splits", "splits")
     folders = [os.path.join(folder, place) for place in places]
     folders.append(os.path.join(writer.to, "annotations"))
@@ -246,16 +236,16 @@ def _read_hmdb51(writer, folder):
         for path in glob.glob(os.path.join(glob.escape(place), "*_test_split[123].txt")):
             found.setdefault(os.path.basename(path), path)
     class_names = sorted({match[1] for name in found if (match := ending.fullmatch(name))})
-    expected = [f"{name}_test_split{n}.txt" for name in class_names for n in _DIVISIONS]
+    expected = [f"{name}_test_split{n}.txt" for name in class_names for n in _NUMBERS]
     missing = [name for name in expected if name not in found]
     if missing or not found:
         raise UserError(
             f"annotations not found: {', '.join(missing[:3]) or '<class>_test_split1.txt, ...'}; "
             f"unpack test_train_splits.rar in {folder}"
         )
-    divisions = []
-    for number in _DIVISIONS:
-        splits: dict[str, list[Video]] = {"train": [], "val": []}
+    official_splits = []
+    for number in _NUMBERS:
+        splits: dict[str, list[Example]] = {"train": [], "val": []}
         for label in class_names:
             name = f"{label}_test_split{number}.txt"
             with open(found[name], "rb") as file:
@@ -263,16 +253,16 @@ def _read_hmdb51(writer, folder):
             for video, part in _read_hmdb51_list(found[name]):
                 if part in (_TRAIN, _TEST):
                     split = "train" if part == _TRAIN else "val"
-                    splits[split].append(Video(f"{label}/{video}", label))
-        divisions.append(splits)
-    return class_names, divisions, os.path.join(writer.to, "annotations")
+                    splits[split].append(Example(f"{label}/{video}", (label,)))
+        official_splits.append(splits)
+    return class_names, official_splits, os.path.join(writer.to, "annotations")
 
 
 def _read_hmdb51_list(path):
-    """Pairs of lines `<video>.avi <0, 1 or 2>`."""
+    """Read the pairs of lines `<video>.avi <0, 1 or 2>`."""
     matches = {
         line: re.fullmatch(r"(.+)\.avi +([012])", line)
-        for line in annotation_files.read_lines(path)
+        for line in annotation_files.stripped_lines(path)
     }
     if wrong := [line for line, match in matches.items() if match is None]:
         raise annotation_files.malformed(path, wrong, "<video>.avi <0, 1 or 2>")

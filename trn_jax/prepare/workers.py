@@ -1,4 +1,4 @@
-"""Work in several processes that survives the death of one of them."""
+"""Parallel work that survives crashes of worker processes."""
 
 import multiprocessing
 import os
@@ -8,26 +8,27 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-CRASHED = "its decoder crashed"  # the reason of videos that `Died` stands for
+CRASHED = "its decoder crashed"  # why a video with the result `Died` is unreadable
+MIN_PARALLEL_VIDEOS = 200  # with fewer videos, starting processes takes longer than opening them
 
 
 class Died:
-    """Stands for the result of an item that killed the process which worked on it."""
+    """Result of an item whose worker process died."""
 
 
 def num_cpus():
-    """How many processors this process may use, where the system tells (macOS does not)."""
+    """Number of CPUs that this process may use; on macOS, of all CPUs."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def for_each(function, items, workers, *, worth):
-    """Call a function for every item, in several processes if there are at least `worth` items.
+def for_each(function, items, workers, *, min_items=None):
+    """Call a function for every item, as `in_processes`, or in this process if items are few.
 
-    With fewer items, starting processes takes longer than the work. Else as `in_processes`.
+    `min_items` are enough for several processes; by default `MIN_PARALLEL_VIDEOS`.
     """
-    if workers > 1 and len(items) >= worth:
+    if workers > 1 and len(items) >= (min_items or MIN_PARALLEL_VIDEOS):
         return in_processes(function, items, workers)
     return ((item, function(item)) for item in items)
 
@@ -35,20 +36,19 @@ def for_each(function, items, workers, *, worth):
 def in_processes(function, items, workers):
     """Call a function for every item, in several processes.
 
-    When a process dies, those items are tried again that were being worked on, each in a process of
-    its own. So a memory shortage passes, and a file that crashes its decoder is found out.
+    When a process dies, the items in progress are retried, each in a process of its own. So a
+    shortage of memory passes, and a file that crashes its decoder is identified.
 
     Args:
         function: of one item; a top-level function, or a `functools.partial` of one.
-        items: what to call it with.
+        items: its arguments.
         workers: number of processes.
 
     Yields:
-        `(item, result)` in the order in which they are done; `Died()` as the result of an item
-        whose process died twice.
+        `(item, result)` in order of completion; the result is `Died()` if the process died twice.
 
     Raises:
-        What the function raises; items that wait are dropped then.
+        What the function raises; waiting items are dropped.
     """
     waiting = deque(items)
     while waiting:
@@ -61,8 +61,8 @@ def in_processes(function, items, workers):
 
 
 def _until_a_process_dies(function, waiting, workers):
-    """Take items from `waiting` and yield results; return those that were under way at a death."""
-    context = multiprocessing.get_context("spawn")  # a copy of this process might have locks held
+    """Take items from `waiting` and yield results; return those in progress when a process dies."""
+    context = multiprocessing.get_context("spawn")  # a fork might inherit held locks
     running: dict[Future, Any] = {}
     pool = ProcessPoolExecutor(min(workers, len(waiting)), context, initializer=_ignore_interrupts)
     try:
@@ -83,5 +83,5 @@ def _until_a_process_dies(function, waiting, workers):
 
 
 def _ignore_interrupts():
-    # Ctrl-C reaches all processes of a terminal; the one that started the others acts on it.
+    # Ctrl-C reaches all processes of a terminal; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -15,9 +15,8 @@ from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
 from trn_jax.data.records import INFO_FILE
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_text
-from trn_jax.prepare.dataset_writer import train_command
-from trn_jax.prepare.extraction import UNREADABLE, Settings
-from trn_jax.prepare.left_out import printable
+from trn_jax.prepare.extraction import Settings
+from trn_jax.prepare.left_out import UNREADABLE, printable, reason_lines
 from trn_jax.prepare.progress import Progress
 from trn_jax.tfds import BUILDERS, VideoFolder
 
@@ -109,11 +108,11 @@ def _problems(root, contents):
     path = os.path.join(root, UNREADABLE)
     lines = []
     if contents.unreadable:
-        reasons = [f"{printable(n)}\t{printable(r)}" for n, r in contents.unreadable.items()]
-        write_text(path, "".join(f"{line}\n" for line in reasons))
+        text = reason_lines(contents.unreadable)
+        write_text(path, text)
         num_videos = len(contents.unreadable)
         lines.append(f"left out: {num_videos:,} videos that cannot be read (all in {path}):")
-        lines[-1] += listed([reason.replace("\t", ": ") for reason in reasons])
+        lines[-1] += listed(text.replace("\t", ": ").splitlines())
     elif os.path.exists(path):
         os.remove(path)
     if contents.notes:
@@ -167,7 +166,7 @@ def _counts(parts, contents):
 
 def _command(root, contents, dataset, multi_label):
     recipe = _RECIPES.get(dataset, "finetune")
-    command = [*train_command(recipe), f"--config.data_dir={root}"]
+    command = ["trn-jax", "train", recipe, f"--config.data_dir={root}"]
     if recipe == "finetune":
         command.append(f"--config.model.num_classes={len(contents.class_names)}")
     if multi_label:
