@@ -24,5 +24,5 @@ def get_config():
     config.optim.update(lr=0.005, base_batch=8, weight_decay=5e-4, clip_norm=20.0)
     config.optim.update(backbone_rate=0.1, schedule="cosine", warmup_epochs=1.0)
 
-    config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
+    config.protocols.accurate = view(sampling="twice", crop="three")
     return config

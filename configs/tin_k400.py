@@ -10,7 +10,7 @@ weights, because their name differs between TSM and TIN; here all weights of the
 mmaction2 1.x (71.86 %): `optim.clip_norm=40`.
 """
 
-from trn_jax.config import base, view
+from trn_jax.config import base
 
 _NAME = "tin_tsm_finetune_r50_1x1x8_50e_kinetics400_rgb"
 _ROW = dict(
@@ -40,6 +40,5 @@ def get_config():
     config.train.update(batch=48, eval_every=5.0)
     config.optim.update(lr=0.01, base_batch=48, clip_norm=20.0, groups="tsm", fc_lr5=True)
 
-    config.protocols.efficient = view()
     config.published.efficient = dict(top1=70.89, top5=89.89, **_ROW)
     return config

@@ -55,6 +55,6 @@ def get_config(published=_ROW):
 
     clips = dict(sampling="clips", frame_interval=8)
     config.protocols.efficient = view(**clips)
-    config.protocols["10x3"] = view(num_clips=10, crop="three", crop_size=256, **clips)
+    config.protocols["10x3"] = view(num_clips=10, crop="three", **clips)
     config.published["10x3"] = published
     return config

@@ -37,6 +37,6 @@ def get_config():
     config.optim.update(lr=0.01, base_batch=64, weight_decay=5e-4, clip_norm=20.0, nesterov=True)
     config.optim.milestones = (75.0, 125.0)
 
-    config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
+    config.protocols.accurate = view(sampling="twice", crop="three")
     config.published.accurate = dict(top1=51.87, top5=79.67, **_ROW)
     return config

@@ -41,8 +41,7 @@ def get_config():
     config.optim.update(lr=0.002, base_batch=128, weight_decay=5e-4, clip_norm=20.0)
     config.optim.update(groups="tsm", milestones=(30.0, 45.0))
 
-    config.protocols.efficient = view()
-    config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
+    config.protocols.accurate = view(sampling="twice", crop="three")
     original = dict(reference_top1=30.542, reference_top5=58.627)  # TRN-pytorch, with ResNet-50
     config.published.efficient = dict(top1=31.62, top5=60.01, **original, **_ROW)
     config.published.accurate = dict(top1=33.88, top5=62.12, **_ROW)

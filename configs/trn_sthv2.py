@@ -41,8 +41,7 @@ def get_config():
     config.optim.update(lr=0.002, base_batch=128, weight_decay=5e-4, clip_norm=20.0)
     config.optim.update(groups="tsm", milestones=(30.0, 45.0))
 
-    config.protocols.efficient = view()
-    config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
+    config.protocols.accurate = view(sampling="twice", crop="three")
     config.published.efficient = dict(top1=48.39, top5=76.58, **_ROW)
     config.published.accurate = dict(top1=51.28, top5=78.65, **_ROW)
     return config

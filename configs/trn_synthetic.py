@@ -16,16 +16,14 @@ def get_config(model="trn_resnet10"):
     config.model.dropout_rate = 0.0
     config.model.init_std = 0.05
 
-    frames = dict(short_side=64, crop_size=64)
-    config.data.train.update(frames, scales=(1.0, 0.875), flip_rate=0.5)
-    config.data.val.update(frames)
+    config.update(size=64, short_side=64)
+    config.data.train.update(scales=(1.0, 0.875), flip_rate=0.5)
 
     config.train.batch = 16
     config.train.epochs = 4.0
 
     config.optim.update(lr=0.03, base_batch=16, nesterov=True, clip_norm=20.0, schedule="cosine")
 
-    config.protocols.efficient = view(**frames)
-    config.protocols.reversed = view(**frames, frame_order="reversed")
-    config.protocols.shuffled = view(**frames, frame_order="shuffled")
+    config.protocols.reversed = view(frame_order="reversed")
+    config.protocols.shuffled = view(frame_order="shuffled")
     return config

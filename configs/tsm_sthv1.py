@@ -32,7 +32,7 @@ def get_config():
     config.optim.update(lr=0.01, base_batch=64, weight_decay=5e-4, clip_norm=20.0)
     config.optim.update(groups="tsm", fc_lr5=True, milestones=(20.0, 40.0))
 
-    config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
+    config.protocols.accurate = view(sampling="twice", crop="three")
     original = dict(reference_top1=45.50, reference_top5=74.34)  # the authors' code
     config.published.efficient = dict(top1=45.58, top5=75.02, **original, **_ROW)
     original = dict(reference_top1=47.33, reference_top5=76.60)

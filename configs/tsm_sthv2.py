@@ -37,6 +37,6 @@ def get_config():
     config.optim.update(groups="tsm", fc_lr5=True, milestones=(25.0, 45.0))
     config.optim.update(warmup_epochs=5.0, warmup_by="epoch")
 
-    config.protocols.accurate = view(sampling="twice", crop="three", crop_size=256)
+    config.protocols.accurate = view(sampling="twice", crop="three")
     config.published.accurate = dict(top1=62.72, top5=87.70, **_ROW)
     return config

@@ -39,14 +39,12 @@ def get_config(published=_ROW, *, num_segments=3, model="tsn_resnet50"):
     config.model.num_segments = num_segments
     config.model.norm_group = 32
 
-    config.data.train.update(num_segments=num_segments, num_positions=5, flip_rate=0.5)
-    config.data.val.update(num_segments=num_segments)
+    config.data.train.update(num_positions=5, flip_rate=0.5)
 
     config.train.batch = 256
     config.train.epochs = 100.0
     config.optim.update(lr=0.01, base_batch=256, milestones=(40.0, 80.0))
 
-    config.protocols.efficient = view(num_segments=num_segments)
     config.protocols["25x10"] = view(num_segments=25, crop="ten")
     config.published["25x10"] = published
     return config

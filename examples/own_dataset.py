@@ -1,6 +1,5 @@
 """Read own videos as training batches: python examples/own_dataset.py <folder> <data set>."""
 
-import pathlib
 import sys
 
 from trn_jax import build, config
@@ -12,8 +11,7 @@ print(custom.prepare_custom(folder, to))
 settings = config.recipe("finetune").get_config()
 settings.data_dir = to
 settings.train.batch = 4
-settings.data.train.crop_size = 64
-settings.model.num_classes = len(pathlib.Path(to, "label_map.txt").read_text().splitlines())
+settings.size = 64
 
 data = build.Data(settings, "runs/own_dataset")
 batches = data.train_batches(first_batch=0)  # endless, and the same for the same seed

@@ -92,11 +92,12 @@ def cost_table():
 
     from trn_jax import create_model
     from trn_jax.models.cost import measure
+    from trn_jax.settings import resolved_views
 
     rows, known = [], {}
     for recipe in names():
         config = get_config(recipe)
-        view = config.data.train
+        view = resolved_views(config)["data.train"]
         clip = (view.num_segments, view.crop_size, view.crop_size, 3)
         options = {key: value for key, value in config.model.items() if value is not None}
         key = (clip, *(options.get(name) for name in ("name", "num_classes", "width")))
@@ -229,9 +230,10 @@ def add(recipe, workdir):
 
 def _differences(recipe, protocol, config):
     """The settings of a result that stand beside its numbers and are not those of the recipe."""
-    from trn_jax.build import flat
+    from trn_jax.settings import flat, from_dict, resolved, to_json
 
-    ours = flat(json.loads(json.dumps(get_config(recipe).to_dict())))
+    ours = flat(json.loads(to_json(resolved(get_config(recipe)))))
+    config = json.loads(to_json(resolved(from_dict(config))))
     beside = ("model.", "data.dataset", f"protocols.{protocol}.")
     return [
         key

@@ -19,6 +19,9 @@ import zipfile
 
 import numpy as np
 
+from trn_jax import checks
+from trn_jax.settings import from_dict
+
 # Numbers and texts that readers may not expect.
 NUMBERS = (
     0,
@@ -570,7 +573,6 @@ def config_of_run(folder):
 
 def about_checkpoint(folder):
     """The JSON of a checkpoint that somebody else made, and what an evaluation makes of it."""
-    from trn_jax import build
     from trn_jax.checkpoints import checkpoint
     from trn_jax.config import base
     from trn_jax.errors import UserError
@@ -583,8 +585,8 @@ def about_checkpoint(folder):
 
     def read(path):
         found = checkpoint.read_about(directory)
-        config = build.from_dict(found["config"])
-        build.check_model(config, found["config"], directory)
+        config = from_dict(found["config"])
+        checks.check_model(config, found["config"], directory)
         try:
             checkpoint.load_model(directory)
         except UserError as error:

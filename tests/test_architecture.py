@@ -20,6 +20,7 @@ LAYERS = (
     ("trn_jax.errors",),
     ("trn_jax.evaluation", "trn_jax.distributed", "trn_jax.training", "trn_jax.checkpoints"),
     ("trn_jax.training.signals", "trn_jax.training.lock"),
+    ("trn_jax.allowed",),
     (
         "trn_jax.config",
         "trn_jax.evaluation.metrics",
@@ -27,7 +28,7 @@ LAYERS = (
         "trn_jax.files",
         "trn_jax.checkpoints.checksums",
     ),
-    ("trn_jax.planning", "trn_jax.planning.hlo_cost", "trn_jax.npz"),
+    ("trn_jax.planning", "trn_jax.planning.hlo_cost", "trn_jax.npz", "trn_jax.settings"),
     ("trn_jax.planning.batch_search",),
     ("trn_jax.distributed.processes", "trn_jax.distributed.compilation_cache"),
     ("trn_jax.checkpoints.integrity", "trn_jax.distributed.watchdog"),
@@ -82,7 +83,7 @@ LAYERS = (
     ("trn_jax.verify",),
     ("trn_jax.evaluation.scores", "trn_jax.evaluation.plots"),
     ("trn_jax.evaluation.report",),
-    ("trn_jax.build",),
+    ("trn_jax.build", "trn_jax.checks"),
     ("trn_jax.training.workdir",),
     ("trn_jax.training.logs",),
     ("trn_jax.evaluation.evaluate", "trn_jax.predict"),
@@ -162,6 +163,7 @@ def test_data_knows_nothing_of_jax_or_of_models():
             assert outside_imports(TREES[name]).isdisjoint({"jax", "flax", "optax", "orbax"}), name
             allowed = (
                 "trn_jax.data",
+                "trn_jax.config",
                 "trn_jax.errors",
                 "trn_jax.files",
                 "trn_jax.training.signals",

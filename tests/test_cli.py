@@ -15,9 +15,10 @@ from flax import nnx
 from state_dicts import RESNET, state_of, weights_of
 from torch_files import legacy_file, whole, zip_file
 
-from trn_jax import build, cli, config, convert, create_model, main
+from trn_jax import checks, cli, config, convert, create_model, main
 from trn_jax.checkpoints.checkpoint import load_model
 from trn_jax.errors import UserError
+from trn_jax.settings import from_dict
 
 OPTIONS = dict(num_classes=5, num_segments=3)
 
@@ -52,19 +53,19 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
     found, about = load_model(tmp_path / "out")
     assert about["class_names"] == list("abcde")
     assert about["source"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert about["config"]["protocols"]["efficient"]["num_segments"] == 3
+    assert about["config"]["model"]["num_segments"] == 3
     expected = create_model("trn_resnet10", **OPTIONS)
     convert.load_state_dict(expected, dict(np.load(file)))
     found, expected = (nnx.as_pure(nnx.state(model)) for model in (found, expected))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
     # A recipe trains such a model in its own way, and can evaluate it.
-    wanted = build.from_dict(about["config"])
+    wanted = from_dict(about["config"])
     wanted.model.update(partial_bn=True, dropout_rate=0.8, norm_group=16)
-    build.check_model(wanted, about["config"], "out")
+    checks.check_model(wanted, about["config"], "out")
     wanted.model.head = "tsn"
     with pytest.raises(UserError, match=r"model\.head: None in the checkpoint, 'tsn' asked for"):
-        build.check_model(wanted, about["config"], "out")
+        checks.check_model(wanted, about["config"], "out")
 
     assert cli.main([*arguments, f"--to={tmp_path}/out"]) == 2
     assert "exists" in capsys.readouterr().err

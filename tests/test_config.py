@@ -9,39 +9,27 @@ import re
 
 import pytest
 from ml_collections import ConfigDict
+from recipe_files import NAMES as RECIPES
+from recipe_files import load
 
-from trn_jax import build
+from trn_jax import build, checks, optim
 from trn_jax import config as configuration
+from trn_jax.allowed import Each, OneOf
 from trn_jax.data import datasets, sampling
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 from trn_jax.models import MODELS
+from trn_jax.settings import check as check_values
+from trn_jax.settings import flat as flat_dict
+from trn_jax.settings import from_dict, resolved, to_json
+from trn_jax.settings import resolved_views as views
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
-RECIPES = configuration.recipe_names()
-
-
-def load(name):
-    return configuration.recipe(name).get_config()
-
-
-def views(config):
-    """All views of a configuration by name."""
-    found = {f"protocols.{name}": view for name, view in config.protocols.items()}
-    return found | {"data.train": config.data.train, "data.val": config.data.val}
 
 
 def flat(config):
     """`{"model.width": 16, ...}`."""
-
-    def entries(tree, prefix):
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                yield from entries(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
-    return dict(entries(config.to_dict(), ""))
+    return flat_dict(config.to_dict())
 
 
 def base():
@@ -91,30 +79,78 @@ def test_placeholders_stand_for_the_choice_of_the_model():
 
 def test_views_do_not_share_their_values():
     first, second = configuration.view(), configuration.view(short_side=64)
-    assert (first.short_side, second.short_side) == (256, 64)
+    assert (first.short_side, second.short_side) == (None, 64)
     config = base()
     config.data.train.short_side = 99
-    assert config.data.val.short_side == config.protocols.efficient.short_side == 256
+    found = views(config)
+    assert found["data.val"].short_side == found["protocols.efficient"].short_side == 256
 
 
-def test_views_have_the_keys_and_the_defaults_of_what_reads_them():
-    fields = {field.name: field for field in dataclasses.fields(View)}
-    assert set(configuration.view()) == set(fields)
-    for name, field in fields.items():
-        if field.default is not dataclasses.MISSING:
-            assert configuration.view()[name] == field.default
+def test_views_inherit_what_they_do_not_set():
+    config = base()
+    config.protocols.accurate = configuration.view(sampling="twice", crop="three")
+    config.protocols["25x10"] = configuration.view(num_segments=25, crop="ten")
+    found = {name: (v.num_segments, v.short_side, v.crop_size) for name, v in views(config).items()}
+    assert found == {
+        "data.train": (8, 256, 224),
+        "data.val": (8, 256, 224),
+        "protocols.efficient": (8, 256, 224),
+        "protocols.accurate": (8, 256, 256),
+        "protocols.25x10": (25, 256, 224),
+    }
+    config.size = 112
+    config.model.num_segments = 16
+    config.data.val.update(short_side=120, crop_size=0)
+    found = {name: (v.num_segments, v.short_side, v.crop_size) for name, v in views(config).items()}
+    assert found == {
+        "data.train": (16, 128, 112),
+        "data.val": (16, 120, 120),
+        "protocols.efficient": (16, 128, 112),
+        "protocols.accurate": (16, 128, 128),
+        "protocols.25x10": (25, 128, 112),
+    }
+    config.short_side = 112
+    assert views(config)["protocols.accurate"].crop_size == 112
+    assert config.protocols.accurate.crop_size is None  # as it was
+    config.data.train.update(short_side=0, crop_size=0)
+    with pytest.raises(UserError, match=r"data\.train\.crop_size=0"):
+        check_values(config)
+
+
+def test_views_of_earlier_versions_inherit_as_well():
+    config = base()
+    config.protocols.accurate = configuration.view(sampling="twice", crop="three")
+    values = json.loads(to_json(resolved(config)))
+    for key in ("size", "short_side"):
+        del values[key]
+    values["model"] |= dict(shift_segments=None, train_relations=None)
+    values["optim"]["warmup_start"] = 0.1
+    gone = dict(keep_tail_frames=False, max_scale_gap=1, out_of_bound="loop")
+    for view in (values["data"]["train"], *values["protocols"].values()):
+        view |= gone
+    found = from_dict(values)
+    assert flat(resolved(found)) == flat(resolved(config)) | dict(short_side=256)
+    found.size, found.short_side, found.model.num_segments = 112, None, 4
+    assert {view.num_segments for view in views(found).values()} == {4}
+    assert {view.crop_size for view in views(found).values()} == {112, 128}
+    values["data"]["val"]["out_of_bound"] = "repeat_last"
+    with pytest.raises(UserError, match=r"out_of_bound.*'loop'"):
+        from_dict(values)
+
+
+def test_views_have_the_defaults_of_what_samples_them():
     sampler = {field.name: field.default for field in dataclasses.fields(sampling.ClipSampler)}
-    for name in sampler.keys() - {"num_segments", "sampling"}:
+    for name in sampler.keys() & set(configuration.view()) - {"num_segments", "sampling"}:
         assert configuration.view()[name] == sampler[name]
-    assert View(**configuration.view()).num_views == 1
+    assert View(**views(base())["data.val"]).num_views == 1
 
 
 def wrong_values(allowed):
     """Values that a row of the table of ranges refuses, three at least."""
-    if isinstance(allowed, configuration.OneOf):
+    if isinstance(allowed, OneOf):
         first = allowed.values[0]
         return [f"no_{first}", f"{first} ", ""] if isinstance(first, str) else [first + 1, -1, 0]
-    if isinstance(allowed, configuration.Each):
+    if isinstance(allowed, Each):
         right = [allowed.range.high if allowed.range.high < 1e9 else 1.0] * (allowed.length or 2)
         wrong = [[value, *right[1:]] for value in wrong_values(allowed.range)]
         wrong += [[*right, *right]] * bool(allowed.length) + [0.5]
@@ -128,10 +164,12 @@ def wrong_values(allowed):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("key", [*configuration.ALLOWED, "data.val.*", "protocols.efficient.*"])
+@pytest.mark.parametrize("key", [*configuration.allowed(), "data.val.*", "protocols.efficient.*"])
 def test_wrong_values_are_answered_in_a_line(key):
     parent, _, last = key.rpartition(".")
-    rows = configuration.VIEW if last == "*" else {last: configuration.ALLOWED.get(key)}
+    rows = configuration.allowed_in_views()
+    if last != "*":
+        rows = {last: configuration.allowed()[key]}
     for name, allowed in rows.items():
         wrong = wrong_values(allowed)
         assert len(wrong) >= 3
@@ -141,7 +179,7 @@ def test_wrong_values_are_answered_in_a_line(key):
                 value
             )
             with pytest.raises(UserError) as raised:
-                configuration.check(ConfigDict(values))
+                check_values(ConfigDict(values))
             said = str(raised.value)
             assert "\n" not in said
             assert said.startswith(f"{parent}.{name}=".lstrip(".")) and str(allowed) in said
@@ -152,7 +190,7 @@ def test_several_wrong_values_are_all_named():
     config.train.keep = -1
     config.optim.lr = float("nan")
     with pytest.raises(UserError, match=r"(?s)^2 settings .*train\.keep=-1.*optim\.lr=nan"):
-        configuration.check(config)
+        check_values(config)
 
 
 def test_numbers_and_names_are_in_the_table_of_ranges():
@@ -160,13 +198,13 @@ def test_numbers_and_names_are_in_the_table_of_ranges():
     free = {"data_dir", "init_from", "init_head", "init_url", "train.nesterov"}
     for key, value in flat(base()).items():
         section, _, name = key.rpartition(".")
-        known = configuration.ALLOWED
+        known = configuration.allowed()
         if section in ("data.train", "data.val", "protocols.efficient"):
-            known, key = configuration.VIEW, name
+            known, key = configuration.allowed_in_views(), name
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         assert key in known or not is_number or key in free, key
-    assert set(configuration.ALLOWED) <= set(flat(base()))
-    assert set(configuration.VIEW) <= set(configuration.view())
+    assert set(configuration.allowed()) <= set(flat(base()))
+    assert set(configuration.allowed_in_views()) <= set(configuration.view())
 
 
 @pytest.mark.parametrize("name", ["/tmp/x", "../x", "a b", "", ".", "..", "a\n", "x/y", "é"])
@@ -174,16 +212,16 @@ def test_a_protocol_cannot_name_a_file_elsewhere(name):
     values = base().to_dict()
     for good in ("25x10", "a.b_c-d", "efficient"):
         values["protocols"][good] = configuration.view().to_dict()
-    configuration.check(ConfigDict(values, allow_dotted_keys=True))
+    check_values(ConfigDict(values, allow_dotted_keys=True))
     values["protocols"][name] = configuration.view().to_dict()
     with pytest.raises(UserError, match=f"(?s)^protocols.{re.escape(repr(name))}: "):
-        configuration.check(ConfigDict(values, allow_dotted_keys=True))
+        check_values(ConfigDict(values, allow_dotted_keys=True))
 
 
 def test_pairs_of_class_names_survive_json():
     config = base()
     config.data.train.flip_pairs = (("to port", "to starboard"), ("in", "out"))
-    restored = build.from_dict(json.loads(build.to_json(config)))
+    restored = from_dict(json.loads(to_json(config)))
     assert restored.data.train.flip_pairs == config.data.train.flip_pairs
 
 
@@ -201,7 +239,7 @@ def test_there_are_recipes():
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_keep_to_the_ranges(name):
-    build.check(load(name))
+    checks.check(load(name))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -217,7 +255,7 @@ def test_recipes_are_locked(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_survive_json(name):
     config = load(name)
-    restored = build.from_dict(json.loads(build.to_json(config)))
+    restored = from_dict(json.loads(to_json(config)))
     assert flat(restored) == flat(config)
     assert restored.is_locked
 
@@ -240,13 +278,12 @@ def test_recipes_name_known_parts(name):
     assert config.model.name in MODELS
     for view in views(config).values():
         View(**view)  # refuses unknown samplings and crops
-    assert config.data.train.num_segments == config.model.num_segments
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_batches_of_recipes_fit_one_device_and_eight(name):
     for num_devices in (1, 8):
-        build.check_batch(load(name), num_devices)
+        checks.check_batch(load(name), num_devices)
 
 
 PUBLISHED_COLUMNS = {
@@ -287,11 +324,11 @@ def test_the_synthetic_control_differs_in_its_head():
 def test_the_linear_rule_scales_the_rate_by_the_batch():
     config = load("trn_sthv1")
     config.train.batch = 32
-    rate = build.learning_rate(config, steps_per_epoch=10)
+    rate = build.parts(config, steps_per_epoch=10).rate
     assert float(rate(0)) == pytest.approx(0.002)
     config.optim.scale_lr = True
-    assert build.scaled_lr(config) == pytest.approx(0.002 * 32 / 128)
-    rate = build.learning_rate(config, steps_per_epoch=10)
+    assert optim.scaled_lr(config.optim, 32) == pytest.approx(0.002 * 32 / 128)
+    rate = build.parts(config, steps_per_epoch=10).rate
     assert float(rate(0)) == pytest.approx(0.0005)
 
 
@@ -340,7 +377,7 @@ def test_trn_on_something_something_is_the_published_set_up(name, published):
         "protocols.accurate.crop": "three",
         "protocols.accurate.crop_size": 256,
     }
-    found = flat(config)
+    found = flat(resolved(config))
     assert {key: found[key] for key in expected} == expected
     rows = [config.published[protocol] for protocol in ("efficient", "accurate")]
     assert [(row.top1, row.top5) for row in rows] == published

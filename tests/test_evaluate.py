@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 from small_training import write_frames
 
-from trn_jax import build, create_model
+from trn_jax import build, checks, create_model
 from trn_jax import config as configuration
 from trn_jax.data import datasets, decode
 from trn_jax.data.reader import Clip, VideoClips
@@ -230,7 +230,7 @@ def test_relations_are_drawn_several_times(settings, tmp_path):
         "drawn": configuration.view(**small | dict(relations="sample", num_draws=64)),
         "first": configuration.view(**small | dict(relations="first")),
     }
-    build.check(settings)
+    checks.check(settings)
     data = build.Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     together = evaluator.run(data, views, states)
@@ -252,7 +252,7 @@ def test_relations_are_drawn_several_times(settings, tmp_path):
     assert np.abs(other - drawn["scores"].scores).max() > 1e-3
     settings.protocols.efficient.update(num_draws=2)
     with pytest.raises(UserError, match=r"protocols\.efficient: num_draws=2 .*relations='sample'"):
-        build.check(settings)
+        checks.check(settings)
 
 
 def test_relations_need_a_network_that_has_some(settings, tmp_path):
@@ -347,13 +347,13 @@ from trn_jax.training import train_step
 from trn_jax.evaluation import evaluate
 from trn_jax.distributed.sharding import make_mesh
 
-settings = build.from_dict(config)
+settings = from_dict(config)
 mesh = make_mesh()
 assert (mesh.size, jax.local_device_count()) == (4, 2)
-rate = build.learning_rate(settings, 10)
+parts = build.parts(settings, steps_per_epoch=10)
 graph, _, state = train_step.init_state(
     lambda: create_model(**settings.model, rngs=nnx.Rngs(0)),
-    lambda params: build.optimizer(settings, params, rate),
+    parts.make_optimizer,
     mesh,
 )
 data = build.Data(settings, out)

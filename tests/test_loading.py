@@ -12,6 +12,7 @@ from flax import nnx
 import trn_jax
 from trn_jax import models
 from trn_jax.checkpoints import checkpoint
+from trn_jax.config import base
 from trn_jax.errors import UserError
 
 SMALL = dict(num_segments=3, width=4)
@@ -26,9 +27,11 @@ def stored(tmp_path_factory):
     """A checkpoint of a small TRN, and its model."""
     folder = tmp_path_factory.mktemp("checkpoint") / "trn"
     model = trn_jax.create_model("trn_resnet10", num_classes=4, **SMALL)
-    options = dict(name="trn_resnet10", num_classes=4, **SMALL)
+    config = base(dataset="frames", model="trn_resnet10", num_classes=4)
+    config.model.update(SMALL)
+    config.size = 56
     about = {
-        "config": {"model": options, "protocols": {"efficient": {"num_segments": 3}}},
+        "config": config.to_dict(),
         "class_names": ["a", "b", "c", "d"],
         "source": {"file": "trn.pth", "sha256": "0" * 64},
     }
@@ -71,7 +74,8 @@ def test_a_loaded_model_says_what_it_is(stored):
     assert same(weights(found), weights(model))
     info = found.info
     assert info.class_names == ("a", "b", "c", "d")
-    assert info.views == {"efficient": {"num_segments": 3}}
+    (view,) = info.views.values()
+    assert (view["num_segments"], view["short_side"], view["crop_size"]) == (3, 64, 56)
     assert info.config["model"]["name"] == "trn_resnet10"
     assert (info.path, info.step, info.metrics) == (str(folder), 0, {})
     assert info.source["file"] == "trn.pth"

@@ -11,6 +11,7 @@ from trn_jax import build, config
 from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate, scores
+from trn_jax.settings import from_dict, to_json
 from trn_jax.training import train, train_step
 
 
@@ -128,10 +129,10 @@ def test_the_best_checkpoint_is_the_one_of_the_named_metric(tmp_path):
 
 
 def test_a_checkpoint_of_before_a_key_existed_has_its_default(settings):
-    stored = json.loads(build.to_json(settings))
+    stored = json.loads(to_json(settings))
     del stored["data"]["multi_label"], stored["train"]["loss_weight"]
     del stored["protocols"]["efficient"]["crop"]
-    found = build.from_dict(stored)
+    found = from_dict(stored)
     assert found.data.multi_label is False
     assert found.train.loss_weight == 1
     assert found.protocols.efficient.crop == "center"

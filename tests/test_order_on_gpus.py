@@ -10,6 +10,7 @@ from flax import nnx
 
 from trn_jax import create_model, optim
 from trn_jax.backbones.swin import Swin
+from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
@@ -44,10 +45,15 @@ MODELS = {
 
 def sums(make_model, platform):
     """The scatters of a training step: how many numbers each adds, `None` for one by windows."""
-    rate = optim.learning_rate(lr=0.1, schedule="constant", epochs=1, steps_per_epoch=1)
+    rate = optim.learning_rate(
+        optim_keys(lr=0.1, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
+    )
     mesh = make_mesh(jax.devices()[:1])
     graph, optimizer, init = train_step.lay_out(
-        make_model, lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=0.0)
+        make_model,
+        lambda params: optim.sgd(
+            params, rate, optim_keys(momentum=0.9, weight_decay=0.0, clip_norm=0.0)
+        ),
     )
     step = train_step.jit_train_step(mesh, graph=graph, optimizer=optimizer, rate=rate, seed=0)
     clips = jax.ShapeDtypeStruct((BATCH, 4, 32, 32, 3), jnp.uint8)

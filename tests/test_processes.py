@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from small_training import REPOSITORY, command, environment, losses, make_tree, parameters
 
-from trn_jax import build
+from trn_jax import build, checks
 from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
 from trn_jax.distributed import processes, watchdog
@@ -208,7 +208,7 @@ def test_the_batch_is_cut_over_all_hosts():
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
     config.train.batch = 12
     with pytest.raises(UserError, match=r"12 cannot be cut into 8 devices \(2 hosts x 4\)"):
-        build.check_batch(config, 8, 2)
+        checks.check_batch(config, 8, 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_config import RECIPES as ALL_RECIPES
-from test_config import load
+from recipe_files import NAMES as ALL_RECIPES
+from recipe_files import load
 
 from trn_jax import build, create_model, optim
 from trn_jax.data.views import View
@@ -19,6 +19,7 @@ from trn_jax.models.tin import TemporalConv
 from trn_jax.nn.conv3d import Conv3d
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, Linear
+from trn_jax.settings import resolved_views
 from trn_jax.training import train_step
 
 RECIPES = [name for name in ALL_RECIPES if name != "finetune"]  # which nobody has published
@@ -103,7 +104,7 @@ RATES = {
 def test_learning_rates_are_the_published_ones(name):
     table = RATES[name]
     assert len(table) == 6
-    rate = build.learning_rate(load(name), steps_per_epoch=100)
+    rate = build.parts(load(name), steps_per_epoch=100).rate
     with jax.enable_x64(True):
         found = np.asarray(jax.vmap(rate)(np.array(list(table))))
     np.testing.assert_allclose(found, list(table.values()), rtol=1e-6, atol=1e-12)
@@ -155,9 +156,7 @@ def test_every_parameter_has_the_published_multipliers(name):
     config = load(name)
     model = model_of(name)
     params = nnx.as_pure(nnx.state(model, nnx.Param))
-    rates, decays = optim.group_multipliers(
-        params, groups=config.optim.groups, fc_lr5=config.optim.fc_lr5
-    )
+    rates, decays = optim.group_multipliers(params, config.optim)
     leaves = zip(jax.tree_util.tree_leaves_with_path(rates), jax.tree.leaves(decays), strict=True)
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/"): (rate, decay)
@@ -174,8 +173,8 @@ def test_every_parameter_has_the_published_multipliers(name):
 @pytest.mark.parametrize("name", ALL_RECIPES)
 def test_optimizers_of_recipes_can_be_built(name):
     config, params = load(name), nnx.as_pure(nnx.state(model_of(name), nnx.Param))
-    rate = build.learning_rate(config, steps_per_epoch=10)
-    state = jax.eval_shape(build.optimizer(config, params, rate).init, params)
+    make_optimizer = build.parts(config, steps_per_epoch=10).make_optimizer
+    state = jax.eval_shape(make_optimizer(params).init, params)
     assert len(jax.tree.leaves(state)) >= len(jax.tree.leaves(params))
 
 
@@ -346,7 +345,7 @@ def test_nothing_is_frozen_without_weights(name):
 def test_the_model_takes_the_clips_of_every_protocol(name):
     config = load(name)
     graph, state = nnx.split(model_of(name))
-    views = {"train": config.data.train, "val": config.data.val, **config.protocols}
+    views = resolved_views(config)
     for num_segments, size in {(v.num_segments, v.crop_size) for v in map(parse, views.values())}:
         clips = jax.ShapeDtypeStruct((1, num_segments, size, size, 3), jnp.uint8)
         logits = jax.eval_shape(
@@ -370,7 +369,10 @@ VIEWS = {"efficient": 1, "accurate": 6, "1x10": 10, "25x10": 10, "10x25": 10, "1
 @pytest.mark.parametrize("name", RECIPES)
 def test_protocols_have_the_views_that_their_names_tell(name):
     config = load(name)
-    for protocol, view in config.protocols.items():
+    for key, view in resolved_views(config).items():
+        protocol = key.removeprefix("protocols.")
+        if protocol == key:
+            continue
         if name == "tsn_k400_dense5" and protocol == "efficient":
             assert parse(view).num_views == 10  # its validation: ten windows, too
         elif not name.endswith("_synthetic"):

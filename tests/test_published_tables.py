@@ -1,7 +1,8 @@
 """The columns of the published tables, written down once more, against those of the recipes."""
 
 import pytest
-from test_config import RECIPES, load
+from recipe_files import NAMES as RECIPES
+from recipe_files import load
 
 # Epochs between evaluations in the published configuration (that of MindSpore has the 5 of its
 # checkpoints), and the columns of the table: resolution, GPUs, pretrain, testing protocol, GFLOPs,

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from trn_jax import build
+from trn_jax import build, checks
 from trn_jax import config as configuration
 from trn_jax.config import base
 from trn_jax.errors import UserError
+from trn_jax.settings import from_dict, protocol_names, to_json
 
 NAMES = ("Waving left", "Waving right", "Nodding", "Leaning to port", "Leaning to starboard")
 
@@ -91,10 +92,10 @@ def test_validation_videos_may_lie_in_a_folder_of_their_own(config, tmp_path):
     ],
 )
 def test_views_that_cannot_be_trained_on_are_named(config, changes, named):
-    build.check(config)
+    checks.check(config)
     config.data.train.update(changes)
     with pytest.raises(UserError, match=named):
-        build.check(config)
+        checks.check(config)
 
 
 # The loss
@@ -108,17 +109,13 @@ def test_balanced_weights_make_up_for_rare_classes():
     assert weights[labels][labels == 0].sum() == pytest.approx(weights[labels][labels == 2].sum())
 
 
-class Labels:
-    multi_label = False
-    train_labels = np.array([0, 0, 1])
-    class_names = ("a", "b")
-
-
 def test_the_loss_is_what_the_recipe_says():
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
-    assert build.loss_options(config, Labels) == {"weight": 1.0, "label_smoothing": 0.0}
+    options = dict(steps_per_epoch=1, train_labels=np.array([0, 0, 1]))
+    found = build.parts(config, **options).loss_options
+    assert found == {"weight": 1.0, "label_smoothing": 0.0}
     config.train.update(label_smoothing=0.1, class_weights="balanced", loss_weight=2.0)
-    found = build.loss_options(config, Labels)
+    found = build.parts(config, **options).loss_options
     assert found.pop("class_weights").tolist() == [0.75, 1.5]
     assert found == {"weight": 2.0, "label_smoothing": 0.1}
 
@@ -134,19 +131,19 @@ def test_the_loss_is_what_the_recipe_says():
 def test_what_needs_one_label_per_video_is_refused_with_several(changes):
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
     config.update_from_flattened_dict(changes)
-    build.check(config)
+    checks.check(config)
     config.data.multi_label = True
     with pytest.raises(UserError, match=rf"{next(iter(changes))}.*data\.multi_label=True"):
-        build.check(config)
+        checks.check(config)
 
 
 def test_views_are_checked_under_their_names(config):
     config.protocols["3x1"] = configuration.view(crop="three", crop_size=224)
     with pytest.raises(UserError, match=r"protocols\.3x1: .*crop_size.*224"):
-        build.check(config)
+        checks.check(config)
     config.protocols["3x1"] = configuration.view(crop="multi_scale")
     with pytest.raises(UserError, match=r"protocols\.3x1\.crop='multi_scale' is random"):
-        build.check(config)
+        checks.check(config)
 
 
 @pytest.mark.parametrize(
@@ -163,19 +160,19 @@ def test_views_are_checked_under_their_names(config):
     ],
 )
 def test_what_is_no_configuration_is_refused(config, change):
-    values = json.loads(build.to_json(config))
-    build.check(build.from_dict(values))
+    values = json.loads(to_json(config))
+    checks.check(from_dict(values))
     change(values)
     with pytest.raises(UserError):
-        build.check(build.from_dict(values))
+        checks.check(from_dict(values))
 
 
 def test_double_precision_needs_a_setting_of_jax(config):
     config.model.dtype = "float64"
     with jax.enable_x64(True):
-        build.check(config)
+        checks.check(config)
     with pytest.raises(UserError, match=r"float64.*JAX_ENABLE_X64"):
-        build.check(config)
+        checks.check(config)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +184,9 @@ def test_double_precision_needs_a_setting_of_jax(config):
 )
 def test_a_protocol_that_the_recipe_lacks_is_named(config, wanted, message):
     config.protocols["1x10"] = configuration.view()
-    assert build.protocol_names(config, "1x10,efficient,1x10") == ["1x10", "efficient"]
+    assert protocol_names(config, "1x10,efficient,1x10") == ["1x10", "efficient"]
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        build.protocol_names(config, wanted)
+        protocol_names(config, wanted)
 
 
 def write_list(config, names):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from trn_jax import create_model, optim
 from trn_jax.backbones.swin import Swin
+from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
@@ -56,10 +57,14 @@ SLOW = ("slowonly", "mobileone", "bninception", "densenet")
 def two_steps(make_model, remat):
     """Scalars, parameters and statistics after two steps."""
     mesh = make_mesh(jax.devices()[:1])
-    rate = optim.learning_rate(lr=0.05, schedule="constant", epochs=1, steps_per_epoch=1)
+    rate = optim.learning_rate(
+        optim_keys(lr=0.05, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
+    )
     graph, optimizer, state = train_step.init_state(
         lambda: make_model(remat),
-        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        lambda params: optim.sgd(
+            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
+        ),
         mesh,
     )
     step = train_step.jit_train_step(mesh, graph=graph, optimizer=optimizer, rate=rate, seed=3)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax import build, cli, config, create_model
+from trn_jax import checks, cli, config, create_model
 from trn_jax.checkpoints import checkpoint
 from trn_jax.convert import variables
 from trn_jax.errors import UserError
+from trn_jax.settings import from_dict
 
 
 def saved(folder, model="tsn_mobileone_s4", **options):
@@ -64,9 +65,9 @@ def test_a_checkpoint_is_fused_as_it_is_read(trained):
     folder, original, _ = trained
     model, about = checkpoint.load_model(folder, deploy=True)
     assert_fused(model, original)
-    wanted = build.from_dict(about["config"])
+    wanted = from_dict(about["config"])
     wanted.model.deploy = True
-    build.check_model(wanted, about["config"], folder)  # as an evaluation does
+    checks.check_model(wanted, about["config"], folder)  # as an evaluation does
     model, _ = checkpoint.load_model(folder, **wanted.model)
     assert_fused(model, original)
 
@@ -76,7 +77,7 @@ def test_fused_branches_do_not_come_apart(trained, tmp_path):
     assert cli.main(["reparameterize", str(folder), f"--to={tmp_path}/fused"]) == 0
     about = checkpoint.read_about(tmp_path / "fused")
     with pytest.raises(UserError, match=r"model\.deploy: True in the checkpoint, None asked for"):
-        build.check_model(settings, about["config"], "fused")
+        checks.check_model(settings, about["config"], "fused")
     with pytest.raises(UserError, match="one of another model"):
         checkpoint.load_model(tmp_path / "fused", deploy=False)
 

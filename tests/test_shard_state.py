@@ -8,7 +8,7 @@ from flax import nnx
 
 from trn_jax import create_model, optim
 from trn_jax.checkpoints import checkpoint
-from trn_jax.config import base
+from trn_jax.config import base, optim_keys
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, gathered, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluate import Evaluator
@@ -20,7 +20,9 @@ from trn_jax.training.train import _restore
 def prepare(shard, *, dtype="float64", **options):
     """A small training on eight devices."""
     mesh = make_mesh()
-    rate = optim.learning_rate(lr=0.05, schedule="constant", epochs=1, steps_per_epoch=1)
+    rate = optim.learning_rate(
+        optim_keys(lr=0.05, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
+    )
     graph, optimizer, state = train_step.init_state(
         lambda: create_model(
             "trn_resnet10",
@@ -32,7 +34,9 @@ def prepare(shard, *, dtype="float64", **options):
             dtype=dtype,
             rngs=nnx.Rngs(1),
         ),
-        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        lambda params: optim.sgd(
+            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
+        ),
         mesh,
         shard,
     )
@@ -93,9 +97,9 @@ def bytes_per_device(tree):
 @pytest.mark.parametrize(
     ("shard", "options"),
     [
-        ("optimizer", {}),
-        ("all", {}),
-        ("all", dict(accumulation=2, skip_not_finite=True)),
+        ("zero1", {}),
+        ("fsdp", {}),
+        ("fsdp", dict(accumulation=2, skip_not_finite=True)),
     ],
 )
 def test_the_training_is_the_same_in_less_memory(whole, shard, options):
@@ -108,13 +112,13 @@ def test_the_training_is_the_same_in_less_memory(whole, shard, options):
         assert jax.tree.map(lambda leaf: leaf.sharding, state) == before
         for part in (state.opt_state, state.params):
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(part))
-            is_cut = shard == "all" or part is state.opt_state
+            is_cut = shard == "fsdp" or part is state.opt_state
             assert bytes_per_device(part) < 0.3 * size if is_cut else bytes_per_device(part) == size
         Evaluator(graph)._on_these_devices(state.model)
 
 
 @pytest.mark.thorough(1)
-@pytest.mark.parametrize(("saved", "resumed"), [("all", "none"), ("none", "all")])
+@pytest.mark.parametrize(("saved", "resumed"), [("fsdp", "none"), ("none", "fsdp")])
 def test_checkpoints_do_not_know_of_it(whole, tmp_path, saved, resumed):
     with jax.enable_x64(True):
         _, state, step = prepare(saved)
@@ -167,7 +171,7 @@ def test_arrays_are_gathered():
 
 
 def test_other_choices_are_refused():
-    with pytest.raises(UserError, match="shard_state='some' is not one of none, optimizer, all"):
+    with pytest.raises(UserError, match=r"shard_state='some'.*zero1, fsdp"):
         train_step.state_sharding({}, make_mesh(), "some")
 
 
@@ -178,14 +182,14 @@ def test_a_plan_shows_it():
     config.data.train.update(num_segments=3, crop_size=32)
     config.train.batch = 16
     costs = {}
-    for shard in train_step.SHARD_STATE:
+    for shard in ("none", "zero1", "fsdp"):
         config.train.shard_state = shard
         costs[shard] = plan.training_cost(config, jax.devices())
-    assert costs["all"].arguments < 0.7 * costs["optimizer"].arguments
-    assert costs["optimizer"].arguments < 0.7 * costs["none"].arguments
+    assert costs["fsdp"].arguments < 0.7 * costs["zero1"].arguments
+    assert costs["zero1"].arguments < 0.7 * costs["none"].arguments
     kinds = {name: {each.kind for each in cost.collectives} for name, cost in costs.items()}
     assert kinds["none"] == {"all-reduce"}
-    for shard in ("optimizer", "all"):
+    for shard in ("zero1", "fsdp"):
         assert {"all-gather"} <= kinds[shard] <= {"all-gather", "all-reduce", "reduce-scatter"}
 
 
@@ -196,7 +200,7 @@ def test_foreign_weights_are_cut_too(monkeypatch):
         return []
 
     monkeypatch.setattr(train_step.convert, "load_state_dict", load)
-    graph, state, _ = prepare("all", dtype="float32")
+    graph, state, _ = prepare("fsdp", dtype="float32")
     loaded, _ = train_step.load_weights(graph, state, {})
     places = [jax.tree.map(lambda leaf: leaf.sharding, each) for each in (state, loaded)]
     assert places[0] == places[1]

@@ -8,6 +8,7 @@ import weights
 from flax import nnx
 
 from trn_jax import convert, create_model, optim
+from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import batch_sharding, make_mesh
 from trn_jax.training import train_step
 
@@ -61,7 +62,7 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
     with jax.enable_x64(True):
         mesh = make_mesh(jax.devices()[:1])
         rate = optim.learning_rate(
-            lr=settings["lr"], schedule="constant", epochs=1, steps_per_epoch=1
+            optim_keys(lr=settings["lr"], schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
         )
         model = nnx.eval_shape(make_model)
         convert.load_state_dict(model, values)
@@ -70,12 +71,14 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
         optimizer = optim.sgd(
             params,
             rate,
-            momentum=settings["momentum"],
-            nesterov=settings.get("nesterov", False),
-            weight_decay=settings["weight_decay"],
-            clip_norm=max_norm,
-            groups="tsm" if "constructor" in numbers["optimizer"] else "plain",
-            fc_lr5=numbers["optimizer"].get("paramwise_cfg", {}).get("fc_lr5", False),
+            optim_keys(
+                momentum=settings["momentum"],
+                nesterov=settings.get("nesterov", False),
+                weight_decay=settings["weight_decay"],
+                clip_norm=float(max_norm),
+                groups="tsm" if "constructor" in numbers["optimizer"] else "plain",
+                fc_lr5=numbers["optimizer"].get("paramwise_cfg", {}).get("fc_lr5", False),
+            ),
         )
         assert len(jax.tree.leaves(params)) == numbers["num_params_with_grad"]
         state = train_step.TrainState(
@@ -129,10 +132,14 @@ class TwoClassifiers(nnx.Module):
 
 
 def test_auxiliary_logits_enter_the_loss_with_their_weight():
-    rate = optim.learning_rate(lr=1.0, schedule="constant", epochs=1, steps_per_epoch=1)
+    rate = optim.learning_rate(
+        optim_keys(lr=1.0, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
+    )
     _, state, step = prepare(
         TwoClassifiers,
-        lambda params: optim.sgd(params, rate, momentum=0.0, weight_decay=0.0),
+        lambda params: optim.sgd(
+            params, rate, optim_keys(momentum=0.0, weight_decay=0.0, clip_norm=0.0)
+        ),
         make_mesh(jax.devices()[:1]),
         rate,
         seed=0,
@@ -161,10 +168,14 @@ def run(num_devices, *, steps=5, head="trn_multiscale", norm_group=2, accumulati
     """Train a small model on so many devices; returns the losses and the parameters."""
     options = SMALL | dict(norm_group=norm_group, dropout_rate=0.5) | overrides
     mesh = make_mesh(jax.devices()[:num_devices])
-    rate = optim.learning_rate(lr=0.05, schedule="constant", epochs=1, steps_per_epoch=1)
+    rate = optim.learning_rate(
+        optim_keys(lr=0.05, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
+    )
     _, state, step = prepare(
         lambda: create_model("tsn_resnet10", head=head, rngs=nnx.Rngs(1), **options),
-        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        lambda params: optim.sgd(
+            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
+        ),
         mesh,
         rate,
         seed=3,
@@ -241,10 +252,14 @@ def collectives(text):
 
 def test_devices_talk_once_per_step_and_never_in_the_forward_pass():
     mesh = make_mesh()
-    rate = optim.learning_rate(lr=0.05, schedule="constant", epochs=1, steps_per_epoch=1)
+    rate = optim.learning_rate(
+        optim_keys(lr=0.05, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
+    )
     graph, optimizer, state = train_step.init_state(
         lambda: create_model("trn_resnet10", **SMALL | dict(dtype="float32", norm_group=2)),
-        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        lambda params: optim.sgd(
+            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
+        ),
         mesh,
     )
     batch = jax.device_put(small_batch(), batch_sharding(mesh))
@@ -271,12 +286,16 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_new_state_takes_the_place_of_the_old_one(dtype):
     mesh = make_mesh()
-    rate = optim.learning_rate(lr=0.05, schedule="constant", epochs=1, steps_per_epoch=1)
+    rate = optim.learning_rate(
+        optim_keys(lr=0.05, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
+    )
     _, state, step = prepare(
         lambda: create_model(
             "tsm_resnet10", **SMALL | dict(dtype=dtype, norm_group=2, frozen_stages=1)
         ),
-        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        lambda params: optim.sgd(
+            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
+        ),
         mesh,
         rate,
         seed=0,
@@ -333,13 +352,18 @@ def few_steps(batches, *, accumulation=1, optimised=False, **options):
     """Take a step with each batch; returns the states, before the first step too, and scalars."""
     mesh = make_mesh(jax.devices()[:1])
     rate = optim.learning_rate(
-        lr=0.05, schedule="multistep", milestones=(1.0,), epochs=2, steps_per_epoch=2
+        optim_keys(lr=0.05, schedule="multistep", milestones=(1.0,)),
+        batch=1,
+        epochs=2,
+        steps_per_epoch=2,
     )
     _, state, step = prepare(
         lambda: create_model(
             "tsn_resnet10", rngs=nnx.Rngs(1), **SMALL | dict(dtype="float32", norm_group=2)
         ),
-        lambda params: optim.sgd(params, rate, momentum=0.9, weight_decay=1e-4, clip_norm=5.0),
+        lambda params: optim.sgd(
+            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
+        ),
         mesh,
         rate,
         seed=3,

@@ -1,25 +1,26 @@
-"""Builds data, optimizer, loss and protocols from a configuration.
+"""From a configuration to data, model, optimizer and loss.
 
-Together with the loop in `train` and `evaluate` this is the only code that sees a configuration.
+Together with the training loop and the evaluation this is the only code that sees a configuration.
 """
 
-import json
+import dataclasses
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
+from flax import nnx
 
 from trn_jax import convert, optim
-from trn_jax.config import base, views
-from trn_jax.config import check as check_values
-from trn_jax.config import view as default_view
 from trn_jax.data import annotations, augment, batches, datasets, decode, pipeline, records, videos
-from trn_jax.data.views import View, check_fixed_crops
+from trn_jax.data.views import View
 from trn_jax.distributed import processes
-from trn_jax.errors import UserError, did_you_mean
-from trn_jax.files import reading
+from trn_jax.errors import UserError
+from trn_jax.models import create_model
 from trn_jax.prepare.workers import num_cpus
+from trn_jax.settings import resolved_views
 
 _CHECKED = 10  # videos of a list, one of which has to be there
 
@@ -47,22 +48,22 @@ class Data:
 
     def __init__(self, config, workdir, split="val", *, may_write=True):
         self.split = split
-        settings = config.data
-        data_dir = config.data_dir or _default_data_dir(settings.dataset, workdir)
+        section = config.data
+        data_dir = config.data_dir or _default_data_dir(section.dataset, workdir)
         fields = datasets.Dataset.__dataclass_fields__
-        overrides = {key: settings[key] for key in fields if key in settings}
+        overrides = {key: section[key] for key in fields if key in section}
         with processes.process_zero_first():  # it may have to write the synthetic data set
             self.files = datasets.locate(
-                settings.dataset, data_dir, write=may_write or not config.data_dir, **overrides
+                section.dataset, data_dir, write=may_write or not config.data_dir, **overrides
             )
-        self.source = _source(self.files, settings.max_pixels)
-        self.num_threads = settings.num_threads or num_cpus()
-        self.multi_label = settings.multi_label
+        self.source = _source(self.files, section.max_pixels)
+        self.num_threads = section.num_threads or num_cpus()
+        self.multi_label = section.multi_label
         self._config = config
         self._records: dict[str, list[annotations.Record]] = {}
         self._evaluated: tuple[dict, pipeline.EvalVideos] | None = None  # the last views and videos
         self.class_names = annotations.read_class_names(self.files.class_names)
-        if len(self.class_names) != config.model.num_classes:
+        if config.model.num_classes not in (None, len(self.class_names)):
             raise UserError(
                 f"{self.files.class_names} names {len(self.class_names)} classes, but "
                 f"model.num_classes is {config.model.num_classes}; correct one of the two"
@@ -153,33 +154,33 @@ class Data:
 
     def train_reader(self):
         """What reads batches of the training list."""
-        settings = self._config.data
-        view = View(**settings.train)
+        section = self._config.data
+        view = View(**resolved_views(self._config)["data.train"])
         return batches.BatchReader(
             self.train_records,
             view,
             self.source,
             seed=self._config.seed,
             label_map=self.mirrored(view),
-            exact_resize=settings.exact_resize,
-            fast_decode=settings.fast_decode,
-            on_error=settings.on_error,
+            exact_resize=section.exact_resize,
+            fast_decode=section.fast_decode,
+            on_error=section.on_error,
             num_threads=self.num_threads,
             num_classes=len(self.class_names) if self.multi_label else None,
         )
 
     def train_batches(self, first_batch):
         """This host's part of the training batches from number `first_batch` on."""
-        config, settings = self._config, self._config.data
+        config, section = self._config, self._config.data
         return pipeline.train_batches(
             self.train_reader(),
             batch=config.train.batch,
             seed=config.seed,
-            balanced=settings.balanced,
+            balanced=section.balanced,
             first_batch=first_batch,
             process=jax.process_index(),
             num_processes=jax.process_count(),
-            num_workers=settings.num_workers,
+            num_workers=section.num_workers,
         )
 
     def eval_videos(self, views):
@@ -231,56 +232,6 @@ class Data:
         return "\n".join(["mirrored clips exchange these labels:", *lines])
 
 
-def check(config):
-    """Check everything about a configuration that needs neither data nor devices.
-
-    Raises:
-        UserError: values are outside their ranges, or do not go together; the keys are named.
-    """
-    check_values(config)
-    if jax.dtypes.canonicalize_dtype(config.model.dtype) != config.model.dtype:
-        raise UserError("model.dtype='float64' needs the environment variable JAX_ENABLE_X64=1")
-    parsed = {}
-    for name, section in views(config).items():
-        try:
-            parsed[name] = View(**section)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from None
-    _check_train_view(config, parsed.pop("data.train"))
-    check_fixed_crops(parsed)
-    if config.data.multi_label:
-        _check_multi_label(config)
-
-
-def _check_train_view(config, view):
-    if view.num_segments != config.model.num_segments:
-        raise UserError(
-            f"data.train.num_segments={view.num_segments} differs from "
-            f"model.num_segments={config.model.num_segments}"
-        )
-    if view.num_views != 1:
-        raise UserError(
-            f"data.train gives {view.num_views} views of a video (sampling={view.sampling!r}, "
-            f"num_clips={view.num_clips}, crop={view.crop!r}), but a training step takes one; use "
-            "a random sampling, num_clips=1 and a random crop"
-        )
-
-
-def _check_multi_label(config):
-    """Refuse what is only defined for one label per video."""
-    single = {
-        "data.balanced": config.data.balanced,
-        "train.label_smoothing": config.train.label_smoothing,
-        "train.class_weights": config.train.class_weights != "equal",
-    }
-    chosen = [key for key, used in single.items() if used]
-    if chosen:
-        raise UserError(
-            f"{', '.join(chosen)}: for one label per video only; leave it out with "
-            "data.multi_label=True"
-        )
-
-
 def _source(files, max_pixels):
     """Where the videos of a `Dataset` are read."""
     if files.source == "videos":
@@ -297,37 +248,71 @@ def _default_data_dir(dataset, workdir):
     return os.path.join("data", dataset)
 
 
-def scaled_lr(config):
-    """The learning rate for the batch that is used (Goyal et al., 2017: the linear rule)."""
-    scale = config.train.batch / config.optim.base_batch if config.optim.scale_lr else 1
-    return config.optim.lr * scale
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a training step is made of.
+
+    Attributes:
+        make_model: function without arguments that draws a `Recognizer`.
+        make_optimizer: function of the trainable parameters (or their shapes).
+        rate: the learning rate as a function of the step.
+        loss_options: of `train_step.classification_loss`.
+        steps_per_epoch: a fraction, where the last batch of an epoch reaches into the next.
+        num_steps: of the whole training.
+    """
+
+    make_model: Callable
+    make_optimizer: Callable
+    rate: Callable
+    loss_options: dict
+    steps_per_epoch: float
+    num_steps: int
 
 
-def learning_rate(config, steps_per_epoch):
-    """The learning rate as a function of the step, see `optim.learning_rate`."""
-    keys = ["schedule", "milestones", "gamma", "warmup_epochs", "warmup_start", "warmup_by"]
-    keys += ["final_ratio", "cosine_by", "style"]
-    return optim.learning_rate(
-        lr=scaled_lr(config),
-        epochs=config.train.epochs,
-        steps_per_epoch=steps_per_epoch,
-        **{key: config.optim[key] for key in keys},
+def training(config, workdir):
+    """The data and the parts of a training.
+
+    Args:
+        config: the configuration, see `trn_jax.config.base`; `model.num_classes` is filled in.
+        workdir: see `Data`.
+
+    Returns:
+        `(Data, Parts)`.
+    """
+    data = Data(config, workdir)
+    config.model.num_classes = len(data.class_names)
+    steps_per_epoch = len(data.train_records) / config.train.batch
+    return data, parts(config, steps_per_epoch=steps_per_epoch, train_labels=data.train_labels)
+
+
+def parts(config, *, steps_per_epoch, train_labels=None):
+    """The parts of a training step.
+
+    Args:
+        config: the configuration.
+        steps_per_epoch: may be a fraction.
+        train_labels: of the training list, for `train.class_weights`.
+
+    Raises:
+        UserError: the number of classes is not known.
+    """
+    train, num_classes = config.train, config.model.num_classes
+    if num_classes is None:
+        raise UserError("model.num_classes is not set: --config.model.num_classes=<number>")
+    rate = optim.learning_rate(
+        config.optim, batch=train.batch, epochs=train.epochs, steps_per_epoch=steps_per_epoch
     )
-
-
-def optimizer(config, params, rate):
-    """SGD for `params`, see `optim.sgd`."""
-    keys = ["momentum", "nesterov", "weight_decay", "clip_norm", "groups", "fc_lr5"]
-    keys += ["backbone_rate"]
-    return optim.sgd(params, rate, **{key: config.optim[key] for key in keys})
-
-
-def loss_options(config, data):
-    """Arguments for `train_step.classification_loss`."""
-    options = dict(weight=config.train.loss_weight, label_smoothing=config.train.label_smoothing)
-    if config.train.class_weights == "balanced":
-        options["class_weights"] = balanced_weights(data.train_labels, len(data.class_names))
-    return options
+    loss_options = dict(weight=train.loss_weight, label_smoothing=train.label_smoothing)
+    if train.class_weights == "balanced" and train_labels is not None:
+        loss_options["class_weights"] = balanced_weights(train_labels, num_classes)
+    return Parts(
+        make_model=lambda: create_model(**model_options(config), rngs=nnx.Rngs(config.seed)),
+        make_optimizer=partial(optim.sgd, rate=rate, settings=config.optim),
+        rate=rate,
+        loss_options=loss_options,
+        steps_per_epoch=steps_per_epoch,
+        num_steps=train.steps or round(train.epochs * steps_per_epoch),
+    )
 
 
 def balanced_weights(labels, num_classes):
@@ -390,150 +375,3 @@ def describe_start(config):
         f"--config.init_from=<its folder>"
         + (f". Without them nothing is frozen: {trains} has no effect" if frozen else "")
     )
-
-
-def check_batch(config, num_devices, num_hosts=1):
-    """Check that the batch can be cut over devices, accumulation steps and norm groups.
-
-    Args:
-        config: the configuration.
-        num_devices: number of all devices of all hosts.
-        num_hosts: number of hosts, of as many devices each.
-
-    Raises:
-        UserError: it cannot; the message names the keys.
-    """
-    batch, accumulation = config.train.batch, config.train.accumulation
-    group = config.model.norm_group
-    devices = f"{num_devices} devices"
-    if num_hosts > 1:
-        devices += f" ({num_hosts} hosts x {num_devices // num_hosts})"
-    if batch % (num_devices * accumulation):
-        raise UserError(
-            f"train.batch={batch} cannot be cut into {devices} x "
-            f"train.accumulation={accumulation}; take a multiple of {num_devices * accumulation}"
-        )
-    if group and batch % group:
-        raise UserError(
-            f"train.batch={batch} is not a multiple of model.norm_group={group}, the clips that "
-            "share batch statistics; change one of the two (norm_group=0 takes the whole batch)"
-        )
-    part = batch // (num_devices * accumulation)
-    if accumulation > 1 and (not group or part % group):
-        raise UserError(
-            f"with train.accumulation={accumulation}, each of {devices} sees {part} "
-            f"clips at a time; set model.norm_group to a divisor of that (it is {group})"
-        )
-
-
-def to_json(config):
-    """A configuration as text, with sorted keys."""
-    return json.dumps(config.to_dict(), indent=1, sort_keys=True)
-
-
-def shared_json(config):
-    """A configuration as text, without what may differ between the hosts of a run."""
-    values = config.to_dict()
-    del values["data_dir"], values["data"]["num_threads"], values["data"]["num_workers"]
-    return json.dumps(values, sort_keys=True)
-
-
-def flat(tree, prefix=""):
-    """Nested dicts as one, with the keys joined by dots."""
-    leaves: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value
-    return leaves
-
-
-def set_model_option(config, text):
-    """Set one option of the model of a configuration, from text such as `shift_place=block`.
-
-    Raises:
-        UserError: there is no such option, or the value is of another type.
-    """
-    key, equals, value = text.partition("=")
-    options = sorted(set(config.model) - {"name", "num_classes", "num_segments"})
-    if not equals or key not in options:
-        raise UserError(
-            f"{text!r} is no option of a model; expected <key>=<value> with one of the keys "
-            f"{', '.join(options)}"
-        )
-    kind = config.model.get_type(key)
-    words = {"true": True, "false": False}
-    try:
-        config.model[key] = words[value.lower()] if kind is bool else kind(value)
-    except (KeyError, ValueError):
-        expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
-        raise UserError(f"the option {key} of the model is {value!r}, not {expected}") from None
-
-
-def from_dict(values):
-    """The configuration that a checkpoint was made from.
-
-    Keys that did not exist when it was made have their defaults.
-
-    Raises:
-        UserError: it is none.
-    """
-
-    def tuples(value):
-        if isinstance(value, dict):
-            return {key: tuples(entry) for key, entry in value.items()}
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-    with reading("the configuration", "one of trn_jax"):
-        model = values["model"]
-        config = base(
-            dataset=values["data"]["dataset"], model=model["name"], num_classes=model["num_classes"]
-        )
-        del config.protocols.efficient
-        for name in values["protocols"]:
-            config.protocols[name] = default_view()
-        config.update(tuples(values))  # which compares types
-        return config
-
-
-def check_model(config, checkpoint_config, directory):
-    """Check that a configuration asks for the model that a checkpoint holds.
-
-    Raises:
-        UserError: it asks for another one.
-    """
-    # No parameter depends on these.
-    free = {"drop_path_rate", "dropout_rate", "dtype", "eval_relations", "frozen_stages"}
-    free |= {"init_std", "max_relations", "norm_group", "partial_bn", "remat", "train_relations"}
-    stored = flat(checkpoint_config["model"])
-    asked = flat(json.loads(to_json(config))["model"])
-    if asked["deploy"]:  # branches are fused as the checkpoint is read
-        free.add("deploy")
-    changed = [
-        f"model.{key}: {stored.get(key)!r} in the checkpoint, {asked.get(key)!r} asked for"
-        for key in sorted(stored.keys() | asked.keys())
-        if key not in free and stored.get(key) != asked.get(key)
-    ]
-    if changed:
-        raise UserError(f"{directory} holds another model:\n  " + "\n  ".join(changed))
-
-
-def protocol_names(config, wanted):
-    """The names of the protocols to run: `wanted` ("all" or names with commas between them).
-
-    Raises:
-        UserError: the recipe has no protocol of that name.
-    """
-    if not config.protocols:
-        raise UserError("the recipe defines no protocols; add one, such as protocols.efficient")
-    if wanted == "all":
-        return list(config.protocols)
-    names = list(dict.fromkeys(wanted.split(",")))
-    for name in names:
-        if name not in config.protocols:
-            hint = did_you_mean(name, config.protocols)
-            raise UserError(
-                f"the recipe has no protocol {name!r}{hint} It has: {', '.join(config.protocols)}"
-            )
-    return names

@@ -7,6 +7,7 @@ from flax import nnx
 
 from trn_jax import models
 from trn_jax.errors import UserError
+from trn_jax.settings import from_dict, resolved
 
 # Orbax takes a second to import, which a model without weights should not cost.
 
@@ -60,12 +61,17 @@ def load_model(path, *, mesh=None, **overrides):
         path=str(directory),
         step=about.get("step") or 0,
         class_names=tuple(about["class_names"]),
-        views=about["config"].get("protocols", {}),
+        views=_protocols(about["config"]),
         config=about["config"],
         metrics=about.get("metrics") or {},
         source=about.get("source") or {},
     )
     return model
+
+
+def _protocols(values):
+    """The protocols of a configuration, with what they inherit."""
+    return resolved(from_dict(values)).protocols.to_dict()
 
 
 def create_model(name, *, num_classes, weights=None, init_head=False, **options):

@@ -25,6 +25,7 @@ from ml_collections import config_flags
 
 from trn_jax.config import recipe_file, recipe_names
 from trn_jax.errors import UserError
+from trn_jax.settings import from_dict
 from trn_jax.training.signals import StopSignals
 
 _LOADER = os.path.dirname(config_flags.__file__)  # what runs a recipe
@@ -367,10 +368,9 @@ def _use_stored_config(arguments):
     flags.FLAGS.unparse_flags()
     if mode != "eval" or not path:
         raise UserError("settings need a recipe, --config=<recipe>, or a --checkpoint to evaluate")
-    from trn_jax import build
     from trn_jax.checkpoints import checkpoint
 
-    stored = build.from_dict(checkpoint.read_about(checkpoint.find(path))["config"])
+    stored = from_dict(checkpoint.read_about(checkpoint.find(path))["config"])
     delattr(flags.FLAGS, "config")
     config_flags.DEFINE_config_dict("config", stored)
 

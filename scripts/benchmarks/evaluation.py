@@ -15,13 +15,15 @@ from trn_jax.data import augment, batches
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate
+from trn_jax.settings import protocol_names, resolved_views
 
 
 def largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:
     """The protocol that shows the model most pixels."""
+    views = resolved_views(config)
 
     def pixels(name: str) -> int:
-        view = View(**config.protocols[name])
+        view = View(**views[f"protocols.{name}"])
         return view.num_views * view.num_segments * view.crop_size**2
 
     return max(names, key=pixels)
@@ -32,8 +34,8 @@ def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
     data = build.Data(config, workdir)
     if data.files.source != "frames":
         raise UserError("--what=views compares folders of frames, which this data set has not")
-    name = largest_protocol(config, build.protocol_names(config, "all"))
-    view = View(**config.protocols[name])
+    name = largest_protocol(config, protocol_names(config, "all"))
+    view = View(**resolved_views(config)[f"protocols.{name}"])
     source, crop = data.source, view.cropping(exact=True)
 
     def ours(passes: int) -> None:
@@ -72,7 +74,8 @@ def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
     )
 
     def side(name: str, protocols: Sequence[str]) -> Side:
-        views = {protocol: config.protocols[protocol] for protocol in protocols}
+        sections = resolved_views(config)
+        views = {protocol: sections[f"protocols.{protocol}"] for protocol in protocols}
 
         def run(passes: int) -> None:
             for _ in range(passes):
@@ -80,6 +83,6 @@ def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
 
         return Side(name, len(data.val_records), run)
 
-    names = build.protocol_names(config, "all")
+    names = protocol_names(config, "all")
     largest = largest_protocol(config, names)
     return [side("one pass", names), side(largest, [largest])]

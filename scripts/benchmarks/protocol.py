@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 
 from benchmarks.evaluation import largest_protocol
 from benchmarks.turns import Side, Turn, measure, spread, table
-from trn_jax import build, create_model
+from trn_jax import checks, create_model
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import Video
 from trn_jax.data.reader import ClipReader, VideoClips
 from trn_jax.data.views import View
 from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.evaluation import evaluate
+from trn_jax.settings import protocol_names, resolved_views
 
 _NUM_FRAMES = 300  # ten seconds
 
@@ -135,10 +136,11 @@ def measure_protocol(
     Raises:
         UserError: the recipe has no such protocol, or its model can't be made or can't take it.
     """
-    build.check(config)
-    names = build.protocol_names(config, protocol or "all")
+    checks.check(config)
+    names = protocol_names(config, protocol or "all")
     name = largest_protocol(config, names)
-    view = View(**config.protocols[name])
+    section = resolved_views(config)[f"protocols.{name}"]
+    view = View(**section)
     source = _NoiseSource(max(view.short_side, view.crop_size))
     record = _OneVideo.val_records[0]
     video = ClipReader({name: view}, source).read(record, (config.seed, 0, record.index))
@@ -155,7 +157,7 @@ def measure_protocol(
 
     def run(videos: int) -> None:
         for _ in range(videos):
-            evaluator.run(data, {name: config.protocols[name]}, states)
+            evaluator.run(data, {name: section}, states)
 
     steps = steps or (1 if devices[0].platform == "cpu" else 10)
     turns = measure([Side(name, 1, run)], rounds=rounds, steps=steps)[name]

@@ -27,12 +27,13 @@ from benchmarks.bandwidth import measure_bandwidth
 from benchmarks.training import Stepper
 from benchmarks.turns import Side, Turn, measure, spread
 from benchmarks.twin_step import TwinStepper
-from trn_jax import build, create_model
+from trn_jax import checks, create_model
 from trn_jax import config as configuration
 from trn_jax.distributed.sharding import batch_sharding, make_mesh
 from trn_jax.errors import UserError, first_line
 from trn_jax.models import cost
 from trn_jax.planning.hlo_cost import DoesNotFit
+from trn_jax.settings import resolved_views
 from trn_jax.training import train_step
 
 RECIPES = ("trn_sthv1", "tsm_k400", "tin_sthv1", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
@@ -135,13 +136,12 @@ def adapt(
     config.model.dtype = dtype
     config.train.batch = batch or config.train.batch
     config.model.num_segments = frames or config.model.num_segments
-    config.data.train.num_segments = config.model.num_segments
-    config.data.train.crop_size = pixels or config.data.train.crop_size
+    config.size = pixels or config.size
     # A batch below the published one of a GPU is a group of its own.
     config.model.norm_group = min(config.model.norm_group, config.train.batch)
     # The rate does not matter for speed, as long as random labels lead nowhere.
     config.optim.update(lr=1e-6, schedule="constant", warmup_epochs=0.0)
-    build.check_batch(config, 1)
+    checks.check_batch(config, 1)
     return config
 
 
@@ -223,7 +223,8 @@ def measure_recipe(
     """
     device = jax.devices()[0]
     steps = steps or (1 if device.platform == "cpu" else 10)
-    shape = config.train.batch, config.model.num_segments, *(2 * [config.data.train.crop_size])
+    view = resolved_views(config)["data.train"]
+    shape = config.train.batch, view.num_segments, view.crop_size, view.crop_size
     model = nnx.eval_shape(lambda: create_model(**config.model, rngs=nnx.Rngs(0)))
     activations = cost.measure(model, 1, *shape[1:], 3).activations
     bandwidth = measure_bandwidth(device)

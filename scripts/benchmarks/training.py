@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.loading import pipeline_side
 from benchmarks.turns import Side, rest
-from trn_jax import build, create_model
+from trn_jax import build, checks, create_model
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 from trn_jax.training import train_step
 
@@ -35,10 +35,10 @@ class Stepper:
         num_videos: int,
         loss: Callable[..., jax.Array] = train_step.classification_loss,
     ):
-        rate = build.learning_rate(config, num_videos / config.train.batch)
+        parts = build.parts(config, steps_per_epoch=num_videos / config.train.batch)
         self.graph, optimizer, self.state = train_step.init_state(
             lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
-            lambda params: build.optimizer(config, params, rate),
+            parts.make_optimizer,
             mesh,
         )
         self._mesh = mesh
@@ -46,7 +46,7 @@ class Stepper:
             mesh,
             graph=self.graph,
             optimizer=optimizer,
-            rate=rate,
+            rate=parts.rate,
             seed=config.seed,
             accumulation=config.train.accumulation,
             loss=loss,
@@ -75,9 +75,9 @@ class Stepper:
 def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Side]:
     """The data pipeline, the training step, and the two together; `stack` closes them."""
     mesh = make_mesh()
-    build.check_batch(config, mesh.size)
-    data = build.Data(config, workdir)
-    loss = partial(train_step.classification_loss, **build.loss_options(config, data))
+    checks.check_batch(config, mesh.size)
+    data, parts = build.training(config, workdir)
+    loss = partial(train_step.classification_loss, **parts.loss_options)
     stepper = Stepper(config, mesh, len(data.train_records), loss)
     prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), mesh)))
     resident, _ = next(prefetch)

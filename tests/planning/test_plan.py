@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from test_main import RECIPE
 
-from trn_jax import build, create_model
+from trn_jax import checks, create_model
 from trn_jax.config import base
 from trn_jax.errors import UserError
 from trn_jax.planning import hlo_cost, plan
@@ -179,7 +179,7 @@ def test_batches_fill_devices_parts_and_groups(config):
     config.model.norm_group = 16
     assert plan.batch_step(config, 8) == 384  # 16 clips in each of 3 parts on each of 8 devices
     config.train.batch = 384
-    build.check_batch(config, 8)
+    checks.check_batch(config, 8)
     config.train.accumulation = 1
     assert plan.batch_step(config, 8) == 16
     config.model.norm_group = 12
@@ -199,8 +199,8 @@ def test_a_plan_names_every_step(config):
 
 def test_a_plan_names_what_saves_memory(config):
     config.model.remat = 2
-    config.train.update(accumulation=4, shard_state="all")
-    expected = ", model.remat=2, train.accumulation=4, train.shard_state=all"
+    config.train.update(accumulation=4, shard_state="fsdp")
+    expected = ", model.remat=2, train.accumulation=4, train.shard_state=fsdp"
     assert plan._savings(config) == expected
 
 

@@ -341,11 +341,11 @@ def _check(arguments):
 
 
 def _findings_of_recipe(arguments):
-    from trn_jax import build
+    from trn_jax import build, checks
     from trn_jax.data import check
 
     config = read_recipe(arguments)
-    build.check(config)
+    checks.check(config)
     data = build.Data(config, "runs/check")
     files = data.files
     if files.source == "records":

@@ -119,8 +119,8 @@ def _recipe_of(arguments, shapes):
     `shapes` are those of the tensors, by the names that the source has for them.
     """
     from trn_jax import config, convert
-    from trn_jax.build import set_model_option
     from trn_jax.data.annotations import read_class_names
+    from trn_jax.settings import set_model_option
 
     num_classes = arguments.num_classes or convert.num_classes(shapes)
     if num_classes is None:
@@ -136,9 +136,7 @@ def _recipe_of(arguments, shapes):
     recipe = config.base(dataset="frames", model=arguments.model, num_classes=num_classes)
     num_segments = arguments.num_segments or convert.num_segments(shapes)
     if num_segments:
-        for section in (recipe.model, recipe.data.train, recipe.data.val):
-            section.num_segments = num_segments
-        recipe.protocols.efficient.num_segments = num_segments
+        recipe.model.num_segments = num_segments
     for option in arguments.option:
         set_model_option(recipe, option)
     return recipe, names

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from trn_jax import __version__, build
+from trn_jax import __version__, build, checks
 from trn_jax.checkpoints import checkpoint
 from trn_jax.data import batches, pipeline
 from trn_jax.data.views import View
@@ -36,6 +36,7 @@ from trn_jax.evaluation.scores import Scores, check_dump, dump_path
 from trn_jax.evaluation.scores import write as write_scores
 from trn_jax.files import write_text
 from trn_jax.prepare.progress import Progress
+from trn_jax.settings import from_dict, protocol_names, resolved_views, to_json
 from trn_jax.training.workdir import differing_names, hold
 
 _MOST_NAMED = 100  # unreadable videos that a result names
@@ -365,7 +366,7 @@ class Evaluator:
         Returns:
             A list of results, see `run`, or `None` if it was given up.
         """
-        text = build.to_json(config)
+        text = to_json(config)
         about = {
             "checkpoint": os.path.relpath(directory),
             "step": step,
@@ -379,7 +380,8 @@ class Evaluator:
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "config": json.loads(text),
         }
-        views = {name: config.protocols[name] for name in names}
+        sections = resolved_views(config)
+        views = {name: sections[f"protocols.{name}"] for name in names}
         results = self.run(data, views, states)
         return None if results is None else [found | about for found in results.values()]
 
@@ -561,10 +563,10 @@ def evaluate(
     directory = checkpoint.find(path)
     about = checkpoint.read_about(directory)
     stored = about["config"]
-    config = build.from_dict(stored) if config is None else config
-    build.check(config)
-    build.check_model(config, stored, directory)
-    names = build.protocol_names(config, protocols)
+    config = from_dict(stored) if config is None else config
+    checks.check(config)
+    checks.check_model(config, stored, directory)
+    names = protocol_names(config, protocols)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         watchdog.note("startup (reading the lists)")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax import build
+from trn_jax import build, checks
 from trn_jax.data.views import View
 from trn_jax.distributed.sharding import batch_sharding, make_mesh, replicated
 from trn_jax.errors import UserError
@@ -24,6 +24,7 @@ from trn_jax.evaluation.evaluate import score_clips
 from trn_jax.models import create_model
 from trn_jax.planning.batch_search import Fitting, find_largest_batch
 from trn_jax.planning.hlo_cost import cost_of
+from trn_jax.settings import protocol_names, resolved_views
 from trn_jax.training import train_step
 
 # Memory of a chip in GiB (Google Cloud, "TPU versions").
@@ -121,7 +122,7 @@ def _trace_training(config, devices):
         **laid.options,
     )
     split = batch_sharding(laid.mesh)
-    batch, view = config.train.batch, View(**config.data.train)
+    batch, view = config.train.batch, View(**resolved_views(config)["data.train"])
     labels: tuple[tuple[int, ...], type] = ((batch,), jnp.int32)
     if config.data.multi_label:
         labels = (batch, config.model.num_classes), jnp.float32
@@ -166,13 +167,12 @@ class _Layout:
 
 
 def _lay_out(config, devices):
-    build.check(config)
+    checks.check(config)
     mesh = make_mesh(devices)
-    build.check_batch(config, mesh.size)
-    rate = build.learning_rate(config, _STEPS_PER_EPOCH)
+    checks.check_batch(config, mesh.size)
+    parts = build.parts(config, steps_per_epoch=_STEPS_PER_EPOCH)
     graph, optimizer, init = train_step.lay_out(
-        lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
-        lambda params: build.optimizer(config, params, rate),
+        lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)), parts.make_optimizer
     )
     shapes = jax.eval_shape(init)
     layout = train_step.state_sharding(shapes, mesh, config.train.shard_state)
@@ -184,7 +184,7 @@ def _lay_out(config, devices):
         graph,
         jax.tree.map(_abstract, shapes, places),
         layout,
-        dict(optimizer=optimizer, rate=rate, skip_not_finite=skips),
+        dict(optimizer=optimizer, rate=parts.rate, skip_not_finite=skips),
     )
 
 
@@ -215,7 +215,7 @@ def _abstract(leaf, sharding):
 
 
 def batch_step(config, num_devices):
-    """The number that a batch has to be a multiple of, as `build.check_batch` wants it."""
+    """The number that a batch has to be a multiple of, as `checks.check_batch` wants it."""
     group = config.model.norm_group or 1
     if config.train.accumulation > 1:  # groups lie within the parts
         return num_devices * config.train.accumulation * group
@@ -307,8 +307,8 @@ def make_plan(config, topology):
     devices, memory = find_devices(topology)
     costs = {"training step": training_cost(config, devices)}
     fitting = _fitting(config, devices, memory, costs["training step"]) if memory else None
-    for name in build.protocol_names(config, "all"):
-        view = View(**config.protocols[name])
+    for name in protocol_names(config, "all"):
+        view = View(**resolved_views(config)[f"protocols.{name}"])
         costs[f"evaluation, {name}"] = evaluation_cost(config, devices[0], view)
     return Plan(config, topology, len(devices), memory or 0, costs, fitting)
 

@@ -9,9 +9,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from trn_jax import build
+from trn_jax import build, checks, optim
 from trn_jax.checkpoints import checkpoint
 from trn_jax.data.memory import give_back
 from trn_jax.distributed import processes
@@ -20,7 +19,7 @@ from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import INTERRUPTED, UserError, escaped
 from trn_jax.evaluation import evaluate
 from trn_jax.files import write_text
-from trn_jax.models import create_model
+from trn_jax.settings import resolved_views, shared_json
 from trn_jax.training.logs import Profile, Reporter, StepMeter, duration, first_not_finite
 from trn_jax.training.signals import StopSignals
 from trn_jax.training.train_step import (
@@ -74,15 +73,16 @@ def train(
         UserError: the configuration, the data or the working directory can't be used.
         PassingError: another run holds the working directory.
     """
-    build.check(config)
+    checks.check(config)
     mesh = make_mesh()
-    build.check_batch(config, mesh.size, jax.process_count())
+    checks.check_batch(config, mesh.size, jax.process_count())
     with contextlib.ExitStack() as stack:
         signals = signals or stack.enter_context(StopSignals())
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout))
         signals.action = watchdog.exit_at_once
         watchdog.note("startup (looking for the data)")
-        data = stack.enter_context(contextlib.closing(build.Data(config, workdir)))
+        data, parts = build.training(config, workdir)
+        stack.callback(data.close)
         watchdog.note("startup (waiting for the working directory)")
         stack.enter_context(hold(workdir))
         watchdog.note("startup (reading the lists)")
@@ -91,23 +91,19 @@ def train(
         accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
         check_data(lists, data.class_names, about, workdir, **accepted)
         processes.check_same(
-            configuration=build.shared_json(config),
+            configuration=shared_json(config),
             label_map="\n".join(data.class_names),
             train_list=lists["train"],
             val_list=lists["val"],
         )
-        return _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
+        return _train(config, workdir, mesh, data, parts, lists, watchdog, signals, profile_steps)
 
 
-def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps):
-    steps_per_epoch = len(data.train_records) / config.train.batch
-    rate = build.learning_rate(config, steps_per_epoch)
+def _train(config, workdir, mesh, data, parts, lists, watchdog, signals, profile_steps):
     graph, optimizer, state = init_state(
-        lambda: create_model(**build.model_options(config), rngs=nnx.Rngs(config.seed)),
-        lambda params: build.optimizer(config, params, rate),
-        mesh,
-        config.train.shard_state,
+        parts.make_model, parts.make_optimizer, mesh, config.train.shard_state
     )
+    views = resolved_views(config)
     evaluator = evaluate.Evaluator(
         graph,
         multi_label=data.multi_label,
@@ -117,7 +113,7 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
     )
     # Without this, a protocol that does not fit the model would fail after the last step.
     evaluator.check(
-        {f"protocols.{name}": view for name, view in config.protocols.items()}, state.model
+        {name: view for name, view in views.items() if name.startswith("protocols.")}, state.model
     )
     watchdog.note("startup (reading the checkpoints)")
     checkpoints = checkpoint.Checkpoints(
@@ -147,10 +143,10 @@ def _train(config, workdir, mesh, data, lists, watchdog, signals, profile_steps)
         layout=state_sharding(state, mesh, config.train.shard_state),
         graph=graph,
         optimizer=optimizer,
-        rate=rate,
+        rate=parts.rate,
         seed=config.seed,
         accumulation=config.train.accumulation,
-        loss=partial(classification_loss, **build.loss_options(config, data)),
+        loss=partial(classification_loss, **parts.loss_options),
         skip_not_finite=config.train.on_nan == "skip",
     )
     loop = _Loop(config, workdir, data, evaluator, checkpoints, first_step, watchdog)
@@ -211,6 +207,7 @@ class _Loop:
         self._steps_per_epoch = len(data.train_records) / config.train.batch
         self._eval_steps = round(config.train.eval_every * self._steps_per_epoch)
         self.num_steps = config.train.steps or round(config.train.epochs * self._steps_per_epoch)
+        self._val = resolved_views(config)["data.val"]
         self.problems: set[str] = set()
         self.losses: set[str] = set()
         self.unreadable: set[str] = set()
@@ -350,7 +347,7 @@ class _Loop:
     def _evaluate(self, step, state):
         """Evaluate the state after `step`, unless a notice comes: then it is done on resuming."""
         self._watchdog.note(f"the evaluation after step {step}", compiles=not self._evaluated)
-        results = self._evaluator.run(self._data, {"val": self._config.data.val}, state.model)
+        results = self._evaluator.run(self._data, {"val": self._val}, state.model)
         if results is not None:
             self._note(self._evaluator.unreadable, "unreadable", self.unreadable)
             self._note(self._evaluator.losses, "incomplete", self.losses)
@@ -479,9 +476,10 @@ def _first_lines(config, data, state, mesh, first_step, num_steps):
         f"{num_steps:,} steps in all",
     ]
     if config.optim.scale_lr:
+        lr = optim.scaled_lr(config.optim, config.train.batch)
         lines.append(
-            f"learning rate {build.scaled_lr(config):g}: {config.optim.lr:g} for a batch of "
-            f"{config.optim.base_batch}, scaled to {config.train.batch}"
+            f"learning rate {lr:g}: {config.optim.lr:g} for a batch of {config.optim.base_batch}, "
+            f"scaled to {config.train.batch}"
         )
     if config.data.train.flip_rate:
         lines.append(data.describe_flip(config.data.train))

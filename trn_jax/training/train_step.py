@@ -14,7 +14,14 @@ from trn_jax.checkpoints.checkpoint import take_weights
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, replicated
 from trn_jax.errors import UserError
 
-SHARD_STATE = ("none", "optimizer", "all")
+# Fields of `TrainState` that are sharded. The last two names are those of earlier versions.
+SHARD_STATE: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "zero1": ("opt_state",),
+    "fsdp": ("params", "fixed", "opt_state"),
+    "optimizer": ("opt_state",),
+    "all": ("params", "fixed", "opt_state"),
+}
 
 
 @flax.struct.dataclass
@@ -233,30 +240,29 @@ def _cut(x, accumulation, mesh):
 
 
 def state_sharding(state, mesh, shard="none"):
-    """Where the arrays of a `TrainState` lie.
+    """The sharding of a `TrainState`.
 
     Args:
         state: a `TrainState`, or its shapes.
         mesh: the devices.
-        shard: what is cut over the devices, see `fsdp_sharding`: "none", the state of the
-            "optimizer", or "all", which adds the parameters (Rajbhandari et al., "ZeRO: Memory
-            Optimizations Toward Training Trillion Parameter Models", 2020). The rest is whole on
-            every device, and so are the parameters during a step. What a step computes is the
-            same, up to rounding.
+        shard: what is sharded, see `fsdp_sharding`: "none", the state of the optimizer ("zero1"),
+            or the parameters, too ("fsdp"; Rajbhandari et al., "ZeRO: Memory Optimizations Toward
+            Training Trillion Parameter Models", 2020). The rest is replicated, and so are the
+            parameters during a step. A step computes the same, up to rounding.
 
     Returns:
-        A `TrainState` of shardings, or `None` if all is whole.
+        A `TrainState` of shardings, or `None` if all is replicated.
 
     Raises:
         UserError: there is no such choice.
     """
     if shard not in SHARD_STATE:
-        raise UserError(f"train.shard_state={shard!r} is not one of {', '.join(SHARD_STATE)}")
+        raise UserError(f"train.shard_state={shard!r} is not one of none, zero1, fsdp")
     if shard == "none":
         return None
-    cut = {"optimizer": ("opt_state",), "all": ("params", "fixed", "opt_state")}[shard]
-    whole = jax.tree.map(lambda _: replicated(mesh), state)
-    return whole.replace(**{name: fsdp_sharding(getattr(state, name), mesh) for name in cut})
+    everywhere = jax.tree.map(lambda _: replicated(mesh), state)
+    sharded = {name: fsdp_sharding(getattr(state, name), mesh) for name in SHARD_STATE[shard]}
+    return everywhere.replace(**sharded)
 
 
 def jit_train_step(mesh, *, layout=None, **kwargs):

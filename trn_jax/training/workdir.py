@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from trn_jax import __version__
-from trn_jax.build import flat, from_dict, to_json
 from trn_jax.checkpoints import integrity
 from trn_jax.distributed import processes
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_bytes, write_text
+from trn_jax.settings import flat, from_dict, resolved, to_json
 from trn_jax.training.lock import RunLock
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters of a
@@ -33,6 +33,8 @@ _FREE_KEYS = (
     "model.remat",
     "protocols",
     "published",
+    "short_side",  # of the views, which are compared, as is size
+    "size",
     "train.checkpoint_every",
     "train.eval_every",
     "train.keep",
@@ -86,8 +88,8 @@ def check_config(config, checkpoints):
     about = integrity.newest_about(pathlib.Path(checkpoints))
     if not about:
         return {}
-    before = flat(json.loads(to_json(from_dict(about["config"]))))
-    now = flat(json.loads(to_json(config)))
+    before = flat(json.loads(to_json(resolved(from_dict(about["config"])))))
+    now = flat(json.loads(to_json(resolved(config))))
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -1,0 +1,120 @@
+"""Checks of a configuration that need models, views or the number of devices."""
+
+import json
+
+import jax
+
+from trn_jax.data.views import View, check_fixed_crops
+from trn_jax.errors import UserError
+from trn_jax.settings import check as check_values
+from trn_jax.settings import flat, resolved_views, to_json
+
+
+def check(config):
+    """Check everything about a configuration that needs neither data nor devices.
+
+    Raises:
+        UserError: values are outside their ranges, or do not go together; the keys are named.
+    """
+    check_values(config)
+    if jax.dtypes.canonicalize_dtype(config.model.dtype) != config.model.dtype:
+        raise UserError("model.dtype='float64' needs the environment variable JAX_ENABLE_X64=1")
+    parsed = {}
+    for name, section in resolved_views(config).items():
+        try:
+            parsed[name] = View(**section)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+    _check_train_view(config, parsed.pop("data.train"))
+    check_fixed_crops(parsed)
+    if config.data.multi_label:
+        _check_multi_label(config)
+
+
+def _check_train_view(config, view):
+    if view.num_segments != config.model.num_segments:
+        raise UserError(
+            f"data.train.num_segments={view.num_segments} differs from "
+            f"model.num_segments={config.model.num_segments}"
+        )
+    if view.num_views != 1:
+        raise UserError(
+            f"data.train gives {view.num_views} views of a video (sampling={view.sampling!r}, "
+            f"num_clips={view.num_clips}, crop={view.crop!r}), but a training step takes one; use "
+            "a random sampling, num_clips=1 and a random crop"
+        )
+
+
+def _check_multi_label(config):
+    """Refuse what is only defined for one label per video."""
+    single = {
+        "data.balanced": config.data.balanced,
+        "train.label_smoothing": config.train.label_smoothing,
+        "train.class_weights": config.train.class_weights != "equal",
+    }
+    chosen = [key for key, used in single.items() if used]
+    if chosen:
+        raise UserError(
+            f"{', '.join(chosen)}: for one label per video only; leave it out with "
+            "data.multi_label=True"
+        )
+
+
+def check_batch(config, num_devices, num_hosts=1):
+    """Check that the batch can be cut over devices, accumulation steps and norm groups.
+
+    Args:
+        config: the configuration.
+        num_devices: number of all devices of all hosts.
+        num_hosts: number of hosts, of as many devices each.
+
+    Raises:
+        UserError: it cannot; the message names the keys.
+    """
+    batch, accumulation = config.train.batch, config.train.accumulation
+    group = config.model.norm_group
+    devices = f"{num_devices} devices"
+    if num_hosts > 1:
+        devices += f" ({num_hosts} hosts x {num_devices // num_hosts})"
+    if batch % (num_devices * accumulation):
+        raise UserError(
+            f"train.batch={batch} cannot be cut into {devices} x "
+            f"train.accumulation={accumulation}; take a multiple of {num_devices * accumulation}"
+        )
+    if group and batch % group:
+        raise UserError(
+            f"train.batch={batch} is not a multiple of model.norm_group={group}, the clips that "
+            "share batch statistics; change one of the two (norm_group=0 takes the whole batch)"
+        )
+    part = batch // (num_devices * accumulation)
+    if accumulation > 1 and (not group or part % group):
+        raise UserError(
+            f"with train.accumulation={accumulation}, each of {devices} sees {part} "
+            f"clips at a time; set model.norm_group to a divisor of that (it is {group})"
+        )
+
+
+def check_model(config, checkpoint_config, directory):
+    """Check that a configuration asks for the model that a checkpoint holds.
+
+    A number of classes that the configuration leaves open becomes that of the checkpoint.
+
+    Raises:
+        UserError: it asks for another one.
+    """
+    # No parameter depends on these.
+    free = {"drop_path_rate", "dropout_rate", "dtype", "eval_relations", "frozen_stages"}
+    free |= {"init_std", "max_relations", "norm_group", "partial_bn", "remat"}
+    if config.model.num_classes is None:
+        config.model.num_classes = checkpoint_config["model"]["num_classes"]
+    stored = flat(checkpoint_config["model"])
+    asked = flat(json.loads(to_json(config))["model"])
+    if asked["deploy"]:  # branches are fused as the checkpoint is read
+        free.add("deploy")
+    changed = [
+        f"model.{key}: {stored.get(key)!r} in the checkpoint, {asked.get(key)!r} asked for"
+        for key in sorted(stored.keys() | asked.keys())
+        if key not in free and stored.get(key) != asked.get(key)
+    ]
+    if changed:
+        raise UserError(f"{directory} holds another model:\n  " + "\n  ".join(changed))

@@ -1,0 +1,217 @@
+"""Reads configurations: inherited values, checks, and JSON."""
+
+import functools
+import json
+import operator
+import re
+from typing import Any
+
+from trn_jax.allowed import Allowed
+from trn_jax.config import allowed, allowed_in_views, base, view
+from trn_jax.errors import UserError, did_you_mean, listed
+from trn_jax.files import reading
+
+# Not only dots: no name may lead out of the folder of the results.
+_PROTOCOL = re.compile(r"(?!\.+$)[A-Za-z0-9_.-]+")
+_RESIZE = 8 / 7  # of the short side before a crop: 256 for the 224 of ImageNet
+
+
+def resolved_views(config):
+    """All views, with what they inherit filled in.
+
+    Returns:
+        `{"data.train": section, "data.val": ..., "protocols.efficient": ...}`.
+    """
+    return {name: _inherit(config, section) for name, section in _view_sections(config).items()}
+
+
+def _view_sections(config):
+    protocols = {f"protocols.{name}": section for name, section in config.protocols.items()}
+    return {"data.train": config.data.train, "data.val": config.data.val} | protocols
+
+
+def _inherit(config, section):
+    found = section.copy_and_resolve_references()
+    if found.num_segments is None:
+        found.num_segments = config.model.num_segments
+    if found.short_side is None:
+        found.short_side = config.short_side or round(_RESIZE * config.size)
+    if found.crop_size is None:
+        found.crop_size = 0 if found.crop == "three" else config.size
+    found.crop_size = found.crop_size or found.short_side
+    return found
+
+
+def resolved(config):
+    """A copy of a configuration whose views have what they inherit."""
+    found = config.copy_and_resolve_references()
+    for name, section in resolved_views(config).items():
+        functools.reduce(operator.getitem, name.split(".", 1), found).update(section)
+    return found
+
+
+def protocol_names(config, wanted):
+    """The names of the protocols to run: `wanted` ("all" or names with commas between them).
+
+    Raises:
+        UserError: the recipe has no protocol of that name.
+    """
+    if not config.protocols:
+        raise UserError("the recipe defines no protocols; add one, such as protocols.efficient")
+    if wanted == "all":
+        return list(config.protocols)
+    names = list(dict.fromkeys(wanted.split(",")))
+    for name in names:
+        if name not in config.protocols:
+            hint = did_you_mean(name, config.protocols)
+            raise UserError(
+                f"the recipe has no protocol {name!r}{hint} It has: {', '.join(config.protocols)}"
+            )
+    return names
+
+
+def check(config):
+    """Check every value against what its key allows, and the names of the protocols.
+
+    Raises:
+        UserError: some are not allowed; all of them are named with what was expected.
+    """
+    problems = [
+        f"protocols.{name!r}: expected a name of letters, digits, '_', '-' and '.', since results "
+        "are written to files of that name"
+        for name in config.protocols
+        if not _PROTOCOL.fullmatch(name)
+    ]
+    places: list[tuple[Any, str, str, Allowed]]
+    places = [(config, key, key, values) for key, values in allowed().items()]
+    for name, section in _view_sections(config).items():
+        places += [(section, k, f"{name}.{k}", values) for k, values in allowed_in_views().items()]
+    for section, key, name, values in places:
+        value = functools.reduce(operator.getitem, key.split("."), section)
+        if value is not None and not values.allows(value):
+            problems.append(f"{name}={value!r}: expected {values}")
+    problems = problems or [
+        f"{name}.crop_size=0: short_side, which it stands for, is 0; expected pixels"
+        for name, section in resolved_views(config).items()
+        if section.crop_size == 0
+    ]
+    if problems:
+        several = f"{len(problems)} settings cannot be used:{listed(problems)}"
+        raise UserError(several if len(problems) > 1 else problems[0])
+
+
+def set_model_option(config, text):
+    """Set one option of the model of a configuration, from text such as `shift_place=block`.
+
+    Raises:
+        UserError: there is no such option, or the value is of another type.
+    """
+    key, equals, value = text.partition("=")
+    options = sorted(set(config.model) - {"name", "num_classes", "num_segments"})
+    if not equals or key not in options:
+        raise UserError(
+            f"{text!r} is no option of a model; expected <key>=<value> with one of the keys "
+            f"{', '.join(options)}"
+        )
+    kind = config.model.get_type(key)
+    words = {"true": True, "false": False}
+    try:
+        config.model[key] = words[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError):
+        expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
+        raise UserError(f"the option {key} of the model is {value!r}, not {expected}") from None
+
+
+# Keys of earlier versions, with the only value that is still understood.
+_REMOVED: dict[str, Any] = {
+    "model.shift_segments": None,
+    "model.train_relations": None,
+    "optim.warmup_start": 0.1,
+}
+_REMOVED_IN_VIEWS: dict[str, Any] = {
+    "keep_tail_frames": False,
+    "max_scale_gap": 1,
+    "out_of_bound": "loop",
+}
+
+
+def to_json(config):
+    """A configuration as text, with sorted keys."""
+    return json.dumps(config.to_dict(), indent=1, sort_keys=True)
+
+
+def shared_json(config):
+    """A configuration as text, without what may differ between the processes of a run."""
+    values = config.to_dict()
+    del values["data_dir"], values["data"]["num_threads"], values["data"]["num_workers"]
+    return json.dumps(values, sort_keys=True)
+
+
+def from_dict(values):
+    """The configuration that a checkpoint was made from.
+
+    Keys that did not exist when it was made have their defaults.
+
+    Raises:
+        UserError: it is none.
+    """
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {key: tuples(entry) for key, entry in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    with reading("the configuration", "one of trn_jax"):
+        values = _without_removed(tuples(values))
+        config = base(dataset=values["data"]["dataset"], model=values["model"]["name"])
+        del config.protocols.efficient
+        for name in values["protocols"]:
+            config.protocols[name] = view()
+        config.update(values)  # which compares types
+        if "size" not in values:
+            _let_inherit(config)
+        return config
+
+
+def _let_inherit(config):
+    """Unset what the views of earlier versions, which set everything, would inherit anyway."""
+    config.size, config.short_side = config.data.train.crop_size, config.data.val.short_side
+    for section in _view_sections(config).values():
+        if section.crop_size == section.short_side != config.size:
+            section.crop_size = 0
+        for key, inherited in (
+            ("num_segments", config.model.num_segments),
+            ("crop_size", config.size),
+            ("short_side", config.short_side),
+        ):
+            section[key] = None if section[key] == inherited else section[key]
+
+
+def _without_removed(values):
+    """A copy without the keys of earlier versions.
+
+    Raises:
+        UserError: one has a value that this version does not understand.
+    """
+    sections = [values["data"]["train"], values["data"]["val"], *values["protocols"].values()]
+    places = [
+        (section, key, last) for key, last in _REMOVED_IN_VIEWS.items() for section in sections
+    ]
+    for key, last in _REMOVED.items():
+        section, _, name = key.partition(".")
+        places.append((values[section], name, last))
+    for section, key, last in places:
+        if section.pop(key, last) != last:
+            raise UserError(f"{key} is not a setting any more; its last value was {last!r}")
+    return values
+
+
+def flat(tree, prefix=""):
+    """Nested dicts as one, with the keys joined by dots."""
+    leaves: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
