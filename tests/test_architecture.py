@@ -46,6 +46,7 @@ LAYERS = (
     ("trn_jax.data",),
     (
         *("trn_jax.prepare.archives", "trn_jax.prepare.examples", "trn_jax.prepare.folder_lock"),
+        "trn_jax.prepare.frame_writer",
         *("trn_jax.prepare.folders", "trn_jax.prepare.left_out", "trn_jax.prepare.progress"),
         *("trn_jax.prepare.training_command", "trn_jax.prepare.workers"),
     ),

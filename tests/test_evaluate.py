@@ -264,7 +264,7 @@ def test_relations_need_a_network_that_has_some(settings, tmp_path):
 
 
 def test_progress_is_shown(settings, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     settings = settings("tsn_resnet10")
     data = build.Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)

@@ -78,7 +78,7 @@ def stored(folders, tmp_path_factory):
     """The same as records, of several files."""
     to = tmp_path_factory.mktemp("records")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contents, "_FRAMES_PER_SHARD", 10)
+        patch.setattr(contents, "FRAMES_PER_SHARD", 10)
         build_records(str(folders), str(to))
     return to / "video_folder"
 
@@ -419,7 +419,7 @@ def contents_of(root):
 
 
 def test_what_was_interrupted_goes_on(folders, stored, tmp_path, monkeypatch):
-    monkeypatch.setattr(contents, "_FRAMES_PER_SHARD", 10)
+    monkeypatch.setattr(contents, "FRAMES_PER_SHARD", 10)
     read_file, count = contents.read_image_file, [0]
 
     def interrupted(path):

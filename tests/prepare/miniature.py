@@ -127,6 +127,79 @@ def sthv2(folder, videos, labels, *, num_parts=3):
     return files
 
 
+CHARADES_CLASSES = (
+    "c000 Holding some clothes\nc001 Putting clothes somewhere\nc002 Someone is smiling\n"
+)
+CHARADES_TRAIN = (
+    "id,subject,actions,length\n"
+    "46GP8,HR43,c002 0.00 1.00;c000 0.50 1.50;c002 1.00 1.50,30\n"
+    "N11GT,0KZ7,c001 0.00 0.20,18\n"
+    "0IH69,6RE8,,20\n"
+    "GONE1,6RE8,c001 0.00 2.00,20\n"
+)
+CHARADES_TEST = 'id,script,actions,length\nYSKX3,"one, two",c001 0.10 99.00;c002 0.00 1.00,9\n'
+CHARADES_COUNTS = {"46GP8": 36, "N11GT": 30, "0IH69": 5, "YSKX3": 20}
+
+
+def charades(folder, train=CHARADES_TRAIN):
+    """Charades, with frames named after their videos."""
+    folder.mkdir(exist_ok=True)
+    files = {}
+    for video, count in CHARADES_COUNTS.items():
+        files |= frames(f"Charades_v1_rgb/{video}", count, video + "-{:06d}.jpg")
+    (folder / "Charades_v1_rgb.tar").write_bytes(tar(files, "w"))
+    texts = {"classes.txt": CHARADES_CLASSES, "train.csv": train, "test.csv": CHARADES_TEST}
+    write_zip(
+        folder / "Charades.zip", {f"Charades/Charades_v1_{n}": text for n, text in texts.items()}
+    )
+
+
+MOMENTS_CATEGORIES = {"clapping": 0, "adult+female+singing": 2, "praying": 1}
+MOMENTS_TABLES = {
+    "trainingSet.csv": "clapping/a_1.mp4,clapping,3,0\npraying/b_2.mp4,praying,4,1\n",
+    "validationSet.csv": "adult+female+singing/c_3.mp4,adult+female+singing,5,0\n",
+}
+MOMENTS_VIDEOS = {
+    "training/clapping/a_1.mp4": video(1),
+    "training/praying/b_2.mp4": video(2),
+    "validation/adult+female+singing/c_3.mp4": video(3),
+}
+
+
+def moments(
+    folder, categories=MOMENTS_CATEGORIES, *, videos=MOMENTS_VIDEOS, top="Moments_in_Time_Raw/"
+):
+    """Moments in Time, with all files in a folder `top`."""
+    folder.mkdir(exist_ok=True)
+    files = {f"{top}{path}": content for path, content in videos.items()}
+    text = "".join(f"{name},{number}\n" for name, number in categories.items())
+    files |= {f"{top}{name}": content.encode() for name, content in MOMENTS_TABLES.items()}
+    files |= {f"{top}moments_categories.txt": text.encode(), f"{top}license.pdf": b"%PDF"}
+    write_zip(folder / "Moments_in_Time_Raw.zip", files)
+
+
+KINETICS_HEADER = "label,youtube_id,time_start,time_end,split\n"
+KINETICS_TRAIN = """abseiling,-3B32lodo2M,59,69,train
+"massaging person's head",0wR5jVB-WPk,417,427,train
+"air drumming",3caPS4FHFF8,36,46,train
+"""
+KINETICS_VAL = '"air drumming",00S_-abCdEf,3,13,val\nabseiling,zzzzzzzzzzz,1,11,val\n'
+KINETICS_VIDEOS = {
+    "videos_train/abseiling/-3B32lodo2M_000059_000069.mp4": video(1),
+    "videos_train/air_drumming/3caPS4FHFF8_000036_000046.mkv": video(2),
+    "videos_train/air_drumming/unheardof123_000001_000011.mp4": video(3),
+    "videos_val/air drumming/00S_-abCdEf_000003_000013.mp4": video(4),
+}
+
+
+def kinetics(folder, files=KINETICS_VIDEOS, train=KINETICS_TRAIN, val=KINETICS_VAL):
+    """Annotations of Kinetics-400 and some of its videos, `{path: content}`."""
+    folder.mkdir(exist_ok=True)
+    put(folder, files)
+    (folder / "kinetics_train.csv").write_text(KINETICS_HEADER + train)
+    (folder / "kinetics_val.csv").write_text(KINETICS_HEADER + val)
+
+
 def put(root, files):
     """Write `{path: content}` below a folder."""
     for path, content in files.items():

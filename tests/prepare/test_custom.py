@@ -8,37 +8,15 @@ import shutil
 import subprocess
 import sys
 
-import av
-import numpy as np
 import pytest
-import simplejpeg
+from custom_videos import lists, prepared, write_frames, write_video
 
 from trn_jax import cli
 from trn_jax.data import annotations, datasets
 from trn_jax.errors import UserError
-from trn_jax.prepare import custom
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
-
-
-def write_video(path, num_frames=6):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(num_frames)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        for _ in range(num_frames):
-            pixels = rng.integers(0, 256, (32, 48, 3), np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def write_frames(folder, num_frames, pattern="{:05d}.jpg", first=1):
-    folder.mkdir(parents=True)
-    pixels = np.zeros((32, 48, 3), np.uint8)
-    for number in range(first, first + num_frames):
-        (folder / pattern.format(number)).write_bytes(simplejpeg.encode_jpeg(pixels))
 
 
 CLASSES = {"Clapping": 5, "Waving left": 10, "Waving right": 2, "Ärger 2": 1}
@@ -53,23 +31,6 @@ def folder(tmp_path):
     (tmp_path / "my videos" / "notes.txt").write_text("no video")
     (tmp_path / "my videos" / "Clapping" / ".hidden.mp4").write_text("no video")
     return tmp_path / "my videos"
-
-
-def prepared(source, to, **options):
-    to.mkdir(exist_ok=True)
-    return str(custom.prepare_custom(str(source), str(to), **options))
-
-
-def lists(to):
-    """Both splits of a data set as it is read in training: names and labels."""
-    files = datasets.locate("frames", to)
-    names = annotations.read_class_names(files.class_names)
-    found = []
-    for path in (files.train_list, files.val_list):
-        records = annotations.read_list(path, frames_root=files.frames, num_classes=len(names))
-        found.append({record.path: names[record.label] for record in records})
-        assert all(os.path.exists(record.path) for record in records)
-    return found
 
 
 @pytest.mark.smoke

@@ -21,7 +21,7 @@ from trn_jax import cli
 from trn_jax.data import decode
 from trn_jax.data.annotations import Record
 from trn_jax.errors import UserError
-from trn_jax.prepare import extraction, workers
+from trn_jax.prepare import extraction, frame_writer, workers
 from trn_jax.prepare.extraction import Settings
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def test_frames_per_second(tmp_path, fps, expected):
 def test_uneven_times_are_respected():
     # A still picture of a second among frames of a tenth.
     shown = [(0.0, "a"), (0.1, "b"), (1.1, "c"), (1.2, "d")]
-    found = [frame for _, frame in extraction._at_rate(iter(shown), 5)]
+    found = [frame for _, frame in frame_writer.resampled(iter(shown), 5)]
     assert found == ["a", "b", "b", "b", "b", "b", "d"]
 
 
@@ -230,14 +230,18 @@ def write_some(folder):
         write_video(folder / f"{number}.mp4", 2 + number)
 
 
-@pytest.mark.parametrize("function", ["publish", "encode"])
-@pytest.mark.parametrize("call", [1, 3, 4])
+# Renames: the manifest, then a folder per video.
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [("replace", 2), ("replace", 4), ("replace", 5)]
+    + [("encode", 1), ("encode", 3), ("encode", 4)],
+)
 def test_interrupted_and_run_again(tmp_path, function, call):
     write_some(tmp_path / "videos")
     extract(tmp_path / "videos", tmp_path / "whole")
     owner, name = {
-        "publish": (extraction, "_publish"),
-        "encode": (extraction.simplejpeg, "encode_jpeg"),
+        "replace": (os, "replace"),
+        "encode": (frame_writer.simplejpeg, "encode_jpeg"),
     }[function]
     with miniature.interrupted(owner, name, call):
         extract(tmp_path / "videos", tmp_path / "to")
@@ -254,7 +258,7 @@ def test_a_manifest_that_a_kill_has_cut(tmp_path):
     path.write_bytes(lines[0] + lines[1] + lines[2][:50])
     for name in "23":
         (tmp_path / "to" / name).rename(tmp_path / "to" / f"{name}.partial")
-    with miniature.interrupted(extraction, "_publish", 2):
+    with miniature.interrupted(os, "replace", 3):
         extract(tmp_path / "videos", tmp_path / "to")
     written, kept, _, _ = extract(tmp_path / "videos", tmp_path / "to")
     assert (written, kept) == (1, 3)
@@ -286,7 +290,7 @@ def test_full_disk(tmp_path):
     write_some(tmp_path / "videos")
     full = OSError(errno.ENOSPC, "No space left on device")
     with (
-        miniature.interrupted(extraction.simplejpeg, "encode_jpeg", 7, full),
+        miniature.interrupted(frame_writer.simplejpeg, "encode_jpeg", 7, full),
         pytest.raises(UserError, match="No space left on device"),
     ):
         extract(tmp_path / "videos", tmp_path / "to")

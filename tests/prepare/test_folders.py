@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from test_custom import lists, prepared, write_frames, write_video
+from custom_videos import lists, prepared, write_frames, write_video
 
 from trn_jax import cli
 from trn_jax.errors import UserError

@@ -14,19 +14,7 @@ from trn_jax.prepare import workers as worker_pool
 from trn_jax.prepare.lists import ORDERS
 
 LABEL_MAP = pathlib.Path(__file__).parents[2].parent / "shared/data/label_maps/label_map_k400.txt"
-HEADER = "label,youtube_id,time_start,time_end,split\n"
-TRAIN = """abseiling,-3B32lodo2M,59,69,train
-"massaging person's head",0wR5jVB-WPk,417,427,train
-"air drumming",3caPS4FHFF8,36,46,train
-"""
-VAL = '"air drumming",00S_-abCdEf,3,13,val\nabseiling,zzzzzzzzzzz,1,11,val\n'
 CLASSES = "abseiling\nair drumming\nmassaging person's head\n"
-VIDEOS = {
-    "videos_train/abseiling/-3B32lodo2M_000059_000069.mp4": miniature.video(1),
-    "videos_train/air_drumming/3caPS4FHFF8_000036_000046.mkv": miniature.video(2),
-    "videos_train/air_drumming/unheardof123_000001_000011.mp4": miniature.video(3),
-    "videos_val/air drumming/00S_-abCdEf_000003_000013.mp4": miniature.video(4),
-}
 
 
 def prepare(folder, to):
@@ -34,19 +22,12 @@ def prepare(folder, to):
     return kinetics.prepare_kinetics(str(folder), str(to), workers=1, orders=ORDERS)
 
 
-def write(folder, files=VIDEOS, train=TRAIN, val=VAL):
-    folder.mkdir(exist_ok=True)
-    miniature.put(folder, files)
-    (folder / "kinetics_train.csv").write_text(HEADER + train)
-    (folder / "kinetics_val.csv").write_text(HEADER + val)
-
-
 def texts(to):
     return {path.name: path.read_text() for path in to.glob("*.txt")}
 
 
 def test_lists_of_the_videos_that_are_there(tmp_path):
-    write(tmp_path / "in")
+    miniature.kinetics(tmp_path / "in")
     writer = prepare(tmp_path / "in", tmp_path / "k400")
     assert texts(tmp_path / "k400") == {
         "label_map.txt": CLASSES,
@@ -77,14 +58,14 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
 
 def test_hundreds_of_missing_videos_are_all_listed(tmp_path):
     rows = "".join(f"abseiling,{number:011d},0,10,train\n" for number in range(300))
-    write(tmp_path / "in", train=TRAIN + rows)
+    miniature.kinetics(tmp_path / "in", train=miniature.KINETICS_TRAIN + rows)
     writer = prepare(tmp_path / "in", tmp_path / "k400")
     missing = (tmp_path / "k400" / "missing.txt").read_text().splitlines()
     assert len(missing) == 302 and "videos_train/00000000299_000000_000010\tabseiling" in missing
     assert f"00000000001_000000_000010, ... (all in {tmp_path}/k400/missing.txt)" in str(writer)
     assert writer.status == 0
     there = '"air drumming",3caPS4FHFF8,36,46,train\n'
-    write(tmp_path / "in", train=there, val=VAL.splitlines()[0])
+    miniature.kinetics(tmp_path / "in", train=there, val=miniature.KINETICS_VAL.splitlines()[0])
     prepare(tmp_path / "in", tmp_path / "k400")
     assert not (tmp_path / "k400" / "missing.txt").exists()
 
@@ -103,7 +84,7 @@ BROKEN = {
 def test_videos_that_cannot_be_read_stay_out_of_the_lists(tmp_path, monkeypatch, case, workers):
     monkeypatch.setattr(worker_pool, "MIN_PARALLEL_VIDEOS", 2)
     broken = "videos_train/abseiling/-3B32lodo2M_000059_000069.mp4"
-    write(tmp_path / "in", VIDEOS | {broken: BROKEN[case]})
+    miniature.kinetics(tmp_path / "in", miniature.KINETICS_VIDEOS | {broken: BROKEN[case]})
     (tmp_path / "k400").mkdir()
     arguments = str(tmp_path / "in"), str(tmp_path / "k400")
     writer = kinetics.prepare_kinetics(*arguments, workers=workers, orders=ORDERS)
@@ -115,13 +96,13 @@ def test_videos_that_cannot_be_read_stay_out_of_the_lists(tmp_path, monkeypatch,
     assert path == broken and "-3B32lodo2M_000059_000069.mp4" in reason
     assert broken not in found["missing.txt"]
     assert writer.status == 1 and f"1 training videos that cannot be read: {path}" in str(writer)
-    (tmp_path / "in" / broken).write_bytes(VIDEOS[broken])
+    (tmp_path / "in" / broken).write_bytes(miniature.KINETICS_VIDEOS[broken])
     assert prepare(tmp_path / "in", tmp_path / "k400").status == 0
     assert "unreadable.txt" not in texts(tmp_path / "k400")
 
 
 def test_a_link_to_nothing_cannot_be_read(tmp_path):
-    write(tmp_path / "in")
+    miniature.kinetics(tmp_path / "in")
     path = tmp_path / "in/videos_val/air drumming/00S_-abCdEf_000003_000013.mp4"
     path.unlink()
     path.symlink_to("/nowhere.mp4")
@@ -138,7 +119,7 @@ def test_a_link_to_nothing_cannot_be_read(tmp_path):
     ],
 )
 def test_an_index_of_the_classes_gives_their_numbers(tmp_path, index):
-    write(tmp_path / "in")
+    miniature.kinetics(tmp_path / "in")
     (tmp_path / "in" / "kinetics_class2ind.txt").write_text(index)
     prepare(tmp_path / "in", tmp_path / "k400")
     found = texts(tmp_path / "k400")
@@ -147,14 +128,14 @@ def test_an_index_of_the_classes_gives_their_numbers(tmp_path, index):
 
 
 def test_an_index_without_a_class_of_the_annotations_is_refused(tmp_path):
-    write(tmp_path / "in")
+    miniature.kinetics(tmp_path / "in")
     (tmp_path / "in" / "kinetics_class2ind.txt").write_text("abseiling 0\nair drumming 1\n")
     with pytest.raises(UserError, match=r"kinetics_class2ind\.txt: .massaging person"):
         prepare(tmp_path / "in", tmp_path / "k400")
 
 
 def test_folders_of_frames_with_gaps_stay_out_of_the_lists(tmp_path):
-    write(tmp_path / "in", {})
+    miniature.kinetics(tmp_path / "in", {})
     pattern = datasets.DATASETS["k400"].frame_pattern
     train = "rawframes_train/abseiling/-3B32lodo2M_000059_000069"
     val = "rawframes_val/air drumming/00S_-abCdEf_000003_000013"
@@ -174,7 +155,7 @@ def test_folders_of_frames_with_gaps_stay_out_of_the_lists(tmp_path):
     ("function", "call"), [("replace", 1), ("replace", 2), ("replace", 4), ("symlink", 2)]
 )
 def test_interrupted_and_run_again(tmp_path, function, call):
-    write(tmp_path / "in")
+    miniature.kinetics(tmp_path / "in")
     prepare(tmp_path / "in", tmp_path / "whole")
     with miniature.interrupted(os, function, call):
         prepare(tmp_path / "in", tmp_path / "k400")
@@ -183,7 +164,7 @@ def test_interrupted_and_run_again(tmp_path, function, call):
 
 
 def test_line_ends_of_windows(tmp_path):
-    write(tmp_path / "in")
+    miniature.kinetics(tmp_path / "in")
     prepare(tmp_path / "in", tmp_path / "whole")
     for path in (tmp_path / "in").glob("*.csv"):
         path.write_bytes(("\ufeff" + path.read_text()).replace("\n", "\r\n").encode())
@@ -196,7 +177,7 @@ def test_folders_of_other_names_and_videos_without_folders_of_classes(tmp_path):
         "train/-3B32lodo2M_000059_000069.mp4": miniature.video(1),
         "val/00S_-abCdEf_000003_000013.mp4": miniature.video(2),
     }
-    write(tmp_path / "in", files)
+    miniature.kinetics(tmp_path / "in", files)
     prepare(tmp_path / "in", tmp_path / "k400")
     found = texts(tmp_path / "k400")
     assert found["kinetics400_train_list_videos.txt"] == "-3B32lodo2M_000059_000069.mp4 0\n"
@@ -204,14 +185,14 @@ def test_folders_of_other_names_and_videos_without_folders_of_classes(tmp_path):
 
 
 def test_the_archives_may_be_the_data_set(tmp_path):
-    write(tmp_path / "k400")
+    miniature.kinetics(tmp_path / "k400")
     prepare(tmp_path / "k400", tmp_path / "k400")
     assert not (tmp_path / "k400" / "videos_train").is_symlink()
     assert "kinetics400_train_list_videos.txt" in texts(tmp_path / "k400")
 
 
 def test_lists_of_frames_can_be_read(tmp_path):
-    write(tmp_path / "in")
+    miniature.kinetics(tmp_path / "in")
     pattern = datasets.DATASETS["k400"].frame_pattern
     for path, count in (
         ("rawframes_train/abseiling/-3B32lodo2M_000059_000069", 3),
@@ -237,7 +218,7 @@ def test_the_published_order_of_the_classes(tmp_path):
         pytest.skip("no real label files here")
     names = LABEL_MAP.read_text().splitlines()
     rows = [f'"{name}",{number:011d},0,10,train\n' for number, name in enumerate(names)]
-    write(
+    miniature.kinetics(
         tmp_path / "in",
         {"train/00000000007_000000_000010.mp4": miniature.video()},
         "".join(reversed(rows)),
@@ -249,7 +230,7 @@ def test_the_published_order_of_the_classes(tmp_path):
 
 
 def test_no_videos(tmp_path):
-    write(tmp_path / "in", {})
+    miniature.kinetics(tmp_path / "in", {})
     with pytest.raises(UserError, match="videos_train and videos_val"):
         prepare(tmp_path / "in", tmp_path / "k400")
     miniature.put(
@@ -270,13 +251,13 @@ def test_no_videos(tmp_path):
     ],
 )
 def test_annotations_that_cannot_be_right(tmp_path, train, message):
-    write(tmp_path / "in", train=train)
+    miniature.kinetics(tmp_path / "in", train=train)
     with pytest.raises(UserError, match=message):
         prepare(tmp_path / "in", tmp_path / "k400")
 
 
 def test_a_table_with_other_columns(tmp_path):
-    write(tmp_path / "in")
+    miniature.kinetics(tmp_path / "in")
     (tmp_path / "in" / "kinetics_val.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="label, youtube_id, time_start, time_end"):
         prepare(tmp_path / "in", tmp_path / "k400")

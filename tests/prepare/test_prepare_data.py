@@ -1,7 +1,6 @@
-"""What all preparations share: the script, the target folder, counting, progress."""
+"""The command `trn-jax prepare` with public data sets."""
 
 import errno
-import fcntl
 import os
 import pathlib
 import re
@@ -13,9 +12,7 @@ import pytest
 
 from trn_jax import cli
 from trn_jax.data.datasets import DATASETS
-from trn_jax.errors import UserError
-from trn_jax.prepare import PREPARATIONS, folder_lock, frame_folders, progress
-from trn_jax.prepare.folder_lock import locked_folder
+from trn_jax.prepare import PREPARATIONS
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -110,103 +107,3 @@ def test_a_target_that_is_a_file(tmp_path, capsys):
     (tmp_path / "to").write_text("")
     assert main(["jester", f"--archives={tmp_path}", f"--to={tmp_path}/to"]) == 2
     assert f"{tmp_path}/to: " in capsys.readouterr().err
-
-
-def test_a_read_only_target(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with (
-        pytest.raises(UserError, match=f"{tmp_path}.*read-only.*--to"),
-        locked_folder(tmp_path),
-    ):
-        pass
-
-
-def test_one_preparation_at_a_time(tmp_path):
-    with locked_folder(tmp_path / "to"):
-        handle = os.open(tmp_path / "to", os.O_RDONLY)
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with (
-            pytest.raises(UserError, match=f"{tmp_path}/to"),
-            locked_folder(tmp_path / "to"),
-        ):
-            pass
-        os.close(handle)
-    with locked_folder(tmp_path / "to"):
-        pass
-    assert list((tmp_path / "to").iterdir()) == []
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_frames_are_counted(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(frame_folders, "MIN_PARALLEL", 2)
-    monkeypatch.setattr(frame_folders, "CHUNK_SIZE", 2)
-    counts = {"a b": 3, "ü": 1, "nested/c": 2}
-    for name, count in counts.items():
-        miniature.put(tmp_path, miniature.frames(name, count))
-    miniature.put(tmp_path, {"empty/flow.txt": b"", "file": b""})
-    names = [*counts, "empty", "file", "gone"]
-    found = frame_folders.list_frames(str(tmp_path), names, workers=workers)
-    assert found.pop("empty") == "a folder without images"
-    assert found == {n: frame_folders.FrameFolder(c, "{:05d}.jpg", 1) for n, c in counts.items()}
-
-
-def numbered(*numbers, pattern="{:05d}.jpg"):
-    return [pattern.format(number) for number in numbers]
-
-
-FOLDERS = {
-    "as usual": (numbered(1, 2, 3), (3, "{:05d}.jpg", 1)),
-    "from 0": (numbered(0, 1), (2, "{:05d}.jpg", 0)),
-    "in any order": (numbered(3, 1, 2), (3, "{:05d}.jpg", 1)),
-    "of six digits": (numbered(*range(99_998, 100_003)), (5, "{:05d}.jpg", 99_998)),
-    "under other names": (numbered(1, 2, pattern="image_{:04d}.PNG"), (2, "image_{:04d}.PNG", 1)),
-    "with optical flow": (
-        [*numbered(1, 2), *numbered(1, 2, 3, pattern="flow_x_{:05d}.jpg")],
-        (2, "{:05d}.jpg", 1),
-    ),
-    "with what macOS leaves": ([*numbered(1, 2), "._00003.jpg", ".DS_Store"], (2, "{:05d}.jpg", 1)),
-    "a gap": (numbered(1, 2, 4), "'00003.jpg'"),
-    "two gaps": (numbered(1, 3, 5), "'00002.jpg'"),
-    "a frame that was renamed": ([*numbered(1, 2, 4), "00003 (1).jpg"], "'00003.jpg'"),
-    "of two widths": (["1.jpg", "02.jpg", "3.jpg"], "'01.jpg'"),
-    "nothing": ([], "without images"),
-    "no numbers": (["cover.jpg"], "'cover.jpg', has no number"),
-}
-
-
-@pytest.mark.parametrize("case", FOLDERS)
-def test_frames_are_recognized_and_gaps_seen(case):
-    names, expected = FOLDERS[case]
-    found = frame_folders.frame_folder(names, "{:05d}.jpg")
-    if isinstance(expected, str):
-        assert isinstance(found, str) and expected in found
-    else:
-        assert found == frame_folders.FrameFolder(*expected)
-
-
-def test_progress_is_told_in_lines_now_and_then(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
-    with progress.Progress("Unpacking", 200, "B") as bar:
-        bar.add(50)
-        bar.add(150)
-    first, last = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"Unpacking: 25%, [\d.]+ MB/s, \d+:\d\d:\d\d left", first)
-    assert re.fullmatch(r"Unpacking: 100%, [\d.]+ MB/s, 0:00:00 left", last)
-    with progress.Progress("Counting", 4, "videos") as bar:
-        bar.add(1, "all well")
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("Counting: 1 of 4 videos (25%), all well, ")
-
-
-def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress.Progress("Unpacking", 200, "B") as bar:
-        bar.add(200)
-    assert "Unpacking: 100%|" in capsys.readouterr().err
-
-
-def test_there_are_no_claims_on_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_lock, "fcntl", None)
-    with locked_folder(tmp_path / "to"), locked_folder(tmp_path / "to"):
-        assert (tmp_path / "to").is_dir()

@@ -114,7 +114,7 @@ def test_records_in_another_order_are_those_of_its_lists(tmp_path, capsys):
 
 @pytest.mark.parametrize("call", [2, 9])
 def test_interrupted_records_go_on(tmp_path, monkeypatch, capsys, call):
-    monkeypatch.setattr(contents, "_FRAMES_PER_SHARD", 3)
+    monkeypatch.setattr(contents, "FRAMES_PER_SHARD", 3)
     miniature.jester(tmp_path / "in", labels=GESTURES, train=TRAIN, val=VAL)
     assert run("jester", tmp_path) == 0
     expected = miniature.tree(tmp_path / "to")
@@ -190,9 +190,7 @@ def test_records_of_videos_without_frames(tmp_path, capsys, monkeypatch):
 
 
 def test_records_with_several_labels(tmp_path, capsys):
-    from test_charades_moments import write_charades
-
-    write_charades(tmp_path / "in")
+    miniature.charades(tmp_path / "in")
     assert run("charades", tmp_path) == 0
     *_, command = commands(capsys.readouterr().out)
     root = tmp_path / "to" / "records" / "video_folder"
@@ -215,23 +213,19 @@ def test_records_with_several_labels(tmp_path, capsys):
 
 
 def test_videos_of_kinetics_and_moments(tmp_path, capsys, monkeypatch):
-    import test_charades_moments
-    import test_kinetics
-
     monkeypatch.chdir(tmp_path)
     for name in ("k400", "moments"):
         (tmp_path / name).mkdir()
     video = write_video(3)
-    files = dict.fromkeys(test_kinetics.VIDEOS, video)
-    test_kinetics.write(tmp_path / "k400" / "in", files)
+    files = dict.fromkeys(miniature.KINETICS_VIDEOS, video)
+    miniature.kinetics(tmp_path / "k400" / "in", files)
     assert run("k400", tmp_path / "k400") == 0
     root = tmp_path / "k400" / "to" / "records" / "video_folder"
     assert f"--config.data_dir={root}" in capsys.readouterr().out
     assert read(root, 3)[-1] == ("air drumming/00S_-abCdEf_000003_000013.mp4", 3, "air drumming")
 
-    videos = dict.fromkeys(test_charades_moments.VIDEOS, video)
-    monkeypatch.setattr(test_charades_moments, "VIDEOS", videos)
-    test_charades_moments.write_moments(tmp_path / "moments" / "in")
+    videos = dict.fromkeys(miniature.MOMENTS_VIDEOS, video)
+    miniature.moments(tmp_path / "moments" / "in", videos=videos)
     assert run("moments", tmp_path / "moments", "--order=alphabetical") == 0
     root = tmp_path / "moments" / "to" / "records" / "video_folder"
     *_, command = commands(capsys.readouterr().out)

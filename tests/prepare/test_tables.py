@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from test_custom import prepared, write_frames, write_video
+from custom_videos import prepared, write_frames, write_video
 
 from trn_jax import cli
 from trn_jax.errors import UserError

@@ -1,12 +1,11 @@
-"""Videos to folders of JPEGs.
+"""Extraction of videos to folders of JPEGs.
 
 Every video becomes a folder of the same path without the extension, complete or not there. For
-each, `manifest.jsonl` has a line that tells what it was made from and how. At the end the lines are
-in the order of the videos, so that work that was interrupted ends with the same bytes.
+each, `manifest.jsonl` has a line with its hash and settings. At the end, the lines are in the order
+of the videos, so interrupted and uninterrupted runs leave the same bytes.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -14,23 +13,18 @@ import re
 import shutil
 from functools import partial
 
-import cv2
-import simplejpeg
-
 from trn_jax.data.decode import FrameError
-from trn_jax.data.videos import EXTENSIONS, VideoFile, is_video
+from trn_jax.data.videos import EXTENSIONS, is_video
 from trn_jax.errors import UserError
-from trn_jax.files import write_text
+from trn_jax.files import read_json_lines, read_text, write_text
 from trn_jax.prepare.folders import find_videos
+from trn_jax.prepare.frame_writer import write_frames
 from trn_jax.prepare.left_out import UNREADABLE, is_line, reason_lines
 from trn_jax.prepare.progress import Progress
 from trn_jax.prepare.workers import Died, in_processes
 
 MANIFEST = "manifest.jsonl"
 _PARTIAL = ".partial"
-_CHUNK = 1 << 20  # bytes
-_USUAL_RATE = 25.0  # frames per second, where a video says nothing
-_CLOCK_STEP = 1e-3  # seconds; some containers round times to it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +32,9 @@ class Settings:
     """How frames are written.
 
     Attributes:
-        short_side: pixels that the shorter side is scaled to; 0 keeps the size.
+        short_side: pixels of the shorter side after scaling; 0 keeps the size.
         quality: of the JPEGs, 1 to 100.
-        fps: frames per second of the video that are written; `None` for all of them.
+        fps: frames written per second of the video; `None` for all frames.
         pattern: file name of a frame for its number, from 1.
 
     Raises:
@@ -74,23 +68,25 @@ class Settings:
 
 
 def find_sources(source):
-    """Find the videos to take frames from.
+    """Find the videos to extract.
 
     Args:
-        source: a folder, which is searched for video files; or a list with the path of a video per
-            line, relative to the list, behind which labels may stand.
+        source: a folder to search; a video file; or a list with the path of a video per line,
+            relative to the list, with or without labels.
 
     Returns:
         `(root, names)`: the videos are `root/name`.
 
     Raises:
-        UserError: there is no video, or two would become the same folder.
+        UserError: no video is found, or two would become the same folder.
     """
     if os.path.isdir(source):
         root, names = source, find_videos(source, depth=8)
     elif is_video(source):
         root, name = os.path.split(source)
         names = [name]
+    elif not os.path.exists(source):
+        raise UserError(f"{source} not found; expected a folder, a video or a list of videos")
     else:
         root, names = _read_list(source)
     if not names:
@@ -102,7 +98,7 @@ def find_sources(source):
 
 
 def _check_folders(root, names):
-    """Refuse videos that would become one folder, or a folder among the frames of another."""
+    """Check that every video gets a folder of its own, outside of the others."""
     videos: dict[str, str] = {}
     for name in names:
         other = videos.setdefault(os.path.splitext(name)[0], name)
@@ -114,23 +110,17 @@ def _check_folders(root, names):
         folder = os.path.dirname(name)
         if folder in videos:
             raise UserError(
-                f"the folder of {name} in {root} has the name that the frames of {videos[folder]} "
-                "will have; rename one of them"
+                f"the folder of {name} in {root} has the name of the frames of {videos[folder]}; "
+                "rename one of them"
             )
 
 
 def _read_list(path):
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read {path} as a folder or a list of videos: {error}; give one of the two"
-        ) from None
+    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     folder = os.path.dirname(os.path.abspath(path))
     paths = [os.path.join(folder, _without_labels(folder, line)) for line in lines]
     videos = [os.path.normpath(path) for path in paths]
-    # Names below the list stay as they are; others are shortened by what they have in common.
+    # Names below the list stay as they are; others lose their common folder.
     if all(video.startswith(os.path.join(folder, "")) for video in videos):
         root = folder
     else:
@@ -139,7 +129,7 @@ def _read_list(path):
 
 
 def _without_labels(folder, line):
-    """A path may have spaces and digits itself, so fields go until a file is found."""
+    """Strip numbers until a file is found, as a path may have spaces and digits itself."""
     path = line
     while not os.path.exists(os.path.join(folder, path)):
         path, _, field = path.rpartition(" ")
@@ -149,7 +139,7 @@ def _without_labels(folder, line):
 
 
 def extract(root, names, to, settings, *, workers, report):
-    """Write the frames of videos, but for those that are there already.
+    """Write the frames of videos, except those that are complete.
 
     Args:
         root: folder of the videos.
@@ -157,11 +147,11 @@ def extract(root, names, to, settings, *, workers, report):
         to: folder of the folders of frames.
         settings: `Settings`.
         workers: processes that decode.
-        report: called with a line for every video that cannot be read, and about each that has
-            lost frames, has several video streams or changes its frame size.
+        report: called with a line for every unreadable video, and for every one that has lost
+            frames, has several video streams or changes its frame size.
 
     Returns:
-        `(number of videos written, number that were there, {unreadable video: reason})`.
+        `(number of videos written, number of complete ones, {unreadable video: reason})`.
 
     Raises:
         UserError: frames with other settings or of unknown origin are there, or the disk is full.
@@ -171,12 +161,12 @@ def extract(root, names, to, settings, *, workers, report):
     unknown = [n for n in waiting if n not in done and os.path.isdir(_folder(to, n))]
     if unknown:
         raise UserError(
-            f"{len(unknown)} folders in {to} are not from this command, as they are not in "
-            f"{MANIFEST}: {', '.join(unknown[:3])}; move them, or choose another folder"
+            f"{len(unknown)} folders in {to} are not in {MANIFEST}: {', '.join(unknown[:3])}; move "
+            "them, or choose another folder"
         )
     unreadable: dict[str, str] = {}
     if waiting:
-        _write_manifest(to, done)  # without a line that a kill has cut
+        _write_manifest(to, done)  # without a truncated last line
     work = partial(_extract_one, root, to, settings)
     with (
         Progress("Extracting frames", len(waiting), "videos") as progress,
@@ -189,7 +179,7 @@ def extract(root, names, to, settings, *, workers, report):
                 unreadable[name] = entry
                 report(f"unreadable: {os.path.join(root, name)}: {entry}")
             else:
-                # The line comes first: what a kill leaves without its folder is made anew.
+                # The line comes first: a folder without a line would be of unknown origin.
                 print(json.dumps(entry), file=manifest, flush=True)
                 _publish(_folder(to, name))
                 done[name] = entry
@@ -218,29 +208,46 @@ def _publish(folder):
     os.replace(folder + _PARTIAL, folder)
 
 
-def _read_manifest(to, settings):
-    """`{video: entry}`; a line that a kill has cut is left out."""
-    entries = {}
+def _extract_one(root, to, settings, name):
+    """Write the frames of a video to a partial folder; returns its entry, or why it is unreadable.
+
+    Runs in a worker process.
+    """
+    if not is_line(name):
+        return "has a name that is no single line of text in UTF-8; rename it"
+    path = os.path.join(root, name)
+    partial_folder = _folder(to, name) + _PARTIAL
     try:
-        with open(os.path.join(to, MANIFEST), encoding="utf-8") as file:
-            lines = file.readlines()
-    except FileNotFoundError:
-        return {}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            entries[entry["video"]] = entry
-        except (ValueError, TypeError, KeyError):
-            continue
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        os.makedirs(partial_folder)
+        entry = write_frames(path, partial_folder, settings)
+    except FrameError as error:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        return str(error).replace(f"{path} ", "", 1).replace(f" {path}", "", 1)
+    except OSError as error:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        raise UserError(
+            f"cannot write the frames of {path} to {partial_folder}: {error.strerror or error}; "
+            "make room or choose another place, and run the same command again to resume"
+        ) from None
+    return {"video": name, **entry, "settings": dataclasses.asdict(settings)}
+
+
+# Manifest
+
+
+def _read_manifest(to, settings):
+    """Read `{video: entry}`, without truncated lines."""
+    path = os.path.join(to, MANIFEST)
+    lines, _ = read_json_lines(path, video=str) if os.path.exists(path) else ([], 0)
     wanted = dataclasses.asdict(settings)
-    for entry in entries.values():
-        found = entry.get("settings")
-        if found != wanted:
+    for entry in lines:
+        if entry.get("settings") != wanted:
             raise UserError(
-                f"{to} has frames with other settings: {found}, asked for: {wanted}; "
-                "choose another folder, or ask for what is there"
+                f"{to} has frames with other settings: {entry.get('settings')}, expected {wanted}; "
+                "choose another folder, or the settings of these frames"
             )
-    return entries
+    return {entry["video"]: entry for entry in lines}
 
 
 def _finish(to, done, unreadable):
@@ -253,112 +260,13 @@ def _finish(to, done, unreadable):
 
 
 def _write_manifest(to, done):
+    """Write the manifest, unless it is up to date."""
     path = os.path.join(to, MANIFEST)
     text = "".join(json.dumps(done[name]) + "\n" for name in sorted(done))
     try:
-        with open(path, encoding="utf-8") as file:
-            if file.read() == text:
+        with open(path, "rb") as file:
+            if file.read() == text.encode():
                 return
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         pass
     write_text(path, text)
-
-
-# One video, in a process of its own
-
-
-def _extract_one(root, to, settings, name):
-    """Write the frames of a video beside their place; gives its entry, or why there is none."""
-    if not is_line(name):
-        return "has a name that is no single line of text in UTF-8; rename it"
-    path = os.path.join(root, name)
-    partial_folder = _folder(to, name) + _PARTIAL
-    try:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        os.makedirs(partial_folder)
-        entry = _write_frames(path, partial_folder, settings)
-    except FrameError as error:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        return str(error).replace(f"{path} ", "", 1).replace(f" {path}", "", 1)
-    except OSError as error:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        raise UserError(
-            f"cannot write the frames of {path} to {partial_folder}: {error.strerror or error}; "
-            "mend that (make room, if the disk is full) and run the same command again, which "
-            "goes on from here"
-        ) from None
-    return {"video": name, **entry, "settings": dataclasses.asdict(settings)}
-
-
-def _write_frames(path, folder, settings):
-    """Write the frames of a video; gives what the manifest tells about it."""
-    cv2.setNumThreads(1)
-    count, size = 0, None
-    with VideoFile(path, count=False) as video:
-        num_bytes, sha256 = _hash(path)
-        rate = video.rate or _USUAL_RATE
-        frames = _timed(video.stream(), rate)
-        if settings.fps is not None:
-            frames = _at_rate(frames, settings.fps)
-        for count, (_, frame) in enumerate(frames, start=1):
-            frame = _scale(frame, settings.short_side)
-            size = (frame.shape[1], frame.shape[0])
-            data = simplejpeg.encode_jpeg(frame, settings.quality, "RGB", "420")
-            with open(os.path.join(folder, settings.pattern.format(count)), "wb") as file:
-                file.write(data)
-        notes = list(video.notes)
-    return {
-        "sha256": sha256,
-        "bytes": num_bytes,
-        "frames": count,
-        "size": size,
-        "fps": settings.fps or rate,
-        **({"notes": notes} if notes else {}),
-    }
-
-
-def _hash(path):
-    """Size and SHA-256 of a file."""
-    sha256, num_bytes = hashlib.sha256(), 0
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                sha256.update(chunk)
-                num_bytes += len(chunk)
-    except OSError as error:
-        raise FrameError(f"cannot read {path}: {error.strerror}") from None
-    return num_bytes, sha256.hexdigest()
-
-
-def _timed(frames, rate):
-    """Frames of `VideoFile.stream` as pairs `(seconds, frame)`, at increasing times from 0."""
-    first, last = None, -math.inf
-    for frame, seconds in frames:
-        if first is None:
-            first = seconds = seconds or 0.0
-        seconds = last if seconds is None else seconds - first
-        if seconds <= last:  # the last frames of some codecs come without a time
-            seconds = last + 1 / rate
-        last = seconds
-        yield seconds, frame
-
-
-def _at_rate(frames, fps):
-    """What is on the screen at the times 0, 1 / fps, 2 / fps, ..."""
-    count, shown = 0, None
-    for seconds, frame in frames:
-        while shown is not None and count / fps < seconds - _CLOCK_STEP:
-            yield count / fps, shown
-            count += 1
-        shown = frame
-    if shown is not None and count / fps <= seconds + _CLOCK_STEP:
-        yield count / fps, shown
-
-
-def _scale(frame, short_side):
-    height, width = frame.shape[:2]
-    if not short_side or min(height, width) == short_side:
-        return frame
-    scale = short_side / min(height, width)
-    size = (int(width * scale + 0.5), int(height * scale + 0.5))
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

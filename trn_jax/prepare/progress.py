@@ -5,7 +5,7 @@ import time
 
 import tqdm
 
-_SECONDS_BETWEEN_LINES = 30
+SECONDS_BETWEEN_LINES = 30
 
 
 class Progress:
@@ -25,7 +25,7 @@ class Progress:
         self._shown = shown
         self._done = 0
         self._start = time.monotonic()
-        self._next_line = self._start + _SECONDS_BETWEEN_LINES
+        self._next_line = self._start + SECONDS_BETWEEN_LINES
         self._bar = None
         if shown and sys.stderr.isatty():
             self._bar = tqdm.tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B")
@@ -50,7 +50,7 @@ class Progress:
             self._bar.update(amount)
         elif self._shown and time.monotonic() >= self._next_line:
             print(self._line(detail), file=sys.stderr, flush=True)
-            self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def _line(self, detail):
         rate = self._done / (time.monotonic() - self._start)

@@ -25,7 +25,7 @@ from trn_jax.prepare.progress import Progress
 from trn_jax.prepare.workers import num_cpus
 
 # Whole videos, so that a clip is in one file.
-_FRAMES_PER_SHARD = 16384
+FRAMES_PER_SHARD = 16384
 _MAX_SHARDS = 512  # readers keep all of them open
 _DECODED_AT_ONCE = 64  # frames of a video file
 
@@ -198,7 +198,7 @@ def _videos(records, root):
 def cut_into_shards(videos):
     """Divide videos over files with about equally many frames: a list of lists."""
     total = sum(video.num_frames for video in videos)
-    per_shard = max(_FRAMES_PER_SHARD, -(-total // _MAX_SHARDS))
+    per_shard = max(FRAMES_PER_SHARD, -(-total // _MAX_SHARDS))
     shards: list[list[ListedVideo]] = []
     for video in videos:
         if video.first_frame >= len(shards) * per_shard:
