@@ -18,7 +18,7 @@ from test_main import RECIPE
 
 from trn_jax.checkpoints import checkpoint, checksums, integrity
 from trn_jax.errors import UserError
-from trn_jax.evaluation import evaluate
+from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.training import train
 
 ABOUT = {"config": {}, "class_names": []}
@@ -161,13 +161,13 @@ def evaluations(monkeypatch):
     """Lets something happen in an evaluation, by its number: `{number: function}`."""
     happens: dict = {}
     numbers = itertools.count(1)
-    score = evaluate.Evaluator._score
+    original = Evaluator.run
 
-    def _score(self, *args):
+    def run(self, *args):
         happens.get(next(numbers), lambda: None)()
-        return score(self, *args)
+        return original(self, *args)
 
-    monkeypatch.setattr(evaluate.Evaluator, "_score", _score)
+    monkeypatch.setattr(Evaluator, "run", run)
     return happens
 
 

@@ -22,7 +22,7 @@ from trn_jax import config as configuration
 from trn_jax.data import datasets, decode
 from trn_jax.data.reader import Clip, VideoClips
 from trn_jax.errors import UserError
-from trn_jax.evaluation import evaluate
+from trn_jax.evaluation import evaluate, evaluator, merging
 from trn_jax.prepare import progress
 
 # Merging
@@ -36,9 +36,9 @@ def softmax(x):
 @pytest.mark.smoke
 def test_views_are_merged_as_logits_or_as_probabilities():
     logits = 3 * np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
-    of_logits = evaluate.merge_views(logits, merge="logits")
+    of_logits = merging.merge_views(logits, merge="logits")
     np.testing.assert_allclose(of_logits, softmax(logits.mean(0)), rtol=1e-6)
-    of_probabilities = evaluate.merge_views(logits, merge="probabilities")
+    of_probabilities = merging.merge_views(logits, merge="probabilities")
     np.testing.assert_allclose(of_probabilities, softmax(logits).mean(0), rtol=1e-6)
     assert np.abs(of_logits - of_probabilities).max() > 0.05
 
@@ -49,15 +49,15 @@ def test_several_labels_give_sigmoids():
         ("logits", jax.nn.sigmoid(logits.mean(0))),
         ("probabilities", jax.nn.sigmoid(logits).mean(0)),
     ):
-        found = evaluate.merge_views(logits, merge=merge, multi_label=True)
+        found = merging.merge_views(logits, merge=merge, multi_label=True)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_probabilities_of_huge_logits_are_numbers():
     huge = np.array([[1e4, -1e4, 0.0]])
     with np.errstate(all="raise", under="ignore"):
-        np.testing.assert_array_equal(evaluate.merge_views(huge, merge="logits"), [1, 0, 0])
-        found = evaluate.merge_views(huge, merge="logits", multi_label=True)
+        np.testing.assert_array_equal(merging.merge_views(huge, merge="logits"), [1, 0, 0])
+        found = merging.merge_views(huge, merge="logits", multi_label=True)
     np.testing.assert_array_equal(found, [1, 0, 0.5])
 
 
@@ -111,7 +111,7 @@ def test_a_view_merges_as_it_says_or_as_the_model_prescribes(max_views):
         merge: configuration.view(**section, merge_views=merge)
         for merge in ("model", "logits", "probabilities")
     }
-    found = evaluate.Evaluator(graph, max_views=max_views).run(Videos(clips), views, (state,))
+    found = evaluator.Evaluator(graph, max_views=max_views).run(Videos(clips), views, (state,))
     for index, pixels in enumerate(clips):
         logits = pixels[np.arange(NUM_PLACES) % len(pixels), 0, 0, 0] / 50
         expected = {
@@ -159,7 +159,7 @@ def settings(tmp_path):
 def evaluator_of(settings, **options):
     model = create_model(**settings.model, rngs=nnx.Rngs(0))
     graph, state = nnx.split(model)
-    return evaluate.Evaluator(graph, **options), (nnx.as_pure(state),)
+    return evaluator.Evaluator(graph, **options), (nnx.as_pure(state),)
 
 
 def add_25x10(settings):
@@ -320,15 +320,15 @@ def test_the_test_list_is_evaluated_on_request(settings, tmp_path):
 def test_results_name_their_list_also_where_it_is_not_a_file(settings, tmp_path):
     data = build.Data(settings("tsn_resnet10"), str(tmp_path / "run"))
     text = (tmp_path / "val_list.txt").read_bytes()
-    assert evaluate._list_hash(data) == hashlib.sha256(text).hexdigest()
+    assert evaluate.list_hash(data) == hashlib.sha256(text).hexdigest()
     records = list(data.val_records)
     files = datasets.Dataset(val_list=str(tmp_path))  # a folder, as of records
     stored = types.SimpleNamespace(
         files=files, split="val", val_names=data.val_names, val_records=records
     )
-    first = evaluate._list_hash(stored)
+    first = evaluate.list_hash(stored)
     records[0] = dataclasses.replace(records[0], label=3)
-    assert evaluate._list_hash(stored) != first
+    assert evaluate.list_hash(stored) != first
 
 
 # Several hosts
@@ -344,7 +344,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, hosts, host)
 from trn_jax import create_model, build
 from trn_jax.training import train_step
-from trn_jax.evaluation import evaluate
+from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.distributed.sharding import make_mesh
 
 settings = from_dict(config)
@@ -357,7 +357,7 @@ graph, _, state = train_step.init_state(
     mesh,
 )
 data = build.Data(settings, out)
-results = evaluate.Evaluator(graph).run(data, settings.protocols, state.model)
+results = Evaluator(graph).run(data, settings.protocols, state.model)
 np.savez(f"{out}/{host}.npz", **{name: found["scores"].scores for name, found in results.items()})
 assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.values())
 """
@@ -404,8 +404,8 @@ def test_the_rows_of_all_hosts_make_up_the_list(num_hosts):
     for host in range(num_hosts):
         mine = np.zeros_like(whole)
         mine[host::num_hosts] = whole[host::num_hosts]
-        parts.append(evaluate.process_rows(mine, host, num_hosts))
-    np.testing.assert_array_equal(evaluate.interleave(np.stack(parts), 7), whole)
+        parts.append(evaluator.process_rows(mine, host, num_hosts))
+    np.testing.assert_array_equal(evaluator.interleave(np.stack(parts), 7), whole)
 
 
 # Videos that cannot be read

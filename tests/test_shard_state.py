@@ -11,7 +11,7 @@ from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base, optim_keys
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, gathered, make_mesh
 from trn_jax.errors import UserError
-from trn_jax.evaluation.evaluate import Evaluator
+from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.planning import plan
 from trn_jax.training import train_step
 from trn_jax.training.train import _restore

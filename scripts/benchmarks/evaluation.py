@@ -14,7 +14,7 @@ from trn_jax import build, create_model
 from trn_jax.data import augment, batches
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
-from trn_jax.evaluation import evaluate
+from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.settings import protocol_names, resolved_views
 
 
@@ -69,7 +69,7 @@ def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
     data = build.Data(config, workdir)
     graph, state = nnx.split(create_model(**config.model, rngs=nnx.Rngs(config.seed)))
     states = (nnx.as_pure(state),)
-    evaluator = evaluate.Evaluator(
+    evaluator = Evaluator(
         graph, multi_label=data.multi_label, max_views=config.eval.max_views_per_step
     )
 

@@ -19,7 +19,7 @@ from trn_jax.data.decode import Video
 from trn_jax.data.reader import ClipReader, VideoClips
 from trn_jax.data.views import View
 from trn_jax.distributed.sharding import make_mesh, replicated
-from trn_jax.evaluation import evaluate
+from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.settings import protocol_names, resolved_views
 
 _NUM_FRAMES = 300  # ten seconds
@@ -151,7 +151,7 @@ def measure_protocol(
     states = jax.device_put((nnx.as_pure(state),), replicated(make_mesh(devices)))
     # Of equal size, so that as few views as possible are padding.
     num_steps = -(-len(video.clips) // config.eval.max_views_per_step)
-    evaluator = evaluate.Evaluator(
+    evaluator = Evaluator(
         graph, multi_label=data.multi_label, max_views=-(-len(video.clips) // num_steps)
     )
 

@@ -17,7 +17,8 @@ from trn_jax.distributed import processes
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import INTERRUPTED, UserError, escaped
-from trn_jax.evaluation import evaluate
+from trn_jax.evaluation import evaluate, results
+from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.files import write_text
 from trn_jax.settings import resolved_views, shared_json
 from trn_jax.training.logs import Profile, Reporter, StepMeter, duration, first_not_finite
@@ -104,12 +105,12 @@ def _train(config, workdir, mesh, data, parts, lists, watchdog, signals, profile
         parts.make_model, parts.make_optimizer, mesh, config.train.shard_state
     )
     views = resolved_views(config)
-    evaluator = evaluate.Evaluator(
+    evaluator = Evaluator(
         graph,
         multi_label=data.multi_label,
         max_views=config.eval.max_views_per_step,
         alive=watchdog.alive,
-        asked=watchdog.asked,
+        should_stop=watchdog.asked,
     )
     # Without this, a protocol that does not fit the model would fail after the last step.
     evaluator.check(
@@ -159,19 +160,19 @@ def _train(config, workdir, mesh, data, parts, lists, watchdog, signals, profile
     watchdog.note("the last save")
     checkpoints.close()
     step = int(state.step)
-    results = None
+    found = None
     if not loop.stopped_by:
         watchdog.note("the last evaluation", compiles=True)
         newest = checkpoint.find(workdir)
-        results = evaluator.run_protocols(
-            data, config, state.model, newest, step, list(config.protocols)
+        found = evaluate.run_protocols(
+            evaluator, data, config, state.model, newest, step, list(config.protocols)
         )
-        if results is None:
+        if found is None:
             loop.stopped_by = watchdog.ends_here(asked=True)
     loop.conclude(step)
     if loop.stopped_by:
         return INTERRUPTED
-    evaluate.write_results(results, os.path.join(workdir, "results"))
+    results.write(found, os.path.join(workdir, "results"))
     return 0
 
 
@@ -182,7 +183,7 @@ class _Loop:
         config: the configuration.
         workdir: folder for the logs.
         data: a `build.Data`.
-        evaluator: an `evaluate.Evaluator`.
+        evaluator: an `Evaluator`.
         checkpoints: a `Checkpoints`.
         first_step: steps taken by earlier runs.
         watchdog: a `Watchdog`, which receives progress reports.

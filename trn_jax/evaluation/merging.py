@@ -1,0 +1,124 @@
+"""Merges the views of videos into scores, each video as soon as its last logits arrive."""
+
+import numpy as np
+
+
+def merge_views(logits, *, merge, multi_label=False):
+    """Merge the views of a video into one prediction, in float64.
+
+    Args:
+        logits: `[views, ..., classes]`.
+        merge: average the "logits" or the "probabilities".
+        multi_label: sigmoid per class instead of softmax.
+
+    Returns:
+        Probabilities `[..., classes]`, float64.
+    """
+    probabilities = _sigmoid if multi_label else _softmax
+    logits = np.asarray(logits, np.float64)
+    if merge == "logits":
+        return probabilities(logits.mean(axis=0))
+    return probabilities(logits).mean(axis=0)
+
+
+def _softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(logits):
+    return (1 + np.tanh(logits / 2)) / 2  # does not overflow
+
+
+class ScoreMerger:
+    """Collects the logits of clips and merges them into the scores of every view.
+
+    Args:
+        views: `{name: View}`.
+        num_videos: length of the list.
+        num_classes: classes of the scores.
+        draws: `{name: slice}`, which draws of the logits belong to a view.
+        model_merge: how views whose `merge_views` is "model" merge.
+        multi_label: see `merge_views`.
+        class_order: int `[num_classes]`, the output of each label; `None`: the same.
+        merged: called as `merged(example, scores [classes])` with the first view of each video.
+
+    Attributes:
+        scores: `{name: [videos, draws, classes]}`, float32; 0 for videos without logits.
+    """
+
+    def __init__(
+        self,
+        views,
+        *,
+        num_videos,
+        num_classes,
+        draws,
+        model_merge,
+        multi_label,
+        class_order,
+        merged=lambda example, scores: None,
+    ):
+        self.scores = {
+            name: np.zeros((num_videos, view.num_draws, num_classes), np.float32)
+            for name, view in views.items()
+        }
+        self._views = views
+        self._draws = draws
+        self._model_merge = model_merge
+        self._multi_label = multi_label
+        self._class_order = slice(None) if class_order is None else class_order
+        self._merged = merged
+        self._num_places = sum(view.num_views for view in views.values())
+        self._open: dict[int, int] = {}  # places without logits, per video
+        self._logits: dict[int, dict[str, np.ndarray]] = {}
+
+    def add(self, logits, clips, mirrored):
+        """Add the logits `[batch, draws, classes]` of `Clip`s that the device mirrored or not."""
+        for found, clip in zip(np.asarray(logits), clips, strict=False):
+            example = clip.example
+            if example not in self._open:
+                self._open[example] = self._num_places
+                self._logits[example] = {
+                    name: np.empty((view.num_views, *found[self._draws[name]].shape), found.dtype)
+                    for name, view in self._views.items()
+                }
+            for name, position, flip in clip.places:
+                if flip == mirrored:
+                    self._logits[example][name][position] = found[self._draws[name]]
+                    self._open[example] -= 1
+            if not self._open[example]:
+                del self._open[example]
+                self._merge(example, self._logits.pop(example))
+
+    def _merge(self, example, logits):
+        for name, views in logits.items():
+            merge = self._views[name].merge_views
+            merge = self._model_merge if merge == "model" else merge
+            merged = merge_views(views, merge=merge, multi_label=self._multi_label)
+            self.scores[name][example] = merged[:, self._class_order]
+        first = next(iter(logits))
+        self._merged(example, self.scores[first][example, 0])
+
+
+class RunningAccuracy:
+    """Top-1 accuracy of the videos so far.
+
+    Args:
+        labels: int `[videos]`, or multi-hot `[videos, classes]`, for which there is no top-1.
+        show: called for every video as `show(1, text)`.
+    """
+
+    def __init__(self, labels, show):
+        self._labels = labels if labels.ndim == 1 else None
+        self._show = show
+        self._num_videos = self._num_correct = 0
+
+    def __call__(self, example, scores):
+        """Count one video with its scores `[classes]`."""
+        self._num_videos += 1
+        text = ""
+        if self._labels is not None:
+            self._num_correct += int(np.argmax(scores) == self._labels[example])
+            text = f"top-1 {100 * self._num_correct / self._num_videos:.2f} % so far"
+        self._show(1, text)
