@@ -107,8 +107,9 @@ class Video(abc.ABC):
         with scratch() as memory:
             wanted = sorted({int(index) for index in indices})
             for number, frame in self._decode(wanted, memory, draft):
-                check_shape(frame, f"frame {number} of {self.path}")
-                first = first or frame.shape
+                if first is None:
+                    check_shape(frame, f"frame {number} of {self.path}")
+                    first = frame.shape
                 if frame.shape != first:
                     sizes = sorted({first, frame.shape})
                     raise FrameError(f"the frames of {self.path} differ in size: {sizes}")

@@ -125,10 +125,12 @@ class ClipReader:
                     pixels = _allocate(clips) if out is None else [out]
                     found = VideoClips(example, clips, pixels)
                     crops = _crops_by_frame(found)
-                for short_side, targets in crops[number].items():
-                    scaled = augment.resize_short_side(frame, short_side, scratch)
-                    for clip, target in targets:
-                        augment.cut(scaled, clip.box, clip.flip, target)
+                short_side = None
+                for clip, target in crops[number]:
+                    if clip.short_side != short_side:
+                        short_side = clip.short_side
+                        scaled = augment.resize_short_side(frame, short_side, scratch)
+                    augment.cut(scaled, clip.box, clip.flip, target)
         for clip, target in found.pairs():
             augment.color(target, clip.colors)
         return found._replace(loss=video.loss)
@@ -142,7 +144,7 @@ class ClipReader:
             height: of the frames.
             width: of the frames.
         """
-        places: dict[Clip, list] = {}
+        places: dict[tuple, list] = {}
         for name, (_, crop, color) in self._steps.items():
             frames, rng = drawn[name]
             scaled = augment.short_side_size(height, width, crop.scaled_to)
@@ -151,9 +153,9 @@ class ClipReader:
             colors = color.draw(rng)
             crops = itertools.product(boxes, map(tuple, frames.tolist()))
             for position, ((box, mirrored), numbers) in enumerate(crops):
-                clip = Clip(example, numbers, crop.scaled_to, box, crop.size, flip, colors)
-                places.setdefault(clip, []).append((name, position, mirrored))
-        clips = [dataclasses.replace(clip, places=tuple(at)) for clip, at in places.items()]
+                cut = numbers, crop.scaled_to, box, crop.size, flip, colors
+                places.setdefault(cut, []).append((name, position, mirrored))
+        clips = [Clip(example, *cut, tuple(at)) for cut, at in places.items()]
         return sorted(clips, key=lambda clip: clip.shape)
 
 
@@ -163,9 +165,9 @@ def _allocate(clips):
 
 
 def _crops_by_frame(video):
-    """`{frame: {short side to scale it to: [(clip, target)]}}` of `VideoClips`."""
-    crops: dict = defaultdict(lambda: defaultdict(list))
-    for clip, pixels in video.pairs():
+    """`{frame: [(clip, target)]}` of `VideoClips`, with equal short sides one after the other."""
+    crops: dict = defaultdict(list)
+    for clip, pixels in sorted(video.pairs(), key=lambda pair: pair[0].short_side):
         for number, target in zip(clip.frames, pixels, strict=True):
-            crops[number][clip.short_side].append((clip, target))
+            crops[number].append((clip, target))
     return crops
