@@ -112,7 +112,7 @@ def test_views_are_ordered_crop_first_then_clip(grey):
     "changes",
     [
         dict(sampling="clips", num_clips=4, frame_interval=2),
-        dict(sampling="clips", num_clips=4, frame_interval=8, out_of_bound="repeat_last"),
+        dict(sampling="clips", num_clips=4, frame_interval=8),
         dict(sampling="dense", num_clips=4, sample_range=6),
     ],
 )

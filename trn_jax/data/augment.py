@@ -153,7 +153,8 @@ def resize_short_side(frame, short_side, memory=None):
     """
     if not short_side:
         return frame
-    height, width = short_side_size(*frame.shape[:2], short_side)
+    height, width, _ = frame.shape
+    height, width = short_side_size(height, width, short_side)
     if frame.shape[:2] == (height, width):
         return frame
     return resize(frame, height, width, memory and memory.array(height, width, 3))

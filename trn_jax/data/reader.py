@@ -12,6 +12,10 @@ import numpy as np
 from trn_jax.data import augment, memory
 from trn_jax.data.decode import read_video
 
+Box = tuple[int, int, int, int]
+# The fields of a `Clip` that make it distinct: frames, short side, box, size, flip and colours.
+_Cut = tuple[tuple[int, ...], int, Box, int, bool, tuple | None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
@@ -32,7 +36,7 @@ class Clip:
     example: int
     frames: tuple[int, ...]
     short_side: int
-    box: tuple[int, int, int, int]
+    box: Box
     size: int
     flip: bool = False
     colors: tuple | None = None
@@ -144,7 +148,7 @@ class ClipReader:
             height: of the frames.
             width: of the frames.
         """
-        places: dict[tuple, list] = {}
+        places: dict[_Cut, list] = {}
         for name, (_, crop, color) in self._steps.items():
             frames, rng = drawn[name]
             scaled = augment.short_side_size(height, width, crop.scaled_to)
