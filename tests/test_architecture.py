@@ -53,6 +53,7 @@ LAYERS = (
     ("trn_jax.prepare.dataset_writer", "trn_jax.prepare.frame_folders"),
     ("trn_jax.prepare.split_tar", "trn_jax.prepare.unpacking", "trn_jax.prepare.video_paths"),
     ("trn_jax.prepare.class_folders", "trn_jax.prepare.class_names", "trn_jax.prepare.splits"),
+    ("trn_jax.prepare.table_rows",),
     ("trn_jax.prepare.tables",),
     ("trn_jax.prepare.custom_sources",),
     ("trn_jax.prepare.annotation_files", "trn_jax.prepare.lists"),

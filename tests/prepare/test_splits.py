@@ -18,7 +18,7 @@ def make(label, numbers, **fields):
 def membership(items, *, earlier=None, seed=0, share=0.2):
     """`{path: split}`."""
     division = splits.divide(items, val_share=share, seed=seed, earlier=earlier)
-    return {item.path: split for split, found in division.items.items() for item in found}
+    return {item.path: split for split, found in division.examples.items() for item in found}
 
 
 def keys(found, items):
@@ -81,7 +81,7 @@ def test_shares_are_about_right_and_every_class_has_both(share):
         items = [item for number in range(30) for item in make(f"class {number}", range(size))]
         division = splits.divide(items, val_share=share, seed=size)
         assert division.without("val") == division.without("train") == []
-        counts = Counter(item.labels[0] for item in division.items["val"])
+        counts = Counter(item.labels[0] for item in division.examples["val"])
         assert max(counts.values()) <= max(2 * share * size, size // 2, 1)
     items = [item for number in range(10) for item in make(f"class {number}", range(200))]
     found = list(membership(items, share=share).values())
@@ -117,13 +117,13 @@ def test_given_splits_stay_and_test_is_never_validation():
     tests = make("a", range(50, 60), split="test") + make("b", range(50, 60), split="test")
     division = splits.divide(given + tests, val_share=0.2, seed=0)
     assert division.validation_from_train
-    assert set(division.items["test"]) == set(tests)
-    assert len(division.items["val"]) + len(division.items["train"]) == 40
+    assert set(division.examples["test"]) == set(tests)
+    assert len(division.examples["val"]) + len(division.examples["train"]) == 40
     assert division.without("val") == []
     val = make("a", range(90, 93), split="val")
     division = splits.divide(given + tests + val, val_share=0.2, seed=0)
     assert not division.validation_from_train
-    assert {s: set(found) for s, found in division.items.items()} == {
+    assert {s: set(found) for s, found in division.examples.items()} == {
         "train": set(given),
         "val": set(val),
         "test": set(tests),
@@ -141,7 +141,7 @@ def test_what_the_source_gives_goes_before_earlier_lists():
     items = make("a", range(4), split="train") + make("b", range(4), split="val")
     earlier = {item.key: "val" for item in items}
     division = splits.divide(items, val_share=0.2, seed=0, earlier=earlier)
-    assert len(division.items["train"]) == 4
+    assert len(division.examples["train"]) == 4
     assert division.moved == [item.path for item in items[:4]] and division.kept == 4
 
 

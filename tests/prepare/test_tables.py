@@ -8,7 +8,7 @@ from custom_videos import prepared, write_frames, write_video
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.prepare import class_names, custom_sources, tables
+from trn_jax.prepare import class_names, custom_sources, table_rows
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import SPLIT_NAMES
 
@@ -427,7 +427,7 @@ def test_mutated_tables(root):
         options["group_by"] = rng.choice(["", "", "level1", "(a)", "speaker", "2"])
         try:
             items, _ = read(
-                root, f"t{rng.choice(tables.EXTENSIONS_OF_TABLES)}", bytes(text), **options
+                root, f"t{rng.choice(table_rows.TABLE_EXTENSIONS)}", bytes(text), **options
             )
         except UserError:
             continue
@@ -439,6 +439,6 @@ def test_mutated_tables(root):
 
 def test_every_known_header_is_found():
     for what in ("path", "label"):
-        for name in tables.HEADERS[what]:
+        for name in table_rows.HEADERS[what]:
             assert name == name.lower() and " " not in name
-    assert not set(tables.HEADERS["path"]) & set(tables.HEADERS["label"])
+    assert not set(table_rows.HEADERS["path"]) & set(table_rows.HEADERS["label"])

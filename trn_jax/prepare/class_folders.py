@@ -1,4 +1,4 @@
-"""Labelled videos from a folder per class, perhaps below folders `train`, `val` and `test`."""
+"""Labelled videos from a folder per class, with or without `train`, `val` and `test` above."""
 
 import os
 import pathlib
@@ -9,14 +9,13 @@ from trn_jax.prepare.examples import Example, split_called
 
 
 def read_class_folders(writer, root, found, *, class_level=1):
-    """The videos below the folders of classes, at any depth.
+    """Find the videos below folders of classes, at any depth.
 
     Args:
-        writer: the `DatasetWriter` that what is passed over is reported to.
+        writer: the `DatasetWriter` that notes what is skipped.
         root: the folder.
         found: its `folders.FoundFiles`.
-        class_level: which folder on the way to a video has the name of its class, counted from 1
-            below `root` or below `train`, `val` and `test`.
+        class_level: level of the class folders, from 1, below `root` or `train`, `val` and `test`.
 
     Returns:
         A list of `Example`.
@@ -28,7 +27,7 @@ def read_class_folders(writer, root, found, *, class_level=1):
         raise _no_videos(root, found)
     top = {_parts(path)[0] for path in found.videos if len(_parts(path)) > 1}
     given = _given_splits(root, top)
-    items, shallow, beside = [], [], []
+    examples, shallow, beside = [], [], []
     for path in found.videos:
         parts = _parts(path)
         split = given.get(parts[0], "") if len(parts) > 1 else ""
@@ -38,13 +37,13 @@ def read_class_folders(writer, root, found, *, class_level=1):
         elif len(folders) < class_level:
             shallow.append(path)
         else:
-            items.append(Example(path, (folders[class_level - 1],), split))
-    if not items:
+            examples.append(Example(path, (folders[class_level - 1],), split))
+    if not examples:
         smaller = ", or give a smaller --class-level" if class_level > 1 else ""
         raise UserError(
-            f"{shallow[0]} and all other videos in {root} have no folder of level {class_level} "
-            "above them, which would have the name of their class; move those of each class into "
-            f"one{smaller}, or give a table with the class of each video"
+            f"{shallow[0]} and all other videos in {root} are in no folder of level {class_level}, "
+            "whose name is the class; move the videos of each class into a folder"
+            f"{smaller}, or give a table with the class of each video"
         )
     others = [path for path in found.others if os.path.dirname(path)]
     writer.skip(f"files that are no videos by their names ({', '.join(EXTENSIONS)})", others)
@@ -53,20 +52,20 @@ def read_class_folders(writer, root, found, *, class_level=1):
     writer.skip(f"videos above the folders of the classes (level {class_level})", shallow)
     level = class_level + bool(given)
     classes = [f for f in found.folders if len(_parts(f)) == level]
-    with_videos = {"/".join(_parts(item.path)[:level]) for item in items}
-    names = {_parts(f)[-1] for f in classes} - {item.labels[0] for item in items}
+    with_videos = {"/".join(_parts(example.path)[:level]) for example in examples}
+    names = {_parts(f)[-1] for f in classes} - {example.labels[0] for example in examples}
     empty = [
         f for f in classes if "/".join(_parts(f)) not in with_videos and _parts(f)[-1] in names
     ]
     writer.skip("folders without videos, which are no classes then", [_parts(f)[-1] for f in empty])
-    return items
+    return examples
 
 
 def _given_splits(root, top):
-    """`{folder: split}` of those on the first level, if they are splits and not classes.
+    """`{folder: split}` of the first level, if its folders are splits and not classes.
 
-    A class may be called "train" as well: its folder is a split if `val` or `test` lie beside it,
-    or nothing else does.
+    A class may be called "train", too: the folder is a split if it is alone, or beside `val` or
+    `test`.
     """
     given = {name: split for name in top if (split := split_called(name))}
     splits = set(given.values())
@@ -74,8 +73,8 @@ def _given_splits(root, top):
         return given if len(splits) > 1 or len(top) == 1 else {}
     if splits and len(given) == len(top):
         raise UserError(
-            f"{root} has {', '.join(sorted(given))}, but no folder for training; expected train "
-            "beside them, or a folder per class"
+            f"{root} has {', '.join(sorted(given))}, but no folder train; expected one beside "
+            "them, or a folder per class"
         )
     return {}
 

@@ -1,4 +1,4 @@
-"""Names of classes: their order, spellings that mean one class, and names of numbers."""
+"""Class names: order, variant spellings, and names of numbered classes."""
 
 import collections
 import dataclasses
@@ -9,7 +9,7 @@ from trn_jax.data.annotations import numbered_names
 from trn_jax.errors import UserError, listed
 from trn_jax.files import read_text
 
-# Where people keep the names of numbered classes, beside their lists.
+# Files with the names of numbered classes, beside a list.
 _MAPS = (
     *("label_map.txt", "classInd.txt", "labels.txt", "class_names.txt", "classes.txt"),
     *("class_list.txt", "categories.txt", "category.txt", "class2ind.txt"),
@@ -18,12 +18,12 @@ _MAPS = (
 
 
 def ordered(names, order=()):
-    """Names of classes in the order of their labels.
+    """Class names in label order.
 
     Args:
         names: the classes.
-        order: all names that their numbers stood for; by default numbers go by their value, and
-            names by the alphabet.
+        order: names in the order of the source's numbers; by default numbers are sorted by value,
+            and names alphabetically.
     """
     if order:
         return [name for name in order if name in names]
@@ -36,22 +36,22 @@ def _is_number(name):
     return name.isdecimal() and len(name) < 10  # longer ones are names, such as dates
 
 
-def unify(writer, items, order, *, merge):
-    """Make one class of spellings that mean one.
+def unify(writer, examples, order, *, merge):
+    """Merge variant spellings of class names.
 
-    Spaces around names can't be kept, as files of class names are read without them. Other names
-    that differ only in case, spaces or Unicode normal form are reported, and merged if asked for.
+    Spaces around names are always removed, as files of class names are read without them. Names
+    that differ only in case, spaces or Unicode normal form are noted, and merged on request.
 
     Args:
-        writer: the `DatasetWriter` to report to.
-        items: `Example`s.
+        writer: the `DatasetWriter` that notes them.
+        examples: `Example`s.
         order: of the classes, see `ordered`.
         merge: whether to merge the latter.
 
     Returns:
-        The items and the order, with the names that remain.
+        The examples and the order, with the remaining names.
     """
-    counts = collections.Counter(label for item in items for label in item.labels)
+    counts = collections.Counter(label for example in examples for label in example.labels)
     chosen: dict[str, str] = {}
     for key in (str.strip, _folded):
         spellings = collections.defaultdict(list)
@@ -63,11 +63,11 @@ def unify(writer, items, order, *, merge):
                 chosen |= dict.fromkeys(names, chosen.get(names[0], names[0]).strip())
             if len(shown) > 1:
                 writer.note(_describe(shown, key is str.strip or merge, chosen.get(names[0])))
-    items = [
-        dataclasses.replace(item, labels=tuple(dict.fromkeys(chosen[n] for n in item.labels)))
-        for item in items
+    examples = [
+        dataclasses.replace(example, labels=tuple(dict.fromkeys(chosen[n] for n in example.labels)))
+        for example in examples
     ]
-    return items, list(dict.fromkeys(chosen.get(name, name.strip()) for name in order))
+    return examples, list(dict.fromkeys(chosen.get(name, name.strip()) for name in order))
 
 
 def _describe(names, merged, kept):
@@ -84,30 +84,30 @@ def _folded(name):
     return unicodedata.normalize("NFC", " ".join(name.split()).casefold())
 
 
-def name_numbers(writer, items, folder, *, but):
-    """Replace numbers of classes by their names, if a file beside the list has those.
+def name_numbers(writer, examples, folder, *, but):
+    """Replace class numbers by the names in a file beside the list, if there is one.
 
     Args:
-        writer: the `DatasetWriter` to report to.
-        items: `Example`s.
-        folder: where the list lies.
-        but: the list, which is no such file itself.
+        writer: the `DatasetWriter` that notes the file.
+        examples: `Example`s.
+        folder: folder of the list.
+        but: the list, which is not that file itself.
 
     Returns:
-        The items, and the names in the order of their numbers; an empty list if classes aren't
+        The examples, and the names in the order of their numbers; an empty list if classes aren't
         numbers, or have no names.
 
     Raises:
-        UserError: the file has no name for some number or a name twice, or would be overwritten.
+        UserError: the file lacks a number, has a name twice, or would be overwritten.
     """
-    numbers = {label for item in items for label in item.labels}
+    numbers = {label for example in examples for label in example.labels}
     paths = (os.path.join(folder, name) for name in _MAPS)
     path = next((p for p in paths if os.path.isfile(p) and not os.path.samefile(p, but)), None)
     if path is None or not numbers or not all(map(_is_number, numbers)):
-        return items, []
+        return examples, []
     names = _read_map(path)
     if all(map(_is_number, names.values())):
-        return items, []  # of an earlier preparation, which had no names either
+        return examples, []  # written by an earlier preparation without names
     if os.path.realpath(path) == os.path.realpath(os.path.join(writer.to, "label_map.txt")):
         raise UserError(
             f"--to={writer.to} would overwrite {path}, where the names of the classes are; choose "
@@ -120,15 +120,15 @@ def name_numbers(writer, items, folder, *, but):
             f"as {unknown[0]}; it names {min(names)} to {max(names)}"
         )
     writer.note(f"the names of the classes are those of {path}")
-    items = [
-        dataclasses.replace(item, labels=tuple(names[int(number)] for number in item.labels))
-        for item in items
+    examples = [
+        dataclasses.replace(example, labels=tuple(names[int(number)] for number in example.labels))
+        for example in examples
     ]
-    return items, [names[number] for number in sorted(names)]
+    return examples, [names[number] for number in sorted(names)]
 
 
 def _read_map(path):
-    """`{number: name}` from lines `<number> <name>`, `<name> <number>`, or names from 0 on."""
+    """Read `{number: name}` from lines `<number> <name>`, `<name> <number>`, or `<name>`."""
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; expected the name of a class per line, or remove it")

@@ -1,4 +1,4 @@
-"""Own videos: from folders of classes, a table or a list to what a recipe reads.
+"""Custom data sets: from folders of classes, a table or a list to the lists of a recipe.
 
 The source is one of
 
@@ -8,7 +8,7 @@ The source is one of
     <table>.csv .tsv .txt .json .jsonl        see `tables`
 
 The videos stay where they are. Beside a link to them, the data set has `train_list.txt`,
-`val_list.txt`, perhaps `test_list.txt`, and `label_map.txt`; and, if videos can't be read,
+`val_list.txt`, perhaps `test_list.txt`, and `label_map.txt`; and, if videos are unreadable,
 `unreadable.txt`, with lines `<video><tab><reason>`. `splits` has the rule for the splits.
 """
 
@@ -21,7 +21,8 @@ from trn_jax.data.datasets import Dataset
 from trn_jax.data.decode import FrameError
 from trn_jax.data.videos import VideoFiles, is_video, probe
 from trn_jax.errors import UserError, listed
-from trn_jax.prepare import class_names, custom_sources, splits
+from trn_jax.prepare import class_names, splits
+from trn_jax.prepare.custom_sources import SourceOptions, find_examples
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import SPLIT_NAMES
 from trn_jax.prepare.folders import visible_entries
@@ -32,43 +33,42 @@ from trn_jax.prepare.workers import CRASHED, Died, for_each
 
 
 def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False, **options):
-    """Write the lists of own videos.
+    """Write the lists of a custom data set.
 
     Args:
         source: folder, table or list, see above.
         to: folder of the data set.
         val_share: share of the training videos for validation, if the source has none for that.
-        seed: of the choice of those.
+        seed: of the choice of these.
         workers: processes that open videos.
-        merge_classes: make one class of those whose names differ only in case, spaces or Unicode
-            normal form.
-        **options: fields of `custom_sources.SourceOptions`.
+        merge_classes: merge classes whose names differ only in case, spaces or Unicode normal form.
+        **options: fields of `SourceOptions`.
 
     Returns:
         A `DatasetWriter`.
 
     Raises:
-        UserError: there is nothing that can be used, or the source is not as expected.
+        UserError: no video is usable, or the source is not as expected.
     """
     if not 0 < val_share < 1:
         raise UserError(f"--val-share={val_share} must be a share between 0 and 1, such as 0.2")
     writer = DatasetWriter(to)
-    chosen = custom_sources.SourceOptions(**options)
-    root, items, broken, order = custom_sources.find_examples(writer, source, to, chosen)
-    items, order = class_names.unify(writer, items, order, merge=merge_classes)
-    items = _checked(source, items, chosen.multi_label)
-    found = _open_all(writer, root, items, broken, workers)
-    kinds = _one_kind(source, found)
+    chosen = SourceOptions(**options)
+    root, examples, broken, order = find_examples(writer, source, to, chosen)
+    examples, order = class_names.unify(writer, examples, order, merge=merge_classes)
+    examples = _merge_rows(source, examples, chosen.multi_label)
+    found = _open_all(writer, root, examples, broken, workers)
+    kind = _only_kind(source, found)
     writer.naming = _naming(found)
-    labels = _number_classes(writer, source, items, found, order)
+    labels = _number_classes(writer, source, examples, found, order)
     division = splits.divide(
         list(found),
         val_share=val_share,
         seed=seed,
-        earlier=splits.read_earlier(to, (item.key for item in found)),
+        earlier=splits.read_earlier(to, (example.key for example in found)),
     )
     _check_spaces(found, chosen.multi_label)
-    writer.link(root, "videos" if kinds == "video" else "rawframes")
+    writer.link(root, "videos" if kind == "video" else "rawframes")
     _write_lists(writer, division, found, labels)
     command = ["trn-jax", "train", "finetune", f"--config.data_dir={to}"]
     command += [f"--config.model.num_classes={len(labels)}"]
@@ -79,39 +79,38 @@ def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classe
     return writer
 
 
-def _checked(source, items, multi_label):
-    """One item per video; refuses names that can't be in lists, and what would be contradictory."""
+def _merge_rows(source, examples, multi_label):
+    """One example per video; contradictions and names that can't be in lists are an error."""
     problems = []
     same = collections.defaultdict(list)
-    for item in items:
+    for example in examples:
         problems += [
-            f"the name of the class {label!r} is no single line of text"
-            for label in item.labels
+            f"the class {label!r} is not a single line of text"
+            for label in example.labels
             if not label or not is_line(label)
         ]
-        same[item.path].append(item)
-    checked = []
+        same[example.path].append(example)
+    merged = []
     for path, rows in same.items():
-        labels = tuple(dict.fromkeys(label for item in rows for label in item.labels))
+        labels = tuple(dict.fromkeys(label for row in rows for label in row.labels))
         if len(labels) > 1 and not multi_label:
             problems.append(f"{path} is of two classes, {labels[0]!r} and {labels[1]!r}")
         for what in ("split", "group"):
-            values = sorted({getattr(item, what) for item in rows})
+            values = sorted({getattr(row, what) for row in rows})
             if len(values) > 1:
                 problems.append(f"{path} is in two {what}s, {values[0]!r} and {values[1]!r}")
-        checked.append(dataclasses.replace(rows[0], labels=labels))
+        merged.append(dataclasses.replace(rows[0], labels=labels))
     if problems:
-        found = listed(list(dict.fromkeys(problems)))
-        raise UserError(f"{source} cannot be used, correct it:{found}")
-    if multi_label and all(len(item.labels) == 1 for item in checked):
+        raise UserError(f"{source} needs corrections:{listed(list(dict.fromkeys(problems)))}")
+    if multi_label and all(len(example.labels) == 1 for example in merged):
         raise UserError(
             f"{source} has one label per video, but --multi-label expects several in some cells, "
             "such as 'run;jump'; leave it out"
         )
-    return checked
+    return merged
 
 
-# What can be read --------------------------------------------------------------------------------
+# Videos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,35 +129,35 @@ class _Details:
         return " ".join(map(str, [path, *numbers]))
 
 
-def _open_all(writer, root, items, broken, workers):
-    """Open all videos and list those that can't be: `{item: _Details}`, in the order of items."""
-    if any(is_video(item.path) for item in items):
-        VideoFiles()  # says what to install
+def _open_all(writer, root, examples, broken, workers):
+    """Open all videos: `{example: _Details}` of the readable ones, in order."""
+    if any(is_video(example.path) for example in examples):
+        VideoFiles()  # raises if PyAV is missing
     found, reasons = {}, dict(broken)
-    with Progress(f"Opening the videos in {root}", len(items), "videos") as progress:
-        look = partial(_look, root)
-        for item, result in for_each(look, items, workers):
+    with Progress(f"Opening the videos in {root}", len(examples), "videos") as progress:
+        for example, result in for_each(partial(_open, root), examples, workers):
             if isinstance(result, _Details):
-                found[item] = result
+                found[example] = result
             else:
-                reasons[item.path] = CRASHED if isinstance(result, Died) else result
+                reasons[example.path] = CRASHED if isinstance(result, Died) else result
             progress.add(1)
     if not found:
         path = min(reasons)
         raise UserError(
-            f"none of the {len(items)} videos in {root} can be read, such as {path} "
+            f"none of the {len(examples)} videos in {root} is readable, such as {path} "
             f"({reasons[path]})"
         )
     writer.cannot_read("videos that cannot be read", reasons)
-    writer.note_used([note for item in items if item in found for note in found[item].notes])
+    found = {example: found[example] for example in examples if example in found}
+    writer.note_used([note for details in found.values() for note in details.notes])
     writer.list_left_out()
-    return {item: found[item] for item in items if item in found}
+    return found
 
 
-def _look(root, item):
-    """Open a video: `_Details`, or what is wrong with it."""
-    path = os.path.join(root, item.path)
-    if not is_line(item.path):
+def _open(root, example):
+    """Open a video: `_Details`, or the reason why it is unreadable."""
+    path = os.path.join(root, example.path)
+    if not is_line(example.path):
         return "its name is no single line of text in UTF-8, as lists must have; rename it"
     try:
         if os.path.isdir(path):
@@ -172,15 +171,26 @@ def _look(root, item):
         return str(error)
 
 
+def _only_kind(source, found):
+    """The kind of all videos, "video" or "frames"."""
+    kinds = {details.kind: example.path for example, details in found.items()}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{source} has both video files and folders of frames, such as {kinds['video']} and "
+            f"{kinds['frames']}; keep one kind, or extract the videos with `trn-jax extract`"
+        )
+    return next(iter(kinds))
+
+
 def _naming(found):
-    """How frames are called, if not as in the catalogue; folders that differ are an error."""
-    names = {(d.pattern, d.first_frame): item for item, d in found.items() if d.kind == "frames"}
+    """`frame_pattern` and `first_frame` where they differ from the defaults of `Dataset`."""
+    names = {(d.pattern, d.first_frame): e for e, d in found.items() if d.kind == "frames"}
     if len(names) > 1:
         shown = "; ".join(
-            f"{pattern!r} from {first} on in {item.path}"
-            for (pattern, first), item in sorted(names.items())
+            f"{pattern!r} from {first} on in {example.path}"
+            for (pattern, first), example in sorted(names.items())
         )
-        raise UserError(f"folders call their frames differently: {shown}; rename some of them")
+        raise UserError(f"names of frames differ between folders: {shown}; rename some of them")
     usual = Dataset()
     naming: dict[str, str | int] = {}
     for pattern, first in names:
@@ -191,38 +201,26 @@ def _naming(found):
     return naming
 
 
-# Classes and lists -------------------------------------------------------------------------------
+# Classes and lists
 
 
-def _one_kind(source, found):
-    """The kind of all videos, "video" or "frames"."""
-    examples = {details.kind: item.path for item, details in found.items()}
-    if len(examples) > 1:
-        raise UserError(
-            f"{source} has both video files and folders of frames; keep one kind, or turn the "
-            f"videos into frames with `trn-jax extract` ({examples['video']} is a video, "
-            f"{examples['frames']} a folder of frames)"
-        )
-    return next(iter(examples))
-
-
-def _number_classes(writer, source, items, found, order):
+def _number_classes(writer, source, examples, found, order):
     """`{class name: label}` of the classes that have videos."""
-    names = {label for item in found for label in item.labels}
-    lost = sorted({label for item in items for label in item.labels} - names)
+    names = {label for example in found for label in example.labels}
+    lost = sorted({label for example in examples for label in example.labels} - names)
     writer.lose("classes of which no video can be read; they are no classes of the data set", lost)
     if len(names) < 2:
         none_of = f"; none of the videos of {', '.join(lost)} can be read" if lost else ""
         raise UserError(
-            f"{source} has videos of one class only, {next(iter(names))!r}{none_of}; there must be "
-            "a folder for each of several classes"
+            f"{source} has videos of one class only, {next(iter(names))!r}{none_of}; expected a "
+            "folder for each of several classes"
         )
     return {name: label for label, name in enumerate(class_names.ordered(names, order))}
 
 
 def _check_spaces(found, multi_label):
-    """Lines with several labels can't have spaces in names of folders."""
-    spaced = [i.path for i, d in found.items() if d.kind == "frames" and len(i.path.split()) > 1]
+    """Check that lines with several labels have no folders with spaces."""
+    spaced = [e.path for e, d in found.items() if d.kind == "frames" and len(e.path.split()) > 1]
     if multi_label and spaced:
         raise UserError(
             f"{len(spaced)} folders of frames have spaces in their names, which lists with several "
@@ -241,20 +239,20 @@ def _write_lists(writer, division, found, labels):
     writer.note_all("groups that the source itself has in several splits", division.torn)
     writer.note_all("videos that the source gives another split than before", division.moved)
     for split in SPLIT_NAMES:
-        chosen, name = division.items[split], splits.LIST_FILES[split]
+        chosen, name = division.examples[split], splits.LIST_FILES[split]
         if split == "test" and not chosen:
             writer.remove(name)
             continue
         lines = [
-            found[item].line(item.path, sorted(labels[label] for label in item.labels))
-            for item in chosen
+            found[example].line(example.path, sorted(labels[label] for label in example.labels))
+            for example in chosen
         ]
         writer.write(name, "".join(f"{line}\n" for line in lines))
         hint = ", evaluated by --mode=eval --split=test" if split == "test" else ""
         writer.note(f"{split}: {len(chosen):,} videos{hint}")
     writer.write("label_map.txt", "".join(f"{name}\n" for name in labels))
     writer.note(f"{len(labels)} classes")
-    count = collections.Counter(label for item in found for label in item.labels)
+    count = collections.Counter(label for example in found for label in example.labels)
     without = division.without("val")
     alone = [label for label in without if count[label] == 1]
     writer.skip("classes with one video, which is for training, in validation", alone)

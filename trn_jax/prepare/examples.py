@@ -8,7 +8,7 @@ import unicodedata
 from trn_jax.data.videos import is_video
 
 SPLIT_NAMES = ("train", "val", "test")
-_NAMES = {
+_SYNONYMS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
@@ -21,10 +21,10 @@ class Example:
     """A video with the names of its classes.
 
     Attributes:
-        path: relative to the folder of the videos, or absolute where it lies elsewhere.
+        path: relative to the folder of the videos, or absolute if elsewhere.
         labels: names of its classes; exactly one unless the data set is multi-label.
-        split: "train", "val" or "test", or "" where the source does not give one.
-        group: videos of one group stay in one split, such as those of one person; "" for none.
+        split: "train", "val" or "test"; "" if the source has none.
+        group: videos of one group, such as a person, stay in one split; "" for none.
     """
 
     path: str
@@ -34,9 +34,9 @@ class Example:
 
     @property
     def key(self):
-        """The identity of a video for the split: its path without extension, in NFC with `/`.
+        """Identity of a video for the split: its path without extension, in NFC with `/`.
 
-        A video file and the folder of its extracted frames have the same key.
+        A video file and the folder of its frames have the same key.
         """
         path = unicodedata.normalize("NFC", self.path).replace(os.sep, "/")
         return os.path.splitext(path)[0] if is_video(path) else path
@@ -44,4 +44,4 @@ class Example:
 
 def split_called(name):
     """The split that a folder or a table cell names ("Validation", "test_videos"), or `None`."""
-    return _NAMES.get(_DECORATION.sub("", name.lower()))
+    return _SYNONYMS.get(_DECORATION.sub("", name.lower()))

@@ -13,7 +13,7 @@ from trn_jax.errors import UserError
 
 @contextlib.contextmanager
 def locked_folder(folder):
-    """Make a folder, unless it is there, and lock it against other preparations.
+    """Make a folder, unless it exists, and lock it against other preparations.
 
     The lock ends with the process. On Windows there is none.
 
@@ -39,7 +39,7 @@ def locked_folder(folder):
                 "command again"
             ) from None
         except OSError:
-            pass  # A file system without locks; then it is up to people.
+            pass  # a file system without locks
         yield
     finally:
         os.close(handle)

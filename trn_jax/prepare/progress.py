@@ -9,12 +9,12 @@ SECONDS_BETWEEN_LINES = 30
 
 
 class Progress:
-    """Counts what is done of a whole, and shows it on standard error with the time that is left.
+    """Shows progress and the remaining time on standard error.
 
     Args:
-        what: what is being done, such as "Counting frames".
-        total: how much there is to do.
-        unit: of `total`, such as "B" or "videos".
+        what: the work, such as "Counting frames".
+        total: number of units.
+        unit: such as "B" or "videos".
         shown: whether to show anything, such as on process 0 only.
     """
 
@@ -38,12 +38,7 @@ class Progress:
             self._bar.close()
 
     def add(self, amount=1, detail=""):
-        """Note that `amount` more is done.
-
-        Args:
-            amount: in units.
-            detail: what to show besides, such as the accuracy so far.
-        """
+        """Advance by a number of units; `detail` is shown besides, such as the accuracy so far."""
         self._done += amount
         if self._bar is not None:
             self._bar.set_postfix_str(detail, refresh=False)

@@ -1,17 +1,16 @@
-"""Which split a video belongs to: a rule under which adding videos moves no other.
+"""Splits of custom videos: a rule under which adding videos moves no other video.
 
-A video without a given split goes to validation if the hash of its seed and its path, taken as a
-number in [0, 1), is below the share of validation, and to training otherwise. Neither other videos
-nor their order matter, nor where the folder lies, nor the extension: a video stays where it was
-when it is extracted into a folder of frames. With groups, such as persons, the name of the group
-is hashed in place of the path.
+A video without a given split goes to validation if the hash of seed and path, as a number in
+[0, 1), is below the validation share, and to training otherwise. Other videos and their order do
+not matter, nor do the place of the folder and the extension: a video keeps its split when it is
+extracted into a folder of frames. For groups, such as persons, the name of the group is hashed
+instead of the path.
 
-By that rule alone a small class may have no video in one of the two splits, or most of them in
+With that rule alone, a small class may lack videos in one split, or have most of them in
 validation. So a class of two or more has at least one video in both, and at most half of them, or
 twice the share, in validation: the smallest hashes go to validation first, and the largest to
-training. This is the one choice that depends on other videos, so the lists of an earlier
-preparation come first: what they have stays in its split, whatever is added, removed or listed in
-another order.
+training. This choice alone depends on other videos, so the lists of an earlier preparation take
+precedence: their videos keep their splits, whatever is added, removed or reordered.
 """
 
 import collections
@@ -24,23 +23,23 @@ from trn_jax.data.datasets import Dataset
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare.examples import SPLIT_NAMES, Example
 
-# What the lists of a data set are called.
+# Names of the lists of a data set.
 LIST_FILES = {split: getattr(Dataset(), f"{split}_list") for split in SPLIT_NAMES}
 
 
 @dataclasses.dataclass
 class Division:
-    """The items of each split, and what to report about them.
+    """The examples of each split, and notes for the summary.
 
     Attributes:
-        items: `{"train": [Example, ...], "val": ..., "test": ...}`, each in the order of paths.
+        examples: `{"train": [Example, ...], "val": ..., "test": ...}`, sorted by path.
         validation_from_train: whether the source has a training split, but none for validation.
-        kept: number of videos that earlier lists have, and that stayed where they were.
-        moved: videos that the source now gives another split than the earlier lists.
-        torn: groups that the source itself puts into several splits.
+        kept: number of videos in the split of the earlier lists.
+        moved: videos whose split in the source differs from the earlier lists.
+        torn: groups that the source has in several splits.
     """
 
-    items: dict[str, list[Example]]
+    examples: dict[str, list[Example]]
     validation_from_train: bool = False
     kept: int = 0
     moved: list[str] = dataclasses.field(default_factory=list)
@@ -48,8 +47,8 @@ class Division:
 
     def without(self, split):
         """The classes that have no video in a split."""
-        classes = {label for items in self.items.values() for i in items for label in i.labels}
-        return sorted(classes - {label for i in self.items[split] for label in i.labels})
+        classes = {label for part in self.examples.values() for e in part for label in e.labels}
+        return sorted(classes - {label for e in self.examples[split] for label in e.labels})
 
 
 @dataclasses.dataclass
@@ -57,21 +56,21 @@ class _Unit:
     """Videos that stay together: those of a group, or a single one."""
 
     number: float  # in [0, 1), from the hash
-    items: list[Example]
+    examples: list[Example]
     split: str = ""
-    fixed: bool = False  # given by the source or by earlier lists
+    fixed: bool = False  # by the source or by earlier lists
 
     @property
     def labels(self):
-        return {label for item in self.items for label in item.labels}
+        return {label for example in self.examples for label in example.labels}
 
 
-def divide(items, *, val_share, seed, earlier=None):
-    """Divide items over the splits.
+def divide(examples, *, val_share, seed, earlier=None):
+    """Divide examples into splits.
 
     Args:
-        items: `Example`s; those with a split keep it. If none is for validation, a share of the
-            training videos is.
+        examples: `Example`s; those with a split keep it. If there are none for validation, a share
+            of the training videos is used.
         val_share: share of validation.
         seed: of the hash.
         earlier: `{Example.key: split}` of earlier lists, see `read_earlier`.
@@ -80,39 +79,39 @@ def divide(items, *, val_share, seed, earlier=None):
         A `Division`.
 
     Raises:
-        UserError: a split would be empty, or earlier lists tear the videos of a group apart.
+        UserError: a split would be empty, or earlier lists have a group in several splits.
     """
-    sources = {item.split for item in items}
+    sources = {example.split for example in examples}
     division = Division({split: [] for split in SPLIT_NAMES})
     division.validation_from_train = "train" in sources and "val" not in sources
-    given = {item: _given(item, sources) for item in items}
+    given = {example: _given(example, sources) for example in examples}
     units: dict[str, _Unit] = {}
-    for item in items:
-        name = item.group or item.key
-        units.setdefault(name, _Unit(_number(seed, name), [])).items.append(item)
+    for example in examples:
+        name = example.group or example.key
+        units.setdefault(name, _Unit(_number(seed, name), [])).examples.append(example)
     _fix(units, given, division, earlier or {})
     for unit in units.values():
         unit.split = unit.split or ("val" if unit.number < val_share else "train")
     if "val" not in sources:
         _balance(units.values(), val_share)
     for unit in units.values():
-        for item in unit.items:
-            division.items[given[item] or unit.split].append(item)
-    for found in division.items.values():
-        found.sort(key=lambda item: item.path)
+        for example in unit.examples:
+            division.examples[given[example] or unit.split].append(example)
+    for found in division.examples.values():
+        found.sort(key=lambda example: example.path)
     for split in ("train", "val"):
-        if not division.items[split]:
+        if not division.examples[split]:
             raise UserError(f"there are no videos for {split}; each class needs at least two")
     return division
 
 
-def _given(item, sources):
-    """The split that an item keeps whatever its hash is, or ""."""
-    if item.split == "train" and "val" not in sources:
+def _given(example, sources):
+    """The split given by the source, or ""."""
+    if example.split == "train" and "val" not in sources:
         return ""  # validation is taken from these
-    # Who marks the validation videos only means the others to be for training.
+    # If only validation videos are marked, the others are for training.
     rest = "train" if "val" in sources and "train" not in sources else ""
-    return item.split or rest
+    return example.split or rest
 
 
 def _number(seed, name):
@@ -121,32 +120,32 @@ def _number(seed, name):
 
 
 def _fix(units, given, division, earlier):
-    """Decide on units by what is given, or else by the earlier lists."""
+    """Set the splits of units from the source, or else from earlier lists."""
     torn = []
     for name, unit in units.items():
-        chosen = {given[item] for item in unit.items} - {""}
-        before = {earlier[i.key] for i in unit.items if not given[i] and i.key in earlier}
+        chosen = {given[example] for example in unit.examples} - {""}
+        before = {earlier[e.key] for e in unit.examples if not given[e] and e.key in earlier}
         if len(chosen) > 1:
             division.torn.append(name)
         if len(before) > 1:
             torn.append(f"{name}: {', '.join(sorted(before))}")
         unit.split = next((s for s in reversed(SPLIT_NAMES) if s in (chosen or before)), "")
         unit.fixed = bool(unit.split)
-        for item in unit.items:
-            old, new = earlier.get(item.key, ""), given[item] or unit.split
+        for example in unit.examples:
+            old, new = earlier.get(example.key, ""), given[example] or unit.split
             division.kept += old == new != ""
             if old and old != new:
-                division.moved.append(item.path)
+                division.moved.append(example.path)
     if torn:
         raise UserError(
-            f"{len(torn)} groups are in several splits by the earlier lists, which keep videos "
-            f"where they are; remove {', '.join(LIST_FILES.values())} to divide all videos anew, "
-            f"or leave out --group-by:{listed(sorted(torn))}"
+            f"the earlier lists have {len(torn)} groups in several splits; remove "
+            f"{', '.join(LIST_FILES.values())} to divide all videos anew, or leave out "
+            f"--group-by:{listed(sorted(torn))}"
         )
 
 
 def _balance(units, val_share):
-    """Give each class one unit in both splits and not too many for validation, where possible."""
+    """Give each class a unit in both splits and not too many in validation, where possible."""
     classes = collections.defaultdict(list)
     for unit in sorted(units, key=lambda unit: unit.number):
         if unit.split != "test":
@@ -157,7 +156,7 @@ def _balance(units, val_share):
         return sum(unit.split == split for unit in classes[label])
 
     def move(members, source, target):
-        """Move the first unit that can be moved, and return whether there was one."""
+        """Move the first movable unit; returns whether there is one."""
         for unit in members:
             movable = unit.split == source and not unit.fixed
             if movable and all(count(label, source) > 1 for label in unit.labels):
@@ -177,14 +176,14 @@ def _balance(units, val_share):
 
 
 def read_earlier(folder, keys):
-    """The splits of earlier lists in the folder of a data set.
+    """Read the splits of the lists that are in the folder of a data set.
 
     Args:
         folder: the folder.
-        keys: `Example.key`s of the videos that are divided now.
+        keys: `Example.key`s to find.
 
     Returns:
-        `{key: split}` of those of `keys` that the lists have.
+        `{key: split}` of those found.
     """
     keys = set(keys)
     found: dict[str, str] = {}
@@ -198,7 +197,7 @@ def read_earlier(folder, keys):
 
 
 def _listed_key(line, keys):
-    """The longest beginning of a line that is one of `keys`; behind it there are only numbers."""
+    """The longest beginning of a line that is in `keys` and has only numbers behind it."""
     path, _, number = line.strip().rpartition(" ")
     while path and number.isdecimal():
         if (key := Example(path, ()).key) in keys:

@@ -1,4 +1,4 @@
-"""Paths as people write them into tables and lists, found on the disk."""
+"""Paths in tables and lists, found on the disk."""
 
 import functools
 import os
@@ -12,28 +12,27 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _URL = re.compile(r"file:(//[^/]*(?=/))?", re.IGNORECASE)  # with its host, if any
 
 
-class Resolver:
+class PathResolver:
     r"""Finds videos below a folder.
 
-    Besides paths as they are, these are found: Windows paths (`clips\a.mp4`), `file://` URLs,
-    paths that begin with the name of the folder itself, names without extension where one file or
-    folder has it, names in another Unicode normal form, and the ends of absolute paths of another
-    machine.
+    Besides plain paths, it finds Windows paths (`clips\a.mp4`), `file://` URLs, paths that begin
+    with the name of the folder itself, names without extension if they are unique, names in another
+    Unicode normal form, and the ends of absolute paths of another machine.
 
     Args:
         root: the folder.
 
     Attributes:
-        from_elsewhere: number of absolute paths that were found by their ends.
+        num_foreign: number of absolute paths that were found by their ends.
     """
 
     def __init__(self, root):
         self._root = os.path.abspath(root)
         self._names = functools.cache(self._list_names)
-        self.from_elsewhere = 0
+        self.num_foreign = 0
 
     def resolve(self, text):
-        """The path that a text means, relative to the root if it lies below; as it is if none."""
+        """The path relative to the root, or absolute if elsewhere; unchanged if nothing exists."""
         for candidate in _readings(text):
             if found := self._find(candidate):
                 return found
@@ -42,7 +41,7 @@ class Resolver:
             parts = path.split("/")
             for start in range(1, len(parts)):
                 if found := self._find("/".join(parts[start:])):
-                    self.from_elsewhere += 1
+                    self.num_foreign += 1
                     return found
         return self._relative(path)
 
@@ -51,7 +50,7 @@ class Resolver:
         return bool(text.strip()) and any(self._find(path) for path in _readings(text))
 
     def _find(self, path):
-        """The path of what lies there, also where the name of the root itself comes first."""
+        """The existing path, with or without the name of the root in front."""
         path = self._relative(path)
         name, _, rest = path.partition("/")
         return self._find_below(path) or (
@@ -72,8 +71,7 @@ class Resolver:
 
     def _relative(self, path):
         path = os.path.normpath(path) if path else path
-        below = os.path.join(self._root, "")
-        return path.removeprefix(below) if path.startswith(below) else path
+        return path.removeprefix(os.path.join(self._root, ""))
 
     def _list_names(self, folder):
         """`{name, or name of a video without extension: names on the disk}`."""
@@ -91,7 +89,7 @@ class Resolver:
 
 
 def _readings(text):
-    """What a text can mean, as paths with `/`, the most literal first."""
+    """Possible readings of a text as a path with `/`, the most literal first."""
     text = text.strip().strip('"')
     if url := _URL.match(text):
         path = urllib.parse.unquote(text[url.end() :])
