@@ -1,7 +1,7 @@
-"""Builders of TensorFlow Datasets (TFDS) for videos: `BUILDERS`, by name in the catalogue.
+"""Builders of TensorFlow Datasets (TFDS) for videos: `BUILDERS`, by name in `datasets.DATASETS`.
 
-Importing this makes them known to TFDS, too: `tfds.builder("something_something_v1/frames")`. The
-others of the catalogue are a `VideoFolder`. TensorFlow is not needed.
+Importing this registers them with TFDS: `tfds.builder("something_something_v1/frames")`. The other
+data sets are a `VideoFolder`. TensorFlow is not needed.
 """
 
 from trn_jax.data.records import check_library

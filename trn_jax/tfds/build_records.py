@@ -1,4 +1,4 @@
-"""Records of a prepared data set, both parts of them, with TFDS on this machine."""
+"""Both parts of the records of a prepared data set, built with TFDS on this machine."""
 
 import contextlib
 import glob
@@ -30,22 +30,21 @@ _RECIPES = {
 
 
 def build_prepared(writer):
-    """Make records of the data set that was prepared, below its folder, as `build_records`.
+    """Build records of a data set that was just prepared, to `records` below its folder.
 
-    They are of the lists that the command takes which the preparation prints: of frames, or of
-    videos while there are no frames.
+    They have the lists of the printed training command: of frames, or of videos while there are no
+    frames.
 
     Args:
-        writer: an `DatasetWriter` with a `training`.
+        writer: a `DatasetWriter` with a `training`.
 
     Returns:
-        What was made, and the command that trains the same recipe on it: text.
+        The summary, with the command that trains the same recipe on the records.
     """
     training = writer.training
-    found = dict(training.lists)
-    options = {}
+    options = {"files": training.lists}
     if training.source == "videos":
-        found["source"] = "videos"
+        options["files"] = training.lists | {"source": "videos"}
         options["short_side"] = Settings().short_side
     return build_records(
         writer.to,
@@ -53,7 +52,6 @@ def build_prepared(writer):
         dataset=training.dataset,
         multi_label=training.multi_label,
         training=training,
-        files=found,
         **options,
     )
 
@@ -61,25 +59,25 @@ def build_prepared(writer):
 def build_records(
     data_dir, to, *, dataset="frames", multi_label=False, training=None, left_out=None, **options
 ):
-    """Make records of a data set; what is complete is not made again.
+    """Build the records of a data set, unless they are complete.
 
     Args:
         data_dir: folder of the prepared data set.
-        to: folder of TFDS's data sets; the records come into one below it.
-        dataset: name in the catalogue of data sets.
-        multi_label: whether videos have several labels each.
-        training: the `Training` to print the command of, which also tells how many classes there
-            are; a part of a data set with fewer becomes a `VideoFolder`.
-        left_out: a list that receives the names of the videos that cannot be read; they are in
-            `unreadable.txt` beside the records, too, with the reasons.
+        to: folder of TFDS's data sets; the records get a folder in it.
+        dataset: name in `datasets.DATASETS`.
+        multi_label: whether videos have several labels.
+        training: the `Training` whose command the summary has. If it has fewer classes than the
+            data set, a `VideoFolder` is built.
+        left_out: a list that receives the names of unreadable videos, which `unreadable.txt` beside
+            the records has, too, with reasons.
         **options: `short_side`, `quality` and `files` of `VideoFolder`.
 
     Returns:
-        What was made, and the command that trains on it: text.
+        The summary, with the command that trains on the records.
 
     Raises:
-        UserError: lists or videos are missing or wrong, the folder has records of other contents,
-            or cannot be written.
+        UserError: lists or videos are missing or malformed, the folder has records of other
+            contents, or cannot be written.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     tfds.disable_progress_bar()
@@ -87,7 +85,7 @@ def build_records(
     if training and kind.NUM_CLASSES not in (None, training.num_classes):
         kind = VideoFolder
     options |= {"dataset": dataset, "multi_label": multi_label or kind.MULTI_LABEL}
-    # The frames come first: where there are videos, everything is there.
+    # Frames come first: if there are videos, everything is there.
     parts = {part: kind(data_dir=to, config=part, **options) for part in ("frames", "videos")}
     contents = parts["videos"].find_contents(data_dir)
     for builder in parts.values():
@@ -99,20 +97,21 @@ def build_records(
         command = training.command(root)
     else:
         command = _command(root, contents, dataset, options["multi_label"])
-    said = [*_counts(parts, contents), *_problems(root, contents)]
-    return "\n".join([*said, "next:", f"  {shlex.join(command)}"])
+    lines = [*_counts(parts, contents), *_problems(root, contents)]
+    return "\n".join([*lines, "next:", f"  {shlex.join(command)}"])
 
 
 def _problems(root, contents):
-    """Lines on videos that are left out or unusual; writes the file of the former."""
+    """Lines on unreadable and unusual videos; writes or removes the list of the unreadable ones."""
     path = os.path.join(root, UNREADABLE)
     lines = []
     if contents.unreadable:
         text = reason_lines(contents.unreadable)
         write_text(path, text)
-        num_videos = len(contents.unreadable)
-        lines.append(f"left out: {num_videos:,} videos that cannot be read (all in {path}):")
-        lines[-1] += listed(text.replace("\t", ": ").splitlines())
+        lines.append(
+            f"left out: {len(contents.unreadable):,} videos that cannot be read (all in {path}):"
+            + listed(text.replace("\t", ": ").splitlines())
+        )
     elif os.path.exists(path):
         os.remove(path)
     if contents.notes:
@@ -126,10 +125,9 @@ def _build_part(builder, contents, data_dir):
     if os.path.exists(os.path.join(folder, INFO_FILE)):
         if builder.info.metadata.get("contents") != builder.digest(contents):
             raise UserError(
-                f"{folder} has records of other videos, or of the same in another form (lists have "
-                "changed, or there are frames by now where there were videos); remove that folder "
-                "and run the same command again, or have others made elsewhere, with `trn-jax "
-                "records` and its --to"
+                f"{folder} has records of other videos, or of other lists, or of videos that have "
+                "frames now; remove that folder and run the same command again, or build records "
+                "elsewhere with `trn-jax records` and its --to"
             )
         return
     for left_behind in builder.data_path.parent.glob(f"{INCOMPLETE_PREFIX}*"):
@@ -138,8 +136,8 @@ def _build_part(builder, contents, data_dir):
     builder.use(contents)
     with (
         Progress(f"Writing {part}", builder.num_records, part) as progress,
-        tempfile.TemporaryDirectory() as downloads,  # TFDS makes folders even for nothing
-        contextlib.redirect_stdout(io.StringIO()),  # it speaks of downloads of unknown size
+        tempfile.TemporaryDirectory() as downloads,  # TFDS always makes one
+        contextlib.redirect_stdout(io.StringIO()),  # messages on downloads of unknown size
     ):
         builder.progress = progress.add
         try:

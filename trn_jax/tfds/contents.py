@@ -1,8 +1,4 @@
-"""What goes into records: the videos of prepared lists, frame by frame.
-
-Frames are read when they are written, and not before. So examples can be listed, counted and kept
-in memory without their pixels.
-"""
+"""Contents of records: the videos of prepared lists, whose frames are read only when written."""
 
 import dataclasses
 import functools
@@ -18,43 +14,24 @@ import simplejpeg
 from trn_jax.data import annotations, datasets
 from trn_jax.data.augment import resize_short_side
 from trn_jax.data.decode import FrameError, read_image_file, read_video
-from trn_jax.data.records import SPLITS, TEST
+from trn_jax.data.records import SPLITS, TEST, StoredVideo
 from trn_jax.data.videos import VideoFile
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare.progress import Progress
 from trn_jax.prepare.workers import num_cpus
 
-# Whole videos, so that a clip is in one file.
+# A shard holds whole videos, so that a clip is in one file.
 FRAMES_PER_SHARD = 16384
 _MAX_SHARDS = 512  # readers keep all of them open
-_DECODED_AT_ONCE = 64  # frames of a video file
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ListedVideo:
-    """A video of a list.
-
-    Attributes:
-        name: as in the list.
-        path: its folder of frames, or file.
-        num_frames: at least 1.
-        label: number of its class, or all of them, a tuple.
-        first_frame: number of its first frame among those of its split.
-    """
-
-    name: str
-    path: str
-    num_frames: int
-    label: int | tuple[int, ...]
-    first_frame: int
+_NUM_DECODED = 64  # frames of a video file decoded at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """How frames of video files are stored; those of folders are stored as they are.
+    """How frames of video files are stored; frames of folders are copied.
 
     Attributes:
-        short_side: in pixels, to which larger frames are scaled; 0: as they are.
+        short_side: pixels that larger frames are scaled down to; 0 keeps the size.
         quality: of JPEG, from 1 to 100.
     """
 
@@ -64,31 +41,31 @@ class Encoding:
     def __post_init__(self):
         if self.short_side < 0 or not 1 <= self.quality <= 100:
             raise UserError(
-                f"short_side={self.short_side} must be a number of pixels (0: frames as they are) "
+                f"short_side={self.short_side} must be a number of pixels (0 keeps the size) "
                 f"and quality={self.quality} from 1 to 100"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What the records of a data set are made from.
+    """The videos of a data set.
 
     Attributes:
         files: the `Dataset` with absolute paths.
-        class_names: in the order of their labels.
-        videos: the `ListedVideo`s of each split.
-        unreadable: `{name of a video that is left out: why}`.
-        notes: what is unusual about the others, messages.
+        class_names: in label order.
+        videos: `{split: [StoredVideo, ...]}`.
+        unreadable: `{name of a video that is left out: reason}`.
+        notes: messages on unusual videos.
     """
 
     files: datasets.Dataset
     class_names: list[str]
-    videos: dict[str, list[ListedVideo]]
+    videos: dict[str, list[StoredVideo]]
     unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def digest(self, encoding):
-        """A name for these videos stored like this."""
+        """Hash of the videos and their encoding."""
         videos = {
             split: [(video.name, video.num_frames, video.label) for video in videos]
             for split, videos in self.videos.items()
@@ -102,21 +79,21 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
     """List the videos of a prepared data set.
 
     Args:
-        dataset: its name in the catalogue.
+        dataset: name in `datasets.DATASETS`.
         data_dir: its folder.
-        num_classes: how many classes there must be; `None`: any number.
+        num_classes: number of classes; `None` for any number.
         multi_label: whether lists have several labels per video.
-        files: values for fields of `datasets.Dataset` other than the catalogue's.
+        files: fields of `datasets.Dataset` that differ from the defaults of the data set.
 
     Returns:
         `Contents`.
 
     Raises:
-        UserError: lists or videos are missing or wrong.
+        UserError: lists or videos are missing or malformed.
     """
     found = datasets.locate(dataset, data_dir, **files)
     if found.source == "records":
-        raise UserError(f"{data_dir} has records already; give the folder that they are made from")
+        raise UserError(f"{data_dir} has records already; give the folder of lists and videos")
     class_names = annotations.read_class_names(found.class_names)
     if num_classes not in (None, len(class_names)):
         raise UserError(
@@ -133,12 +110,12 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
             path, frames_root=root, num_classes=len(class_names), multi_label=multi_label
         )
         records = _readable(contents, records, root)
-        contents.videos[split] = list(_videos(records, os.path.join(root, "")))
+        contents.videos[split] = list(_stored_videos(records, split, os.path.join(root, "")))
     return contents
 
 
 def _readable(contents, records, root):
-    """Records with the numbers of their frames, without those of videos that cannot be read."""
+    """The readable records, with their numbers of frames."""
     kept = []
     examine = partial(_examine, contents.files)
     with (
@@ -156,22 +133,22 @@ def _readable(contents, records, root):
             progress.add(1)
     if not kept:
         reasons = listed(list(contents.unreadable.values()))
-        raise UserError(f"none of the {len(records):,} videos in {root} can be read:{reasons}")
+        raise UserError(f"none of the {len(records):,} videos in {root} is readable:{reasons}")
     return kept
 
 
 def _examine(files, record):
-    """The number of frames of a video and what is unusual about it; or why it cannot be read."""
+    """The number of frames of a video and notes on it, or a `FrameError`."""
     try:
         if files.source == "videos":
-            # Decodes all, as it is too late for that when a frame is to be written.
+            # Decodes all frames, as it is too late to count them when they are written.
             with VideoFile(record.path, decodable=True) as video:
                 return video.num_frames, video.notes
         there = _files_with_content(record.path)
         for index in range(record.num_frames):
             name = files.frame_pattern.format(index + files.first_frame)
             if name not in there:
-                read_image_file(os.path.join(record.path, name))  # says what is wrong
+                read_image_file(os.path.join(record.path, name))  # raises, with the reason
         return record.num_frames, ()
     except FrameError as error:
         return error
@@ -185,21 +162,21 @@ def _files_with_content(folder):
         return set()
 
 
-def _videos(records, root):
+def _stored_videos(records, split, root):
     first = 0
     for record in records:
         if not record.num_frames:
             raise UserError(f"{record.path} is a video file by its name, among folders of frames")
-        name = record.path.removeprefix(root)
-        yield ListedVideo(name, record.path, record.num_frames, record.label, first)
+        fields = record.index, record.path, record.num_frames, record.label
+        yield StoredVideo(*fields, split, record.path.removeprefix(root), first)
         first += record.num_frames
 
 
 def cut_into_shards(videos):
-    """Divide videos over files with about equally many frames: a list of lists."""
+    """Divide videos into shards of about equally many frames: a list of lists."""
     total = sum(video.num_frames for video in videos)
     per_shard = max(FRAMES_PER_SHARD, -(-total // _MAX_SHARDS))
-    shards: list[list[ListedVideo]] = []
+    shards: list[list[StoredVideo]] = []
     for video in videos:
         if video.first_frame >= len(shards) * per_shard:
             shards.append([])
@@ -208,7 +185,7 @@ def cut_into_shards(videos):
 
 
 def video_examples(videos):
-    """The examples of the part `videos`, with a key each."""
+    """Yield `(key, example)` of the part `videos`."""
     for number, video in enumerate(videos):
         several = isinstance(video.label, tuple)
         labels = {"labels": list(video.label)} if several else {"label": video.label}
@@ -217,40 +194,40 @@ def video_examples(videos):
 
 
 def frame_examples(files, encoding, videos):
-    """The examples of the part `frames`, with a key each."""
+    """Yield `(key, example)` of the part `frames`."""
     for video in videos:
-        images = _from_file if files.source == "videos" else _from_folder
-        for index, image in enumerate(images(files, encoding, video)):
+        if files.source == "videos":
+            images = _from_file(encoding, video)
+        else:
+            images = _from_folder(files, video)
+        for index, image in enumerate(images):
             yield video.first_frame + index, {"video": video.name, "frame": index, "image": image}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Image:
-    """A frame as the file that TFDS takes it for."""
+    """A frame as a file object for TFDS, which calls `read`."""
 
-    load: Any
-
-    def read(self):
-        return self.load()
+    read: Any
 
 
-def _from_folder(files, _, video):
+def _from_folder(files, video):
     for index in range(video.num_frames):
         name = files.frame_pattern.format(index + files.first_frame)
-        yield _Image(functools.partial(read_image_file, os.path.join(video.path, name)))
+        yield _Image(partial(read_image_file, os.path.join(video.path, name)))
 
 
-def _from_file(_, encoding, video):
-    decode = functools.lru_cache(maxsize=1)(functools.partial(_decode_some, encoding, video))
+def _from_file(encoding, video):
+    decode = functools.lru_cache(maxsize=1)(partial(_decode_some, encoding, video))
     for index in range(video.num_frames):
-        part, position = divmod(index, _DECODED_AT_ONCE)
+        part, position = divmod(index, _NUM_DECODED)
         yield _Image(lambda part=part, position=position: decode(part)[position])
 
 
 def _decode_some(encoding, video, part):
     """The JPEGs of a part of the frames of a video file."""
-    first = part * _DECODED_AT_ONCE
-    indices = range(first, min(first + _DECODED_AT_ONCE, video.num_frames))
+    first = part * _NUM_DECODED
+    indices = range(first, min(first + _NUM_DECODED, video.num_frames))
     with VideoFile(video.path) as file:
         decodable = file.num_frames != video.num_frames
     opening = partial(VideoFile, video.path, decodable=decodable)

@@ -12,21 +12,20 @@ from tensorflow_datasets.proto import tf_example_pb2
 from trn_jax.errors import UserError
 
 _KEPT = ".unfinished-"
-# JPEGs do not shrink; with one record per group each can be read alone.
+# JPEGs do not compress; with one record per group, each can be read alone.
 _OPTIONS = "group_size:1,uncompressed"
 
 
 class ShardWriter(writer.ExampleWriter):
-    """Writes examples to files that are kept, until all are there, where TFDS does not see them.
+    """Writes shards to a folder of its own, from which an interrupted build resumes.
 
-    TFDS removes what it wrote when it is interrupted. The next build then finds the files that were
-    complete. Other formats than ArrayRecord are left to TFDS.
+    TFDS removes its files when it is interrupted. Formats other than ArrayRecord are left to TFDS.
 
     Args:
         file_format: of TFDS.
-        folder: where a folder for unfinished files is made.
-        digest: name of what is written; files of other contents are removed.
-        progress: called with 1 after every record that was written or found; or `None`.
+        folder: parent of the folder for finished shards.
+        digest: hash of the contents; shards of other contents are removed.
+        progress: called with 1 after every record; or `None`.
     """
 
     def __init__(self, file_format, folder, digest, progress=None):
@@ -38,12 +37,12 @@ class ShardWriter(writer.ExampleWriter):
                 shutil.rmtree(other)
 
     def write(self, path, examples):
-        """Write a file, or take the one that is there; see the base class."""
+        """Write a shard, or reuse the finished one; see the base class."""
         if self.file_format is not file_adapters.FileFormat.ARRAY_RECORD:
             super().write(path, examples)
             return
         kept = os.path.join(self._kept, os.path.basename(path))
-        with _explained(kept):
+        with _naming_errors(kept):
             os.makedirs(self._kept, exist_ok=True)
         if not os.path.exists(kept):
             self._write(f"{kept}.partial", examples)
@@ -51,33 +50,33 @@ class ShardWriter(writer.ExampleWriter):
         try:
             os.link(kept, path)
         except OSError:
-            # Without links, only what is in the hands of TFDS is lost when that is interrupted.
+            # Without hard links, an interrupted build loses the shards that TFDS has.
             os.replace(kept, path)
 
     def _write(self, path, examples):
-        with _explained(path):
+        with _naming_errors(path):
             file = ArrayRecordWriter(path, _OPTIONS)
         try:
             for _, example in examples:
-                # The order of features would be another one in every process.
+                # Otherwise the order of features differs between processes.
                 message = tf_example_pb2.Example.FromString(example)
-                with _explained(path):
+                with _naming_errors(path):
                     file.write(message.SerializeToString(deterministic=True))
                 if self._progress is not None:
                     self._progress(1)
         finally:
-            with _explained(path):
+            with _naming_errors(path):
                 file.close()
 
 
 def forget_unfinished(folder):
-    """Remove the files that a `ShardWriter` keeps in a folder."""
+    """Remove the shards that a `ShardWriter` keeps in a folder."""
     for unfinished in glob.glob(os.path.join(glob.escape(folder), _KEPT + "*")):
         shutil.rmtree(unfinished)
 
 
 @contextlib.contextmanager
-def _explained(path):
+def _naming_errors(path):
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

@@ -1,12 +1,12 @@
-"""A data set of TFDS from prepared lists of videos; it has two configurations, see `data.records`.
+"""TFDS builder for prepared lists of videos, with two configurations, see `data.records`.
 
     import trn_jax.tfds
     builder = tfds.builder("something_something_v1/frames", data_dir="data/records")
     config = tfds.download.DownloadConfig(manual_dir="data/sthv1")
     builder.download_and_prepare(file_format="array_record", download_config=config)
 
-`trn-jax records` does that for both. Files are written one after the other; TFDS writes them side
-by side if the `DownloadConfig` has a `beam_runner`. Videos keep the order of the lists.
+`trn-jax records` builds both. Shards are written one by one, or in parallel with a `beam_runner` in
+the `DownloadConfig`. Videos keep the order of the lists.
 """
 
 import functools
@@ -29,14 +29,14 @@ from trn_jax.tfds.shard_writer import ShardWriter, forget_unfinished
 
 
 class VideoFolder(tfds.core.ShardBasedBuilder):
-    """Videos with labels: the builder of all data sets here.
+    """Builder of labelled videos.
 
     Args:
-        dataset: name in the catalogue of data sets, which says how files are called.
-        multi_label: whether videos have several labels each.
-        files: values for fields of `datasets.Dataset` other than the catalogue's.
-        short_side: see `Encoding`, as is the next.
-        quality: of the frames of video files.
+        dataset: name in `datasets.DATASETS`, for the names of its files.
+        multi_label: whether videos have several labels.
+        files: fields of `datasets.Dataset` that differ from the defaults of the data set.
+        short_side: see `Encoding`.
+        quality: see `Encoding`.
         **options: those of TFDS, such as `data_dir` and `config`.
 
     Attributes:
@@ -55,7 +55,7 @@ class VideoFolder(tfds.core.ShardBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Lists and folders of frames, or video files, as `trn-jax prepare` makes them."
     )
-    # What the named data sets change.
+    # Subclasses override these.
     DATASET = "frames"
     NUM_CLASSES: int | None = None
     MULTI_LABEL = False
@@ -75,7 +75,7 @@ class VideoFolder(tfds.core.ShardBasedBuilder):
         super().__init__(**options)
 
     def find_contents(self, data_dir):
-        """The `Contents` that records of a prepared folder have."""
+        """The `Contents` of a prepared data set."""
         return find_contents(
             self._dataset,
             data_dir,
@@ -85,17 +85,17 @@ class VideoFolder(tfds.core.ShardBasedBuilder):
         )
 
     def use(self, contents):
-        """Build from these `Contents`, instead of looking for them once more."""
+        """Build from these `Contents`; without, they are found again."""
         self._contents = contents
 
     @property
     def num_records(self):
-        """How many records the `Contents` give."""
+        """Number of records of the `Contents`."""
         splits = self._contents.videos
         return sum(self._length(shard) for split in splits for shard in self._shards(split))
 
     def digest(self, contents):
-        """A name for records of these `Contents`, which finished ones have in their metadata."""
+        """Hash of these `Contents` as stored, which is in the metadata of finished records."""
         return contents.digest(self._encoding)
 
     def _info(self):
@@ -122,7 +122,7 @@ class VideoFolder(tfds.core.ShardBasedBuilder):
             self._contents = self.find_contents(dl_manager.manual_dir)
         self.info.metadata["contents"] = self.digest(self._contents)
         super()._download_and_prepare(dl_manager, download_config)
-        # TFDS orders the lengths of files by name, "10" before "2", when Beam wrote them.
+        # With Beam, TFDS sorts the lengths of shards by name, "10" before "2".
         splits = [
             split.replace(shard_lengths=[self._length(shard) for shard in self._shards(name)])
             for name, split in self.info.splits.items()
@@ -131,11 +131,10 @@ class VideoFolder(tfds.core.ShardBasedBuilder):
 
     def _shard_iterators_per_split(self, dl_manager):
         if self.builder_config.name == "frames":
-            how = (self._contents.files, self._encoding)
-            generate = functools.partial(frame_examples, *how)
+            generate: Any = functools.partial(frame_examples, self._contents.files, self._encoding)
         else:
             self._name_classes()
-            generate = functools.partial(video_examples)
+            generate = video_examples
         return {
             split: [functools.partial(generate, shard) for shard in self._shards(split)]
             for split in self._contents.videos
@@ -165,7 +164,7 @@ class VideoFolder(tfds.core.ShardBasedBuilder):
         forget_unfinished(os.fspath(self.data_path.parent))
 
     def _as_dataset(self, split, decoders=None, read_config=None, shuffle_files=False):
-        """For `tfds.load`, which TFDS has no reader of ArrayRecord for; needs TensorFlow."""
+        """For `tfds.load`, as TFDS has no `tf.data` reader of ArrayRecord; needs TensorFlow."""
         if self.info.file_format is not file_adapters.FileFormat.ARRAY_RECORD:
             return super()._as_dataset(split, decoders, read_config, shuffle_files)
         import tensorflow as tf

@@ -1,4 +1,4 @@
-"""The data sets of the field as builders of TFDS, which differ in little but their names."""
+"""TFDS builders of the public data sets."""
 
 from trn_jax.tfds.video_folder import VideoFolder
 
