@@ -39,12 +39,12 @@ def torch(monkeypatch):
 @pytest.fixture
 def state(torch):
     """Weights of a TRN of three frames with the names of mmaction2."""
-    from trn_jax.torch_models import create_twin
+    from trn_jax.torch_models import create_torch_model
 
-    twin = create_twin("trn_resnet10", num_classes=5, num_segments=3)
+    model = create_torch_model("trn_resnet10", num_classes=5, num_segments=3)
     manifest = [
         (name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for name, value in twin.state_dict().items()
+        for name, value in model.state_dict().items()
     ]
     drawn = weights.deterministic_state_dict(manifest, seed=0)
     return {name: torch.from_numpy(value) for name, value in drawn.items()}
@@ -149,7 +149,7 @@ def test_the_network_that_was_chosen_is_verified(torch, state, tmp_path, capsys)
 def test_tensors_of_another_shape_are_named(torch, state):
     from trn_jax import verify
     from trn_jax.errors import UserError
-    from trn_jax.torch_models import create_twin
+    from trn_jax.torch_models import create_torch_model
 
     options = dict(name="trn_resnet10", num_classes=5, num_segments=3)
     rows = [(name, "", ()) for name in state if not name.endswith("num_batches_tracked")]
@@ -157,4 +157,4 @@ def test_tensors_of_another_shape_are_named(torch, state):
     with pytest.raises(
         UserError, match=r"backbone\.conv1\.conv\.weight has shape \(64, 3, 1, 7, 8"
     ):
-        verify.load_weights(create_twin(**options), tensors, rows, options)
+        verify.load_torch_weights(create_torch_model(**options), tensors, rows, options)

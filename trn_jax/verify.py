@@ -13,7 +13,7 @@ from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models import create_model
 from trn_jax.torch_models import (
-    create_twin,
+    create_torch_model,
     torch,
 )  # by this way, for its message where PyTorch is missing
 
@@ -75,14 +75,16 @@ def verify(directory, file, weights, rows, *, origins=None, backbone_only=False)
         directory, mesh=make_mesh(jax.devices()[:1]), dtype="float32"
     )
     options = about["config"]["model"]
-    twin = create_twin(**options)
+    torch_model = create_torch_model(**options)
     tensors, reader = read_tensors(file, weights, origins)
-    names = load_weights(twin, tensors, rows, options, backbone_only=backbone_only)
+    names = load_torch_weights(torch_model, tensors, rows, options, backbone_only=backbone_only)
 
     clips = random_clip(options["num_segments"])
     with torch.inference_mode():
-        twin.eval()
-        expected = (twin.backbone_features if backbone_only else twin)(torch.from_numpy(clips))
+        torch_model.eval()
+        expected = (torch_model.backbone_features if backbone_only else torch_model)(
+            torch.from_numpy(clips)
+        )
     graph, state = nnx.split(model)
     with jax.default_matmul_precision("highest"):
         compute = _features if backbone_only else _logits
@@ -163,23 +165,23 @@ def _mapping_with(content, names, depth=5):
     return next((found for found in inside if found is not None), None)
 
 
-def load_weights(twin, tensors, rows, options, *, backbone_only=False):
-    """Put the tensors of a file into a twin.
+def load_torch_weights(torch_model, tensors, rows, options, *, backbone_only=False):
+    """Put the tensors of a file into a PyTorch model.
 
     Args:
-        twin: a model of `create_twin`; changed in place.
+        torch_model: of `create_torch_model`; changed in place.
         tensors: `{name in the file: tensor}`.
         rows: the `(name in the file, our path, shape)` of all tensors that are of use.
         options: arguments of `create_model` that give our model.
-        backbone_only: leave the neck and the head of the twin as they are.
+        backbone_only: leave the neck and the head of the model as they are.
 
     Returns:
         By which names the tensors found their places.
 
     Raises:
-        UserError: a tensor of the twin is missing in the file, or has another shape there.
+        UserError: a tensor of the model is missing in the file, or has another shape there.
     """
-    wanted = twin.state_dict()
+    wanted = torch_model.state_dict()
     taken = {_plain(name): name for name, _, _ in rows}
     places = {name for name in wanted if not name.endswith("num_batches_tracked")}
     if backbone_only:
@@ -206,7 +208,7 @@ def load_weights(twin, tensors, rows, options, *, backbone_only=False):
             f"the file does not fit the PyTorch model, {len(problems)} problems:\n  {listed}\n"
             "Convert it without --verify if these differences are meant"
         )
-    twin.load_state_dict(wanted, strict=True)
+    torch_model.load_state_dict(wanted, strict=True)
     return names
 
 

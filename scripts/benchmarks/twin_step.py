@@ -34,7 +34,7 @@ class TwinStepper:
     def __init__(
         self, config: ConfigDict, clips: np.ndarray, labels: np.ndarray, *, device: str = "cpu"
     ):
-        from trn_jax.torch_models import create_twin, torch
+        from trn_jax.torch_models import create_torch_model, torch
 
         if config.model.frozen_stages is not None:
             raise UserError(
@@ -47,7 +47,7 @@ class TwinStepper:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
         self._torch, self._device = torch, device
-        self.twin = create_twin(**config.model).to(device)
+        self.twin = create_torch_model(**config.model).to(device)
         self.clips = torch.from_numpy(clips).to(device)
         wide = np.float32 if labels.ndim > 1 else np.int64
         self._labels = torch.from_numpy(labels.astype(wide)).to(device)

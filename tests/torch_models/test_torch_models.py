@@ -1,4 +1,4 @@
-"""The twins in PyTorch: names of the published files, the logits of our models."""
+"""The models in PyTorch: names of the published files, the logits of our models."""
 
 import importlib
 from functools import partial
@@ -16,7 +16,7 @@ from trn_jax.backbones.swin import Swin
 from trn_jax.errors import UserError
 
 torch = pytest.importorskip("torch")
-twins = importlib.import_module("trn_jax.torch_models")  # which needs torch
+torch_models = importlib.import_module("trn_jax.torch_models")  # which needs torch
 
 CASES = {
     "tsn_r50_3seg": dict(name="tsn_resnet50", num_classes=400, num_segments=3),
@@ -41,7 +41,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_names_and_shapes_are_those_of_the_reference(case, golden):
     with torch.device("meta"):  # shapes without memory
-        state = twins.create_twin(**CASES[case]).state_dict()
+        state = torch_models.create_torch_model(**CASES[case]).state_dict()
     found = {name: list(value.shape) for name, value in state.items()}
     assert found == {name: shape for name, shape, _ in golden(f"cases/{case}")["manifest"]}
 
@@ -55,11 +55,11 @@ def test_logits_match_the_reference(case, golden):
     state = weights.deterministic_state_dict(
         numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
     )
-    twin = twins.create_twin(**CASES[case])
-    twin.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    theirs = torch_models.create_torch_model(**CASES[case])
+    theirs.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     clips = weights.deterministic_clip(shape, numbers["input"]["seed"])
     with torch.inference_mode():
-        found = twin.eval()(torch.from_numpy(clips)).numpy()
+        found = theirs.eval()(torch.from_numpy(clips)).numpy()
     expected = np.array(numbers["outputs"]["scores_per_view"])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
@@ -71,14 +71,14 @@ FEW_BLOCKS = (
     ("5b", 352, (192, 320), (192, 224), "max", 128),
 )
 SMALL = {
-    "bninception": (partial(BNInception, FEW_BLOCKS), twins.BNInception),
+    "bninception": (partial(BNInception, FEW_BLOCKS), torch_models.BNInception),
     "densenet161": (
         partial(DenseNet, (2, 1), growth=4, width=8),
-        partial(twins.DenseNet, (2, 1), growth=4, width=8),
+        partial(torch_models.DenseNet, (2, 1), growth=4, width=8),
     ),
     "swin_base": (
         partial(Swin, (2, 2), width=16, head_channels=8, window=2),
-        partial(twins.Swin, (2, 2), width=16, head_channels=8, window=2),
+        partial(torch_models.Swin, (2, 2), width=16, head_channels=8, window=2),
     ),
 }
 
@@ -88,7 +88,7 @@ def small(monkeypatch):
     """Make the networks small that have no small form among the models."""
     for name, (ours, theirs) in SMALL.items():
         monkeypatch.setitem(backbones.BACKBONES, name, ours)
-        monkeypatch.setitem(twins.BACKBONES, name, theirs)
+        monkeypatch.setitem(torch_models.BACKBONES, name, theirs)
     monkeypatch.setattr("trn_jax.torch_models.bninception.BLOCKS", FEW_BLOCKS)
 
 
@@ -120,20 +120,20 @@ TINY = {
 
 
 def both(*, num_segments=4, pixels=32, **options):
-    """Our model and its twin with the same weights, and clips for them."""
+    """Our model and PyTorch's with the same weights, and clips for them."""
     options |= dict(num_classes=5, num_segments=num_segments)
-    twin = twins.create_twin(**options)
+    theirs = torch_models.create_torch_model(**options)
     manifest = [
         (name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for name, value in twin.state_dict().items()
+        for name, value in theirs.state_dict().items()
     ]
     state = weights.deterministic_state_dict(manifest, seed=0)
-    twin.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    theirs.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     model = nnx.eval_shape(lambda: create_model(**options))
-    arrays = {name: value.numpy() for name, value in twin.state_dict().items()}
+    arrays = {name: value.numpy() for name, value in theirs.state_dict().items()}
     convert.load_state_dict(model, arrays)
     clips = weights.deterministic_clip((2, num_segments, pixels, pixels, 3), seed=1)
-    return model, twin, clips
+    return model, theirs, clips
 
 
 def logits(model, clips):
@@ -141,9 +141,9 @@ def logits(model, clips):
     return jax.jit(lambda s, c: nnx.merge(graph, s)(c))(state, clips)
 
 
-def twin_logits(twin, clips):
+def torch_logits(theirs, clips):
     with torch.inference_mode():
-        return twin.eval()(torch.from_numpy(clips)).numpy()
+        return theirs.eval()(torch.from_numpy(clips)).numpy()
 
 
 def assert_close(found, expected):
@@ -154,8 +154,8 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize("case", TINY)
 def test_logits_are_ours(case, small):
-    model, twin, clips = both(**TINY[case])
-    assert_close(logits(model, clips), twin_logits(twin, clips))
+    model, theirs, clips = both(**TINY[case])
+    assert_close(logits(model, clips), torch_logits(theirs, clips))
 
 
 @pytest.mark.slow
@@ -164,21 +164,21 @@ def test_logits_are_ours(case, small):
     ["tsn_resnet18", "tsn_resnet34", "tsn_resnet152", "tsn_bninception", "tsm_resnet101"],
 )
 def test_logits_of_models_without_reference_are_ours(name):
-    model, twin, clips = both(name=name, pixels=64)
-    assert_close(logits(model, clips), twin_logits(twin, clips))
+    model, theirs, clips = both(name=name, pixels=64)
+    assert_close(logits(model, clips), torch_logits(theirs, clips))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("case", ["tsn", "tpn"])
 def test_training_computes_the_same_outputs(case):
-    model, twin, clips = both(**TINY[case], dropout_rate=0.0, pixels=64)
+    model, theirs, clips = both(**TINY[case], dropout_rate=0.0, pixels=64)
     graph, state = nnx.split(model)
 
     def outputs(state, clips):
         return nnx.merge(graph, state).outputs(clips, train=True, rngs=nnx.Rngs(0))
 
     found, found_auxiliary = jax.jit(outputs)(state, clips)
-    expected, auxiliary = twin.outputs(torch.from_numpy(clips))
+    expected, auxiliary = theirs.outputs(torch.from_numpy(clips))
     assert_close(found, expected.detach())
     assert (auxiliary is None) == (found_auxiliary is None) == (case == "tsn")
     if auxiliary is not None:
@@ -197,35 +197,35 @@ def test_relations_are_drawn_and_features_dropped_in_training():
 
 
 def test_drop_path_leaves_out_whole_frames(small):
-    _, twin, _ = both(name="tsn_swin_base", drop_path_rate=0.5)
-    block = twin.backbone.layers[1].blocks[1]
+    _, theirs, _ = both(name="tsn_swin_base", drop_path_rate=0.5)
+    block = theirs.backbone.layers[1].blocks[1]
     kept = block._drop_path(torch.ones(64, 2, 2, 3)).flatten(1)
     assert {tuple(row) for row in kept.tolist()} == {(0.0,) * 12, (2.0,) * 12}
     assert block.eval()._drop_path(kept) is kept
 
 
-def test_there_is_a_twin_of_everything():
+def test_every_model_has_a_pytorch_counterpart():
     for ours, theirs in (
-        (backbones.BACKBONES, twins.BACKBONES),
-        (models.TEMPORAL_OPS, twins.TEMPORAL_OPS),
-        (models.NECKS, twins.NECKS),
-        (models.HEADS, twins.HEADS),
+        (backbones.BACKBONES, torch_models.BACKBONES),
+        (models.TEMPORAL_OPS, torch_models.TEMPORAL_OPS),
+        (models.NECKS, torch_models.NECKS),
+        (models.HEADS, torch_models.HEADS),
     ):
         assert ours.keys() == theirs.keys()
     with torch.device("meta"):
         for name in list_models():
-            twins.create_twin(name, num_classes=5)
+            torch_models.create_torch_model(name, num_classes=5)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (dict(name="tsn_resnet11"), "unknown model 'tsn_resnet11'"),
-        (dict(name="tsn_resnet10", head="vote"), "no twin of the head 'vote', only of tpn"),
-        (dict(name="tsn_resnet10", growth=3), "has no option 'growth'"),
-        (dict(name="tsn_densenet161", temporal_op="tsm"), "no place for a temporal op"),
+        (dict(name="tsn_resnet10", head="vote"), "head 'vote'.* tpn"),
+        (dict(name="tsn_resnet10", growth=3), "'growth'"),
+        (dict(name="tsn_densenet161", temporal_op="tsm"), "temporal_op"),
     ],
 )
-def test_what_has_no_twin_is_said(options, message):
+def test_what_has_no_counterpart_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        twins.create_twin(**options, num_classes=5)
+        torch_models.create_torch_model(**options, num_classes=5)

@@ -1,7 +1,7 @@
-"""The models once more, in PyTorch: to verify converted weights, and to compare speed with.
+"""PyTorch counterparts of all models, to verify converted weights and to compare speed.
 
-They take the weights of mmaction2, mmpretrain and the original TRN under the names that these have
-in their files. Importing this package needs PyTorch, so nothing else imports it unasked.
+Parameters have the names that mmaction2, mmpretrain and the original TRN have in their files.
+Importing this package needs PyTorch, so other modules import it only on demand.
 """
 
 import inspect
@@ -58,78 +58,77 @@ HEADS = {
     "tsm": FrameHead,
     "tpn": partial(AverageHead, dropout_rate=0.5),
 }
+_IMAGENET = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 _REGISTRIES: dict[str, dict[str, Any]] = {
     "backbone": BACKBONES,
     "temporal_op": TEMPORAL_OPS,
     "neck": NECKS,
     "head": HEADS,
 }
-# Options of our models that say how they start, what they train or how they are computed.
+# Options of our models about initialisation, training or memory.
 _WITHOUT_EFFECT = {"dtype", "frozen_stages", "init_std", "norm_group", "partial_bn", "remat"}
 
 
-def create_twin(name, *, num_classes, num_segments=8, **overrides):
-    """Build the PyTorch twin of one of our models.
+def create_torch_model(name, *, num_classes, num_segments=8, **overrides):
+    """Build the PyTorch counterpart of one of our models.
 
-    Convolutions have their channels last in memory, which is PyTorch's fastest form on a CPU, with
-    one exception, see `MobileOne`.
+    Convolutions have channels-last memory, PyTorch's fastest form on a CPU, with one exception, see
+    `MobileOne`.
 
     Args:
         name: one of `trn_jax.list_models()`.
         num_classes: number of classes.
         num_segments: frames of a clip.
-        **overrides: as in `trn_jax.create_model`. What concerns initial weights, frozen layers,
-            groups of batch statistics, memory and the dtype has no effect here.
+        **overrides: as in `trn_jax.create_model`. Initial weights, frozen layers, groups of batch
+            statistics, memory and dtype have no effect here.
 
     Returns:
         A module that maps `[batch, frames, height, width, 3]` to logits `[batch, num_classes]`, in
         training mode.
 
     Raises:
-        UserError: there is no such model, or no twin of this combination.
+        UserError: for an unknown model, part or option.
     """
     models: dict[str, Any] = MODELS
     if name not in models:
         raise UserError(f"unknown model {name!r}. Known: {', '.join(sorted(models))}")
     entry = dict(models[name])
-    defaults = entry.pop("options", {})
-    asked = {key: value for key, value in overrides.items() if value is not None}
-    parts = {}
-    for kind, registry in _REGISTRIES.items():
-        choice = asked.pop(kind, entry.get(kind))
-        if choice is not None:
-            if choice not in registry:
-                known = ", ".join(sorted(registry))
-                kind = kind.replace("_", " ")
-                raise UserError(f"there is no twin of the {kind} {choice!r}, only of {known}")
-            parts[kind] = registry[choice]
-    options = defaults | {k: v for k, v in asked.items() if k not in _WITHOUT_EFFECT}
-    pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    common = {"num_classes": num_classes, "num_segments": num_segments}
-    used = set(pixels)
+    options = entry.pop("options", {})
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    entry |= {kind: overrides.pop(kind) for kind in _REGISTRIES if kind in overrides}
+    parts = {kind: _part(kind, choice) for kind, choice in entry.items()}
+    options |= overrides | dict(num_classes=num_classes, num_segments=num_segments)
+    options = {key: value for key, value in options.items() if key not in _WITHOUT_EFFECT}
+    used = {"mean", "std"}
 
     def build(part, *arguments, **more):
         wanted = inspect.signature(part).parameters
         chosen = {key: value for key, value in options.items() if key in wanted}
         used.update(chosen)
-        more |= {key: value for key, value in common.items() if key in wanted}
-        return part(*arguments, **more | chosen)
+        return part(*arguments, **more, **chosen)
 
     hook = {}
     if "temporal_op" in parts:
         if "wrap" not in inspect.signature(parts["backbone"]).parameters:
-            raise UserError(f"the twin of {name!r} has no place for a temporal op")
+            raise UserError(f"in PyTorch, {name!r} has no place for temporal_op")
         hook["wrap"] = partial(build, parts["temporal_op"])
     backbone = build(parts["backbone"], **hook)
     neck = build(parts["neck"], backbone.stage_channels) if "neck" in parts else None
     head = build(parts["head"], neck.out_channels if neck else backbone.stage_channels[-1])
-    unknown = sorted(asked.keys() - used - _WITHOUT_EFFECT)
-    if unknown:
-        raise UserError(f"the twin of {name!r} has no option {', '.join(map(repr, unknown))}")
+    if unknown := sorted(overrides.keys() - used - _WITHOUT_EFFECT):
+        raise UserError(f"in PyTorch, {name!r} has no option {', '.join(map(repr, unknown))}")
     recognizer = OriginalRecognizer if isinstance(backbone, BNInception) else Recognizer
-    pixels |= {key: options[key] for key in pixels if key in options}
-    twin = recognizer(backbone, head, neck, **pixels)
-    return _channels_last(twin) if channels_last(backbone) else twin
+    pixels = {key: options.get(key, value) for key, value in _IMAGENET.items()}
+    model = recognizer(backbone, head, neck, **pixels)
+    return _channels_last(model) if channels_last(backbone) else model
+
+
+def _part(kind, choice):
+    registry = _REGISTRIES[kind]
+    if choice not in registry:
+        known = ", ".join(sorted(registry))
+        raise UserError(f"no {kind.replace('_', ' ')} {choice!r} in PyTorch, only {known}")
+    return registry[choice]
 
 
 def _channels_last(module):

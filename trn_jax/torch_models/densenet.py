@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trn_jax.torch_models.temporal import named
+from trn_jax.torch_models.layers import sequential
 
 
 class DenseLayer(nn.Module):
@@ -67,7 +67,7 @@ class DenseNet(nn.Module):
         super().__init__()
         self.depths = depths
         conv = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.features = named(conv0=conv, norm0=nn.BatchNorm2d(width))
+        self.features = sequential(conv0=conv, norm0=nn.BatchNorm2d(width))
         self.stage_channels = []
         channels = width
         for stage, depth in enumerate(depths, start=1):

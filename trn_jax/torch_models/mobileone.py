@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from trn_jax.torch_models.temporal import named
+from trn_jax.torch_models.layers import run_stages, sequential
 
 
 class SqueezeExcite(nn.Module):
@@ -12,8 +12,8 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels):
         super().__init__()
         hidden = max(8, (channels // 16 + 4) // 8 * 8)
-        self.conv1 = named(conv=nn.Conv2d(channels, hidden, 1))
-        self.conv2 = named(conv=nn.Conv2d(hidden, channels, 1))
+        self.conv1 = sequential(conv=nn.Conv2d(channels, hidden, 1))
+        self.conv2 = sequential(conv=nn.Conv2d(hidden, channels, 1))
 
     def forward(self, x):
         """Scale the channels of `x` `[frames, channels, height, width]`."""
@@ -51,7 +51,7 @@ class MobileOneBlock(nn.Module):
             conv = nn.Conv2d(
                 in_channels, channels, size, stride, size // 2, groups=groups, bias=False
             )
-            return named(conv=conv, norm=nn.BatchNorm2d(channels))
+            return sequential(conv=conv, norm=nn.BatchNorm2d(channels))
 
         self.branches = []
         if kernel > 1:
@@ -125,9 +125,4 @@ class MobileOne(nn.Module):
 
     def forward(self, frames):
         """Map `[frames, 3, height, width]` to a list of `[frames, channels, height', width']`."""
-        x = self.stage0(frames)
-        features = []
-        for stage in range(1, len(self.stage_channels) + 1):
-            x = getattr(self, f"stage{stage}")(x)
-            features.append(x)
-        return features
+        return run_stages(self, self.stage0(frames), "stage")

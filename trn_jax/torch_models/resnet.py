@@ -7,21 +7,12 @@ all stages.
 import torch.nn.functional as F
 from torch import nn
 
-from trn_jax.torch_models.temporal import named
-
-
-def conv_norm(in_channels, channels, kernel, stride=1):
-    """A 2-D convolution of `kernel` x `kernel` pixels and its batch norm."""
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
-    return named(conv=conv, bn=nn.BatchNorm2d(channels))
-
-
-def conv_norm_3d(in_channels, channels, taps, kernel, stride=1):
-    """A convolution over `taps` frames of `kernel` x `kernel` pixels and its batch norm."""
-    padding = (taps // 2, kernel // 2, kernel // 2)
-    size, step = (taps, kernel, kernel), (1, stride, stride)
-    conv = nn.Conv3d(in_channels, channels, size, step, padding, bias=False)
-    return named(conv=conv, bn=nn.BatchNorm3d(channels))
+from trn_jax.torch_models.layers import (
+    add_residual_stages,
+    conv_norm,
+    conv_norm_3d,
+    run_stages,
+)
 
 
 class BasicBlock(nn.Module):
@@ -85,27 +76,21 @@ class ResNet(nn.Module):
             shift_every = 2 if depths[2] >= 23 and shift_place == "blockres" else 1
         self.conv1 = conv_norm(3, width, 7, 2)
         self.max_pool = nn.MaxPool2d(3, 2, 1)
-        self.stage_channels = []
-        in_channels = width
-        for stage, depth in enumerate(depths):
-            blocks = []
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                module = block(in_channels, width * 2**stage, stride)
-                if wrap is not None and index % shift_every == 0:
-                    if shift_place == "block":
-                        module = wrap(module, in_channels)
-                    else:
-                        module.conv1.conv = wrap(module.conv1.conv, in_channels)
-                blocks.append(module)
-                in_channels = width * 2**stage * block.expansion
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.stage_channels.append(in_channels)
+
+        def build(in_channels, channels, stride, stage, index):
+            module = block(in_channels, channels, stride)
+            if wrap is None or index % shift_every:
+                return module
+            if shift_place == "block":
+                return wrap(module, in_channels)
+            module.conv1.conv = wrap(module.conv1.conv, in_channels)
+            return module
+
+        add_residual_stages(self, depths, width, block.expansion, build)
 
     def forward(self, frames):
         """Map `[frames, 3, height, width]` to a list of `[frames, channels, height', width']`."""
-        x = self.max_pool(self.conv1(frames).relu_())
-        return _run_stages(self, x)
+        return run_stages(self, self.max_pool(self.conv1(frames).relu_()))
 
 
 class ResNeXtBottleneck(nn.Module):
@@ -143,21 +128,16 @@ class ResNeXt(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.stage_channels = []
-        in_channels = width
-        for stage, depth in enumerate(depths):
-            blocks = []
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(ResNeXtBottleneck(in_channels, width * 2**stage, stride, groups=32))
-                in_channels = 4 * width * 2**stage
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.stage_channels.append(in_channels)
+
+        def build(in_channels, channels, stride, stage, index):
+            return ResNeXtBottleneck(in_channels, channels, stride, groups=32)
+
+        add_residual_stages(self, depths, width, 4, build)
 
     def forward(self, frames):
         """Map `[frames, 3, height, width]` to a list of `[frames, channels, height', width']`."""
         x = self.bn1(self.conv1(frames)).relu_()
-        return _run_stages(self, F.max_pool2d(x, 3, 2, 1))
+        return run_stages(self, F.max_pool2d(x, 3, 2, 1))
 
 
 class Bottleneck3d(nn.Module):
@@ -189,33 +169,18 @@ class SlowOnly(nn.Module):
         super().__init__()
         self.conv1 = conv_norm_3d(3, width, 1, 7, 2)
         self.max_pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
-        self.stage_channels = []
-        in_channels = width
-        for stage, depth in enumerate(depths):
-            blocks = []
-            for index in range(depth):
-                taps = 3 if stage > 1 else 1
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Bottleneck3d(in_channels, width * 2**stage, taps, stride))
-                in_channels = 4 * width * 2**stage
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.stage_channels.append(in_channels)
+
+        def build(in_channels, channels, stride, stage, index):
+            return Bottleneck3d(in_channels, channels, 3 if stage > 1 else 1, stride)
+
+        add_residual_stages(self, depths, width, 4, build)
 
     def forward(self, clips):
         """Map `[batch, 3, time, height, width]` to a list of `[batch, channels, time, ...]`."""
-        x = self.max_pool(self.conv1(clips).relu_())
-        return _run_stages(self, x)
+        return run_stages(self, self.max_pool(self.conv1(clips).relu_()))
 
 
 def _identity_or(layer, in_channels, channels, stride):
     if stride == 1 and in_channels == channels:
         return nn.Identity()
     return layer(in_channels, channels, 1, stride)
-
-
-def _run_stages(network, x):
-    features = []
-    for stage in range(1, len(network.stage_channels) + 1):
-        x = getattr(network, f"layer{stage}")(x)
-        features.append(x)
-    return features

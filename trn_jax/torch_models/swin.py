@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trn_jax.torch_models.temporal import named
+from trn_jax.torch_models.layers import sequential
 
 
 class WindowAttention(nn.Module):
@@ -58,7 +58,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.attn = WindowAttention(channels, num_heads=num_heads, window=window, shift=shift)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = named(
+        self.mlp = sequential(
             fc1=nn.Linear(channels, 4 * channels),
             gelu=nn.GELU(),
             fc2=nn.Linear(4 * channels, channels),
@@ -120,7 +120,9 @@ class Swin(nn.Module):
 
     def __init__(self, depths, *, width, head_channels=32, window=7, patch=4, drop_path_rate=0.1):
         super().__init__()
-        self.patch_embed = named(proj=nn.Conv2d(3, width, patch, patch), norm=nn.LayerNorm(width))
+        self.patch_embed = sequential(
+            proj=nn.Conv2d(3, width, patch, patch), norm=nn.LayerNorm(width)
+        )
         rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.layers = nn.ModuleList()
         self.stage_channels = []

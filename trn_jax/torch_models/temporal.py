@@ -4,28 +4,23 @@ A wrapped layer sees frames that were moved in time before. The components `net`
 that this adds to the names of parameters are mmaction2's.
 """
 
-from collections import OrderedDict
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-def named(**modules):
-    """Modules one after the other, under these names."""
-    return nn.Sequential(OrderedDict(modules))
+from trn_jax.torch_models.layers import sequential
 
 
 def shifted(module, channels, *, num_segments, shift_div=8, causal=False, shift_segments=None):
     """`module` behind a `TemporalShift` of `channels` channels."""
     fold = channels // shift_div
     shift = TemporalShift(fold, num_segments=shift_segments or num_segments, causal=causal)
-    return named(shift=shift, net=module)
+    return sequential(shift=shift, net=module)
 
 
 def interlaced(module, channels, *, num_segments, shift_div=4):
     """`module` behind a `TemporalInterlace` of `channels // shift_div` channels."""
-    return named(
+    return sequential(
         net1=TemporalInterlace(channels // shift_div, num_segments=num_segments), net2=module
     )
 
@@ -75,7 +70,7 @@ class TemporalInterlace(nn.Module):
         self.offset_net.conv = nn.Conv1d(fold, 1, 3, padding=1)
         self.offset_net.fc1 = nn.Linear(num_segments, num_segments)
         self.offset_net.fc2 = nn.Linear(num_segments, 2)
-        self.weight_net = named(conv=nn.Conv1d(fold, 2, 3, padding=1))
+        self.weight_net = sequential(conv=nn.Conv1d(fold, 2, 3, padding=1))
         nn.init.constant_(self.offset_net.fc2.bias, 0.5108)
         nn.init.zeros_(self.weight_net.conv.bias)
 

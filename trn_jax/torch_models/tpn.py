@@ -6,27 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trn_jax.torch_models.temporal import named
+from trn_jax.torch_models.layers import conv_norm_3d, sequential
 
 
-def conv_norm(in_channels, channels, size, stride=1, groups=1):
+def conv_norm_relu(in_channels, channels, size, stride=1, groups=1):
     """A convolution of 1 x `size` x `size`, its batch norm and ReLU."""
-    conv = nn.Conv3d(
-        in_channels,
-        channels,
-        (1, size, size),
-        (1, stride, stride),
-        (0, size // 2, size // 2),
-        groups=groups,
-        bias=False,
-    )
-    return named(conv=conv, bn=nn.BatchNorm3d(channels), relu=nn.ReLU(inplace=True))
+    layers = conv_norm_3d(in_channels, channels, 1, size, stride, groups)
+    layers.add_module("relu", nn.ReLU(inplace=True))
+    return layers
 
 
 def conv_time(in_channels, channels, groups=1):
     """A convolution over three frames."""
     conv = nn.Conv3d(in_channels, channels, (3, 1, 1), 1, (1, 0, 0), groups=groups, bias=False)
-    return named(conv=named(conv=conv))
+    return sequential(conv=sequential(conv=conv))
 
 
 class LevelFusion(nn.Module):
@@ -36,9 +29,9 @@ class LevelFusion(nn.Module):
         super().__init__()
         self.scales = scales
         self.downsamples = nn.ModuleList(
-            named(conv=conv_norm(channels, channels, 1, groups=groups)) for _ in scales
+            sequential(conv=conv_norm_relu(channels, channels, 1, groups=groups)) for _ in scales
         )
-        self.fusion_conv = conv_norm(len(scales) * channels, out_channels, 1)
+        self.fusion_conv = conv_norm_relu(len(scales) * channels, out_channels, 1)
 
     def forward(self, levels):
         """Map a list of `[batch, channels, time_i, height, width]` to one such tensor."""
@@ -81,7 +74,9 @@ class TPN(nn.Module):
         self.steps = [coarse // fine for fine, coarse in itertools.pairwise(scales)]
         self.out_channels = wide
         modulation = nn.ModuleList(
-            nn.Sequential(*(conv_norm(a, b, 3, 2) for a, b in itertools.pairwise(in_channels[i:])))
+            nn.Sequential(
+                *(conv_norm_relu(a, b, 3, 2) for a, b in itertools.pairwise(in_channels[i:]))
+            )
             for i in range(len(scales))
         )
         self.spatial_modulation = nn.ModuleDict({"spatial_modulation": modulation})
@@ -92,10 +87,10 @@ class TPN(nn.Module):
         to_coarsest = [scales[-1] // scale for scale in scales]
         self.level_fusion_1 = LevelFusion(channels, wide, to_coarsest, conv_groups)
         self.level_fusion_2 = LevelFusion(channels, wide, to_coarsest, conv_groups)
-        self.pyramid_fusion = conv_norm(2 * wide, wide, 1)
+        self.pyramid_fusion = conv_norm_relu(2 * wide, wide, 1)
         self.aux_head = nn.ModuleDict(
             {
-                "conv": conv_norm(stage_channels[-2], wide, 3, 2),
+                "conv": conv_norm_relu(stage_channels[-2], wide, 3, 2),
                 "dropout": nn.Dropout(dropout_rate),
                 "fc": nn.Linear(wide, num_classes),
             }
