@@ -12,6 +12,7 @@ from flax import nnx
 from trn_jax import convert, create_model
 from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.mobileone import MobileOneBlock, SqueezeExcite, reparameterize
+from trn_jax.backbones.temporal_hook import TemporalHook
 from trn_jax.convert.names import variables
 from trn_jax.errors import UserError
 from trn_jax.nn.layers import BatchNorm
@@ -228,7 +229,7 @@ def test_the_temporal_op_sees_the_whole_input_of_every_block_but_the_stem():
         made.append(channels)
         return lambda x: x[::-1]
 
-    model = fill(abstract(temporal_op=temporal_op))
+    model = fill(abstract(temporal=TemporalHook(op=temporal_op)))
     assert len(model.stage1) + len(model.stage2) == 6
     assert made == [8, 8, 8, 8, 16, 16]
     plain = fill(abstract())

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import BatchNorm, check_remat, relu, run_block, storage_dtype
+from trn_jax.nn.layers import BatchNorm, ConvNormRelu, storage_dtype
 from trn_jax.nn.pooling import max_pool
 
 # name, 1x1, (reduced, 3x3), (reduced, double 3x3), pool, its projection: channels for a stem of 64.
@@ -33,42 +34,6 @@ BLOCKS = (
 )
 
 
-class ConvNorm(nnx.Module):
-    """Convolution with bias, batch norm, ReLU.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: height and width of the kernel, in pixels; the border is padded by half of it.
-        stride: step between outputs, in pixels.
-        freeze_norm: freeze the batch norm.
-        dtype: dtype of the computation.
-        rngs: source of the `params` key.
-    """
-
-    def __init__(
-        self, in_channels, out_channels, kernel_size, *, stride=1, freeze_norm, dtype, rngs
-    ):
-        self.conv = Conv(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            use_bias=True,
-            dtype=dtype,
-            rngs=rngs,
-        )
-        self.bn = BatchNorm(out_channels, frozen=freeze_norm, dtype=dtype)
-
-    def __call__(self, x, **statistics):
-        """Map `[frames, height, width, in_channels]` to `[frames, height', width', out_channels]`.
-
-        `statistics` are the keyword arguments of `BatchNorm.__call__`.
-        """
-        return relu(self.bn(self.conv(x), **statistics))
-
-
 class InceptionBlock(nnx.Module):
     """Branches of convolutions side by side: 1x1, 3x3, two 3x3, and a pool.
 
@@ -80,7 +45,7 @@ class InceptionBlock(nnx.Module):
         pool: "average" or "max".
         projected: channels of the pooled branch; 0 for all of them, and then the block halves
             height and width.
-        conv: constructor of `ConvNorm`s.
+        conv: constructor of convolutions with batch norm and ReLU.
     """
 
     def __init__(self, in_channels, single, triple, double, pool, projected, *, conv):
@@ -144,8 +109,7 @@ class BNInception(nnx.Module):
         width: channels of the stem's first convolution; even. All others are scaled along.
         partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
             Networks", 2016, section 3.2).
-        remat: number of stages, from the first on, whose blocks compute their activations again in
-            the backward pass instead of keeping them, see `run_block`.
+        remat: number of stages to rematerialise, see `run_stages`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -170,7 +134,7 @@ class BNInception(nnx.Module):
                 return tuple(map(scaled, channels))
             return channels * width // 64
 
-        conv = partial(ConvNorm, freeze_norm=partial_bn, dtype=dtype, rngs=rngs)
+        conv = partial(_conv_norm, freeze_norm=partial_bn, dtype=dtype, rngs=rngs)
         self.conv1_7x7_s2 = conv(3, width, 7, stride=2, freeze_norm=False)
         self.conv2_3x3_reduce = conv(width, width, 1)
         channels = scaled(192)
@@ -204,15 +168,13 @@ class BNInception(nnx.Module):
             each stage i = 1, 2, ...
         """
         statistics = dict(train=train, num_groups=num_groups)
-        x = self.stem(frames, **statistics)
-        features = []
-        for name in self.block_names:
-            block = getattr(self, name)
+        stages: list[list] = [[]]
+        for block in (getattr(self, name) for name in self.block_names):
             if block.stride == 2:
-                features.append(x)
-            remat = train and len(features) < self.remat
-            x = run_block(block, x, remat=remat, **statistics)
-        return [*features, x]
+                stages.append([])
+            stages[-1].append(block)
+        x = self.stem(frames, **statistics)
+        return run_stages(stages, x, remat=self.remat if train else 0, **statistics)
 
     def stem(self, frames, **statistics):
         """Map `[frames, height, width, 3]` to `[frames, height / 8, width / 8, channels]`."""
@@ -220,6 +182,14 @@ class BNInception(nnx.Module):
         x = max_pool(x, 3, stride=2, ceil_mode=True)
         x = self.conv2_3x3(self.conv2_3x3_reduce(x, **statistics), **statistics)
         return max_pool(x, 3, stride=2, ceil_mode=True)
+
+
+def _conv_norm(in_channels, channels, kernel_size, *, stride=1, freeze_norm, dtype, rngs):
+    """Convolution with bias, batch norm, ReLU; the border is padded by half of the kernel."""
+    padding = kernel_size // 2
+    options = dict(stride=stride, padding=padding, use_bias=True, dtype=dtype, rngs=rngs)
+    conv = Conv(in_channels, channels, kernel_size, **options)
+    return ConvNormRelu(conv, BatchNorm(channels, frozen=freeze_norm, dtype=dtype))
 
 
 @jax.custom_vjp

@@ -10,8 +10,9 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
+from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import BatchNorm, check_remat, relu, run_block, storage_dtype
+from trn_jax.nn.layers import BatchNorm, relu, storage_dtype
 from trn_jax.nn.pooling import max_pool
 
 
@@ -102,8 +103,7 @@ class DenseNet(nnx.Module):
         width: channels of the stem.
         partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
             Networks", 2016, section 3.2).
-        remat: number of stages, from the first on, whose dense blocks compute their activations
-            again in the backward pass instead of keeping them, see `run_block`.
+        remat: number of stages to rematerialise, see `run_stages`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -153,15 +153,12 @@ class DenseNet(nnx.Module):
             each stage i = 1, 2, ...
         """
         statistics = dict(train=train, num_groups=num_groups)
-        x = self.stem(frames, **statistics)
-        features = []
-        for stage in range(1, self.num_stages + 1):
-            if stage > 1:
-                x = getattr(self, f"transition{stage - 1}")(x, **statistics)
-            block = getattr(self, f"denseblock{stage}")
-            x = run_block(block, x, remat=train and stage <= self.remat, **statistics)
-            features.append(x)
-        features[-1] = self.norm5(x, **statistics)
+        blocks = [[getattr(self, f"denseblock{i + 1}")] for i in range(self.num_stages)]
+        transitions = [getattr(self, f"transition{i}") for i in range(1, self.num_stages)]
+        transitions = [partial(transition, **statistics) for transition in transitions]
+        x, remat = self.stem(frames, **statistics), self.remat if train else 0
+        features = run_stages(blocks, x, remat=remat, between=transitions, **statistics)
+        features[-1] = self.norm5(features[-1], **statistics)
         return features
 
     def stem(self, frames, **statistics):

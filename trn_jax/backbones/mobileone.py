@@ -10,24 +10,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import BatchNorm, check_remat, global_average_pool, relu, run_block
+from trn_jax.nn.layers import BatchNorm, global_average_pool, relu
 
 
-class BiasedConv(Conv):
-    """A `Conv` that adds a bias, zero at first."""
-
-    def __init__(self, in_channels, out_channels, kernel_size, **options):
-        super().__init__(in_channels, out_channels, kernel_size, **options)
-        self.bias = nnx.Param(jnp.zeros((out_channels,), self.kernel.dtype))
-
-    def __call__(self, x):
-        """Convolve `x` `[batch, height, width, in_channels]`."""
-        return super().__call__(x) + self.bias[...].astype(self.dtype)
-
-
-class ConvNorm(nnx.Module):
+class Branch(nnx.Module):
     """A convolution and its batch norm."""
 
     def __init__(self, in_channels, out_channels, kernel_size, *, dtype, rngs, **geometry):
@@ -55,8 +44,8 @@ class SqueezeExcite(nnx.Module):
 
     def __init__(self, channels, *, dtype, rngs):
         hidden = max(8, (channels // 16 + 4) // 8 * 8)
-        self.conv1 = BiasedConv(channels, hidden, 1, dtype=dtype, rngs=rngs)
-        self.conv2 = BiasedConv(hidden, channels, 1, dtype=dtype, rngs=rngs)
+        self.conv1 = Conv(channels, hidden, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv(hidden, channels, 1, use_bias=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x):
         """Scale the channels of `x` `[batch, height, width, channels]`."""
@@ -78,7 +67,7 @@ class MobileOneBlock(nnx.Module):
         groups: groups of both convolutions.
         num_convs: how many convolutions of `kernel_size` stand side by side.
         squeeze_excite: scale the channels of the sum.
-        temporal_op: see `MobileOne`.
+        temporal: see `MobileOne`.
         deploy: build the single convolution instead of the branches.
         dtype: dtype of the computation.
         rngs: source of the `params` key.
@@ -94,12 +83,12 @@ class MobileOneBlock(nnx.Module):
         groups=1,
         num_convs=1,
         squeeze_excite=False,
-        temporal_op=None,
+        temporal=None,
         deploy=False,
         dtype=jnp.float32,
         rngs,
     ):
-        self.temporal_op = temporal_op(in_channels) if temporal_op else None
+        self.temporal_op = temporal.op(in_channels) if temporal else None
         self.se = SqueezeExcite(out_channels, dtype=dtype, rngs=rngs) if squeeze_excite else None
         self.branch_norm = nnx.data(
             None
@@ -110,17 +99,17 @@ class MobileOneBlock(nnx.Module):
         padding = kernel_size // 2
         layer = dict(stride=stride, groups=groups, dtype=dtype, rngs=rngs)
         if deploy:
-            self.branch_reparam = BiasedConv(
-                in_channels, out_channels, kernel_size, padding=padding, **layer
+            self.branch_reparam = Conv(
+                in_channels, out_channels, kernel_size, padding=padding, use_bias=True, **layer
             )
             return
         if in_channels == out_channels and stride == 1:
             self.branch_norm = BatchNorm(in_channels, dtype=dtype)
         if kernel_size > 1:
-            self.branch_scale = ConvNorm(in_channels, out_channels, 1, **layer)
+            self.branch_scale = Branch(in_channels, out_channels, 1, **layer)
         for _ in range(num_convs):
             self.branch_conv_list.append(
-                ConvNorm(in_channels, out_channels, kernel_size, padding=padding, **layer)
+                Branch(in_channels, out_channels, kernel_size, padding=padding, **layer)
             )
 
     def __call__(self, x, **statistics):
@@ -154,16 +143,10 @@ class MobileOneBlock(nnx.Module):
             kernel = jnp.pad(identity[None, None], (border, border, (0, 0), (0, 0)))
             branches.append(_fold(kernel, self.branch_norm))
         kernels, biases = zip(*branches, strict=True)
-        geometry = dict(stride=conv.stride, padding=conv.padding, groups=conv.groups)
+        options = dict(stride=conv.stride, padding=conv.padding, groups=conv.groups)
+        options |= dict(use_bias=True, dtype=conv.dtype)
         self.branch_reparam = nnx.eval_shape(
-            lambda: BiasedConv(
-                per_group * conv.groups,
-                channels,
-                size,
-                dtype=conv.dtype,
-                rngs=nnx.Rngs(0),
-                **geometry,
-            )
+            lambda: Conv(per_group * conv.groups, channels, size, rngs=nnx.Rngs(0), **options)
         )
         self.branch_reparam.kernel.set_value(sum(kernels))
         self.branch_reparam.bias.set_value(sum(biases))
@@ -188,12 +171,10 @@ class MobileOne(nnx.Module):
         stem_width: channels of the stem.
         num_se_blocks: how many pairs at the end of each stage squeeze and excite.
         num_convs: how many convolutions of the same size stand side by side in each block.
-        temporal_op: a function of a number of channels that returns a map of
-            `[frames, height, width, channels]` onto itself. It is applied to the whole input of
-            every block but the stem: there is no shortcut around a block.
+        temporal: the hook of TSM and TIN, a `TemporalHook`. Its op is applied to the whole input
+            of every block but the stem, as a block has no shortcut around it.
         deploy: build the form that `reparameterize` makes.
-        remat: number of stages, from the first on, whose blocks compute their activations again in
-            the backward pass instead of keeping them, see `run_block`.
+        remat: number of stages to rematerialise, see `run_stages`.
         dtype: dtype of the computation.
         rngs: source of the `params` key.
 
@@ -214,13 +195,18 @@ class MobileOne(nnx.Module):
         stem_width=64,
         num_se_blocks=(0, 0, 0, 0),
         num_convs=1,
-        temporal_op=None,
+        temporal=None,
         deploy=False,
         remat=0,
         dtype=jnp.float32,
         rngs,
     ):
         check_remat(remat, len(depths))
+        if temporal and (temporal.shift_place == "blockres" or temporal.every(()) > 1):
+            raise UserError(
+                f"MobileOne shifts the input of every block, not shift_place="
+                f"{temporal.shift_place!r} with shift_every={temporal.shift_every}"
+            )
         self.remat = remat
         block = partial(MobileOneBlock, deploy=deploy, dtype=dtype, rngs=rngs)
         self.stage0 = block(3, stem_width, 3, stride=2)
@@ -232,7 +218,7 @@ class MobileOne(nnx.Module):
                 options = dict(
                     num_convs=num_convs,
                     squeeze_excite=index >= depth - num_se,
-                    temporal_op=temporal_op,
+                    temporal=temporal,
                 )
                 stride = 2 if index == 0 else 1
                 blocks.append(
@@ -258,13 +244,9 @@ class MobileOne(nnx.Module):
             each stage i = 1, 2, ...
         """
         statistics = dict(train=train, num_groups=num_groups)
+        stages = [getattr(self, f"stage{i + 1}") for i in range(len(self.stage_channels))]
         x = self.stem(frames, **statistics)
-        features = []
-        for stage in range(1, len(self.stage_channels) + 1):
-            for block in getattr(self, f"stage{stage}"):
-                x = run_block(block, x, remat=train and stage <= self.remat, **statistics)
-            features.append(x)
-        return features
+        return run_stages(stages, x, remat=self.remat if train else 0, **statistics)
 
     def stem(self, frames, **statistics):
         """Map `[frames, height, width, 3]` to `[frames, height / 2, width / 2, stem_width]`."""

@@ -1,7 +1,7 @@
 """SlowOnly: the slow pathway of SlowFast networks (Feichtenhofer et al., 2019) on its own.
 
-A ResNet over clips that never shortens time. Only the last two stages look at neighbouring frames,
-by the first convolution of their bottlenecks. Attribute names are torchvision's, see `resnet`.
+A ResNet over clips that keeps the number of frames. Only the last two stages convolve over time, in
+the first convolution of their bottlenecks. Attribute names are torchvision's, see `resnet`.
 """
 
 from functools import partial
@@ -9,13 +9,15 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
+from trn_jax.backbones.resnet import downsample, shortcut
+from trn_jax.backbones.stages import check_remat, residual_shapes, run_stages
 from trn_jax.nn.conv3d import Conv3d
-from trn_jax.nn.layers import BatchNorm, check_remat, relu, run_block
+from trn_jax.nn.layers import BatchNorm, relu
 from trn_jax.nn.pooling import max_pool
 
 
 class Bottleneck3d(nnx.Module):
-    """`taps`x1x1, 1x3x3 and 1x1x1 convolutions around a shortcut."""
+    """`taps`x1x1, 1x3x3 and 1x1x1 convolutions with a shortcut."""
 
     expansion = 4
 
@@ -29,27 +31,23 @@ class Bottleneck3d(nnx.Module):
         self.bn2 = norm(channels)
         self.conv3 = conv(channels, out_channels, (1, 1))
         self.bn3 = norm(out_channels)
-        # Blocks start as the identity. mmaction2 does so for 3-D networks, not for 2-D ones.
+        # Blocks start as the identity: mmaction2 does so for 3-D networks, not for 2-D ones.
         self.bn3.scale[...] = jnp.zeros_like(self.bn3.scale[...])
-        if stride == 1 and in_channels == out_channels:
-            self.downsample = None
-        else:
-            self.downsample = nnx.List(
-                [conv(in_channels, out_channels, (1, 1), stride=stride), norm(out_channels)]
-            )
+
+        def pointwise(in_channels, out_channels, size, *, stride):
+            return conv(in_channels, out_channels, (1, size), stride=stride)
+
+        self.downsample = downsample(in_channels, out_channels, stride, pointwise, norm)
 
     def __call__(self, x, **statistics):
-        """Map `[batch, time, height, width, in_channels]` to `[..., out_channels]`.
+        """Map `[batch, time, height, width, in_channels]` to `[..., 4 * channels]`.
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
         y = relu(self.bn1(self.conv1(x), **statistics))
         y = relu(self.bn2(self.conv2(y), **statistics))
         y = self.bn3(self.conv3(y), **statistics)
-        if self.downsample is not None:
-            conv, norm = self.downsample
-            x = norm(conv(x), **statistics)
-        return relu(y + x)
+        return relu(y + shortcut(self.downsample, x, statistics))
 
 
 class SlowOnly(nnx.Module):
@@ -57,10 +55,9 @@ class SlowOnly(nnx.Module):
 
     Args:
         depths: number of blocks in each of the four stages.
-        width: channels of the stem; stage i works with `width * 2**i`, four times as many outside
-            its bottlenecks.
-        remat: number of stages, from the first on, whose blocks compute their activations again in
-            the backward pass instead of keeping them, see `run_block`.
+        width: channels of the stem; stage i works with `width * 2**i`, bottlenecks put out four
+            times as many.
+        remat: number of stages to rematerialise, see `run_stages`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -79,26 +76,13 @@ class SlowOnly(nnx.Module):
         self.conv1 = Conv3d(3, width, (1, 7), stride=2, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, dtype=dtype)
         self.num_stages = len(depths)
-        in_channels = width
-        self.stage_channels: tuple[int, ...] = ()
-        for stage, depth in enumerate(depths, start=1):
-            channels = width * 2 ** (stage - 1)
-            blocks = []
-            for index in range(depth):
-                blocks.append(
-                    Bottleneck3d(
-                        in_channels,
-                        channels,
-                        taps=3 if stage > 2 else 1,
-                        stride=2 if stage > 1 and index == 0 else 1,
-                        dtype=dtype,
-                        rngs=rngs,
-                    )
-                )
-                in_channels = channels * Bottleneck3d.expansion
-            setattr(self, f"layer{stage}", nnx.List(blocks))
-            self.stage_channels += (in_channels,)
-        self.out_channels = in_channels
+        expansion = Bottleneck3d.expansion
+        for stage, shapes in enumerate(residual_shapes(depths, width, expansion), start=1):
+            block = partial(Bottleneck3d, taps=3 if stage > 2 else 1, dtype=dtype, rngs=rngs)
+            blocks = nnx.List(block(a, b, stride=stride) for a, b, stride in shapes)
+            setattr(self, f"layer{stage}", blocks)
+        self.stage_channels = tuple(width * 2**i * expansion for i in range(len(depths)))
+        self.out_channels = self.stage_channels[-1]
 
     def __call__(self, clips, *, train=False, num_groups=1):
         """Compute the features of all stages.
@@ -113,13 +97,9 @@ class SlowOnly(nnx.Module):
             channels]` for each stage i = 1, 2, ...
         """
         statistics = dict(train=train, num_groups=num_groups)
+        stages = [getattr(self, f"layer{stage}") for stage in range(1, self.num_stages + 1)]
         x = self.stem(clips, **statistics)
-        features = []
-        for stage in range(1, self.num_stages + 1):
-            for block in getattr(self, f"layer{stage}"):
-                x = run_block(block, x, remat=train and stage <= self.remat, **statistics)
-            features.append(x)
-        return features
+        return run_stages(stages, x, remat=self.remat if train else 0, **statistics)
 
     def stem(self, clips, **statistics):
         """Map `[..., height, width, 3]` to `[..., height / 4, width / 4, width_of_stem]`."""

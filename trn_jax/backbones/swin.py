@@ -9,9 +9,10 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import Linear, check_remat, dropout, run_block, storage_dtype
+from trn_jax.nn.layers import Linear, dropout, storage_dtype
 from trn_jax.nn.pooling import pick
 
 # Added to the scores of pixels that only the cyclic shift brought into one window.
@@ -143,8 +144,7 @@ class Swin(nnx.Module):
         drop_path_rate: how often the last block's branches are left out in training. The rate
             rises linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
             Depth", 2016).
-        remat: number of stages, from the first on, whose blocks compute their activations again in
-            the backward pass instead of keeping them, see `run_block`.
+        remat: number of stages to rematerialise, see `run_stages`.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
@@ -227,14 +227,9 @@ class Swin(nnx.Module):
             random = dict(rngs=rngs, clip_index=clip_index)
             if clip_index is None:
                 random["clip_index"] = jnp.arange(len(frames))
-        x = self.stem(frames)
-        features = []
-        for stage, blocks in enumerate(self.layers):
-            x = self.merges[stage - 1](x) if stage else x
-            for block in blocks:
-                x = run_block(block, x, remat=train and stage < self.remat, **random)
-            features.append(x)
-        features[-1] = self.norm(x)
+        x, remat = self.stem(frames), self.remat if train else 0
+        features = run_stages(self.layers, x, remat=remat, between=self.merges, **random)
+        features[-1] = self.norm(features[-1])
         return features
 
     def stem(self, frames):

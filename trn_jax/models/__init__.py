@@ -1,4 +1,4 @@
-"""All models by name, and `create_model`, which puts their parts together."""
+"""Registry of models, and `create_model`, which assembles their parts."""
 
 import fnmatch
 import inspect
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones import BACKBONES
+from trn_jax.backbones.temporal_hook import TemporalHook
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tin import TemporalInterlace
@@ -17,14 +18,14 @@ from trn_jax.models.trn import TRNHead
 from trn_jax.models.tsm import TemporalShift, TSMHead
 from trn_jax.models.tsn import TSNHead
 
-# What lets the frames of a clip talk to each other inside the backbone: constructors `(channels, *,
+# Exchange features between the frames of a clip inside the backbone: constructors `(channels, *,
 # num_segments, dtype, rngs, ...)` of maps of `[batch * segments, height, width, channels]`.
 TEMPORAL_OPS: dict[str, Callable[..., nnx.Module]] = {
     "tsm": TemporalShift,
     "tin": TemporalInterlace,
 }
 
-# From the features of all stages to those that the head sees, see `Recognizer`.
+# From the features of all stages to the input of the head, see `Recognizer`.
 NECKS = {"tpn": TPN}
 
 HEADS = {
@@ -38,12 +39,12 @@ HEADS = {
 # TIN interlaces every block of networks of any depth, and drops more than TSM.
 _TIN = dict(shift_every=1, dropout_rate=0.8)
 
-# `options` are defaults in place of those of the parts; one that no part takes, because a part was
-# replaced, lapses.
-# Caffe's networks were trained on BGR pixels minus a mean; here both are in RGB order, and the
-# conversion of weights reverses the channels of the first kernel.
+# Caffe's networks were trained on BGR pixels minus a mean. Here both are in RGB order: converting
+# weights reverses the channels of the first kernel.
 _CAFFE_PIXELS = dict(mean=(128.0, 117.0, 104.0), std=(1.0, 1.0, 1.0))
 
+# `options` override the defaults of the parts; those that no part has any more, because a part was
+# replaced, are ignored.
 MODELS = {
     "tsn_resnet10": dict(backbone="resnet10", head="tsn"),
     "tsn_resnet18": dict(backbone="resnet18", head="tsn"),
@@ -75,23 +76,17 @@ MODELS = {
     "trn_bninception": dict(backbone="bninception", head="trn_multiscale", options=_CAFFE_PIXELS),
 }
 
-# For the synthetic data and for tests: no numbers were published of them, and they are not listed.
+# For synthetic data and tests, without published numbers: not listed.
 _SMALL = {
     *("tsn_resnet10", "trn_resnet10", "tsm_resnet10", "tin_resnet10"),
     *("tpn_slowonly_resnet14", "tpn_tsm_resnet10"),
 }
 
-# What create_model hands to the parts itself; everything else a part takes by keyword is an option.
+# Arguments that create_model sets itself; all other keyword arguments of a part are options.
 _OWN_ARGUMENTS = {
-    "dtype",
-    "multi_scale",
-    "num_classes",
-    "num_segments",
-    "rngs",
-    "stage_channels",
-    "temporal_op",
+    *("dtype", "multi_scale", "num_classes", "num_segments", "op", "rngs", "stage_channels"),
+    "temporal",
 }
-
 
 _REGISTRIES = {
     "backbone": BACKBONES,
@@ -104,8 +99,7 @@ _REGISTRIES = {
 def list_models(pattern="*"):
     """Names of the models that match a shell-style `pattern`, sorted.
 
-    The networks of the synthetic recipes, such as `trn_resnet10`, are listed by their whole name
-    only.
+    The networks of the synthetic recipes, such as `trn_resnet10`, match by their full name only.
     """
     return sorted(
         name for name in fnmatch.filter(MODELS, pattern) if name not in _SMALL or name == pattern
@@ -113,87 +107,77 @@ def list_models(pattern="*"):
 
 
 def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.float32, **overrides):
-    """Build a model with freshly drawn parameters.
+    """Build a model with randomly initialised parameters.
 
-    Wrap the call in `nnx.eval_shape` to get shapes only, or in `jax.jit` to draw faster.
+    Wrap the call in `nnx.eval_shape` to get shapes only, or in `jax.jit` to initialise faster.
 
     Args:
         name: one of `list_models()`.
-        num_classes: number of classes; 0 for a model without a head, which gives the features of
-            every frame, see `Recognizer.features`.
-        num_segments: frames of a clip. Heads that average take any number later, unless there is a
-            `temporal_op`.
+        num_classes: number of classes; 0 for a feature extractor without a head, see
+            `Recognizer.features`.
+        num_segments: frames of a clip. Models without a `temporal_op` whose head averages frames
+            accept any number later.
         rngs: source of the `params` keys; `nnx.Rngs(0)` by default.
         dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32.
-        **overrides: `backbone`, `temporal_op`, `neck` and `head` replace a part of the model by
-            another one of that name, or by a constructor with the arguments of those in the
-            registries here, such as a head of one's own; every other keyword is an option of the
-            recognizer or of one of the parts, such as `norm_group`, `partial_bn` or `dropout_rate`.
-            `None` means "as the model has it".
+        **overrides: `backbone`, `temporal_op`, `neck` and `head` replace a part of the model: a
+            name, or a constructor with the arguments of those in the registries here. Every other
+            keyword is an option of the recognizer or of a part, such as `norm_group`, `partial_bn`,
+            `shift_place` or `dropout_rate`. `None` keeps the default.
 
     Returns:
         A `Recognizer`.
 
     Raises:
-        UserError: for an unknown name or option (the message lists the known ones), or for parts
-            that do not fit together.
+        UserError: for an unknown name or option, with the known ones, or for parts that do not fit
+            together.
     """
     entry = dict(_look_up(MODELS, "model", name))
     defaults = entry.pop("options", {})
-    options = {key: value for key, value in overrides.items() if value is not None}
-    parts = {}
-    for kind, registry in _REGISTRIES.items():
-        chosen = options.pop(kind, entry.get(kind))
-        if chosen is not None:
-            entry[kind] = chosen
-            part = chosen if callable(chosen) else _look_up(registry, _spoken(kind), chosen)
-            parts[kind] = part
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    entry |= {kind: overrides.pop(kind) for kind in _REGISTRIES if kind in overrides}
+    parts = {kind: _part(kind, choice) for kind, choice in entry.items()}
     if not num_classes:
-        parts.pop("head")
+        del parts["head"]
+    options = _check_options(name, entry, parts, defaults, overrides)
+    options |= dict(num_segments=num_segments, num_classes=num_classes)
+    options |= dict(dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0) if rngs is None else rngs)
 
-    names = {kind: _options(part) for kind, part in parts.items()} | {
-        "recognizer": _options(Recognizer)
-    }
-    known = sorted(set().union(*names.values()))
-    unknown = sorted(set(options).difference(known))
-    if unknown:
-        built = ", ".join(f"{_spoken(kind)} {choice!r}" for kind, choice in entry.items())
-        raise UserError(
-            f"model {name!r} ({built}) has no option {', '.join(map(repr, unknown))}; its options "
-            f"are {', '.join(known)}"
-        )
-
-    options = {key: value for key, value in defaults.items() if key in known} | options
-
-    common = dict(
-        dtype=jnp.dtype(dtype),
-        rngs=nnx.Rngs(0) if rngs is None else rngs,
-        num_segments=num_segments,
-        num_classes=num_classes,
-    )
-
-    def build(kind, *arguments, **more):
-        part = parts[kind]
+    def build(part, *arguments, **more):
         wanted = _parameters(part)
-        more |= {key: value for key, value in common.items() if key in wanted}
-        more |= {key: value for key, value in options.items() if key in names[kind]}
+        more |= {key: value for key, value in options.items() if key in wanted}
         return part(*arguments, **more)
 
-    hook = {}
+    hook, frames = {}, None
     if "temporal_op" in parts:
-        if "temporal_op" not in _parameters(parts["backbone"]):
+        if "temporal" not in _parameters(parts["backbone"]):
             raise UserError(
-                f"backbone {entry['backbone']!r} has no place for a temporal op, so it cannot take "
+                f"backbone {entry['backbone']!r} has no place for a temporal op such as "
                 f"{entry['temporal_op']!r}"
             )
-        hook["temporal_op"] = lambda channels: build("temporal_op", channels)
-    backbone = build("backbone", **hook)
-    neck = build("neck", backbone.stage_channels) if "neck" in parts else None
-    head = build("head", (neck or backbone).out_channels) if "head" in parts else None
-    chosen = {key: value for key, value in options.items() if key in names["recognizer"]}
-    if hook:
-        chosen["num_segments"] = num_segments
-    return Recognizer(backbone, head, neck=neck, **chosen)
+        op, frames = partial(build, parts["temporal_op"]), num_segments
+        hook["temporal"] = build(TemporalHook, op=op)
+    backbone = build(parts["backbone"], **hook)
+    neck = build(parts["neck"], backbone.stage_channels) if "neck" in parts else None
+    head = build(parts["head"], (neck or backbone).out_channels) if "head" in parts else None
+    del options["num_segments"]
+    return build(Recognizer, backbone, head, neck=neck, num_segments=frames)
+
+
+def _check_options(name, entry, parts, defaults, overrides):
+    """All options, `{name: value}`: the defaults that apply, and the overrides.
+
+    Raises:
+        UserError: no part has an option that is overridden.
+    """
+    built = [Recognizer, *parts.values(), *([TemporalHook] if "temporal_op" in parts else [])]
+    known = set().union(*map(_options, built))
+    if unknown := sorted(overrides.keys() - known):
+        described = ", ".join(f"{_spoken(kind)} {choice!r}" for kind, choice in entry.items())
+        raise UserError(
+            f"model {name!r} ({described}) has no option {', '.join(map(repr, unknown))}; its "
+            f"options are {', '.join(sorted(known))}"
+        )
+    return {key: value for key, value in defaults.items() if key in known} | overrides
 
 
 def _options(part):
@@ -204,6 +188,10 @@ def _options(part):
 def _parameters(part):
     part = getattr(part, "func", part)  # registries hold classes and partial applications of them
     return inspect.signature(part.__init__).parameters  # NNX hides the signature of the class
+
+
+def _part(kind, choice):
+    return choice if callable(choice) else _look_up(_REGISTRIES[kind], _spoken(kind), choice)
 
 
 def _spoken(kind):

@@ -13,15 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.errors import UserError
+from trn_jax.models.tsn import TSNHead
 from trn_jax.nn.conv3d import Conv3d
-from trn_jax.nn.layers import (
-    BatchNorm,
-    Linear,
-    dropout,
-    global_average_pool,
-    relu,
-    storage_dtype,
-)
+from trn_jax.nn.layers import BatchNorm, ConvNormRelu
 from trn_jax.nn.pooling import max_pool_time
 
 FLOWS = ("cascade", "parallel")
@@ -29,17 +23,10 @@ FLOWS = ("cascade", "parallel")
 _xavier_uniform = jax.nn.initializers.glorot_uniform()
 
 
-class ConvNorm(nnx.Module):
-    """A convolution, batch normalisation and ReLU; the arguments are those of `Conv3d`."""
-
-    def __init__(self, in_channels, out_channels, kernel_size, *, dtype, **options):
-        options |= dict(init=_xavier_uniform, dtype=dtype)
-        self.conv = Conv3d(in_channels, out_channels, kernel_size, **options)
-        self.bn = BatchNorm(out_channels, dtype=dtype)
-
-    def __call__(self, x, **statistics):
-        """Map `[batch, time, height, width, in_channels]` to `[..., out_channels]`."""
-        return relu(self.bn(self.conv(x), **statistics))
+def _conv_norm(in_channels, out_channels, kernel_size, *, dtype, **options):
+    options |= dict(init=_xavier_uniform, dtype=dtype)
+    conv = Conv3d(in_channels, out_channels, kernel_size, **options)
+    return ConvNormRelu(conv, BatchNorm(out_channels, dtype=dtype))
 
 
 class LevelFusion(nnx.Module):
@@ -55,7 +42,7 @@ class LevelFusion(nnx.Module):
     """
 
     def __init__(self, channels, out_channels, scales, *, conv_groups, dtype, rngs):
-        conv = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        conv = partial(_conv_norm, dtype=dtype, rngs=rngs)
         self.scales = tuple(scales)
         self.downsamples = nnx.List(
             [conv(channels, channels, (1, 1), groups=conv_groups) for _ in self.scales]
@@ -71,29 +58,24 @@ class LevelFusion(nnx.Module):
         return self.fusion_conv(jnp.concatenate(levels, axis=-1), **statistics)
 
 
-class AuxiliaryHead(nnx.Module):
+class AuxiliaryHead(TSNHead):
     """A classifier of features halfway up the backbone, for a second loss (section 3.1).
 
     Args:
         in_channels: channels of the features.
         channels: channels after its convolution.
         num_classes: number of classes.
-        dropout_rate: share of the averaged features that is dropped in training.
-        dtype: dtype of the computation.
-        rngs: source of the `params` keys.
+        **options: `dropout_rate`, `dtype` and `rngs`, see `TSNHead`.
     """
 
-    def __init__(self, in_channels, channels, num_classes, *, dropout_rate, dtype, rngs):
-        self.dropout_rate = dropout_rate
-        self.conv = ConvNorm(in_channels, channels, (1, 3), stride=2, dtype=dtype, rngs=rngs)
-        self.fc = Linear(channels, num_classes, std=0.01, dtype=dtype, rngs=rngs)
+    def __init__(self, in_channels, channels, num_classes, *, dtype, rngs, **options):
+        self.conv = _conv_norm(in_channels, channels, (1, 3), stride=2, dtype=dtype, rngs=rngs)
+        super().__init__(channels, num_classes, dtype=dtype, rngs=rngs, **options)
 
-    def __call__(self, x, rngs, clip_index, **statistics):
+    def __call__(self, features, *, train=False, rngs=None, clip_index=None, num_groups=1):
         """Map `[batch, time, height, width, in_channels]` to logits `[batch, num_classes]`."""
-        x = _average(self.conv(x, **statistics))
-        if self.dropout_rate:
-            x = dropout(x, self.dropout_rate, key=rngs.dropout(), clip_index=clip_index)
-        return self.fc(x).astype(storage_dtype(x.dtype))
+        x = self.conv(features, train=train, num_groups=num_groups)
+        return super().__call__(x, train=train, rngs=rngs, clip_index=clip_index)
 
 
 class TPN(nnx.Module):
@@ -150,7 +132,7 @@ class TPN(nnx.Module):
         scales = tuple(temporal_scales)
         _check_scales(scales, len(stage_channels))
         conv = partial(Conv3d, init=_xavier_uniform, dtype=dtype, rngs=rngs)
-        conv_norm = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        conv_norm = partial(_conv_norm, dtype=dtype, rngs=rngs)
         fusion = partial(LevelFusion, conv_groups=conv_groups, dtype=dtype, rngs=rngs)
         wide = stage_channels[-1]
         channels = wide // 2
@@ -202,7 +184,7 @@ class TPN(nnx.Module):
         statistics = dict(train=train, num_groups=num_groups)
         auxiliary = None
         if train:
-            auxiliary = self.auxiliary(features[-2], rngs, clip_index, **statistics)
+            auxiliary = self.auxiliary(features[-2], rngs=rngs, clip_index=clip_index, **statistics)
         levels = self.modulate_time(self.modulate_space(features, **statistics))
         down = self.top_down(levels)
         up = self.bottom_up(down if self.flow == "cascade" else levels)
@@ -246,36 +228,16 @@ class TPN(nnx.Module):
         return levels
 
 
-class TPNHead(nnx.Module):
-    """Average the pyramid's features over time and space, then classify.
-
-    Args:
-        in_channels: channels of the features.
-        num_classes: number of classes.
-        dropout_rate: share of the averaged features that is dropped in training.
-        init_std: standard deviation of the classifier's initial weights.
-        dtype: dtype of the computation.
-        rngs: source of the `params` key.
-    """
+class TPNHead(TSNHead):
+    """Average the pyramid's features over time and space, then classify; see `TSNHead`."""
 
     merge_views = "probabilities"
 
     def __init__(
         self, in_channels, num_classes, *, dropout_rate=0.5, init_std=0.01, dtype=jnp.float32, rngs
     ):
-        self.dropout_rate = dropout_rate
-        self.fc = Linear(in_channels, num_classes, std=init_std, dtype=dtype, rngs=rngs)
-
-    def __call__(self, features, *, train=False, rngs=None, clip_index=None):
-        """Map `[batch, time, height, width, channels]` to logits `[batch, num_classes]`."""
-        x = _average(features)
-        if train and self.dropout_rate:
-            x = dropout(x, self.dropout_rate, key=rngs.dropout(), clip_index=clip_index)
-        return self.fc(x).astype(storage_dtype(x.dtype))
-
-
-def _average(x):
-    return jnp.mean(global_average_pool(x), axis=1)
+        options = dict(init_std=init_std, dtype=dtype, rngs=rngs)
+        super().__init__(in_channels, num_classes, dropout_rate=dropout_rate, **options)
 
 
 def _check_scales(scales, num_stages):

@@ -44,34 +44,6 @@ def freeze(module):
                     setattr(part, name, Frozen(value[...]))
 
 
-def check_remat(remat, num_stages):
-    """Check that a backbone has so many stages to compute twice (see `run_block`).
-
-    Raises:
-        UserError: it has not.
-    """
-    if not 0 <= remat <= num_stages:
-        raise UserError(
-            f"remat={remat} is not in 0..{num_stages}, a number of stages of the backbone, "
-            "from the first on, whose activations are computed again in the backward pass"
-        )
-
-
-def run_block(block, x, *, remat, rngs=None, **options):
-    """Call `block(x, **options)`, with `rngs` if there are any.
-
-    With `remat` only `x` is kept for the backward pass, which computes the activations inside of
-    the block again (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016). Outputs,
-    gradients, statistics and random numbers are the same.
-    """
-
-    def run(block, x, rngs):
-        random = {} if rngs is None else dict(rngs=rngs)
-        return block(x, **options, **random)
-
-    return (nnx.remat(run) if remat else run)(block, x, rngs)
-
-
 @jax.custom_jvp
 def relu(x):
     """`max(x, 0)`, with a gradient of 0 at 0 as that of `jax.nn.relu`.
@@ -186,6 +158,26 @@ class BatchNorm(nnx.Module):
             # Not `running[...] =`, which asks for the array's sharding: JAX, when tracing, then
             # words an error from all it traced so far, and deep networks take ten times as long.
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
+
+
+class ConvNormRelu(nnx.Module):
+    """A convolution, its batch norm, ReLU.
+
+    Args:
+        conv: the convolution.
+        bn: the batch norm of its output.
+    """
+
+    def __init__(self, conv, bn):
+        self.conv = conv
+        self.bn = bn
+
+    def __call__(self, x, **statistics):
+        """Map `[batch, ..., in_channels]` to `[batch, ..., out_channels]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        return relu(self.bn(self.conv(x), **statistics))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

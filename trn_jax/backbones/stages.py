@@ -1,0 +1,75 @@
+"""Stages of a backbone: sizes of residual blocks, features of every stage, rematerialisation."""
+
+from flax import nnx
+
+from trn_jax.errors import UserError
+
+
+def residual_shapes(depths, width, expansion):
+    """Sizes of the blocks of a ResNet.
+
+    Args:
+        depths: number of blocks in each stage.
+        width: channels of the stem; stage i works with `width * 2**i`.
+        expansion: output channels of a block per channel inside.
+
+    Returns:
+        For each stage a list of `(in_channels, channels, stride)`, one per block. The first block
+        of every stage but the first halves height and width.
+    """
+    stages, in_channels = [], width
+    for stage, depth in enumerate(depths):
+        channels, blocks = width * 2**stage, []
+        for index in range(depth):
+            blocks.append((in_channels, channels, 2 if stage and not index else 1))
+            in_channels = channels * expansion
+        stages.append(blocks)
+    return stages
+
+
+def run_stages(stages, x, *, remat, between=(), **options):
+    """Run all stages and return the features of each, a list.
+
+    Args:
+        stages: the blocks of each stage, a list of lists.
+        x: input of the first block.
+        remat: number of stages, from the first on, whose blocks are rematerialised.
+        between: maps between two stages, one less than there are stages; or none.
+        **options: keyword arguments of `run_block`.
+    """
+    features = []
+    for number, blocks in enumerate(stages):
+        if number and between:
+            x = between[number - 1](x)
+        for block in blocks:
+            x = run_block(block, x, remat=number < remat, **options)
+        features.append(x)
+    return features
+
+
+def run_block(block, x, *, remat, rngs=None, **options):
+    """Call `block(x, **options)`, with `rngs` if there are any.
+
+    With `remat`, only `x` is kept for the backward pass, which recomputes the activations inside
+    the block (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016). Outputs,
+    gradients, statistics and random numbers are the same.
+    """
+
+    def run(block, x, rngs):
+        random = {} if rngs is None else dict(rngs=rngs)
+        return block(x, **options, **random)
+
+    return (nnx.remat(run) if remat else run)(block, x, rngs)
+
+
+def check_remat(remat, num_stages):
+    """Check that a backbone has at least `remat` stages.
+
+    Raises:
+        UserError: it has fewer, or `remat` is negative.
+    """
+    if not 0 <= remat <= num_stages:
+        raise UserError(
+            f"remat={remat} is not in 0..{num_stages}, the number of stages of the backbone, from "
+            "the first on, whose activations are recomputed in the backward pass"
+        )
