@@ -22,7 +22,7 @@ def example(*, seed=0, num_videos=12, num_classes=6, several=False):
         labels=labels,
         videos=[f"folder {i}/väter" for i in range(num_videos)],
         class_names=[f"Class «{i}»" for i in range(num_classes)],
-        partners={} if several else {0: 1, 1: 0},
+        reversed_class={} if several else {0: 1, 1: 0},
         protocol="accurate",
         about={"checkpoint": "runs/a", "step": 12, "list_sha256": "0" * 64},
     )

@@ -642,10 +642,13 @@ def main(folder):
     from bounded_reading import bound_memory, outcome
 
     from trn_jax.convert import dumps, read_torch_file
-    from trn_jax.evaluation import scores
+    from trn_jax.evaluation import score_files as files_of_scores
 
     del dumps  # loaded now, as the bound counts from here
-    readers = (("weights", weights(), read_torch_file), ("scores", score_files(), scores.read))
+    readers = (
+        ("weights", weights(), read_torch_file),
+        ("scores", score_files(), files_of_scores.read),
+    )
     bound_memory(400)
     for kind, files, read in readers:
         for name, content in files.items():

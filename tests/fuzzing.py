@@ -421,24 +421,24 @@ def records(part, ending):
 
 def score_file(extension):
     def make(folder):
-        from trn_jax.evaluation import scores
+        from trn_jax.evaluation import score_files, scores
 
         found = scores.Scores(
             scores=np.float32([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]),
             labels=np.array([0, 1]),
             videos=["a/b", "c"],
             class_names=["x", "y", "z"],
-            partners={0: 1, 1: 0},
+            reversed_class={0: 1, 1: 0},
             protocol="efficient",
             about={"step": 3, "list": "val.txt"},
         )
         path = os.path.join(folder, f"s{extension}")
-        scores.write(path, found)
+        score_files.write(path, found)
         with open(path, "rb") as file:
             content = file.read()
 
         def read(path):
-            again = scores.read(path)
+            again = score_files.read(path)
             again.metrics()
             again.per_class()
 

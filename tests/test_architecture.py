@@ -87,6 +87,7 @@ LAYERS = (
     ("trn_jax.torch_models",),
     ("trn_jax.verify",),
     ("trn_jax.evaluation.scores", "trn_jax.evaluation.plots"),
+    ("trn_jax.evaluation.score_files", "trn_jax.evaluation.fusion"),
     ("trn_jax.evaluation.report", "trn_jax.evaluation.merging"),
     ("trn_jax.evaluation.results",),
     ("trn_jax.evaluation.evaluator",),

@@ -17,8 +17,8 @@ from trn_jax.checkpoints import checksums
 from trn_jax.convert import read_torch_file
 from trn_jax.data.annotations import multi_hot, read_class_names
 from trn_jax.errors import UserError, escaped, listed
-from trn_jax.evaluation import scores
-from trn_jax.evaluation.scores import fuse
+from trn_jax.evaluation import score_files, scores
+from trn_jax.evaluation.fusion import fuse
 
 # Odd, but nothing is wrong with them.
 READ = {
@@ -68,7 +68,7 @@ def test_score_files_that_are_no_attack_are_read(tmp_path, extension):
     }[extension]
     path = tmp_path / f"s.{extension}"
     path.write_bytes(content)
-    found = scores.read(str(path))
+    found = score_files.read(str(path))
     assert found.labels.tolist() == [0, 1] and found.labels.dtype == np.int64
     assert found.class_names == ["x", "y"]
 
@@ -90,8 +90,8 @@ def test_highly_compressible_files_are_read_while_they_are_small(tmp_path):
         (dict(labels=np.full(12, -1)), "-1"),
         (dict(scores=np.full((12, 6), 1j)), "complex"),
         (dict(class_names=["same"] * 6), "0 and 1 are both 'same'"),
-        (dict(partners={0: 6}), r"\(0, 6\)"),
-        (dict(partners={-1: 0}), r"\(-1, 0\)"),
+        (dict(reversed_class={0: 6}), r"\(0, 6\)"),
+        (dict(reversed_class={-1: 0}), r"\(-1, 0\)"),
     ],
 )
 def test_scores_in_memory_are_checked_as_those_of_files_are(changes, message):

@@ -24,7 +24,7 @@ from trn_jax import build, create_model
 from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
 from trn_jax.errors import UserError
-from trn_jax.evaluation import scores
+from trn_jax.evaluation import score_files
 from trn_jax.training import train
 
 # A recipe of seconds: 16 classes of the synthetic data set, a ResNet-10 of 4 channels.
@@ -137,12 +137,12 @@ def test_train_evaluate_and_reports(tree):
     other = json.loads((tree / "eval" / "results" / "accurate.json").read_text())
     assert other["metrics"] == twice["metrics"]
     assert other["list_sha256"] == twice["list_sha256"]
-    kept = scores.read(tree / "eval" / "results" / "accurate.npz")
+    kept = score_files.read(tree / "eval" / "results" / "accurate.npz")
     assert kept.scores.shape == (10, 4)
     np.testing.assert_allclose(kept.scores.sum(axis=1), 1, atol=1e-5)
     assert kept.videos == [f"val{index}" for index in range(10)]
     assert kept.about["list_sha256"] == twice["list_sha256"]
-    dumped = [scores.read(tree / f"s_{name}.json") for name in ("accurate", "efficient")]
+    dumped = [score_files.read(tree / f"s_{name}.json") for name in ("accurate", "efficient")]
     np.testing.assert_array_equal(dumped[0].scores, kept.scores)
     assert [found.protocol for found in dumped] == ["accurate", "efficient"]
     assert [found.metrics() for found in dumped] == [twice["metrics"], first["metrics"]]
@@ -533,7 +533,7 @@ def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     found = json.loads((tree / "evaluated" / "results" / "efficient.json").read_text())
     assert (found["num_unreadable"], found["unreadable"]) == (1, ["val2"])
     assert found["metrics"]["top1"] <= 0.9
-    dump = scores.read(str(tree / "evaluated" / "results" / "efficient.npz"))
+    dump = score_files.read(str(tree / "evaluated" / "results" / "efficient.npz"))
     assert dump.missing.tolist() == [index == 2 for index in range(10)]
     done = run(tree, *flags, "--config.data.on_error=raise", workdir="refused")
     check_refusal(done, "val2")

@@ -142,7 +142,7 @@ class Data:
         raise problems[0]
 
     @property
-    def partners(self):
+    def reversed_class(self):
         """`{label: label of the class that is this one backwards in time}`."""
         labels = {name: label for label, name in enumerate(self.class_names)}
         pairs = [

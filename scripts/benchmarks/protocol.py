@@ -65,7 +65,7 @@ class _OneVideo:
     multi_label: bool
     val_names: tuple[str, ...] = ("noise",)
     val_records: tuple[Record, ...] = (Record(0, "noise", _NUM_FRAMES, 0),)
-    partners: dict[int, int] = dataclasses.field(default_factory=dict)
+    reversed_class: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @property
     def val_labels(self) -> np.ndarray:

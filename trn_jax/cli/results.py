@@ -15,15 +15,15 @@ def add_ensemble(commands):
 
 
 def _ensemble(arguments):
-    from trn_jax.evaluation import report, scores
+    from trn_jax.evaluation import fusion, report, score_files
 
     if arguments.dump:
-        scores.check_dump(arguments.dump)
-    parts = [(path, scores.read(path)) for path in arguments.files]
-    fused = scores.fuse(parts, arguments.weights)
+        score_files.check_dump(arguments.dump)
+    parts = [(path, score_files.read(path)) for path in arguments.files]
+    fused = fusion.fuse(parts, arguments.weights)
     print(report.fusion_table([*parts, ("fusion", fused)]))
     if arguments.dump:
-        scores.write(arguments.dump, fused)
+        score_files.write(arguments.dump, fused)
         print(f"\nscores in {arguments.dump}")
 
 

@@ -19,7 +19,7 @@ from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import UserError, escaped
 from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import Evaluator
-from trn_jax.evaluation.scores import check_dump
+from trn_jax.evaluation.score_files import check_dump
 from trn_jax.settings import from_dict, protocol_names, resolved_views, to_json
 from trn_jax.training.workdir import differing_names, hold
 
@@ -45,8 +45,8 @@ def evaluate(
         path: a checkpoint or the working directory of a training.
         workdir: where `results` goes; belongs to one run at a time.
         protocols: "all", or names with commas between them.
-        dump: where the scores of all videos go besides, see `scores.write` and, of several
-            protocols, `scores.dump_path`.
+        dump: where the scores of all videos go besides, see `score_files.write` and, of several
+            protocols, `score_files.dump_path`.
         split: "val", "test" or "train".
         ignore_class_names: compare labels by their numbers where the data names other classes than
             the checkpoint.

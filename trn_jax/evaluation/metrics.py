@@ -124,21 +124,22 @@ def mean_average_precision_by_video(scores, labels):
     return float(np.nanmean([average_precision(*row) for row in rows]))
 
 
-def classification(scores, labels, partners=None, top_k=(1, 5), missing=None):
+def classification(scores, labels, reversed_class=None, top_k=(1, 5), missing=None):
     """All metrics of an evaluation with one label per video.
 
     Args:
         scores: `[videos, classes]`.
         labels: `[videos]`.
-        partners: `{class: the class that is this one backwards in time}`, where there are such.
+        reversed_class: `{class: the class that shows it backwards in time}`; two such classes are a
+            pair.
         top_k: which top-k accuracies.
         missing: whether a video could not be read, `[videos]`; it counts as wrong, its scores mean
             nothing. `None`: all could.
 
     Returns:
         A dict of numbers between 0 and 1: `top1`, `top5` (or what `top_k` names), `mean_class`,
-        and, given `partners`, over the videos of classes that have one: `pair` (the class or its
-        partner was named) and `partner` (its partner was named).
+        and, over the videos of classes in `reversed_class`: `pair` (predicted the class or its
+        reversed class) and `partner` (predicted the reversed class).
 
     Raises:
         UserError: scores are not finite, or there are none.
@@ -152,10 +153,10 @@ def classification(scores, labels, partners=None, top_k=(1, 5), missing=None):
     result = {f"top{k}": top_k_accuracy(scores, wanted, k) for k in top_k}
     num_missing = np.bincount(labels[missing], minlength=num_classes)
     result["mean_class"] = mean_class_accuracy(confusion, num_missing)
-    if partners:
-        paired = np.isin(labels, list(partners))
-        partner = np.array([partners.get(label, -1) for label in labels.tolist()])
-        backwards = (predictions == partner) & ~missing
+    if reversed_class:
+        paired = np.isin(labels, list(reversed_class))
+        reversed_labels = np.array([reversed_class.get(label, -1) for label in labels.tolist()])
+        backwards = (predictions == reversed_labels) & ~missing
         result["pair"] = float(np.mean((backwards | (predictions == labels))[paired]))
         result["partner"] = float(np.mean(backwards[paired]))
     return result

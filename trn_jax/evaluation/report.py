@@ -6,8 +6,7 @@ import os
 import numpy as np
 
 from trn_jax.errors import UserError, escaped
-from trn_jax.evaluation import metrics, plots
-from trn_jax.evaluation import scores as score_files
+from trn_jax.evaluation import metrics, plots, score_files
 from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
 _METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}

@@ -7,9 +7,8 @@ import os
 import jax
 import numpy as np
 
-from trn_jax.evaluation import report
-from trn_jax.evaluation.scores import Scores, dump_path
-from trn_jax.evaluation.scores import write as write_scores
+from trn_jax.evaluation import report, score_files
+from trn_jax.evaluation.scores import Scores
 from trn_jax.files import write_text
 
 _MAX_NAMED = 100  # unreadable videos that a result names
@@ -40,7 +39,7 @@ def summarize(data, name, view, scores, missing):
             labels=data.val_labels,
             videos=data.val_names,
             class_names=data.class_names,
-            partners=data.partners,
+            reversed_class=data.reversed_class,
             protocol=name,
             missing=missing if missing.any() else None,
         )
@@ -73,7 +72,7 @@ def write(results, folder, *, dump=None, as_json=False):
     Args:
         results: a list, see `evaluate.run_protocols`.
         folder: receives `<protocol>.json` and `<protocol>.npz`, the scores, per protocol.
-        dump: another path for the scores, see `scores.dump_path`.
+        dump: another path for the scores, see `score_files.dump_path`.
         as_json: print one object, `{protocol: result}`, instead of the tables.
     """
     if jax.process_index():
@@ -89,10 +88,10 @@ def write(results, folder, *, dump=None, as_json=False):
         # A kill in between must not leave a result beside the scores of another one.
         if os.path.exists(f"{path}.json"):
             os.remove(f"{path}.json")
-        write_scores(f"{path}.npz", scores)
+        score_files.write(f"{path}.npz", scores)
         write_text(f"{path}.json", json.dumps(content, indent=1) + "\n")
         if dump:
-            write_scores(dump_path(dump, found["protocol"], len(results)), scores)
+            score_files.write(score_files.dump_path(dump, found["protocol"], len(results)), scores)
     if as_json:
         print(json.dumps(contents, indent=1), flush=True)
         return

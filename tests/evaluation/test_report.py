@@ -8,7 +8,7 @@ import pytest
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.evaluation import plots, report, scores
+from trn_jax.evaluation import plots, report, score_files
 from trn_jax.evaluation.scores import Scores
 
 
@@ -52,7 +52,7 @@ def test_the_most_confused_pairs_come_first(found):
 
 
 def test_a_report_on_scores(found, tmp_path, capsys):
-    scores.write(str(tmp_path / "s.pkl"), found)
+    score_files.write(str(tmp_path / "s.pkl"), found)
     assert cli.main(["report", str(tmp_path / "s.pkl"), "--top-k", "1", "2"]) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[0].split() == ["protocol", "videos", "top-1", "top-2", "mean", "class"]
@@ -84,7 +84,7 @@ def test_a_report_on_a_working_directory(found, tmp_path):
     names = [file.removeprefix(f"{tmp_path}/report/") for file in files]
     assert names == ["efficient.txt", "training.png"]
 
-    scores.write(str(tmp_path / "results" / "efficient.npz"), found)
+    score_files.write(str(tmp_path / "results" / "efficient.npz"), found)
     for path in (tmp_path, tmp_path / "results", tmp_path / "results" / "efficient.json"):
         text, files = report.write_report(str(path), str(tmp_path / "out"))
         assert "taken for" in text
@@ -99,7 +99,7 @@ def test_a_report_on_several_labels(found, tmp_path):
         class_names=found.class_names,
         protocol="efficient",
     )
-    scores.write(str(tmp_path / "s.npz"), several)
+    score_files.write(str(tmp_path / "s.npz"), several)
     text, files = report.write_report(str(tmp_path / "s.npz"))
     assert "mAP by video" in text
     assert "   none %       0 videos     3 Nothing" in text

@@ -9,7 +9,7 @@ import pytest
 from trn_jax.config import base, view
 from trn_jax.evaluation import evaluator
 
-SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+SCRIPTS = pathlib.Path(__file__).parent.parent.parent / "scripts"
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class Videos:
     def __init__(self, clips):
         self._clips = clips  # per video, `[clips, 1, 1, 1, 3]`
         self.class_names = ["a", "b", "c"]
-        self.partners = {}
+        self.reversed_class = {}
         self.val_records = self.val_names = [f"v{i}" for i in range(len(clips))]
         self.val_labels = np.arange(len(clips)) % 3
 

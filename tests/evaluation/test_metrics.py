@@ -67,18 +67,22 @@ def test_mean_class_accuracy_weighs_classes_and_not_videos():
 
 def test_pair_and_partner_accuracy():
     # Classes 0 and 1 are each other backwards, as are 2 and 3; 4 and 5 have no partner.
-    partners = {0: 1, 1: 0, 2: 3, 3: 2}
+    reversed_class = {0: 1, 1: 0, 2: 3, 3: 2}
     labels = np.array([0, 0, 1, 2, 3, 3, 4, 5])
     predictions = np.array([0, 1, 0, 2, 0, 2, 4, 0])
-    result = metrics.classification(one_hot(predictions), labels, partners)
+    result = metrics.classification(one_hot(predictions), labels, reversed_class)
     assert result["top1"] == pytest.approx(3 / 8)
     assert result["partner"] == pytest.approx(3 / 6)  # videos 1, 2 and 5
     assert result["pair"] == pytest.approx(5 / 6)  # all but video 4
 
 
-@pytest.mark.parametrize("partners", [None, {}])
-def test_no_pairs_where_no_class_has_a_partner(partners):
-    assert metrics.classification(SCORES, LABELS, partners).keys() == {"top1", "top5", "mean_class"}
+@pytest.mark.parametrize("reversed_class", [None, {}])
+def test_no_pairs_where_no_class_has_a_reversed_class(reversed_class):
+    assert metrics.classification(SCORES, LABELS, reversed_class).keys() == {
+        "top1",
+        "top5",
+        "mean_class",
+    }
 
 
 def test_results_are_plain_numbers():

@@ -10,7 +10,7 @@ from small_training import write_frames
 from trn_jax import build, config
 from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
-from trn_jax.evaluation import evaluate, scores
+from trn_jax.evaluation import evaluate, score_files
 from trn_jax.settings import from_dict, to_json
 from trn_jax.training import train, train_step
 
@@ -73,14 +73,14 @@ def test_a_training_with_several_labels(settings, tmp_path):
     result = json.loads((workdir / "results" / "efficient.json").read_text())
     assert result["metrics"].keys() == {"map", "map_by_video", "top1"}
     assert result["metrics"]["map"] == pytest.approx(maps[3])
-    found = scores.read(str(workdir / "results" / "efficient.npz"))
+    found = score_files.read(str(workdir / "results" / "efficient.npz"))
     assert found.labels.sum() == 19 and found.labels.shape == (10, 4)
     assert found.metrics() == result["metrics"]
     assert not np.allclose(found.scores.sum(axis=1), 1)
 
     # The checkpoint says by itself that there are several labels.
     evaluate.evaluate(None, str(workdir), str(tmp_path / "again"), dump=f"{tmp_path}/s.pkl")
-    again = scores.read(f"{tmp_path}/s.pkl")
+    again = score_files.read(f"{tmp_path}/s.pkl")
     np.testing.assert_allclose(again.scores, found.scores, rtol=1e-4)
     assert again.videos == found.videos
 
@@ -93,7 +93,7 @@ def test_a_training_with_several_labels(settings, tmp_path):
     assert (result["split"], result["num_videos"]) == ("test", 3)
     assert result["list"].endswith("test_list.txt")
     assert (workdir / "results" / "efficient.json").read_bytes() == before
-    tested = scores.read(str(workdir / "results" / "test" / "efficient.npz"))
+    tested = score_files.read(str(workdir / "results" / "test" / "efficient.npz"))
     np.testing.assert_allclose(tested.scores, found.scores[:3], rtol=1e-4)
 
 

@@ -25,7 +25,7 @@ from trn_jax.training import train_step
 
 pytestmark = pytest.mark.thorough
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = REPOSITORY / "scripts" / "benchmark.py"
 
 RECIPE = """

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parent.parent.parent
 
 
 ORDERS = ("efficient", "reversed", "shuffled")
