@@ -60,7 +60,8 @@ def make_tree(folder, recipe=RECIPE, *, num_val=7, class_names=("a", "b", "c", "
 def command(tree, workdir, *flags, devices=4, launch=(), start=("-m", "trn_jax.main")):
     """Train on two processes of four devices each."""
     return [
-        *(sys.executable, "scripts/launch_local.py", "--hosts=2", f"--devices-per-host={devices}"),
+        *(sys.executable, "scripts/launch_local.py", "--processes=2"),
+        f"--devices-per-process={devices}",
         *(*launch, "--"),
         *(sys.executable, *start, f"--config={tree}/recipe.py"),
         *(f"--config.data_dir={tree}/data", f"--workdir={tree}/{workdir}", *flags),

@@ -118,9 +118,9 @@ def test_a_host_that_is_killed(tree, undisturbed, seed):
     assert launcher.returncode == 0, said
     other = 1 - victim
     assert "exit status 137; start 2 of at most 2" in said
-    assert "is still there" not in said, said
+    assert "sending SIGTERM" not in said, said
     if victim:
-        assert f"host {other} ended with exit status {watchdog.STUCK}" in said, said
+        assert f"process {other} exited with status {watchdog.STUCK}" in said, said
         assert re.search(rf"\[{other}\] host {victim} has not been heard of .* in .*step \d+", said)
         assert f"host {other} was killed" not in said
     else:  # with the register, the runtime of the other one ends
@@ -149,7 +149,7 @@ def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     said = listen(launcher, 5, lambda: os.kill(process_of_host(launcher, 1), signal.SIGTERM))
     assert launcher.returncode == train.INTERRUPTED, said
     for host in range(2):
-        assert f"host {host} ended with exit status {train.INTERRUPTED}" in said
+        assert f"process {host} exited with status {train.INTERRUPTED}" in said
     saved = checkpoint.find(tree / "interrupted")
     assert 5 <= int(saved.name) < NUM_STEPS
     assert f"[0] stopped by SIGTERM after step {saved.name};" in said
@@ -175,10 +175,10 @@ def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
     assert launcher.returncode == 2, said
     assert "start 2 of" not in said
     for host in range(2):
-        assert f"host {host} ended with exit status 2" in said, said
+        assert f"process {host} exited with status 2" in said, said
     assert re.search(r"\[0\] error: host 1 has failed: .*val1", said), said
     assert "[0] Thread 0x" not in said
-    assert "is still there" not in said, said
+    assert "sending SIGTERM" not in said, said
     assert checkpoint.find(tree / "failed_alone").name == "1"
 
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of several nodes under Slurm.
+# Train on the GPUs of several nodes under Slurm.
 #
 #     sbatch --nodes=2 --gpus-per-node=8 scripts/launch/slurm.sh \
 #         --config=configs/tsm_k400.py --config.data_dir=... --workdir=/shared/runs/tsm_k400
 #
-# One task per node takes all its GPUs; the tasks find each other. The working directory lies on a
-# disk that all nodes see. Submit it in the repository, with the environment active.
+# Each node runs one task, which uses all its GPUs; Slurm's environment connects the tasks. The
+# working directory is on a disk that all nodes share. Submit from the repository, with the
+# environment active.
 #
-# A task that fails starts again with the others (again.py). Two minutes before the time limit all
-# save and end with status 75, and the job is put back into the queue; so it is after a preemption or
-# the failure of a node.
+# After a failure, all tasks start again (again.py). Two minutes before the time limit they save and
+# exit with status 75, and the job is requeued, as it is after a preemption or a node failure.
 #SBATCH --job-name=trn_jax
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -22,7 +22,7 @@
 #SBATCH --output=%x-%j.log
 set -u
 
-# Tasks are not ended at once when one fails: each says what it knows, and they end by themselves.
+# When a task fails, the others log what they know and exit by themselves.
 srun --label --kill-on-bad-exit=0 scripts/launch/again.py python -m trn_jax.main "$@"
 status=$?
 if [ "$status" -eq 75 ]; then

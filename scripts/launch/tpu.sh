@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Trains on all hosts of a TPU slice of Google Cloud.
+# Train on all machines of a Google Cloud TPU slice.
 #
 #     scripts/launch/tpu.sh <name of the TPU> <zone> --config=configs/tsm_k400.py \
 #         --config.model.dtype=bfloat16 --config.data_dir=/mnt/data/k400 --workdir=/mnt/runs/tsm_k400
 #
-# Before, once:
+# Once, before:
 #
 #     gcloud compute tpus tpu-vm create <name> --zone=<zone> --accelerator-type=v5litepod-16 \
 #         --version=v2-alpha-tpuv5-lite
 #     gcloud compute tpus tpu-vm ssh <name> --zone=<zone> --worker=all \
 #         --command='git clone <repository> trn_jax && cd trn_jax && pip install -e ".[tpu]"'
 #
-# where python3 is at least 3.11 (or install one, and put its environment before it on the PATH), and
-# a disk that all hosts see under /mnt: Filestore, or a bucket with a hierarchical namespace mounted
-# with Cloud Storage FUSE (others cannot rename folders, which is how a checkpoint becomes complete).
+# This needs python3 >= 3.11 on the PATH, and a disk that all machines share under /mnt: Filestore,
+# or a bucket with a hierarchical namespace mounted with Cloud Storage FUSE. (Other buckets can't
+# rename folders, and renaming is what completes a checkpoint.)
 #
-# The hosts find each other. One that fails starts again with the others (again.py). If the connection
-# is lost, the training goes on; what it says is in ~/trn_jax.log on every host. After a maintenance
-# or a preemption of the whole slice, run this command again. To end a training, after it has saved:
+# Cloud TPU's metadata connects the processes. After a failure, all start again (again.py). If the
+# connection is lost, training continues; its log is in ~/trn_jax.log on every machine. After
+# maintenance or a preemption of the whole slice, run this command again. To save and stop:
 #
 #     gcloud compute tpus tpu-vm ssh <name> --zone=<zone> --worker=all \
 #         --command='pkill -f "python3 scripts/launch/[a]gain.py"'
@@ -31,9 +31,8 @@ name=$1
 zone=$2
 shift 2
 printf -v flags ' %q' "$@"
-# In a session of its own, and with a file to write to, it does not need the connection. What is shown
-# begins where the file ended, not where it ends once `tail` has started: the first lines, often those
-# that say what is wrong, may be in it by then.
+# In its own session and with output to a file, training outlives the connection. `tail` shows the
+# log from where it ended before this run: the first lines may be written before `tail` starts.
 run="setsid scripts/launch/again.py python3 -m trn_jax.main$flags"
 exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="cd trn_jax &&
   from=\$((\$(cat ~/trn_jax.log 2>/dev/null | wc -c) + 1)) &&
