@@ -52,9 +52,9 @@ def synthetic_table():
                 continue
             metrics = found["metrics"]
             names = ("top1", "partner", "pair")
-            order = {"efficient": "as they are"}.get(protocol, protocol)
+            order = {"efficient": "in order"}.get(protocol, protocol)
             rows.append([f"`{recipe}`", order, *(percent(metrics[name]) for name in names)])
-    return markdown(["recipe", "frames", "top-1", "partner class", "either of the pair"], rows)
+    return markdown(["recipe", "frames", "top-1", "reversed class", "pair"], rows)
 
 
 def recipe_table(pattern="*"):
