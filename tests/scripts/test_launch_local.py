@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parent.parent / "scripts" / "launch_local.py"
+SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "launch_local.py"
 SLEEP = "import time; time.sleep(600)"
 
 

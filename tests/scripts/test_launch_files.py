@@ -16,7 +16,7 @@ import yaml
 
 from trn_jax.distributed import processes
 
-LAUNCH = pathlib.Path(__file__).parent.parent / "scripts/launch"
+LAUNCH = pathlib.Path(__file__).parents[2] / "scripts/launch"
 AGAIN = LAUNCH / "again.py"
 # Counts how often it was run, and ends with the next of the statuses that it is given.
 COUNT = """
