@@ -33,7 +33,8 @@ LAYERS = (
     ("trn_jax.distributed.processes", "trn_jax.distributed.compilation_cache"),
     ("trn_jax.checkpoints.integrity", "trn_jax.distributed.watchdog"),
     ("trn_jax.data.memory", "trn_jax.data.image_header", "trn_jax.data.orientation"),
-    ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment"),
+    ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment", "trn_jax.data.crops"),
+    ("trn_jax.data.labels",),
     ("trn_jax.data.tf_example", "trn_jax.data.containers"),
     ("trn_jax.data.videos",),
     ("trn_jax.data.annotations", "trn_jax.data.synthetic"),
@@ -306,7 +307,8 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_loader_modules_do_not_load_jax():
-    names = ("sampling", "decode", "augment", "annotations", "datasets", "records", "synthetic")
+    names = ("sampling", "decode", "augment", "crops", "labels", "annotations", "datasets")
+    names += ("records", "synthetic")
     modules = [f"trn_jax.data.{name}" for name in names]
     loaded = modules_after(f"import {', '.join(modules)}, trn_jax.prepare")
     assert loaded.isdisjoint({"jax", "jaxlib", "flax", "torch", "tensorflow"})

@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 
 from trn_jax import convert, optim
-from trn_jax.data import annotations, augment, batches, datasets, decode, pipeline, records, videos
+from trn_jax.data import annotations, batches, datasets, decode, pipeline, records, videos
+from trn_jax.data.labels import mirrored_labels, paired_labels
 from trn_jax.data.views import View
 from trn_jax.distributed import processes
 from trn_jax.errors import UserError
@@ -216,9 +217,9 @@ class Data:
         Raises:
             UserError: `flip_pairs` names something that is not a class.
         """
-        told = augment.mirrored_labels(self.class_names) if view.flip_labels else {}
+        told = mirrored_labels(self.class_names) if view.flip_labels else {}
         # A pair that is given takes its classes out of pairs told from names.
-        given = augment.paired_labels(view.flip_pairs, self.class_names)
+        given = paired_labels(view.flip_pairs, self.class_names)
         told = {a: b for a, b in told.items() if a not in given and b not in given}
         return told | given
 

@@ -12,7 +12,7 @@ import pytest
 import weights
 from grey_videos import clips_of
 
-from trn_jax.data import augment, decode
+from trn_jax.data import augment, crops, decode
 from trn_jax.data.annotations import Record
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
@@ -20,9 +20,7 @@ from trn_jax.errors import UserError
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared/data"
 IMAGES = SHARED / "mmaction2/imgs"
-LABEL_MAPS = SHARED / "label_maps"
 needs_images = pytest.mark.skipif(not IMAGES.is_dir(), reason=f"{IMAGES} is not here")
-needs_label_maps = pytest.mark.skipif(not LABEL_MAPS.is_dir(), reason=f"{LABEL_MAPS} is not here")
 
 
 class Choose:
@@ -85,7 +83,7 @@ def mirror(frame, size=None):
 def test_multi_scale_boxes_are_those_of_the_reference_in_its_order(golden):
     checked = set()
     for record in golden("pipeline/multi_scale_crop")["records"]:
-        sizes = augment.multi_scale_boxes(
+        sizes = crops.multi_scale_boxes(
             *record["image_hw"],
             scales=record["scales"],
             num_positions=record["num_fixed_crops"],
@@ -104,17 +102,15 @@ def test_multi_scale_boxes_are_those_of_the_reference_in_its_order(golden):
 
 def test_multi_scale_boxes_snap_only_when_asked_and_only_nearby_sides():
     scales = (1, 226 / 256, 227 / 256, 222 / 256, 221 / 256)
-    plain = augment.multi_scale_boxes(256, 256, scales=scales, num_positions=5)
-    snapped = augment.multi_scale_boxes(256, 256, scales=scales, num_positions=5, snap_to=224)
+    plain = crops.multi_scale_boxes(256, 256, scales=scales, num_positions=5)
+    snapped = crops.multi_scale_boxes(256, 256, scales=scales, num_positions=5, snap_to=224)
     assert {boxes[0][2] for boxes in plain} == {256, 226, 227, 222, 221}
     assert {boxes[0][2] for boxes in snapped} == {256, 224, 227, 221}
 
 
 @pytest.mark.parametrize(("base", "sides"), [(256, (256, 224, 192, 168)), (100, (100, 87, 75, 66))])
 def test_published_sizes_of_the_multi_scale_crop(base, sides):
-    boxes = augment.multi_scale_boxes(
-        base, 2 * base, scales=(1, 0.875, 0.75, 0.66), num_positions=13
-    )
+    boxes = crops.multi_scale_boxes(base, 2 * base, scales=(1, 0.875, 0.75, 0.66), num_positions=13)
     a, b, c, d = sides
     expected = [(a, a), (b, a), (a, b), (b, b), (c, b), (b, c), (c, c), (d, c), (c, d), (d, d)]
     assert [choices[0][2:] for choices in boxes] == expected
@@ -141,9 +137,9 @@ def test_published_sizes_after_scaling_the_short_side(size_wh, expected_wh):
 )
 def test_published_offsets_of_three_crops(width, lefts):
     expected = [(left, 0, 256, 256) for left in lefts]
-    assert augment.three_boxes(256, width, 256) == expected
+    assert crops.three_boxes(256, width, 256) == expected
     turned = [(0, left, 256, 256) for left in lefts]
-    assert augment.three_boxes(width, 256, 256) == turned
+    assert crops.three_boxes(width, 256, 256) == turned
 
 
 @pytest.mark.parametrize(
@@ -154,11 +150,11 @@ def test_published_offsets_of_three_crops(width, lefts):
     ],
 )
 def test_published_offsets_of_ten_crops(width, offsets):
-    assert augment.five_boxes(256, width, 224) == [(x, y, 224, 224) for x, y in offsets]
+    assert crops.five_boxes(256, width, 224) == [(x, y, 224, 224) for x, y in offsets]
 
 
 def test_published_offset_of_the_center_crop():
-    assert augment.center_box(256, 340, 224) == (58, 16, 224, 224)
+    assert crops.center_box(256, 340, 224) == (58, 16, 224, 224)
 
 
 # Pixels
@@ -172,11 +168,11 @@ def test_resizing_cropping_and_mirroring_give_the_pixels_of_the_reference(golden
             continue  # those depend on the JPEG decoder; the next test reads real images
         frames = list(weights.deterministic_clip(source["shape"], source["seed"]))
         if steps == ["Resize", "CenterCrop"]:
-            crop = augment.TestCrops(size=224, short_side=256, kind="center")
+            crop = crops.TestCrops(size=224, short_side=256, kind="center")
         elif steps == ["Resize", "ThreeCrop"]:
-            crop = augment.TestCrops(size=256, short_side=256, kind="three")
+            crop = crops.TestCrops(size=256, short_side=256, kind="three")
         elif steps == ["Resize", "TenCrop"]:
-            crop = augment.TestCrops(size=224, short_side=256, kind="ten")
+            crop = crops.TestCrops(size=224, short_side=256, kind="ten")
         else:
             crop = None
         if crop is not None:
@@ -216,7 +212,7 @@ def test_real_images_give_the_pixels_of_the_reference(golden):
         elif steps[1:]:
             kinds = {"CenterCrop": "center", "ThreeCrop": "three", "TenCrop": "ten"}
             size = record["outputs"][0]["shape"][0]
-            crop = augment.TestCrops(size=size, short_side=256, kind=kinds[steps[1]])
+            crop = crops.TestCrops(size=size, short_side=256, kind=kinds[steps[1]])
             outputs = apply(crop, frames)[:, 0]
         else:
             assert not steps or steps == ["Flip"]
@@ -286,7 +282,7 @@ def test_mirroring_with_labels_gives_the_pixels_and_label_of_the_reference(golde
 @pytest.mark.parametrize(("height", "width"), [(100, 176), (240, 180), (256, 256)])
 def test_exact_multi_scale_crop_is_resize_crop_resize(height, width, num_positions):
     frames = list(weights.deterministic_clip((2, height, width, 3), 3))
-    crop = augment.MultiScaleCrop(
+    crop = crops.MultiScaleCrop(
         size=224,
         short_side=256,
         scales=(1, 0.88, 0.75, 0.66),  # 0.88 is 225 pixels, which snap to 224
@@ -295,7 +291,7 @@ def test_exact_multi_scale_crop_is_resize_crop_resize(height, width, num_positio
     )
     scaled_hw = augment.short_side_size(height, width, 256)
     scaled = [cv2.resize(frame, scaled_hw[::-1]) for frame in frames]
-    sizes = augment.multi_scale_boxes(
+    sizes = crops.multi_scale_boxes(
         *scaled_hw, scales=crop.scales, num_positions=num_positions, snap_to=224
     )
     for choice in ((0, 0), (1, 3), (4, num_positions - 1), (9, 2)):
@@ -308,7 +304,7 @@ def test_exact_multi_scale_crop_is_resize_crop_resize(height, width, num_positio
 def test_fast_multi_scale_crop_shows_the_same_box_up_to_rounding(height, width):
     frames = smooth_frames(1, height, width)
     exact, fast = (
-        augment.MultiScaleCrop(size=224, short_side=256, exact=exact) for exact in (True, False)
+        crops.MultiScaleCrop(size=224, short_side=256, exact=exact) for exact in (True, False)
     )
     choices = [(size, position) for size in range(10) for position in range(13)]
     pairs = [
@@ -326,7 +322,7 @@ def test_fast_multi_scale_crop_shows_the_same_box_up_to_rounding(height, width):
 
 def test_fast_multi_scale_crop_resizes_the_decoded_pixels_once():
     frames = list(weights.deterministic_clip((1, 100, 150, 3), 4))
-    crop = augment.MultiScaleCrop(size=51, short_side=64, scales=(1, 0.5))
+    crop = crops.MultiScaleCrop(size=51, short_side=64, scales=(1, 0.5))
     found = apply(crop, frames, Choose(3, 2))[0, 0]  # 50x50 in the lower left corner, not snapped
     np.testing.assert_array_equal(found, cv2.resize(frames[0][48:98, :50], (51, 51)))
 
@@ -344,7 +340,7 @@ def assert_fits(counts, expected, limit_in_deviations=4.75):
 def test_multi_scale_boxes_are_drawn_as_often_as_those_of_the_reference(golden):
     """Where positions are the same, as those without free space, their weights add up."""
     for number, record in enumerate(golden("pipeline/multi_scale_crop")["records"]):
-        crop = augment.MultiScaleCrop(
+        crop = crops.MultiScaleCrop(
             size=record["input_size"],
             short_side=0,
             scales=tuple(record["scales"]),
@@ -371,7 +367,7 @@ def test_areas_and_shapes_of_random_resized_boxes_are_distributed_like_the_refer
     for record in golden("pipeline/random_resized_crop")["records"]:
         height, width = record["image_hw"]
         rng, num_boxes = np.random.default_rng(11), record["seeds"]
-        boxes = [augment.random_resized_box(height, width, rng, **RANGES) for _ in range(num_boxes)]
+        boxes = [crops.random_resized_box(height, width, rng, **RANGES) for _ in range(num_boxes)]
         w, h = np.array(boxes).T[2:]
         found = record["area_fraction"]
         areas = w * h / (height * width)
@@ -412,7 +408,7 @@ def test_multi_scale_crop_draws_all_sizes_and_positions_alike():
     frames = [np.zeros((32, 48, 3), np.uint8)]
     frames[0][..., 0] = np.arange(48)
     frames[0][..., 1] = np.arange(32)[:, None]
-    crop = augment.MultiScaleCrop(size=8, short_side=32, scales=(0.75, 0.5), num_positions=5)
+    crop = crops.MultiScaleCrop(size=8, short_side=32, scales=(0.75, 0.5), num_positions=5)
     rng = np.random.default_rng(0)
     seen = {}
     for _ in range(2000):
@@ -425,11 +421,11 @@ def test_multi_scale_crop_draws_all_sizes_and_positions_alike():
 def test_one_crop_serves_all_frames_of_a_clip():
     frame = weights.deterministic_clip((64, 96, 3), 5)
     for crop in (
-        augment.MultiScaleCrop(size=32, short_side=40),
-        augment.MultiScaleCrop(size=32, short_side=40, exact=True),
-        augment.RandomResizedCrop(size=32, short_side=40),
-        augment.RandomResizedCrop(size=32, short_side=40, exact=True),
-        augment.TestCrops(size=32, short_side=40, kind="ten"),
+        crops.MultiScaleCrop(size=32, short_side=40),
+        crops.MultiScaleCrop(size=32, short_side=40, exact=True),
+        crops.RandomResizedCrop(size=32, short_side=40),
+        crops.RandomResizedCrop(size=32, short_side=40, exact=True),
+        crops.TestCrops(size=32, short_side=40, kind="ten"),
     ):
         out = apply(crop, [frame, frame.copy(), frame.copy()], np.random.default_rng(3))
         assert (out == out[:, :1]).all()
@@ -437,9 +433,9 @@ def test_one_crop_serves_all_frames_of_a_clip():
 
 
 def test_ten_crops_are_each_followed_by_their_mirror_image():
-    crops = apply(augment.TestCrops(size=32, short_side=40, kind="ten"), smooth_frames(2, 40, 60))
-    np.testing.assert_array_equal(crops[1::2], crops[::2, :, :, ::-1])
-    assert (crops[0] != crops[2]).any()
+    found = apply(crops.TestCrops(size=32, short_side=40, kind="ten"), smooth_frames(2, 40, 60))
+    np.testing.assert_array_equal(found[1::2], found[::2, :, :, ::-1])
+    assert (found[0] != found[2]).any()
 
 
 # Random resized crop
@@ -464,7 +460,7 @@ RANGES = dict(area_range=(0.08, 1.0), aspect_ratio_range=(3 / 4, 4 / 3))
 def test_random_resized_boxes_are_those_of_the_reference_for_its_draws(golden):
     for record in golden("pipeline/random_resized_crop")["records"]:
         for seed, expected in enumerate(record["first_boxes_xyxy"]):
-            left, top, width, height = augment.random_resized_box(
+            left, top, width, height = crops.random_resized_box(
                 *record["image_hw"], ReferenceRng(seed), **RANGES
             )
             assert [left, top, left + width, top + height] == expected
@@ -475,7 +471,7 @@ def test_random_resized_boxes_are_distributed_like_those_of_the_reference(golden
         height, width = record["image_hw"]
         rng, num_boxes = np.random.default_rng(4), record["seeds"]
         boxes = np.array(
-            [augment.random_resized_box(height, width, rng, **RANGES) for _ in range(num_boxes)]
+            [crops.random_resized_box(height, width, rng, **RANGES) for _ in range(num_boxes)]
         )
         left, top, w, h = boxes.T
         assert (left >= 0).all() and (left + w <= width).all()
@@ -496,7 +492,7 @@ def test_random_resized_boxes_are_distributed_like_those_of_the_reference(golden
 def test_random_resized_boxes_are_everywhere_alike():
     rng = np.random.default_rng(0)
     ranges = dict(area_range=(0.25, 0.25), aspect_ratio_range=(1, 1))
-    boxes = [augment.random_resized_box(20, 20, rng, **ranges) for _ in range(2200)]
+    boxes = [crops.random_resized_box(20, 20, rng, **ranges) for _ in range(2200)]
     assert {box[2:] for box in boxes} == {(10, 10)}
     for places in zip(*(box[:2] for box in boxes), strict=True):
         counts = np.bincount(places, minlength=11)
@@ -507,7 +503,7 @@ def test_random_resized_boxes_are_everywhere_alike():
 def test_random_resized_boxes_lie_inside_the_smallest_frames(height, width):
     rng = np.random.default_rng(0)
     for _ in range(50):
-        left, top, w, h = augment.random_resized_box(height, width, rng, **RANGES)
+        left, top, w, h = crops.random_resized_box(height, width, rng, **RANGES)
         assert 0 <= left < left + w <= width
         assert 0 <= top < top + h <= height
 
@@ -516,10 +512,10 @@ def test_random_resized_boxes_lie_inside_the_smallest_frames(height, width):
 @pytest.mark.parametrize("exact", [False, True])
 def test_random_resized_crop_resizes_the_box_once_from_the_published_pixels(short_side, exact):
     frames = list(weights.deterministic_clip((2, 100, 150, 3), 8))
-    crop = augment.RandomResizedCrop(size=64, short_side=short_side, exact=exact)
+    crop = crops.RandomResizedCrop(size=64, short_side=short_side, exact=exact)
     found = apply(crop, frames, np.random.default_rng(3))
     sources = [cv2.resize(f, (384, 256)) for f in frames] if short_side and exact else frames
-    left, top, w, h = augment.random_resized_box(
+    left, top, w, h = crops.random_resized_box(
         *sources[0].shape[:2], np.random.default_rng(3), **RANGES
     )
     expected = [cv2.resize(f[top : top + h, left : left + w], (64, 64)) for f in sources]
@@ -529,7 +525,7 @@ def test_random_resized_crop_resizes_the_box_once_from_the_published_pixels(shor
 def test_fast_random_resized_crop_shows_the_same_box_up_to_rounding():
     frames = smooth_frames(1, 120, 211)
     exact, fast = (
-        augment.RandomResizedCrop(size=64, short_side=256, exact=exact) for exact in (True, False)
+        crops.RandomResizedCrop(size=64, short_side=256, exact=exact) for exact in (True, False)
     )
 
     class Corner:
@@ -550,7 +546,7 @@ def test_multi_scale_crop_of_frames_as_they_are_is_that_of_the_original_code():
     """TRN-pytorch crops from the frames without scaling them first; sides snap all the same."""
     frames = list(weights.deterministic_clip((1, 100, 150, 3), 4))
     for exact in (True, False):
-        crop = augment.MultiScaleCrop(size=51, short_side=0, scales=(1, 0.5), exact=exact)
+        crop = crops.MultiScaleCrop(size=51, short_side=0, scales=(1, 0.5), exact=exact)
         found = apply(crop, frames, Choose(3, 2))[0, 0]
         np.testing.assert_array_equal(found, frames[0][48:99, :51])
 
@@ -625,7 +621,7 @@ def test_color_jitter_is_that_of_the_reference_in_every_order(order):
         for changes in rng.uniform(-1, 1, (3, 4)):
             clip = frames[None].copy()
             jitter = augment.ColorJitter(**dict(zip(JITTER_KEYS, strengths, strict=True)))
-            jitter(clip, ChooseColors(changes, order))
+            augment.color(clip, jitter.draw(ChooseColors(changes, order)))
             factors = 1 + 0.5 * changes[:3]
             turn = int(strengths[3] * changes[3] * 255)
             # The reference's detour over HSV with a turn of nothing is not followed.
@@ -644,7 +640,7 @@ def test_color_jitter_treats_the_frames_of_a_clip_alike_and_clips_differently():
     rng, seen = np.random.default_rng(0), set()
     for _ in range(20):
         clip = np.stack([frame] * 6).reshape(2, 3, 16, 16, 3)
-        jitter(clip, rng)
+        augment.color(clip, jitter.draw(rng))
         assert (clip == clip[0, 0]).all()
         seen.add(clip[0, 0].tobytes())
     assert len(seen) == 20
@@ -659,7 +655,7 @@ def test_color_factors_are_uniform_around_one(strength, low, high):
         clip = np.full((1, 1, 4, 4, 3), 100, np.uint8)
         clip[..., :2, :] -= 40
         clip[..., 2:, :] += 40
-        jitter(clip, rng)
+        augment.color(clip, jitter.draw(rng))
         means.append(clip.mean())
     assert low - 1 <= min(means) <= low + 2
     assert high - 2 <= max(means) <= high + 1
@@ -671,142 +667,34 @@ def test_color_factors_are_uniform_around_one(strength, low, high):
 def test_no_jitter_draws_nothing_and_changes_nothing():
     clip = weights.deterministic_clip((1, 2, 8, 8, 3), 6)
     kept, rng = clip.copy(), np.random.default_rng(0)
-    augment.ColorJitter()(kept, rng)
+    augment.color(kept, augment.ColorJitter().draw(rng))
     np.testing.assert_array_equal(kept, clip)
     assert rng.random() == np.random.default_rng(0).random()
-
-
-# Labels of mirror images. Numbers are those of the official label files; the maps are the published
-# `flip_label_map`s, and for Jester also the turns, which the published map forgets.
-STHV1 = {
-    2: "Turning the camera left while filming something",
-    4: "Turning the camera right while filming something",
-    30: "Pushing something from left to right",
-    41: "Pushing something from right to left",
-    52: "Pulling something from right to left",
-    66: "Pulling something from left to right",
-    84: "Laying something on the table on its side, not upright",
-    87: "Putting something upright on the table",
-    104: "Plugging something into something but pulling it right out as you remove your hand",
-    112: (
-        "Putting something that cannot actually stand upright upright on the table, "
-        "so it falls on its side"
-    ),
-}
-STHV2 = {
-    21: STHV1[84],
-    50: STHV1[104],
-    86: "Pulling something from left to right",
-    87: "Pulling something from right to left",
-    93: "Pushing something from left to right",
-    94: "Pushing something from right to left",
-    117: STHV1[112],
-    119: STHV1[87],
-    166: "Turning the camera left while filming something",
-    167: "Turning the camera right while filming something",
-}
-JESTER = (
-    *("Swiping Left", "Swiping Right", "Swiping Down", "Swiping Up"),
-    *("Pushing Hand Away", "Pulling Hand In", "Sliding Two Fingers Left"),
-    *("Sliding Two Fingers Right", "Sliding Two Fingers Down", "Sliding Two Fingers Up"),
-    *("Pushing Two Fingers Away", "Pulling Two Fingers In", "Rolling Hand Forward"),
-    *("Rolling Hand Backward", "Turning Hand Clockwise", "Turning Hand Counterclockwise"),
-    *("Zooming In With Full Hand", "Zooming Out With Full Hand", "Zooming In With Two Fingers"),
-    *("Zooming Out With Two Fingers", "Thumb Up", "Thumb Down", "Shaking Hand", "Stop Sign"),
-    *("Drumming Fingers", "No gesture", "Doing other things"),
-)
-
-
-@pytest.mark.parametrize(
-    ("names", "num_classes", "pairs"),
-    [
-        (STHV1, 174, [(2, 4), (30, 41), (52, 66)]),
-        (STHV2, 174, [(86, 87), (93, 94), (166, 167)]),
-        (dict(enumerate(JESTER)), 27, [(0, 1), (6, 7), (14, 15)]),
-        (dict(enumerate(sorted(JESTER))), 27, [(11, 12), (16, 17), (21, 22)]),
-    ],
-    ids=["sthv1", "sthv2", "jester", "jester_sorted"],
-)
-@pytest.mark.parametrize("case", [str, str.upper, str.lower])
-def test_mirror_classes_are_the_published_ones(names, num_classes, pairs, case):
-    class_names = [case(names.get(label, f"Class {label}")) for label in range(num_classes)]
-    expected = dict(pairs) | {b: a for a, b in pairs}
-    assert augment.mirrored_labels(class_names) == expected
-
-
-@needs_label_maps
-@pytest.mark.parametrize(
-    ("file", "order", "pairs"),
-    [
-        ("mmaction2_sthv1_label_map.txt", list, [(2, 4), (30, 41), (52, 66)]),
-        ("mmaction2_sthv1_label_map.txt", sorted, [(86, 87), (93, 94), (166, 167)]),
-        ("mmaction2_sthv2_label_map.txt", list, [(86, 87), (93, 94), (166, 167)]),
-        ("jester_label_map_official_order.txt", list, [(0, 1), (6, 7), (14, 15)]),
-        ("jester_label_map_official_order.txt", sorted, [(11, 12), (16, 17), (21, 22)]),
-        ("label_map_k400.txt", list, []),
-    ],
-)
-def test_mirror_classes_of_whole_label_maps_are_the_published_ones(file, order, pairs):
-    class_names = order((LABEL_MAPS / file).read_text().splitlines())
-    expected = dict(pairs) | {b: a for a, b in pairs}
-    assert augment.mirrored_labels(class_names) == expected
-
-
-@pytest.mark.parametrize("word", ["counterclockwise", "Counter-Clockwise", "counter clockwise"])
-def test_turns_are_mirror_images_however_they_are_spelled(word):
-    names = ["Turning Clockwise", f"Turning {word}", "Turning anticlockwise quickly"]
-    assert augment.mirrored_labels(names) == {0: 1, 1: 0}
-
-
-def test_given_pairs_exchange_their_labels():
-    pairs = [("to port", "to starboard"), ["in", "out"]]  # lists, as from JSON
-    names = ["in", "to port", "up", "to starboard", "out"]
-    assert augment.paired_labels(pairs, names) == {1: 3, 3: 1, 0: 4, 4: 0}
-    assert augment.paired_labels((), names) == {}
-
-
-def test_all_problems_of_given_pairs_are_named_at_once():
-    pairs = [("Swiping Lefft", "Swiping Right"), "Stop Sign", ("Thumb Up", "Thumb Up"), ("x",)]
-    pairs += [("Stop Sign", "No gesture"), ("Stop Sign", "Thumb Down")]
-    with pytest.raises(UserError) as caught:
-        augment.paired_labels(pairs, JESTER)
-    assert str(caught.value).splitlines() == [
-        "flip_pairs cannot be used:",
-        "  'Swiping Lefft' is not one of the 27 classes; did you mean 'Swiping Left'?",
-        "  'Stop Sign' is not a pair of two class names",
-        "  'Thumb Up' occurs twice",
-        "  ('x',) is not a pair of two class names",
-        "  'Stop Sign' occurs twice",
-    ]
-
-
-def test_a_direction_without_a_partner_has_no_mirror_class():
-    assert augment.mirrored_labels(["Swiping Left", "Swiping Up", "Upright", "Upleft"]) == {}
 
 
 # Wrong values
 
 
 def random_resized(**settings):
-    return augment.RandomResizedCrop(size=8, short_side=9, **settings)
+    return crops.RandomResizedCrop(size=8, short_side=9, **settings)
 
 
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: augment.MultiScaleCrop(size=8, short_side=9, num_positions=4), "num_positions=4"),
-        (lambda: augment.MultiScaleCrop(size=8, short_side=9, max_scale_gap=-1), "gap=-1"),
-        (lambda: augment.MultiScaleCrop(size=8, short_side=9, scales=()), r"scales=\(\)"),
-        (lambda: augment.MultiScaleCrop(size=8, short_side=9, scales=(1, 875)), "875"),
-        (lambda: augment.TestCrops(size=8, short_side=9, kind="five"), "crop='five'.*ten"),
-        (lambda: augment.TestCrops(size=9, short_side=8), "9 pixels.*8.*crop_size"),
-        (lambda: augment.TestCrops(size=8, short_side=9, kind="three"), "8 and 9"),
+        (lambda: crops.MultiScaleCrop(size=8, short_side=9, num_positions=4), "num_positions=4"),
+        (lambda: crops.MultiScaleCrop(size=8, short_side=9, max_scale_gap=-1), "gap=-1"),
+        (lambda: crops.MultiScaleCrop(size=8, short_side=9, scales=()), r"scales=\(\)"),
+        (lambda: crops.MultiScaleCrop(size=8, short_side=9, scales=(1, 875)), "875"),
+        (lambda: crops.TestCrops(size=8, short_side=9, kind="five"), "crop='five'.*ten"),
+        (lambda: crops.TestCrops(size=9, short_side=8), "9 pixels.*8.*crop_size"),
+        (lambda: crops.TestCrops(size=8, short_side=9, kind="three"), "8 and 9"),
         (
-            lambda: augment.TestCrops(size=8, short_side=0),
+            lambda: crops.TestCrops(size=8, short_side=0),
             "short_side=0.*crop='center'.*at least 8",
         ),
-        (lambda: augment.MultiScaleCrop(size=0, short_side=9), "crop_size=0"),
-        (lambda: augment.RandomResizedCrop(size=8, short_side=-1), "short_side=-1"),
+        (lambda: crops.MultiScaleCrop(size=0, short_side=9), "crop_size=0"),
+        (lambda: crops.RandomResizedCrop(size=8, short_side=-1), "short_side=-1"),
         (lambda: random_resized(area_range=(0, 1)), r"area_range=\(0, 1\).*\(0, 1\]"),
         (lambda: random_resized(area_range=(1, 0.5)), r"area_range=\(1, 0.5\)"),
         (lambda: random_resized(area_range=(0.5,)), r"area_range=\(0.5,\)"),

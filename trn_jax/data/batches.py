@@ -25,7 +25,7 @@ class BatchReader:
         source: where videos are read, such as `decode.FrameFolders`.
         seed: of the augmentation.
         label_map: labels that change when a clip is flipped.
-        exact_resize: see `augment.MultiScaleCrop.exact`.
+        exact_resize: see `crops.MultiScaleCrop.exact`.
         fast_decode: decode approximately, see `decode.decode_image`.
         on_error: "raise", or "skip": replace unreadable videos; after ten unreadable ones in a row
             with a random one.

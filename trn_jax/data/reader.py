@@ -84,7 +84,7 @@ class ClipReader:
         views: `{name: View}`.
         source: where videos are read, such as `decode.FrameFolders`.
         flip: an `augment.Flip`, for training; `None` draws nothing.
-        exact_resize: see `augment.MultiScaleCrop.exact`.
+        exact_resize: see `crops.MultiScaleCrop.exact`.
         draft: see `decode.decode_image`.
     """
 

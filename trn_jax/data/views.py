@@ -3,7 +3,7 @@
 import dataclasses
 
 from trn_jax.config import ViewKeys
-from trn_jax.data import augment, sampling
+from trn_jax.data import augment, crops, sampling
 from trn_jax.errors import UserError
 
 
@@ -23,10 +23,10 @@ class View(ViewKeys):
             )
         self.sampler()
         self.cropping(exact=True)
-        if self.flip_rate and self.crop not in augment.RANDOM_CROPS:
+        if self.flip_rate and self.crop not in crops.RANDOM_CROPS:
             raise UserError(
                 f"flip_rate={self.flip_rate} needs a random crop, "
-                f"{' or '.join(map(repr, augment.RANDOM_CROPS))}; crop={self.crop!r} is none"
+                f"{' or '.join(map(repr, crops.RANDOM_CROPS))}; crop={self.crop!r} is none"
             )
         self.coloring()
 
@@ -46,7 +46,7 @@ class View(ViewKeys):
     def cropping(self, *, exact):
         """The operation that cuts crops out of frames."""
         if self.crop == "multi_scale":
-            return augment.MultiScaleCrop(
+            return crops.MultiScaleCrop(
                 size=self.crop_size,
                 short_side=self.short_side,
                 scales=tuple(self.scales),
@@ -54,14 +54,14 @@ class View(ViewKeys):
                 exact=exact,
             )
         if self.crop == "random_resized":
-            return augment.RandomResizedCrop(
+            return crops.RandomResizedCrop(
                 size=self.crop_size,
                 short_side=self.short_side,
                 area_range=self.area_range,
                 aspect_ratio_range=self.aspect_ratio_range,
                 exact=exact,
             )
-        return augment.TestCrops(size=self.crop_size, short_side=self.short_side, kind=self.crop)
+        return crops.TestCrops(size=self.crop_size, short_side=self.short_side, kind=self.crop)
 
     def coloring(self):
         """The operation that changes colours."""
@@ -83,7 +83,7 @@ def check_fixed_crops(views):
         UserError: a view has; it is named.
     """
     for name, view in views.items():
-        if view.crop in augment.RANDOM_CROPS:
+        if view.crop in crops.RANDOM_CROPS:
             raise UserError(
                 f"{name}.crop={view.crop!r} is random, but evaluation takes fixed crops; use "
                 "'center', 'three' or 'ten'"
