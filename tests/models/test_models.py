@@ -17,7 +17,7 @@ from trn_jax import models
 from trn_jax.backbones import swin
 from trn_jax.backbones.resnet import BasicBlock, ResNet
 from trn_jax.convert.names import variables
-from trn_jax.data import datasets, synthetic
+from trn_jax.data import datasets, motions
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 from trn_jax.models.trn import Relation, TRNHead
@@ -100,7 +100,7 @@ NUM_CLASSES = {
 
 def test_the_numbers_of_classes_are_those_of_all_data_sets():
     assert NUM_CLASSES.keys() == datasets.DATASETS.keys()
-    assert NUM_CLASSES["synthetic"] == len(synthetic.CLASS_NAMES)
+    assert NUM_CLASSES["synthetic"] == len(motions.CLASS_NAMES)
 
 
 class Outline(nnx.Module):

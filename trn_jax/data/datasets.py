@@ -11,6 +11,7 @@ import os
 
 from trn_jax.data import records, synthetic
 from trn_jax.data.annotations import lists_videos
+from trn_jax.data.motions import CLASS_PAIRS
 from trn_jax.errors import UserError, did_you_mean
 
 SOURCES = ("frames", "videos", "records")
@@ -59,7 +60,7 @@ class Dataset:
 
 
 DATASETS = {
-    "synthetic": Dataset(reversed_pairs=synthetic.CLASS_PAIRS),
+    "synthetic": Dataset(reversed_pairs=CLASS_PAIRS),
     "sthv1": Dataset(
         train_list="sthv1_train_list_rawframes.txt", val_list="sthv1_val_list_rawframes.txt"
     ),
