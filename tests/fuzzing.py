@@ -584,11 +584,11 @@ def about_checkpoint(folder):
     os.makedirs(directory / "model")
 
     def read(path):
-        found = checkpoint.read_about(directory)
+        found = checkpoint.open_checkpoint(directory).info
         config = from_dict(found["config"])
         checks.check_model(config, found["config"], directory)
         try:
-            checkpoint.load_model(directory)
+            checkpoint.open_checkpoint(directory).load()
         except UserError as error:
             if "is not a checkpoint of trn_jax" not in str(error):  # it has no weights
                 raise

@@ -28,6 +28,7 @@ LAYERS = (
         "trn_jax.files",
         "trn_jax.checkpoints.checksums",
     ),
+    ("trn_jax.checkpoints.arrays",),
     ("trn_jax.planning", "trn_jax.planning.hlo_cost", "trn_jax.npz", "trn_jax.settings"),
     ("trn_jax.planning.batch_search",),
     ("trn_jax.distributed.processes", "trn_jax.distributed.compilation_cache"),
@@ -81,6 +82,7 @@ LAYERS = (
     ("trn_jax.convert.sources",),
     ("trn_jax.convert.recognition",),
     ("trn_jax.convert.torch_objects", "trn_jax.convert.layout", "trn_jax.convert.diagnosis"),
+    ("trn_jax.checkpoints.manager",),
     ("trn_jax.optim", "trn_jax.checkpoints.checkpoint", "trn_jax.convert.*"),
     ("trn_jax.convert",),
     ("trn_jax.loading",),
@@ -98,7 +100,10 @@ LAYERS = (
     ("trn_jax.training.logs",),
     ("trn_jax.evaluation.evaluate", "trn_jax.predict"),
     ("trn_jax.training.train_step",),
-    ("trn_jax.training.train",),
+    ("trn_jax.training.run",),
+    ("trn_jax.training.not_finite", "trn_jax.training.start"),
+    ("trn_jax.training.events",),
+    ("trn_jax.training.loop",),
     ("trn_jax.planning.plan",),
     ("trn_jax.main",),
     ("trn_jax.cli.arguments",),
@@ -160,10 +165,10 @@ def test_imports_go_down(name):
 
 def test_the_import_rule_can_fail():
     tree = ast.parse(
-        "def f():\n    from trn_jax.training import train\n    import trn_jax.build as r"
+        "def f():\n    from trn_jax.training import loop\n    import trn_jax.build as r"
     )
-    assert imports(tree, SOURCES) == {"trn_jax.training.train", "trn_jax.build"}
-    assert rank("trn_jax.training.train") > rank("trn_jax.build") > rank("trn_jax.models.trn")
+    assert imports(tree, SOURCES) == {"trn_jax.training.loop", "trn_jax.build"}
+    assert rank("trn_jax.training.loop") > rank("trn_jax.build") > rank("trn_jax.models.trn")
     assert rank("trn_jax.data.helpers") is None
 
 
@@ -320,7 +325,7 @@ def test_training_needs_no_other_framework_and_opens_no_device():
     # PyTorch, which libraries that we use would load if it happened to be there.
     loaded = modules_after(
         "import os, sys; os.environ['JAX_PLATFORMS'] = 'none_such'; sys.modules['torch'] = None\n"
-        "import trn_jax.main, trn_jax.training.train, trn_jax.convert; del sys.modules['torch']"
+        "import trn_jax.main, trn_jax.training.loop, trn_jax.convert; del sys.modules['torch']"
     )
     assert "jax" in loaded
     assert loaded.isdisjoint({"torch", "tensorflow", "pandas", "matplotlib"})

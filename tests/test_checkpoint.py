@@ -16,10 +16,10 @@ import pytest
 from small_training import write_frames
 from test_main import RECIPE
 
-from trn_jax.checkpoints import checkpoint, checksums, integrity
+from trn_jax.checkpoints import checkpoint, checksums, integrity, manager
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
-from trn_jax.training import train
+from trn_jax.training import loop
 
 ABOUT = {"config": {}, "class_names": []}
 
@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
     """The configuration of a tiny training and its working directory, with checkpoints 3 and 6."""
     folder = tmp_path_factory.mktemp("trained")
     config = tiny_training(folder)
-    assert train.train(config, str(folder / "run")) == 0
+    assert loop.train(config, str(folder / "run")) == 0
     assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"3", "6"}
     return config, folder / "run"
 
@@ -111,7 +111,7 @@ def test_damage_is_found_or_does_not_matter(copy, expected, seed):
     files = sorted(path for path in newest.rglob("*") if path.is_file())
     path = files[rng.integers(len(files))]
     DAMAGES[seed % 3](path, rng)
-    kept = checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT)
+    kept = manager.Checkpoints(newest.parent, keep=3, about=ABOUT)
     step = kept.latest_step()
     assert_equal(restored(kept, expected[6]), expected[step])
     if path.parent == newest and path.name in UNUSED:
@@ -133,7 +133,7 @@ def test_damage_is_found_or_does_not_matter(copy, expected, seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_damaged_metrics_are_none(copy, seed):
     newest = copy / "checkpoints" / "6"
-    kept = checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT)
+    kept = manager.Checkpoints(newest.parent, keep=3, about=ABOUT)
     found = kept.metrics(6)
     assert 0 <= found["top1"] <= 1
     DAMAGES[seed % 3](newest / "metrics.json", np.random.default_rng(seed))
@@ -179,19 +179,19 @@ def test_a_signal_ends_an_evaluation_which_is_made_later(
     """Of those after steps 3 and 6, and of all protocols in the end."""
     config, undisturbed = trained
     evaluations[number] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert train.train(config, str(tmp_path)) == train.INTERRUPTED
+    assert loop.train(config, str(tmp_path)) == loop.INTERRUPTED
     assert f"stopped by SIGTERM after step {stops_at};" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
     assert checkpoint.find(tmp_path) == tmp_path / "checkpoints" / str(stops_at)
-    about = checkpoint.read_about(checkpoint.find(tmp_path))
+    about = checkpoint.open_checkpoint(tmp_path).info
     assert bool(about["metrics"]) == (number == 3)
 
-    assert train.train(config, str(tmp_path)) == 0
+    assert loop.train(config, str(tmp_path)) == 0
     assert f"resuming after step {stops_at}" in capsys.readouterr().err
     assert log_of(tmp_path, "val") == log_of(undisturbed, "val")
     for step in (3, 6):
         ours, theirs = (
-            checkpoint.read_about(folder / "checkpoints" / str(step))["metrics"]
+            checkpoint.open_checkpoint(folder / "checkpoints" / str(step)).info["metrics"]
             for folder in (tmp_path, undisturbed)
         )
         assert ours == theirs != {}
@@ -206,7 +206,7 @@ def test_an_evaluation_that_fails_loses_no_steps(trained, tmp_path, evaluations)
 
     evaluations[1] = fail
     with pytest.raises(UserError, match="a video cannot be read"):
-        train.train(trained[0], str(tmp_path))
+        loop.train(trained[0], str(tmp_path))
     assert checkpoint.find(tmp_path).name == "3"
     assert checkpoints_are_intact(tmp_path)
 
@@ -222,9 +222,9 @@ def test_an_evaluation_is_in_the_log_once(trained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(integrity, "write_metrics", fail)
         with pytest.raises(UserError, match="no room for the metrics"):
-            train.train(config, str(tmp_path))
+            loop.train(config, str(tmp_path))
     assert list(log_of(tmp_path, "val")) == [3]
-    assert train.train(config, str(tmp_path)) == 0
+    assert loop.train(config, str(tmp_path)) == 0
     assert log_of(tmp_path, "val") == log_of(undisturbed, "val")
     assert log_of(tmp_path, "train").keys() == log_of(undisturbed, "train").keys()
 
@@ -237,7 +237,7 @@ def checkpoints_are_intact(workdir):
 def test_results_tell_the_step_that_they_are_of(trained, copy):
     config = copy_of(trained[0])
     config.train.steps = 3  # which has been passed
-    assert train.train(config, str(copy)) == 0
+    assert loop.train(config, str(copy)) == 0
     assert json.loads((copy / "results" / "efficient.json").read_text())["step"] == 6
 
 
@@ -256,7 +256,7 @@ def test_a_training_goes_on_from_the_checkpoint_before(trained, expected, copy, 
         data = max(newest.glob("optimizer/**/d/*"), key=lambda path: path.stat().st_size)
         flip_bit(data, np.random.default_rng(0))
     config, _ = trained
-    assert train.train(config, str(copy)) == 0
+    assert loop.train(config, str(copy)) == 0
     said = capsys.readouterr().err
     named = "about/metadata is missing" if case == "half deleted" else f"{data.name} has other"
     assert re.search(f"the checkpoint of step 6 is damaged: .*{named}", said)
@@ -265,9 +265,9 @@ def test_a_training_goes_on_from_the_checkpoint_before(trained, expected, copy, 
     log = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log if entry["group"] == "train"] == [2, 3, 4, 6]
     # Another time there is nothing to say, and another damage gets another name.
-    assert checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT).set_aside == []
+    assert manager.Checkpoints(newest.parent, keep=3, about=ABOUT).set_aside == []
     delete(newest / checksums.NAME, None)
-    (message,) = checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT).set_aside
+    (message,) = manager.Checkpoints(newest.parent, keep=3, about=ABOUT).set_aside
     assert "checksums.json is missing; it is now called 6.damaged-2" in message
 
 
@@ -275,7 +275,7 @@ def test_without_an_intact_checkpoint_nothing_begins(trained, copy):
     for step in ("3", "6"):
         truncate(next((copy / "checkpoints" / step).glob("model/**/d/*")), np.random.default_rng(0))
     with pytest.raises(UserError, match=r"no intact checkpoint (.|\n)*  6: model/(.|\n)*  3: mod"):
-        train.train(trained[0], str(copy))
+        loop.train(trained[0], str(copy))
     assert {path.name for path in (copy / "checkpoints").iterdir()} == {"3", "6"}
 
 
@@ -291,13 +291,13 @@ def forget_checksums(directory):
 def test_checkpoints_of_before_there_were_checksums_are_read(copy, expected):
     newest = copy / "checkpoints" / "6"
     forget_checksums(newest)
-    kept = checkpoint.Checkpoints(newest.parent, keep=3, about=ABOUT)
+    kept = manager.Checkpoints(newest.parent, keep=3, about=ABOUT)
     assert kept.set_aside == []
     assert_equal(restored(kept, expected[6]), expected[6])
-    assert checkpoint.load_model(copy)[1]["step"] == 6
+    assert checkpoint.open_checkpoint(copy).info["step"] == 6
     for path in newest.glob("model/ocdbt.process_0/d/*"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"6 cannot be read: .*take the one before"):
+    with pytest.raises(UserError, match=r"checkpoints/6 .*previous"):
         restored(kept, expected[6])
     kept.close()
 
@@ -306,23 +306,23 @@ def test_a_damaged_checkpoint_is_not_evaluated(copy):
     rng = np.random.default_rng(0)
     newest = copy / "checkpoints" / "6"
     truncate(next(newest.glob("optimizer/**/d/*")), rng)
-    assert checkpoint.load_model(copy)[1]["step"] == 6  # the momentum is not looked at
+    assert checkpoint.open_checkpoint(copy).info["step"] == 6  # the momentum is not looked at
     flip_bit(next(newest.glob("model/**/d/*")), rng)
     with pytest.raises(UserError, match=r"6 is damaged: model/.* take .*checkpoints/3 instead"):
-        checkpoint.load_model(copy)
+        checkpoint.open_checkpoint(copy).load()
     for path in (newest / "about").iterdir():
         path.unlink()
     for given in (copy, newest):
         with pytest.raises(UserError, match=r"6 is damaged: about/.* is missing"):
-            checkpoint.read_about(checkpoint.find(given))
+            checkpoint.open_checkpoint(given)
     shutil.rmtree(newest / "about")
     with pytest.raises(UserError, match=r"6 is damaged: about/.* is missing"):
-        checkpoint.load_model(newest)
+        checkpoint.open_checkpoint(newest).load()
 
 
 def test_checksums_that_cannot_be_written_are_a_save_that_failed(tmp_path, monkeypatch):
     states = ({"weight": jnp.zeros(2)},)
-    kept = checkpoint.Checkpoints(tmp_path, keep=3, about=ABOUT)
+    kept = manager.Checkpoints(tmp_path, keep=3, about=ABOUT)
     kept.save(1, states, states)
     kept.wait()
 
@@ -335,7 +335,7 @@ def test_checksums_that_cannot_be_written_are_a_save_that_failed(tmp_path, monke
         kept.wait()
     assert checkpoint.find(tmp_path).name == "1"
     monkeypatch.undo()
-    again = checkpoint.Checkpoints(tmp_path, keep=3, about=ABOUT)
+    again = manager.Checkpoints(tmp_path, keep=3, about=ABOUT)
     again.save(2, states, states)
     again.close()
     assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}

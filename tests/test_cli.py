@@ -16,7 +16,7 @@ from state_dicts import RESNET, state_of, weights_of
 from torch_files import legacy_file, whole, zip_file
 
 from trn_jax import checks, cli, config, convert, create_model, main
-from trn_jax.checkpoints.checkpoint import load_model
+from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
 from trn_jax.settings import from_dict
 
@@ -50,7 +50,8 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
     assert "backbone/layer4/0/conv2/kernel  3 x 3 x 512 x 512" in said
     assert "trn_resnet10 with 5 classes" in said
 
-    found, about = load_model(tmp_path / "out")
+    opened = checkpoint.open_checkpoint(tmp_path / "out")
+    found, about = opened.load(), opened.info
     assert about["class_names"] == list("abcde")
     assert about["source"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert about["config"]["model"]["num_segments"] == 3
@@ -108,7 +109,8 @@ def test_the_classifier_can_be_drawn_for_other_classes(file, tmp_path, capsys):
     assert (
         "4 variables were drawn, such as head/relations/0/output/bias." in capsys.readouterr().out
     )
-    found, about = load_model(tmp_path / "out")
+    opened = checkpoint.open_checkpoint(tmp_path / "out")
+    found, about = opened.load(), opened.info
     assert about["config"]["model"]["num_classes"] == 7
     assert found.head.relations[1].output.kernel.shape == (256, 7)
     assert float(jax.numpy.abs(found.head.relations[1].output.kernel[...]).max()) > 0
@@ -136,7 +138,8 @@ def test_a_classifier_of_images_becomes_a_head(tmp_path, capsys):
     assert cli.main(command) == 2
     assert "--take-classifier" in capsys.readouterr().err
     assert cli.main([*command, "--take-classifier"]) == 0
-    found, about = load_model(tmp_path / "out")
+    opened = checkpoint.open_checkpoint(tmp_path / "out")
+    found, about = opened.load(), opened.info
     np.testing.assert_array_equal(found.head.fc.kernel[...], expected["head/fc/kernel"])
     assert about["config"]["model"]["num_classes"] == 6
     trn = [*arguments, "--model=trn_resnet10", f"--to={tmp_path}/trn", "--take-classifier"]
@@ -159,7 +162,8 @@ def test_how_a_trn_chooses_its_relations_is_printed(tmp_path, capsys, segments, 
         wanted = [*command, "--option=eval_relations=sample", f"--to={tmp_path}/sampled"]
         assert cli.main(wanted) == 0
         assert "eval_relations=sample" in capsys.readouterr().out
-        assert load_model(tmp_path / "sampled")[0].head.eval_relations == "sample"
+        model = checkpoint.open_checkpoint(tmp_path / "sampled").load()
+        assert model.head.eval_relations == "sample"
 
 
 def test_options_reach_the_model(tmp_path):
@@ -172,7 +176,7 @@ def test_options_reach_the_model(tmp_path):
     arguments = ["convert", f"--from={tmp_path}/tsm.npz", "--model=tsm_resnet10"]
     arguments += ["--option=width=8", "--option=causal=True", f"--to={tmp_path}/out"]
     assert cli.main(arguments) == 0
-    found, _ = load_model(tmp_path / "out")
+    found = checkpoint.open_checkpoint(tmp_path / "out").load()
     assert found.backbone.layer2[0].temporal_op.causal
     assert found.backbone.conv1.kernel.shape[-1] == 8
 

@@ -24,7 +24,7 @@ from small_training import (
 
 from trn_jax.checkpoints import checkpoint
 from trn_jax.distributed import watchdog
-from trn_jax.training import train
+from trn_jax.training import loop
 
 NUM_STEPS = 32
 LAST_TO_KILL = 16  # so that there is much to do afterwards, however late it comes
@@ -147,9 +147,9 @@ def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     evaluates = ("--config.train.eval_every=1", "--config.train.keep=1")
     launcher = launch(tree, "interrupted", *evaluates)
     said = listen(launcher, 5, lambda: os.kill(process_of_host(launcher, 1), signal.SIGTERM))
-    assert launcher.returncode == train.INTERRUPTED, said
+    assert launcher.returncode == loop.INTERRUPTED, said
     for host in range(2):
-        assert f"process {host} exited with status {train.INTERRUPTED}" in said
+        assert f"process {host} exited with status {loop.INTERRUPTED}" in said
     saved = checkpoint.find(tree / "interrupted")
     assert 5 <= int(saved.name) < NUM_STEPS
     assert f"[0] stopped by SIGTERM after step {saved.name};" in said

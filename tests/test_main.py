@@ -25,7 +25,7 @@ from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
 from trn_jax.errors import UserError
 from trn_jax.evaluation import score_files
-from trn_jax.training import train
+from trn_jax.training import loop, start
 
 # A recipe of seconds: 16 classes of the synthetic data set, a ResNet-10 of 4 channels.
 RECIPE = """
@@ -289,7 +289,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tree, number):
             break
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == train.INTERRUPTED
+    assert process.returncode == loop.INTERRUPTED
     assert "goes on from there" in said
     step = int(checkpoint.find(tree / "run").name)
     assert step >= 4
@@ -308,7 +308,7 @@ def test_a_signal_in_the_start_ends_the_run(tree, number):
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
     os.close(*writers)
-    assert process.returncode == train.INTERRUPTED
+    assert process.returncode == loop.INTERRUPTED
     assert said == (
         f"stopped by {number.name} during startup (looking for the data). The same command starts "
         "from the beginning\n"
@@ -346,8 +346,8 @@ def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch)
             log_line_is_due.set()
         return state, dict.fromkeys(("loss", "top1", "grad_norm", "lr"), Unfinished())
 
-    monkeypatch.setattr(train, "jit_train_step", lambda *_, **__: dispatch)
-    assert train.train(config, str(tree / "run")) == 0
+    monkeypatch.setattr(start, "jit_train_step", lambda *_, **__: dispatch)
+    assert loop.train(config, str(tree / "run")) == 0
     assert dispatched == 12
 
 
@@ -411,7 +411,7 @@ BAD_FLAGS = {
 _REFUSED = """
 import json, os, sys
 from trn_jax import main
-from trn_jax.training import train
+from trn_jax.training import loop, start
 from trn_jax.evaluation import evaluate
 
 for case, arguments in json.load(sys.stdin).items():

@@ -11,7 +11,7 @@ from test_checkpoint import stored, tiny_training
 from trn_jax import build
 from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
-from trn_jax.training import train
+from trn_jax.training import loop, start
 
 pytestmark = pytest.mark.thorough
 
@@ -23,8 +23,8 @@ def training(tmp_path, monkeypatch):
     """A training on one device that meets a certain video once per epoch: the configuration."""
     config = tiny_training(tmp_path)
     config.train.update(log_every=3, eval_every=0.0)
-    device = train.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(train, "make_mesh", lambda: device)
+    device = loop.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(loop, "make_mesh", lambda: device)
     return config
 
 
@@ -60,7 +60,7 @@ def test_a_training_stops_before_it_saves_what_is_not_finite(
     training.train.update(accumulation=accumulation, checkpoint_every=1, log_every=1)
     workdir = tmp_path / "run"
     with pytest.raises(UserError, match=r"the loss is nan, .* at step 2: .* checkpoint 1 is from"):
-        train.train(training, str(workdir))
+        loop.train(training, str(workdir))
     assert checkpoint.find(workdir).name == "1"
     named = (workdir / "not_finite_step_2.txt").read_text().splitlines()
     assert named == batches[1]
@@ -69,7 +69,7 @@ def test_a_training_stops_before_it_saves_what_is_not_finite(
 def test_the_first_of_the_steps_since_the_last_line_is_named(training, tmp_path, monkeypatch):
     batches = spoil(training, tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"at step 2: .* there is no checkpoint yet") as raised:
-        train.train(training, str(tmp_path / "run"))
+        loop.train(training, str(tmp_path / "run"))
     path = tmp_path / "run" / "not_finite_step_2.txt"
     assert str(path) in str(raised.value)
     assert path.read_text().splitlines() == batches[1]
@@ -86,9 +86,9 @@ def test_a_training_goes_on_without_such_steps(
     workdir = tmp_path / "run"
     training.train.accumulation = accumulation
     with pytest.raises(UserError):
-        train.train(training, str(workdir))
+        loop.train(training, str(workdir))
     training.train.on_nan = "skip"
-    assert train.train(training, str(workdir)) == 0
+    assert loop.train(training, str(workdir)) == 0
     said = capsys.readouterr().err
     assert said.count("left  1 steps skipped") == 2
     assert "2 steps were skipped, because their loss or gradient was not finite: 2, 5" in said
@@ -107,7 +107,7 @@ def test_steps_are_not_skipped_for_ever(training, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "loss_options", lambda *_: dict(weight=float("nan")))
     training.train.update(on_nan="skip", steps=400, log_every=400, checkpoint_every=400)
     with pytest.raises(UserError, match=r"20 steps in a row, which were skipped.*no checkpoint"):
-        train.train(training, str(tmp_path / "run"))
+        loop.train(training, str(tmp_path / "run"))
     (batch,) = (tmp_path / "run").glob("not_finite_step_*.txt")
     assert 20 <= int(batch.stem.rpartition("_")[2]) < 400
 
@@ -131,10 +131,10 @@ def test_a_state_that_is_not_finite_is_not_saved_whatever_the_loss_says(
 
         return step
 
-    jit_train_step = train.jit_train_step
-    monkeypatch.setattr(train, "jit_train_step", spoiling)
+    jit_train_step = start.jit_train_step
+    monkeypatch.setattr(start, "jit_train_step", spoiling)
     with pytest.raises(UserError, match=r"statistics .* not finite after step 6: .* checkpoint 3"):
-        train.train(training, str(tmp_path / "run"))
+        loop.train(training, str(tmp_path / "run"))
     assert checkpoint.find(tmp_path / "run").name == "3"
     assert len((tmp_path / "run" / "not_finite_step_6.txt").read_text().splitlines()) == 8
 
@@ -142,5 +142,5 @@ def test_a_state_that_is_not_finite_is_not_saved_whatever_the_loss_says(
 def test_only_what_exists_can_be_done_about_it(training, tmp_path):
     training.train.on_nan = "pass"
     with pytest.raises(UserError, match=r"train\.on_nan='pass'.*'stop', 'skip'"):
-        train.train(training, str(tmp_path / "run"))
+        loop.train(training, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

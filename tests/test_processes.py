@@ -21,7 +21,7 @@ from trn_jax.config import base
 from trn_jax.distributed import processes, watchdog
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import STUCK, UserError
-from trn_jax.training import train
+from trn_jax.training import loop
 
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -258,11 +258,11 @@ def train_here(tree, workdir, monkeypatch, *, num_devices):
     """Train on the devices of this process."""
     config = runpy.run_path(f"{tree}/recipe.py")["get_config"]()
     config.data_dir = str(tree / "data")
-    monkeypatch.setattr(train, "make_mesh", lambda: make_mesh(jax.devices()[:num_devices]))
+    monkeypatch.setattr(loop, "make_mesh", lambda: make_mesh(jax.devices()[:num_devices]))
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", True)  # for all threads
     try:
-        assert train.train(config, str(tree / workdir)) == 0
+        assert loop.train(config, str(tree / workdir)) == 0
     finally:
         jax.config.update("jax_enable_x64", before)
 

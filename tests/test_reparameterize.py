@@ -50,7 +50,8 @@ def test_a_trained_checkpoint_becomes_one_in_deploy_form(trained, tmp_path, caps
     folder, original, _ = trained
     assert cli.main(["reparameterize", str(folder), f"--to={tmp_path}/fused"]) == 0
     assert str(tmp_path / "fused") in capsys.readouterr().out
-    model, about = checkpoint.load_model(tmp_path / "fused")
+    opened = checkpoint.open_checkpoint(tmp_path / "fused")
+    model, about = opened.load(), opened.info
     assert_fused(model, original)
     assert about["config"]["model"]["deploy"] is True
     assert about["class_names"] == list("abcde") and about["lists"] == {"val": "1234"}
@@ -63,23 +64,24 @@ def test_a_trained_checkpoint_becomes_one_in_deploy_form(trained, tmp_path, caps
 
 def test_a_checkpoint_is_fused_as_it_is_read(trained):
     folder, original, _ = trained
-    model, about = checkpoint.load_model(folder, deploy=True)
+    opened = checkpoint.open_checkpoint(folder)
+    model, about = opened.load(deploy=True), opened.info
     assert_fused(model, original)
     wanted = from_dict(about["config"])
     wanted.model.deploy = True
     checks.check_model(wanted, about["config"], folder)  # as an evaluation does
-    model, _ = checkpoint.load_model(folder, **wanted.model)
+    model = checkpoint.open_checkpoint(folder).load(**wanted.model)
     assert_fused(model, original)
 
 
 def test_fused_branches_do_not_come_apart(trained, tmp_path):
     folder, _, settings = trained
     assert cli.main(["reparameterize", str(folder), f"--to={tmp_path}/fused"]) == 0
-    about = checkpoint.read_about(tmp_path / "fused")
+    about = checkpoint.open_checkpoint(tmp_path / "fused").info
     with pytest.raises(UserError, match=r"model\.deploy: True in the checkpoint, None asked for"):
         checks.check_model(settings, about["config"], "fused")
     with pytest.raises(UserError, match="one of another model"):
-        checkpoint.load_model(tmp_path / "fused", deploy=False)
+        checkpoint.open_checkpoint(tmp_path / "fused").load(deploy=False)
 
 
 def test_networks_without_branches_are_refused(tmp_path, capsys):
@@ -88,7 +90,7 @@ def test_networks_without_branches_are_refused(tmp_path, capsys):
     assert "no MobileOne block" in capsys.readouterr().err
     assert not (tmp_path / "fused").exists()
     with pytest.raises(UserError, match="no MobileOne block"):
-        checkpoint.load_model(tmp_path / "resnet", deploy=True)
+        checkpoint.open_checkpoint(tmp_path / "resnet").load(deploy=True)
 
 
 def test_nothing_is_overwritten(trained, tmp_path, capsys):
@@ -101,7 +103,7 @@ def test_nothing_is_overwritten(trained, tmp_path, capsys):
 
 def test_states_are_the_same_as_those_built_in_deploy_form(trained):
     folder, _, settings = trained
-    fused, _ = checkpoint.load_model(folder, deploy=True)
+    fused = checkpoint.open_checkpoint(folder).load(deploy=True)
     built = nnx.eval_shape(lambda: create_model(**dict(settings.model) | {"deploy": True}))
     assert {p: v.shape for p, v in variables(fused).items()} == {
         p: v.shape for p, v in variables(built).items()

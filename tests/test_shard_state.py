@@ -7,14 +7,14 @@ import pytest
 from flax import nnx
 
 from trn_jax import create_model, optim
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import arrays, manager
 from trn_jax.config import base, optim_keys
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, gathered, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.planning import plan
 from trn_jax.training import train_step
-from trn_jax.training.train import _restore
+from trn_jax.training.start import restore
 
 
 def prepare(shard, *, dtype="float64", **options):
@@ -123,11 +123,11 @@ def test_checkpoints_do_not_know_of_it(whole, tmp_path, saved, resumed):
     with jax.enable_x64(True):
         _, state, step = prepare(saved)
         state, _ = take(state, step, 2)
-        checkpoints = checkpoint.Checkpoints(tmp_path, keep=1, about={"config": {}})
+        checkpoints = manager.Checkpoints(tmp_path, keep=1, about={"config": {}})
         checkpoints.save(2, state.model, state.opt_state)
         checkpoints.wait()
         _, fresh, step = prepare(resumed)
-        restored = _restore(checkpoints, 2, fresh)
+        restored = restore(checkpoints, 2, fresh)
         checkpoints.close()
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
         places = [jax.tree.map(lambda leaf: leaf.sharding, each) for each in (restored, fresh)]
@@ -204,5 +204,5 @@ def test_foreign_weights_are_cut_too(monkeypatch):
     loaded, _ = train_step.load_weights(graph, state, {})
     places = [jax.tree.map(lambda leaf: leaf.sharding, each) for each in (state, loaded)]
     assert places[0] == places[1]
-    kernel = checkpoint.named(loaded.params)["backbone.layer4.0.conv2.kernel"]
+    kernel = arrays.named(loaded.params)["backbone.layer4.0.conv2.kernel"]
     assert not kernel.is_fully_replicated and (np.asarray(kernel) == 1).all()

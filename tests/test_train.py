@@ -17,24 +17,28 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from trn_jax.config import base
 from trn_jax.data.datasets import Dataset
-from trn_jax.training import logs, train
+from trn_jax.training import events, logs, start
 
 
 @pytest.mark.parametrize(
     ("source", "wait", "said"), [("videos", 0.4, 1), ("videos", 0.2, 0), ("frames", 0.4, 0)]
 )
-def test_waiting_for_videos_is_told_once_with_what_helps(tmp_path, capsys, source, wait, said):
-    config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
+def test_waiting_for_videos_is_told_once_with_what_helps(capsys, source, wait, said):
     files = Dataset(source=source, frames="/d/videos", train_list="/d/train_list.txt")
-    data = types.SimpleNamespace(train_records=[None] * 640, files=files)
-    dog = types.SimpleNamespace(alive=None)
-    loop = train._Loop(config, str(tmp_path), data, None, None, 0, dog)
     scalars = dict(loss=1.0, top1=0.5, lr=0.1, grad_norm=1.0)
     summary = scalars | dict(clips_per_second=9.0, data_wait=wait)
-    loop._meter = types.SimpleNamespace(summary=lambda: (summary, [scalars]))
+    run = types.SimpleNamespace(
+        config=base(dataset="frames", model="tsn_resnet10"),
+        parts=types.SimpleNamespace(steps_per_epoch=10.0, num_steps=500),
+        meter=types.SimpleNamespace(summary=lambda: (summary, [scalars])),
+        reporter=types.SimpleNamespace(write=lambda *_: None),
+        say=logs.say,
+        advice=start.advice(files),
+        num_replaced=0,
+    )
     for step in (20, 40):
-        loop._batches = {step: np.arange(2)}
-        loop._log(step)
+        run.examples = {step: np.arange(2)}
+        events.log(run, step)
     advice = "trn-jax extract /d/videos --to=/d/rawframes"
     assert capsys.readouterr().err.count(advice) == said
 
@@ -117,19 +121,18 @@ def test_a_long_training_stays_as_large_as_it_is(tmp_path, recipe, steps, settle
     assert min(files[-part:]) < min(files[:part]) + checkpoints_between, files
 
 
-@pytest.mark.parametrize(("host", "said"), [(0, "skipped: a\n"), (1, "host 1: skipped: a\n")])
-def test_every_host_tells_of_the_videos_that_it_cannot_read(
-    tmp_path, monkeypatch, capsys, host, said
-):
-    monkeypatch.setattr(jax, "process_index", lambda: host)
-    config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
-    files = Dataset(source="frames", train_list="/d/train_list.txt")
-    data = types.SimpleNamespace(train_records=[None] * 640, files=files)
-    dog = types.SimpleNamespace(alive=None)
-    loop = train._Loop(config, str(tmp_path), data, None, None, 0, dog)
+@pytest.mark.parametrize(("process", "logged"), [(0, "skipped: a\n"), (1, "1: skipped: a\n")])
+def test_every_process_logs_the_videos_that_it_cannot_read(monkeypatch, capsys, process, logged):
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    messages = logs.VideoMessages(logs.say)
     for _ in range(2):
-        loop._note(["a"])
-    assert capsys.readouterr().err == said
+        messages.add("skipped", ["a"])
+    assert capsys.readouterr().err.removeprefix("process ") == logged
+    messages.add("unreadable", ["c", "b"])
+    capsys.readouterr()
+    messages.log_all()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.strip() for line in lines if line.startswith("  ")] == ["a", "b", "c"]
 
 
 # A log that cannot be written

@@ -17,7 +17,7 @@ from trn_jax import build
 from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import STUCK, PassingError, UserError
 from trn_jax.evaluation import evaluate
-from trn_jax.training import train
+from trn_jax.training import loop
 from trn_jax.training.lock import RunLock
 
 
@@ -49,7 +49,7 @@ def test_a_second_run_changes_nothing(trained, copy, mode):  # noqa: F811
     config = copy_of(config)
     config.train.steps, config.seed = 9, 1
     begin = {
-        "train": lambda: train.train(config, str(copy)),
+        "train": lambda: loop.train(config, str(copy)),
         "eval": lambda: evaluate.evaluate(None, str(copy), str(copy)),
     }[mode]
     with RunLock(str(copy)), pytest.raises(PassingError, match=f"process {os.getpid()} on"):
@@ -91,10 +91,10 @@ def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):  # noqa
     config.optim.lr = 0.1
     before = contents(copy)
     with pytest.raises(UserError, match=r"optim\.lr: 0\.05 -> 0\.1"):
-        train.train(config, str(copy))
+        loop.train(config, str(copy))
     assert contents(copy) == before
     config.optim.lr = 0.05
-    assert train.train(config, str(copy)) == 0
+    assert loop.train(config, str(copy)) == 0
     assert json.loads((copy / "config.json").read_text())["optim"]["lr"] == 0.05
 
 
@@ -104,7 +104,7 @@ def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):  # noqa
 @pytest.mark.smoke
 def test_the_lists_are_kept(trained):  # noqa: F811
     _, workdir = trained
-    about = checkpoint.read_about(checkpoint.find(workdir))
+    about = checkpoint.open_checkpoint(workdir).info
     assert {split: found["videos"] for split, found in about["lists"].items()} == {
         "train": 24,
         "val": 4,
@@ -133,21 +133,21 @@ def test_lists_that_change_are_noticed(trained, copy, tmp_path, case):  # noqa: 
     text = path.read_text()
     path.write_text(text.replace("\n", "\r\n"))  # which changes nothing
     config.train.steps = 6
-    assert train.train(config, str(copy)) == 0
+    assert loop.train(config, str(copy)) == 0
     path.write_text("\n".join(change(text.splitlines())))
     if case == "added":
         shutil.copytree(data / "rawframes" / "train0", data / "rawframes" / "train99")
     before = contents(copy)
     with pytest.raises(UserError, match="--ignore_lists") as raised:
-        train.train(config, str(copy))
+        loop.train(config, str(copy))
     assert said in str(raised.value)
     assert contents(copy) == before
     shutil.rmtree(copy / "lists")
     with pytest.raises(UserError, match=f"it had 24 videos, and has {len(change([0] * 24))}"):
-        train.train(config, str(copy))
+        loop.train(config, str(copy))
     config.train.steps = 7
-    assert train.train(config, str(copy), ignore_lists=True) == 0
-    assert train.train(config, str(copy)) == 0  # its last checkpoint is of these lists
+    assert loop.train(config, str(copy), ignore_lists=True) == 0
+    assert loop.train(config, str(copy)) == 0  # its last checkpoint is of these lists
 
 
 # The classes
@@ -194,7 +194,7 @@ def test_other_classes_are_refused(trained, tmp_path, copy):  # noqa: F811
         evaluate.evaluate(config, str(trained[1]), str(tmp_path / "a"))
     before = contents(copy)
     with pytest.raises(UserError, match=r"class 3: 'd' -> .*\n.*--ignore_class_names"):
-        train.train(config, str(copy))
+        loop.train(config, str(copy))
     assert contents(copy) == before
     evaluate.evaluate(config, str(trained[1]), str(tmp_path / "a"), ignore_class_names=True)
     evaluate.evaluate(trained[0], str(trained[1]), str(tmp_path / "b"))
@@ -205,7 +205,7 @@ def test_a_run_is_not_resumed_with_its_classes_in_another_order(trained, copy, t
     config, data = own_data(trained[0], tmp_path)
     permuted(data, [1, 0, 2, 3])
     with pytest.raises(UserError, match="class 0: 'a' -> 'b'"):
-        train.train(config, str(copy))
+        loop.train(config, str(copy))
 
 
 def test_classes_have_names_of_their_own(trained, tmp_path):  # noqa: F811
@@ -243,8 +243,8 @@ def test_a_checkpoint_does_not_choose_where_files_are_written(trained, tmp_path)
 
 def rewritten(workdir, folder, config):
     """A checkpoint that says that it was made from another configuration."""
-    about = checkpoint.read_about(checkpoint.find(workdir)) | {"config": config}
-    model, _ = checkpoint.load_model(str(workdir))
+    about = checkpoint.open_checkpoint(workdir).info | {"config": config}
+    model = checkpoint.open_checkpoint(str(workdir)).load()
     to = folder / f"rewritten{len(list(folder.iterdir()))}"
     checkpoint.save_model(to, model, about)
     return to
@@ -301,7 +301,8 @@ def test_checkpoints_are_named_by_their_step_or_as_the_best(trained, copy, capsy
     evaluate.evaluate(None, f"{copy}@3", str(copy))
     assert "evaluating" in (said := log_in(capsys)) and "checkpoints/3" in said
     assert result(copy)["step"] == 3
-    _, about = checkpoint.load_model(f"{copy}@3")
+    opened = checkpoint.open_checkpoint(f"{copy}@3")
+    _, about = opened.load(), opened.info
     assert about["step"] == 3
 
 
@@ -332,11 +333,11 @@ def changed_classes(config, folder, num_classes):
 def test_a_training_starts_from_another_one(trained, tmp_path, capsys, init_head):  # noqa: F811
     config = changed_classes(trained[0], tmp_path, 7)
     config.init_from, config.init_head = f"{trained[1]}@best", init_head
-    assert train.train(config, str(tmp_path / "run")) == 0
+    assert loop.train(config, str(tmp_path / "run")) == 0
     said = log_in(capsys)
     assert f"weights from {trained[1]}/checkpoints/" in said and "arrays are drawn" in said
-    ours = checkpoint.read_weights(checkpoint.find(tmp_path / "run"))
-    theirs = checkpoint.read_weights(checkpoint.find(f"{trained[1]}@best"))
+    ours = checkpoint.open_checkpoint(tmp_path / "run").weights()
+    theirs = checkpoint.open_checkpoint(f"{trained[1]}@best").weights()
     same = {name for name in ours if ours[name].shape == theirs[name].shape}
     kernels = {name for name in same if name.endswith(("kernel", "scale"))}
     assert {name for name in kernels if name.startswith("backbone.")}
@@ -352,7 +353,7 @@ def test_a_training_does_not_start_from_another_backbone(trained, tmp_path):  # 
     config.model.width = 8
     config.init_from = str(trained[1])
     with pytest.raises(UserError, match=r"(?s)init_from=.*another backbone.*backbone\."):
-        train.train(config, str(tmp_path / "run"))
+        loop.train(config, str(tmp_path / "run"))
 
 
 # The command line

@@ -55,10 +55,10 @@ def load_model(path, *, mesh=None, **overrides):
     """
     from trn_jax.checkpoints import checkpoint
 
-    directory = checkpoint.find(path)
-    model, about = checkpoint.load_model(directory, mesh=mesh, **overrides)
+    found = checkpoint.open_checkpoint(path)
+    model, about = found.load(mesh=mesh, **overrides), found.info
     model.info = Info(
-        path=str(directory),
+        path=str(found.directory),
         step=about.get("step") or 0,
         class_names=tuple(about["class_names"]),
         views=_protocols(about["config"]),
@@ -105,7 +105,7 @@ def create_model(name, *, num_classes, weights=None, init_head=False, **options)
         state = convert.read_torch_file(weights)
         convert.load_state_dict(model, state, backbone_only=backbone_only, reset_temporal_op=None)
         return model
-    values = checkpoint.read_weights(checkpoint.find(weights))
+    values = checkpoint.open_checkpoint(weights).weights()
     graph, state = nnx.split(model)
     (tree,), _ = checkpoint.take_weights((nnx.as_pure(state),), values, backbone_only=backbone_only)
     return nnx.merge(graph, tree)

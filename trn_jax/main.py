@@ -146,7 +146,7 @@ def _main(signals):
     from trn_jax.checkpoints import checkpoint
     from trn_jax.distributed.compilation_cache import keep_programs
     from trn_jax.evaluation.evaluate import evaluate
-    from trn_jax.training.train import train
+    from trn_jax.training.loop import train
 
     config = _loaded(_CONFIG.value, flags.FLAGS)
     if _SPLIT.value != "val" and _MODE.value != "eval":
@@ -370,7 +370,7 @@ def _use_stored_config(arguments):
         raise UserError("settings need a recipe, --config=<recipe>, or a --checkpoint to evaluate")
     from trn_jax.checkpoints import checkpoint
 
-    stored = from_dict(checkpoint.read_about(checkpoint.find(path))["config"])
+    stored = from_dict(checkpoint.open_checkpoint(path).info["config"])
     delattr(flags.FLAGS, "config")
     config_flags.DEFINE_config_dict("config", stored)
 

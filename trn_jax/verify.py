@@ -71,10 +71,9 @@ def verify(directory, file, weights, rows, *, origins=None, backbone_only=False)
         UserError: these differ by more than `TOLERANCE` of the largest one, or the file does
             not fit the PyTorch model.
     """
-    model, about = checkpoint.load_model(
-        directory, mesh=make_mesh(jax.devices()[:1]), dtype="float32"
-    )
-    options = about["config"]["model"]
+    stored = checkpoint.open_checkpoint(directory)
+    model = stored.load(mesh=make_mesh(jax.devices()[:1]), dtype="float32")
+    options = stored.info["config"]["model"]
     torch_model = create_torch_model(**options)
     tensors, reader = read_tensors(file, weights, origins)
     names = load_torch_weights(torch_model, tensors, rows, options, backbone_only=backbone_only)

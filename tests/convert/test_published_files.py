@@ -20,7 +20,7 @@ from torch_files import legacy_file, whole, zip_file
 from trn_jax import cli, convert, create_model
 from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.resnet import BasicBlock, ResNet
-from trn_jax.checkpoints.checkpoint import load_model
+from trn_jax.checkpoints import checkpoint
 from trn_jax.convert import read_torch_file, variables
 from trn_jax.distributed.sharding import make_mesh
 
@@ -331,7 +331,8 @@ def converted(path, arguments, to, **options):
     """The model in the checkpoint that the command writes, on one device, and what it says."""
     model, *more = arguments
     assert cli.main(["convert", f"--from={path}", f"--model={model}", f"--to={to}", *more]) == 0
-    return load_model(to, mesh=make_mesh(jax.devices()[:1]), **options)
+    found = checkpoint.open_checkpoint(to)
+    return found.load(mesh=make_mesh(jax.devices()[:1]), **options), found.info
 
 
 def numbers_of(model):

@@ -8,11 +8,11 @@ import pytest
 from small_training import write_frames
 
 from trn_jax import build, config
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import manager
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate, score_files
 from trn_jax.settings import from_dict, to_json
-from trn_jax.training import train, train_step
+from trn_jax.training import loop, train_step
 
 
 def test_the_loss_is_the_binary_cross_entropy_of_every_class():
@@ -60,7 +60,7 @@ def settings(tmp_path):
 @pytest.mark.thorough
 def test_a_training_with_several_labels(settings, tmp_path):
     workdir = tmp_path / "run"
-    assert train.train(settings, str(workdir)) == 0
+    assert loop.train(settings, str(workdir)) == 0
     entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     # The mean of four binary cross-entropies of a fresh network, ten times.
     assert 4 < entries[0]["loss"] < 15
@@ -110,13 +110,13 @@ def test_one_list_of_the_other_kind_is_refused(settings, tmp_path):
 def test_the_best_checkpoint_is_the_one_of_the_named_metric(tmp_path):
     states = ({"weight": jnp.zeros(2)},)
     about = {"config": {}, "class_names": []}
-    kept = checkpoint.Checkpoints(tmp_path, keep=1, about=about, best="map")
+    kept = manager.Checkpoints(tmp_path, keep=1, about=about, best="map")
     for step, value in enumerate((0.2, 0.9, 0.3), start=1):
         kept.save(step, states, states)
         kept.add_metrics(step, {"map": value, "top1": 1 - value})
     kept.close()
     assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}
-    again = checkpoint.Checkpoints(tmp_path, keep=1, about=about, best="map")
+    again = manager.Checkpoints(tmp_path, keep=1, about=about, best="map")
     again.save(4, states, states)
     again.save(5, states, states)
     again.add_metrics(5, {"map": 0.4, "top1": 1.0})

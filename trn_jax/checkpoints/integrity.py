@@ -5,13 +5,20 @@ import json
 import jax
 import orbax.checkpoint as ocp
 
+from trn_jax import __version__
 from trn_jax.checkpoints import checksums
 from trn_jax.distributed import processes
 from trn_jax.errors import UserError, first_line
 from trn_jax.files import reading, write_text
 
 ITEMS = ("about", "model", "optimizer")
+ORBAX_METADATA = "_CHECKPOINT_METADATA"  # unused here, and rewritten after the checksums
 _METRICS = "metrics.json"  # written when the others are complete, with a checksum of its own
+
+
+def origin():
+    """What `about` says of every checkpoint: the version and the file of the checksums."""
+    return {"version": __version__, "checksums": checksums.NAME}
 
 
 def problem(directory, items=ITEMS):

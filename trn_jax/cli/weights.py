@@ -204,11 +204,11 @@ def _reparameterize(arguments):
     from trn_jax import convert
     from trn_jax.checkpoints import checkpoint
 
-    directory = checkpoint.find(arguments.checkpoint)
-    about = checkpoint.read_about(directory)
+    stored = checkpoint.open_checkpoint(arguments.checkpoint)
+    directory, about = stored.directory, stored.info
     if about["config"]["model"].get("deploy"):
         raise UserError(f"{directory} is in deploy form (model.deploy=True): nothing to fuse")
-    model, _ = checkpoint.load_model(directory, deploy=True)
+    model = stored.load(deploy=True)
     about["config"]["model"]["deploy"] = True
     about["reparameterized_from"] = {
         "checkpoint": str(directory),

@@ -63,9 +63,8 @@ def evaluate(
     if dump:
         check_dump(dump)
     mesh = make_mesh()
-    directory = checkpoint.find(path)
-    about = checkpoint.read_about(directory)
-    stored = about["config"]
+    found = checkpoint.open_checkpoint(path)
+    directory, about, stored = found.directory, found.info, found.info["config"]
     config = from_dict(stored) if config is None else config
     checks.check(config)
     checks.check_model(config, stored, directory)
@@ -73,7 +72,7 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         watchdog.note("startup (reading the lists)")
-        log(f"evaluating {checkpoint.describe(directory)}")
+        log(f"evaluating {found}")
         # A checkpoint may be somebody else's: it does not choose where data is written.
         may_write = config.data_dir != stored.get("data_dir")
         data = build.Data(config, workdir, split, may_write=may_write)
@@ -81,7 +80,7 @@ def evaluate(
         stack.enter_context(hold(workdir))
         order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
         watchdog.note(f"startup (reading {directory})")
-        model, _ = checkpoint.load_model(directory, mesh=mesh, **config.model)
+        model = found.load(mesh=mesh, **config.model)
         graph, state = nnx.split(model)
         watchdog.note("the evaluation")
         evaluator = Evaluator(

@@ -250,6 +250,53 @@ class _Events:
             self._writer.close()
 
 
+class VideoMessages:
+    """Messages about videos: each logged once when it comes, and all of them at the end.
+
+    Args:
+        say: logs a line on process 0.
+    """
+
+    def __init__(self, say):
+        self._say = say
+        self._known: dict[str, set[str]] = {"skipped": set(), "incomplete": set()}
+        self._known["unreadable"] = set()
+
+    def add(self, kind, messages):
+        """Log the new ones of some messages.
+
+        Args:
+            kind: "skipped" (replaced in training), "incomplete" (lost frames) or "unreadable"
+                (counts as wrong in validation).
+            messages: any number of them.
+        """
+        for message in sorted(set(messages) - self._known[kind]):
+            (say_here if jax.process_index() else self._say)(f"{kind}: {message}")
+        self._known[kind].update(messages)
+
+    def log_all(self):
+        """Log everything again, by kind."""
+        for kind, title in (
+            ("skipped", "videos could not be read and were replaced"),
+            ("incomplete", "videos have lost frames"),
+            ("unreadable", "validation videos could not be read, so are wrong"),
+        ):
+            if known := sorted(self._known[kind]):
+                say_here("\n".join([f"{len(known)} {title}:", *(f"  {each}" for each in known)]))
+
+
+def say(text):
+    """Print a line for people, from process 0 only."""
+    if jax.process_index() == 0:
+        print(escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+def say_here(text):
+    """Print lines about this process, with its number if it is not the first of several."""
+    process = f"process {jax.process_index()}: " if jax.process_index() else ""
+    print(process + escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
 class Profile:
     """Records what devices and threads do in some steps of a training, for XProf.
 
@@ -319,15 +366,3 @@ def duration(seconds):
     """`3725` -> `"1:02:05"`."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def first_not_finite(scalars):
-    """Position of the first step whose loss or gradient norm is not finite, or `None`.
-
-    Args:
-        scalars: of each step, see `StepMeter.summary`.
-    """
-    for position, step in enumerate(scalars):
-        if not np.isfinite([step["loss"], step["grad_norm"]]).all():
-            return position
-    return None

@@ -10,7 +10,6 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from trn_jax import convert
-from trn_jax.checkpoints.checkpoint import take_weights
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, replicated
 from trn_jax.errors import UserError
 
@@ -335,23 +334,3 @@ def load_weights(graph, state, weights, **options):
     params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), places)
     new = state.replace(params=params, stats=stats, fixed=fixed)
     return new, convert.unread(weights, rows)
-
-
-def copy_weights(state, values, *, backbone_only):
-    """Begin with the weights of a checkpoint of this package.
-
-    Args:
-        state: a `TrainState`.
-        values: `{name: array}` of the whole model, see `checkpoint.read_weights`.
-        backbone_only: leave neck and head as they were drawn.
-
-    Returns:
-        The new state, and the names of what was left as it was drawn: of neck and head, what the
-        checkpoint lacks or has in another shape, such as a classifier of other classes; and a
-        temporal op that the checkpoint does not have.
-
-    Raises:
-        UserError: the backbone is another one.
-    """
-    (params, stats, fixed), drawn = take_weights(state.model, values, backbone_only=backbone_only)
-    return state.replace(params=params, stats=stats, fixed=fixed), drawn

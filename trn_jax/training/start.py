@@ -1,0 +1,228 @@
+"""How a training starts: resumes from a checkpoint, or starts from given or random weights."""
+
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from trn_jax import build, optim
+from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints.manager import Checkpoints
+from trn_jax.distributed import processes
+from trn_jax.errors import UserError
+from trn_jax.evaluation.evaluator import Evaluator
+from trn_jax.settings import resolved_views, shared_json
+from trn_jax.training.logs import Reporter, StepMeter, VideoMessages, say
+from trn_jax.training.run import Run, evaluates_after
+from trn_jax.training.train_step import (
+    TrainState,
+    classification_loss,
+    init_state,
+    jit_train_step,
+    load_weights,
+    state_sharding,
+)
+from trn_jax.training.workdir import (
+    check_config,
+    check_data,
+    describe_lists,
+    describe_workdir,
+    list_texts,
+)
+
+_RESUMES = "resumes from the newest checkpoint"
+_UNSURE = f"{_RESUMES}, or starts from the beginning if there is none yet"
+
+
+def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_class_names):
+    """Check the data against earlier runs, and make or restore the state.
+
+    Args:
+        config: the configuration.
+        workdir: the working directory, which this process holds.
+        mesh: the devices.
+        data: the `build.Data`.
+        parts: the `build.Parts`.
+        watchdog: receives progress reports.
+        ignore_lists: see `check_data`.
+        ignore_class_names: see `check_data`.
+
+    Returns:
+        The `Run`, and the `TrainState` to begin with.
+
+    Raises:
+        UserError: the working directory, the lists or the weights don't fit the configuration.
+    """
+    watchdog.note("startup (reading the lists)")
+    about = check_config(config, os.path.join(workdir, "checkpoints"))
+    lists = list_texts(data)
+    accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
+    check_data(lists, data.class_names, about, workdir, **accepted)
+    processes.check_same(
+        configuration=shared_json(config),
+        label_map="\n".join(data.class_names),
+        train_list=lists["train"],
+        val_list=lists["val"],
+    )
+    graph, optimizer, state = init_state(
+        parts.make_model, parts.make_optimizer, mesh, config.train.shard_state
+    )
+    evaluator = _evaluator(config, data, graph, state, watchdog)
+    watchdog.note("startup (reading the checkpoints)")
+    checkpoints = _checkpoints(config, workdir, data, lists, watchdog)
+    first_step = checkpoints.latest_step() or 0
+    watchdog.again = _RESUMES if first_step else _UNSURE
+    if first_step:
+        state = restore(checkpoints, first_step, state)
+    elif config.init_from:
+        watchdog.note(f"startup (reading {config.init_from})")
+        state = _initial_weights(config, graph, state)
+    describe_workdir(config, workdir, data.class_names, lists)
+    step_fn = jit_train_step(
+        mesh,
+        layout=state_sharding(state, mesh, config.train.shard_state),
+        graph=graph,
+        optimizer=optimizer,
+        rate=parts.rate,
+        seed=config.seed,
+        accumulation=config.train.accumulation,
+        loss=partial(classification_loss, **parts.loss_options),
+        skip_not_finite=config.train.on_nan == "skip",
+    )
+    # An evaluation that was interrupted runs first.
+    evaluates_first = evaluates_after(config, parts, first_step)
+    evaluates_first = evaluates_first and not checkpoints.metrics(first_step)
+    reporter = Reporter(
+        workdir,
+        first_step=first_step,
+        last_step=parts.num_steps,
+        active=jax.process_index() == 0,
+        again=["val"] if evaluates_first else [],
+    )
+    reporter.say(_first_lines(config, data, parts, state, mesh, first_step))
+    if not first_step and (warning := build.describe_start(config)):
+        reporter.say(warning)
+    run = Run(
+        config=config,
+        workdir=workdir,
+        mesh=mesh,
+        data=data,
+        parts=parts,
+        step_fn=step_fn,
+        evaluator=evaluator,
+        checkpoints=checkpoints,
+        watchdog=watchdog,
+        meter=StepMeter(config.train.batch, finished=watchdog.alive),
+        reporter=reporter,
+        first_step=first_step,
+        evaluates_first=evaluates_first,
+        advice=advice(data.files),
+        videos=VideoMessages(reporter.say),
+    )
+    return run, state
+
+
+def _evaluator(config, data, graph, state, watchdog):
+    evaluator = Evaluator(
+        graph,
+        multi_label=data.multi_label,
+        max_views=config.eval.max_views_per_step,
+        alive=watchdog.alive,
+        should_stop=watchdog.asked,
+    )
+    # Without this, a protocol that doesn't fit the model would fail after the last step.
+    views = resolved_views(config).items()
+    evaluator.check({n: v for n, v in views if n.startswith("protocols.")}, state.model)
+    return evaluator
+
+
+def _checkpoints(config, workdir, data, lists, watchdog):
+    checkpoints = Checkpoints(
+        os.path.join(workdir, "checkpoints"),
+        keep=config.train.keep,
+        about={
+            "config": config.to_dict(),
+            "class_names": data.class_names,
+            "lists": describe_lists(lists),
+        },
+        best="map" if data.multi_label else "top1",
+        saved=partial(setattr, watchdog, "again", _RESUMES),
+    )
+    for text in checkpoints.set_aside:
+        say(text)
+    return checkpoints
+
+
+def restore(checkpoints, step, state):
+    """The state after `step`, with the structure and sharding of `state`."""
+    (params, stats, fixed), opt_state = checkpoints.restore(step, state.model, state.opt_state)
+    return TrainState(
+        step=jnp.full_like(state.step, step),
+        params=params,
+        stats=stats,
+        fixed=fixed,
+        opt_state=opt_state,
+    )
+
+
+def _initial_weights(config, graph, state):
+    """The state with the weights that `config.init_from` names."""
+    parts = dict(backbone_only=not config.init_head)
+    if not checkpoint.is_stored(config.init_from):
+        weights = build.initial_weights(config)
+        state, unread = load_weights(graph, state, weights, reset_temporal_op=None, **parts)
+        for line in unread:
+            say(f"{config.init_from}: {line}")
+        return state
+    found = checkpoint.open_checkpoint(config.init_from)
+    try:
+        model, drawn = checkpoint.take_weights(state.model, found.weights(), **parts)
+    except UserError as error:
+        raise UserError(f"init_from={config.init_from}: {error}") from None
+    say(f"weights from {found}")
+    if drawn:
+        hint = (
+            "" if config.init_head else " (init_head=True loads neck and head as far as they fit)"
+        )
+        say(f"{len(drawn)} arrays start at random values, such as {drawn[0]}{hint}")
+    params, stats, fixed = model
+    return state.replace(params=params, stats=stats, fixed=fixed)
+
+
+def _first_lines(config, data, parts, state, mesh, first_step):
+    count = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.fixed)))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    device = mesh.devices.flat[0]
+    origin = f"the weights of {config.init_from}" if config.init_from else "random weights"
+    begin = f"resuming after step {first_step}" if first_step else f"starting from {origin}"
+    name = "own data" if config.data.dataset == "frames" else config.data.dataset
+    lines = [
+        f"{config.model.name}: {count:,} parameters, {trained:,} of them trained, "
+        f"compute in {config.model.dtype}",
+        f"{name} ({data.files.source}): {len(data.train_records):,} training and "
+        f"{len(data.val_records):,} validation videos of {len(data.class_names)} classes, "
+        f"{data.num_threads} decoding threads",
+        f"{mesh.size} x {device.device_kind}: {config.train.batch} clips per step; {begin}, "
+        f"{parts.num_steps:,} steps in all",
+    ]
+    if config.optim.scale_lr:
+        lr = optim.scaled_lr(config.optim, config.train.batch)
+        lines.append(
+            f"learning rate {lr:g}: {config.optim.lr:g} for a batch of {config.optim.base_batch}, "
+            f"scaled to {config.train.batch}"
+        )
+    if config.data.train.flip_rate:
+        lines.append(data.describe_flip(config.data.train))
+    return "\n".join(lines)
+
+
+def advice(files):
+    """What to log if the devices wait for the data of a `Dataset`, or ""."""
+    if files.source != "videos":
+        return ""
+    frames = os.path.join(os.path.dirname(files.train_list), "rawframes")
+    return (
+        "the devices wait for videos to be decoded; folders of frames take a tenth of the "
+        f"processor time: trn-jax extract {files.frames} --to={frames}"
+    )
