@@ -15,7 +15,7 @@ from flax import nnx
 from state_dicts import RESNET, state_of, weights_of
 from torch_files import legacy_file, whole, zip_file
 
-from trn_jax import checks, cli, config, convert, create_model, main
+from trn_jax import checks, cli, config, convert, create_model, main, recipe_flags
 from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
 from trn_jax.settings import from_dict
@@ -256,7 +256,7 @@ def test_recipes_are_listed_and_copied(tmp_path, capsys):
     found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert found["trn_sthv1"]["published"]["efficient"] == {"top1": 31.62, "top5": 60.01}
     assert cli.main(["recipes", "--copy", "tsn_k400_5seg", f"{tmp_path}/mine.py"]) == 0
-    copied = main.read_config([f"--config={tmp_path}/mine.py", "--config.optim.lr=0.5"])
+    copied = recipe_flags.read_config([f"--config={tmp_path}/mine.py", "--config.optim.lr=0.5"])
     expected = config.recipe("tsn_k400_5seg").get_config()
     assert copied.optim.lr == 0.5
     copied.optim.lr = expected.optim.lr

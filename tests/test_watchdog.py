@@ -99,7 +99,7 @@ def test_all_hosts_end_after_the_same_step(monkeypatch, seed):
     num_hosts, num_steps = 3, 400
     TEXTS.clear()
     monkeypatch.setattr(processes, "KeyValueStore", Texts)
-    monkeypatch.setattr(watchdog, "_TICK", 0.002)
+    monkeypatch.setattr(watchdog, "TICK", 0.002)
     monkeypatch.setattr(jax, "process_count", lambda: num_hosts)
     dogs = []
     for host in range(num_hosts):
@@ -146,7 +146,7 @@ def run_script(script, **options):
     # Time in which a process is stopped counts as four ticks at most, which are to be short, too.
     start = (
         "import os, re, signal, time\nfrom trn_jax.distributed import watchdog\n"
-        "watchdog._SHORTEST, watchdog._TICK = 0, 0.05\n"
+        "watchdog.SHORTEST, watchdog.TICK = 0, 0.05\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", start + script],
@@ -210,28 +210,26 @@ with watchdog.Watchdog(1.5) as dog:
     assert process.returncode == 0
 
 
-def test_the_last_words_of_a_process_that_is_killed():
+def test_a_process_that_is_killed_leaves_a_message():
     script = """
 with watchdog.Watchdog(0) as dog:
     dog.note("step 7")
     dog.again = "resumes"
-    while not {"step 7", "resumes"} <= set(re.findall("step 7|resumes", dog._last_words._words)):
+    while not {"step 7", "resumes"} <= set(re.findall("step 7|resumes", dog.kill_message.message)):
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     process = run_script(script)
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert err == (
-        "killed during step 7 (kill -9, the system when memory runs out, or a crash). The same "
-        "command resumes\n"
-    )
+    assert err.startswith("killed during step 7 (kill -9,")
+    assert err.endswith("The same command resumes\n")
 
 
 def test_the_same_command_may_do_something_else():
     script = """
 with watchdog.Watchdog(0, again="evaluates again") as dog:
-    while "startup" not in dog._last_words._words:
+    while "startup" not in dog.kill_message.message:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -245,5 +243,5 @@ def test_an_error_has_its_own_words():
 
 
 def test_a_limit_that_is_too_short():
-    with pytest.raises(UserError, match=r"train.step_timeout=5: expected at least 10 seconds, or"):
+    with pytest.raises(UserError, match=r"train.step_timeout=5: .* 10 seconds"):
         watchdog.Watchdog(5)

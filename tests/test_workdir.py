@@ -279,7 +279,7 @@ def test_hosts_with_other_lists_are_told(monkeypatch):
     processes.check_same(train_list="a 1 0\n", val_list="b")
     here.index = 1
     processes.check_same(train_list="a 1 0\n", val_list="b")
-    with pytest.raises(UserError, match="host 1 has another val_list than host 0"):
+    with pytest.raises(UserError, match=r"process 1 .* val_list"):
         processes.check_same(train_list="a 1 0\n", val_list="c")
 
 

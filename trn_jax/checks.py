@@ -60,13 +60,13 @@ def _check_multi_label(config):
         )
 
 
-def check_batch(config, num_devices, num_hosts=1):
-    """Check that the batch can be cut over devices, accumulation steps and norm groups.
+def check_batch(config, num_devices, num_processes=1):
+    """Check that the batch divides evenly among devices, accumulation steps and norm groups.
 
     Args:
         config: the configuration.
-        num_devices: number of all devices of all hosts.
-        num_hosts: number of hosts, of as many devices each.
+        num_devices: number of all devices of all processes.
+        num_processes: number of processes, with as many devices each.
 
     Raises:
         UserError: it cannot; the message names the keys.
@@ -74,11 +74,11 @@ def check_batch(config, num_devices, num_hosts=1):
     batch, accumulation = config.train.batch, config.train.accumulation
     group = config.model.norm_group
     devices = f"{num_devices} devices"
-    if num_hosts > 1:
-        devices += f" ({num_hosts} hosts x {num_devices // num_hosts})"
+    if num_processes > 1:
+        devices += f" ({num_processes} processes x {num_devices // num_processes})"
     if batch % (num_devices * accumulation):
         raise UserError(
-            f"train.batch={batch} cannot be cut into {devices} x "
+            f"train.batch={batch} can't be divided evenly among {devices} x "
             f"train.accumulation={accumulation}; take a multiple of {num_devices * accumulation}"
         )
     if group and batch % group:

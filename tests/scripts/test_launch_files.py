@@ -141,7 +141,9 @@ def test_what_would_come_again_is_explained(command, variables, message):
 
 
 def flags_in(text):
-    return set(re.findall(r"--(config|workdir|mode|coordinator|num_hosts|host)\b", text))
+    return set(
+        re.findall(r"--(config|workdir|mode|coordinator_address|num_processes|process_id)\b", text)
+    )
 
 
 def test_the_job_set_connects_its_processes(monkeypatch):
@@ -150,14 +152,15 @@ def test_the_job_set_connects_its_processes(monkeypatch):
     job = replicated["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     given = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert job["completions"] == job["parallelism"] == int(given["TRN_JAX_NUM_HOSTS"])
+    assert set(given) == set(processes.VARIABLES)
+    assert job["completions"] == job["parallelism"] == int(given["TRN_JAX_NUM_PROCESSES"])
     # The name of a pod of a JobSet: <set>-<job>-<replica>-<number>.<set>
     name = job_set["metadata"]["name"]
     coordinator = f"{name}-{replicated['name']}-0-0.{name}:8476"
     assert given["TRN_JAX_COORDINATOR"] == coordinator
     connected = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: connected.append(options))
-    for name, value in (given | {"TRN_JAX_HOST": "1"}).items():
+    for name, value in (given | {"TRN_JAX_PROCESS_ID": "1"}).items():
         monkeypatch.setenv(name, value)
     processes.initialize()
     (options,) = connected

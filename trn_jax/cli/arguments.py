@@ -26,7 +26,7 @@ def read_recipe(arguments):
     Raises:
         UserError: there is no recipe, there are two, or it cannot be loaded.
     """
-    from trn_jax.main import read_config
+    from trn_jax.recipe_flags import read_config
 
     if arguments.recipe and arguments.config:
         raise UserError(f"{arguments.recipe!r} belongs to no flag, as --config names the recipe")

@@ -1,7 +1,6 @@
 """Multi-process runs: connect, synchronise and exit together.
 
-Each process ("host" in names and flags) has devices of its own. With one process, every function
-is a no-op.
+Every process has devices of its own. With one process, every function is a no-op.
 """
 
 import contextlib
@@ -16,13 +15,18 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax._src import distributed  # the register has no public name
-from jax._src.clusters import ClusterEnv  # the public `initialize` does not tell how many there are
+from jax._src import distributed  # the key-value store has no public name
+from jax._src.clusters import ClusterEnv  # `initialize` doesn't return the number of processes
 
 from trn_jax.errors import STUCK, UserError, first_line
 
-_VARIABLES = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_HOSTS", "TRN_JAX_HOST")  # in place of the flags
-_EXAMPLE = "--coordinator=10.0.0.1:8476 --num_hosts=2 --host=0"
+# In place of the flags; the last two have older names, too.
+VARIABLES = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_PROCESSES", "TRN_JAX_PROCESS_ID")
+_OLD_VARIABLES = {
+    "TRN_JAX_NUM_PROCESSES": "TRN_JAX_NUM_HOSTS",
+    "TRN_JAX_PROCESS_ID": "TRN_JAX_HOST",
+}
+_EXAMPLE = "--coordinator_address=10.0.0.1:8476 --num_processes=2 --process_id=0"
 _PATIENCE = 20 * 60  # timeout in seconds for work that one process does for all
 # Seconds without a heartbeat after which the runtime kills the other processes without a message.
 # It is longer than the limit of `trn_jax.distributed.watchdog`, which logs why it exits.
@@ -31,74 +35,77 @@ _TIME_TO_FAIL = 10  # seconds within which an error common to all processes reac
 _BARRIERS = itertools.count()  # barrier names must be unique
 
 
-def initialize(coordinator=None, num_hosts=None, host=None, *, timeout=300):
+def initialize(coordinator_address=None, num_processes=None, process_id=None, *, timeout=300):
     """Connect all processes. Call it before anything touches the devices.
 
     Arguments that are not given come from the environment variables `TRN_JAX_COORDINATOR`,
-    `TRN_JAX_NUM_HOSTS` and `TRN_JAX_HOST`; without those, JAX detects the processes of Slurm, Open
-    MPI, Cloud TPU or Kubernetes (an indexed Job or JobSet).
+    `TRN_JAX_NUM_PROCESSES` and `TRN_JAX_PROCESS_ID`; without those, JAX detects the processes of
+    Slurm, Open MPI, Cloud TPU or Kubernetes (an indexed Job or JobSet).
 
     Args:
-        coordinator: `"<name or address of process 0>:<port>"`, the same for all processes.
-        num_hosts: number of processes; 1 runs alone, even inside a cluster job.
-        host: index of this process, from 0.
+        coordinator_address: `"<name or address of process 0>:<port>"`, the same for all processes.
+        num_processes: number of processes; 1 runs alone, even inside a cluster job.
+        process_id: index of this process, from 0.
         timeout: seconds to wait for the others; then the process exits with status `STUCK`.
 
     Raises:
         UserError: the arguments contradict each other, or the cluster environment is incomplete.
     """
-    given = _given(coordinator, num_hosts, host)
+    given = _given(coordinator_address, num_processes, process_id)
     if given is None:
         _join_cluster(timeout)
         return
-    coordinator, num_hosts, host = given
-    if num_hosts == 1:
+    address, num_processes, process = given
+    if num_processes == 1:
         return
-    if host == 0:
-        _check_port(coordinator)
+    if process == 0:
+        _check_port(address)
     # Explicit arguments win over the environment, such as Slurm's task number.
     _join(
-        f"at {coordinator}, by host {host} of {num_hosts}",
-        coordinator_address=coordinator,
-        num_processes=num_hosts,
-        process_id=host,
+        f"at {address}, by process {process} of {num_processes}",
+        coordinator_address=address,
+        num_processes=num_processes,
+        process_id=process,
         cluster_detection_method="deactivate",
         timeout=timeout,
     )
 
 
-def _given(coordinator, num_hosts, host):
+def _given(*given):
     """Coordinator, number of processes and index, from flags or environment, or `None`."""
-    flags = (coordinator, num_hosts, host)
-    names = ("--coordinator", "--num_hosts", "--host")
-    if all(value is None for value in flags):
-        names = _VARIABLES
-        coordinator, num_hosts, host = (os.environ.get(name) or None for name in names)
-    if coordinator is num_hosts is host is None:
+    names = ("--coordinator_address", "--num_processes", "--process_id")
+    if all(value is None for value in given):
+        names = VARIABLES
+        given = tuple(_variable(name) for name in names)
+    if all(value is None for value in given):
         return None
-    num_hosts, host = _count(names[1], num_hosts), _count(names[2], host)
-    if num_hosts == 1 and not host:
-        return coordinator, 1, 0
-    values = dict(zip(names, (coordinator, num_hosts, host), strict=True))
+    address, num_processes, process = given[0], *map(_count, names[1:], given[1:])
+    if num_processes == 1 and not process:
+        return address, 1, 0
+    values = dict(zip(names, (address, num_processes, process), strict=True))
     missing = [name for name, value in values.items() if value is None]
     if missing:
         raise UserError(
             f"{', '.join(n for n in names if n not in missing)} without {', '.join(missing)}: give "
-            f"all three, such as {_EXAMPLE}, and every host its own number; or none of them where "
-            "Slurm, Open MPI, Cloud TPU or Kubernetes say it"
+            f"all three, such as {_EXAMPLE}, with another index on every process; or none of them "
+            "in Slurm, Open MPI, Cloud TPU or Kubernetes"
         )
-    if num_hosts < 1 or not 0 <= host < num_hosts:
+    if num_processes < 1 or not 0 <= process < num_processes:
         raise UserError(
-            f"{names[1]}={num_hosts} and {names[2]}={host} do not fit together: hosts are numbered "
-            "from 0 to the number of hosts minus 1"
+            f"{names[1]}={num_processes} and {names[2]}={process}: expected an index from 0 to the "
+            "number of processes minus 1"
         )
-    _, colon, port = coordinator.rpartition(":")
+    _, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(
-            f"{names[0]}={coordinator} is not <host>:<port>; give the name or address of host 0 "
-            f"and a port that is free there, the same on all hosts, such as {_EXAMPLE}"
+            f"{names[0]}={address} is not <host>:<port>; give the name or address of the machine "
+            f"of process 0 and a free port, the same on all processes, such as {_EXAMPLE}"
         )
-    return coordinator, num_hosts, host
+    return address, num_processes, process
+
+
+def _variable(name):
+    return os.environ.get(name) or os.environ.get(_OLD_VARIABLES.get(name, "")) or None
 
 
 def _count(name, value):
@@ -108,17 +115,17 @@ def _count(name, value):
         raise UserError(f"{name}={value} is not a whole number, such as in {_EXAMPLE}") from None
 
 
-def _check_port(coordinator):
+def _check_port(address):
     """Raise `UserError` if the port is taken: the runtime would exit without a message."""
-    port = int(coordinator.rpartition(":")[2])
+    port = int(address.rpartition(":")[2])
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed is free
         try:
             probe.bind(("", port))
         except OSError as error:
             raise UserError(
-                f"host 0 cannot wait for the others at {coordinator}: {error.strerror}; give all "
-                "hosts another port with --coordinator"
+                f"process 0 can't listen at {address}: {error.strerror}; give all processes "
+                "another port with --coordinator_address"
             ) from None
 
 
@@ -128,13 +135,13 @@ def _join_cluster(timeout):
         cluster = next((c for c in ClusterEnv._cluster_types if _is_here(c)), None)
         if cluster is None or cluster.get_process_count() == 1:
             return
-        told = f"of {cluster.__name__}, {cluster.get_process_count()} processes"
+        which = f"of {cluster.__name__}, {cluster.get_process_count()} processes"
     except Exception as error:
         raise UserError(
-            f"cannot tell the hosts from the environment: {error or type(error).__name__}; give "
-            f"{_EXAMPLE}, or --num_hosts=1 for this process alone"
+            "the environment doesn't describe the processes of this job: "
+            f"{error or type(error).__name__}; give {_EXAMPLE}, or --num_processes=1 to run alone"
         ) from error
-    _join(told, local_device_ids=_devices_of_slurm(), timeout=timeout)
+    _join(which, local_device_ids=_devices_of_slurm(), timeout=timeout)
 
 
 def _is_here(cluster):
@@ -152,13 +159,13 @@ def _devices_of_slurm():
     return list(range(int(gpus))) if tasks == nodes and gpus.isdecimal() else None
 
 
-def _join(told, *, timeout, **options):
+def _join(which, *, timeout, **options):
     """Initialise JAX's distributed runtime.
 
     The runtime waits in C++ and aborts the process on timeout, which Python can't catch. A timer
     thread exits earlier, with a message.
     """
-    clock = threading.Timer(timeout, _give_up, [told, timeout])
+    clock = threading.Timer(timeout, _give_up, [which, timeout])
     clock.daemon = True
     clock.start()
     try:
@@ -170,17 +177,17 @@ def _join(told, *, timeout, **options):
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"the hosts cannot be brought together ({told}): {error}; give {_EXAMPLE}"
+            f"the processes can't connect ({which}): {error}; give {_EXAMPLE}"
         ) from error
     finally:
         clock.cancel()
 
 
-def _give_up(told, timeout):
+def _give_up(which, timeout):
     print(
-        f"error: not all hosts came together within {timeout} s ({told}). Start the same command "
-        "on all of them, with the same --coordinator and --num_hosts and each with its own --host; "
-        "host 0 must be reachable from the others under that name and port",
+        f"error: not all processes connected within {timeout} s ({which}). Start the same command "
+        "for each of them, with the same --coordinator_address and --num_processes and its own "
+        "--process_id; the others must reach process 0 under that name and port",
         file=sys.stderr,
         flush=True,
     )
@@ -206,11 +213,11 @@ def check_same(**texts):
     barrier()
     for name in texts:
         found = register.read(name)
-        other = [host for host, digest in found.items() if digest != found["0"]]
+        other = [process for process, digest in found.items() if digest != found["0"]]
         if other:
             raise UserError(
-                f"host {min(other, key=int)} has another {name} than host 0; start all hosts with "
-                "the same command and give all of them the same files"
+                f"process {min(other, key=int)} has another {name} than process 0; start all "
+                "processes with the same command and the same files"
             )
 
 
@@ -289,12 +296,12 @@ def fail(message, status):
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         print(message, file=sys.stderr, flush=True)
         sys.exit(status)
-    host = jax.process_index()
-    if host == 0:
+    process = jax.process_index()
+    if process == 0:
         print(message, file=sys.stderr, flush=True)
-    if not _all_fail() and host:
-        print(f"host {host}: {message}", file=sys.stderr, flush=True)
-    if host == 0:
+    if not _all_fail() and process:
+        print(f"process {process}: {message}", file=sys.stderr, flush=True)
+    if process == 0:
         time.sleep(1)  # exiting stops the store, which aborts processes that are still exiting
     os._exit(status)
 

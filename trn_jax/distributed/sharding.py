@@ -11,27 +11,27 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from trn_jax.errors import UserError
 
 _BATCHES_AHEAD = 2
-_SMALL = 4096  # numbers up to which an array is not worth a communication of its own
+_SMALL = 4096  # elements up to which an array isn't worth a collective of its own
 _END = object()
 
 
 def make_mesh(devices=None):
-    """A mesh with one axis, "data", over `devices` (by default all devices of all hosts).
+    """A mesh with one axis, "data", over `devices` (by default all devices of all processes).
 
-    Those of a host are side by side, so that a host's contiguous part of the batch goes to them;
-    by their own numbers, those of a TPU pod are not.
+    Devices of a process are adjacent, so that its contiguous part of the batch goes to them; in the
+    order of their ids, those of a TPU pod are not.
 
     Raises:
-        UserError: one host has more devices than another.
+        UserError: one process has more devices than another.
     """
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     counts = collections.Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"host {host} has {count}" for host, count in sorted(counts.items()))
+        found = ", ".join(f"process {each} has {count}" for each, count in sorted(counts.items()))
         raise UserError(
-            f"all hosts must have the same number of devices, but {told}; take as many of each "
-            "(CUDA_VISIBLE_DEVICES chooses GPUs), or leave hosts out"
+            f"all processes must have the same number of devices, but {found}; use as many in each "
+            "(CUDA_VISIBLE_DEVICES chooses GPUs), or fewer processes"
         )
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
@@ -42,14 +42,14 @@ def replicated(mesh):
 
 
 def batch_sharding(mesh):
-    """The leading axis is cut into contiguous parts, one per device."""
+    """The leading axis is sharded into contiguous parts, one per device."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def fsdp_sharding(tree, mesh):
-    """Cut every array of a pytree along its largest axis that the devices divide.
+    """Shard every array of a pytree along its largest axis that the devices divide.
 
-    Arrays without such an axis, and small ones, are whole on every device.
+    Arrays without such an axis, and small ones, are replicated.
 
     Args:
         tree: of arrays or their shapes.
@@ -70,9 +70,9 @@ def fsdp_sharding(tree, mesh):
 
 
 def gathered(tree):
-    """The arrays of a pytree, whole on every device that they lie on.
+    """The arrays of a pytree, replicated over their devices.
 
-    With several hosts, all of them have to call this.
+    With several processes, all of them must call this.
     """
     leaves, structure = jax.tree.flatten(tree)
     if all(leaf.is_fully_replicated for leaf in leaves):
@@ -86,13 +86,13 @@ def _same(arrays):
 
 
 class DevicePrefetch:
-    """Puts batches on the devices ahead of time, from a thread of its own.
+    """Transfers batches to the devices ahead of time, in a thread of its own.
 
-    Iterating gives `(arrays, rest)`: some entries of the batch as global arrays, cut over the mesh,
-    and the others as they came. Errors of the loader are raised by the iteration.
+    Iterating gives `(arrays, rest)`: some entries of the batch as global arrays, sharded over the
+    mesh, and the others unchanged. The iteration raises the errors of the loader.
 
     Args:
-        batches: an iterator of this host's parts of the batches, with a method `close`.
+        batches: an iterator of this process's parts of the batches, with a method `close`.
         mesh: where they go.
         keys: of the entries that go there.
     """

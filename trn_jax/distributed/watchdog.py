@@ -10,7 +10,6 @@ import dataclasses
 import faulthandler
 import itertools
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -19,35 +18,16 @@ from functools import partial
 import jax
 
 from trn_jax.distributed import processes
+from trn_jax.distributed.kill_message import KillMessage
 from trn_jax.errors import INTERRUPTED, STUCK, UserError, first_line
-from trn_jax.training.signals import STOP_SIGNALS
 
-_TICK = 0.25  # polling interval, seconds
-_TELL = 2.0  # heartbeat interval, seconds; shorter if the timeout is short
-_SILENCE = 60.0  # seconds without a heartbeat after which a process counts as dead
-_SHORTEST = 10  # shortest timeout, seconds
-_FIRST = 5  # factor on the timeout while programs compile, such as in the first step
-_KILLERS = "kill -9, the system when memory runs out, or a crash"
-_NUMBERS = itertools.count()  # watchdogs of a process are numbered alike on all processes
-# Reads messages, one per line, and prints the last one: its first part, or its second if the
-# coordinator does not answer.
-_LAST_WORDS = f"""
-import signal, socket, sys
-for number in {[int(number) for number in STOP_SIGNALS]}:
-    signal.signal(number, signal.SIG_IGN)  # it ends with the other process
-words = ""
-for words in sys.stdin:
-    pass
-killed, _, deserted = words.strip().partition("\\t")
-host, _, port = sys.argv[1].rpartition(":")
-if deserted and port:
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except OSError:
-        killed = deserted
-if killed:
-    sys.stderr.write(killed + "\\n")
-"""
+TICK = 0.25  # polling interval, seconds
+HEARTBEAT = 2.0  # interval, seconds; shorter if the timeout is short
+SILENCE = 60.0  # seconds without a heartbeat after which a process counts as dead
+SHORTEST = 10  # shortest timeout, seconds
+FIRST = 5  # factor on the timeout while programs compile, such as in the first step
+_KILLERS = "kill -9, out of memory, or a crash"
+_NUMBERS = itertools.count()  # the n-th watchdog has the same number on all processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,42 +68,43 @@ class Watchdog:
 
     Attributes:
         again: the same; assign to it when that changes.
+        kill_message: the `KillMessage` of this process.
 
     Raises:
         UserError: the timeout is too short.
     """
 
     def __init__(self, timeout, *, again="starts from the beginning"):
-        if timeout and timeout < _SHORTEST:
+        if timeout and timeout < SHORTEST:
             raise UserError(
-                f"train.step_timeout={timeout:g}: expected at least {_SHORTEST} seconds, or 0 to "
-                "wait for ever"
+                f"train.step_timeout={timeout:g}: expected at least {SHORTEST} seconds, or 0 to "
+                "wait forever"
             )
         self._timeout = timeout
-        self._tell = min(_TELL, timeout / 10) if timeout else _TELL
-        self._host, self._num_hosts = jax.process_index(), jax.process_count()
+        self._heartbeat = min(HEARTBEAT, timeout / 10) if timeout else HEARTBEAT
+        self._index, self._num_processes = jax.process_index(), jax.process_count()
         folder = f"trn_jax/watchdog/{next(_NUMBERS)}"
-        self._register = processes.KeyValueStore(folder) if self._num_hosts > 1 else None
+        self._store = processes.KeyValueStore(folder) if self._num_processes > 1 else None
         self.again = again
         self._doing = "startup"
-        self._count = 0  # of what happened here
-        self._compiles = True  # until something is finished here
-        self._signs: dict[int, _Sign] = {}  # of the other hosts, the latest of each
+        self._count = 0  # progress events of this process
+        self._compiles = True  # until its first result
+        self._signs: dict[int, _Sign] = {}  # latest heartbeat of each other process
         self._clock = 0.0  # seconds in which this process ran
-        self._happened = 0.0  # when something happened anywhere, by that clock
-        self._answered = 0.0  # when the register did
+        self._happened = 0.0  # last progress of any process, by that clock
+        self._answered = 0.0  # last answer of the store
         self._changed = threading.Condition()
-        self._begun = 0  # number of things done together that this host is bound to take part in
-        self._notice = ""  # that came to this host
-        self._holds = False  # nothing further is begun until all hosts have agreed
-        self._agreed: tuple[int, str] | None = None  # the last of these things, and the notice
+        self._begun = 0  # collective operations that this process has committed to
+        self._notice = ""  # stop signal of this process
+        self._holds = False  # begin no further operation until all processes agree
+        self._agreed: tuple[int, str] | None = None  # the last operation, and the signal
         self._closed = threading.Event()
-        self._well = False  # whether it was closed without an error
-        self._last_words = _LastWords()
+        self._well = False  # closed without an error
+        self.kill_message = KillMessage(processes.coordinator())
         self._threads = [threading.Thread(target=self._watch, name="watchdog", daemon=True)]
-        if self._register:
-            talk = partial(self._talk, self._register)
-            self._threads.append(threading.Thread(target=talk, name="hosts", daemon=True))
+        if self._store:
+            talk = partial(self._talk, self._store)
+            self._threads.append(threading.Thread(target=talk, name="processes", daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -131,21 +112,21 @@ class Watchdog:
         return self
 
     def __exit__(self, _, error, traceback):
-        if self._register and isinstance(error, Exception):
+        if self._store and isinstance(error, Exception):
             if isinstance(error, UserError) and isinstance(error.__cause__, OSError | None):
                 self._closed.set()
                 with contextlib.suppress(processes.StoreGone):
-                    self._register.write(f"failed/{self._host}", f"{error.status} {error}")
+                    self._store.write(f"failed/{self._index}", f"{error.status} {error}")
             else:
-                # It may have failed because another host is gone. That shows only later.
-                time.sleep(5 * self._tell)
-                if self._silent(4 * self._tell):
-                    self._end(f"this host failed ({first_line(error.__cause__ or error)})")
+                # Perhaps because another process died, which takes some heartbeats to notice.
+                time.sleep(5 * self._heartbeat)
+                if self._silent(4 * self._heartbeat):
+                    self._end(f"this process failed ({first_line(error.__cause__ or error)})")
         self._well = error is None
         self._closed.set()
         for thread in self._threads:
-            thread.join(4 * _TICK)  # one may be waiting for a register that is gone
-        self._last_words.close()
+            thread.join(4 * TICK)  # one may wait for a store that is gone
+        self.kill_message.close()
 
     def note(self, doing, *, compiles=False):
         """Report progress and the next activity.
@@ -165,7 +146,7 @@ class Watchdog:
         self._count += 1
         self._happened = self._clock
 
-    # The end of all hosts
+    # Stopping together
 
     def stop(self, notice):
         """Request that all processes stop at the same step; `notice` names the signal."""
@@ -174,13 +155,13 @@ class Watchdog:
     def exit_at_once(self, notice):
         """Exit on all processes without saving; `notice` names the signal. From any thread."""
         text = f"stopped by {notice} during {self._doing}"
-        if self._register:
+        if self._store:
             with contextlib.suppress(processes.StoreGone):
-                self._register.write(f"failed/{self._host}", f"{INTERRUPTED} {text}")
-        self._last_words.close()
+                self._store.write(f"failed/{self._index}", f"{INTERRUPTED} {text}")
+        self.kill_message.close()
         print(f"{text}. {self._again()}", file=sys.stderr, flush=True)
-        if self._register and self._host == 0:
-            time.sleep(2 * self._tell)  # the register ends with this process
+        if self._store and self._index == 0:
+            time.sleep(2 * self._heartbeat)  # the store ends with this process
         os._exit(INTERRUPTED)
 
     def asked(self):
@@ -202,7 +183,7 @@ class Watchdog:
             asked: whether all processes already know of the request; then they stop here.
         """
         with self._changed:
-            if not self._register:
+            if not self._store:
                 return self._notice
             self._holds = self._holds or asked
             while self._holds and self._agreed is None:
@@ -212,7 +193,7 @@ class Watchdog:
             self._begun += 1
             return ""
 
-    def _agree(self, register):
+    def _agree(self, store):
         """After a stop request, agree on the last collective operation that any process has begun.
 
         A thread does this: the loop may be blocked in a step that another process has not begun
@@ -220,171 +201,135 @@ class Watchdog:
         """
         if self._agreed:
             return
-        said = register.read("stop")
-        if str(self._host) not in said and (said or self._notice or self._holds):
+        found = store.read("stop")
+        if str(self._index) not in found and (found or self._notice or self._holds):
             with self._changed:
                 self._holds = True
                 begun = self._begun
-            register.write(f"stop/{self._host}", f"{begun} {self._notice}")
-            said = register.read("stop")
-        if len(said) == self._num_hosts:
-            counts, notices = zip(*(text.split(" ") for text in said.values()), strict=True)
+            store.write(f"stop/{self._index}", f"{begun} {self._notice}")
+            found = store.read("stop")
+        if len(found) == self._num_processes:
+            counts, notices = zip(*(text.split(" ") for text in found.values()), strict=True)
             with self._changed:
                 self._agreed = max(map(int, counts)), max(notices)
                 self._changed.notify_all()
 
-    # Signs of life
+    # Heartbeats
 
-    def _talk(self, register):
+    def _talk(self, store):
         """Send and receive heartbeats; `_watch` notices if the store does not answer."""
-        told = heard = -2 * _TELL
-        while not self._closed.wait(_TICK):
+        sent = heard = -2 * HEARTBEAT
+        while not self._closed.wait(TICK):
             with contextlib.suppress(processes.StoreGone):
-                self._agree(register)
-                if self._clock - told >= self._tell:
-                    told = self._clock
-                    text = f"{told:.2f} {self._count} {self._doing}"
-                    register.write(f"life/{self._host}", text)
-                if self._clock - heard >= self._tell:
+                self._agree(store)
+                if self._clock - sent >= self._heartbeat:
+                    sent = self._clock
+                    text = f"{sent:.2f} {self._count} {self._doing}"
+                    store.write(f"life/{self._index}", text)
+                if self._clock - heard >= self._heartbeat:
                     heard = self._clock
-                    self._listen(register)
+                    self._listen(store)
                 self._answered = self._clock
         if self._well:
             with contextlib.suppress(processes.StoreGone):
-                register.write(f"life/{self._host}", "")  # nobody is to wait for more
+                store.write(f"life/{self._index}", "")  # no more heartbeats will follow
 
-    def _listen(self, register):
-        for name, text in register.read("failed").items():
-            if int(name) != self._host and not self._closed.is_set():
+    def _listen(self, store):
+        for name, text in store.read("failed").items():
+            if int(name) != self._index and not self._closed.is_set():
                 status, reason = text.split(" ", 1)
-                self._last_words.close()
-                processes.fail(f"error: host {name} has failed: {reason}", int(status))
-        for name, text in register.read("life").items():
-            host = int(name)
-            if host == self._host:
+                self.kill_message.close()
+                processes.fail(f"error: process {name} has failed: {reason}", int(status))
+        for name, text in store.read("life").items():
+            process = int(name)
+            if process == self._index:
                 continue
             if not text:
-                self._signs.pop(host, None)
+                self._signs.pop(process, None)
                 continue
             number, count, doing = text.split(" ", 2)
-            before = self._signs.get(host)
+            before = self._signs.get(process)
             if before is None or before.count != count:
                 self._happened = self._clock
             if before is None or before.number != number:
-                self._signs = self._signs | {host: _Sign(number, count, doing, self._clock)}
+                self._signs = self._signs | {process: _Sign(number, count, doing, self._clock)}
 
     def _watch(self):
-        # What happens on the others is known so much later.
-        late = 3 * self._tell if self._register else 0.0
+        # Progress of the others arrives this much later.
+        late = 3 * self._heartbeat if self._store else 0.0
         limit = self._timeout - late
         before = time.monotonic()
-        while not self._closed.wait(_TICK):
+        while not self._closed.wait(TICK):
             now = time.monotonic()
-            self._clock += min(now - before, 4 * _TICK)  # if it was more, this process was stopped
+            self._clock += min(now - before, 4 * TICK)  # more: this process was stopped
             before = now
-            self._last_words.change(self._farewell())
-            patience = _FIRST * limit if self._compiles else limit
-            if self._timeout and self._silent(min(_SILENCE, limit)):
-                self._end("another host does not respond")
+            self.kill_message.change(self._farewell())
+            patience = FIRST * limit if self._compiles else limit
+            if self._timeout and self._silent(min(SILENCE, limit)):
+                self._end("another process does not respond")
             if self._timeout and self._clock - self._happened > patience:
-                limit_text = f"{self._timeout:g} s (train.step_timeout; 0: none)"
-                # Where a process hangs is what its threads show; where one has died, they do not.
+                limit_text = f"{self._timeout:g} s (train.step_timeout; 0: no limit)"
+                # Stacks show where a process hangs; if another one died, they don't.
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
-                self._end(f"nothing happened for {limit_text}. Above is where the threads are")
+                self._end(f"no progress for {limit_text}; the stacks of all threads are above")
 
     def _silent(self, seconds):
         """Whether another process, or the store, has been silent for `seconds`."""
         heard = [sign.heard for sign in self._signs.values()]
-        if self._register:
+        if self._store:
             heard.append(self._answered)
         return any(self._clock - when > seconds for when in heard)
 
     def _end(self, why):
         """Log the state of all processes and exit."""
-        told = [f"error: {why}", *self._report(), self._again()]
-        print("\n".join(told), file=sys.stderr, flush=True)
-        self._last_words.close()
-        if self._register and self._host == 0:
-            # The register ends with this process, and the runtime then ends the other hosts, which
-            # have something to say as well.
-            time.sleep(2 * self._tell)
+        lines = [f"error: {why}", *self._report(), self._again()]
+        print("\n".join(lines), file=sys.stderr, flush=True)
+        self.kill_message.close()
+        if self._store and self._index == 0:
+            # The store ends with this process, and the runtime then aborts the others, which need
+            # time for their own message.
+            time.sleep(2 * self._heartbeat)
         os._exit(STUCK)
 
     def _report(self):
         """The current activity of every process, a line each."""
-        if not self._register:
+        if not self._store:
             return [f"in {self._doing}, for {self._clock - self._happened:.0f} s"]
         alive = [
-            f"host {host} is in {sign.doing}"
-            for host, sign in sorted(self._signs.items())
+            f"process {process} is in {sign.doing}"
+            for process, sign in sorted(self._signs.items())
             if not self._is_silent(sign.heard)
         ]
         if self._is_silent(self._answered):
-            alive = []  # they are heard of through host 0
-        return [*self._silent_hosts(), f"host {self._host} is in {self._doing}", *alive]
+            alive = []  # their heartbeats come through process 0
+        return [*self._silent_processes(), f"process {self._index} is in {self._doing}", *alive]
 
-    def _silent_hosts(self):
+    def _silent_processes(self):
         """A line about each process that has gone silent."""
-        ended = "it was killed or stopped, or the network has failed"
+        cause = "killed, stopped, or the network failed"
         if self._is_silent(self._answered):
-            return [f"host 0, through which the others are heard of, does not answer: {ended}"]
+            return [f"process 0, which relays all heartbeats, doesn't answer ({cause})"]
         return [
-            f"host {host} has not been heard of since it was in {sign.doing}: {ended}"
-            for host, sign in sorted(self._signs.items())
+            f"process {process} has sent no heartbeat since {sign.doing} ({cause})"
+            for process, sign in sorted(self._signs.items())
             if self._is_silent(sign.heard)
         ]
 
     def _is_silent(self, heard):
-        return self._clock - heard > 4 * self._tell
+        return self._clock - heard > 4 * self._heartbeat
 
     def _again(self):
-        where = " on all hosts" if self._register else ""
+        where = " on all processes" if self._store else ""
         return f"The same command{where} {self.again}"
 
     def _farewell(self):
         """The message if this process is killed; after a tab, the one if process 0 is gone, too."""
-        if not self._register:
+        if not self._store:
             return f"killed during {self._doing} ({_KILLERS}). {self._again()}"
-        # The runtime of JAX ends a process that misses another one.
-        silent = self._silent_hosts()
-        ended = f"ended during {self._doing}"
-        if silent:
-            texts = [f"host {self._host} {ended}: {'; '.join(silent)}. {self._again()}"]
-        else:
-            texts = [
-                f"host {self._host} was killed during {self._doing} ({_KILLERS}). {self._again()}"
-            ]
-        if self._host:
-            texts.append(f"host {self._host} {ended}, because host 0 has died. {self._again()}")
-        return "\t".join(texts)
-
-
-class _LastWords:
-    """A child process that prints a message if this process is killed."""
-
-    def __init__(self):
-        self._words = ""
-        reader, writer = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _LAST_WORDS, processes.coordinator()],
-            stdin=reader,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # what is sent to the group of this process is not for it
-        )
-        os.close(reader)
-        self._pipe = os.fdopen(writer, "w")
-
-    def change(self, words):
-        """Replace the message, one line."""
-        if words != self._words:
-            self._words = words
-            with contextlib.suppress(OSError, ValueError):  # it was killed; or is closed
-                self._pipe.write(f"{words}\n")
-                self._pipe.flush()
-
-    def close(self):
-        """Discard the message and end the child process."""
-        self.change("")
-        with contextlib.suppress(OSError):
-            self._pipe.close()
-        self._process.wait()
+        # JAX's runtime aborts a process that loses another one.
+        silent = "; ".join(self._silent_processes())
+        reasons = [silent or f"killed ({_KILLERS})"]
+        if self._index:
+            reasons.append("process 0 has died")
+        ended = f"process {self._index} ended during {self._doing}"
+        return "\t".join(f"{ended}: {reason}. {self._again()}" for reason in reasons)
