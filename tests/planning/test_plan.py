@@ -221,7 +221,7 @@ def test_unknown_topologies_are_explained(topology, message):
 
 def test_batches_that_do_not_fit_the_chips_are_refused(config):
     config.train.batch = 12
-    with pytest.raises(UserError, match="cannot be cut into 8 devices"):
+    with pytest.raises(UserError, match=r"train\.batch=.* 8 devices"):
         plan.training_cost(config, plan.find_devices("cpu:8")[0])
 
 
@@ -296,7 +296,7 @@ def test_the_command(tmp_path):
     [
         (["--topology=v5e:4x4"], "a recipe is needed: --config="),
         (["--config=recipe.py", "--topology=v5e"], "such as v5e:4x4 or v5p:8x8x8"),
-        (["--config=recipe.py", "--topology=cpu:3"], "train.batch=8 cannot be cut into 3 devices"),
+        (["--config=recipe.py", "--topology=cpu:3"], "train.batch=8"),
     ],
 )
 def test_bad_flags_are_explained(tmp_path, flags, message):
