@@ -219,7 +219,7 @@ def test_networks_know_nothing_of_data_or_of_configurations():
 
 def test_few_modules_see_a_configuration():
     seen = {name for name, tree in TREES.items() if "ml_collections" in outside_imports(tree)}
-    assert seen <= {"trn_jax.config", "trn_jax.build", "trn_jax.main"}
+    assert seen <= {"trn_jax.config", "trn_jax.main", "trn_jax.recipe_flags"}
     assert outside_imports(TREES["trn_jax.config"]) == {"ml_collections"}
 
 

@@ -204,5 +204,5 @@ def test_an_evaluation_that_hangs(tree, undisturbed, tmp_path):
         timeout=300,
     )
     assert done.returncode == watchdog.STUCK, done.stderr
-    assert "nothing happened for 6 s" in done.stderr
+    assert "no progress for 6 s" in done.stderr
     assert re.search(r"in the evaluation, .*\nThe same command evaluates again\n", done.stderr)

@@ -173,7 +173,7 @@ def test_hosts_that_do_not_come_are_told_of(host):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == STUCK
     assert "not all processes connected within 1 s (at 127.0.0.1:" in done.stderr
-    assert f"by host {host} of 2" in done.stderr
+    assert f"by process {host} of 2" in done.stderr
 
 
 @pytest.mark.parametrize(("host", "order"), [(0, ["write", "wait"]), (1, ["wait", "write"])])

@@ -125,9 +125,7 @@ def _finish(run, state):
         run.watchdog.note("the last evaluation", compiles=True)
         newest = checkpoint.find(run.workdir)
         names = list(run.config.protocols)
-        found = run_protocols(
-            run.evaluator, run.data, run.config, state.model, newest, step, names
-        )
+        found = run_protocols(run.evaluator, run.data, run.config, state.model, newest, step, names)
         if found is None:
             run.stopped_by = run.watchdog.ends_here(asked=True)
     log_end(run, step)
