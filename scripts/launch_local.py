@@ -4,7 +4,7 @@ r"""Run a command in several processes on this machine, each with virtual CPU de
         python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/two_processes
 
 Each process gets its coordinator, number of processes and index from the environment
-(TRN_JAX_COORDINATOR, TRN_JAX_NUM_HOSTS, TRN_JAX_HOST) and runs in its own process group. Its index
+(TRN_JAX_COORDINATOR, TRN_JAX_NUM_PROCESSES, TRN_JAX_PROCESS_ID) and runs in its own process group. Its index
 precedes each of its output lines. SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 are forwarded to all
 processes. If one fails, the others have --grace seconds to exit, then get SIGTERM, and as many
 later SIGKILL. No process is left behind, even if this script is killed.
@@ -153,8 +153,8 @@ def _environment(chosen, coordinator, index):
         "JAX_PLATFORMS": "cpu",
         "PYTHONUNBUFFERED": "1",
         "TRN_JAX_COORDINATOR": coordinator,
-        "TRN_JAX_HOST": str(index),
-        "TRN_JAX_NUM_HOSTS": str(chosen.processes),
+        "TRN_JAX_PROCESS_ID": str(index),
+        "TRN_JAX_NUM_PROCESSES": str(chosen.processes),
         "XLA_FLAGS": f"{flags} {count}={chosen.devices_per_process}".strip(),
     }
 

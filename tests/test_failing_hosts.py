@@ -77,7 +77,7 @@ def listen(launcher, step=0, act=None):
 
 def process_of_host(launcher, host):
     """The process that plays a host, among the children of the launcher."""
-    mark = f"TRN_JAX_HOST={host}".encode()
+    mark = f"TRN_JAX_PROCESS_ID={host}".encode()
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])

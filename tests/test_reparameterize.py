@@ -80,7 +80,7 @@ def test_fused_branches_do_not_come_apart(trained, tmp_path):
     about = checkpoint.open_checkpoint(tmp_path / "fused").info
     with pytest.raises(UserError, match=r"model\.deploy: True in the checkpoint, None asked for"):
         checks.check_model(settings, about["config"], "fused")
-    with pytest.raises(UserError, match="another model, .* problems"):
+    with pytest.raises(UserError, match=r"another model, .* problems"):
         checkpoint.open_checkpoint(tmp_path / "fused").load(deploy=False)
 
 

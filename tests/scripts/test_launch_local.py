@@ -16,7 +16,7 @@ SLEEP = "import time; time.sleep(600)"
 
 def start(*flags, script, arguments=()):
     """Start the launcher with a Python `script`, in which `index` is that of its process."""
-    script = f"import os, sys, time\nindex = int(os.environ['TRN_JAX_HOST'])\n{script}"
+    script = f"import os, sys, time\nindex = int(os.environ['TRN_JAX_PROCESS_ID'])\n{script}"
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *flags, "--", *command],
@@ -67,7 +67,7 @@ open(f"{sys.argv[1]}/{os.getpid()}", "w").write(str(os.getpid()))
 )
 def test_every_process_has_its_place_and_its_lines_an_index(flags):
     script = """
-print("out", index, os.environ["TRN_JAX_NUM_HOSTS"], os.environ["JAX_PLATFORMS"])
+print("out", index, os.environ["TRN_JAX_NUM_PROCESSES"], os.environ["JAX_PLATFORMS"])
 print("flags", os.environ["XLA_FLAGS"])
 print(os.environ["TRN_JAX_COORDINATOR"], os.getpgid(0) == os.getpid(), file=sys.stderr)
 """
