@@ -123,54 +123,6 @@ def weights():
     one = b"K\x01"
     plain = storage_of(one)
     return {
-        "zip bomb stated.npz": deflated_zip(
-            "a.npy", zeros(GIGABYTE * 2, npy((GIGABYTE // 2 - 1,))), 2 * GIGABYTE
-        ),
-        "zip bomb hidden.npz": deflated_zip(
-            "a.npy", zeros(GIGABYTE, npy((4,))), len(npy((4,))) + 16
-        ),
-        "zip bomb header.npz": deflated_zip(
-            "a.npy", zeros(GIGABYTE, b"\x93NUMPY\x02\x00" + b"\x00\x00\x00\x30"), 1 << 20
-        ),
-        "zip bomb magic.npz": deflated_zip("a.npy", zeros(GIGABYTE), 1 << 20),
-        "many members.npz": npz(**{f"m{i}": npy((0,)) for i in range(3000)}),
-        "lzma.npz": compressed(zipfile.ZIP_LZMA, a=np.zeros(9)),
-        "bzip2.npz": compressed(zipfile.ZIP_BZIP2, a=np.zeros(9)),
-        "unknown compression.npz": deflated_zip("a.npy", b"x" * 99, 99, method=77),
-        "encrypted.npz": deflated_zip("a.npy", b"x" * 99, 99, method=0, flags=1),
-        "encrypted strongly.npz": deflated_zip("a.npy", b"x" * 99, 99, method=0, flags=64),
-        "patched.npz": deflated_zip("a.npy", b"x" * 99, 99, method=0, flags=32),
-        "utf-8 name.npz": deflated_zip(
-            "a\udcff.npy".encode(errors="surrogateescape").decode("latin1"), b"", 0, flags=2048
-        ),
-        "no deflate stream.npz": deflated_zip("a.npy", b"\xff" * 99, 200),
-        "compressed size.npz": deflated_zip("a.npy", b"x" * 99, 99, method=0, compress_size=2**31),
-        "object.npz": npz(a=npy((1,), "|O") + b"x" * 8),
-        "record.npz": npz(a=npy((1,), [("a", "<f4"), ("b", "<f8")]) + b"x" * 12),
-        "bfloat16.npz": npz(a=npy((1,), "|V2") + b"xx"),
-        "date.npz": npz(a=npy((1,), "<M8[s]") + b"x" * 8),
-        "subarray.npz": npz(
-            a=npy(
-                (1,),
-                header="{'descr': ('<f4', (1000000000,)), 'fortran_order': False, 'shape': (1,)}\n",
-            )
-        ),
-        "empty but wide.npz": npz(a=npy((0, 2**62, 2**62))),
-        "65 axes.npz": npz(a=npy((1,) * 65) + b"xxxx"),
-        "text of no width.npz": npz(a=npy((HUGE,), "<U0")),
-        "negative.npz": npz(a=npy((-1,))),
-        "bool shape.npz": npz(a=npy((True,)) + b"xxxx"),
-        "huge number.npz": npz(a=npy((10**400,))),
-        "nested header.npz": npz(a=npy(0, header="(" * 5000 + ")" * 5000)),
-        "tokens header.npz": npz(a=npy(0, header="{'descr': '''")),
-        "header of 1 MB.npz": npz(a=npy(0, version=2, header=" " * (1 << 20))),
-        "key header.npz": npz(a=npy(0, header="{1: 2}")),
-        "null header.npz": npz(
-            a=npy(0, header="{'descr': '<f4\0', 'fortran_order': False, 'shape': (1,)}")
-        ),
-        "version 9.npz": npz(a=b"\x93NUMPY\x09\x00" + b"x" * 99),
-        "escapes.npz": npz(**{ESCAPE: b"nothing"}),
-        # safetensors
         "nested.safetensors": _safe(b'{"a":' * 20000),
         "nested lists.safetensors": _safe(b'{"a":' + b"[" * 100_000),
         "huge number.safetensors": _safe(b'{"a": ' + b"9" * 5000 + b"}"),
@@ -401,11 +353,64 @@ def whole_inside(values, shape=None, strides=(1,)):
     return tensor(storage, shape or np.shape(values), strides)
 
 
+def npz_archives():
+    """Malformed `.npz` files, `{name: bytes}`."""
+    return {
+        "zip bomb stated.npz": deflated_zip(
+            "a.npy", zeros(GIGABYTE * 2, npy((GIGABYTE // 2 - 1,))), 2 * GIGABYTE
+        ),
+        "zip bomb hidden.npz": deflated_zip(
+            "a.npy", zeros(GIGABYTE, npy((4,))), len(npy((4,))) + 16
+        ),
+        "zip bomb header.npz": deflated_zip(
+            "a.npy", zeros(GIGABYTE, b"\x93NUMPY\x02\x00" + b"\x00\x00\x00\x30"), 1 << 20
+        ),
+        "zip bomb magic.npz": deflated_zip("a.npy", zeros(GIGABYTE), 1 << 20),
+        "many members.npz": npz(**{f"m{i}": npy((0,)) for i in range(3000)}),
+        "lzma.npz": compressed(zipfile.ZIP_LZMA, a=np.zeros(9)),
+        "bzip2.npz": compressed(zipfile.ZIP_BZIP2, a=np.zeros(9)),
+        "unknown compression.npz": deflated_zip("a.npy", b"x" * 99, 99, method=77),
+        "encrypted.npz": deflated_zip("a.npy", b"x" * 99, 99, method=0, flags=1),
+        "encrypted strongly.npz": deflated_zip("a.npy", b"x" * 99, 99, method=0, flags=64),
+        "patched.npz": deflated_zip("a.npy", b"x" * 99, 99, method=0, flags=32),
+        "utf-8 name.npz": deflated_zip(
+            "a\udcff.npy".encode(errors="surrogateescape").decode("latin1"), b"", 0, flags=2048
+        ),
+        "no deflate stream.npz": deflated_zip("a.npy", b"\xff" * 99, 200),
+        "compressed size.npz": deflated_zip("a.npy", b"x" * 99, 99, method=0, compress_size=2**31),
+        "object.npz": npz(a=npy((1,), "|O") + b"x" * 8),
+        "record.npz": npz(a=npy((1,), [("a", "<f4"), ("b", "<f8")]) + b"x" * 12),
+        "bfloat16.npz": npz(a=npy((1,), "|V2") + b"xx"),
+        "date.npz": npz(a=npy((1,), "<M8[s]") + b"x" * 8),
+        "subarray.npz": npz(
+            a=npy(
+                (1,),
+                header="{'descr': ('<f4', (1000000000,)), 'fortran_order': False, 'shape': (1,)}\n",
+            )
+        ),
+        "empty but wide.npz": npz(a=npy((0, 2**62, 2**62))),
+        "65 axes.npz": npz(a=npy((1,) * 65) + b"xxxx"),
+        "text of no width.npz": npz(a=npy((HUGE,), "<U0")),
+        "negative.npz": npz(a=npy((-1,))),
+        "bool shape.npz": npz(a=npy((True,)) + b"xxxx"),
+        "huge number.npz": npz(a=npy((10**400,))),
+        "nested header.npz": npz(a=npy(0, header="(" * 5000 + ")" * 5000)),
+        "tokens header.npz": npz(a=npy(0, header="{'descr': '''")),
+        "header of 1 MB.npz": npz(a=npy(0, version=2, header=" " * (1 << 20))),
+        "key header.npz": npz(a=npy(0, header="{1: 2}")),
+        "null header.npz": npz(
+            a=npy(0, header="{'descr': '<f4\0', 'fortran_order': False, 'shape': (1,)}")
+        ),
+        "version 9.npz": npz(a=b"\x93NUMPY\x09\x00" + b"x" * 99),
+        "escapes.npz": npz(**{ESCAPE: b"nothing"}),
+    }
+
+
 def score_files():
     """Files of scores, `{name: bytes}`; the format is the end of the name."""
     one = {"pred_score": np.zeros(2), "gt_label": 0}
     text = "\x1b[2J"
-    files = {
+    files = npz_archives() | {
         f"{name}.json": json_scores(**changes)
         for name, changes in {
             "minus one of several": dict(labels=[[-1], [0]]),

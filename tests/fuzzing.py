@@ -489,18 +489,11 @@ def legacy_weights():
     return legacy_file(state())
 
 
-def plain_weights(writer):
-    def make_content():
-        import torch_files
+def plain_weights():
+    from torch_files import safetensors_file
 
-        arrays = {"fc.weight": np.ones((4, 3), np.float32), "fc.bias": np.zeros(4, np.float32)}
-        return (
-            torch_files.npz_file(**arrays)
-            if writer == "npz"
-            else torch_files.safetensors_file(arrays)
-        )
-
-    return make_content
+    arrays = {"fc.weight": np.ones((4, 3), np.float32), "fc.bias": np.zeros(4, np.float32)}
+    return safetensors_file(arrays)
 
 
 def log_of_training(folder):
@@ -614,8 +607,7 @@ TARGETS = {
     "scores.torch.pkl": score_file(".torch.pkl"),
     "weights.pth": weights("w.pth", zipped_weights),
     "weights of old": weights("w.pkl", legacy_weights),
-    "weights.npz": weights("w.npz", plain_weights("npz")),
-    "weights.safetensors": weights("w.safetensors", plain_weights("safetensors")),
+    "weights.safetensors": weights("w.safetensors", plain_weights),
     "log": log_of_training,
     "log that is resumed": log_that_is_resumed,
     "result": result,
@@ -633,7 +625,7 @@ FILES = {
     "png": "00001.png",
     "video": "video.mp4",
     **{f"scores{end}": f"s{end}" for end in (".npz", ".json", ".pkl", ".torch.pkl")},
-    **{f"weights{end}": f"w{end}" for end in (".npz", ".pth", ".safetensors")},
+    **{f"weights{end}": f"w{end}" for end in (".pth", ".safetensors")},
     "weights of old": "w.pkl",
 }
 

@@ -82,7 +82,7 @@ LAYERS = (
     ("trn_jax.models.tsn",),
     ("trn_jax.models.*",),
     ("trn_jax.models",),
-    ("trn_jax.convert.unpickle", "trn_jax.convert.safetensors", "trn_jax.convert.networks"),
+    ("trn_jax.convert.unpickle", "trn_jax.convert.networks"),
     ("trn_jax.convert.shards", "trn_jax.convert.image_sources"),
     ("trn_jax.convert.sources",),
     ("trn_jax.convert.recognition",),

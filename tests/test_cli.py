@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file
 from state_dicts import RESNET, state_of, weights_of
-from torch_files import legacy_file, whole, zip_file
+from torch_files import legacy_file, safetensors_file, whole, zip_file
 
 from trn_jax import checks, cli, config, convert, create_model, main, recipe_flags
 from trn_jax.checkpoints import checkpoint
@@ -36,8 +37,8 @@ class RunsCode:
 def file(tmp_path_factory):
     """Weights of a TRN with the names of mmaction2."""
     model = nnx.eval_shape(lambda: create_model("trn_resnet10", **OPTIONS))
-    path = tmp_path_factory.mktemp("weights") / "trn.npz"
-    np.savez(path, **weights_of(model)[1])
+    path = tmp_path_factory.mktemp("weights") / "trn.safetensors"
+    path.write_bytes(safetensors_file(weights_of(model)[1]))
     return path
 
 
@@ -56,7 +57,7 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
     assert about["source"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert about["config"]["model"]["num_segments"] == 3
     expected = create_model("trn_resnet10", **OPTIONS)
-    convert.load_state_dict(expected, dict(np.load(file)))
+    convert.load_state_dict(expected, load_file(file))
     found, expected = (nnx.as_pure(nnx.state(model)) for model in (found, expected))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
@@ -114,14 +115,15 @@ def test_the_classifier_can_be_drawn_for_other_classes(file, tmp_path, capsys):
     assert about["config"]["model"]["num_classes"] == 7
     assert found.head.relations[1].output.kernel.shape == (256, 7)
     assert float(jax.numpy.abs(found.head.relations[1].output.kernel[...]).max()) > 0
-    stored = np.load(file)["cls_head.fc_cls.weight"]
+    stored = load_file(file)["cls_head.fc_cls.weight"]
     np.testing.assert_array_equal(found.head.fc.kernel[...], stored.T)
 
 
 def test_names_are_changed_and_what_is_left_is_printed(file, tmp_path, capsys):
-    arrays = {f"trunk/{name}": value for name, value in np.load(file).items()}
-    np.savez(tmp_path / "odd.npz", **arrays, **{"aux.weight": np.ones(3)})
-    arguments = ["convert", f"--from={tmp_path}/odd.npz", "--model=trn_resnet10"]
+    arrays = {f"trunk/{name}": value for name, value in load_file(file).items()}
+    content = safetensors_file(arrays | {"aux.weight": np.ones(3)})
+    (tmp_path / "odd.safetensors").write_bytes(content)
+    arguments = ["convert", f"--from={tmp_path}/odd.safetensors", "--model=trn_resnet10"]
     arguments += ["--rename=^trunk/=", "--ignore=aux.*", f"--to={tmp_path}/out"]
     assert cli.main(arguments) == 0
     said = capsys.readouterr().out
@@ -132,8 +134,9 @@ def test_names_are_changed_and_what_is_left_is_printed(file, tmp_path, capsys):
 def test_a_classifier_of_images_becomes_a_head(tmp_path, capsys):
     model = nnx.eval_shape(lambda: create_model("tsn_resnet10", num_classes=6))
     expected, state = state_of(model, (*RESNET, (r"head/fc", "fc")))
-    np.savez(tmp_path / "image.npz", **{f"_orig_mod.{name}": v for name, v in state.items()})
-    arguments = ["convert", f"--from={tmp_path}/image.npz", "--num-segments=1"]
+    content = safetensors_file({f"_orig_mod.{name}": value for name, value in state.items()})
+    (tmp_path / "image.safetensors").write_bytes(content)
+    arguments = ["convert", f"--from={tmp_path}/image.safetensors", "--num-segments=1"]
     command = [*arguments, "--model=tsn_resnet10", f"--to={tmp_path}/out"]
     assert cli.main(command) == 2
     assert "--take-classifier" in capsys.readouterr().err
@@ -152,8 +155,8 @@ def test_a_classifier_of_images_becomes_a_head(tmp_path, capsys):
 def test_how_a_trn_chooses_its_relations_is_printed(tmp_path, capsys, segments, noted):
     options = dict(OPTIONS, num_segments=segments)
     model = nnx.eval_shape(lambda: create_model("trn_resnet10", **options))
-    np.savez(tmp_path / "trn.npz", **weights_of(model)[1])
-    command = ["convert", f"--from={tmp_path}/trn.npz", "--model=trn_resnet10"]
+    (tmp_path / "trn.safetensors").write_bytes(safetensors_file(weights_of(model)[1]))
+    command = ["convert", f"--from={tmp_path}/trn.safetensors", "--model=trn_resnet10"]
     assert cli.main([*command, f"--to={tmp_path}/out"]) == 0
     said = capsys.readouterr().out
     # Of 4 frames, there are 6 relations of 2, of which 3 are drawn; of 3 frames, all are taken.
@@ -172,8 +175,8 @@ def test_options_reach_the_model(tmp_path):
         name.replace(".conv1.conv.", ".conv1.conv.net.") if ".layer" in name else name: value
         for name, value in weights_of(model, "tsn")[1].items()
     }
-    np.savez(tmp_path / "tsm.npz", **shifted)
-    arguments = ["convert", f"--from={tmp_path}/tsm.npz", "--model=tsm_resnet10"]
+    (tmp_path / "tsm.safetensors").write_bytes(safetensors_file(shifted))
+    arguments = ["convert", f"--from={tmp_path}/tsm.safetensors", "--model=tsm_resnet10"]
     arguments += ["--option=width=8", "--option=causal=True", f"--to={tmp_path}/out"]
     assert cli.main(arguments) == 0
     found = checkpoint.open_checkpoint(tmp_path / "out").load()

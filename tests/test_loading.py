@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from torch_files import safetensors_file
 
 import trn_jax
 from trn_jax import models
@@ -145,9 +146,10 @@ def test_weights_of_a_checkpoint_start_a_model(stored):
 def test_weights_of_a_file_start_a_model(tmp_path):
     model = models.create_model("tsn_resnet18", num_classes=3, rngs=nnx.Rngs(1), width=4)
     bottom = {"conv1.weight": np.ones((4, 3, 7, 7), np.float32)}
-    np.savez(tmp_path / "part.npz", **bottom)
+    (tmp_path / "part.safetensors").write_bytes(safetensors_file(bottom))
+    weights = tmp_path / "part.safetensors"
     with pytest.raises(UserError, match="missing"):
-        trn_jax.create_model("tsn_resnet18", num_classes=3, weights=tmp_path / "part.npz", width=4)
+        trn_jax.create_model("tsn_resnet18", num_classes=3, weights=weights, width=4)
     with pytest.raises(UserError, match=r"nowhere\.pth: there is neither"):
         trn_jax.create_model("tsn_resnet18", num_classes=3, weights="nowhere.pth", width=4)
     assert model.info is None

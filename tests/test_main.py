@@ -19,6 +19,7 @@ import pytest
 from flax import nnx
 from small_training import REPOSITORY, assert_identical, make_tree, parameters
 from state_dicts import weights_of
+from torch_files import safetensors_file
 
 from trn_jax import build, create_model
 from trn_jax.checkpoints import checkpoint
@@ -547,12 +548,12 @@ def test_training_starts_from_foreign_weights(tree):
     ours, theirs = weights_of(model)
     positive = {name: np.abs(value) for name, value in theirs.items()}  # as variances have to be
     averaged = {f"model_ema.{name}": value for name, value in positive.items()}
-    np.savez(tree / "weights.npz", **positive, **averaged)
-    flags = [f"--config.init_from={tree}/weights.npz", "--config.optim.lr=0"]
+    (tree / "weights.safetensors").write_bytes(safetensors_file(positive | averaged))
+    flags = [f"--config.init_from={tree}/weights.safetensors", "--config.optim.lr=0"]
     done = run(tree, *flags, "--config.train.steps=1")
     assert done.returncode == 0, done.stderr
     assert "starting from the weights of" in done.stderr
-    assert "weights.npz: left unread: " in done.stderr
+    assert "weights.safetensors: left unread: " in done.stderr
     found = parameters(tree / "run")
     path = "backbone/layer4/0/conv1/kernel"
     np.testing.assert_array_equal(found["model/" + path.replace("/", ".")], np.abs(ours[path]))
@@ -565,16 +566,16 @@ def test_the_published_file_is_found_in_a_folder(tmp_path):
     with pytest.raises(UserError, match="does not say which file to take"):
         build.initial_weights(config)
     digest = hashlib.sha256(b"").hexdigest()[:8]
-    config.init_url = f"https://example.org/models/net-{digest}.npz"
-    with pytest.raises(UserError, match=f"net-{digest}.npz.* started from .*example.org/models"):
+    config.init_url = f"https://example.org/models/net-{digest}.safetensors"
+    with pytest.raises(UserError, match=f"net-{digest}.safetensors.*example.org/models"):
         build.initial_weights(config)
-    path = tmp_path / f"net-{digest}.npz"
-    np.savez(path, weight=np.arange(3.0))
+    path = tmp_path / f"net-{digest}.safetensors"
+    path.write_bytes(safetensors_file({"weight": np.arange(3.0)}))
     with pytest.raises(UserError, match=f"not with {digest}"):
         build.initial_weights(config)
     true = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    path.rename(tmp_path / f"net-{true}.npz")
-    config.init_url = f"https://example.org/models/net-{true}.npz"
+    path.rename(tmp_path / f"net-{true}.safetensors")
+    config.init_url = f"https://example.org/models/net-{true}.safetensors"
     np.testing.assert_array_equal(build.initial_weights(config)["weight"], np.arange(3.0))
 
 

@@ -3,9 +3,9 @@
 import re
 import sys
 
-import numpy as np
 import pytest
 import weights
+from torch_files import safetensors_file
 
 import trn_jax
 from trn_jax import cli
@@ -66,8 +66,8 @@ def test_a_file_of_pytorch_is_verified(torch, state, tmp_path, capsys):
 
 def test_a_file_that_pytorch_does_not_know_is_verified(state, tmp_path, capsys):
     arrays = {f"module.{name}": value.numpy() for name, value in state.items()}
-    np.savez(tmp_path / "trn.npz", **arrays)
-    assert convert(tmp_path / "trn.npz", tmp_path / "out", "--verify") == 0
+    (tmp_path / "trn.safetensors").write_bytes(safetensors_file(arrays))
+    assert convert(tmp_path / "trn.safetensors", tmp_path / "out", "--verify") == 0
     assert_verified(capsys.readouterr().out, reader="trn_jax", names="its own names")
 
 

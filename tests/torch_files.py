@@ -121,7 +121,8 @@ def legacy_file(value, protocol=2, system=SYSTEM, size_of=len):
 
 def safetensors_file(arrays, **changed):
     header, data = {"__metadata__": {"format": "pt"}}, b""
-    names = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int64": "I64", "bool": "BOOL"}
+    names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+    names |= {"int64": "I64", "bool": "BOOL"}
     for name, array in arrays.items():
         end = len(data) + array.nbytes
         header[name] = {

@@ -80,8 +80,8 @@ def create_model(name, *, num_classes, weights=None, init_head=False, **options)
     Args:
         name: one of `list_models()`.
         num_classes: number of classes; 0 for a model without a head, which gives features.
-        weights: what the backbone starts from, as `config.init_from` does: a .pth, .safetensors or
-            .npz file of another project, or a checkpoint.
+        weights: what the backbone starts from, as `config.init_from` does: a .pth or
+            .safetensors file of another project, or a checkpoint.
         init_head: begin with its neck and head, too; of a checkpoint, as far as they have the same
             shapes.
         **options: see `trn_jax.models.create_model`.

@@ -283,8 +283,9 @@ def test_unknown_schemes_are_called_so(build, names):
 def test_names_are_changed_and_ignored(build, tmp_path):
     expected, theirs = torchvision_state(build())
     odd = {f"visual-trunk/{n}".replace("weight", "gamma"): v for n, v in theirs.items()}
-    np.savez(tmp_path / "w.npz", **odd, **{"projector.0.gamma": np.ones(3)})
-    file = read_torch_file(tmp_path / "w.npz")
+    content = safetensors_file(odd | {"projector.0.gamma": np.ones(3)})
+    (tmp_path / "w.safetensors").write_bytes(content)
+    file = read_torch_file(tmp_path / "w.safetensors")
     rename = [("^visual-trunk/", ""), ("gamma", "weight")]
     found, origins = convert.selected(file, rename=rename, ignore=["projector.*"])
     assert "ignored: 1 tensors projector.*" in found.left_unread

@@ -14,7 +14,7 @@ def add_convert(commands):
     parser = commands.add_parser(
         "convert", help="turn weights of PyTorch into a checkpoint that can be evaluated"
     )
-    parser.add_argument("--from", required=True, dest="file", help=".pth, .safetensors or .npz")
+    parser.add_argument("--from", required=True, dest="file", help=".pth or .safetensors")
     parser.add_argument("--model", required=True, help="name of the model, see `trn-jax models`")
     parser.add_argument("--to", required=True, help="folder of the checkpoint; must not exist")
     parser.add_argument("--num-classes", type=positive, help="by default those of the file")

@@ -11,18 +11,17 @@ import zipfile
 import zlib
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from trn_jax.convert import shards
 from trn_jax.convert.networks import Network, StateDict, choose
-from trn_jax.convert.safetensors import looks_like_safetensors, read_safetensors
 from trn_jax.convert.torch_objects import Storage, call, persistent, state_dict_arrays
 from trn_jax.convert.unpickle import load_pickle
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.files import reading
-from trn_jax.npz import read_npz
 
 # Eight decimal digits are taken for a date.
-_HASH_IN_NAME = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8,64})\.(?:pth|pt|pth\.tar|safetensors|npz)$")
+_HASH_IN_NAME = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8,64})\.(?:pth|pt|pth\.tar|safetensors)$")
 
 # The first pickle of files of before version 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -35,7 +34,7 @@ _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeEr
 def read_torch_file(path, key=None):
     """Read the weights in a file, or in several, see `shards`.
 
-    The formats are PyTorch's (of all versions since 0.1.10), `.safetensors` and `.npz`; the content
+    The formats are PyTorch's (of all versions since 0.1.10) and `.safetensors`; the content
     decides, not the name. The weights may lie in a wrapper such as `{"state_dict": ...}`; optimizer
     states and everything else are left alone.
 
@@ -129,12 +128,12 @@ def _read(file, size, key):
     if head[:1] == b"\x80":  # the first byte of a pickle
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             return _read_legacy(mapped, key)
-    if looks_like_safetensors(head, size):
-        return _flat(read_safetensors(file, size), key)
+    if head[8:9] == b"{":  # behind the length of the header
+        return _flat(_read_safetensors(file.name), key)
     if head[257:262] == b"ustar":
         raise UserError("the file is a tar archive; save it again with a PyTorch after 0.1.9")
     raise UserError(
-        f"this is no file of PyTorch weights, .safetensors or .npz; it begins with {head[:16]!r}"
+        f"this is neither a file of PyTorch weights nor .safetensors; it begins with {head[:16]!r}"
     )
 
 
@@ -145,11 +144,15 @@ def _read_zip(file, size, key):
             if sum(info.compress_size for info in archive.infolist()) > size:
                 raise UserError("the archive tells of more than it has; it is cut off or damaged")
             names = archive.namelist()
-            if names and all(name.endswith(".npy") for name in names):
-                return _flat(read_npz(archive, size), key)
+            if any(name.endswith(".npy") for name in names):
+                raise UserError(
+                    ".npz files of weights are not read; convert it: safetensors.numpy.save_file("
+                    "{name: np.ascontiguousarray(array) for name, array in "
+                    "np.load('weights.npz').items()}, 'weights.safetensors')"
+                )
             folders = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
             if len(folders) != 1:
-                raise UserError("this is a zip archive, but not one of PyTorch or NumPy")
+                raise UserError("this is a zip archive, but not one of PyTorch")
             return _Zip(archive, folders[0]).read(size, key)
     except UserError:
         raise
@@ -158,6 +161,18 @@ def _read_zip(file, size, key):
             f"the archive cannot be read ({error}); with its {size} bytes it is probably cut off "
             "or damaged, get it again"
         ) from error
+
+
+def _read_safetensors(path):
+    try:
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.offset_keys()}
+    except SafetensorError as error:
+        raise UserError(
+            f"malformed or truncated .safetensors ({escaped(str(error))}); get it again"
+        ) from error
+    except (AttributeError, ValueError) as error:  # a dtype or a shape that NumPy does not have
+        raise UserError(f"a tensor can't be read ({escaped(str(error))})") from error
 
 
 class _Zip:
