@@ -6,8 +6,8 @@ r"""Run a command in several processes on this machine, each with virtual CPU de
 Each process gets its coordinator, number of processes and index from the environment
 (TRN_JAX_COORDINATOR, TRN_JAX_NUM_PROCESSES, TRN_JAX_PROCESS_ID) and runs in its own process group.
 Its index precedes each of its output lines. SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 are
-forwarded to all processes. If one fails, the others have --grace seconds to exit, then get SIGTERM, and as many
-later SIGKILL. No process is left behind, even if this script is killed.
+forwarded to all processes. If one fails, the others have --grace seconds to exit, then get SIGTERM,
+and as many later SIGKILL. No process is left behind, even if this script is killed.
 
 --restarts=N starts all of them again, up to N times, after a failure or an interruption (status
 75), but not after status 2, an error that would recur, and not once this script got a signal.

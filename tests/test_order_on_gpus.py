@@ -49,7 +49,7 @@ def sums(make_model, platform):
         optim_keys(lr=0.1, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
     )
     mesh = make_mesh(jax.devices()[:1])
-    graph, optimizer, init = train_step.lay_out(
+    graph, optimizer, init = train_step.state_definition(
         make_model,
         lambda params: optim.sgd(
             params, rate, optim_keys(momentum=0.9, weight_decay=0.0, clip_norm=0.0)

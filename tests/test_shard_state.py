@@ -42,7 +42,7 @@ def prepare(shard, *, dtype="float64", **options):
     )
     layout = train_step.state_sharding(state, mesh, shard)
     step = train_step.jit_train_step(
-        mesh, layout=layout, graph=graph, optimizer=optimizer, rate=rate, seed=3, **options
+        mesh, sharding=layout, graph=graph, optimizer=optimizer, rate=rate, seed=3, **options
     )
     return graph, state, step
 

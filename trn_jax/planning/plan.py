@@ -112,16 +112,16 @@ def training_cost(config, devices):
 
 def _trace_training(config, devices):
     """The training step, as JAX sees it."""
-    laid = _lay_out(config, devices)
+    defined = _define(config, devices)
     step = train_step.jit_train_step(
-        laid.mesh,
-        layout=laid.layout,
-        graph=laid.graph,
+        defined.mesh,
+        sharding=defined.sharding,
+        graph=defined.graph,
         seed=config.seed,
         accumulation=config.train.accumulation,
-        **laid.options,
+        **defined.options,
     )
-    split = batch_sharding(laid.mesh)
+    split = batch_sharding(defined.mesh)
     batch, view = config.train.batch, View(**resolved_views(config)["data.train"])
     labels: tuple[tuple[int, ...], type] = ((batch,), jnp.int32)
     if config.data.multi_label:
@@ -131,59 +131,59 @@ def _trace_training(config, devices):
         "clip": jax.ShapeDtypeStruct(clips, jnp.uint8, sharding=split),
         "label": jax.ShapeDtypeStruct(*labels, sharding=split),
     }
-    return step.trace(laid.state, arrays)
+    return step.trace(defined.state, arrays)
 
 
 def _trace_update(config, devices):
     """What a training step does after the last of its parts."""
-    laid = _lay_out(config, devices)
-    whole, parts = replicated(laid.mesh), config.train.accumulation
+    defined = _define(config, devices)
+    whole, parts = replicated(defined.mesh), config.train.accumulation
 
-    def update(state, outcomes):
-        outcome = train_step.mean_outcome(outcomes)
+    def update(state, parts):
+        values_and_grads = train_step.mean_of_parts(parts)
         return train_step.update_state(
-            state, outcome, mesh=laid.mesh, layout=laid.layout, **laid.options
+            state, values_and_grads, mesh=defined.mesh, sharding=defined.sharding, **defined.options
         )
 
     def stacked(leaf):
         return jax.ShapeDtypeStruct((parts, *leaf.shape), leaf.dtype, sharding=whole)
 
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
-    outcome = (scalar, (scalar, laid.state.stats)), laid.state.params
-    places = jax.tree.map(lambda leaf: leaf.sharding, laid.state)
+    values_and_grads = (scalar, (scalar, defined.state.stats)), defined.state.params
+    places = jax.tree.map(lambda leaf: leaf.sharding, defined.state)
     jitted = jax.jit(update, donate_argnums=0, out_shardings=(places, whole))
-    return jitted.trace(laid.state, jax.tree.map(stacked, outcome))
+    return jitted.trace(defined.state, jax.tree.map(stacked, values_and_grads))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layout:
+class _Definition:
     """A training on devices: `options` are those of `train_step.update_state`."""
 
     mesh: jax.sharding.Mesh
     graph: nnx.GraphDef
     state: train_step.TrainState
-    layout: train_step.TrainState | None
+    sharding: train_step.TrainState | None
     options: dict
 
 
-def _lay_out(config, devices):
+def _define(config, devices):
     checks.check(config)
     mesh = make_mesh(devices)
     checks.check_batch(config, mesh.size)
     parts = build.parts(config, steps_per_epoch=_STEPS_PER_EPOCH)
-    graph, optimizer, init = train_step.lay_out(
+    graph, optimizer, init = train_step.state_definition(
         lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)), parts.make_optimizer
     )
     shapes = jax.eval_shape(init)
-    layout = train_step.state_sharding(shapes, mesh, config.train.shard_state)
+    sharding = train_step.state_sharding(shapes, mesh, config.train.shard_state)
     whole = replicated(mesh)
-    places = jax.tree.map(lambda _: whole, shapes) if layout is None else layout
+    places = jax.tree.map(lambda _: whole, shapes) if sharding is None else sharding
     skips = config.train.on_nan == "skip"
-    return _Layout(
+    return _Definition(
         mesh,
         graph,
         jax.tree.map(_abstract, shapes, places),
-        layout,
+        sharding,
         dict(optimizer=optimizer, rate=parts.rate, skip_not_finite=skips),
     )
 

@@ -81,7 +81,7 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
     describe_workdir(config, workdir, data.class_names, lists)
     step_fn = jit_train_step(
         mesh,
-        layout=state_sharding(state, mesh, config.train.shard_state),
+        sharding=state_sharding(state, mesh, config.train.shard_state),
         graph=graph,
         optimizer=optimizer,
         rate=parts.rate,

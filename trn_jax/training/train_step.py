@@ -1,4 +1,4 @@
-"""One step of training on the devices: its state, its loss, and how both begin."""
+"""One step of training on the devices: state, loss, gradients, update."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ class TrainState:
     """Everything that a step changes.
 
     Attributes:
-        step: number of steps taken, which is also the number of the next global batch.
+        step: number of steps taken, and so the index of the next global batch.
         params: trainable parameters.
         stats: running statistics of the batch norms.
         fixed: frozen parameters.
@@ -53,13 +53,13 @@ def classification_loss(logits, labels, *, weight=1.0, label_smoothing=0.0, clas
     Args:
         logits: `[batch, classes]`.
         labels: `[batch]` for the softmax cross-entropy of one label per clip, or `[batch, classes]`
-            of 0 and 1 for the binary cross-entropy of every class by itself, a mean over them too
+            of 0 and 1 for the binary cross-entropy of each class, also averaged over the classes
             (`BCELossWithLogits` of mmaction2).
         weight: factor of the loss.
         label_smoothing: share of a label that is spread over all classes (Szegedy et al.,
-            "Rethinking the Inception Architecture for Computer Vision", 2016); of one label per
-            clip.
-        class_weights: a factor per class, for the clips that have it.
+            "Rethinking the Inception Architecture for Computer Vision", 2016); only for one label
+            per clip.
+        class_weights: a factor per class.
     """
     if labels.ndim > 1:
         losses = optax.sigmoid_binary_cross_entropy(logits, labels)
@@ -86,29 +86,29 @@ def train_step(
     loss=classification_loss,
     skip_not_finite=False,
     mesh,
-    layout=None,
+    sharding=None,
 ):
     """Take one step of SGD.
 
-    The random numbers of a step follow from `(seed, step)` and from each clip's number in the
-    global batch; batch statistics are those of groups of clips. The outcome therefore depends
-    neither on the number of devices nor on `accumulation` (up to rounding).
+    Random numbers are a function of `(seed, step)` and of each clip's index in the global batch;
+    batch statistics are those of groups of clips. The result therefore depends neither on the
+    number of devices nor on `accumulation` (up to rounding).
 
     Args:
         state: a `TrainState`, donated by the caller.
         batch: `clip` uint8 `[batch, segments, height, width, 3]` and `label`, `[batch]` or, of
             several labels per clip, `[batch, classes]` of 0 and 1.
-        graph: the structure of the model.
+        graph: the graph definition of the model.
         optimizer: an optax transformation.
         rate: learning rate as a function of the step, for the log.
-        seed: of the step's random numbers.
+        seed: of the random numbers.
         accumulation: number of parts that the batch is computed in, one after the other.
         loss: function of logits and labels, a mean over the clips.
         skip_not_finite: if the loss or the norm of the gradient is not finite, leave parameters,
-            statistics and momentum as they are. The step counts all the same, so that random
-            numbers and learning rate remain those of the step.
-        mesh: the devices that the batch is cut over.
-        layout: where the state lies, see `state_sharding`; by default whole on every device.
+            statistics and momentum unchanged. The step counts all the same, so that random numbers
+            and learning rate remain those of the step.
+        mesh: the devices that the batch is sharded over.
+        sharding: of the state, see `state_sharding`; by default it is replicated.
 
     Returns:
         The new state, and the scalars `loss`, `top1`, `grad_norm` (before clipping) and `lr`.
@@ -118,16 +118,16 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     dropout_key, relations_key = jax.random.split(key)
 
-    whole_params, whole_fixed = state.params, state.fixed
-    if layout is not None:
-        # What is cut over the devices is put together first. Otherwise the partitioner may cut the
-        # layers along their channels, and send features around instead of parameters.
-        whole_params, whole_fixed = jax.lax.with_sharding_constraint(
+    all_params, all_fixed = state.params, state.fixed
+    if sharding is not None:
+        # Gather the parameters first. Otherwise the partitioner may shard the layers along their
+        # channels, and communicate features instead of parameters.
+        all_params, all_fixed = jax.lax.with_sharding_constraint(
             (state.params, state.fixed), replicated(mesh)
         )
 
     def loss_fn(params, clips, labels, clip_index):
-        model = nnx.merge(graph, params, state.stats, whole_fixed)
+        model = nnx.merge(graph, params, state.stats, all_fixed)
         rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
         logits, auxiliary = model.outputs(clips, train=True, rngs=rngs, clip_index=clip_index)
         value = loss(logits, labels)
@@ -137,47 +137,47 @@ def train_step(
         return value, (_top1(logits, labels), stats)
 
     def part_of_step(_, part):
-        return None, jax.value_and_grad(loss_fn, has_aux=True)(whole_params, *part)
+        return None, jax.value_and_grad(loss_fn, has_aux=True)(all_params, *part)
 
     clips, labels = batch["clip"], batch["label"]
     parts = (clips, labels, jnp.arange(len(labels)))
     if accumulation == 1:
-        _, outcome = part_of_step(None, parts)
+        _, values_and_grads = part_of_step(None, parts)
     else:
-        parts = jax.tree.map(lambda x: _cut(x, accumulation, mesh), parts)
-        _, outcomes = jax.lax.scan(part_of_step, None, parts)
-        outcome = mean_outcome(outcomes)
+        parts = jax.tree.map(lambda x: _split(x, accumulation, mesh), parts)
+        _, found = jax.lax.scan(part_of_step, None, parts)
+        values_and_grads = mean_of_parts(found)
     return update_state(
         state,
-        outcome,
+        values_and_grads,
         optimizer=optimizer,
         rate=rate,
         skip_not_finite=skip_not_finite,
         mesh=mesh,
-        layout=layout,
+        sharding=sharding,
     )
 
 
-def mean_outcome(outcomes):
-    """The outcome of a step from those of its parts, `[parts, ...]`."""
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), outcomes)
+def mean_of_parts(parts):
+    """Loss, accuracy, statistics and gradients of a step from those of its parts, `[parts, ...]`."""
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), parts)
 
 
-def update_state(state, outcome, *, optimizer, rate, skip_not_finite, mesh, layout):
-    """The end of `train_step`, which is done once, in however many parts the batch is computed.
+def update_state(state, values_and_grads, *, optimizer, rate, skip_not_finite, mesh, sharding):
+    """The last part of `train_step`, once per batch.
 
     Args:
         state: a `TrainState`.
-        outcome: `((loss, (top1, statistics)), gradients)`.
+        values_and_grads: `((loss, (top1, statistics)), gradients)`.
         optimizer: see `train_step`, as for the others and for what is returned.
         rate: function of the step.
-        skip_not_finite: whether to keep the state where the outcome is not finite.
+        skip_not_finite: whether to keep the state if loss or gradients are not finite.
         mesh: the devices.
-        layout: where the state lies.
+        sharding: where the state lies.
     """
-    (value, (top1, stats)), grads = outcome
-    if layout is not None:
-        # Every device updates a part of the momentum, and needs that part of the gradient only.
+    (value, (top1, stats)), grads = values_and_grads
+    if sharding is not None:
+        # Every device updates a part of the momentum, and needs only that part of the gradient.
         grads = jax.lax.with_sharding_constraint(grads, fsdp_sharding(grads, mesh))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     scalars = {
@@ -199,15 +199,15 @@ def _top1(logits, labels):
     if labels.ndim == 1:
         right = jnp.argmax(logits, axis=-1) == labels
     else:
-        own = jnp.where(labels > 0, logits, -jnp.inf)
-        right = own.max(axis=-1) == logits.max(axis=-1)
+        labelled = jnp.where(labels > 0, logits, -jnp.inf)
+        right = labelled.max(axis=-1) == logits.max(axis=-1)
     return jnp.mean(right, dtype=logits.dtype)
 
 
 def _unless_not_finite(before, after, scalars):
-    """What a step leaves behind, and its scalars with `skipped` added."""
-    # A branch behind a barrier: a choice element by element would be fused with the update, and
-    # round otherwise. So the numbers of a training without NaN are the same, bit for bit.
+    """The state after a step, and its scalars with `skipped` added."""
+    # A branch behind a barrier: an elementwise choice would be fused with the update, and round
+    # differently. This way a training without NaN gives the same numbers, bit for bit.
     after, scalars = jax.lax.optimization_barrier((after, scalars))
     finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(scalars["grad_norm"])
     after = jax.lax.cond(finite, lambda after, _: after, _only_counters, after, before)
@@ -215,7 +215,7 @@ def _unless_not_finite(before, after, scalars):
 
 
 def _only_counters(after, before):
-    """The state before a step, but with the counters, the only integers in it, after the step."""
+    """The state before a step, with the counters (its only integers) of the state after it."""
     return jax.tree.map(
         lambda new, old: new if jnp.issubdtype(new.dtype, jnp.integer) else old, after, before
     )
@@ -227,10 +227,10 @@ def all_finite(tree):
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _cut(x, accumulation, mesh):
-    """Cut `[batch, ...]` into `[accumulation, batch / accumulation, ...]`.
+def _split(x, accumulation, mesh):
+    """Split `[batch, ...]` into `[accumulation, batch / accumulation, ...]`.
 
-    Every device cuts its own rows, so that nothing travels between devices.
+    Every device splits its own rows, without communication.
     """
     rows = x.reshape(mesh.size, accumulation, -1, *x.shape[1:])
     parts = rows.swapaxes(0, 1).reshape(accumulation, -1, *x.shape[1:])
@@ -264,26 +264,26 @@ def state_sharding(state, mesh, shard="none"):
     return everywhere.replace(**sharded)
 
 
-def jit_train_step(mesh, *, layout=None, **kwargs):
-    """Compile `train_step` for `mesh`: the state is donated, the batch cut over the devices.
+def jit_train_step(mesh, *, sharding=None, **kwargs):
+    """Jit `train_step` for `mesh`: the state is donated, the batch sharded over the devices.
 
     Args:
         mesh: the devices.
-        layout: where the state lies, before and after, see `state_sharding`.
+        sharding: of the state before and after, see `state_sharding`.
         **kwargs: of `train_step`.
     """
-    whole = replicated(mesh)
-    placed = whole if layout is None else layout
+    everywhere = replicated(mesh)
+    placed = everywhere if sharding is None else sharding
     return jax.jit(
-        partial(train_step, mesh=mesh, layout=layout, **kwargs),
+        partial(train_step, mesh=mesh, sharding=sharding, **kwargs),
         in_shardings=(placed, batch_sharding(mesh)),
-        out_shardings=(placed, whole),
+        out_shardings=(placed, everywhere),
         donate_argnums=0,
     )
 
 
-def lay_out(make_model, make_optimizer):
-    """Make a plan of a training, without computing anything.
+def state_definition(make_model, make_optimizer):
+    """Define the state of a training, without computing anything.
 
     Args:
         make_model: function without arguments that returns a `Recognizer`.
@@ -304,18 +304,19 @@ def lay_out(make_model, make_optimizer):
 
 
 def init_state(make_model, make_optimizer, mesh, shard="none"):
-    """Draw a model and lay it out on the devices of `mesh`.
+    """Draw the initial state on the devices of `mesh`.
 
     Returns:
-        The graph definition, the optimizer, and a `TrainState`; see `lay_out` and `state_sharding`.
+        The graph definition, the optimizer, and a `TrainState`; see `state_definition` and
+        `state_sharding`.
     """
-    graph, optimizer, init = lay_out(make_model, make_optimizer)
-    layout = state_sharding(jax.eval_shape(init), mesh, shard) or replicated(mesh)
-    return graph, optimizer, jax.jit(init, out_shardings=layout)()
+    graph, optimizer, init = state_definition(make_model, make_optimizer)
+    sharding = state_sharding(jax.eval_shape(init), mesh, shard) or replicated(mesh)
+    return graph, optimizer, jax.jit(init, out_shardings=sharding)()
 
 
 def load_weights(graph, state, weights, **options):
-    """Begin with foreign weights.
+    """Load foreign weights.
 
     Args:
         graph: the structure of the model.
@@ -324,12 +325,12 @@ def load_weights(graph, state, weights, **options):
         **options: of `convert.load_state_dict`.
 
     Returns:
-        The new state, and lines on what was of no use, see `convert.unread`.
+        The new state, and lines on unread tensors, see `convert.unread`.
     """
     model = nnx.merge(graph, *state.model)
     rows = convert.load_state_dict(model, weights, **options)
     _, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-    # Laid out as a step leaves them, so that nothing is compiled again after the first one.
+    # With the shardings that a step returns, so that nothing compiles again after the first one.
     places = jax.tree.map(lambda leaf: leaf.sharding, state.model)
     params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), places)
     new = state.replace(params=params, stats=stats, fixed=fixed)
