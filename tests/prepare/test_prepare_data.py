@@ -37,14 +37,14 @@ def test_the_printed_command_is_one_that_starts(tmp_path, capsys):
     command = said.splitlines()[-1].removeprefix("  trn-jax ").replace("runs/", f"{tmp_path}/runs/")
     # It stops at its first complaint, which must not be one about the data.
     done = subprocess.run(
-        f"{sys.executable} -m trn_jax.cli {command} --config.model.num_segments=9",
+        f"{sys.executable} -m trn_jax.cli {command} --config.data.train.num_segments=9",
         shell=True,
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2 and "model.num_segments=9" in done.stderr
+    assert done.returncode == 2 and "data.train.num_segments=9" in done.stderr
     assert main(["jester", f"--archives={tmp_path}/in", f"--to={to}"]) == 0
     assert "nothing to do: all of this was there already" in capsys.readouterr().out
 
@@ -70,7 +70,7 @@ def test_errors_are_one_message(tmp_path, capsys):
     for flags, said in (
         (["jestr", "--archives=a"], "did you mean 'jester'?"),
         (["jester"], "jester needs --archives="),
-        (["jester", "--archives=a", "--val-share=0.1"], "--val-share is for own videos"),
+        (["jester", "--archives=a", "--val-share=0.1"], "--val-share is not for --archives"),
         ([str(tmp_path), "--skip-video-check"], "--skip-video-check needs --archives"),
     ):
         assert main([*flags, f"--to={tmp_path}/to"]) == 2

@@ -15,15 +15,15 @@ import argparse
 import os
 import sys
 
-from trn_jax.cli import data, results, training, weights
+from trn_jax.cli import data, prepare, results, training, weights
 from trn_jax.errors import UserError
 
 _DESCRIPTION = "Prepare data, train, evaluate, report and convert models of actions in videos."
 COMMANDS = (
     training.add_train,
     training.add_eval,
-    data.add_prepare,
-    data.add_extract,
+    prepare.add_prepare,
+    prepare.add_extract,
     data.add_check,
     data.add_records,
     training.add_recipes,

@@ -1,4 +1,4 @@
-"""Arguments that several commands have."""
+"""Arguments shared by several commands."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from trn_jax.errors import UserError
 
 
 def positive(text):
-    """A count on the command line, for `argparse`."""
+    """Parse a positive integer, for `argparse`."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
@@ -14,14 +14,14 @@ def positive(text):
 
 
 def add_recipe(parser):
-    """Add the recipe, by its name or as `--config`; see `read_recipe`."""
+    """Add a recipe, by name or as `--config`, see `read_recipe`."""
     parser.add_argument("recipe", nargs="?", help="name, see `trn-jax recipes`, or path of a file")
     parser.add_argument("--config", metavar="RECIPE", help="the same")
     parser.set_defaults(takes_settings=True)
 
 
 def read_recipe(arguments):
-    """The configuration that `add_recipe` and the settings behind it give.
+    """Read the configuration of a recipe with its settings.
 
     Raises:
         UserError: there is no recipe, there are two, or it cannot be loaded.
