@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import tempfile
@@ -78,3 +79,23 @@ def golden():
         return json.loads((GOLDENS / f"{name}.json").read_text())
 
     return read
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The configuration of a tiny training and its working directory, with checkpoints 3 and 6."""
+    from tiny_training import tiny_training
+
+    from trn_jax.training import loop
+
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny_training(folder)
+    assert loop.train(config, str(folder / "run")) == 0
+    assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"3", "6"}
+    return config, folder / "run"
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A copy of the working directory."""
+    return shutil.copytree(trained[1], tmp_path / "run")

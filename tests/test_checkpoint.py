@@ -4,17 +4,14 @@ import itertools
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from small_training import write_frames
-from test_main import RECIPE
+from tiny_training import stored
 
 from trn_jax.checkpoints import checkpoint, checksums, integrity, manager
 from trn_jax.errors import UserError
@@ -24,52 +21,10 @@ from trn_jax.training import loop
 ABOUT = {"config": {}, "class_names": []}
 
 
-def tiny_training(folder):
-    """The configuration of a training of two epochs of three steps; writes its data set."""
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 4)):
-        for index in range(count):
-            write_frames(folder / "data" / "rawframes" / f"{split}{index}", 3, rng)
-        lines = [f"{split}{index} 3 {index % 4}\n" for index in range(count)]
-        (folder / "data" / f"{split}_list.txt").write_text("".join(lines))
-    (folder / "data" / "label_map.txt").write_text("a\nb\nc\nd\n")
-    (folder / "recipe.py").write_text(RECIPE)
-    config = runpy.run_path(str(folder / "recipe.py"))["get_config"]()
-    config.data_dir = str(folder / "data")
-    config.train.update(steps=6, eval_every=1.0)
-    config.data.train.flip_rate = 0.0
-    return config
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The configuration of a tiny training and its working directory, with checkpoints 3 and 6."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = tiny_training(folder)
-    assert loop.train(config, str(folder / "run")) == 0
-    assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"3", "6"}
-    return config, folder / "run"
-
-
-def stored(directory):
-    """The arrays of a checkpoint, read by Orbax alone: `{item: {name: array}}`."""
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        return {
-            item: jax.tree.map(np.asarray, reader.restore(directory / item))
-            for item in ("model", "optimizer")
-        }
-
-
 @pytest.fixture(scope="module")
 def expected(trained):
     _, workdir = trained
     return {step: stored(workdir / "checkpoints" / str(step)) for step in (3, 6)}
-
-
-@pytest.fixture
-def copy(trained, tmp_path):
-    """A copy of the working directory."""
-    return shutil.copytree(trained[1], tmp_path / "run")
 
 
 def restored(kept, like):

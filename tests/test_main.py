@@ -19,6 +19,7 @@ import pytest
 from flax import nnx
 from small_training import REPOSITORY, assert_identical, make_tree, parameters
 from state_dicts import weights_of
+from tiny_training import RECIPE, environment
 from torch_files import safetensors_file
 
 from trn_jax import build, create_model
@@ -27,27 +28,6 @@ from trn_jax.config import base
 from trn_jax.errors import UserError
 from trn_jax.evaluation import score_files
 from trn_jax.training import loop, start
-
-# A recipe of seconds: 16 classes of the synthetic data set, a ResNet-10 of 4 channels.
-RECIPE = """
-from trn_jax.config import base, view
-
-
-def get_config():
-    config = base(dataset="frames", model="trn_resnet10", num_classes=4)
-    config.model.width = 4
-    config.model.num_segments = 3
-    config.model.norm_group = 4
-    frames = dict(num_segments=3, short_side=32, crop_size=32)
-    config.data.train.update(frames, flip_rate=0.5)
-    config.data.val.update(frames)
-    config.data.num_threads = 2
-    config.train.update(batch=8, epochs=4.0, log_every=2, eval_every=2.0, checkpoint_every=3)
-    config.optim.update(lr=0.05, clip_norm=5.0)
-    config.protocols.efficient = view(**frames)
-    config.protocols.accurate = view(**frames, sampling="twice", crop="three")
-    return config
-"""
 
 
 @pytest.fixture
@@ -68,16 +48,6 @@ def command(tree, *flags, workdir="run"):
         f"--workdir={tree}/{workdir}",
         *flags,
     ]
-
-
-def environment(num_devices=1):
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
-    flags += " --xla_backend_optimization_level=0"  # as in conftest.py
-    return os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": cache()}
-
-
-def cache():
-    return os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 
 def run(tree, *flags, num_devices=1, **kwargs):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_checkpoint import stored, tiny_training
+from tiny_training import stored, tiny_training
 
 from trn_jax import build
 from trn_jax.checkpoints import checkpoint

@@ -10,8 +10,7 @@ import sys
 
 import pytest
 from small_training import REPOSITORY
-from test_checkpoint import copy, tiny_training, trained  # noqa: F401
-from test_main import environment
+from tiny_training import environment
 
 from trn_jax import build
 from trn_jax.checkpoints import checkpoint
@@ -43,7 +42,7 @@ def own_data(config, folder):
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_a_second_run_changes_nothing(trained, copy, mode):  # noqa: F811
+def test_a_second_run_changes_nothing(trained, copy, mode):
     config, _ = trained
     before = contents(copy)
     config = copy_of(config)
@@ -57,7 +56,7 @@ def test_a_second_run_changes_nothing(trained, copy, mode):  # noqa: F811
     assert contents(copy) == before
 
 
-def test_a_second_command_waits_by_its_status(trained, copy):  # noqa: F811
+def test_a_second_command_waits_by_its_status(trained, copy):
     config, _ = trained
     before = contents(copy)
     flags = [f"--config={pathlib.Path(config.data_dir).parent}/recipe.py"]
@@ -81,7 +80,7 @@ def test_a_second_command_waits_by_its_status(trained, copy):  # noqa: F811
 
 @pytest.mark.by_default(1, slow=("{",))
 @pytest.mark.parametrize("damaged", [None, "", "{"])
-def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):  # noqa: F811
+def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):
     """Whatever happened to `config.json`."""
     config = copy_of(trained[0])
     if damaged is None:
@@ -102,7 +101,7 @@ def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):  # noqa
 
 
 @pytest.mark.smoke
-def test_the_lists_are_kept(trained):  # noqa: F811
+def test_the_lists_are_kept(trained):
     _, workdir = trained
     about = checkpoint.open_checkpoint(workdir).info
     assert {split: found["videos"] for split, found in about["lists"].items()} == {
@@ -126,7 +125,7 @@ CHANGES = {
 
 @pytest.mark.by_default("relabelled", slow=("added", "removed", "counted", "moved"))
 @pytest.mark.parametrize("case", CHANGES)
-def test_lists_that_change_are_noticed(trained, copy, tmp_path, case):  # noqa: F811
+def test_lists_that_change_are_noticed(trained, copy, tmp_path, case):
     config, data = own_data(trained[0], tmp_path)
     change, said = CHANGES[case]
     path = data / "train_list.txt"
@@ -171,7 +170,7 @@ def result(workdir):
 
 @pytest.mark.by_default(1)
 @pytest.mark.parametrize("order", [[2, 3, 1, 0], [1, 0, 2, 3], [3, 0, 1, 2]])
-def test_labels_in_another_order_are_mapped(trained, tmp_path, capsys, order):  # noqa: F811
+def test_labels_in_another_order_are_mapped(trained, tmp_path, capsys, order):
     config, data = own_data(trained[0], tmp_path)
     evaluate.evaluate(config, str(trained[1]), str(tmp_path / "a"))
     assert "mapped" not in capsys.readouterr().err
@@ -187,7 +186,7 @@ def test_labels_in_another_order_are_mapped(trained, tmp_path, capsys, order):  
     assert by_name[0] == by_name[1]
 
 
-def test_other_classes_are_refused(trained, tmp_path, copy):  # noqa: F811
+def test_other_classes_are_refused(trained, tmp_path, copy):
     config, data = own_data(trained[0], tmp_path)
     (data / "label_map.txt").write_text("a\nb\nc\n\x1b[31md\n")
     with pytest.raises(UserError, match=r"class 3: 'd' -> '\\x1b\[31md'\n.*--ignore_class_names"):
@@ -201,14 +200,14 @@ def test_other_classes_are_refused(trained, tmp_path, copy):  # noqa: F811
     assert result(tmp_path / "a")["metrics"] == result(tmp_path / "b")["metrics"]
 
 
-def test_a_run_is_not_resumed_with_its_classes_in_another_order(trained, copy, tmp_path):  # noqa: F811
+def test_a_run_is_not_resumed_with_its_classes_in_another_order(trained, copy, tmp_path):
     config, data = own_data(trained[0], tmp_path)
     permuted(data, [1, 0, 2, 3])
     with pytest.raises(UserError, match="class 0: 'a' -> 'b'"):
         loop.train(config, str(copy))
 
 
-def test_classes_have_names_of_their_own(trained, tmp_path):  # noqa: F811
+def test_classes_have_names_of_their_own(trained, tmp_path):
     config, data = own_data(trained[0], tmp_path)
     (data / "label_map.txt").write_text("a\nb\nc\na\n")
     with pytest.raises(UserError, match=r"label_map\.txt .*twice: a"):
@@ -223,7 +222,7 @@ def test_a_checkpoint_without_names_says_so(capsys):
 # Somebody else's checkpoint
 
 
-def test_a_checkpoint_does_not_choose_where_files_are_written(trained, tmp_path):  # noqa: F811
+def test_a_checkpoint_does_not_choose_where_files_are_written(trained, tmp_path):
     target = tmp_path / "target"
     target.mkdir()
     config = copy_of(trained[0])
@@ -290,7 +289,7 @@ def log_in(capsys):
     return capsys.readouterr().err
 
 
-def test_checkpoints_are_named_by_their_step_or_as_the_best(trained, copy, capsys):  # noqa: F811
+def test_checkpoints_are_named_by_their_step_or_as_the_best(trained, copy, capsys):
     best = checkpoint.find_best(copy / "checkpoints")
     assert checkpoint.find(copy).name == checkpoint.find(f"{copy}/checkpoints").name == "6"
     assert checkpoint.find(f"{copy}@best").name == str(best)
@@ -306,14 +305,14 @@ def test_checkpoints_are_named_by_their_step_or_as_the_best(trained, copy, capsy
     assert about["step"] == 3
 
 
-def test_the_best_needs_an_evaluation(trained, copy):  # noqa: F811
+def test_the_best_needs_an_evaluation(trained, copy):
     for path in (copy / "checkpoints").glob("*/metrics.json"):
         path.unlink()
     with pytest.raises(UserError, match=r"none is the best; there are @3, @6"):
         checkpoint.find(f"{copy}@best")
 
 
-def test_a_folder_may_have_an_at_in_its_name(trained, tmp_path):  # noqa: F811
+def test_a_folder_may_have_an_at_in_its_name(trained, tmp_path):
     folder = shutil.copytree(trained[1], tmp_path / "a@best")
     assert checkpoint.find(folder).name == "6"
     assert checkpoint.find(f"{folder}@3").name == "3"
@@ -330,7 +329,7 @@ def changed_classes(config, folder, num_classes):
 
 @pytest.mark.thorough(1)
 @pytest.mark.parametrize("init_head", [True, False])
-def test_a_training_starts_from_another_one(trained, tmp_path, capsys, init_head):  # noqa: F811
+def test_a_training_starts_from_another_one(trained, tmp_path, capsys, init_head):
     config = changed_classes(trained[0], tmp_path, 7)
     config.init_from, config.init_head = f"{trained[1]}@best", init_head
     assert loop.train(config, str(tmp_path / "run")) == 0
@@ -348,7 +347,7 @@ def test_a_training_starts_from_another_one(trained, tmp_path, capsys, init_head
 
 
 @pytest.mark.thorough
-def test_a_training_does_not_start_from_another_backbone(trained, tmp_path):  # noqa: F811
+def test_a_training_does_not_start_from_another_backbone(trained, tmp_path):
     config = changed_classes(trained[0], tmp_path, 4)
     config.model.width = 8
     config.init_from = str(trained[1])
@@ -371,7 +370,7 @@ def command_line(folder, *flags):
 
 
 @pytest.mark.thorough
-def test_settings_of_a_checkpoint_are_changed_without_its_recipe(trained, tmp_path):  # noqa: F811
+def test_settings_of_a_checkpoint_are_changed_without_its_recipe(trained, tmp_path):
     lines = (pathlib.Path(trained[0].data_dir) / "val_list.txt").read_text().splitlines()
     (tmp_path / "two.txt").write_text("\n".join(lines[:2]))
     done = command_line(
@@ -390,7 +389,7 @@ def test_settings_of_a_checkpoint_are_changed_without_its_recipe(trained, tmp_pa
     assert done.returncode == 2 and "--config=<recipe>" in done.stderr
 
 
-def test_a_recipe_alone_is_a_command(trained, tmp_path):  # noqa: F811
+def test_a_recipe_alone_is_a_command(trained, tmp_path):
     """It says what it looked for; where that is, it trains in a folder of the recipe's name."""
     source = pathlib.Path(trained[0].data_dir)
     text = (source.parent / "recipe.py").read_text()

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from test_main import RECIPE
+from tiny_training import RECIPE
 
 from trn_jax import checks, create_model
 from trn_jax.config import base
