@@ -42,6 +42,7 @@ LAYERS = (
     ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment", "trn_jax.data.crops"),
     ("trn_jax.data.labels",),
     ("trn_jax.data.tf_example", "trn_jax.data.containers"),
+    ("trn_jax.data.frame_index",),
     ("trn_jax.data.videos",),
     ("trn_jax.data.annotations", "trn_jax.data.motions"),
     ("trn_jax.data.synthetic",),

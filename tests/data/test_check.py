@@ -71,7 +71,7 @@ DEFECTS = [
     (lambda t, n: frames_of(t, n).joinpath("00003.jpg").unlink(), "1 frames are missing .*00003"),
     (lambda t, n: replace(t, n, f"train{n:02d} 99 0"), "the list says that there are more"),
     (lambda t, n: replace(t, n, f"train{n:02d} 3 0"), r"has \d+ frames, but the list says 3"),
-    (lambda t, n: cut(frames_of(t, n) / "00001.jpg", 300), "cannot decode .*00001.jpg"),
+    (lambda t, n: cut(frames_of(t, n) / "00001.jpg", 300), "decode .*00001.jpg"),
     (lambda t, n: cut(frames_of(t, n) / "00001.jpg", 0), "00001.jpg is empty"),
     (lambda t, n: (frames_of(t, n) / "00001.jpg").write_text("no"), "neither a JPEG nor another"),
     (lambda t, n: replace(t, n, f"train{n:02d} 4 7"), r"label 7 .* is not in 0\.\.3"),
@@ -142,7 +142,7 @@ def test_what_only_a_deep_look_finds(tree):
     cut(frames_of(tree, 8) / "00003.jpg", 300)  # neither the first, the middle nor the last frame
     assert look(tree).num_problems == 0
     (problem,) = (x.problems for x in look(tree, deep=True).lists["train"] if x.problems)
-    assert "cannot decode" in problem[0] and "00003.jpg" in problem[0]
+    assert "decode" in problem[0] and "00003.jpg" in problem[0]
 
 
 def test_classes_without_videos_are_named(tree):
@@ -238,7 +238,7 @@ def test_video_files(tmp_path):
     (tmp_path / "rawframes" / "v 1.mp4").unlink()
     shutil.copy(tmp_path / "rawframes" / "v 6.mp4", tmp_path / "rawframes" / "v 2.mp4")
     problems = [x.problems for x in look(tmp_path, **options).lists["train"]]
-    assert "cannot read" in problems[0][0] and "not found" in problems[1][0]
+    assert "v 0.mp4" in problems[0][0] and "not found" in problems[1][0]
     assert "v 6.mp4 in the validation list" in problems[2][0]
     assert problems[3:] == [(), ()]
 

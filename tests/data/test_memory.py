@@ -19,7 +19,7 @@ from trn_jax.data import memory
 @pytest.fixture(autouse=True)
 def nothing_spare():
     gc.collect()
-    memory._spare_memory.clear()
+    memory.spare_memory.clear()
 
 
 def address(array):
@@ -39,7 +39,7 @@ def test_memory_is_used_again_once_nobody_refers_to_it():
 
 def test_memory_is_not_used_for_arrays_of_other_sizes():
     place = address(memory.empty((100,)))
-    assert len(memory._spare_memory) == 1
+    assert len(memory.spare_memory) == 1
     for size in (101, 49):
         kept = memory.empty((size,))
         assert address(kept) != place
@@ -48,9 +48,9 @@ def test_memory_is_not_used_for_arrays_of_other_sizes():
 
 
 def test_only_so_much_is_kept():
-    arrays = [memory.empty((1000,)) for _ in range(memory._KEPT + 5)]
+    arrays = [memory.empty((1000,)) for _ in range(memory.MAX_SPARE + 5)]
     del arrays
-    assert len(memory._spare_memory) == memory._KEPT
+    assert len(memory.spare_memory) == memory.MAX_SPARE
 
 
 def test_arrays_on_the_device_keep_the_memory():

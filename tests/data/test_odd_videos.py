@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 
+import av
 import cv2
 import numpy as np
 import painted
@@ -66,7 +67,7 @@ def test_what_is_unusual_is_counted():
     }
     assert "2 of 60 frames" in notes["corrupt_mid.mp4"][0]
     assert "33 of 60 frames" in notes["trunc_fast.mp4"][0]
-    assert "60 frames that were read are scaled to the 320 x 240" in notes["change.mp4"][0]
+    assert "60 frames are scaled to 320 x 240" in notes["change.mp4"][0]
 
 
 CODECS = {
@@ -259,9 +260,11 @@ def test_corrupt_packets_are_found_before_anything_is_decoded(tmp_path):
         path = painted.write(tmp_path / "v.mp4", painted.frames(30), codec=codec, g=10)
         with videos.VideoFile(str(path)) as video:
             assert (video.num_frames, video.loss) == (30, "")
-            entry = video._stream.index_entries[15]
+        with av.open(str(path)) as container:
+            entry = container.streams.video[0].index_entries[15]
+            start, size = entry.pos, entry.size
         content = bytearray(path.read_bytes())
-        content[entry.pos : entry.pos + entry.size] = bytes(entry.size)
+        content[start : start + size] = bytes(size)
         path.write_bytes(content)
         with videos.VideoFile(str(path)) as video:
             assert video.num_frames == len(painted.decoded(path)) < 30
@@ -289,10 +292,10 @@ def test_texts_that_name_other_files_are_refused(tmp_path, kind, extension):
     text = PLAYLISTS[kind]
     path = tmp_path / f"v{extension}"
     path.write_bytes(text.encode("latin-1" if kind == "Latin-1" else "utf-8"))
-    with pytest.raises(FrameError, match=f"cannot read {path}: ") as error:
+    with pytest.raises(FrameError, match=f"{path}: ") as error:
         read(path)
     if kind != "Latin-1":
-        assert "it is a text" in str(error.value)
+        assert "text (" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.gif", "v%d.gif"])
@@ -301,10 +304,10 @@ def test_pictures_and_sound_are_refused(tmp_path, name):
     picture = painted.frames(1)[0]
     for content in (simplejpeg.encode_jpeg(picture), bytes(cv2.imencode(".png", picture)[1])):
         path.write_bytes(content)
-        with pytest.raises(FrameError, match="it is a picture"):
+        with pytest.raises(FrameError, match="image"):
             read(path)
     path.write_bytes(b"RIFF$\x00\x00\x00WAVEfmt " + bytes(40))
-    with pytest.raises(FrameError, match="it is sound"):
+    with pytest.raises(FrameError, match="audio"):
         read(path)
 
 
@@ -335,7 +338,7 @@ def test_protocols_are_names_of_files_that_are_not_there(path):
 def test_what_is_no_regular_file(tmp_path):
     os.mkfifo(tmp_path / "fifo.mp4")
     (tmp_path / "link.mp4").symlink_to(tmp_path / "gone.mp4")
-    for name, message in (("fifo.mp4", "no regular file"), ("link.mp4", "gone.mp4, which is not")):
+    for name, message in (("fifo.mp4", "pipe"), ("link.mp4", "link to .*gone.mp4")):
         with pytest.raises(FrameError, match=message):
             read(tmp_path / name)
 

@@ -97,7 +97,7 @@ def test_the_extraction_notes_what_is_lost_or_scaled(tree):
     for name, note in (
         ("corrupt_mid.mp4", "2 of 60 frames"),
         ("trunc_fast.mp4", "33 of 60 frames"),
-        ("change.mp4", "60 frames that were read are scaled"),
+        ("change.mp4", "60 frames are scaled"),
         ("two.ts", "2 video streams"),
     ):
         assert any(name in line and note in line for line in said), name
@@ -197,7 +197,7 @@ def test_the_check_keeps_what_can_be_used(tree, tmp_path, deep):
     noted = {name for name, each in looked.items() if each.notes}
     assert noted == {"corrupt_mid.mp4", "trunc_fast.mp4", "two.ts", "change.mp4"}
     count = 60 if deep else 2
-    assert f"{count} frames that were read are scaled" in looked["change.mp4"].notes[0]
+    assert f"{count} frames are scaled" in looked["change.mp4"].notes[0]
     for name, truth in painted.TRUTH.items():
         assert looked[name].num_frames == len(truth["numbers"])
     assert "4 notes on videos that can be used" in str(findings)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from grey_videos import assert_same_videos
 
-from trn_jax.data import annotations, batches, datasets, decode, videos
+from trn_jax.data import annotations, batches, datasets, decode, frame_index, videos
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
+from trn_jax.data.frame_index import FrameIndex
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
@@ -116,10 +117,10 @@ def test_what_lies_between_groups_is_not_decoded(tmp_path, monkeypatch):
             decoded.append(time)
             return super().get(time, default)
 
-    index = videos._Index
-    monkeypatch.setattr(
-        videos, "_Index", lambda times, numbers, keys: index(times, Numbers(numbers), keys)
-    )
+    def counted(times, numbers, keys):
+        return FrameIndex(times, Numbers(numbers), keys)
+
+    monkeypatch.setattr(frame_index, "FrameIndex", counted)
     assert [number_of(frame) for frame in read(path, [1, 22, 23, 40])] == [1, 22, 23, 40]
     assert len(decoded) == 2 + 4 + 1  # 0, 1; 20 to 23; 40
 
@@ -184,11 +185,11 @@ BROKEN = {
     "missing": (lambda path: None, "video 'v.mp4' not found in"),
     "other extension": (lambda path: write_video(path.with_suffix(".mkv")), r"\(found 'v.mkv'\)"),
     "empty": (lambda path: path.touch(), r"v\.mp4 is empty \(0 bytes\)"),
-    "text": (lambda path: path.write_text("no video\n" * 50), "cannot read .*v.mp4: Invalid data"),
+    "text": (lambda path: path.write_text("no video\n" * 50), "v.mp4: Invalid data"),
     "sound": (write_sound, r"v\.mp4 has no video, only audio"),
-    "no frames": (write_nothing, r"cannot read .*v\.mp4: End of file"),
-    "cut off": (lambda path: damage(write_video(path), keep=0.5), "cannot read .*v.mp4: "),
-    "a folder": (lambda path: path.mkdir(), "is a folder, but video files are expected"),
+    "no frames": (write_nothing, r"v\.mp4: End of file"),
+    "cut off": (lambda path: damage(write_video(path), keep=0.5), "v.mp4: "),
+    "a folder": (lambda path: path.mkdir(), r"v\.mp4.*data\.source='videos'"),
 }
 
 
@@ -328,7 +329,7 @@ def test_files_among_folders_are_refused_and_folders_among_files(tmp_path):
     for use in (folders.check, folders.open):
         with pytest.raises(FrameError, match=r"v\.mp4 is a video file by its name"):
             use(record)
-    with pytest.raises(FrameError, match="is a folder, but video files are expected"):
+    with pytest.raises(FrameError, match=r"data\.source='videos'"):
         videos.VideoFiles().check(Record(0, str(tmp_path), 7, 0))
 
 

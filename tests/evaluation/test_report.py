@@ -137,8 +137,8 @@ def test_a_confusion_matrix_is_dark_where_classes_are_taken_for_classes(num_clas
 
 
 def test_letters_that_the_font_lacks_are_replaced():
-    assert plots._shortened("Öffnen 開 12") == "Offnen ? 12"
-    assert plots._shortened("x" * 60 + " 7") == "x" * 45 + "... 7"
+    assert plots.shortened("Öffnen 開 12") == "Offnen ? 12"
+    assert plots.shortened("x" * 60 + " 7") == "x" * 45 + "... 7"
 
 
 def test_curves_go_from_lower_left_to_upper_right():
@@ -153,4 +153,4 @@ def test_curves_go_from_lower_left_to_upper_right():
     ("value", "step"), [(0.2, 1), (1, 1), (1.1, 2), (7, 10), (50, 50), (1200, 2000)]
 )
 def test_ticks_are_round(value, step):
-    assert plots._round_step(value) == step
+    assert plots.round_step(value) == step

@@ -25,7 +25,7 @@ class FrameError(UserError):
     """A frame is missing or cannot be decoded; the message names the file."""
 
 
-class DamagedVideo(FrameError):
+class CorruptVideo(FrameError):
     """A frame does not decode that the file lists; others of the video do.
 
     Attributes:
@@ -56,7 +56,7 @@ def read_video(opening, read):
     try:
         with opening() as video:
             return read(video)
-    except DamagedVideo as error:
+    except CorruptVideo as error:
         again = error.decodable
     with again() as video:
         return read(video)

@@ -15,8 +15,8 @@ import numpy as np
 
 # Of the GNU C library's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGEST_KEPT = 2**31 - 1  # bytes; a larger number cannot be told
-_KEPT = 16  # arrays that nobody uses; more than the batches that are on their way
+_LARGESTMAX_SPARE = 2**31 - 1  # bytes; a larger number cannot be told
+MAX_SPARE = 16  # arrays that nobody uses; more than the batches that are on their way
 
 
 class Scratch:
@@ -35,7 +35,7 @@ class Scratch:
 
 # Both are used by many threads; what deques do with one element cannot be interrupted.
 _spare_scratches: collections.deque[Scratch] = collections.deque()
-_spare_memory: collections.deque[np.ndarray] = collections.deque(maxlen=_KEPT)
+spare_memory: collections.deque[np.ndarray] = collections.deque(maxlen=MAX_SPARE)
 
 
 @contextlib.contextmanager
@@ -56,12 +56,12 @@ def empty(shape):
     size = math.prod(shape)
     memory = None
     with contextlib.suppress(IndexError):
-        for _ in range(len(_spare_memory)):
-            found = _spare_memory.popleft()
+        for _ in range(len(spare_memory)):
+            found = spare_memory.popleft()
             if size <= found.size <= 2 * size:
                 memory = found
                 break
-            _spare_memory.append(found)
+            spare_memory.append(found)
     lent = _Lent(np.empty(size, np.uint8) if memory is None else memory)
     return np.asarray(lent)[:size].reshape(shape)
 
@@ -74,7 +74,7 @@ class _Lent:
         self.__array_interface__ = memory.__array_interface__
 
     # Bound here, as at the end of the program there are no globals any more.
-    def __del__(self, give_back=_spare_memory.append):
+    def __del__(self, give_back=spare_memory.append):
         give_back(self._memory)
 
 
@@ -98,7 +98,7 @@ def keep():
     if mallopt and not chosen and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         mallopt(_ARENA_MAX, 1)
-        mallopt(_MMAP_THRESHOLD, min(machine // 8, _LARGEST_KEPT))
+        mallopt(_MMAP_THRESHOLD, min(machine // 8, _LARGESTMAX_SPARE))
         mallopt(_TRIM_THRESHOLD, -1)
 
 

@@ -1,4 +1,4 @@
-"""Frames of video files, through PyAV (FFmpeg): exact counts, no more decoding than is needed."""
+"""Frames of video files by PyAV (FFmpeg): exact frame counts, and no more decoding than needed."""
 
 import bisect
 import contextlib
@@ -6,25 +6,18 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
-from trn_jax.data.containers import (
-    check_file,
-    decodable,
-    explained,
-    fits,
-    is_cut_avi,
-    length_size,
-    opened,
-    pyav,
-)
+from trn_jax.data.containers import check_file, decodable, explained, opened, pyav
 from trn_jax.data.decode import (
     MAX_PIXELS,
-    DamagedVideo,
+    CorruptVideo,
     FrameError,
     Video,
     check_shape,
     read_video,
 )
+from trn_jax.data.frame_index import read_packets
 from trn_jax.data.orientation import display_matrix, oriented, symmetry
 
 EXTENSIONS = (
@@ -32,13 +25,10 @@ EXTENSIONS = (
     *(".mts", ".m2ts", ".ts", ".ogv", ".vob", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
     *(".m2v", ".mxf"),
 )
-# AVI has no time stamps of its own, and frames that are packed together or left out: there, only
-# decoding tells how many frames there are.
-_UNTIMED = ("avi",)
 
 
 def is_video(path):
-    """Whether a file is a video by its name; hidden ones, such as macOS's `._clip.mp4`, are not."""
+    """Whether a file name is that of a video; hidden files (macOS's `._clip.mp4`) are not."""
     return path.lower().endswith(EXTENSIONS) and not os.path.basename(path).startswith(".")
 
 
@@ -63,22 +53,22 @@ class VideoFiles:
         return VideoFile(record.path, max_pixels=self.max_pixels)
 
     def check(self, record):
-        """Look whether the file is there.
+        """Check that the file exists.
 
         Raises:
-            FrameError: it is not; the message says what is there.
+            FrameError: it doesn't; the message names what is there instead.
         """
         check_file(record.path)
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What decoding parts of a video file tells.
+    """Properties of a video file, from decoding parts of it.
 
     Attributes:
-        num_frames: number of its frames.
-        size: width and height of its frames in pixels.
-        notes: what is unusual about it, for people.
+        num_frames: number of frames.
+        size: width and height of the frames in pixels.
+        notes: messages about anything unusual.
     """
 
     num_frames: int
@@ -93,44 +83,43 @@ def probe(path, *, max_pixels=MAX_PIXELS):
         A `Probe`.
 
     Raises:
-        FrameError: the file cannot be read.
+        FrameError: the file can't be read.
     """
 
-    def look(video):
+    def read(video):
         last = video.num_frames - 1
         size = 0, 0
         for _, frame in video.frames({n for m in (0, last // 2, last) for n in video.group(m)}):
             size = frame.shape[1], frame.shape[0]
         return Probe(video.num_frames, size, video.notes)
 
-    return read_video(lambda: VideoFile(path, max_pixels=max_pixels), look)
+    return read_video(lambda: VideoFile(path, max_pixels=max_pixels), read)
 
 
 class VideoFile(Video):
-    """A video file; frames are counted in the order in which they are shown.
+    """A video file; frames are numbered in display order.
 
-    Frames that are not shown, such as those cut off by an edit list, do not count; every frame of a
-    variable rate counts once. The display matrix is applied, so that videos stand upright and front
-    cameras do not mirror. Frames of another size than the first one are scaled to that.
+    Frames that are not shown, such as those cut by an edit list, don't count; every frame of a
+    variable rate counts once. The display matrix is applied, so videos stand upright and those of
+    front cameras are not mirrored. Frames are scaled to the size of the first one.
 
-    The count comes from the packets, which are not decoded; where these are visibly corrupt, and
-    with `decodable`, it is that of the frames that FFmpeg decodes, and everything is decoded once
-    to find it.
+    The frame count comes from the packets, without decoding. If they are visibly corrupt, and with
+    `decodable`, it is the number of frames that FFmpeg decodes, so everything is decoded once.
 
     Args:
         path: the file.
         max_pixels: frames with more pixels are not decoded.
-        decodable: count the frames that can be decoded, not those that the file lists.
-        count: do not decode anything to count; `num_frames` is 0 until `stream` has ended.
+        decodable: count the frames that decode instead of those that the file lists.
+        count: false: don't count; `num_frames` is 0 until `stream` has ended.
 
     Attributes:
-        num_frames: how many frames there are, exactly.
-        num_lost: how many more the file lists or has packets of; 0 where that is unknown.
-        num_scaled: of the frames that were read, how many had another size than the first one.
-        rate: frames per second as the file says, 0 if it does not.
+        num_frames: exact number of frames.
+        num_lost: further frames that the file lists or has packets of; 0 if unknown.
+        num_scaled: frames read so far whose size differs from that of the first one.
+        rate: frames per second by the file, 0 if unknown.
 
     Raises:
-        FrameError: the file is missing, broken, or has no video.
+        FrameError: the file is missing, corrupt, or has no video.
     """
 
     def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False, count=True):
@@ -138,7 +127,7 @@ class VideoFile(Video):
         self.num_frames = self.num_lost = self.num_scaled = 0
         self._size = 0, 0
         self._max_pixels = max_pixels
-        # One for all frames; each frame's own takes three times as long.
+        # Shared by all frames; one per frame takes three times as long.
         self._reformatter = pyav().video.reformatter.VideoReformatter()
         with contextlib.ExitStack() as stack, explained(path):
             check_file(path)
@@ -149,15 +138,16 @@ class VideoFile(Video):
             )
             context = self._stream.codec_context
             self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
-            self._index, self._num_listed, self._is_whole = self._read_index()
+            self._packets = read_packets(self._container, self._stream, path)
+            self._index: Any = self._packets.index
             if decodable:
                 self._index = None
             if count and self._index is None:
                 num_frames, num_failed, self._size = _count_frames(*version)
                 self._count(num_frames, num_failed)
             elif count:
-                # FFmpeg decodes H.264 when it opens a file; of others it knows what the file says.
-                is_known = context.name == "h264" and self._begins_with_shown
+                # FFmpeg decodes H.264 as it opens a file; other sizes are those of the container.
+                is_known = context.name == "h264" and self._packets.begins_with_shown
                 self._size = (context.width, context.height) if is_known else _first_size(*version)
                 self._count(len(self._index.times) if all(self._size) else 0, 0)
             self._open = stack.pop_all()
@@ -169,8 +159,8 @@ class VideoFile(Video):
         if not num_frames:
             raise FrameError(f"{self.path} has no frames that can be decoded")
         self.num_frames = num_frames
-        if num_failed or not self._is_whole:
-            self.num_lost = max(self._num_listed - num_frames, 0)
+        if num_failed or not self._packets.is_whole:
+            self.num_lost = max(self._packets.num_listed - num_frames, 0)
 
     @property
     def loss(self):
@@ -179,7 +169,7 @@ class VideoFile(Video):
             return ""
         return (
             f"{self.path}: {self.num_lost} of {self.num_frames + self.num_lost} frames are missing "
-            f"or do not decode; the other {self.num_frames} are used"
+            f"or don't decode; the other {self.num_frames} are used"
         )
 
     @property
@@ -194,13 +184,13 @@ class VideoFile(Video):
         if self.num_scaled:
             width, height = self._size
             notes.append(
-                f"{self.path} changes its frame size; {self.num_scaled} frames that were read are "
-                f"scaled to the {width} x {height} of the first one"
+                f"{self.path} changes its frame size; {self.num_scaled} frames are scaled to "
+                f"{width} x {height}, the size of the first one"
             )
         return tuple(notes)
 
     def group(self, number):
-        """The frames, a `range`, of the group of pictures that has a frame."""
+        """The group of pictures of a frame, a `range` of frames."""
         if self._index is None:
             return range(number, number + 1)
         keys = self._index.keys
@@ -212,11 +202,10 @@ class VideoFile(Video):
         """Decode the whole video once.
 
         Yields:
-            Pairs of a frame, uint8 `[height, width, 3]` in RGB, and its time in seconds, `None`
-            where the file has none.
+            Pairs of a frame, uint8 `[height, width, 3]` in RGB, and its time in seconds or `None`.
 
         Raises:
-            FrameError: no frame can be decoded.
+            FrameError: no frame decodes.
         """
         num_frames, failed = 0, list[Exception]()
         with explained(self.path), opened(self.path, self._max_pixels) as (container, stream, _):
@@ -229,7 +218,7 @@ class VideoFile(Video):
         self._count(num_frames, len(failed))
 
     def _decode(self, wanted, memory, draft):
-        """The frames `wanted`, from the key frame before each or one after the other."""
+        """Decode the frames `wanted`, each from the key frame before it, or all in order."""
         outside = [number for number in wanted if not 0 <= number < self.num_frames]
         if outside:
             raise FrameError(
@@ -241,66 +230,21 @@ class VideoFile(Video):
             for found, frame in decoded:
                 yield found, self._pixels(frame)
         except pyav().FFmpegError:
-            raise self._damaged(found, wanted) from None
+            raise self._corrupt(found, wanted) from None
         if found != wanted[-1]:
-            raise self._damaged(found, wanted)
+            raise self._corrupt(found, wanted)
 
-    def _damaged(self, found, wanted):
+    def _corrupt(self, found, wanted):
         """The error for a frame that is not where the index has it."""
         missing = wanted[bisect.bisect_right(wanted, found)]
-        message = f"frame {missing} of {self.num_frames} of {self.path} does not decode"
+        message = f"frame {missing} of {self.num_frames} of {self.path} doesn't decode"
         if self._index is None:
-            return FrameError(f"{message}; the file has changed while it was read")
+            return FrameError(f"{message}; the file changed while it was read")
         again = functools.partial(VideoFile, self.path, max_pixels=self._max_pixels, decodable=True)
-        return DamagedVideo(message, again)
-
-    def _read_index(self):
-        """Read all packets, which are not decoded.
-
-        Returns:
-            The `_Index`, or `None` where packets do not tell the frames; the number of frames that
-            the file lists; and whether it has all of them, as far as packets tell.
-        """
-        times: list[int | None] = []
-        keys, num_packets, is_whole, is_timed = [], 0, True, False
-        self._begins_with_shown = True
-        context = self._stream.codec_context
-        unit = length_size(context)
-        try:
-            for packet in self._container.demux(self._stream):
-                if not packet.size:
-                    continue
-                num_packets += 1
-                is_whole = is_whole and not packet.is_corrupt and (not unit or fits(packet, unit))
-                is_timed = is_timed or packet.pts != packet.dts
-                if packet.is_discard:
-                    self._begins_with_shown &= bool(times)
-                else:
-                    times.append(packet.pts)
-                    if packet.is_keyframe:
-                        keys.append(packet.pts)
-        except pyav().FFmpegError:
-            is_whole = False
-        in_order = sorted({time for time in times if time is not None})
-        listed, index = len(times), None
-        # Frames that are shown in another order than they are stored in need times of their own;
-        # files that were joined without decoding may have lost those.
-        is_timed = is_timed or not context.has_b_frames
-        is_timed &= len(in_order) == listed and self._container.format.name not in _UNTIMED
-        if is_whole and is_timed:
-            numbers = {time: number for number, time in enumerate(in_order)}
-            index = _Index(in_order, numbers, sorted(numbers[time] for time in keys))
-        # Only MP4 lists all frames; those of a file that is cut off at a frame's end are whole.
-        entries = self._stream.index_entries
-        if len(entries) > num_packets or (not is_whole and len(entries) == num_packets):
-            listed = max(sum(not entry.is_discard for entry in entries), listed)
-            is_whole = False
-        if self._container.format.name == "avi" and is_cut_avi(self.path):
-            listed, is_whole = max(self._stream.frames, listed), False
-        return index, listed, is_whole
+        return CorruptVideo(message, again)
 
     def _seek(self, wanted):
-        """Decode the frames `wanted`, skipping what lies before the key frames that they need."""
+        """Decode the frames `wanted`, seeking to the key frames that they need."""
         index, position = self._index, None
         times = {index.times[number] for number in wanted}
         decoded: Iterator = iter(())
@@ -311,32 +255,32 @@ class VideoFile(Video):
                 self._container.seek(index.times[key], stream=self._stream)
                 decoded = self._decode_only(times)
             for frame in decoded:
-                # What comes before the key frame after a seek belongs to the frames before it.
+                # After a seek, frames before the key frame may come first.
                 position = index.numbers.get(frame.pts, -1)
                 if frame.is_corrupt and position >= key:
-                    # What stands for lost parts depends on the frames before, so decode those, too.
+                    # The decoder fills lost parts from earlier frames, so those are needed, too.
                     return
                 if position >= number:
                     break
             if position != number:
-                # In streams without an index of their own, a search may end behind its goal.
+                # In streams without an index, a seek may end behind its target.
                 for found, frame in self._read_in_order(wanted[rank:]):
                     if frame.pts != index.times[found]:
-                        return  # Frames are lost, so that the others have other numbers.
+                        return  # frames are lost, so the numbers of the others are wrong
                     yield found, frame
                 return
             yield number, frame
 
     def _decode_only(self, times):
-        """The frames from here on, but for those that neither are shown at `times` nor needed."""
+        """Decode from here on, without frames that are neither at `times` nor references."""
         for packet in self._container.demux(self._stream):
-            # No frame is decoded from one that FFmpeg calls "no reference", so it may be left out.
+            # FFmpeg decodes no other frame from a non-reference one, so it may be skipped.
             shown = packet.pts in times
             self._stream.codec_context.skip_frame = "DEFAULT" if shown else "NONREF"
             yield from packet.decode()
 
     def _read_in_order(self, wanted):
-        """Decode the frames `wanted` from the first one of the video on."""
+        """Decode the frames `wanted`, starting at the first frame of the video."""
         last, wanted = wanted[-1], set(wanted)
         with opened(self.path, self._max_pixels) as (container, stream, _):
             for number, frame in enumerate(decodable(container, stream, [])):
@@ -356,27 +300,9 @@ class VideoFile(Video):
         return oriented(rgb.to_ndarray(), *symmetry(display_matrix(frame)))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Index:
-    """The frames of a video in the order in which they are shown.
-
-    Attributes:
-        times: when, in units of the stream.
-        numbers: `{time: number of the frame}`.
-        keys: numbers of the key frames.
-    """
-
-    times: list[int]
-    numbers: dict[int, int]
-    keys: list[int]
-
-
-# All frames, as FFmpeg's own program gives them --------------------------------------------------
-
-
 @functools.lru_cache(maxsize=100_000)
 def _count_frames(path, max_pixels, _modified, _size):
-    """Decode a file as it is now: the number of frames and of errors, the size of the first one."""
+    """Decode a file: number of frames, number of errors, size of the first frame."""
     failed: list[Exception] = []
     count, size = 0, (0, 0)
     with explained(path), opened(path, max_pixels) as (container, stream, _):
@@ -387,7 +313,7 @@ def _count_frames(path, max_pixels, _modified, _size):
 
 @functools.lru_cache(maxsize=100_000)
 def _first_size(path, max_pixels, _modified, _size):
-    """Width and height of the first frame of a file as it is now."""
+    """Width and height of the first frame of a file."""
     with explained(path), opened(path, max_pixels) as (container, stream, _):
         for frame in decodable(container, stream, []):
             return frame.width, frame.height

@@ -32,7 +32,7 @@ def confusion_picture(confusion, class_names):
     side = cell * num_classes
     every = math.ceil(14 / cell)  # a line of text needs 14 pixels
     rows = {
-        label: _shortened(f"{class_names[label]} {label}") for label in range(0, num_classes, every)
+        label: shortened(f"{class_names[label]} {label}") for label in range(0, num_classes, every)
     }
     left = max(_width(text) for text in rows.values()) + 2 * _MARGIN
     top = 2 * _MARGIN + 14
@@ -90,7 +90,7 @@ def training_picture(curves):
         cv2.line(picture, (x, y), (right, y), _LIGHT, 1)
         text = f"{percent} %"
         _write(picture, text, left - 8 - _width(text), y + 4)
-    tick = _round_step(last / 6)
+    tick = round_step(last / 6)
     for step in range(0, last + 1, tick):
         x, _ = place(step, 0)
         cv2.line(picture, (x, bottom), (x, bottom + 4), _GRAY, 1)
@@ -131,7 +131,7 @@ def _width(text):
     return cv2.getTextSize(text, _FONT, 0.4, 1)[0][0]
 
 
-def _shortened(text, length=48):
+def shortened(text, length=48):
     """Text that fits, in the letters that the font has; the number at its end stays."""
     letters = [c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)]
     text = "".join(letters).encode("ascii", "replace").decode()
@@ -140,7 +140,7 @@ def _shortened(text, length=48):
     return f"{name} {number}"
 
 
-def _round_step(value):
+def round_step(value):
     """The next of 1, 2, 5, 10, 20, 50, ..."""
     scale = 10 ** math.floor(math.log10(max(value, 1)))
     return next(int(scale * unit) for unit in (1, 2, 5, 10) if scale * unit >= value)

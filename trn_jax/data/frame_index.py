@@ -1,0 +1,115 @@
+"""Numbers and times of the frames of a video stream, from its packets without decoding."""
+
+import dataclasses
+import os
+
+from trn_jax.data.containers import pyav
+
+# AVI has no time stamps, and its frames may be packed together or left out: only decoding counts.
+_UNTIMED = ("avi",)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameIndex:
+    """The frames of a video in display order.
+
+    Attributes:
+        times: display time, in units of the stream.
+        numbers: `{time: number of the frame}`.
+        keys: numbers of the key frames.
+    """
+
+    times: list[int]
+    numbers: dict[int, int]
+    keys: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packets:
+    """What the packets of a video stream show.
+
+    Attributes:
+        index: the `FrameIndex`, or `None` if only decoding can number the frames.
+        num_listed: number of frames that the file lists.
+        is_whole: no packet is visibly corrupt or missing.
+        begins_with_shown: the first packet is not discarded by an edit list.
+    """
+
+    index: FrameIndex | None
+    num_listed: int
+    is_whole: bool
+    begins_with_shown: bool
+
+
+def read_packets(container, stream, path):
+    """Read all packets of a stream, without decoding.
+
+    Args:
+        container: the open container.
+        stream: its video stream.
+        path: its file.
+
+    Returns:
+        The `Packets`.
+    """
+    times: list[int | None] = []
+    keys, num_packets, is_whole, is_timed, begins_with_shown = [], 0, True, False, True
+    context = stream.codec_context
+    unit = _length_size(context)
+    try:
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            num_packets += 1
+            is_whole = is_whole and not packet.is_corrupt and (not unit or _fits(packet, unit))
+            is_timed = is_timed or packet.pts != packet.dts
+            if packet.is_discard:
+                begins_with_shown &= bool(times)
+            else:
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+    except pyav().FFmpegError:
+        is_whole = False
+    in_order = sorted({time for time in times if time is not None})
+    num_listed, index = len(times), None
+    # Frames whose display order is not the stored one need display times, which files that were
+    # joined without decoding may have lost.
+    is_timed = is_timed or not context.has_b_frames
+    is_timed &= len(in_order) == num_listed and container.format.name not in _UNTIMED
+    if is_whole and is_timed:
+        numbers = {time: number for number, time in enumerate(in_order)}
+        index = FrameIndex(in_order, numbers, sorted(numbers[time] for time in keys))
+    # Only MP4 lists all frames; one that is truncated at the end of a frame has only whole packets.
+    entries = stream.index_entries
+    if len(entries) > num_packets or (not is_whole and len(entries) == num_packets):
+        num_listed = max(sum(not entry.is_discard for entry in entries), num_listed)
+        is_whole = False
+    if container.format.name == "avi" and _is_truncated_avi(path):
+        num_listed, is_whole = max(stream.frames, num_listed), False
+    return Packets(index, num_listed, is_whole, begins_with_shown)
+
+
+def _length_size(context):
+    """Bytes of the length fields before the NAL units of H.264 and HEVC packets; 0: none."""
+    place = {"h264": 4, "hevc": 21}.get(context.name)
+    header = context.extradata or b""
+    return (header[place] & 3) + 1 if place and len(header) > place and header[0] == 1 else 0
+
+
+def _fits(packet, length_size):
+    """Whether the NAL units of a packet fill it exactly, unlike those of most corrupt ones."""
+    data, position, size = memoryview(packet), 0, packet.size
+    while position < size:
+        length = int.from_bytes(data[position : position + length_size], "big")
+        if not length:
+            return False
+        position += length_size + length
+    return position == size
+
+
+def _is_truncated_avi(path):
+    """Whether an AVI is shorter than its header says."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return int.from_bytes(head[4:], "little") + len(head) > os.path.getsize(path)
