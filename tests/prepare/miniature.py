@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+import pathlib
 import tarfile
 import zipfile
 
@@ -11,6 +12,11 @@ import av
 import numpy as np
 import pytest
 import simplejpeg
+
+from trn_jax.prepare import PREPARATIONS
+from trn_jax.prepare.lists import ORDERS
+
+LABEL_MAPS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "label_maps"
 
 JESTER = "20bn-jester-v1"
 GESTURES = ("Swiping Left", "Swiping Right", "Doing other things", "Drumming Fingers")
@@ -95,7 +101,14 @@ def jester(folder, *, labels=GESTURES, train=JESTER_TRAIN, val=JESTER_VAL, end="
     return files
 
 
-def sthv1(folder, videos, labels, *, num_parts=3):
+DOINGS = ("Holding something", "Turning something upside down", "Closing something")
+STHV1 = {
+    "train": (("100218", "Closing something", 3), ("24413", "Holding something", 2)),
+    "validation": (("74225", "Turning something upside down", 4),),
+}
+
+
+def sthv1(folder, videos=STHV1, labels=DOINGS, *, num_parts=3):
     """Something-Something V1 of `{split: ((name, label, number of frames), ...)}`."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = "20bn-something-something-v1"
@@ -111,7 +124,14 @@ def sthv1(folder, videos, labels, *, num_parts=3):
     return files
 
 
-def sthv2(folder, videos, labels, *, num_parts=3):
+TEMPLATES = ("Approaching something with your camera", "Holding something next to something")
+STHV2 = {
+    "train": (("78687", "Holding [something] next to [something]", video(1)),),
+    "validation": (("74225", "Approaching [something] with your camera", video(22)),),
+}
+
+
+def sthv2(folder, videos=STHV2, labels=TEMPLATES, *, num_parts=3):
     """Something-Something V2 of `{split: ((name, template, content of the video), ...)}`."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = "20bn-something-something-v2"
@@ -198,6 +218,20 @@ def kinetics(folder, files=KINETICS_VIDEOS, train=KINETICS_TRAIN, val=KINETICS_V
     put(folder, files)
     (folder / "kinetics_train.csv").write_text(KINETICS_HEADER + train)
     (folder / "kinetics_val.csv").write_text(KINETICS_HEADER + val)
+
+
+def prepare(name, folder, to, orders=ORDERS):
+    """Prepare one of these data sets."""
+    to.mkdir(exist_ok=True)
+    return PREPARATIONS[name](str(folder), str(to), workers=1, orders=orders)
+
+
+def published_names(file):
+    """Class names of a data set as published, where they are available."""
+    path = LABEL_MAPS / file
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    return path.read_text().splitlines()
 
 
 def put(root, files):

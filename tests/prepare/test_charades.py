@@ -4,21 +4,15 @@ import os
 
 import miniature
 import pytest
+from miniature import prepare
 
 from trn_jax.data import annotations, datasets, decode
 from trn_jax.errors import UserError
-from trn_jax.prepare import charades
-from trn_jax.prepare.lists import ORDERS
-
-
-def prepare_charades(folder, to, orders=ORDERS):
-    to.mkdir(exist_ok=True)
-    return charades.prepare_charades(str(folder), str(to), workers=1, orders=orders)
 
 
 def test_charades(tmp_path):
     miniature.charades(tmp_path / "in")
-    writer = prepare_charades(tmp_path / "in", tmp_path / "charades")
+    writer = prepare("charades", tmp_path / "in", tmp_path / "charades")
     assert {path.name: path.read_text() for path in (tmp_path / "charades").glob("*.txt")} == {
         "categories.txt": "Holding some clothes\nPutting clothes somewhere\nSomeone is smiling\n",
         "train_segments.txt": "46GP8 1 24 2\n46GP8 12 36 0\n46GP8 24 36 2",
@@ -36,12 +30,12 @@ def test_charades(tmp_path):
     assert "train: 4 videos in the annotations, officially 7,985" in said
     assert "test: 1 videos in the annotations, officially 1,863" in said
     assert "--config.data.dataset=charades --config.data.multi_label=True" in said
-    assert not prepare_charades(tmp_path / "in", tmp_path / "charades").changed
+    assert not prepare("charades", tmp_path / "in", tmp_path / "charades").changed
 
 
 def test_charades_can_be_read(tmp_path):
     miniature.charades(tmp_path / "in")
-    prepare_charades(tmp_path / "in", tmp_path / "charades")
+    prepare("charades", tmp_path / "in", tmp_path / "charades")
     files = datasets.locate("charades", tmp_path / "charades")
     records = annotations.read_list(
         files.train_list, frames_root=files.frames, num_classes=3, multi_label=True
@@ -52,28 +46,18 @@ def test_charades_can_be_read(tmp_path):
         source.check(record)
 
 
-@pytest.mark.parametrize("call", [2, 50, 94, 97, 100])
-def test_charades_interrupted_and_run_again(tmp_path, call):
-    miniature.charades(tmp_path / "in")
-    prepare_charades(tmp_path / "in", tmp_path / "whole")
-    with miniature.interrupted(os, "replace", call):
-        prepare_charades(tmp_path / "in", tmp_path / "charades")
-    prepare_charades(tmp_path / "in", tmp_path / "charades")
-    assert miniature.tree(tmp_path / "charades") == miniature.tree(tmp_path / "whole")
-
-
 def test_gaps_in_frames_of_charades(tmp_path):
     miniature.charades(tmp_path / "in")
-    prepare_charades(tmp_path / "in", tmp_path / "charades")
+    prepare("charades", tmp_path / "in", tmp_path / "charades")
     frames = tmp_path / "charades" / "Charades_v1_rgb"
     (frames / "46GP8" / "000001.jpg").unlink()
     (frames / "YSKX3" / "000007.jpg").unlink()
     (frames / "0IH69" / "000002.jpg").unlink()
     (frames / "N11GT").rename(tmp_path / "N11GT")
     with pytest.raises(UserError, match="charades/Charades_v1_rgb"):
-        prepare_charades(tmp_path / "in", tmp_path / "charades")
+        prepare("charades", tmp_path / "in", tmp_path / "charades")
     (tmp_path / "N11GT").rename(frames / "N11GT")
-    writer = prepare_charades(tmp_path / "in", tmp_path / "charades")
+    writer = prepare("charades", tmp_path / "in", tmp_path / "charades")
     lines = (tmp_path / "charades" / "unreadable.txt").read_text().splitlines()
     found = dict(line.split("\t") for line in lines)
     assert {os.path.basename(path) for path in found} == {"46GP8", "YSKX3", "0IH69"}
@@ -87,7 +71,7 @@ def test_gaps_in_frames_of_charades(tmp_path):
 
 def test_charades_has_one_label_order(tmp_path):
     with pytest.raises(UserError, match="--order"):
-        prepare_charades(tmp_path / "in", tmp_path / "charades", orders=("alphabetical",))
+        prepare("charades", tmp_path / "in", tmp_path / "charades", orders=("alphabetical",))
 
 
 def test_frames_of_charades_under_their_names_in_the_archive(tmp_path):
@@ -96,11 +80,11 @@ def test_frames_of_charades_under_their_names_in_the_archive(tmp_path):
     frames = miniature.frames("Charades_v1_rgb/46GP8", 3, "46GP8-{:06d}.jpg")
     miniature.put(tmp_path / "charades", frames)
     with pytest.raises(UserError, match=r"46GP8-000001\.jpg"):
-        prepare_charades(tmp_path / "in", tmp_path / "charades")
+        prepare("charades", tmp_path / "in", tmp_path / "charades")
 
 
 @pytest.mark.parametrize("actions", ["c009 0.0 1.0", "c000 0.0", "c000 a b"])
 def test_actions_of_charades_that_cannot_be_right(tmp_path, actions):
     miniature.charades(tmp_path / "in", f"id,actions\n46GP8,{actions}\n")
     with pytest.raises(UserError, match="46GP8: "):
-        prepare_charades(tmp_path / "in", tmp_path / "charades")
+        prepare("charades", tmp_path / "in", tmp_path / "charades")

@@ -1,11 +1,9 @@
 """Lists of whatever part of Kinetics-400 there is."""
 
-import os
-import pathlib
-
 import miniature
 import numpy as np
 import pytest
+from miniature import prepare, published_names
 
 from trn_jax.data import annotations, datasets
 from trn_jax.errors import UserError
@@ -13,13 +11,7 @@ from trn_jax.prepare import kinetics
 from trn_jax.prepare import workers as worker_pool
 from trn_jax.prepare.lists import ORDERS
 
-LABEL_MAP = pathlib.Path(__file__).parents[2].parent / "shared/data/label_maps/label_map_k400.txt"
 CLASSES = "abseiling\nair drumming\nmassaging person's head\n"
-
-
-def prepare(folder, to):
-    to.mkdir(exist_ok=True)
-    return kinetics.prepare_kinetics(str(folder), str(to), workers=1, orders=ORDERS)
 
 
 def texts(to):
@@ -28,7 +20,7 @@ def texts(to):
 
 def test_lists_of_the_videos_that_are_there(tmp_path):
     miniature.kinetics(tmp_path / "in")
-    writer = prepare(tmp_path / "in", tmp_path / "k400")
+    writer = prepare("k400", tmp_path / "in", tmp_path / "k400")
     assert texts(tmp_path / "k400") == {
         "label_map.txt": CLASSES,
         "kinetics400_train_list_videos.txt": (
@@ -53,20 +45,20 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
         for split in ("train", "val")
     ]
     assert (to / "videos_train").is_symlink() and (to / "annotations/kinetics_val.csv").exists()
-    assert not prepare(tmp_path / "in", tmp_path / "k400").changed
+    assert not prepare("k400", tmp_path / "in", tmp_path / "k400").changed
 
 
 def test_hundreds_of_missing_videos_are_all_listed(tmp_path):
     rows = "".join(f"abseiling,{number:011d},0,10,train\n" for number in range(300))
     miniature.kinetics(tmp_path / "in", train=miniature.KINETICS_TRAIN + rows)
-    writer = prepare(tmp_path / "in", tmp_path / "k400")
+    writer = prepare("k400", tmp_path / "in", tmp_path / "k400")
     missing = (tmp_path / "k400" / "missing.txt").read_text().splitlines()
     assert len(missing) == 302 and "videos_train/00000000299_000000_000010\tabseiling" in missing
     assert f"00000000001_000000_000010, ... (all in {tmp_path}/k400/missing.txt)" in str(writer)
     assert writer.status == 0
     there = '"air drumming",3caPS4FHFF8,36,46,train\n'
     miniature.kinetics(tmp_path / "in", train=there, val=miniature.KINETICS_VAL.splitlines()[0])
-    prepare(tmp_path / "in", tmp_path / "k400")
+    prepare("k400", tmp_path / "in", tmp_path / "k400")
     assert not (tmp_path / "k400" / "missing.txt").exists()
 
 
@@ -97,7 +89,7 @@ def test_videos_that_cannot_be_read_stay_out_of_the_lists(tmp_path, monkeypatch,
     assert broken not in found["missing.txt"]
     assert writer.status == 1 and f"1 training videos that cannot be read: {path}" in str(writer)
     (tmp_path / "in" / broken).write_bytes(miniature.KINETICS_VIDEOS[broken])
-    assert prepare(tmp_path / "in", tmp_path / "k400").status == 0
+    assert prepare("k400", tmp_path / "in", tmp_path / "k400").status == 0
     assert "unreadable.txt" not in texts(tmp_path / "k400")
 
 
@@ -106,7 +98,7 @@ def test_a_link_to_nothing_cannot_be_read(tmp_path):
     path = tmp_path / "in/videos_val/air drumming/00S_-abCdEf_000003_000013.mp4"
     path.unlink()
     path.symlink_to("/nowhere.mp4")
-    assert prepare(tmp_path / "in", tmp_path / "k400").status == 1
+    assert prepare("k400", tmp_path / "in", tmp_path / "k400").status == 1
     assert "videos_val/air drumming/00S" in texts(tmp_path / "k400")["unreadable.txt"]
 
 
@@ -121,7 +113,7 @@ def test_a_link_to_nothing_cannot_be_read(tmp_path):
 def test_an_index_of_the_classes_gives_their_numbers(tmp_path, index):
     miniature.kinetics(tmp_path / "in")
     (tmp_path / "in" / "kinetics_class2ind.txt").write_text(index)
-    prepare(tmp_path / "in", tmp_path / "k400")
+    prepare("k400", tmp_path / "in", tmp_path / "k400")
     found = texts(tmp_path / "k400")
     assert found["label_map.txt"] == "massaging person's head\nabseiling\nair drumming\nzumba\n"
     assert found["kinetics400_val_list_videos.txt"].endswith(".mp4 2\n")
@@ -131,7 +123,7 @@ def test_an_index_without_a_class_of_the_annotations_is_refused(tmp_path):
     miniature.kinetics(tmp_path / "in")
     (tmp_path / "in" / "kinetics_class2ind.txt").write_text("abseiling 0\nair drumming 1\n")
     with pytest.raises(UserError, match=r"kinetics_class2ind\.txt: .massaging person"):
-        prepare(tmp_path / "in", tmp_path / "k400")
+        prepare("k400", tmp_path / "in", tmp_path / "k400")
 
 
 def test_folders_of_frames_with_gaps_stay_out_of_the_lists(tmp_path):
@@ -142,7 +134,7 @@ def test_folders_of_frames_with_gaps_stay_out_of_the_lists(tmp_path):
     for path in (train, val):
         miniature.put(tmp_path / "k400", miniature.frames(path, 20, pattern))
     (tmp_path / "k400" / train / "img_00017.jpg").unlink()
-    writer = prepare(tmp_path / "in", tmp_path / "k400")
+    writer = prepare("k400", tmp_path / "in", tmp_path / "k400")
     found = texts(tmp_path / "k400")
     assert found["kinetics400_train_list_rawframes.txt"] == ""
     assert found["kinetics400_val_list_rawframes.txt"].endswith("_000013 20 1\n")
@@ -151,24 +143,12 @@ def test_folders_of_frames_with_gaps_stay_out_of_the_lists(tmp_path):
     assert writer.status == 1
 
 
-@pytest.mark.parametrize(
-    ("function", "call"), [("replace", 1), ("replace", 2), ("replace", 4), ("symlink", 2)]
-)
-def test_interrupted_and_run_again(tmp_path, function, call):
-    miniature.kinetics(tmp_path / "in")
-    prepare(tmp_path / "in", tmp_path / "whole")
-    with miniature.interrupted(os, function, call):
-        prepare(tmp_path / "in", tmp_path / "k400")
-    assert prepare(tmp_path / "in", tmp_path / "k400").changed
-    assert miniature.tree(tmp_path / "k400") == miniature.tree(tmp_path / "whole")
-
-
 def test_line_ends_of_windows(tmp_path):
     miniature.kinetics(tmp_path / "in")
-    prepare(tmp_path / "in", tmp_path / "whole")
+    prepare("k400", tmp_path / "in", tmp_path / "whole")
     for path in (tmp_path / "in").glob("*.csv"):
         path.write_bytes(("\ufeff" + path.read_text()).replace("\n", "\r\n").encode())
-    prepare(tmp_path / "in", tmp_path / "k400")
+    prepare("k400", tmp_path / "in", tmp_path / "k400")
     assert texts(tmp_path / "k400") == texts(tmp_path / "whole")
 
 
@@ -178,7 +158,7 @@ def test_folders_of_other_names_and_videos_without_folders_of_classes(tmp_path):
         "val/00S_-abCdEf_000003_000013.mp4": miniature.video(2),
     }
     miniature.kinetics(tmp_path / "in", files)
-    prepare(tmp_path / "in", tmp_path / "k400")
+    prepare("k400", tmp_path / "in", tmp_path / "k400")
     found = texts(tmp_path / "k400")
     assert found["kinetics400_train_list_videos.txt"] == "-3B32lodo2M_000059_000069.mp4 0\n"
     assert found["kinetics400_val_list_videos.txt"] == "00S_-abCdEf_000003_000013.mp4 1\n"
@@ -186,7 +166,7 @@ def test_folders_of_other_names_and_videos_without_folders_of_classes(tmp_path):
 
 def test_the_archives_may_be_the_data_set(tmp_path):
     miniature.kinetics(tmp_path / "k400")
-    prepare(tmp_path / "k400", tmp_path / "k400")
+    prepare("k400", tmp_path / "k400", tmp_path / "k400")
     assert not (tmp_path / "k400" / "videos_train").is_symlink()
     assert "kinetics400_train_list_videos.txt" in texts(tmp_path / "k400")
 
@@ -200,7 +180,7 @@ def test_lists_of_frames_can_be_read(tmp_path):
         ("rawframes_val/air drumming/00S_-abCdEf_000003_000013", 4),
     ):
         miniature.put(tmp_path / "k400", miniature.frames(path, count, pattern))
-    writer = prepare(tmp_path / "in", tmp_path / "k400")
+    writer = prepare("k400", tmp_path / "in", tmp_path / "k400")
     files = datasets.locate("k400", tmp_path / "k400")
     class_names = annotations.read_class_names(files.class_names)
     val = annotations.read_list(files.val_list, frames_root=files.val_frames, num_classes=3)
@@ -214,31 +194,29 @@ def test_lists_of_frames_can_be_read(tmp_path):
 
 
 def test_the_published_order_of_the_classes(tmp_path):
-    if not LABEL_MAP.exists():
-        pytest.skip("no real label files here")
-    names = LABEL_MAP.read_text().splitlines()
+    names = published_names("label_map_k400.txt")
     rows = [f'"{name}",{number:011d},0,10,train\n' for number, name in enumerate(names)]
     miniature.kinetics(
         tmp_path / "in",
         {"train/00000000007_000000_000010.mp4": miniature.video()},
         "".join(reversed(rows)),
     )
-    prepare(tmp_path / "in", tmp_path / "k400")
+    prepare("k400", tmp_path / "in", tmp_path / "k400")
     found = texts(tmp_path / "k400")
-    assert found["label_map.txt"] == LABEL_MAP.read_text()
+    assert found["label_map.txt"].splitlines() == names
     assert found["kinetics400_train_list_videos.txt"] == "00000000007_000000_000010.mp4 7\n"
 
 
 def test_no_videos(tmp_path):
     miniature.kinetics(tmp_path / "in", {})
     with pytest.raises(UserError, match="videos_train and videos_val"):
-        prepare(tmp_path / "in", tmp_path / "k400")
+        prepare("k400", tmp_path / "in", tmp_path / "k400")
     miniature.put(
         tmp_path / "in",
         {"videos_train/other/x.mp4": miniature.video(), "videos_val/y.mp4": miniature.video()},
     )
     with pytest.raises(UserError, match=f"{tmp_path}/k400/videos_train"):
-        prepare(tmp_path / "in", tmp_path / "k400")
+        prepare("k400", tmp_path / "in", tmp_path / "k400")
 
 
 @pytest.mark.parametrize(
@@ -253,11 +231,11 @@ def test_no_videos(tmp_path):
 def test_annotations_that_cannot_be_right(tmp_path, train, message):
     miniature.kinetics(tmp_path / "in", train=train)
     with pytest.raises(UserError, match=message):
-        prepare(tmp_path / "in", tmp_path / "k400")
+        prepare("k400", tmp_path / "in", tmp_path / "k400")
 
 
 def test_a_table_with_other_columns(tmp_path):
     miniature.kinetics(tmp_path / "in")
     (tmp_path / "in" / "kinetics_val.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="label, youtube_id, time_start, time_end"):
-        prepare(tmp_path / "in", tmp_path / "k400")
+        prepare("k400", tmp_path / "in", tmp_path / "k400")

@@ -1,32 +1,20 @@
 """Moments in Time from a miniature archive in the official layout."""
 
 import os
-import pathlib
 import shutil
 
 import miniature
 import pytest
-from miniature import MOMENTS_CATEGORIES, MOMENTS_VIDEOS
+from miniature import MOMENTS_CATEGORIES, MOMENTS_VIDEOS, prepare, published_names
 
 from trn_jax.data import annotations, datasets
 from trn_jax.errors import UserError
-from trn_jax.prepare import moments
-from trn_jax.prepare.lists import ORDERS
-
-LABEL_MAP = (
-    pathlib.Path(__file__).parents[2].parent / "shared/data/label_maps/mmaction2_mit_label_map.txt"
-)
-
-
-def prepare_moments(folder, to):
-    to.mkdir(exist_ok=True)
-    return moments.prepare_moments(str(folder), str(to), workers=1, orders=ORDERS)
 
 
 @pytest.mark.parametrize("top", ["Moments_in_Time_Raw/", ""])
 def test_moments(tmp_path, top):
     miniature.moments(tmp_path / "in", top=top)
-    writer = prepare_moments(tmp_path / "in", tmp_path / "mit")
+    writer = prepare("moments", tmp_path / "in", tmp_path / "mit")
     found = miniature.tree(tmp_path / "mit")
     assert {path for path in found if path.endswith(".mp4")} == {
         f"videos/{p}" for p in MOMENTS_VIDEOS
@@ -43,26 +31,26 @@ def test_moments(tmp_path, top):
     assert f"trn-jax extract {to}/videos --to={to}/rawframes" in str(writer)
     assert "training: 2 videos in the annotations, officially 802,264" in str(writer)
     assert writer.status == 0
-    assert not prepare_moments(tmp_path / "in", tmp_path / "mit").changed
+    assert not prepare("moments", tmp_path / "in", tmp_path / "mit").changed
 
 
 @pytest.mark.parametrize("line", ["{name} {number}", "{number},{name}"])
 def test_other_indices_of_the_classes_of_moments(tmp_path, line):
     miniature.moments(tmp_path / "in")
-    prepare_moments(tmp_path / "in", tmp_path / "mit")
+    prepare("moments", tmp_path / "in", tmp_path / "mit")
     lines = [line.format(name=name, number=number) for name, number in MOMENTS_CATEGORIES.items()]
     other = tmp_path / "in" / "moments_categories.txt"
     other.write_text("\n".join(lines))
-    prepare_moments(tmp_path / "in", tmp_path / "mit")
+    prepare("moments", tmp_path / "in", tmp_path / "mit")
     names = (tmp_path / "mit" / "label_map.txt").read_text()
     assert names == "clapping\npraying\nadult+female+singing\n"
 
 
 def test_videos_of_moments_that_cannot_be_read(tmp_path):
     miniature.moments(tmp_path / "in")
-    prepare_moments(tmp_path / "in", tmp_path / "mit")
+    prepare("moments", tmp_path / "in", tmp_path / "mit")
     (tmp_path / "mit/videos/training/praying/b_2.mp4").write_bytes(b"")
-    writer = prepare_moments(tmp_path / "in", tmp_path / "mit")
+    writer = prepare("moments", tmp_path / "in", tmp_path / "mit")
     (line,) = (tmp_path / "mit" / "unreadable.txt").read_text().splitlines()
     assert line.startswith("videos/training/praying/b_2.mp4\t")
     for name in ("mit_train_list_videos.txt", "train_videolist.txt"):
@@ -75,38 +63,26 @@ def test_moments_with_frames_can_be_read(tmp_path):
     for video in MOMENTS_VIDEOS:
         folder = f"rawframes/{os.path.splitext(video)[0]}"
         miniature.put(tmp_path / "mit", miniature.frames(folder, 2, "img_{:05d}.jpg"))
-    writer = prepare_moments(tmp_path / "in", tmp_path / "mit")
+    writer = prepare("moments", tmp_path / "in", tmp_path / "mit")
     files = datasets.locate("moments", tmp_path / "mit")
     (record,) = annotations.read_list(files.val_list, frames_root=files.val_frames, num_classes=3)
     assert record.label == 2 and len(os.listdir(record.path)) == record.num_frames == 2
     assert "--config.data.dataset=moments --config.model.num_classes=3" in str(writer)
 
 
-@pytest.mark.parametrize("call", [2, 4, 9, 12])
-def test_moments_interrupted_and_run_again(tmp_path, call):
-    miniature.moments(tmp_path / "in")
-    prepare_moments(tmp_path / "in", tmp_path / "whole")
-    with miniature.interrupted(os, "replace", call):
-        prepare_moments(tmp_path / "in", tmp_path / "mit")
-    prepare_moments(tmp_path / "in", tmp_path / "mit")
-    assert miniature.tree(tmp_path / "mit") == miniature.tree(tmp_path / "whole")
-
-
 def test_the_archive_of_moments_may_go_afterwards(tmp_path):
     miniature.moments(tmp_path / "in")
-    prepare_moments(tmp_path / "in", tmp_path / "mit")
+    prepare("moments", tmp_path / "in", tmp_path / "mit")
     shutil.rmtree(tmp_path / "in")
-    assert not prepare_moments(tmp_path / "in", tmp_path / "mit").changed
+    assert not prepare("moments", tmp_path / "in", tmp_path / "mit").changed
 
 
 def test_the_published_numbers_of_moments(tmp_path):
-    if not LABEL_MAP.exists():
-        pytest.skip("no real label files here")
-    names = LABEL_MAP.read_text().splitlines()
+    names = published_names("mmaction2_mit_label_map.txt")
     rest = [name for name in MOMENTS_CATEGORIES if name not in names]
     numbers = {name: number for number, name in enumerate(names + rest)}
     miniature.moments(tmp_path / "in", dict(sorted(numbers.items())))
-    prepare_moments(tmp_path / "in", tmp_path / "mit")
+    prepare("moments", tmp_path / "in", tmp_path / "mit")
     assert (tmp_path / "mit" / "label_map.txt").read_text().splitlines()[:339] == names
 
 
@@ -121,4 +97,4 @@ def test_the_published_numbers_of_moments(tmp_path):
 def test_categories_of_moments_that_cannot_be_right(tmp_path, categories, message):
     miniature.moments(tmp_path / "in", categories)
     with pytest.raises(UserError, match=message):
-        prepare_moments(tmp_path / "in", tmp_path / "mit")
+        prepare("moments", tmp_path / "in", tmp_path / "mit")

@@ -107,3 +107,29 @@ def test_a_target_that_is_a_file(tmp_path, capsys):
     (tmp_path / "to").write_text("")
     assert main(["jester", f"--archives={tmp_path}", f"--to={tmp_path}/to"]) == 2
     assert f"{tmp_path}/to: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "function", "calls"),
+    [
+        # Renames of Jester: the record, 14 frames, the record, 4 files of labels, 6 lists; of the
+        # others: the record, 9 frames or 2 videos, the record, 3 files of annotations, lists.
+        ("jester", miniature.jester, "replace", (1, 4, 16, 18, 22, 25)),
+        ("sthv1", miniature.sthv1, "replace", (1, 5, 11, 13, 16, 20)),
+        ("sthv2", miniature.sthv2, "replace", (1, 3, 4, 6, 8, 10)),
+        ("charades", miniature.charades, "replace", (2, 50, 94, 97, 100)),
+        ("moments", miniature.moments, "replace", (2, 4, 9, 12)),
+        ("k400", miniature.kinetics, "replace", (1, 2, 4)),
+        ("k400", miniature.kinetics, "symlink", (2,)),
+    ],
+)
+def test_interrupted_and_run_again(tmp_path, name, make, function, calls):
+    make(tmp_path / "in")
+    miniature.prepare(name, tmp_path / "in", tmp_path / "whole")
+    expected = miniature.tree(tmp_path / "whole")
+    for call in calls:
+        to = tmp_path / str(call)
+        with miniature.interrupted(os, function, call):
+            miniature.prepare(name, tmp_path / "in", to)
+        assert miniature.prepare(name, tmp_path / "in", to).changed
+        assert miniature.tree(to) == expected

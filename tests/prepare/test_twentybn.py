@@ -1,6 +1,5 @@
 """Jester and Something-Something from miniature archives in the official layouts."""
 
-import os
 import pathlib
 import shlex
 import signal
@@ -10,20 +9,14 @@ import sys
 import miniature
 import numpy as np
 import pytest
+from miniature import DOINGS, STHV2, TEMPLATES, prepare, published_names
 
 from trn_jax.data import annotations, datasets, decode
 from trn_jax.errors import UserError
-from trn_jax.prepare import PREPARATIONS, lists, split_tar
-from trn_jax.prepare.lists import ORDERS
+from trn_jax.prepare import lists, split_tar
 
 REPOSITORY = pathlib.Path(__file__).parent.parent.parent
 LEFT_OUT = ("missing.txt", "unreadable.txt")
-LABEL_MAPS = REPOSITORY.parent / "shared" / "data" / "label_maps"
-
-
-def prepare(name, archives_folder, to, orders=ORDERS):
-    to.mkdir(exist_ok=True)
-    return PREPARATIONS[name](str(archives_folder), str(to), workers=1, orders=orders)
 
 
 def read_lists(name, root, **names):
@@ -34,14 +27,6 @@ def read_lists(name, root, **names):
         annotations.read_list(path, frames_root=folder, num_classes=len(class_names))
         for path, folder in ((files.train_list, files.frames), (files.val_list, files.val_frames))
     )
-
-
-def real_names(file):
-    """Class names of the data set as distributed, where they are at hand."""
-    path = LABEL_MAPS / file
-    if not path.exists():
-        pytest.skip("no real label files here")
-    return path.read_text().splitlines()
 
 
 # Jester
@@ -86,7 +71,7 @@ def test_jester_can_be_read_without_further_settings(tmp_path):
 
 
 def test_both_orders_of_jester_name_the_same_classes(tmp_path):
-    names = real_names("jester_label_map_official_order.txt")
+    names = published_names("jester_label_map_official_order.txt")
     rows = tuple((str(number), name, 1 + number % 3) for number, name in enumerate(names, start=1))
     miniature.jester(tmp_path / "in", labels=names, train=rows, val=rows[:5])
     writer = prepare("jester", tmp_path / "in", tmp_path / "jester")
@@ -206,17 +191,6 @@ def test_class_names_with_their_numbers(tmp_path, line):
 # Interruptions and bad input
 
 
-# Renames: the record, 14 frames, the record, 4 files of labels, 6 lists.
-@pytest.mark.parametrize("call", [1, 4, 16, 18, 22, 25])
-def test_jester_interrupted_and_run_again(tmp_path, call):
-    miniature.jester(tmp_path / "in")
-    prepare("jester", tmp_path / "in", tmp_path / "whole")
-    with miniature.interrupted(os, "replace", call):
-        prepare("jester", tmp_path / "in", tmp_path / "jester")
-    assert prepare("jester", tmp_path / "in", tmp_path / "jester").changed
-    assert miniature.tree(tmp_path / "jester") == miniature.tree(tmp_path / "whole")
-
-
 KILLED = """
 import os, signal, sys
 from trn_jax import cli
@@ -301,15 +275,9 @@ def test_unpacking_leaves_nothing_out(tmp_path):
 
 # Something-Something V1
 
-DOINGS = ("Holding something", "Turning something upside down", "Closing something")
-STHV1 = {
-    "train": (("100218", "Closing something", 3), ("24413", "Holding something", 2)),
-    "validation": (("74225", "Turning something upside down", 4),),
-}
-
 
 def test_sthv1(tmp_path):
-    frames = miniature.sthv1(tmp_path / "in", STHV1, DOINGS)
+    frames = miniature.sthv1(tmp_path / "in")
     writer = prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
     found = miniature.tree(tmp_path / "sthv1")
     renamed = {
@@ -331,19 +299,8 @@ def test_sthv1(tmp_path):
     assert str(writer).splitlines()[-1].startswith("  trn-jax train trn_sthv1 ")
 
 
-# Renames: the record, 9 frames, the record, 3 files of annotations, 6 lists.
-@pytest.mark.parametrize("call", [1, 5, 11, 13, 16, 20])
-def test_sthv1_interrupted_and_run_again(tmp_path, call):
-    miniature.sthv1(tmp_path / "in", STHV1, DOINGS)
-    prepare("sthv1", tmp_path / "in", tmp_path / "whole")
-    with miniature.interrupted(os, "replace", call):
-        prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
-    assert prepare("sthv1", tmp_path / "in", tmp_path / "sthv1").changed
-    assert miniature.tree(tmp_path / "sthv1") == miniature.tree(tmp_path / "whole")
-
-
 def test_sthv1_has_the_published_order(tmp_path):
-    names = real_names("mmaction2_sthv1_label_map.txt")
+    names = published_names("mmaction2_sthv1_label_map.txt")
     rows = tuple((str(number), name, 1) for number, name in enumerate(names, start=1))
     miniature.sthv1(tmp_path / "in", {"train": rows, "validation": rows[:1]}, names)
     prepare("sthv1", tmp_path / "in", tmp_path / "sthv1")
@@ -353,7 +310,7 @@ def test_sthv1_has_the_published_order(tmp_path):
 
 
 def test_the_tree_of_sthv1_can_be_unpacked_by_hand(tmp_path):
-    frames = miniature.sthv1(tmp_path / "in", STHV1, DOINGS)
+    frames = miniature.sthv1(tmp_path / "in")
     for part in (tmp_path / "in").glob("20bn*"):
         part.unlink()
     stem = "20bn-something-something-v1"
@@ -367,15 +324,9 @@ def test_the_tree_of_sthv1_can_be_unpacked_by_hand(tmp_path):
 
 # Something-Something V2
 
-TEMPLATES = ("Approaching something with your camera", "Holding something next to something")
-STHV2 = {
-    "train": (("78687", "Holding [something] next to [something]", miniature.video(1)),),
-    "validation": (("74225", "Approaching [something] with your camera", miniature.video(22)),),
-}
-
 
 def test_sthv2(tmp_path):
-    videos = miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    videos = miniature.sthv2(tmp_path / "in")
     writer = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
     found = miniature.tree(tmp_path / "sthv2")
     assert found["videos/78687.webm"] == videos["20bn-something-something-v2/78687.webm"]
@@ -391,19 +342,8 @@ def test_sthv2(tmp_path):
     ]
 
 
-# Renames: the record, 2 videos, the record, 3 files of annotations, 3 lists.
-@pytest.mark.parametrize("call", [1, 3, 4, 6, 8, 10])
-def test_sthv2_interrupted_and_run_again(tmp_path, call):
-    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
-    prepare("sthv2", tmp_path / "in", tmp_path / "whole")
-    with miniature.interrupted(os, "replace", call):
-        prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
-    assert prepare("sthv2", tmp_path / "in", tmp_path / "sthv2").changed
-    assert miniature.tree(tmp_path / "sthv2") == miniature.tree(tmp_path / "whole")
-
-
 def test_sthv2_with_frames(tmp_path):
-    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    miniature.sthv2(tmp_path / "in")
     frames = miniature.frames("78687", 3, "img_{:05d}.jpg")
     miniature.put(tmp_path / "sthv2" / "rawframes", frames)
     writer = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
@@ -416,7 +356,7 @@ def test_sthv2_with_frames(tmp_path):
 
 
 def test_frames_under_other_names_are_read_with_the_printed_command(tmp_path):
-    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    miniature.sthv2(tmp_path / "in")
     for name, pattern in (("78687", "{:06d}.jpg"), ("74225", "{:06d}.jpg")):
         miniature.put(tmp_path / "sthv2" / "rawframes", miniature.frames(name, 3, pattern))
     writer = prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")
@@ -436,7 +376,7 @@ def test_frames_under_other_names_are_read_with_the_printed_command(tmp_path):
 
 
 def test_sthv2_with_its_annotations_in_a_zip_file(tmp_path):
-    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    miniature.sthv2(tmp_path / "in")
     packed = {}
     for kind in ("labels", "train", "validation"):
         path = tmp_path / "in" / f"something-something-v2-{kind}.json"
@@ -460,7 +400,7 @@ def test_sthv2_with_its_annotations_in_a_zip_file(tmp_path):
     ],
 )
 def test_annotations_of_sthv2_that_cannot_be_right(tmp_path, file, content, message):
-    miniature.sthv2(tmp_path / "in", STHV2, TEMPLATES)
+    miniature.sthv2(tmp_path / "in")
     (tmp_path / "in" / f"something-something-v2-{file}.json").write_text(content)
     with pytest.raises(UserError, match=message):
         prepare("sthv2", tmp_path / "in", tmp_path / "sthv2")

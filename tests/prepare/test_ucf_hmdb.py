@@ -1,27 +1,20 @@
 """UCF101 and HMDB51 in miniature, in the layouts of their archives; data sets already unpacked."""
 
 import os
-import pathlib
 import shlex
 
 import miniature
 import pytest
+from miniature import prepare, published_names
 
 from trn_jax import cli
 from trn_jax.data import annotations, datasets
 from trn_jax.data.videos import VideoFile
 from trn_jax.errors import UserError
-from trn_jax.prepare import PREPARATIONS, lists
-from trn_jax.prepare.lists import ORDERS
+from trn_jax.prepare import lists
 
-LABEL_MAPS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "label_maps"
 UCF = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
 GROUPS = {1: (8, 1), 2: (1, 8), 3: (9, 2)}  # split: groups of training and of test
-
-
-def prepare(name, folder, to):
-    to.mkdir(exist_ok=True)
-    return PREPARATIONS[name](str(folder), str(to), workers=1, orders=ORDERS)
 
 
 def ucf_name(label, group):
@@ -211,10 +204,7 @@ def test_the_command_knows_data_sets(tmp_path, capsys, monkeypatch):
 
 
 def test_classes_of_hmdb51_have_the_order_of_mmaction2(tmp_path):
-    path = LABEL_MAPS / "hmdb51_label_map.txt"
-    if not path.exists():
-        pytest.skip("no real label files here")
-    names = path.read_text().splitlines()
+    names = published_names("hmdb51_label_map.txt")
     hmdb51(tmp_path / "in", labels=names[::-1])
     prepare("hmdb51", tmp_path / "in", tmp_path / "to")
     assert read("hmdb51", tmp_path / "to")[0] == names

@@ -19,7 +19,7 @@ def collect(writer, archives, folder, wanted, *, packed_in="", optional=()):
     Args:
         writer: a `DatasetWriter`.
         archives: folder of the archives.
-        folder: their folder in the data set.
+        folder: of the annotations, in the data set.
         wanted: `{name: alternative names}`.
         packed_in: name of the zip file that they are distributed in.
         optional: those of `wanted` that may be missing.

@@ -9,16 +9,13 @@ from trn_jax.prepare.examples import Example, split_called
 
 
 def read_class_folders(writer, root, found, *, class_level=1):
-    """Find the videos below folders of classes, at any depth.
+    """Read the examples of videos below folders of classes, at any depth.
 
     Args:
         writer: the `DatasetWriter` that notes what is skipped.
         root: the folder.
-        found: its `folders.FoundFiles`.
+        found: its `FoundFiles`.
         class_level: level of the class folders, from 1, below `root` or `train`, `val` and `test`.
-
-    Returns:
-        A list of `Example`.
 
     Raises:
         UserError: there are no videos.

@@ -18,12 +18,9 @@ _MAPS = (
 
 
 def ordered(names, order=()):
-    """Class names in label order.
+    """Class names in the `order` of the source's numbers, which may have further names.
 
-    Args:
-        names: the classes.
-        order: names in the order of the source's numbers; by default numbers are sorted by value,
-            and names alphabetically.
+    Without an order, numbers are sorted by value, and names alphabetically.
     """
     if order:
         return [name for name in order if name in names]
@@ -37,19 +34,10 @@ def _is_number(name):
 
 
 def unify(writer, examples, order, *, merge):
-    """Merge variant spellings of class names.
+    """Merge variant spellings of class names; returns examples and order with the remaining names.
 
     Spaces around names are always removed, as files of class names are read without them. Names
     that differ only in case, spaces or Unicode normal form are noted, and merged on request.
-
-    Args:
-        writer: the `DatasetWriter` that notes them.
-        examples: `Example`s.
-        order: of the classes, see `ordered`.
-        merge: whether to merge the latter.
-
-    Returns:
-        The examples and the order, with the remaining names.
     """
     counts = collections.Counter(label for example in examples for label in example.labels)
     chosen: dict[str, str] = {}

@@ -50,11 +50,11 @@ class SourceOptions:
 
 
 def find_examples(writer, source, to, options):
-    """Find the labelled videos of a source.
+    """Find the labelled videos of a source: a folder, a table or a list.
 
     Args:
         writer: the `DatasetWriter` that notes what is skipped.
-        source: a folder, a table or a list.
+        source: its path.
         to: folder of the data set, which may be in the source.
         options: `SourceOptions`.
 

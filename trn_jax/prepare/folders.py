@@ -90,11 +90,7 @@ def search(root, *, depth=None, leave_out="", frames=True):
 
 
 def find_videos(root, depth=2):
-    """Find the video files in a folder by extension.
-
-    Args:
-        root: the folder, which may be missing.
-        depth: levels of subfolders to search.
+    """Find video files by extension in `root`, which may be missing, and `depth` levels below.
 
     Returns:
         Sorted paths relative to `root`.

@@ -30,12 +30,10 @@ class FrameFolder:
 
 
 def frame_folder(names, usual=""):
-    """Recognize the frames among the names in a folder.
+    """Recognize the frames among the file names in a folder.
 
-    Args:
-        names: of its files.
-        usual: pattern of the frames if any file matches it; other images are no frames then, such
-            as those of optical flow. Otherwise the first image gives the pattern.
+    Files that match the `usual` pattern are the frames, and other images, such as those of optical
+    flow, are not. If none matches, the first image gives the pattern.
 
     Returns:
         A `FrameFolder`, or the reason why it is unreadable, such as a missing frame.
@@ -69,16 +67,9 @@ def _number(name):
 
 
 def list_frames(root, names, *, workers, usual=""):
-    """List the frames in many folders.
+    """List the frames in many folders in `root`: `{name: FrameFolder, or a reason}`.
 
-    Args:
-        root: folder of the frame folders.
-        names: of the frame folders.
-        workers: number of processes.
-        usual: pattern of the frames, see `frame_folder`.
-
-    Returns:
-        `{name: FrameFolder, or a reason}` of the folders that exist.
+    Missing folders are left out; for `usual`, see `frame_folder`.
     """
     chunks = [tuple(names[i : i + CHUNK_SIZE]) for i in range(0, len(names), CHUNK_SIZE)]
     list_chunk, min_chunks = partial(_list_chunk, root, usual), MIN_PARALLEL // CHUNK_SIZE
@@ -109,11 +100,7 @@ def _list_chunk(root, usual, names):
 
 
 def find_folders(root, names):
-    """Find folders by name, in a folder and in its subfolders.
-
-    Args:
-        root: the folder, which may be missing.
-        names: of the folders to find.
+    """Find folders by name in `root`, which may be missing, and in its subfolders.
 
     Returns:
         `{name: path relative to root}` of those found.

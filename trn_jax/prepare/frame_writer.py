@@ -16,11 +16,11 @@ _CLOCK_STEP = 1e-3  # seconds; some containers round times to it
 
 
 def write_frames(path, folder, settings):
-    """Write the frames of a video file to a folder.
+    """Write the frames of a video file to an existing folder.
 
     Args:
         path: the video file.
-        folder: the folder, which must exist.
+        folder: the folder.
         settings: `extraction.Settings`.
 
     Returns:

@@ -112,7 +112,7 @@ def write_frame_lists(writer, annotations, roots, files, orders, *, dataset, wor
         annotations: the `Annotations`.
         roots: `{split: folder of the frame folders, below that of the data set}`.
         files: `{label order: ListFiles}`.
-        orders: which of them to write.
+        orders: label orders to write.
         dataset: name in `datasets.DATASETS`, for the usual names of frames.
         workers: processes that list frames.
 
@@ -122,29 +122,18 @@ def write_frame_lists(writer, annotations, roots, files, orders, *, dataset, wor
     Raises:
         UserError: no video has frames.
     """
-    paths = {split: [e.path for e in examples] for split, examples in annotations.splits.items()}
+    paths = {split: [e.path for e in annotations.splits[split]] for split in _SPLITS}
     counts, reasons = find_frames(writer, dataset, roots, paths, workers=workers)
-    lines = {
-        split: {path: f"{path} {count}" for path, count in found.items()}
-        for split, found in counts.items()
-    }
-    unreadable = {
-        split: {path: (path, reason) for path, reason in found.items()}
-        for split, found in reasons.items()
-    }
+    lines = {s: {path: f"{path} {n}" for path, n in counts[s].items()} for s in _SPLITS}
+    unreadable = {s: {path: (path, why) for path, why in reasons[s].items()} for s in _SPLITS}
     what = "frames", "a folder of frames"
     return _write(writer, annotations, roots, files, orders, lines, unreadable, what)
 
 
 def find_frames(writer, dataset, roots, paths, *, workers):
-    """Count the frames of videos, and set `writer.naming` to the most common names of frames.
+    """Count the frames in folders, and set `writer.naming` to the most common names of frames.
 
-    Args:
-        writer: a `DatasetWriter`.
-        dataset: name in `datasets.DATASETS`, for the usual names of frames.
-        roots: `{split: folder of the frame folders, below that of the data set}`.
-        paths: `{split: frame folders}`, collections.
-        workers: processes that list frames.
+    `paths` are `{split: frame folders}`; for the others, see `write_frame_lists`.
 
     Returns:
         `{split: {path: number of frames}}` and `{split: {path: reason}}` of the unreadable ones;
@@ -208,18 +197,9 @@ def write_video_lists(writer, annotations, roots, files, orders, *, workers, che
 
 
 def open_videos(writer, root, paths, workers):
-    """Open video files and decode the first frame of each; `writer.opened` caches the results.
+    """Open video files below `root` and decode their first frames: `{unreadable path: reason}`.
 
-    `trn-jax check --deep` decodes all frames.
-
-    Args:
-        writer: a `DatasetWriter`.
-        root: folder that paths are relative to, below that of the data set.
-        paths: of the files.
-        workers: processes that open files.
-
-    Returns:
-        `{path: reason}` of the unreadable ones.
+    `writer.opened` caches the results. `trn-jax check --deep` decodes all frames.
     """
     folder = os.path.join(writer.to, root)
     opened = writer.opened.setdefault(root, {})

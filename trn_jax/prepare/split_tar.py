@@ -179,16 +179,12 @@ class _JoinedParts(io.RawIOBase):
 def find_split_tar(folder, stem, *, num_parts=None):
     """Find the parts `<stem>-00`, `<stem>-01`, ..., each as it is or in a zip file.
 
-    Args:
-        folder: folder of the archives.
-        stem: beginning of their names.
-        num_parts: number of parts, if known.
-
     Returns:
         A `SplitTar`, or `None` if there is no part at all.
 
     Raises:
-        UserError: parts are missing or incomplete; all of them are named.
+        UserError: of `num_parts`, or up to the last one found, some are missing or incomplete; all
+            of them are named.
     """
     pattern = re.compile(re.escape(stem) + r"-(\d\d)(\.zip)?")
     names = list_archives(folder)

@@ -176,15 +176,7 @@ def _balance(units, val_share):
 
 
 def read_earlier(folder, keys):
-    """Read the splits of the lists that are in the folder of a data set.
-
-    Args:
-        folder: the folder.
-        keys: `Example.key`s to find.
-
-    Returns:
-        `{key: split}` of those found.
-    """
+    """Read the lists in the folder of a data set: `{Example.key: split}` of those in `keys`."""
     keys = set(keys)
     found: dict[str, str] = {}
     for split, name in LIST_FILES.items():

@@ -69,10 +69,8 @@ class Table:
 def read_rows(path, resolver, *, multi_label):
     """Read a `Table` from a file of one of `TABLE_EXTENSIONS`.
 
-    Args:
-        path: the file.
-        resolver: the `PathResolver` of its videos.
-        multi_label: whether lines of a list can have several labels.
+    The `PathResolver` recognizes videos. With `multi_label`, lines of a list can have
+    several labels.
 
     Raises:
         UserError: it is malformed.

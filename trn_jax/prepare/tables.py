@@ -42,16 +42,13 @@ class TableOptions:
 
 
 def read_table(writer, path, root, options):
-    """Read a table or a list.
+    """Read a table or a list: `Example`s with paths as they are on the disk.
 
     Args:
         writer: the `DatasetWriter` that notes what is skipped.
         path: the table.
         root: folder that paths in it are relative to.
         options: `TableOptions`.
-
-    Returns:
-        A list of `Example`, with paths as they are on the disk.
 
     Raises:
         UserError: the file is not a table, its columns are unknown, or rows are malformed.

@@ -13,11 +13,11 @@ The test videos of a split are its validation list; there are no others. Lists o
 when `trn-jax extract` has extracted some to `rawframes`.
 """
 
-import dataclasses
 import glob
 import os
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
@@ -37,22 +37,13 @@ _VIDEOS, _FRAMES = "videos", "rawframes"
 _TRAIN, _TEST = "1", "2"  # of HMDB51; 0 is neither
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """A data set as distributed.
+class _Source(NamedTuple):
+    """A data set as distributed."""
 
-    Attributes:
-        name: in `datasets.DATASETS`.
-        folders: possible names of the folder of the videos.
-        archive: name of the archive of the videos, without extension.
-        read: reads the class names, `{"train": [Example, ...], "val": ...}` of each split, and the
-            file of the class names.
-    """
-
-    name: str
-    folders: tuple[str, ...]
-    archive: str
-    read: Callable
+    name: str  # in `datasets.DATASETS`
+    folders: tuple[str, ...]  # possible names of the folder of the videos
+    archive: str  # of the videos, without extension
+    read: Callable  # class names, `{"train": [Example, ...], "val": ...}` of each split, their file
 
 
 def prepare_ucf101(folder, to, *, workers, orders, check=True):

@@ -39,16 +39,10 @@ def in_processes(function, items, workers):
     When a process dies, the items in progress are retried, each in a process of its own. So a
     shortage of memory passes, and a file that crashes its decoder is identified.
 
-    Args:
-        function: of one item; a top-level function, or a `functools.partial` of one.
-        items: its arguments.
-        workers: number of processes.
+    The function is a top-level one, or a `functools.partial` of one. What it raises ends the work.
 
     Yields:
         `(item, result)` in order of completion; the result is `Died()` if the process died twice.
-
-    Raises:
-        What the function raises; waiting items are dropped.
     """
     waiting = deque(items)
     while waiting:

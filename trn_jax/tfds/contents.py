@@ -76,7 +76,7 @@ class Contents:
 
 
 def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
-    """List the videos of a prepared data set.
+    """Find the `Contents` of a prepared data set.
 
     Args:
         dataset: name in `datasets.DATASETS`.
@@ -84,9 +84,6 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
         num_classes: number of classes; `None` for any number.
         multi_label: whether lists have several labels per video.
         files: fields of `datasets.Dataset` that differ from the defaults of the data set.
-
-    Returns:
-        `Contents`.
 
     Raises:
         UserError: lists or videos are missing or malformed.
