@@ -646,10 +646,10 @@ def main(folder):
     """Read all of them, after writing them to a folder."""
     from bounded_reading import bound_memory, outcome
 
-    from trn_jax.convert import dumps, read_torch_file
+    from trn_jax.convert import prediction_dump, read_torch_file
     from trn_jax.evaluation import score_files as files_of_scores
 
-    del dumps  # loaded now, as the bound counts from here
+    del prediction_dump  # loaded now, as the bound counts from here
     readers = (
         ("weights", weights(), read_torch_file),
         ("scores", score_files(), files_of_scores.read),

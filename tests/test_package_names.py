@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 
 from trn_jax import convert, create_model
-from trn_jax.convert.image_sources import CLASSIFIER
+from trn_jax.convert import variables
+from trn_jax.convert.image_name_tables import CLASSIFIER
 from trn_jax.convert.layout import rearranged
-from trn_jax.convert.names import variables
+from trn_jax.convert.name_tables import EXAMPLES, NAME_TABLES
 from trn_jax.convert.recognition import layer, recognise
-from trn_jax.convert.sources import EXAMPLES, SOURCES
 
 CASES = {
     "torchvision swin_b": ("torchvision_swin", "tsn_swin_base"),
@@ -120,7 +120,7 @@ def test_unfolded_patches_get_the_order_of_the_original():
     np.testing.assert_array_equal(rearranged({norm: unfolded})[norm], original)
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", NAME_TABLES)
 def test_examples_are_names_of_their_source(source):
     assert layer(EXAMPLES[source], source)
 

@@ -107,9 +107,9 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
 def check_tensors(graph, state, expected):
     """Compare norms and samples of tensors with the golden's, which are in PyTorch's layout."""
     model = nnx.merge(graph, *state.model)
-    found = convert.names.variables(model)
+    found = convert.variables(model)
     for name, numbers in expected.items():
-        path = convert.names._path(name, "mmaction2", found)
+        path = convert.our_path(name, "mmaction2", found)
         value = np.asarray(found[path][...])
         if path.endswith("/kernel"):
             value = value.transpose(-1, -2, *range(value.ndim - 2))

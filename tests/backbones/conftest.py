@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.backbones.bninception import BLOCKS, BNInception, average_3x3
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 from trn_jax.errors import UserError
 from trn_jax.models.cost import measure
 from trn_jax.nn.layers import Frozen

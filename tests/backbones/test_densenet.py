@@ -8,7 +8,7 @@ from flax import nnx
 
 from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.densenet import DenseNet, average_2x2
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 from trn_jax.models.cost import measure
 from trn_jax.nn.layers import Frozen
 

@@ -13,7 +13,7 @@ from trn_jax import convert, create_model
 from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.mobileone import MobileOneBlock, SqueezeExcite, reparameterize
 from trn_jax.backbones.temporal_hook import TemporalHook
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 from trn_jax.errors import UserError
 from trn_jax.nn.layers import BatchNorm
 

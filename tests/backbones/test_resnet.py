@@ -12,7 +12,7 @@ from flax import nnx
 from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet, ResNeXtBottleneck
 from trn_jax.backbones.temporal_hook import TemporalHook
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, Frozen, Linear

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.backbones import BACKBONES
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 from trn_jax.errors import UserError
 from trn_jax.nn.conv3d import Conv3d
 

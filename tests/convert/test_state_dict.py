@@ -21,9 +21,9 @@ from state_dicts import (
 )
 
 from trn_jax import convert, create_model
-from trn_jax.convert.diagnosis import describe
-from trn_jax.convert.names import variables
-from trn_jax.convert.sources import SOURCES
+from trn_jax.convert import variables
+from trn_jax.convert.diagnosis import describe_network
+from trn_jax.convert.name_tables import NAME_TABLES
 from trn_jax.errors import UserError
 
 HEADS = ("tsn", "trn", "trn_multiscale")
@@ -408,7 +408,7 @@ def test_names_of_nobody_are_refused(build):
     ],
 )
 def test_networks_are_told_by_their_names(state, seen):
-    assert seen in describe(state)
+    assert seen in describe_network(state)
 
 
 # Layouts, on models that are nothing but their variables
@@ -524,9 +524,9 @@ def test_a_classifier_made_for_testing_is_ignored(build):
     check(model, expected)
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", NAME_TABLES)
 def test_tables_are_pairs_of_patterns(source):
-    for pattern, replacement in SOURCES[source]:
+    for pattern, replacement in NAME_TABLES[source]:
         groups = re.compile(pattern).groups
         assert all(int(number) <= groups for number in re.findall(r"\\(\d)", replacement))
 

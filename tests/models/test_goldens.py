@@ -263,7 +263,7 @@ def test_deployed_mobileone_matches_the_reference(golden):
     for name, shape, _ in numbers["manifest"]:
         path = name.replace("cls_head.fc_cls", "head.fc").replace("conv.", "").split(".")
         layer, leaf = "/".join(path[:-1]), path[-1]
-        found = convert.names.variables(fused)
+        found = convert.variables(fused)
         value = found[f"{layer}/{'kernel' if leaf == 'weight' else leaf}"][...]
         state[name] = np.asarray(value).transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim])
         assert list(state[name].shape) == shape, name
@@ -274,7 +274,7 @@ def test_deployed_mobileone_matches_the_reference(golden):
     # What a file in deploy form holds goes into a model that was built so.
     model = nnx.eval_shape(lambda: create_model(**options, deploy=True))
     convert.load_state_dict(model, state)
-    counted = sum(leaf.size for leaf in convert.names.variables(model).values())
+    counted = sum(leaf.size for leaf in convert.variables(model).values())
     assert counted == numbers["num_params"] == 13_608_952
     check_against_reference(numbers, model, clips_of(numbers))
 
@@ -308,7 +308,7 @@ def test_parameter_count_is_the_published_one(name, golden):
     model = nnx.eval_shape(lambda: create_model(**CASES[name]))
     counted = sum(
         leaf.size
-        for path, leaf in convert.names.variables(model).items()
+        for path, leaf in convert.variables(model).items()
         if path.rpartition("/")[2] not in ("mean", "var")
     )
     assert counted == golden(f"cases/{name}")["num_params"]

@@ -16,7 +16,7 @@ import trn_jax
 from trn_jax import models
 from trn_jax.backbones import swin
 from trn_jax.backbones.resnet import BasicBlock, ResNet
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 from trn_jax.data import datasets, motions
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD

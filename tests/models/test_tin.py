@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 from trn_jax.errors import UserError
 from trn_jax.models.tin import TemporalInterlace, interlace
 

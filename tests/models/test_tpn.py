@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import trn_jax
-from trn_jax.convert.names import variables
+from trn_jax.convert import variables
 from trn_jax.errors import UserError
 from trn_jax.models.tpn import TPN, TPNHead
 from trn_jax.nn.pooling import max_pool_time, scatter_frames_by_choice, scatter_frames_by_xla

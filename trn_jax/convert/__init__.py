@@ -2,8 +2,8 @@
 
 from trn_jax.convert.diagnosis import num_classes, num_segments
 from trn_jax.convert.layout import rearranged
-from trn_jax.convert.names import load_state_dict, shapes, unread, variables
 from trn_jax.convert.selection import selected
+from trn_jax.convert.state_dict import load_state_dict, our_path, shapes, unread, variables
 from trn_jax.convert.torch_file import check_name, file_sha256, read_torch_file
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "load_state_dict",
     "num_classes",
     "num_segments",
+    "our_path",
     "read_torch_file",
     "rearranged",
     "selected",

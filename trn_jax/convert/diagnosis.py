@@ -101,7 +101,7 @@ class Problems:
 
     def _advice(self, shapes, ours):
         """Lines that explain the likely reasons."""
-        yield f"The weights look like {describe(shapes)}."
+        yield f"The weights look like {describe_network(shapes)}."
         theirs, mine = num_classes(shapes), _our_num_classes(ours)
         if any((*a[:-1], mine) == b and a[-1:] == (theirs,) for _, a, _, b in self.misshapen):
             yield (
@@ -196,7 +196,7 @@ def _shift_places(model):
             yield path, getattr(node, "shift_place", "block")
 
 
-def describe(shapes):
+def describe_network(shapes):
     """What network tensors of these names and shapes, `{name: shape}`, seem to belong to."""
     methods = [method for pattern, method in _METHODS if _any(pattern, shapes)]
     if "TIN" in methods and "TSM" in methods:

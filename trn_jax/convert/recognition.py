@@ -5,70 +5,61 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from trn_jax.convert.networks import averaged, prefixed, several, unwrapped
-from trn_jax.convert.sources import EXAMPLES, SOURCES
+from trn_jax.convert.name_tables import EXAMPLES, NAME_TABLES
+from trn_jax.convert.selection import averaged, prefixed, several, unwrapped
 from trn_jax.errors import UserError, escaped
 
 _MAX_PREFIX = 6  # components
 _MIN_SHARE = 0.1  # of the names that begin with a prefix
 _MAX_SAMPLE = 5000  # names that every source is tried on
 _KNOWN_SHARE = 0.5  # of the names that a source knows, or it is none of ours
-# Counters of moving averages, and what follows from the architecture.
+# Counters of moving averages, and tensors that follow from the architecture.
 _DERIVED = re.compile(
     r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask)|"
     r"n_averaged|steps|num_updates"
 )
-# mmcv's EMAHook keeps, beside the averaged weights, those of the last step in such buffers.
+# mmcv's EMAHook keeps the weights of the last step in such buffers, beside the averaged ones.
 _BUFFER = "ema_"
-# Of networks that learn together, the one whose weights are the result.
+# Of networks that are trained together, the one whose weights are the result.
 _RESULT = re.compile(r"(.*\.)?(encoder_q|online_encoder|online_network)")
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was found out about the names of a state dict.
+    """The source of the names of a state dict.
 
     Attributes:
-        source: one of `SOURCES`.
-        prefix: what was cut off, with its dot, or "".
-        names: `{name in the file: name as in the source's table}`, without derived tensors and what
-            does not belong to this network.
-        left_unread: a line for each other network.
+        source: one of `NAME_TABLES`.
+        names: `{name in the file: name as in the source's table}`, without derived tensors and
+            those of other networks.
     """
 
     source: str
-    prefix: str
     names: dict
-    left_unread: list
 
 
 def recognise(sizes, source="auto"):
-    """Find out which source names its tensors so, and behind which prefix.
+    """Find the source that names its tensors so, and the prefix of the names.
 
-    Modules that PyTorch puts around others are cut off wherever they are, see `networks.unwrapped`;
-    then the prefix, such as `model.` or `encoder_q.`, behind which a source knows most names.
-    Others need not begin with it.
+    PyTorch's wrappers are removed everywhere, see `selection.unwrapped`; then the prefix, such as
+    `model.` or `encoder_q.`, behind which the source knows most names. Names without the prefix may
+    belong to the network, too.
 
     Args:
         sizes: `{name: number of elements}` of all tensors of a file.
-        source: one of `SOURCES`, or "auto".
+        source: one of `NAME_TABLES`, or "auto".
 
     Raises:
         UserError: an unknown source, names of no known source, or several networks alike.
     """
-    if source != "auto" and source not in SOURCES:
-        raise UserError(f"unknown source {source!r} of weights; known: auto, {', '.join(SOURCES)}")
+    if source != "auto" and source not in NAME_TABLES:
+        known = ", ".join(NAME_TABLES)
+        raise UserError(f"unknown source {source!r} of weights; known: auto, {known}")
     plain = {name: unwrapped(name) for name in sizes}
     buffers = {_BUFFER + name.replace(".", "_") for name in plain.values()}
     own = {n: p for n, p in plain.items() if p not in buffers and not derived(p)}
     prefixes = _prefixes(own.values())
-    some = list(own.values())[:: 1 + len(own) // _MAX_SAMPLE]
-    counts = {
-        (candidate, prefix): len(_known(some, candidate, prefix))
-        for candidate in (SOURCES if source == "auto" else [source])
-        for prefix in prefixes
-    }
-    best, prefix = max(counts, key=counts.__getitem__)
+    best, prefix = _best(list(own.values()), source, prefixes)
     if source == "auto":
         inside = {p for p in own.values() if p.startswith(prefix)}
         _check_known(best, _known(own.values(), best, prefix), len(inside), list(own))
@@ -80,18 +71,28 @@ def recognise(sizes, source="auto"):
         for name, other in own.items()
         if other.startswith(chosen) and not any(_within(other, o, chosen) for o in others)
     }
-    # What has no prefix may belong to it, too, as the classifier beside an `encoder`.
+    # Names without the prefix, such as the classifier beside an `encoder`.
     taken = set(placed.values())
     for name, other in own.items():
         if name not in placed and other not in taken and layer(other, best) is not None:
             placed[name] = other
     placed = {name: placed[name] for name in own if name in placed}
-    left_unread = [f"left unread: {n}" for n in _parts(others, own, sizes)]
-    return Recognition(best, chosen, placed, left_unread)
+    return Recognition(best, placed)
+
+
+def _best(names, source, prefixes):
+    """The source, and the prefix, that most of the names are known with."""
+    some = names[:: 1 + len(names) // _MAX_SAMPLE]
+    counts = {
+        (candidate, prefix): len(_known(some, candidate, prefix))
+        for candidate in (NAME_TABLES if source == "auto" else [source])
+        for prefix in prefixes
+    }
+    return max(counts, key=counts.__getitem__)
 
 
 def _alike(names, source, prefix, prefixes):
-    """The other prefixes behind which there are the same names: of another network."""
+    """The other prefixes with the same names behind them: other networks."""
     names = set(names)
 
     def under(prefix):
@@ -104,7 +105,7 @@ def _alike(names, source, prefix, prefixes):
 
 
 def _within(name, other, chosen):
-    """Whether a name is one of another network, which may be inside of the chosen one's prefix."""
+    """Whether a name belongs to another network, which may be inside the chosen one's prefix."""
     return name.startswith(other) and not chosen.startswith(other)
 
 
@@ -114,7 +115,7 @@ def derived(name):
 
 
 def layer(name, source):
-    """The layer in our model of a tensor, "" if it is of no use, `None` if it is not known."""
+    """The layer of a tensor in our model; "" for one without use, `None` for an unknown one."""
     return _layer(name.rpartition(".")[0], source)
 
 
@@ -122,7 +123,7 @@ def layer(name, source):
 def _layer(name, source):
     if not _any_pattern(source).fullmatch(name):
         return None
-    for pattern, replacement in SOURCES[source]:
+    for pattern, replacement in NAME_TABLES[source]:
         match = re.fullmatch(pattern, name)
         if match:
             return match.expand(replacement)
@@ -131,11 +132,11 @@ def _layer(name, source):
 
 @functools.cache
 def _any_pattern(source):
-    return re.compile("|".join(f"(?:{pattern})" for pattern, _ in SOURCES[source]))
+    return re.compile("|".join(f"(?:{pattern})" for pattern, _ in NAME_TABLES[source]))
 
 
 def _prefixes(names):
-    """All beginnings of names, with their dots, that enough names have; the shortest first."""
+    """All prefixes, with their dots, that enough names have; the shortest first."""
     counts: Counter[str] = Counter()
     names = list(names)
     for name in names:
@@ -153,7 +154,7 @@ def _known(names, source, prefix):
 
 
 def _the_one(prefixes, own, sizes):
-    """The prefix of the network to take, of several networks with the same names."""
+    """The prefix of the network to load, of several networks with the same names."""
     plain = [prefix for prefix in prefixes if not averaged(prefix[:-1])] or prefixes
     results = [prefix for prefix in plain if _RESULT.fullmatch(prefix[:-1])] or plain
     if len(results) > 1 and not all(r.startswith(results[0]) for r in results):
@@ -169,13 +170,13 @@ def _check_known(source, known, count, names):
     if count and len(known) >= _KNOWN_SHARE * count:
         return
     shown = "".join(f"\n  {escaped(name)}" for name in names[:5])
+    more = "\n  ..." if len(names) > 5 else ""
     width = max(map(len, EXAMPLES))
-    listed = "".join(f"\n  {source:{width}}  {EXAMPLES[source]}" for source in SOURCES)
-    nearest = f" The nearest, {source}, has {len(known)} of them." if known else ""
+    schemes = "".join(f"\n  {source:{width}}  {EXAMPLES[source]}" for source in NAME_TABLES)
+    nearest = f"\nThe nearest, {source}, has {len(known)} of them." if known else ""
     raise UserError(
-        f"unknown naming scheme: no known code base names its {len(names):,} tensors like:{shown}"
-        f"\n{'  ...' if len(names) > 5 else ''}{nearest} Known schemes, with an example each (a "
-        f"prefix before it makes no difference):{listed}\nIf the network is one of these, rename "
-        "its tensors: --rename='^encoder\\.=' cuts a beginning off, --rename=gamma=weight replaces "
-        "a part"
+        f"unknown naming scheme of {len(names):,} tensors:{shown}{more}{nearest}\n"
+        f"Known schemes, with an example each (which may have a prefix):{schemes}\n"
+        "If the network is one of these, rename its tensors: --rename='^encoder\\.=' removes a "
+        "prefix, --rename=gamma=weight replaces a part"
     )

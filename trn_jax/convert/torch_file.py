@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from trn_jax.convert import shards
-from trn_jax.convert.networks import Network, StateDict, choose
+from trn_jax.convert.selection import Network, StateDict, choose
 from trn_jax.convert.torch_objects import Storage, call, persistent, state_dict_arrays
 from trn_jax.convert.unpickle import load_pickle
 from trn_jax.errors import UserError, escaped
@@ -42,10 +42,10 @@ def read_torch_file(path, key=None):
         path: the file, or an index or folder of several. It need not be trusted: nothing in it is
             executed, and the arrays take no more memory than `files.check_memory` allows for its
             size, copies of them included.
-        key: which of several networks in the file to take, see `networks.choose`.
+        key: which of several networks in the file to take, see `selection.choose`.
 
     Returns:
-        A `networks.StateDict`, `{name: array}` in the file's order, with its names, dtypes and
+        A `selection.StateDict`, `{name: array}` in the file's order, with its names, dtypes and
         layouts. Arrays are read-only views; tensors that shared memory share it.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from trn_jax.convert.networks import Network, StateDict, choose
+from trn_jax.convert.selection import Network, StateDict, choose
 from trn_jax.convert.unpickle import Global, Inert
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import check_memory
@@ -145,7 +145,7 @@ def state_dict_arrays(value, read, size, key=None):
         value: result of `load_pickle`.
         read: function that returns the bytes of a `Storage`.
         size: bytes of the file.
-        key: which of several state dicts to take, see `networks.choose`.
+        key: which of several state dicts to take, see `selection.choose`.
 
     Returns:
         A `StateDict`.

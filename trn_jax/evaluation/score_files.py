@@ -334,9 +334,9 @@ def _torch_content(found):
 
 def _read_pickle(content):
     # Imported here: its package loads JAX, which no other format needs.
-    from trn_jax.convert import dumps
+    from trn_jax.convert.prediction_dump import read_prediction_dump
 
-    found = dumps.read_dump(content)
+    found = read_prediction_dump(content)
     labels = found["gt_label"]
     rest = dict(found["about"])
     return _checked(

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from trn_jax import convert, create_model
-from trn_jax.convert.image_sources import CLASSIFIER
-from trn_jax.convert.names import variables
-from trn_jax.convert.sources import SOURCES
+from trn_jax.convert import variables
+from trn_jax.convert.image_name_tables import CLASSIFIER
+from trn_jax.convert.name_tables import NAME_TABLES
 
 
 def abstract(name, **options):
@@ -38,10 +38,12 @@ def numbered(shape, seed):
 def state_dict(model, manifest):
     """Random tensors with the recorded names and the shapes that our tiny model should have."""
     targets = variables(model)
-    source = max(SOURCES, key=lambda s: sum(path_of(n, SOURCES[s]) is not None for n in manifest))
+    source = max(
+        NAME_TABLES, key=lambda s: sum(path_of(n, NAME_TABLES[s]) is not None for n in manifest)
+    )
     state = {}
     for seed, name in enumerate(manifest):
-        shape = list(targets[leaf_path(name, SOURCES[source], targets)].shape)
+        shape = list(targets[leaf_path(name, NAME_TABLES[source], targets)].shape)
         if re.search(r"relative_position_bias_table$", name) is None:
             shape = shape[::-1] if len(shape) == 2 else shape
             shape = [shape[i] for i in (3, 2, 0, 1)] if len(shape) == 4 else shape
@@ -124,8 +126,8 @@ def test_files_without_a_head_use_the_same_names():
         ("mmaction2_swin_old", "timm_swin_old", r"backbone\."),
         ("trn", "bninception", r"base_model\."),
     ):
-        rows = {(prefix + p, ours) for p, ours in SOURCES[part] if ours not in ("", CLASSIFIER)}
-        assert rows <= set(SOURCES[whole])
+        rows = {(prefix + p, ours) for p, ours in NAME_TABLES[part] if ours not in ("", CLASSIFIER)}
+        assert rows <= set(NAME_TABLES[whole])
 
 
 def test_the_first_kernel_of_bninception_changes_to_rgb(golden):

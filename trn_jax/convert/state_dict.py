@@ -1,4 +1,4 @@
-"""Foreign weights into our models, by the tables of `sources`."""
+"""Copies foreign weights into our models, by the tables of `name_tables`."""
 
 import re
 
@@ -8,17 +8,17 @@ import numpy as np
 from flax import nnx
 
 from trn_jax.convert.diagnosis import Problems, compare_shifts
-from trn_jax.convert.image_sources import BEHIND_RELU, CLASSIFIER
+from trn_jax.convert.image_name_tables import BEHIND_RELU, CLASSIFIER
 from trn_jax.convert.layout import fitted, rearranged
 from trn_jax.convert.recognition import derived, layer, recognise
 from trn_jax.errors import UserError, escaped, listed
 
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _OTHER_LEAVES = {"weight": "kernel"}
-_REAL = (jnp.floating, jnp.integer, jnp.bool_)  # complex numbers would lose a part unnoticed
+_REAL = (jnp.floating, jnp.integer, jnp.bool_)  # complex numbers would silently lose a part
 # Kernels for pixels in BGR order; ours are in RGB order.
 _BGR = re.compile(r"(?:base_model\.)?conv1_7x7_s2\.weight")
-# What does not belong to a backbone, whether or not a table knows it.
+# Layers that don't belong to a backbone, whether a table knows them or not.
 _HEAD = re.compile(
     r"(cls_head|necks?|(\w+_)?head|fc\w*|classifier|linear|last_linear|new_fc|consensus|"
     r"base_model\.fc|projector|predictor|prototypes)\..*"
@@ -42,24 +42,23 @@ def load_state_dict(
 ):
     """Copy foreign weights into `model`, in place.
 
-    Kernels of 2-D convolutions are inflated where the model has 3-D ones, see `fitted`.
+    Kernels of 2-D convolutions are inflated for 3-D ones, see `fitted`.
 
     Args:
-        model: a `Recognizer`; its own values may be abstract (`nnx.eval_shape`) where the file has
-            values for them.
+        model: a `Recognizer`; values that the file has may be abstract (`nnx.eval_shape`).
         state_dict: `{name: array}` in PyTorch's layout.
-        source: one of `SOURCES`, or "auto" to take the one that knows most of the names.
-        backbone_only: leave neck and head as they are; also the parameters of the temporal op if
-            the file has none.
-        reset_head: leave the classifiers, whose sizes depend on the number of classes, as they are.
-        reset_temporal_op: leave the parameters of the temporal op as they are. With this, weights
-            of TSM start a TIN. `None`: if the file has none.
-        take_classifier: take the classifier of an image network for the head, which has to be one
-            layer, as those of TSN and TSM are.
+        source: one of `NAME_TABLES`, or "auto" for the one that knows most of the names.
+        backbone_only: keep the model's neck and head; also the parameters of its temporal op if the
+            file has none.
+        reset_head: keep the model's classifiers, whose sizes depend on the number of classes.
+        reset_temporal_op: keep the model's parameters of the temporal op, to start a TIN from a
+            TSM. `None`: if the file has none.
+        take_classifier: load the classifier of an image network as the head, which must be a
+            single layer, as those of TSN and TSM.
 
     Returns:
-        What was taken: a list of `(foreign name, our path, shape)`, in the file's order. What was
-        joined, see `rearranged`, has one name.
+        What was loaded: a list of `(foreign name, our path, shape)`, in the file's order. Joined
+        tensors, see `rearranged`, have one name.
 
     Raises:
         UserError: for an unknown source, with all missing, unexpected and mis-shaped tensors, or
@@ -68,18 +67,15 @@ def load_state_dict(
     tensors = rearranged(state_dict)
     found = recognise({name: np.size(value) for name, value in tensors.items()}, source)
     targets = variables(model)
-    paths = {n: _path(plain, found.source, targets) for n, plain in found.names.items()}
     if take_classifier:
         _check_classifier(found.source, targets)
-    classifier = "head/fc" if take_classifier else ""
-    paths = {n: _replaced(path, classifier) for n, path in paths.items()}
+    paths = _paths(found, targets, "head/fc" if take_classifier else "", backbone_only)
     temporal_op = {path for path in targets if "/temporal_op/" in path}
     if temporal_op and (backbone_only or reset_temporal_op is None):
         reset_temporal_op = reset_temporal_op or temporal_op.isdisjoint(paths.values())
     kept = temporal_op if reset_temporal_op else set()
     if backbone_only:
         kept |= {path for path in targets if path.startswith(("head/", "neck/"))}
-        paths = {n: "" if _HEAD.fullmatch(found.names[n]) else path for n, path in paths.items()}
     if reset_head:
         kept |= {path for path in targets if _is_classifier(path, targets)}
 
@@ -93,21 +89,31 @@ def load_state_dict(
         ours = {path: leaf.shape for path, leaf in targets.items()}
         raise UserError(problems.text(found.source, shapes, ours))
     _check_finite(values, targets)
-    abstract = [p for p in kept if isinstance(targets[p].get_value(), jax.ShapeDtypeStruct)]
-    if abstract:
-        raise UserError(
-            f"{len(abstract)} variables are to keep their values, such as {min(abstract)}, but the "
-            "model has only shapes; create it without nnx.eval_shape"
-        )
+    _check_concrete(kept, targets)
     for path, (_, value) in values.items():
-        # A copy: on a CPU, JAX would share the memory of an array that somebody may write to later,
-        # such as the running statistics of a PyTorch model.
+        # A copy: on a CPU, JAX would share the memory of an array that may change later, such as
+        # the running statistics of a PyTorch model.
         targets[path].set_value(jnp.array(value, targets[path].dtype))
     return [(name, path, value.shape) for path, (name, value) in values.items()]
 
 
+def _paths(found, targets, classifier, backbone_only):
+    """Our path of each tensor, `{foreign name: path}`, see `our_path`.
+
+    The layer `classifier` replaces that of an image network; "" drops it.
+    """
+    paths = {}
+    for name, plain in found.names.items():
+        path = our_path(plain, found.source, targets)
+        layer, _, leaf = (path or "").rpartition("/")
+        if layer == CLASSIFIER:
+            path = f"{classifier}/{leaf}" if classifier else ""
+        paths[name] = "" if backbone_only and _HEAD.fullmatch(plain) else path
+    return paths
+
+
 def _values(tensors, paths, targets, kept, plain, problems):
-    """What goes into our variables, `{path: (foreign name, value)}`; fills `problems`."""
+    """The values of our variables, `{path: (foreign name, value)}`; fills `problems`."""
     values: dict[str, tuple] = {}
     for name, path in paths.items():
         if path == "" or path in kept:
@@ -131,7 +137,7 @@ def _values(tensors, paths, targets, kept, plain, problems):
 
 
 def _check_finite(values, targets):
-    """Check that all numbers are finite in the dtype that they get."""
+    """Check that all numbers are finite in the dtype of our variables."""
     bad = {}
     for path, (name, value) in values.items():
         with np.errstate(over="ignore"):
@@ -141,20 +147,30 @@ def _check_finite(values, targets):
     if bad:
         lines = [f"{name}: {count:,}" for name, count in bad.items()]
         raise UserError(
-            "not all numbers are finite (some are NaN, infinite or beyond float32); take an "
-            f"earlier checkpoint. Tensors, with the number of such numbers:{listed(lines)}"
+            "some numbers are NaN, infinite or beyond float32; use an earlier checkpoint. "
+            f"Tensors, with their number of such numbers:{listed(lines)}"
+        )
+
+
+def _check_concrete(kept, targets):
+    """Check that the variables which keep their values have some."""
+    abstract = [p for p in kept if isinstance(targets[p].get_value(), jax.ShapeDtypeStruct)]
+    if abstract:
+        raise UserError(
+            f"{len(abstract)} variables keep the model's values, such as {min(abstract)}, but the "
+            "model has only shapes; create it without nnx.eval_shape"
         )
 
 
 def unread(state_dict, rows):
-    """Lines on what `load_state_dict` had no use for, but for counters and the like.
+    """Lines about tensors that `load_state_dict` did not use, except for counters and the like.
 
     Args:
-        state_dict: what it was given.
-        rows: what it returned.
+        state_dict: its argument.
+        rows: its result.
 
     Returns:
-        A list of texts: one on tensors, and those that a `StateDict` has on the rest of its file.
+        A list of texts: one about tensors, and those of a `StateDict` about the rest of its file.
     """
     taken = {name for name, _, _ in rows}
     names = [n for n in rearranged(state_dict) if n not in taken and not derived(n)]
@@ -166,18 +182,28 @@ def unread(state_dict, rows):
 
 
 def shapes(state_dict, source="auto"):
-    """Shapes by the names that a source has for tensors, `{"fc.bias": (1000,), ...}`.
+    """Shapes by the names of a source's table, `{"fc.bias": (1000,), ...}`.
 
     Raises:
-        UserError: as `load_state_dict` does for names that it does not know.
+        UserError: for unknown names, as `load_state_dict`.
     """
     tensors = rearranged(state_dict)
     found = recognise({name: np.size(value) for name, value in tensors.items()}, source)
     return {plain: np.shape(tensors[name]) for name, plain in found.names.items()}
 
 
-def _path(name, source, targets):
-    """The path of a tensor in our model, "" if we have no use for it, `None` if it has no place."""
+def our_path(name, source, targets):
+    """The path of a tensor in our model.
+
+    Args:
+        name: as in the table of `source`.
+        source: one of `NAME_TABLES`.
+        targets: the `variables` of the model.
+
+    Returns:
+        A key of `targets`, or `CLASSIFIER/...`; "" for a tensor without use, `None` for an unknown
+        one.
+    """
     found = layer(name, source)
     leaf = name.rpartition(".")[2]
     if found in ("", None):
@@ -189,27 +215,19 @@ def _path(name, source, targets):
     return path if path in targets else None
 
 
-def _replaced(path, classifier):
-    """`path`, with `classifier` in place of that of an image network; "" leaves it unread."""
-    layer, _, leaf = (path or "").rpartition("/")
-    if layer != CLASSIFIER:
-        return path
-    return f"{classifier}/{leaf}" if classifier else ""
-
-
 def _check_classifier(source, targets):
-    """Check that the head of the model computes what the classifier of `source` does."""
+    """Check that the head of the model computes the same as the classifier of `source`."""
     if source in BEHIND_RELU:
         raise UserError(
-            f"take_classifier=True (--take-classifier): a classifier of {source} stands behind a "
-            "ReLU, the head of ours does not, as mmaction2's; take backbone_only=True "
-            "(--backbone-only), and train a head"
+            f"take_classifier=True (--take-classifier): the classifier of {source} follows a ReLU, "
+            "the head of ours does not, as in mmaction2; use backbone_only=True (--backbone-only) "
+            "and train a head"
         )
     if "head/relations/0/output/bias" in targets or "head/fc/bias" not in targets:
         raise UserError(
-            "take_classifier=True (--take-classifier): the head of the model is not one layer, as "
-            "a classifier of images is; take a model with the head of TSN or TSM, or "
-            "backbone_only=True (--backbone-only)"
+            "take_classifier=True (--take-classifier): the head of the model is not a single "
+            "layer; use a model with the head of TSN or TSM, or backbone_only=True "
+            "(--backbone-only)"
         )
 
 

@@ -7,7 +7,7 @@ is. Prefixes are cut off before, see `recognition`; tensors that lie in another 
 rearranged before, see `layout.rearranged`.
 """
 
-from trn_jax.convert.image_sources import (
+from trn_jax.convert.image_name_tables import (
     APPLE_MOBILEONE,
     BNINCEPTION,
     CLASSIFIER,
@@ -157,7 +157,7 @@ MMPRETRAIN = (
     (r"cls_head\.fc_cls|head\.fc", r"head/fc"),
 )
 
-SOURCES = {
+NAME_TABLES = {
     "mmaction2": MMACTION2,
     "mmaction2_swin_old": MMACTION2_SWIN_OLD,
     "mmpretrain": MMPRETRAIN,

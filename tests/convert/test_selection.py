@@ -320,6 +320,6 @@ def test_weights_that_are_not_finite_are_refused(build, bad, dtype):
         theirs[name] = theirs[name].astype(dtype)
         theirs[name][:2] = bad
     model = build()
-    with pytest.raises(UserError, match=r"not all numbers are finite(?s:.*)layer2.*running_var: 2"):
+    with pytest.raises(UserError, match=r"layer2.*running_var: 2"):
         convert.load_state_dict(model, theirs)
     check(model, expected, but=["."])  # it kept its own

@@ -21,7 +21,7 @@ _NUMBERS = (jnp.integer, jnp.floating, jnp.bool_)
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
-def read_dump(content):
+def read_prediction_dump(content):
     """Read the scores and labels of a dump.
 
     Args:
