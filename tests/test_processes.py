@@ -343,7 +343,7 @@ def test_two_hosts_go_on_from_the_checkpoint_before_a_damaged_one(tree, two_host
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     done = train_on_two_hosts(tree, "damaged")
-    told = re.findall(r"\[(\d)\] the checkpoint of step 5 is damaged: (\w+)/", done.stderr)
+    told = re.findall(r"\[(\d)\] the checkpoint of step 5 is corrupt: (\w+)/", done.stderr)
     assert told == [("0", "model")]
     assert "resuming after step 3" in done.stderr
     assert (tree / "damaged/checkpoints/5.damaged").is_dir()

@@ -32,13 +32,13 @@ def test_waiting_for_videos_is_told_once_with_what_helps(capsys, source, wait, s
         parts=types.SimpleNamespace(steps_per_epoch=10.0, num_steps=500),
         meter=types.SimpleNamespace(summary=lambda: (summary, [scalars])),
         reporter=types.SimpleNamespace(write=lambda *_: None),
-        say=logs.say,
+        log=logs.log,
         advice=start.advice(files),
         num_replaced=0,
     )
     for step in (20, 40):
         run.examples = {step: np.arange(2)}
-        events.log(run, step)
+        events.log_progress(run, step)
     advice = "trn-jax extract /d/videos --to=/d/rawframes"
     assert capsys.readouterr().err.count(advice) == said
 
@@ -56,7 +56,7 @@ def test_the_time_of_a_run_is_divided(monkeypatch):
         if ends:
             meter.summary()
     meter.close()
-    spent = meter.whole(20.0)
+    spent = meter.times(20.0)
     assert spent == {
         "steps": 3,
         "seconds_per_step": 1.5,
@@ -124,7 +124,7 @@ def test_a_long_training_stays_as_large_as_it_is(tmp_path, recipe, steps, settle
 @pytest.mark.parametrize(("process", "logged"), [(0, "skipped: a\n"), (1, "1: skipped: a\n")])
 def test_every_process_logs_the_videos_that_it_cannot_read(monkeypatch, capsys, process, logged):
     monkeypatch.setattr(jax, "process_index", lambda: process)
-    messages = logs.VideoMessages(logs.say)
+    messages = logs.VideoMessages(logs.log)
     for _ in range(2):
         messages.add("skipped", ["a"])
     assert capsys.readouterr().err.removeprefix("process ") == logged
@@ -204,7 +204,7 @@ def test_a_damaged_log_loses_the_damaged_lines(tmp_path, capsys, case, place):
     whole = DAMAGE[case].endswith(b"\n")
     lost = [] if whole or place == 3 else [place + 1]
     assert [entry["step"] for entry in log] == [s for s in (1, 2, 3, 4) if s not in lost]
-    assert f"1 damaged lines of {tmp_path}/metrics.jsonl" in capsys.readouterr().err
+    assert f"1 corrupt lines of {tmp_path}/metrics.jsonl" in capsys.readouterr().err
 
 
 def test_events_are_those_that_tensorboard_reads(tmp_path):

@@ -351,7 +351,7 @@ def test_a_training_does_not_start_from_another_backbone(trained, tmp_path):
     config = changed_classes(trained[0], tmp_path, 4)
     config.model.width = 8
     config.init_from = str(trained[1])
-    with pytest.raises(UserError, match=r"(?s)init_from=.*another backbone.*backbone\."):
+    with pytest.raises(UserError, match=r"(?s)init_from=.*backbone.*problems.*backbone\."):
         loop.train(config, str(tmp_path / "run"))
 
 

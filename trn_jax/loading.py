@@ -1,4 +1,4 @@
-"""Models with weights: of a checkpoint, or of a file of another project."""
+"""Models with weights, from a checkpoint or from a file of another project."""
 
 import dataclasses
 import os
@@ -9,22 +9,22 @@ from trn_jax import models
 from trn_jax.errors import UserError
 from trn_jax.settings import from_dict, resolved
 
-# Orbax takes a second to import, which a model without weights should not cost.
+# Orbax takes a second to import, so a model without weights doesn't import it.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Info:
-    """What a loaded model is; `model.info`.
+    """Metadata of a loaded model, `model.info`.
 
     Attributes:
         path: the checkpoint.
         step: training steps it was taken after; 0 for converted weights.
-        class_names: in the order of the logits; empty if they are not known.
-        views: `{protocol: settings}`, how clips were cut out of videos where it was evaluated, see
-            `trn_jax.config.view`.
+        class_names: in the order of the logits; empty if unknown.
+        views: `{protocol: settings}`, how its evaluation samples clips, see
+            `trn_jax.config.ViewKeys`.
         config: the whole configuration, as nested dictionaries.
-        metrics: of its validation, such as `{"top1": 0.5}`; empty if there was none.
-        source: the file that it was converted from, with its SHA-256; empty for trainings.
+        metrics: of its validation, such as `{"top1": 0.5}`; empty if not evaluated.
+        source: the file that it was converted from, with its SHA-256; empty if trained here.
     """
 
     path: str
@@ -48,10 +48,10 @@ def load_model(path, *, mesh=None, **overrides):
             a trained MobileOne.
 
     Returns:
-        The `Recognizer`; `model.info` says what it is, see `Info`.
+        The `Recognizer`, with `model.info`, see `Info`.
 
     Raises:
-        UserError: there is no checkpoint, it is damaged, or it does not fit its own description.
+        UserError: there is no checkpoint, it is corrupt, or it doesn't fit its configuration.
     """
     from trn_jax.checkpoints import checkpoint
 
@@ -70,7 +70,7 @@ def load_model(path, *, mesh=None, **overrides):
 
 
 def _protocols(values):
-    """The protocols of a configuration, with what they inherit."""
+    """The protocols of a configuration, with inherited values."""
     return resolved(from_dict(values)).protocols.to_dict()
 
 

@@ -1,4 +1,4 @@
-"""One checkpoint: found, opened, loaded; or written from a model that was not trained here.
+"""Finds, opens and loads a checkpoint; writes one from a model that was not trained here.
 
 `<directory>/<step>/` is written atomically and holds the items `model` (parameters and statistics),
 `optimizer` (momentum) and `about` (configuration, class names, version) with checksums of their
@@ -186,17 +186,17 @@ def take_weights(trees, values, *, backbone_only):
     """Fill the states of a model with the weights of a checkpoint as far as they fit.
 
     Args:
-        trees: nested dictionaries of arrays by the names that the model has for them.
+        trees: nested dictionaries of arrays, with the names of the model.
         values: `{name: array}` of the whole model, see `Checkpoint.weights`.
         backbone_only: leave neck and head as they are.
 
     Returns:
-        The new trees, placed as the old ones, and the names of what was left as it was: of neck and
-        head, what the checkpoint lacks or has in another shape, such as a classifier of other
-        classes; and a temporal op that the checkpoint does not have.
+        The new trees, sharded as the old ones, and the names of the arrays that were left
+        unchanged: those of neck and head that the checkpoint lacks or has in another shape, such as
+        a classifier of other classes; and a temporal op that it lacks.
 
     Raises:
-        UserError: the backbone is another one.
+        UserError: the backbone differs.
     """
     problems, drawn = [], []
 
@@ -214,19 +214,19 @@ def take_weights(trees, values, *, backbone_only):
 
     trees = tuple(jax.tree_util.tree_map_with_path(choose, tree) for tree in trees)
     if problems:
-        raise UserError(f"it has another backbone, {len(problems)} differences:{listed(problems)}")
+        raise UserError(f"the backbone differs, {len(problems)} problems:{listed(problems)}")
     return trees, drawn
 
 
 def save_model(directory, model, about, *, check=None):
-    """Write a model that was not trained here as a checkpoint that describes itself.
+    """Write a model that was not trained here as a checkpoint.
 
     Args:
         directory: folder to create.
         model: a `Recognizer`.
         about: a dict that JSON can hold, with `config` and `class_names`, see `Checkpoint.info`.
         check: function of the folder of the checkpoint, called when everything is written, but
-            before it is called `directory`. If it raises, nothing is left.
+            before it gets its name. If it raises, nothing is left.
 
     Returns:
         What `check` returned.

@@ -17,16 +17,16 @@ _METRICS = "metrics.json"  # written when the others are complete, with a checks
 
 
 def origin():
-    """What `about` says of every checkpoint: the version and the file of the checksums."""
+    """Metadata of all new checkpoints: the version and the name of the checksum file."""
     return {"version": __version__, "checksums": checksums.NAME}
 
 
 def problem(directory, items=ITEMS):
-    """What is wrong with the files of a checkpoint, or "".
+    """Problems of the files of a checkpoint, or "".
 
     Args:
         directory: folder of the checkpoint.
-        items: those of its items that are looked at, besides `about`.
+        items: items to check besides `about`.
     """
     items = dict.fromkeys(("about", *items))
     if (directory / checksums.NAME).exists():
@@ -45,47 +45,47 @@ def problem(directory, items=ITEMS):
 
 
 def set_aside(directory):
-    """Give the damaged ones another name until the newest checkpoint is an intact one.
+    """Rename corrupt checkpoints until the newest one is intact.
 
-    Process 0 does it; the others wait, and then look at the newest one themselves.
+    Process 0 renames; the others wait, then check the newest one themselves.
 
     Returns:
-        Messages about what was found and done.
+        A message about each renamed checkpoint.
 
     Raises:
-        UserError: none is intact; on every process.
+        UserError: no checkpoint is intact; raised on every process.
     """
     try:
-        return _rename_damaged(directory) if jax.process_index() == 0 else []
+        return _rename_corrupt(directory) if jax.process_index() == 0 else []
     finally:
         processes.barrier()
         if jax.process_index() and steps(directory):
             check(directory / str(max(steps(directory))))
 
 
-def _rename_damaged(directory):
-    damaged, intact = {}, None
+def _rename_corrupt(directory):
+    corrupt, intact = {}, None
     for step in sorted(steps(directory), reverse=True):
         found = problem(directory / str(step))
         if not found:
             intact = step
             break
-        damaged[step] = found
-    if damaged and intact is None:
-        told = "".join(f"\n  {step}: {found}" for step, found in damaged.items())
+        corrupt[step] = found
+    if corrupt and intact is None:
+        problems = "".join(f"\n  {step}: {found}" for step, found in corrupt.items())
         raise UserError(
-            f"there is no intact checkpoint in {directory} to go on from:{told}\nBring back a "
-            "copy of one of them, or choose another --workdir to begin anew"
+            f"no checkpoint in {directory} is intact:{problems}\nRestore a copy of one of them, or "
+            "choose another --workdir to start again"
         )
     return [
-        f"the checkpoint of step {step} is damaged: {found}; it is now called "
-        f"{_rename(directory / str(step)).name}, and the training goes on from step {intact}"
-        for step, found in damaged.items()
+        f"the checkpoint of step {step} is corrupt: {found}; renamed it to "
+        f"{_rename(directory / str(step)).name}, resuming from step {intact}"
+        for step, found in corrupt.items()
     ]
 
 
 def _rename(folder):
-    """Call a damaged checkpoint something that nobody takes for a checkpoint."""
+    """Give a corrupt checkpoint a name that no longer counts as a checkpoint."""
     name, number = folder.with_name(f"{folder.name}.damaged"), 1
     while name.exists():
         number += 1
@@ -94,13 +94,13 @@ def _rename(folder):
         return folder.rename(name)
     except OSError as error:
         raise UserError(
-            f"the checkpoint {folder} is damaged and cannot be renamed to {name.name}: "
-            f"{error.strerror}; move it elsewhere to go on from the one before"
+            f"the checkpoint {folder} is corrupt and can't be renamed to {name.name}: "
+            f"{error.strerror}; move it elsewhere to resume from the previous one"
         ) from None
 
 
 def steps(directory):
-    """The steps of the checkpoints in `directory`: the numbers that folders have for names."""
+    """The steps of the checkpoints in `directory`, whose names are numbers."""
     if not directory.is_dir():
         return []
     return [int(entry.name) for entry in directory.iterdir() if _is_step(entry)]
@@ -111,7 +111,7 @@ def _is_step(folder):
 
 
 def check(directory, items=ITEMS):
-    """Raise `UserError` if the files of a checkpoint are damaged, see `problem`."""
+    """Raise `UserError` if the files of a checkpoint are corrupt, see `problem`."""
     found = problem(directory, items)
     if not found:
         return
@@ -119,26 +119,26 @@ def check(directory, items=ITEMS):
     if _is_step(directory):
         older = [step for step in steps(directory.parent) if step < int(directory.name)]
     other = f"{directory.parent / str(max(older))}" if older else "a copy of it"
-    raise UserError(f"the checkpoint {directory} is damaged: {found}; take {other} instead")
+    raise UserError(f"the checkpoint {directory} is corrupt: {found}; use {other} instead")
 
 
 def read_json(directory):
-    """What a checkpoint says about itself, a dict, with the `metrics` that were found later.
+    """The metadata of a checkpoint, a dict, with the `metrics` of its later evaluation.
 
     Raises:
         UserError: it is missing, or no such dict.
     """
-    with reading(directory / "about", "what a checkpoint says about itself"):
-        # By the handler itself: with a `Checkpointer` around it, hosts would wait for each other.
+    with reading(directory / "about", "the metadata of a checkpoint"):
+        # With a `Checkpointer` around the handler, processes would wait for each other.
         about = ocp.JsonCheckpointHandler().restore(directory / "about")
         if not isinstance(about["config"], dict) or not isinstance(about["class_names"], list):
-            raise UserError("its config is no object, or its class_names are no list")
-        # Those of earlier versions have their metrics in `about`.
+            raise UserError("config isn't an object, or class_names isn't a list")
+        # Earlier versions stored the metrics in `about`.
         return about | {"metrics": about.get("metrics") or _read_metrics(directory)}
 
 
 def newest_about(directory):
-    """What the newest checkpoint in `directory` says that can be read; empty if there is none."""
+    """Metadata of the newest readable checkpoint in `directory`; empty if there is none."""
     for step in sorted(steps(directory), reverse=True):
         if not problem(directory / str(step), ()):
             return read_json(directory / str(step))
@@ -152,7 +152,7 @@ def write_metrics(directory, metrics):
 
 
 def _read_metrics(directory):
-    """The metrics of a checkpoint; none if they were damaged: then they can be found again."""
+    """The metrics of a checkpoint; empty if they are corrupt, since it can be evaluated again."""
     try:
         content = json.loads((directory / _METRICS).read_text())
         if content["crc32"] == checksums.crc32_of(content["metrics"]):

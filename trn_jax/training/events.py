@@ -3,12 +3,12 @@
 from trn_jax.data.memory import give_back
 from trn_jax.settings import resolved_views
 from trn_jax.training import not_finite
-from trn_jax.training.logs import duration, say
+from trn_jax.training.logs import duration, log
 
 _LONG_WAIT = 0.25  # share of the time in which the devices are idle that is worth an advice
 
 
-def log(run, step):
+def log_progress(run, step):
     """Log the means over the steps since the last log line; waits for them to finish."""
     summary, scalars = run.meter.summary()
     not_finite.check_interval(run, scalars)
@@ -17,7 +17,7 @@ def log(run, step):
     run.reporter.write(step, "train", {"epoch": epoch} | summary)
     num_left = run.parts.num_steps - step
     left = num_left * run.config.train.batch / summary["clips_per_second"]
-    run.say(
+    run.log(
         f"step {step}/{run.parts.num_steps}  epoch {epoch:.2f}  loss {summary['loss']:.4f}  "
         f"top-1 {100 * summary['top1']:.1f} %  lr {summary['lr']:.3g}  "
         f"grad norm {summary['grad_norm']:.2f}  {summary['clips_per_second']:.1f} clips/s  "
@@ -27,7 +27,7 @@ def log(run, step):
     )
     run.num_replaced = 0
     if summary["data_wait"] > _LONG_WAIT and run.advice:
-        run.say(run.advice)
+        run.log(run.advice)
         run.advice = ""  # once is enough
 
 
@@ -53,7 +53,7 @@ def evaluate(run, step, state):
         num = results["val"]["num_unreadable"]
         unreadable = f"  {num} videos unreadable, which count as wrong" if num else ""
         shares = "  ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items())
-        run.say(f"step {step}  val  {shares}{unreadable}")
+        run.log(f"step {step}  val  {shares}{unreadable}")
         run.checkpoints.add_metrics(step, metrics)
     give_back()
     run.meter.restart()
@@ -62,10 +62,10 @@ def evaluate(run, step, state):
 
 def log_times(run, step, seconds):
     """Log how the run spent its time."""
-    spent = run.meter.whole(seconds)
+    spent = run.meter.times(seconds)
     busy, waited = spent["devices_busy"], spent["data_wait"]
     run.reporter.write(step, "run", spent)
-    run.say(
+    run.log(
         f"{spent['steps']} steps in {duration(seconds)}, {spent['seconds_per_step']:.3g} s "
         f"each: devices busy {100 * busy:.0f} %, waiting for data {100 * waited:.0f} %, "
         f"evaluations, saves and the rest {100 * (1 - busy - waited):.0f} %"
@@ -78,6 +78,6 @@ def log_end(run, step):
     if run.skipped:
         more = " ..." if len(run.skipped) > 20 else ""
         shown = ", ".join(map(str, run.skipped[:20])) + more
-        say(f"{len(run.skipped)} steps were skipped, their loss or gradient not finite: {shown}")
+        log(f"{len(run.skipped)} steps were skipped, their loss or gradient not finite: {shown}")
     if run.stopped_by:
-        say(f"stopped by {run.stopped_by} after step {step}; the same command resumes")
+        log(f"stopped by {run.stopped_by} after step {step}; the same command resumes")

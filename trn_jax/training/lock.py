@@ -35,7 +35,7 @@ class RunLock:
         folder: the working directory; must exist.
 
     Raises:
-        PassingError: another run holds the lock; the message says which.
+        PassingError: another run holds the lock; the message names it.
         OSError: the folder cannot be written to.
     """
 
@@ -56,7 +56,7 @@ class RunLock:
         try:
             exclusive = self._flock()
             owner = self._read()
-            # On one machine, flock alone tells; its owner is gone.
+            # On one machine, flock alone decides: the owner is gone.
             if owner and not (exclusive and owner.get("machine") == self._owner["machine"]):
                 self._wait_for_silence(owner)
             self._write(0)
@@ -143,8 +143,7 @@ class RunLock:
 
     def _keep_alive(self):
         pulse = 0
-        # First after a moment: of two runs that began at once, each on a machine of its own, the
-        # file names one.
+        # First after a moment: if two runs on two machines started at once, the file names one.
         while not self._released.wait(_PULSE if pulse else 1.0):
             pulse += 1
             with contextlib.suppress(OSError):  # the disk may come back

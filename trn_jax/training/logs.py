@@ -52,27 +52,26 @@ class StepMeter:
         """Begin a new interval now."""
         self._interval = _Interval([], time.perf_counter())
 
-    def add(self, asked, arrived, scalars):
-        """Note a step: when its batch was asked for and arrived, and its (unfinished) scalars."""
+    def add(self, requested, arrived, scalars):
+        """Record a step: when its batch was requested and arrived, and its (unfinished) scalars."""
         finished = self._fetcher.submit(self._fetch, scalars)
-        self._interval.steps.append((asked, arrived, finished))
+        self._interval.steps.append((requested, arrived, finished))
 
     def summary(self):
         """Means over the steps since the last call, waiting for them to finish.
 
         Returns:
             A dict of the steps' scalars, `clips_per_second` and `data_wait`, the share of the time
-            in which the devices had nothing to do because the next batch was not there yet. If
-            the steps tell whether they were `skipped`, that is their number, and means are those of
-            the others.
+            in which the devices were idle because the next batch had not arrived. If the steps have
+            `skipped`, it is their number, and means are over the others.
 
             A list of the scalars of each step.
         """
         interval = self._interval
         waited, free = 0.0, interval.start
         fetched = []
-        for asked, arrived, finished in interval.steps:
-            waited += max(0.0, arrived - max(asked, free))
+        for requested, arrived, finished in interval.steps:
+            waited += max(0.0, arrived - max(requested, free))
             free, scalars = finished.result()
             fetched.append(scalars)
         elapsed = free - interval.start
@@ -89,14 +88,14 @@ class StepMeter:
         }
         return summary, fetched
 
-    def whole(self, seconds):
-        """How a run of so many seconds spent its time.
+    def times(self, seconds):
+        """How a run of `seconds` spent its time.
 
         Returns:
-            A dict of the number of `steps`; of the `seconds_per_step`, without those of the first
-            interval, in which the step is compiled, if there are others; and of the shares of the
-            time in which the devices computed, `devices_busy`, and waited for data, `data_wait`.
-            What is left went into evaluations, saves and the start.
+            A dict of the number of `steps`; of the `seconds_per_step`, without the first interval,
+            in which the step compiles, if there are others; and of the shares of the time in which
+            the devices computed, `devices_busy`, and waited for data, `data_wait`. The rest are
+            evaluations, saves and the start.
         """
         steps, busy, waited = np.sum(self._spent, axis=0)
         later_steps, *later = self._spent[-1]
@@ -129,8 +128,7 @@ def _means(scalars):
 class Reporter:
     """Writes progress for people (standard error) and for programs (the working directory).
 
-    A training is worth more than its log: if that cannot be written, for lack of room, this is said
-    once, and the training goes on.
+    If only the log can't be written (disk full), training continues after one warning.
 
     Args:
         workdir: where `metrics.jsonl` and the TensorBoard events go.
@@ -138,7 +136,7 @@ class Reporter:
             are going to be computed again, are dropped.
         again: groups whose entries of that step are, too.
         last_step: the step that the run ends with.
-        active: write at all (process 0 of several hosts).
+        active: whether to write at all (process 0).
 
     Raises:
         UserError: nothing can be written from the start.
@@ -149,7 +147,7 @@ class Reporter:
         if not active:
             return
         self._path = os.path.join(workdir, "metrics.jsonl")
-        self._told = False  # that something could not be written
+        self._warned = False  # that something could not be written
         dropped = _drop_after(self._path, first_step, again)
         try:
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
@@ -167,14 +165,14 @@ class Reporter:
             dynamic_ncols=True,
         )
         if dropped:
-            self.say(dropped)
+            self.log(dropped)
 
     def step(self):
         """Move the progress bar by one step."""
         if self._active:
             self._bar.update()
 
-    def say(self, text):
+    def log(self, text):
         """Print a line, above the progress bar if there is one."""
         if self._active:
             self._bar.write(escaped(text, keep="\n\t"), file=sys.stderr)
@@ -192,16 +190,16 @@ class Reporter:
             self._append(json.dumps({"step": step, "group": group, **values}) + "\n")
             self._events.write(step, {f"{group}/{name}": value for name, value in values.items()})
         except OSError as error:
-            if not self._told:
-                self.say(
+            if not self._warned:
+                self.log(
                     f"cannot write to {self._path} or the events beside it: "
-                    f"{error.strerror or error}; make room. The training goes on, but lines of "
-                    f"its log from step {step} on are missing"
+                    f"{error.strerror or error}; free some space. The training continues, but its "
+                    f"log lacks lines from step {step} on"
                 )
-            self._told = True
+            self._warned = True
 
     def _append(self, line):
-        """Append a whole line or nothing, or what reads the file later stumbles over the rest."""
+        """Append a complete line or nothing: readers of the file would stumble over half a line."""
         size = os.fstat(self._file.fileno()).st_size
         content = line.encode()
         try:
@@ -228,7 +226,7 @@ class _Events:
 
     Args:
         folder: where they go.
-        first_step: what earlier runs have written of this step and later ones is to be ignored.
+        first_step: readers ignore what earlier runs wrote of this step and later ones.
     """
 
     def __init__(self, folder, first_step):
@@ -246,7 +244,7 @@ class _Events:
 
     def close(self):
         """Finish the file."""
-        with contextlib.suppress(OSError):  # which has been told before
+        with contextlib.suppress(OSError):  # there was a warning before
             self._writer.close()
 
 
@@ -254,11 +252,11 @@ class VideoMessages:
     """Messages about videos: each logged once when it comes, and all of them at the end.
 
     Args:
-        say: logs a line on process 0.
+        log: logs a line on process 0.
     """
 
-    def __init__(self, say):
-        self._say = say
+    def __init__(self, log):
+        self._log = log
         self._known: dict[str, set[str]] = {"skipped": set(), "incomplete": set()}
         self._known["unreadable"] = set()
 
@@ -271,7 +269,7 @@ class VideoMessages:
             messages: any number of them.
         """
         for message in sorted(set(messages) - self._known[kind]):
-            (say_here if jax.process_index() else self._say)(f"{kind}: {message}")
+            (log_here if jax.process_index() else self._log)(f"{kind}: {message}")
         self._known[kind].update(messages)
 
     def log_all(self):
@@ -282,16 +280,16 @@ class VideoMessages:
             ("unreadable", "validation videos could not be read, so are wrong"),
         ):
             if known := sorted(self._known[kind]):
-                say_here("\n".join([f"{len(known)} {title}:", *(f"  {each}" for each in known)]))
+                log_here("\n".join([f"{len(known)} {title}:", *(f"  {each}" for each in known)]))
 
 
-def say(text):
+def log(text):
     """Print a line for people, from process 0 only."""
     if jax.process_index() == 0:
         print(escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
-def say_here(text):
+def log_here(text):
     """Print lines about this process, with its number if it is not the first of several."""
     process = f"process {jax.process_index()}: " if jax.process_index() else ""
     print(process + escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
@@ -328,8 +326,8 @@ class Profile:
         self.close()
         first, last = self._steps
         return (
-            f"steps {first} to {last} are recorded in {self._folder}; pip install xprof, and look "
-            f"at them with xprof --logdir={self._folder}"
+            f"recorded steps {first} to {last} in {self._folder}; to view them: pip install xprof, "
+            f"then xprof --logdir={self._folder}"
         )
 
     def close(self):
@@ -359,7 +357,7 @@ def _drop_after(path, step, again):
     write_text(path, "".join(kept))
     if not num_bad:
         return ""
-    return f"{num_bad} damaged lines of {path} were dropped; the checkpoints are not affected"
+    return f"dropped {num_bad} corrupt lines of {path}; the checkpoints are not affected"
 
 
 def duration(seconds):

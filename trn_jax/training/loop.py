@@ -14,7 +14,7 @@ from trn_jax.errors import INTERRUPTED
 from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluate import run_protocols
 from trn_jax.training import not_finite
-from trn_jax.training.events import evaluate, log, log_end, log_times, save
+from trn_jax.training.events import evaluate, log_end, log_progress, log_times, save
 from trn_jax.training.logs import Profile
 from trn_jax.training.signals import StopSignals
 from trn_jax.training.start import start
@@ -81,7 +81,7 @@ def _loop(run, state, profile):
         for step in range(run.first_step + 1, run.parts.num_steps + 1):
             profile.before(step)
             watchdog.note(f"step {step}, waiting for its clips")
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             arrays, rest = next(batches)
             arrived = time.perf_counter()
             watchdog.note(f"step {step}")
@@ -89,10 +89,10 @@ def _loop(run, state, profile):
                 state, scalars = run.step_fn(state, arrays)
             # The devices compute this step while the host continues: nothing below waits for its
             # result, unless it logs or saves.
-            run.meter.add(asked, arrived, scalars)
+            run.meter.add(requested, arrived, scalars)
             run.add_batch(step, rest)
             if recorded := profile.after(step, scalars):
-                run.say(recorded)
+                run.log(recorded)
 
             # All processes take the same steps, also before a stop.
             run.stopped_by = watchdog.ends_here()
@@ -100,7 +100,7 @@ def _loop(run, state, profile):
             saves = evaluates or run.stopped_by or step % settings.checkpoint_every == 0
             diverged = not_finite.skips_too_many(run)
             if saves or diverged or step % settings.log_every == 0:
-                log(run, step)
+                log_progress(run, step)
             if diverged:
                 not_finite.stop_skipping(run, step)
             if saves:

@@ -64,9 +64,9 @@ class Run:
     evaluated: bool = False
     stopped_by: str = ""
 
-    def say(self, text):
+    def log(self, text):
         """Log a line, on process 0."""
-        self.reporter.say(text)
+        self.reporter.log(text)
 
     def add_batch(self, step, rest):
         """Record what the loader reports about a batch, see `BatchReader`."""

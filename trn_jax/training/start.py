@@ -13,7 +13,7 @@ from trn_jax.distributed import processes
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.settings import resolved_views, shared_json
-from trn_jax.training.logs import Reporter, StepMeter, VideoMessages, say
+from trn_jax.training.logs import Reporter, StepMeter, VideoMessages, log
 from trn_jax.training.run import Run, evaluates_after
 from trn_jax.training.train_step import (
     TrainState,
@@ -100,9 +100,9 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         active=jax.process_index() == 0,
         again=["val"] if evaluates_first else [],
     )
-    reporter.say(_first_lines(config, data, parts, state, mesh, first_step))
+    reporter.log(_first_lines(config, data, parts, state, mesh, first_step))
     if not first_step and (warning := build.describe_start(config)):
-        reporter.say(warning)
+        reporter.log(warning)
     run = Run(
         config=config,
         workdir=workdir,
@@ -118,7 +118,7 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         first_step=first_step,
         evaluates_first=evaluates_first,
         advice=advice(data.files),
-        videos=VideoMessages(reporter.say),
+        videos=VideoMessages(reporter.log),
     )
     return run, state
 
@@ -150,7 +150,7 @@ def _checkpoints(config, workdir, data, lists, watchdog):
         saved=partial(setattr, watchdog, "again", _RESUMES),
     )
     for text in checkpoints.set_aside:
-        say(text)
+        log(text)
     return checkpoints
 
 
@@ -173,19 +173,19 @@ def _initial_weights(config, graph, state):
         weights = build.initial_weights(config)
         state, unread = load_weights(graph, state, weights, reset_temporal_op=None, **parts)
         for line in unread:
-            say(f"{config.init_from}: {line}")
+            log(f"{config.init_from}: {line}")
         return state
     found = checkpoint.open_checkpoint(config.init_from)
     try:
         model, drawn = checkpoint.take_weights(state.model, found.weights(), **parts)
     except UserError as error:
         raise UserError(f"init_from={config.init_from}: {error}") from None
-    say(f"weights from {found}")
+    log(f"weights from {found}")
     if drawn:
         hint = (
             "" if config.init_head else " (init_head=True loads neck and head as far as they fit)"
         )
-        say(f"{len(drawn)} arrays start at random values, such as {drawn[0]}{hint}")
+        log(f"{len(drawn)} arrays start at random values, such as {drawn[0]}{hint}")
     params, stats, fixed = model
     return state.replace(params=params, stats=stats, fixed=fixed)
 

@@ -159,7 +159,7 @@ def train_step(
 
 
 def mean_of_parts(parts):
-    """Loss, accuracy, statistics and gradients of a step from those of its parts, `[parts, ...]`."""
+    """Means over the parts of a step, `[parts, ...]`: loss, accuracy, statistics, gradients."""
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), parts)
 
 

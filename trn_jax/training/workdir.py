@@ -21,7 +21,7 @@ from trn_jax.settings import flat, from_dict, resolved, to_json
 from trn_jax.training.lock import RunLock
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters of a
-# run that goes well, but for rounding.
+# healthy run, except for rounding.
 _FREE_KEYS = (
     "data_dir",
     "data.max_pixels",
@@ -48,7 +48,7 @@ _FREE_KEYS = (
 
 @contextlib.contextmanager
 def hold(workdir):
-    """Create a working directory, and keep other runs out of it in a `with`; on all hosts.
+    """Create a working directory and lock it against other runs, in a `with` on all processes.
 
     Raises:
         PassingError: another run has it.
@@ -80,7 +80,7 @@ def check_config(config, checkpoints):
         checkpoints: the folder, which may be missing.
 
     Returns:
-        What the newest intact checkpoint says, see `checkpoint.read_about`; empty if there is none.
+        Metadata of the newest intact checkpoint, see `Checkpoint.info`; empty if there is none.
 
     Raises:
         UserError: it is another configuration; what differs is named.
@@ -105,25 +105,25 @@ def check_config(config, checkpoints):
 
 
 def check_data(lists, class_names, about, workdir, *, ignore_lists, ignore_class_names):
-    """Check that a run is resumed with the classes and the lists that it began with.
+    """Check that a run resumes with the classes and the lists that it started with.
 
     Args:
         lists: see `list_texts`.
         class_names: in the order of the labels.
-        about: what the newest checkpoint says.
+        about: metadata of the newest checkpoint.
         workdir: the working directory, which has copies of the lists.
         ignore_lists: accept other lists: batches from here on are those of the new one.
         ignore_class_names: accept other names for the same labels.
 
     Raises:
-        UserError: they differ; what was added, removed and relabelled is named.
+        UserError: they differ; the message lists what was added, removed and relabelled.
     """
     names = about.get("class_names")
     if names and names != class_names and not ignore_class_names:
         raise UserError(
-            "the classes are not those that this run began with:"
-            f"{differing_names(names, class_names)}\nbring them back, or, if the same classes have "
-            "other names now, add --ignore_class_names"
+            "the class names differ from those that this run started with:"
+            f"{differing_names(names, class_names)}\nrestore them, or, if the classes were only "
+            "renamed, add --ignore_class_names"
         )
     for split, before in about.get("lists", {}).items():
         text = lists[split]
@@ -131,9 +131,9 @@ def check_data(lists, class_names, about, workdir, *, ignore_lists, ignore_class
             continue
         changes = _changes(os.path.join(workdir, "lists", f"{split}.txt"), before, text)
         raise UserError(
-            f"the {split} list is not the one that this run began with:{listed(changes)}\nbring "
-            "it back, choose another --workdir, or add --ignore_lists: batches are those of the "
-            "new list from here on, and the run cannot be repeated"
+            f"the {split} list differs from the one that this run started with:{listed(changes)}\n"
+            "restore it, choose another --workdir, or add --ignore_lists: batches then come from "
+            "the new list, and the run can't be reproduced from its start"
         )
 
 
@@ -167,7 +167,7 @@ def list_texts(data):
 
 
 def describe_lists(lists):
-    """What a checkpoint says about its lists: `{split: {"videos": number, "sha256": hash}}`."""
+    """Metadata of the lists for checkpoints: `{split: {"videos": number, "sha256": hash}}`."""
     return {
         split: {"videos": text.count("\n"), "sha256": _sha256(text)}
         for split, text in lists.items()
@@ -205,7 +205,7 @@ def _by_video(text):
 
 
 def describe_workdir(config, workdir, class_names, lists):
-    """Write down what is run, on what and where.
+    """Record the configuration, the data and the environment of a run.
 
     `config.json`, `environment.json`, `classes.txt`, and copies of the lists in `lists/`.
     """
