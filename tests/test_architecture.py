@@ -46,6 +46,7 @@ LAYERS = (
     ("trn_jax.data.videos",),
     ("trn_jax.data.annotations", "trn_jax.data.motions"),
     ("trn_jax.data.synthetic",),
+    ("trn_jax.data.shards",),
     ("trn_jax.data.records",),
     ("trn_jax.data.datasets",),
     ("trn_jax.data.views", "trn_jax.data.reader"),

@@ -15,7 +15,7 @@ import numpy as np
 
 # Of the GNU C library's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGESTMAX_SPARE = 2**31 - 1  # bytes; a larger number cannot be told
+_LARGEST_KEPT = 2**31 - 1  # bytes; a larger number cannot be told
 MAX_SPARE = 16  # arrays that nobody uses; more than the batches that are on their way
 
 
@@ -98,7 +98,7 @@ def keep():
     if mallopt and not chosen and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         mallopt(_ARENA_MAX, 1)
-        mallopt(_MMAP_THRESHOLD, min(machine // 8, _LARGESTMAX_SPARE))
+        mallopt(_MMAP_THRESHOLD, min(machine // 8, _LARGEST_KEPT))
         mallopt(_TRIM_THRESHOLD, -1)
 
 

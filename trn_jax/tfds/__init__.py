@@ -4,7 +4,7 @@ Importing this registers them with TFDS: `tfds.builder("something_something_v1/f
 data sets are a `VideoFolder`. TensorFlow is not needed.
 """
 
-from trn_jax.data.records import check_library
+from trn_jax.data.shards import check_library
 from trn_jax.errors import UserError
 
 try:

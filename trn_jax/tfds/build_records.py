@@ -12,7 +12,7 @@ import tempfile
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
 
-from trn_jax.data.records import INFO_FILE
+from trn_jax.data.shards import INFO_FILE
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_text
 from trn_jax.prepare.extraction import Settings
