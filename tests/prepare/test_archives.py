@@ -1,4 +1,4 @@
-"""Unpacking: the right bytes, nothing outside, damage told, interruptions survived."""
+"""Unpacking: contents, unsafe and corrupt archives, interruptions."""
 
 import errno
 import io
@@ -84,7 +84,7 @@ def test_done_is_done_without_the_archives(tmp_path):
     assert not unpack(tmp_path / "in", tmp_path / "to")
 
 
-def test_what_was_unpacked_by_hand_is_taken(tmp_path):
+def test_folders_unpacked_by_other_means_are_used(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "to" / "set").mkdir(parents=True)
     assert not unpack(tmp_path / "in", tmp_path / "to")
@@ -156,7 +156,7 @@ def test_going_on_with_other_archives_is_refused(tmp_path):
         unpack(tmp_path / "empty", tmp_path / "to")
 
 
-# Missing and damaged archives
+# Missing and corrupt archives
 
 
 def test_missing_parts_are_named(tmp_path):
@@ -171,14 +171,14 @@ def test_missing_parts_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w"])
-def test_a_missing_end_is_told(tmp_path, mode):
+def test_a_missing_end_raises(tmp_path, mode):
     write_parts(tmp_path / "in", miniature.tar(random_files(), mode), num_parts=5)
     (tmp_path / "in" / "set-04").unlink()
     with pytest.raises(UserError, match=r"ends too early .*set-03"):
         unpack(tmp_path / "in", tmp_path / "to")
 
 
-def test_every_cut_of_the_last_part_is_told(tmp_path):
+def test_every_truncation_of_the_last_part_raises(tmp_path):
     data = miniature.tar(FILES, "w")
     end = data.rstrip(b"\0")
     for length in (*range(512, len(end), 512), len(end) - 1):
@@ -216,18 +216,18 @@ def test_a_zip_file_without_its_part(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [(), (0, 1, 2, 3)], ids=["plain", "zips"])
-def test_damage_is_told_wherever_it_is(tmp_path, zipped):
+def test_corruption_raises_wherever_it_is(tmp_path, zipped):
     data = bytearray(miniature.tar(random_files()))
     for number, position in enumerate(range(300, len(data), len(data) // 8)):
-        damaged = data.copy()
-        damaged[position] ^= 0xFF
+        corrupt = data.copy()
+        corrupt[position] ^= 0xFF
         folder = tmp_path / str(number)
-        write_parts(folder, bytes(damaged), zipped=zipped)
+        write_parts(folder, bytes(corrupt), zipped=zipped)
         with pytest.raises(UserError, match=r"corrupt|ends too early"):
             unpack(folder, folder / "to")
 
 
-def test_a_damaged_header_is_not_the_end(tmp_path):
+def test_a_corrupt_header_is_not_the_end(tmp_path):
     data = bytearray(miniature.tar(FILES, "w"))
     second = data.index(b"set/1/2.bin")
     data[second] ^= 0xFF
@@ -236,7 +236,7 @@ def test_a_damaged_header_is_not_the_end(tmp_path):
         unpack(tmp_path / "in", tmp_path / "to")
 
 
-def test_what_is_no_archive(tmp_path):
+def test_parts_that_are_not_an_archive(tmp_path):
     write_parts(tmp_path / "in", b"<html>404 not found</html>" * 100)
     with pytest.raises(UserError, match=r"set-03.*tar"):
         unpack(tmp_path / "in", tmp_path / "to")
@@ -327,7 +327,7 @@ def test_zip_files(tmp_path):
     assert found == files
 
 
-def test_damage_in_a_zip_file_is_told(tmp_path):
+def test_corruption_in_a_zip_file_raises(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a", b"content" * 100)
     data = bytearray((tmp_path / "a.zip").read_bytes())

@@ -23,13 +23,13 @@ def test_charades(tmp_path):
         "charades_val_list_rawframes.txt": "YSKX3 20 1 2\n",
         "missing.txt": "Charades_v1_rgb/GONE1\tPutting clothes somewhere\n",
     }
-    said = str(writer)
-    assert "train videos without frames: GONE1" in said
-    assert "train videos without an action: 0IH69" in said
-    assert "3 of 4 actions long enough" in said
-    assert "train: 4 videos in the annotations, officially 7,985" in said
-    assert "test: 1 videos in the annotations, officially 1,863" in said
-    assert "--config.data.dataset=charades --config.data.multi_label=True" in said
+    summary = str(writer)
+    assert "train videos without frames: GONE1" in summary
+    assert "train videos without an action: 0IH69" in summary
+    assert "3 of 4 actions long enough" in summary
+    assert "train: 4 videos in the annotations, officially 7,985" in summary
+    assert "test: 1 videos in the annotations, officially 1,863" in summary
+    assert "--config.data.dataset=charades --config.data.multi_label=True" in summary
     assert not prepare("charades", tmp_path / "in", tmp_path / "charades").changed
 
 

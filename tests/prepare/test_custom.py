@@ -1,4 +1,4 @@
-"""Own videos: what is found, how it is divided, and what cannot be used."""
+"""Custom data sets: lists, splits, and unusable sources."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 @pytest.mark.smoke
 def test_folders_of_classes_become_lists(folder, tmp_path):
-    said = prepared(folder, tmp_path / "to")
+    summary = prepared(folder, tmp_path / "to")
     assert (tmp_path / "to/label_map.txt").read_text() == "".join(f"{n}\n" for n in sorted(CLASSES))
     train, val = lists(tmp_path / "to")
     assert len(train) + len(val) == 18 and not train.keys() & val.keys()
@@ -43,9 +43,9 @@ def test_folders_of_classes_become_lists(folder, tmp_path):
         assert os.path.basename(os.path.dirname(path)) == label
     counts = {label: list(val.values()).count(label) for label in CLASSES}
     assert counts == {"Clapping": 1, "Waving left": 2, "Waving right": 1, "Ärger 2": 0}
-    assert "1 classes with one video, which is for training, in validation: Ärger 2" in said
-    assert "train: 14 videos" in said and "val: 4 videos" in said and "4 classes" in said
-    (command,) = (line for line in said.splitlines() if "trn-jax train" in line)
+    assert "1 classes whose only video is for training, in validation: Ärger 2" in summary
+    assert "train: 14 videos" in summary and "val: 4 videos" in summary and "4 classes" in summary
+    (command,) = (line for line in summary.splitlines() if "trn-jax train" in line)
     assert shlex.split(command)[2:] == [
         "finetune",
         f"--config.data_dir={tmp_path}/to",
@@ -68,7 +68,7 @@ def test_the_seed_chooses_and_other_classes_do_not(folder, tmp_path):
 def test_once_more_there_is_nothing_to_do(folder, tmp_path):
     assert "nothing to do" not in prepared(folder, tmp_path / "to")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "to").glob("*.txt")}
-    assert "nothing to do: all of this was there already" in prepared(folder, tmp_path / "to")
+    assert "nothing to do: all files are up to date" in prepared(folder, tmp_path / "to")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "to").glob("*.txt")} == before
 
 
@@ -154,8 +154,8 @@ def test_folders_of_frames(tmp_path, pattern, first, flags):
         for number in range(3):
             folder = tmp_path / "source" / label / f"clip {number}"
             write_frames(folder, 2 + number, pattern, first)
-    said = prepared(tmp_path / "source", tmp_path / "to")
-    (command,) = (line for line in said.splitlines() if "trn-jax train" in line)
+    summary = prepared(tmp_path / "source", tmp_path / "to")
+    (command,) = (line for line in summary.splitlines() if "trn-jax train" in line)
     found = [word for word in shlex.split(command) if word.startswith("--config.data.")]
     assert found == [f"--config.data.{flag}" for flag in flags]
     files = datasets.locate("frames", tmp_path / "to")
@@ -171,9 +171,9 @@ def test_folders_of_frames(tmp_path, pattern, first, flags):
 def test_videos_that_cannot_be_read_are_left_out_by_name(folder, tmp_path):
     (folder / "Clapping" / "take 0.mp4").write_bytes(b"")
     (folder / "Clapping" / "take 1.mp4").write_text("no video")
-    said = prepared(folder, tmp_path / "to")
-    assert "left out: 2 videos that cannot be read: Clapping/take 0.mp4" in said
-    assert "is empty (0 bytes)" in said and "Invalid data" in said
+    summary = prepared(folder, tmp_path / "to")
+    assert "left out: 2 videos that cannot be read: Clapping/take 0.mp4" in summary
+    assert "is empty (0 bytes)" in summary and "Invalid data" in summary
     train, val = lists(tmp_path / "to")
     assert len(train | val) == 16
 
@@ -182,9 +182,9 @@ def test_all_videos_that_cannot_be_read_are_listed(folder, tmp_path):
     for number in range(5):
         (folder / "Waving left" / f"take {number}.mp4").write_text("no video")
     for _ in range(2):
-        said = prepared(folder, tmp_path / "to")
-        assert f"(all in {tmp_path}/to/unreadable.txt)" in said
-    assert "nothing to do" in said
+        summary = prepared(folder, tmp_path / "to")
+        assert f"(all in {tmp_path}/to/unreadable.txt)" in summary
+    assert "nothing to do" in summary
     lines = (tmp_path / "to" / "unreadable.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == [
         f"Waving left/take {number}.mp4" for number in range(5)
@@ -196,14 +196,14 @@ def test_all_videos_that_cannot_be_read_are_listed(folder, tmp_path):
     assert not (tmp_path / "to" / "unreadable.txt").exists()
 
 
-def test_what_is_no_video_by_its_name_is_told(folder, tmp_path):
+def test_files_without_a_video_extension_are_reported(folder, tmp_path):
     (folder / "Clapping" / "take 0.mp4").rename(folder / "Clapping" / "take 0.dat")
     (folder / "Jumping").mkdir()
     (folder / "Jumping" / "jump").write_text("")
-    said = prepared(folder, tmp_path / "to")
-    assert "2 files that are no videos by their names (.mp4, .webm" in said
-    assert ": Clapping/take 0.dat, Jumping/jump\n" in said
-    assert "1 folders without videos, which are no classes then: Jumping" in said
+    summary = prepared(folder, tmp_path / "to")
+    assert "2 files without the extension of a video (.mp4, .webm" in summary
+    assert ": Clapping/take 0.dat, Jumping/jump\n" in summary
+    assert "1 folders without videos, which are not classes: Jumping" in summary
     assert "Jumping" not in (tmp_path / "to" / "label_map.txt").read_text()
 
 
@@ -214,8 +214,8 @@ def test_names_that_are_no_text(folder, tmp_path, capsys):
     except OSError:
         pytest.skip("this file system has only names that are text")
     assert cli.main(["prepare", str(folder), f"--to={tmp_path}/to"]) == 1
-    said = capsys.readouterr().out
-    assert "Clapping/\ufffd.mp4 (its name is no single line of text in UTF-8" in said
+    summary = capsys.readouterr().out
+    assert "Clapping/\ufffd.mp4 (its name is not a single line of UTF-8 text" in summary
     assert len((tmp_path / "to" / "train_list.txt").read_text().splitlines()) == 13
     os.rename(os.fsencode(folder / "Waving left"), os.fsencode(folder) + b"/\xfe")
     assert cli.main(["prepare", str(folder), f"--to={tmp_path}/to"]) == 2
@@ -263,7 +263,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_used_is_explained_and_nothing_written(folder, tmp_path, case):
+def test_unusable_folders_raise_and_write_nothing(folder, tmp_path, case):
     make, message = BAD[case]
     make(folder)
     with pytest.raises(UserError, match=message):
@@ -308,9 +308,9 @@ def test_the_command(folder, tmp_path, capsys):
 # The whole road
 
 
-def fine_tune(said, to):
+def fine_tune(summary, to):
     """The command that was printed, for two steps of a small network."""
-    (command,) = (line for line in said.splitlines() if "trn-jax train" in line)
+    (command,) = (line for line in summary.splitlines() if "trn-jax train" in line)
     words = [word for word in shlex.split(command)[1:] if "workdir" not in word]
     small = ["model.name=tsm_resnet10", "model.width=8", "train.batch=8", "model.norm_group=4"]
     small += ["train.steps=2", "data.balanced=True", "train.class_weights=balanced"]
@@ -333,8 +333,8 @@ def fine_tune(said, to):
 
 @pytest.mark.thorough
 def test_a_folder_of_videos_becomes_a_model_by_two_commands(folder, tmp_path):
-    said = prepared(folder, tmp_path / "to")
-    found = fine_tune(said, tmp_path / "to")
+    summary = prepared(folder, tmp_path / "to")
+    found = fine_tune(summary, tmp_path / "to")
     assert (found["num_videos"], found["num_views"]) == (4, 6)
     assert [row["name"] for row in found["per_class"]] == sorted(CLASSES)
 
@@ -346,5 +346,5 @@ def test_real_videos_become_a_model_by_two_commands(tmp_path):
         folder = tmp_path / "signs" / ("first half" if number < 10 else "second half")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / video.name).symlink_to(video)
-    said = prepared(tmp_path / "signs", tmp_path / "to")
-    assert fine_tune(said, tmp_path / "to")["num_videos"] == 4
+    summary = prepared(tmp_path / "signs", tmp_path / "to")
+    assert fine_tune(summary, tmp_path / "to")["num_videos"] == 4

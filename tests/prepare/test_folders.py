@@ -1,4 +1,4 @@
-"""Folders as people have them: depth, clutter, links, splits, and what has no class."""
+"""Folders of custom videos: depth, clutter, links, splits, and videos without classes."""
 
 import os
 
@@ -39,24 +39,24 @@ def test_videos_lie_at_any_depth_below_their_class(tmp_path):
         **dict.fromkeys(("a/1.mp4", "a/anna/2.mp4", "a/anna/2024/may/3.MOV"), ("a", "")),
         **dict.fromkeys(("b/ben/4.webm", "b/ben/x", "b/y/z"), ("b", "")),
     }
-    found, said, _ = found_items(tmp_path, class_level=2)
+    found, summary, _ = found_items(tmp_path, class_level=2)
     assert {path: label for path, (label, _) in found.items()} == {
         **dict.fromkeys(("a/anna/2.mp4", "a/anna/2024/may/3.MOV"), "anna"),
         **dict.fromkeys(("b/ben/4.webm", "b/ben/x"), "ben"),
         "b/y/z": "y",
     }
-    assert "1 videos above the folders of the classes (level 2): a/1.mp4" in said
+    assert "1 videos above the folders of the classes (level 2): a/1.mp4" in summary
     with pytest.raises(UserError, match=r"level 5.*--class-level"):
         found_items(tmp_path, class_level=5)
 
 
-def test_what_systems_leave_behind_is_passed_over_everywhere(tmp_path):
+def test_system_files_are_skipped_everywhere(tmp_path):
     put(tmp_path, "a/1.mp4", "b/c/2.mp4", "b/f/00001.jpg", "b/f/._00001.jpg", "b/f/.DS_Store")
     put(tmp_path, ".DS_Store", "._a", "a/._1.mp4", "b/c/._2.mp4", "a/Thumbs.db", "a/desktop.ini")
     put(tmp_path, "__MACOSX/a/1.mp4", "a/__MACOSX/1.mp4", ".cache/3.mp4", "b/@eaDir/2.mp4")
-    found, said, broken = found_items(tmp_path)
+    found, summary, broken = found_items(tmp_path)
     assert set(found) == {"a/1.mp4", "b/c/2.mp4", "b/f"} and broken == []
-    assert "left out" not in said
+    assert "left out" not in summary
     assert folders.find_videos(tmp_path) == ["a/1.mp4", "b/c/2.mp4"]
 
 
@@ -95,8 +95,8 @@ def test_a_test_folder_without_one_for_training_is_no_class(tmp_path):
 
 def test_videos_beside_folders_of_splits_are_named(tmp_path):
     put(tmp_path, "train/a/1.mp4", "val/a/1.mp4", "unsorted/2.mp4", "3.mp4")
-    found, said, _ = found_items(tmp_path)
-    assert len(found) == 2 and "2 videos outside of train, val: 3.mp4, unsorted/2.mp4" in said
+    found, summary, _ = found_items(tmp_path)
+    assert len(found) == 2 and "2 videos outside of train, val: 3.mp4, unsorted/2.mp4" in summary
 
 
 def test_images_beside_folders_and_videos_are_no_frames(tmp_path):
@@ -144,7 +144,7 @@ def test_links_to_videos_and_folders_elsewhere_are_followed(tmp_path):
 def test_broken_links_and_pipes_are_named(tmp_path):
     put(tmp_path, "a/1.mp4", "b/2.mp4")
     (tmp_path / "a" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
-    os.mkfifo(tmp_path / "b" / "pipe.mp4")  # whoever opens it waits for ever
+    os.mkfifo(tmp_path / "b" / "pipe.mp4")  # opening it blocks
     found, _, broken = found_items(tmp_path)
     assert set(found) == {"a/1.mp4", "b/2.mp4"}
     (gone, why), (pipe, what) = broken
@@ -178,7 +178,7 @@ def test_very_deep_folders_are_searched(tmp_path):
 # Folders without classes
 
 
-def test_a_flat_folder_without_a_table_says_how_to_go_on(tmp_path):
+def test_a_flat_folder_without_a_table(tmp_path):
     put(tmp_path / "videos", "1.mp4", "2.mp4")
     with pytest.raises(UserError, match=r"(?s)2 videos, such as 1.mp4.*labels.csv"):
         found_items(tmp_path / "videos")
@@ -206,10 +206,10 @@ def test_the_table_of_a_flat_folder_is_found(tmp_path, place, name):
     (tmp_path / "videos" / "readme.txt").write_text("My videos of last summer\n")
     rows = [f"{name.format(number)},{'ab'[number % 2]}\n" for number in range(3)]
     (tmp_path / place).write_text("".join(["video,label\n", *rows]))
-    found, said, _ = found_items(tmp_path / "videos")
+    found, summary, _ = found_items(tmp_path / "videos")
     assert found == {"0.mp4": ("a", ""), "1.mp4": ("b", ""), "2.mp4": ("a", "")}
-    assert f"the classes are those of {tmp_path / place}" in said
-    assert "1 videos that the table does not have: 3.mp4" in said
+    assert f"the classes are those of {tmp_path / place}" in summary
+    assert "1 videos that the table does not have: 3.mp4" in summary
 
 
 def test_tables_of_splits_beside_a_flat_folder(tmp_path):
@@ -239,9 +239,9 @@ def test_classes_that_differ_in_case_are_named_and_merged_on_request(tmp_path, c
     for number, label in enumerate(("Walk", "walk", "WALK ", "Run", "Caf\u00e9", "Cafe\u0301")):
         for take in range(2 + (label == "Walk")):
             write_video(tmp_path / "in" / label / f"{number} {take}.mp4", 2)
-    said = prepared(tmp_path / "in", tmp_path / "to")
-    assert "'WALK', 'Walk', 'walk'" in said and "'Cafe\u0301', 'Caf\u00e9'" in said
-    assert "--merge-classes" in said
+    summary = prepared(tmp_path / "in", tmp_path / "to")
+    assert "'WALK', 'Walk', 'walk'" in summary and "'Cafe\u0301', 'Caf\u00e9'" in summary
+    assert "--merge-classes" in summary
     assert len((tmp_path / "to/label_map.txt").read_text().splitlines()) == 6
     before = {p: s for s, found in enumerate(lists(tmp_path / "to")) for p in found}
     to, source = tmp_path / "to", tmp_path / "in"
@@ -273,10 +273,10 @@ def test_a_class_whose_videos_all_fail_is_lost_loudly(tmp_path, capsys):
         (tmp_path / "in" / "b" / f"{take}.mp4").write_bytes(b"no video")
     command = ["prepare", str(tmp_path / "in"), f"--to={tmp_path}/to"]
     assert cli.main(command) == 1
-    said = capsys.readouterr().out
-    assert "1 classes of which no video can be read" in said and ": b\n" in said
+    summary = capsys.readouterr().out
+    assert "1 classes without a readable video" in summary and ": b\n" in summary
     assert (tmp_path / "to/label_map.txt").read_text() == "a\nc\n"
-    assert "--config.model.num_classes=2" in said
+    assert "--config.model.num_classes=2" in summary
     assert cli.main(command) == 1 and "nothing to do" in capsys.readouterr().out
     for take in range(3):
         (tmp_path / "in" / "c" / f"{take}.mp4").write_bytes(b"")
@@ -326,8 +326,8 @@ def test_adding_videos_of_a_small_class_moves_none(tmp_path):
     for take in range(2, 8):
         for label in ("a", "b"):
             write_video(tmp_path / "in" / label / f"{take}.mp4", 2)
-        said = prepared(tmp_path / "in", tmp_path / "to")
-        assert f"{len(found)} videos stay in the split" in said
+        summary = prepared(tmp_path / "in", tmp_path / "to")
+        assert f"{len(found)} videos stay in the split" in summary
         after = splits_of(tmp_path / "to")
         assert found.items() <= after.items() and len(after) == len(found) + 2
         found = after

@@ -1,4 +1,4 @@
-"""Lists of whatever part of Kinetics-400 there is."""
+"""Lists of the available part of Kinetics-400."""
 
 import miniature
 import numpy as np
@@ -33,14 +33,14 @@ def test_lists_of_the_videos_that_are_there(tmp_path):
             "videos_val/zzzzzzzzzzz_000001_000011\tabseiling\n"
         ),
     }
-    said = str(writer)
-    assert "validation: published accuracies are of 19,796 videos" in said
-    assert "training: files of 2 of 3 videos" in said
-    assert "validation: files of 1 of 2 videos" in said
-    assert "1 files in videos_train that are not in the annotations: unheardof123_0000" in said
-    assert "0wR5jVB-WPk_000417_000427" in said and "zzzzzzzzzzz_000001_000011" in said
+    summary = str(writer)
+    assert "validation: published accuracies are of 19,796 videos" in summary
+    assert "training: files of 2 of 3 videos" in summary
+    assert "validation: files of 1 of 2 videos" in summary
+    assert "1 files in videos_train that are not in the annotations: unheardof123_0000" in summary
+    assert "0wR5jVB-WPk_000417_000427" in summary and "zzzzzzzzzzz_000001_000011" in summary
     to = tmp_path / "k400"
-    assert said.splitlines()[-3:-1] == [
+    assert summary.splitlines()[-3:-1] == [
         f"  trn-jax extract {to}/videos_{split} --to={to}/rawframes_{split}"
         for split in ("train", "val")
     ]

@@ -32,9 +32,11 @@ def test_the_printed_command_is_one_that_starts(tmp_path, capsys):
     miniature.jester(tmp_path / "in")
     to = tmp_path / "ein Ordner" / "jester"
     assert main(["jester", f"--archives={tmp_path}/in", f"--to={to}", "--workers=1"]) == 0
-    said = capsys.readouterr().out
-    assert f"{to} has 20bn-jester-v1, labels/labels.csv" in said and "nothing to do" not in said
-    command = said.splitlines()[-1].removeprefix("  trn-jax ").replace("runs/", f"{tmp_path}/runs/")
+    output = capsys.readouterr().out
+    assert f"{to} has 20bn-jester-v1, labels/labels.csv" in output and "nothing to do" not in output
+    command = (
+        output.splitlines()[-1].removeprefix("  trn-jax ").replace("runs/", f"{tmp_path}/runs/")
+    )
     # It stops at its first complaint, which must not be one about the data.
     done = subprocess.run(
         f"{sys.executable} -m trn_jax.cli {command} --config.data.train.num_segments=9",
@@ -46,7 +48,7 @@ def test_the_printed_command_is_one_that_starts(tmp_path, capsys):
     )
     assert done.returncode == 2 and "data.train.num_segments=9" in done.stderr
     assert main(["jester", f"--archives={tmp_path}/in", f"--to={to}"]) == 0
-    assert "nothing to do: all of this was there already" in capsys.readouterr().out
+    assert "nothing to do: all files are up to date" in capsys.readouterr().out
 
 
 def test_unreadable_videos_end_with_status_1(tmp_path, capsys):
@@ -67,14 +69,14 @@ def test_unreadable_videos_end_with_status_1(tmp_path, capsys):
 def test_errors_are_one_message(tmp_path, capsys):
     assert main(["jester", f"--archives={tmp_path}/none", f"--to={tmp_path}/to"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
-    for flags, said in (
+    for flags, output in (
         (["jestr", "--archives=a"], "did you mean 'jester'?"),
         (["jester"], "jester needs --archives="),
         (["jester", "--archives=a", "--val-share=0.1"], "--val-share is not for --archives"),
         ([str(tmp_path), "--skip-video-check"], "--skip-video-check needs --archives"),
     ):
         assert main([*flags, f"--to={tmp_path}/to"]) == 2
-        assert said in capsys.readouterr().err
+        assert output in capsys.readouterr().err
 
 
 def test_ctrl_c_is_no_error(tmp_path, capsys):
@@ -93,8 +95,8 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_next_run_completes(tmp_
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with miniature.interrupted(os, "replace", call, full):
         assert main([*flags, f"--to={tmp_path}/to"]) == 2
-    said = capsys.readouterr().err
-    assert "No space left on device" in said and f"{tmp_path}/to" in said
+    output = capsys.readouterr().err
+    assert "No space left on device" in output and f"{tmp_path}/to" in output
     expected = miniature.tree(tmp_path / "whole")
     left = miniature.tree(tmp_path / "to")
     assert len(left) == call - 1 - (call > 16)  # the record is written twice

@@ -58,8 +58,8 @@ def read(root, num_classes, multi_label=False):
     return found
 
 
-def commands(said):
-    return [shlex.split(line)[1:] for line in said.splitlines() if "trn-jax train" in line]
+def commands(output):
+    return [shlex.split(line)[1:] for line in output.splitlines() if "trn-jax train" in line]
 
 
 def write_video(num_frames, size=(48, 32)):
@@ -78,15 +78,15 @@ def write_video(num_frames, size=(48, 32)):
 def test_records_have_the_label_order_of_the_printed_recipe(tmp_path, capsys):
     files = miniature.jester(tmp_path / "in", labels=GESTURES, train=TRAIN, val=VAL)
     assert run("jester", tmp_path) == 0
-    said = capsys.readouterr().out
-    of_lists, of_records = commands(said)
+    output = capsys.readouterr().out
+    of_lists, of_records = commands(output)
     root = tmp_path / "to" / "records" / "jester"
     assert of_records[1:] == [
         "trn_bninception_jester",
         f"--config.data_dir={root}",
         "--workdir=runs/trn_bninception_jester",
     ]
-    assert of_lists[2] == f"--config.data_dir={tmp_path}/to" and "records:\n" in said
+    assert of_lists[2] == f"--config.data_dir={tmp_path}/to" and "records:\n" in output
     assert (tmp_path / "to" / "jester_train_list_rawframes.txt").exists()
     assert class_names(root) == sorted(GESTURES)
     assert read(root, 27) == LISTED
@@ -113,12 +113,12 @@ def test_records_in_another_order_are_those_of_its_lists(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("call", [2, 9])
-def test_interrupted_records_go_on(tmp_path, monkeypatch, capsys, call):
+def test_interrupted_records_resume(tmp_path, monkeypatch, capsys, call):
     monkeypatch.setattr(contents, "FRAMES_PER_SHARD", 3)
     miniature.jester(tmp_path / "in", labels=GESTURES, train=TRAIN, val=VAL)
     assert run("jester", tmp_path) == 0
     expected = miniature.tree(tmp_path / "to")
-    expected_said = capsys.readouterr().out
+    expected_output = capsys.readouterr().out
     (tmp_path / "to").rename(tmp_path / "whole")
     with miniature.interrupted(contents, "read_image_file", call, KeyboardInterrupt):
         assert run("jester", tmp_path) == 130
@@ -132,9 +132,9 @@ def test_interrupted_records_go_on(tmp_path, monkeypatch, capsys, call):
     capsys.readouterr()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "to").rglob("*")}
     assert run("jester", tmp_path) == 0
-    said = capsys.readouterr().out
-    assert commands(said) == commands(expected_said)
-    assert "nothing to do" in said
+    output = capsys.readouterr().out
+    assert commands(output) == commands(expected_output)
+    assert "nothing to do" in output
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "to").rglob("*")} == times
 
 
@@ -159,10 +159,10 @@ def test_records_of_videos_without_frames(tmp_path, capsys, monkeypatch):
     }
     miniature.sthv2(tmp_path / "in", rows, TEMPLATES)
     assert run("sthv2", tmp_path) == 0
-    said = capsys.readouterr().out
-    (command,) = commands(said)
-    assert "records, of the videos; they need no frames:" in said
-    assert "trn-jax extract" in said
+    output = capsys.readouterr().out
+    (command,) = commands(output)
+    assert "records, of the videos; they need no frames:" in output
+    assert "trn-jax extract" in output
     root = tmp_path / "to" / "records" / "something_something_v2"
     assert command[1:] == [
         "trn_sthv2",
@@ -236,7 +236,7 @@ def test_videos_of_kinetics_and_moments(tmp_path, capsys, monkeypatch):
     ]
 
 
-def test_what_is_missing_is_said_before_the_work(tmp_path):
+def test_a_missing_package_raises_before_the_work(tmp_path):
     miniature.jester(tmp_path / "in")
     code = """
 import sys

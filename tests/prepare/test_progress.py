@@ -6,7 +6,7 @@ import sys
 from trn_jax.prepare import progress
 
 
-def test_progress_is_told_in_lines_now_and_then(monkeypatch, capsys):
+def test_progress_is_printed_in_occasional_lines(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     with progress.Progress("Unpacking", 200, "B") as bar:
         bar.add(50)

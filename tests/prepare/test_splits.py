@@ -1,4 +1,4 @@
-"""The rule that divides videos: no operation on lists or folders moves one to another split."""
+"""Splits: no operation on lists or folders moves a video to another split."""
 
 import dataclasses
 import random
@@ -130,14 +130,14 @@ def test_given_splits_stay_and_test_is_never_validation():
     }
 
 
-def test_what_is_not_marked_for_validation_is_for_training():
+def test_videos_not_marked_for_validation_are_for_training():
     items = make("a", range(20)) + make("b", range(20))
     marked = make("a", [50], split="val") + make("b", [50], split="val")
     found = membership(items + marked)
     assert {found[item.path] for item in items} == {"train"}
 
 
-def test_what_the_source_gives_goes_before_earlier_lists():
+def test_splits_of_the_source_precede_earlier_lists():
     items = make("a", range(4), split="train") + make("b", range(4), split="val")
     earlier = {item.key: "val" for item in items}
     division = splits.divide(items, val_share=0.2, seed=0, earlier=earlier)

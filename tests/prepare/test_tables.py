@@ -1,4 +1,4 @@
-"""Tables and lists as people have them: what a row means, and what is said of one that has none."""
+"""Tables and lists of custom videos: forms, paths, headers, and errors with row numbers."""
 
 import json
 import random
@@ -148,7 +148,7 @@ def test_several_labels_in_a_cell(root):
     assert found == [("a.mp4", "run", "jump"), ("b.MOV", "run"), ("my clip.mp4", "jump", "run")]
     with pytest.raises(UserError, match=r"'jump;run;jump'.*--multi-label"):
         read(root, "t.csv", text)
-    # A name with a semicolon in it is one label, if its parts are none.
+    # A name with a semicolon is one label, if its parts are none.
     assert pairs(root, "t.csv", 'a.mp4,"slow; steady"\nb.MOV,run\n')[0] == ("a.mp4", "slow; steady")
     entries = [{"filename": "a.mp4", "label": [3, 5]}, {"frame_dir": "folder", "filename": "b.MOV"}]
     entries[1] |= {"label": [1]}
@@ -169,9 +169,9 @@ def test_splits_of_a_table(root):
 
 def test_test_videos_without_a_class_are_left_out_by_name(root):
     text = "video,class,split\na.mp4,x,train\nb.MOV,,test\n"
-    found, said = read(root, "t.csv", text)
+    found, summary = read(root, "t.csv", text)
     assert [item.path for item in found] == ["a.mp4"]
-    assert "1 test videos without a class: b.MOV" in said
+    assert "1 test videos without a class: b.MOV" in summary
     with pytest.raises(UserError, match="row 3 of"):
         read(root, "t.csv", text.replace("test", "train"))
 
@@ -274,7 +274,7 @@ def test_files_that_are_no_tables(root, name, text, message):
         with pytest.raises(UserError, match=message):
             read(root, name, text)
     else:
-        assert len(read(root, name, text)[0]) == 2  # whoever opens it says what is wrong
+        assert len(read(root, name, text)[0]) == 2  # opening it raises
 
 
 # Names of numbered classes
@@ -310,7 +310,7 @@ def test_classes_keep_the_order_of_their_numbers(tmp_path):
     assert (tmp_path / "to/label_map.txt").read_text() == "Zebra\nAnt\n"
 
 
-def test_files_of_people_are_not_overwritten(tmp_path):
+def test_sources_are_not_overwritten(tmp_path):
     for number in range(4):
         write_video(tmp_path / f"{number}.mp4", 2)
     rows = "0.mp4 3\n1.mp4 3\n2.mp4 5\n3.mp4 5\n"
@@ -358,8 +358,8 @@ def test_multi_label_videos_become_lists(tmp_path):
         write_video(tmp_path / f"{number}.mp4", 2)
     rows = "".join(f"{number}.mp4,{'run;jump' if number % 2 else 'run'}\n" for number in range(6))
     (tmp_path / "t.csv").write_text(f"path,labels\n{rows}")
-    said = prepared(tmp_path / "t.csv", tmp_path / "to", multi_label=True)
-    assert "--config.data.multi_label=True" in said
+    summary = prepared(tmp_path / "t.csv", tmp_path / "to", multi_label=True)
+    assert "--config.data.multi_label=True" in summary
     lines = [
         line
         for split in ("train", "val")
@@ -379,7 +379,7 @@ def test_folders_with_spaces_cannot_have_several_labels(tmp_path):
         prepared(tmp_path / "t.csv", tmp_path / "to", multi_label=True)
 
 
-# Whatever a table is, there are items or an error for people
+# Any table gives examples or a `UserError`
 
 
 def test_mutated_tables(root):

@@ -121,12 +121,12 @@ def test_frames_of_ucf101_have_lists_too(tmp_path):
         for group in (1, 8, 9):
             folder = f"rawframes/{label}/{ucf_name(label, group)}"
             miniature.put(tmp_path / "to", miniature.frames(folder, group, "img_{:05d}.jpg"))
-    said = str(prepare("ucf101", tmp_path / "in", tmp_path / "to"))
+    summary = str(prepare("ucf101", tmp_path / "in", tmp_path / "to"))
     assert (tmp_path / "to/ucf101_train_split_1_rawframes.txt").read_text() == "".join(
         f"{label}/{ucf_name(label, 8)} 8 {number}\n" for number, label in enumerate(UCF)
     )
     assert (tmp_path / "to/ucf101_val_split_1_videos.txt").exists()
-    assert "3 validation videos without frames" in said  # those of split 3
+    assert "3 validation videos without frames" in summary  # those of split 3
     assert datasets.locate("ucf101", tmp_path / "to").source == "frames"
 
 
@@ -164,7 +164,7 @@ def test_hmdb51_has_three_splits(tmp_path):
     assert "nothing to do" in str(prepare("hmdb51", tmp_path / "to", tmp_path / "to"))
 
 
-def test_what_is_missing_is_said(tmp_path):
+def test_missing_files_are_named(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     with pytest.raises(UserError, match=r"classInd\.txt, trainlist01\.txt"):
@@ -224,8 +224,8 @@ def test_unpacked_videos_of_something_something_are_used_as_they_are(tmp_path, p
     for part in archives.glob("20bn*"):
         part.unlink()
     miniature.put(archives / place, {"1.webm": miniature.video(1), "2.webm": miniature.video(2)})
-    said = str(prepare("sthv2", archives, tmp_path / "to"))
-    assert f"the videos are those in {archives}" in said
+    summary = str(prepare("sthv2", archives, tmp_path / "to"))
+    assert f"the videos are those in {archives}" in summary
     assert (tmp_path / "to/sthv2_train_list_videos.txt").read_text() == "1.webm 0\n"
     assert (tmp_path / "to/sthv2_val_list_videos.txt").read_text() == "2.webm 0\n"
     assert "nothing to do" in str(prepare("sthv2", archives, tmp_path / "to"))

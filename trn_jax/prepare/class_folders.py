@@ -43,7 +43,7 @@ def read_class_folders(writer, root, found, *, class_level=1):
             f"{smaller}, or give a table with the class of each video"
         )
     others = [path for path in found.others if os.path.dirname(path)]
-    writer.skip(f"files that are no videos by their names ({', '.join(EXTENSIONS)})", others)
+    writer.skip(f"files without the extension of a video ({', '.join(EXTENSIONS)})", others)
     writer.skip("links to folders that were searched already", found.repeated)
     writer.skip(f"videos outside of {', '.join(sorted(given))}", beside)
     writer.skip(f"videos above the folders of the classes (level {class_level})", shallow)
@@ -54,7 +54,7 @@ def read_class_folders(writer, root, found, *, class_level=1):
     empty = [
         f for f in classes if "/".join(_parts(f)) not in with_videos and _parts(f)[-1] in names
     ]
-    writer.skip("folders without videos, which are no classes then", [_parts(f)[-1] for f in empty])
+    writer.skip("folders without videos, which are not classes", [_parts(f)[-1] for f in empty])
     return examples
 
 

@@ -75,7 +75,7 @@ def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classe
     command += ["--config.data.multi_label=True"] if chosen.multi_label else []
     command += [f"--workdir=runs/{os.path.basename(os.path.abspath(to))}"]
     writer.then(*command, *(f"--config.data.{k}={v}" for k, v in writer.naming.items()))
-    writer.note("weights to start from: add --config.init_from=<file> to the command")
+    writer.note("to start from other weights, add --config.init_from=<file> to the command")
     return writer
 
 
@@ -158,7 +158,7 @@ def _open(root, example):
     """Open a video: `_Details`, or the reason why it is unreadable."""
     path = os.path.join(root, example.path)
     if not is_line(example.path):
-        return "its name is no single line of text in UTF-8, as lists must have; rename it"
+        return "its name is not a single line of UTF-8 text, as lists need; rename it"
     try:
         if os.path.isdir(path):
             frames = frame_folder([entry.name for entry in visible_entries(path)])
@@ -208,7 +208,7 @@ def _number_classes(writer, source, examples, found, order):
     """`{class name: label}` of the classes that have videos."""
     names = {label for example in found for label in example.labels}
     lost = sorted({label for example in examples for label in example.labels} - names)
-    writer.lose("classes of which no video can be read; they are no classes of the data set", lost)
+    writer.lose("classes without a readable video, which are dropped", lost)
     if len(names) < 2:
         none_of = f"; none of the videos of {', '.join(lost)} can be read" if lost else ""
         raise UserError(
@@ -230,14 +230,16 @@ def _check_spaces(found, multi_label):
 
 def _write_lists(writer, division, found, labels):
     if division.validation_from_train:
-        writer.note("the source has no videos for validation: a share of those for training is")
+        writer.note("the source has no validation videos: a share of the training videos is used")
     if division.kept:
         writer.note(
             f"{division.kept:,} videos stay in the split that the lists in {writer.to} had them "
-            "in (to divide all of them anew, remove these lists)"
+            "in (remove these lists to divide all videos anew)"
         )
-    writer.note_all("groups that the source itself has in several splits", division.torn)
-    writer.note_all("videos that the source gives another split than before", division.moved)
+    writer.note_all("groups that the source has in several splits", division.torn)
+    writer.note_all(
+        "videos whose split in the source differs from the earlier lists", division.moved
+    )
     for split in SPLIT_NAMES:
         chosen, name = division.examples[split], splits.LIST_FILES[split]
         if split == "test" and not chosen:
@@ -248,14 +250,14 @@ def _write_lists(writer, division, found, labels):
             for example in chosen
         ]
         writer.write(name, "".join(f"{line}\n" for line in lines))
-        hint = ", evaluated by --mode=eval --split=test" if split == "test" else ""
+        hint = ", evaluated with --split=test" if split == "test" else ""
         writer.note(f"{split}: {len(chosen):,} videos{hint}")
     writer.write("label_map.txt", "".join(f"{name}\n" for name in labels))
     writer.note(f"{len(labels)} classes")
     count = collections.Counter(label for example in found for label in example.labels)
     without = division.without("val")
     alone = [label for label in without if count[label] == 1]
-    writer.skip("classes with one video, which is for training, in validation", alone)
+    writer.skip("classes whose only video is for training, in validation", alone)
     others = sorted(set(without) - set(alone))
     writer.skip("classes without a video for validation", others)
     writer.skip("classes without a video for training", division.without("train"))

@@ -46,7 +46,7 @@ class DatasetWriter:
         parts += [f"left out: {text}" for text in self._skipped]
         parts += [f"{self.to} has {', '.join(self._files)}"]
         if not self.changed:
-            parts += ["nothing to do: all of this was there already"]
+            parts += ["nothing to do: all files are up to date"]
         parts += ["next:", *(f"  {command}" for command in self._commands)]
         return escaped("\n".join(parts), keep="\n")
 
@@ -65,7 +65,7 @@ class DatasetWriter:
         """Add notes on unusual videos that stay in the data set, unless there are none."""
         if notes:
             shown = listed(list(map(printable, notes)))
-            self.note(f"{len(notes):,} notes on videos that are used all the same:{shown}")
+            self.note(f"{len(notes):,} notes on videos that are kept:{shown}")
 
     def skip(self, reason, names, listed_in=""):
         """Add names that were left out, unless there are none; `listed_in` names a full list."""

@@ -214,7 +214,7 @@ def _extract_one(root, to, settings, name):
     Runs in a worker process.
     """
     if not is_line(name):
-        return "has a name that is no single line of text in UTF-8; rename it"
+        return "has a name that is not a single line of UTF-8 text; rename it"
     path = os.path.join(root, name)
     partial_folder = _folder(to, name) + _PARTIAL
     try:

@@ -267,7 +267,7 @@ def _present(writer, annotations, roots, split, lines, unreadable, what):
         for example in examples
         if example.path not in lines and example.path not in unreadable
     }
-    writer.miss(f"{name} videos without {what}, which are not there", missing)
+    writer.miss(f"{name} videos without {what}", missing)
     broken = {os.path.join(root, path): reason for path, reason in unreadable.values()}
     writer.cannot_read(f"{name} videos that cannot be read", broken)
     return present

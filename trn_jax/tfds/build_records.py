@@ -116,7 +116,7 @@ def _problems(root, contents):
         os.remove(path)
     if contents.notes:
         notes = listed(list(map(printable, contents.notes)))
-        lines.append(f"{len(contents.notes):,} notes on videos that are used all the same:{notes}")
+        lines.append(f"{len(contents.notes):,} notes on videos that are kept:{notes}")
     return lines
 
 
