@@ -1,17 +1,16 @@
 """Plan large recipes for slices of TPUs, for the table in configs/README.md.
 
-    python scripts/plan_table.py                        # whatever is missing; takes hours
-    python scripts/plan_table.py --topologies=v5e:4x4   # the same, of one topology
+    python scripts/plan_table.py                        # all missing plans; takes hours
+    python scripts/plan_table.py --topologies=v5e:4x4   # those of one topology
     python scripts/results_table.py                     # write the table
 
-Needs the compiler for TPUs (`pip install "trn_jax[plan]"`), but no TPU. Every plan is kept in
-`configs/plans/<recipe>/<topology>.json` as soon as it is made, so that the command can be
-interrupted and goes on where it was. It is what `trn-jax plan` finds for the training step, in
-bfloat16.
+Needs the TPU compiler (`pip install "trn_jax[plan]"`), but no TPU. Each plan of a training step in
+bfloat16 is written to `configs/plans/<recipe>/<topology>.json` when it is done, so an interrupted
+command resumes.
 
-A chip takes as many clips as share batch statistics in the recipe, so that no statistics travel
-between chips. The published batch is that of 8 GPUs, too small for most slices; its learning rate
-then follows from the linear rule.
+Each chip takes one group of clips that share batch statistics, so chips exchange no statistics. The
+published batch is for 8 GPUs, too small for most slices; the learning rate follows from the linear
+scaling rule.
 """
 
 import argparse
@@ -27,25 +26,24 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLANS = ROOT / "configs" / "plans"
 RECIPES = ("trn_sthv1", "tsm_k400", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
-# The first one is planned with two batches, which tell how the memory of a chip grows with its
-# clips, whatever their number and version. If the second takes too much memory to tell, so is the
-# next one.
+# The first topology is planned with two batches, to measure how memory grows with the clips of a
+# chip, which is the same for all topologies. If the second batch doesn't fit, the next topology is.
 TOPOLOGIES = ("v5e:4x4", "v5p:8x8x8", "v6e:16x16", "v5e:16x16")
-_WITHOUT_GROUPS = 8  # clips per chip of networks without batch norm: the published "32xb8" of Swin
+_WITHOUT_GROUPS = 8  # clips per chip without batch norm: the published "32xb8" of Swin
 
 
 def path_of(recipe, topology):
-    """Where the plan of a recipe is kept."""
+    """File of a plan."""
     return PLANS / recipe / f"{topology.replace(':', '-')}.json"
 
 
 def clips_per_chip(config):
-    """Clips of a step that each chip takes."""
+    """Clips per step on each chip."""
     return config.model.norm_group or _WITHOUT_GROUPS
 
 
-def fitting(plan):
-    """`{clips per chip: Cost}` of what a plan found to fit."""
+def costs_that_fit(plan):
+    """`{clips per chip: Cost}` of the batches that fit."""
     from trn_jax.planning.hlo_cost import Cost
 
     found = {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
@@ -53,17 +51,17 @@ def fitting(plan):
 
 
 def growth_of(plan):
-    """The bytes that a chip needs more for twice the clips; `None` if a plan does not tell."""
-    from trn_jax.planning.batch_search import computes_twice
+    """Additional bytes per chip for twice the clips; `None` if the plan can't tell."""
+    from trn_jax.planning.batch_search import rematerializes
 
-    costs = fitting(plan)
-    if len(costs) < 2 or computes_twice(costs):
+    costs = costs_that_fit(plan)
+    if len(costs) < 2 or rematerializes(costs):
         return None
     return costs[max(costs)].memory - costs[min(costs)].memory
 
 
 def growth_is_known(recipe):
-    """Whether a plan that is there tells it."""
+    """Whether an existing plan has the growth."""
     plans = [json.loads(path.read_text()) for path in (PLANS / recipe).glob("*.json")]
     return any(growth_of(plan) is not None for plan in plans)
 
@@ -72,9 +70,8 @@ def make(recipe, topology, *, twice):
     """Compile the training step of a recipe with one batch, or with two, for a topology.
 
     Returns:
-        A dict that JSON can hold: `gradient`, the bytes of the gradient, `memory` of a chip in
-        bytes, and for each number of clips per chip the fields of `compiled.Cost`, or `error`, why
-        there are none.
+        A JSON-able dict with `gradient` and `memory`, bytes of the gradient and of a chip, and in
+        `costs`, by clips per chip, the fields of `hlo_cost.Cost` or an `error`.
     """
     import jax
     from flax import nnx
@@ -111,9 +108,9 @@ def make(recipe, topology, *, twice):
 
 
 def main():
-    """Do what the arguments say."""
+    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="with commas between them")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="comma-separated names")
     parser.add_argument("--topologies", default=",".join(TOPOLOGIES), help="such as v5e:4x4,v4:2x2")
     arguments = parser.parse_args()
     for topology in arguments.topologies.split(","):
@@ -122,7 +119,7 @@ def main():
             if path.exists():
                 continue
             start = time.time()
-            # A process of its own: the compiler does not give its memory back.
+            # In a new process, because the compiler does not free its memory.
             with concurrent.futures.ProcessPoolExecutor(
                 1, mp_context=multiprocessing.get_context("spawn")
             ) as pool:

@@ -1,12 +1,12 @@
 """Write the tables of results into README.md and configs/README.md.
 
-    python scripts/results_table.py                           # write the tables anew
+    python scripts/results_table.py                           # update the tables
     python scripts/results_table.py --check                   # exit 1 if they are stale
-    python scripts/results_table.py --add trn_synthetic=runs/trn   # take up results of a run, too
+    python scripts/results_table.py --add trn_synthetic=runs/trn   # add the results of a run first
 
-Published numbers come from the recipes in `configs/`, measured ones from the result files that an
-evaluation writes, kept in `configs/results/<recipe>/<protocol>.json`, sizes and costs from the
-models themselves, plans from `scripts/plan_table.py`. No number is typed by hand.
+Published numbers come from the recipes in `configs/`, measured ones from result files of evaluations
+in `configs/results/<recipe>/<protocol>.json`, sizes and costs from the models, and plans from
+`scripts/plan_table.py`. No number is typed by hand.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from plan_table import fitting, growth_of
+from plan_table import costs_that_fit, growth_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -43,7 +43,7 @@ _COLUMNS = {
 
 
 def synthetic_table():
-    """What each head makes of the synthetic clips, with their frames in three orders."""
+    """Accuracy of each method on the synthetic clips, with their frames in three orders."""
     rows = []
     for recipe in SYNTHETIC:
         for protocol in get_config(recipe).protocols:
@@ -58,7 +58,7 @@ def synthetic_table():
 
 
 def recipe_table(pattern="*"):
-    """Published and measured accuracies of some recipes, side by side."""
+    """Published and measured accuracies of the matching recipes."""
     rows = []
     for recipe in fnmatch.filter(names(), pattern):
         for protocol, published in get_config(recipe).published.items():
@@ -74,7 +74,7 @@ def recipe_table(pattern="*"):
 
 
 def published_table():
-    """What else the published tables say of each row."""
+    """The other columns of the published tables."""
     rows = []
     for recipe in names():
         for protocol, published in get_config(recipe).published.items():
@@ -87,7 +87,7 @@ def published_table():
 
 
 def cost_table():
-    """What the models of the recipes cost."""
+    """Parameters and FLOPs of the model of each recipe."""
     from flax import nnx
 
     from trn_jax import create_model
@@ -113,7 +113,7 @@ def cost_table():
 
 
 def plan_table():
-    """What training steps need on slices of TPUs, from the plans that are there."""
+    """Memory and communication of training steps on TPU slices, from `configs/plans`."""
     plans = [json.loads(path.read_text()) for path in PLANS.glob("*/*.json")]
     rows = []
     for plan in sorted(plans, key=lambda plan: (plan["recipe"], plan["chips"], plan["topology"])):
@@ -134,10 +134,10 @@ def plan_table():
 
 
 def _largest(plan, plans):
-    """The largest batch for the chips of a plan, by what memory grows with the clips of a chip.
+    """The largest batch for the chips of a plan, predicted from the growth of their memory.
 
-    That follows from two batches: of this plan, of one for the same version of chips, or else of
-    one for others, whose programs keep the same images.
+    The growth comes from a plan with two batches: this one, one for the same version of chips, or
+    else one for another version, whose programs store the same activations.
     """
     from trn_jax.planning.batch_search import largest_batch
 
@@ -151,16 +151,18 @@ def _largest(plan, plans):
     growths = [growth for growth in map(growth_of, alike) if growth is not None]
     if not growths:
         return "not planned"
-    clips = min(fitting(plan))
-    own = fitting(plan)[clips]
+    clips = min(costs_that_fit(plan))
+    own = costs_that_fit(plan)[clips]
     twice = dataclasses.replace(own, temporary=own.temporary + growths[0])
     largest = largest_batch({clips: own, 2 * clips: twice}, plan["memory"], clips)
-    # The compiler may make room for more than follows from the growth.
-    planned = [max(fitting(each), default=0) for each in alike if version(each) == version(plan)]
+    # The compiler may fit more than the growth predicts.
+    planned = [
+        max(costs_that_fit(each), default=0) for each in alike if version(each) == version(plan)
+    ]
     return f"{max(largest, *planned) * plan['chips']:,}"
 
 
-# By file and mark.
+# By file and name of the marker.
 TABLES: dict[pathlib.Path, dict[str, Callable[[], str]]] = {
     README: {"synthetic": synthetic_table, "recipes": partial(recipe_table, "trn_*")},
     RECIPES: {
@@ -173,7 +175,7 @@ TABLES: dict[pathlib.Path, dict[str, Callable[[], str]]] = {
 
 
 def names():
-    """All recipes."""
+    """Names of all recipes."""
     return sorted(path.stem for path in CONFIGS.glob("*.py"))
 
 
@@ -185,7 +187,7 @@ def get_config(recipe):
 
 
 def measured(recipe, protocol):
-    """A result file of `configs/results`, or `None`."""
+    """A result of `configs/results`, or `None`."""
     path = RESULTS / recipe / f"{protocol}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -202,18 +204,18 @@ def markdown(header, rows):
 
 
 def with_tables(file, text):
-    """Replace what stands between the marks of every table of `file`."""
+    """Replace the text between the markers of each table of `file`."""
     for name, make in TABLES[file].items():
         begin, end = f"<!-- table: {name} -->", "<!-- end of table -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(text):
-            sys.exit(f"error: {file} has no place for a table: {begin} ... {end}")
+            sys.exit(f"error: {file} has no markers {begin} ... {end}")
         text = pattern.sub(f"{begin}\n{make()}\n{end}", text)
     return text
 
 
 def add(recipe, workdir):
-    """Keep the results of a run for the tables."""
+    """Copy the results of a run to `configs/results`."""
     if not (CONFIGS / f"{recipe}.py").exists():
         sys.exit(f"error: no recipe {recipe!r} in {CONFIGS}")
     found = sorted(pathlib.Path(workdir, "results").glob("*.json"))
@@ -222,30 +224,30 @@ def add(recipe, workdir):
     for path in found:
         changed = _differences(recipe, path.stem, json.loads(path.read_text())["config"])
         if changed:
-            sys.exit(f"error: {path} is not of {recipe}: {', '.join(changed)} differ from it")
+            sys.exit(f"error: {path} is not of {recipe}: {', '.join(changed)} differ")
     (RESULTS / recipe).mkdir(parents=True, exist_ok=True)
     for path in found:
         shutil.copy(path, RESULTS / recipe / path.name)
 
 
 def _differences(recipe, protocol, config):
-    """The settings of a result that stand beside its numbers and are not those of the recipe."""
+    """Keys of model, data and protocol in which a result differs from the recipe."""
     from trn_jax.settings import flat, from_dict, resolved, to_json
 
     ours = flat(json.loads(to_json(resolved(get_config(recipe)))))
     config = json.loads(to_json(resolved(from_dict(config))))
-    beside = ("model.", "data.dataset", f"protocols.{protocol}.")
+    prefixes = ("model.", "data.dataset", f"protocols.{protocol}.")
     return [
         key
         for key, value in flat(config).items()
-        if key.startswith(beside) and ours.get(key) != value
+        if key.startswith(prefixes) and ours.get(key) != value
     ]
 
 
 def main():
-    """Do what the arguments say."""
+    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="only say whether tables are stale")
+    parser.add_argument("--check", action="store_true", help="exit 1 if tables are stale")
     parser.add_argument("--add", action="append", default=[], metavar="RECIPE=WORKDIR")
     arguments = parser.parse_args()
     for pair in arguments.add:

@@ -1,7 +1,7 @@
-"""Build hook of hatch: a wheel has the recipes as `trn_jax/configs`.
+"""Build hook of hatch: ships the recipes in the wheel as `trn_jax/configs`.
 
-An editable install takes them from the repository; a folder of that name in site-packages would
-hide the package.
+Editable installs use those of the repository: a folder `trn_jax` in site-packages would shadow the
+package.
 """
 
 import pathlib
@@ -10,10 +10,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class Recipes(BuildHookInterface):
-    """Adds the recipes to what a wheel includes."""
+    """Adds the recipes to a wheel."""
 
     def initialize(self, version, build_data):
-        """Fill `build_data`, see hatchling; `version` is "standard" or "editable"."""
+        """Update `build_data`, see hatchling; `version` is "standard" or "editable"."""
         if version == "standard":
             for path in pathlib.Path(self.root, "configs").glob("*.py"):
                 build_data["force_include"][str(path)] = f"trn_jax/configs/{path.name}"

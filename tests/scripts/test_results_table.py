@@ -1,4 +1,4 @@
-"""The tables of the README are what the recipes and result files say."""
+"""The generated tables match the recipes and result files."""
 
 import importlib.util
 import json
@@ -34,19 +34,19 @@ def test_the_list_of_recipes_is_up_to_date(tables):
     assert tables.with_tables(tables.RECIPES, text) == text
 
 
-def test_the_quick_start_proves_that_order_is_seen(tables):
+def test_trn_uses_the_order_of_frames_and_tsn_does_not(tables):
     trn = {order: tables.measured("trn_synthetic", order)["metrics"] for order in ORDERS}
     tsn = {order: tables.measured("tsn_synthetic", order)["metrics"] for order in ORDERS}
     assert trn["efficient"]["top1"] >= 0.98
     assert trn["reversed"]["partner"] >= 0.95
-    # Inside a pair, shuffled frames leave it with a guess.
+    # On shuffled frames it guesses within the pair.
     assert 0.4 < trn["shuffled"]["top1"] / trn["shuffled"]["pair"] < 0.6
     assert tsn["efficient"]["top1"] <= 0.55 and tsn["efficient"]["pair"] >= 0.9
     assert tsn["efficient"]["top1"] == tsn["reversed"]["top1"] == tsn["shuffled"]["top1"]
 
 
 @pytest.mark.parametrize("method", ["tsm", "tin", "tpn"])
-def test_the_other_methods_see_order_too(tables, method):
+def test_the_other_methods_use_the_order_too(tables, method):
     found = {order: tables.measured(f"{method}_synthetic", order)["metrics"] for order in ORDERS}
     assert found["efficient"]["top1"] >= 0.9
     assert found["reversed"]["partner"] >= 0.9
@@ -72,11 +72,11 @@ def test_the_other_published_columns_are_listed(tables):
     assert len(table.splitlines()) == len(tables.recipe_table().splitlines())
 
 
-def test_results_of_a_run_are_taken_up(tables, monkeypatch, tmp_path):
+def test_results_of_a_run_are_added(tables, monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "kept")
-    with pytest.raises(SystemExit, match="no result files"):
+    with pytest.raises(SystemExit, match="/results"):
         tables.add("trn_sthv1", tmp_path)
-    with pytest.raises(SystemExit, match="no recipe 'trn_sthv3'"):
+    with pytest.raises(SystemExit, match="trn_sthv3"):
         tables.add("trn_sthv3", tmp_path)
     (tmp_path / "results").mkdir()
     result = tmp_path / "results" / "accurate.json"
@@ -84,16 +84,16 @@ def test_results_of_a_run_are_taken_up(tables, monkeypatch, tmp_path):
     result.write_text(json.dumps({"metrics": {"top1": 0.25}, "config": config}))
     tables.add("trn_sthv1", tmp_path)
     assert tables.measured("trn_sthv1", "accurate")["metrics"]["top1"] == 0.25
-    with pytest.raises(SystemExit, match=r"accurate\.json is not of trn_sthv2: data\.dataset"):
+    with pytest.raises(SystemExit, match=r"accurate\.json .*trn_sthv2.*data\.dataset"):
         tables.add("trn_sthv2", tmp_path)
     config["model"]["width"] = 4
     result.write_text(json.dumps({"metrics": {"top1": 0.25}, "config": config}))
-    with pytest.raises(SystemExit, match=r"not of trn_sthv1: model\.width differ"):
+    with pytest.raises(SystemExit, match=r"trn_sthv1: model\.width"):
         tables.add("trn_sthv1", tmp_path)
 
 
-def test_a_readme_without_a_place_for_the_tables_is_refused(tables):
-    with pytest.raises(SystemExit, match="no place for a table"):
+def test_missing_markers_are_explained(tables):
+    with pytest.raises(SystemExit, match="<!-- table: "):
         tables.with_tables(tables.README, "nothing here")
 
 
@@ -108,7 +108,7 @@ def needs(gigabytes, flops=8.0):
 
 
 def test_plans_are_listed(tables, monkeypatch, tmp_path):
-    """The largest batch follows from the plan with two batches that is most alike."""
+    """The most similar plan with two batches predicts the largest batch."""
     monkeypatch.setattr(tables, "PLANS", tmp_path)
     plans = {
         "a": plan("v5e:4x4", 16, {"8": needs(3), "16": needs(5, 16.0)}),
@@ -122,7 +122,7 @@ def test_plans_are_listed(tables, monkeypatch, tmp_path):
     for name, found in plans.items():
         (tmp_path / "r" / f"{name}.json").write_text(json.dumps(found))
     (tmp_path / "s").mkdir()
-    # Memory that does not grow, because the compiler computes a part twice, tells nothing.
+    # Memory that does not grow because of rematerialization predicts nothing.
     alone = plan("v5e:4x4", 16, {"8": needs(14), "16": needs(14, 17.0)}) | {"recipe": "s"}
     (tmp_path / "s" / "a.json").write_text(json.dumps(alone))
     rows = [line.split(" | ")[1:] for line in tables.plan_table().splitlines()[2:]]

@@ -1,4 +1,4 @@
-"""Searches for the largest batch that fits into device memory by compiling a few sizes."""
+"""Largest batch that fits into device memory, found by compiling a few sizes."""
 
 import dataclasses
 import math
@@ -6,48 +6,48 @@ import math
 from trn_jax.errors import UserError
 from trn_jax.planning.hlo_cost import Cost, DoesNotFit
 
-_USABLE = 0.95  # of the memory, as some is taken by the runtime
-# Batches that are compiled beside the first one, and how much larger than the largest that fits the
-# next one has to be for that: each takes minutes.
+_USABLE = 0.95  # fraction of the memory; the runtime takes the rest
+# Compiling takes minutes per batch: try at most so many besides the first, and none that is less
+# than 5 % larger than the largest that fits.
 _TRIES = 3
 _WORTH_A_TRY = 1.05
 
 
 @dataclasses.dataclass
-class Fitting:
-    """What is known of batches and the memory.
+class BatchSearch:
+    """Batches that were compiled, and the memory that they need.
 
     Attributes:
         memory: bytes of a chip.
         step: batches are multiples of it.
-        costs: `{batch: Cost}` of those that could be compiled.
-        refused: those that could not for lack of memory.
+        costs: `{batch: Cost}` of the compiled ones.
+        rejected: batches that the compiler rejected for lack of memory.
     """
 
     memory: int
     step: int
     costs: dict[int, Cost]
-    refused: list[int] = dataclasses.field(default_factory=list)
+    rejected: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def largest(self):
-        """The largest batch that fits, of those that were compiled; 0 if none does."""
+        """The largest compiled batch that fits; 0 if none does."""
         return max((batch for batch in self.costs if self._fits(batch)), default=0)
 
     @property
     def too_large(self):
-        """The smallest batch that does not fit, of those that were compiled; infinity if all do."""
+        """The smallest batch that doesn't fit; infinity if all do."""
         compiled = (batch for batch in self.costs if not self._fits(batch))
-        return min([*self.refused, *compiled], default=math.inf)
+        return min([*self.rejected, *compiled], default=math.inf)
 
     def _fits(self, batch):
         return self.costs[batch].memory <= _USABLE * self.memory
 
     def next_batch(self):
-        """The batch to look at: as large as may fit, `largest` if nothing tells of larger ones."""
+        """The largest batch that may fit, to compile next; `largest` if no larger one is known."""
         guess = math.inf
         two = dict(sorted(self.costs.items())[-2:])
-        if len(two) == 2 and not computes_twice(two):
+        if len(two) == 2 and not rematerializes(two):
             guess = largest_batch(two, self.memory, self.step)
         if guess < self.too_large:
             return guess
@@ -56,42 +56,42 @@ class Fitting:
         return (self.largest + self.too_large) // 2 // self.step * self.step
 
     def describe(self):
-        """What was found, as text."""
+        """The result as text."""
         larger = f"; {self.too_large:,} do not fit" if self.too_large < math.inf else ""
         if not self.largest:
             return f"no batch is known to fit{larger}"
         needed = f"{self.costs[self.largest].memory / 2**30:.3f} GiB per chip"
         smallest = min(self.costs)
-        if smallest < self.largest and computes_twice(
+        if smallest < self.largest and rematerializes(
             {batch: self.costs[batch] for batch in (smallest, self.largest)}
         ):
-            needed += ", where the compiler computes parts of the step twice"
-        return f"largest batch that is known to fit: {self.largest:,} clips ({needed}){larger}"
+            needed += ", where the compiler recomputes parts of the step"
+        return f"largest batch known to fit: {self.largest:,} clips ({needed}){larger}"
 
 
 def find_largest_batch(cost_of, batch, cost, memory, step):
-    """Look for the largest batch that fits.
+    """Search for the largest batch that fits.
 
-    A second batch tells how the memory grows, others whether what follows from that is so.
+    The slope of the memory between two batches predicts it; compiling confirms the prediction.
 
     Args:
-        cost_of: function of a batch that gives its `Cost`, or raises `DoesNotFit`, or another
-            `UserError` if there is no way to compute it: then nothing further is looked for.
-        batch: the first one.
+        cost_of: function from a batch to its `Cost`. Raises `DoesNotFit`, or another `UserError`
+            if the compiler fails otherwise, which ends the search.
+        batch: the first batch.
         cost: its `Cost`.
         memory: bytes of a chip.
-        step: batches have to be multiples of it.
+        step: batches must be multiples of it.
 
     Returns:
-        The `Fitting`.
+        The `BatchSearch`.
     """
-    found = Fitting(memory, step, {batch: cost})
+    found = BatchSearch(memory, step, {batch: cost})
     guess = batch // 2 // step * step or batch + step
     for _ in range(_TRIES):
         try:
             found.costs[guess] = cost_of(guess)
         except DoesNotFit:
-            found.refused.append(guess)
+            found.rejected.append(guess)
         except UserError:
             break
         guess = found.next_batch()
@@ -101,15 +101,14 @@ def find_largest_batch(cost_of, batch, cost, memory, step):
 
 
 def largest_batch(costs, memory, step):
-    """The largest global batch that fits, from the costs of two.
+    """Predict the largest global batch that fits, from the costs of two.
 
-    What a step needs grows with the batch in a straight line, but for what the compiler makes of
-    it.
+    Memory grows linearly with the batch unless the compiler rematerializes.
 
     Args:
         costs: `{batch: Cost}` of two batches.
         memory: bytes of a chip.
-        step: a batch has to be a multiple of it.
+        step: batches must be multiples of it.
 
     Returns:
         The batch, 0 if none fits.
@@ -122,11 +121,11 @@ def largest_batch(costs, memory, step):
     return max(0, int((_USABLE * memory - fixed) / slope) // step * step)
 
 
-def computes_twice(costs):
-    """Whether the compiler computes parts of the larger of two steps twice, for lack of memory.
+def rematerializes(costs):
+    """Whether the compiler recomputes parts of the larger of two steps to save memory.
 
-    What such a step needs does not tell what still larger ones would. Of GPUs nothing is noticed,
-    as operations are counted before the compiler adds any.
+    The memory of such a step predicts nothing about larger ones. Not detected for GPUs, where FLOPs
+    are counted before compilation.
 
     Args:
         costs: `{batch: Cost}` of two batches.

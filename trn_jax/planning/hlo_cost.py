@@ -23,10 +23,10 @@ _SHAPE = re.compile(r"\b(?P<type>pred|[suf]\d+|bf16)\[(?P<sizes>[\d,]*)\]")
 
 
 class DoesNotFit(UserError):
-    """A batch is too large for the memory of the device.
+    """The batch is too large for the device memory.
 
     Attributes:
-        largest: about the largest batch that is not, if that can be told.
+        largest: estimate of the largest batch that fits; infinity if unknown.
     """
 
     def __init__(self, message, largest=math.inf):
@@ -36,7 +36,7 @@ class DoesNotFit(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A communication between chips.
+    """A collective operation.
 
     Attributes:
         kind: such as "all-reduce".
@@ -49,16 +49,16 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a compiled step needs on each chip.
+    """Cost of a compiled step on each chip.
 
     Attributes:
-        arguments: bytes of what it is given, the state and a part of the batch.
-        outputs: bytes of what it returns, without what takes the place of arguments.
-        temporary: bytes beside these.
+        arguments: bytes of the inputs: the state and a shard of the batch.
+        outputs: bytes of the outputs that don't reuse donated inputs.
+        temporary: bytes of temporary buffers.
         code: bytes of the program.
-        flops: floating point operations, two for a multiply-add; NaN if that is not known.
-        traffic: bytes read from and written to memory; NaN if that is not known, as of GPUs.
-        collectives: a list of `Collective`, one that is repeated as often as it is.
+        flops: floating-point operations, two per multiply-add; NaN if unknown.
+        traffic: bytes read from and written to memory; NaN if unknown, as for GPUs.
+        collectives: `Collective`, repeated as often as it runs.
     """
 
     arguments: int
@@ -71,29 +71,29 @@ class Cost:
 
     @property
     def memory(self):
-        """All bytes together."""
+        """Total bytes."""
         return self.arguments + self.outputs + self.temporary + self.code
 
 
 def cost_of(trace, devices, what, *, parts=1, once=None):
-    """Compile a program.
+    """Compile a program and read its cost.
 
     Args:
-        trace: function of devices that traces it for them.
+        trace: function from devices to the program, traced for them.
         devices: a list of devices.
-        what: it is computed, for errors.
-        parts: how often it repeats all but what `once` traces.
-        once: a function as `trace`, or `None` if nothing is repeated.
+        what: name of the program in errors.
+        parts: number of times that its loop runs.
+        once: traces what is outside of the loop; `None` without a loop.
 
     Raises:
         DoesNotFit: it needs more memory than the devices have.
-        UserError: the compiler finds no way to compute it.
+        UserError: the compiler fails otherwise.
     """
     compiled = _compile(trace(devices).lower(), what)
-    flops, traffic = _work(trace, devices, compiled)
+    flops, traffic = flops_and_traffic(trace, devices, compiled)
     if once is not None:
-        # Of a loop, XLA counts a single turn.
-        flops_once, traffic_once = _work(once, devices)
+        # XLA counts one iteration of a loop.
+        flops_once, traffic_once = flops_and_traffic(once, devices)
         flops += (parts - 1) * (flops - flops_once)
         traffic += (parts - 1) * (traffic - traffic_once)
     memory = compiled.memory_analysis()
@@ -116,39 +116,39 @@ def _compile(lowered, what):
             raise
         if "memory space vmem" in str(error):
             raise UserError(
-                f"the compiler finds no way to compute {what} in the memory inside a core (vmem), "
-                f"which should not depend on its size: try another one ({first_line(error)})"
+                f"{what} cannot be compiled: the compiler ran out of core memory (vmem), which "
+                f"should not depend on its size; try another one ({first_line(error)})"
             ) from None
         needed = re.search(r"Used (\S+) of (\S+) hbm", str(error))
-        told = f": it needs {needed[1]} of {needed[2]} per chip" if needed else ""
-        raise DoesNotFit(f"{what} does not fit into the memory{told}; take a smaller one") from None
+        memory = f": it needs {needed[1]} of {needed[2]} per chip" if needed else ""
+        raise DoesNotFit(f"{what} does not fit into memory{memory}; use a smaller one") from None
 
 
-def _work(trace, devices, compiled=None):
-    """The operations, and the bytes moved, of a program on each of some devices, see `cost_of`."""
+def flops_and_traffic(trace, devices, compiled=None):
+    """FLOPs and bytes of memory traffic per device, NaN if unknown; arguments as of `cost_of`."""
     if devices[0].platform != "gpu":
         cost = (compiled or trace(devices).lower().compile()).cost_analysis()
         return cost.get("flops", math.nan), cost.get("bytes accessed", math.nan)
-    # XLA sees into none of the calls of cuDNN and cuBLAS that a compiled program consists of, so
-    # operations are counted before. It counts them only on CPUs, of programs for GPUs too.
+    # Compiled programs for GPUs are calls of cuDNN and cuBLAS, which are opaque to XLA. Before
+    # compilation, XLA counts FLOPs only on a CPU backend, also of programs lowered for GPUs.
     try:
         cpu = jax.devices("cpu")[:1]
-    except RuntimeError:  # JAX was told to leave it alone
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU
         return math.nan, math.nan
     cost = trace(cpu).lower(lowering_platforms=("cuda",)).cost_analysis()
     return cost.get("flops", math.nan) / len(devices), math.nan
 
 
 def collectives(program, parts=1):
-    """The communications in the text of a compiled program, `Collective` by `Collective`.
+    """Yield each `Collective` in the text of a compiled program.
 
     Args:
-        program: its text.
-        parts: how often loops are run through that do not tell.
+        program: HLO text.
+        parts: trip count of loops that don't state theirs.
     """
     computations = _computations(_COMMENT.sub("", program))
-    times: dict[str, int] = {}  # once where nothing else is known, as of the entry
-    for name, lines in reversed(computations.items()):  # what calls comes after what is called
+    times: dict[str, int] = {}  # by computation; 1 by default, as for the entry
+    for name, lines in reversed(computations.items()):  # callers come after callees
         for line in lines:
             known = _TRIPS.search(line)
             for call in _CALLS.finditer(line):
@@ -165,7 +165,7 @@ def collectives(program, parts=1):
 
 
 def _computations(program):
-    """`{name: lines}`, each after those that it calls."""
+    """`{name: lines}`, callees before callers."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in program.splitlines():

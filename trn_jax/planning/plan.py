@@ -1,7 +1,7 @@
-"""What a recipe needs on devices that need not be here: memory, operations, communication.
+"""Memory, FLOPs and communication of a recipe on devices that need not be attached.
 
-The training step and the evaluation step are compiled for a topology, ahead of time, and asked; no
-array is made and no data set is read. For TPUs this needs libtpu, the compiler, but no TPU.
+The training and evaluation steps are compiled ahead of time for a topology to read their cost;
+nothing runs and no data set is read. TPUs need libtpu, the compiler, but no TPU.
 """
 
 import contextlib
@@ -22,51 +22,50 @@ from trn_jax.distributed.sharding import batch_sharding, make_mesh, replicated
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import score_clips
 from trn_jax.models import create_model
-from trn_jax.planning.batch_search import Fitting, find_largest_batch
+from trn_jax.planning.batch_search import BatchSearch, find_largest_batch
 from trn_jax.planning.hlo_cost import cost_of
 from trn_jax.settings import protocol_names, resolved_views
 from trn_jax.training import train_step
 
 # Memory of a chip in GiB (Google Cloud, "TPU versions").
 _TPU_MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
-# The compiler looks for TPUs, and complains if it does not find any; several may compile at a time.
+# Keep libtpu from searching for TPUs, and let several processes compile at a time.
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-_STEPS_PER_EPOCH = 1000  # the schedule of the learning rate does not change the cost of a step
+_STEPS_PER_EPOCH = 1000  # any number: the learning rate schedule does not change the cost of a step
 
 
 def find_devices(topology):
-    """The devices of a topology, and the memory of each in bytes.
+    """Devices of a topology to compile for, and the memory of each.
 
     Args:
-        topology: such as "v5e:4x4", of TPUs; "cpu:8"; or "gpu", those that are here.
+        topology: TPUs such as "v5e:4x4"; "cpu:8"; or "gpu" for the attached GPUs.
 
     Returns:
-        A list of devices, which are only good for compiling unless they are here, and the bytes of
-        memory of each, or `None` if that is not known.
+        A list of devices, and the bytes of memory of each or `None` if unknown.
 
     Raises:
-        UserError: there is no such topology, or what compiles for it is not installed.
+        UserError: the topology does not exist, or its compiler is not installed.
     """
     kind, _, shape = topology.partition(":")
     if kind == "cpu":
         if not shape.isdecimal() or int(shape) < 1:
             raise UserError(f"--topology={topology}: expected a number of devices, as in cpu:8")
-        with contextlib.suppress(RuntimeError):  # devices are in use, whose number is fixed
+        with contextlib.suppress(RuntimeError):  # JAX is initialised, so the number is fixed
             jax.config.update("jax_num_cpu_devices", int(shape))
         devices = jax.devices("cpu")
         if len(devices) < int(shape):
-            raise UserError(f"--topology={topology}: there are only {len(devices)} such devices")
+            raise UserError(f"--topology={topology}: JAX has only {len(devices)} CPU devices")
         return devices[: int(shape)], None
     if topology == "gpu":
         try:
             devices = jax.devices("gpu")
         except RuntimeError as error:
-            raise UserError(f"--topology=gpu: there is none here ({error})") from None
+            raise UserError(f"--topology=gpu: no GPU is attached ({error})") from None
         return devices, (devices[0].memory_stats() or {}).get("bytes_limit")
     if kind not in _TPU_MEMORY or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         raise UserError(
@@ -74,7 +73,7 @@ def find_devices(topology):
             f"<version>:<shape> with the versions {', '.join(_TPU_MEMORY)}, such as v5e:4x4 or "
             "v5p:8x8x8"
         )
-    jax.config.update("jax_platforms", "cpu")  # nothing runs on TPUs, if there are any
+    jax.config.update("jax_platforms", "cpu")  # nothing runs on attached TPUs
     for name, value in _NO_TPU.items():
         os.environ.setdefault(name, value)
     from jax.experimental import topologies
@@ -84,8 +83,8 @@ def find_devices(topology):
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"--topology={topology}: the compiler for TPUs does not know it, or is not there "
-            f"({reason}); it comes with pip install 'trn_jax[plan]'"
+            f"--topology={topology}: unknown to the TPU compiler, or the compiler is missing "
+            f"({reason}); install it with pip install 'trn_jax[plan]'"
         ) from None
     return list(found.devices), _TPU_MEMORY[kind] << 30
 
@@ -95,23 +94,23 @@ def training_cost(config, devices):
 
     Args:
         config: see `trn_jax.config.base`.
-        devices: a list of devices, of which each takes the same part of the batch.
+        devices: a list of devices; the batch is sharded over them.
 
     Returns:
         The `Cost`.
 
     Raises:
         DoesNotFit: the batch is too large for their memory.
-        UserError: it cannot be cut over the devices, or there is no way to compute it.
+        UserError: the batch can't be sharded over them, or the compiler fails otherwise.
     """
     parts = config.train.accumulation
-    once = partial(_trace_update, config) if parts > 1 else None
-    trace = partial(_trace_training, config)
+    once = partial(trace_update, config) if parts > 1 else None
+    trace = partial(trace_training, config)
     return cost_of(trace, devices, f"a batch of {config.train.batch}", parts=parts, once=once)
 
 
-def _trace_training(config, devices):
-    """The training step, as JAX sees it."""
+def trace_training(config, devices):
+    """Trace the training step of a recipe for some devices."""
     defined = _define(config, devices)
     step = train_step.jit_train_step(
         defined.mesh,
@@ -134,10 +133,10 @@ def _trace_training(config, devices):
     return step.trace(defined.state, arrays)
 
 
-def _trace_update(config, devices):
-    """What a training step does after the last of its parts."""
+def trace_update(config, devices):
+    """Trace what a training step does once, after the last of its accumulated parts."""
     defined = _define(config, devices)
-    whole, parts = replicated(defined.mesh), config.train.accumulation
+    replicate = replicated(defined.mesh)
 
     def update(state, parts):
         values_and_grads = train_step.mean_of_parts(parts)
@@ -146,18 +145,19 @@ def _trace_update(config, devices):
         )
 
     def stacked(leaf):
-        return jax.ShapeDtypeStruct((parts, *leaf.shape), leaf.dtype, sharding=whole)
+        shape = (config.train.accumulation, *leaf.shape)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=replicate)
 
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
     values_and_grads = (scalar, (scalar, defined.state.stats)), defined.state.params
-    places = jax.tree.map(lambda leaf: leaf.sharding, defined.state)
-    jitted = jax.jit(update, donate_argnums=0, out_shardings=(places, whole))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, defined.state)
+    jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, replicate))
     return jitted.trace(defined.state, jax.tree.map(stacked, values_and_grads))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Definition:
-    """A training on devices: `options` are those of `train_step.update_state`."""
+    """Abstract training state on devices; `options` are those of `train_step.update_state`."""
 
     mesh: jax.sharding.Mesh
     graph: nnx.GraphDef
@@ -176,13 +176,13 @@ def _define(config, devices):
     )
     shapes = jax.eval_shape(init)
     sharding = train_step.state_sharding(shapes, mesh, config.train.shard_state)
-    whole = replicated(mesh)
-    places = jax.tree.map(lambda _: whole, shapes) if sharding is None else sharding
+    replicate = replicated(mesh)
+    shardings = jax.tree.map(lambda _: replicate, shapes) if sharding is None else sharding
     skips = config.train.on_nan == "skip"
     return _Definition(
         mesh,
         graph,
-        jax.tree.map(_abstract, shapes, places),
+        jax.tree.map(_abstract, shapes, shardings),
         sharding,
         dict(optimizer=optimizer, rate=parts.rate, skip_not_finite=skips),
     )
@@ -199,14 +199,14 @@ def _trace_evaluation(config, view, devices):
     mesh = make_mesh(devices)
     model = nnx.eval_shape(lambda: create_model(**config.model, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
-    whole, clips = replicated(mesh), config.eval.max_views_per_step
-    states = (jax.tree.map(partial(_abstract, sharding=whole), nnx.as_pure(state)),)
+    replicate, clips = replicated(mesh), config.eval.max_views_per_step
+    states = (jax.tree.map(partial(_abstract, sharding=replicate), nnx.as_pure(state)),)
     shape = (clips, view.num_segments, view.crop_size, view.crop_size, 3)
     return jax.jit(partial(score_clips, graph=graph)).trace(
         states,
-        jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=whole),
-        jax.ShapeDtypeStruct((clips,), jnp.int32, sharding=whole),
-        jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole),
+        jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=replicate),
+        jax.ShapeDtypeStruct((clips,), jnp.int32, sharding=replicate),
+        jax.ShapeDtypeStruct((), jnp.bool_, sharding=replicate),
     )
 
 
@@ -215,24 +215,24 @@ def _abstract(leaf, sharding):
 
 
 def batch_step(config, num_devices):
-    """The number that a batch has to be a multiple of, as `checks.check_batch` wants it."""
+    """The number that batches must be a multiple of, as in `checks.check_batch`."""
     group = config.model.norm_group or 1
-    if config.train.accumulation > 1:  # groups lie within the parts
+    if config.train.accumulation > 1:  # each part holds whole groups
         return num_devices * config.train.accumulation * group
     return math.lcm(num_devices, group)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the steps of a recipe need on the devices of a topology.
+    """Cost of the steps of a recipe on the devices of a topology.
 
     Attributes:
         config: the configuration.
         topology: such as "v5e:4x4".
-        num_devices: chips.
-        memory: bytes of a chip; 0 if that is not known.
+        num_devices: number of chips.
+        memory: bytes of a chip; 0 if unknown.
         costs: `{"training step": Cost, "evaluation, <protocol>": Cost, ...}`.
-        fitting: the search for the largest batch; `None` if the memory is not known.
+        search: for the largest batch; `None` if the memory is unknown.
     """
 
     config: Any
@@ -240,7 +240,7 @@ class Plan:
     num_devices: int
     memory: int
     costs: dict
-    fitting: Fitting | None
+    search: BatchSearch | None
 
     def __str__(self):
         config = self.config
@@ -248,11 +248,11 @@ class Plan:
             f"{config.model.name} in {config.model.dtype}, {config.train.batch} clips on "
             f"{self.num_devices} chips ({self.topology}){_savings(config)}"
         ]
-        if self.fitting:
-            lines += [f"{self.memory / 2**30:.1f} GiB of memory per chip", self.fitting.describe()]
-            if self.fitting.largest:
-                rate = self._rate_of(self.fitting.largest)
-                lines.append(f"by the linear rule its learning rate is {rate:g}")
+        if self.search:
+            lines += [f"{self.memory / 2**30:.1f} GiB of memory per chip", self.search.describe()]
+            if self.search.largest:
+                rate = self._rate_of(self.search.largest)
+                lines.append(f"its learning rate by the linear scaling rule: {rate:g}")
         header = ("arguments", "temporary", "code", "all", "GFLOP", "GB moved")
         lines.append(f"{'GiB per chip':24}" + "".join(f"{text:>12}" for text in header))
         for name, each in self.costs.items():
@@ -263,7 +263,7 @@ class Plan:
         return "\n".join(lines + _communication(self.costs["training step"]))
 
     def to_dict(self):
-        """The same for programs, in bytes and operations per chip: what `json.dumps` takes."""
+        """The plan as JSON-able values, in bytes and FLOPs per chip."""
         model, train = self.config.model, self.config.train
         found = dict(
             model=model.name,
@@ -273,8 +273,8 @@ class Plan:
             num_devices=self.num_devices,
             memory=self.memory or None,
         )
-        if self.fitting:
-            largest = self.fitting.largest
+        if self.search:
+            largest = self.search.largest
             rate = self._rate_of(largest) if largest else None
             found |= dict(largest_batch=largest, largest_batch_lr=rate)
         found["steps"] = {
@@ -295,6 +295,18 @@ class Plan:
         return self.config.optim.lr * batch / self.config.optim.base_batch
 
 
+def search_batch(config, devices, memory, cost):
+    """Search for the largest batch of a recipe that fits; `cost` is that of its own batch."""
+
+    def cost_of(batch):
+        changed = config.copy_and_resolve_references()
+        changed.train.batch = batch
+        return training_cost(changed, devices)
+
+    step = batch_step(config, len(devices))
+    return find_largest_batch(cost_of, config.train.batch, cost, memory, step)
+
+
 def make_plan(config, topology):
     """Compile the steps of a recipe for a topology.
 
@@ -306,11 +318,11 @@ def make_plan(config, topology):
     """
     devices, memory = find_devices(topology)
     costs = {"training step": training_cost(config, devices)}
-    fitting = _fitting(config, devices, memory, costs["training step"]) if memory else None
+    search = search_batch(config, devices, memory, costs["training step"]) if memory else None
     for name in protocol_names(config, "all"):
         view = View(**resolved_views(config)[f"protocols.{name}"])
         costs[f"evaluation, {name}"] = evaluation_cost(config, devices[0], view)
-    return Plan(config, topology, len(devices), memory or 0, costs, fitting)
+    return Plan(config, topology, len(devices), memory or 0, costs, search)
 
 
 def _or_unknown(value, digits):
@@ -318,23 +330,13 @@ def _or_unknown(value, digits):
 
 
 def _savings(config):
-    """What the recipe does for less memory, as settings."""
+    """Settings of the recipe that save memory."""
     settings = [
         ("model.remat", config.model.remat or 0, 0),
         ("train.accumulation", config.train.accumulation, 1),
         ("train.shard_state", config.train.shard_state, "none"),
     ]
     return "".join(f", {name}={value}" for name, value, plain in settings if value != plain)
-
-
-def _fitting(config, devices, memory, cost):
-    def cost_of(batch):
-        changed = config.copy_and_resolve_references()
-        changed.train.batch = batch
-        return training_cost(changed, devices)
-
-    step = batch_step(config, len(devices))
-    return find_largest_batch(cost_of, config.train.batch, cost, memory, step)
 
 
 def _communication(cost):
