@@ -4,9 +4,9 @@
     python scripts/results_table.py --check                   # exit 1 if they are stale
     python scripts/results_table.py --add trn_synthetic=runs/trn   # add the results of a run first
 
-Published numbers come from the recipes in `configs/`, measured ones from result files of evaluations
-in `configs/results/<recipe>/<protocol>.json`, sizes and costs from the models, and plans from
-`scripts/plan_table.py`. No number is typed by hand.
+Published numbers come from the recipes in `configs/`, measured ones from result files of
+evaluations in `configs/results/<recipe>/<protocol>.json`, sizes and costs from the models, and
+plans from `scripts/plan_table.py`. No number is typed by hand.
 """
 
 import argparse
