@@ -19,7 +19,7 @@ PACKAGE = REPOSITORY / "trn_jax"
 LAYERS = (
     ("trn_jax.errors",),
     ("trn_jax.evaluation", "trn_jax.distributed", "trn_jax.training", "trn_jax.checkpoints"),
-    ("trn_jax.training.signals", "trn_jax.training.lock"),
+    ("trn_jax.training.signals", "trn_jax.training.lock", "trn_jax.training.profiling"),
     ("trn_jax.allowed",),
     (
         "trn_jax.config",

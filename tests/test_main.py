@@ -22,7 +22,7 @@ from state_dicts import weights_of
 from tiny_training import RECIPE, environment
 from torch_files import safetensors_file
 
-from trn_jax import build, create_model
+from trn_jax import create_model
 from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
 from trn_jax.errors import UserError
@@ -456,7 +456,7 @@ def test_recipes_are_found_by_name_from_anywhere(tmp_path, value, said):
             "def get_config():\n    return nothing",
             "recipe.py, line 2: NameError: name 'nothing' is",
         ),
-        ("", "the recipe has no function get_config; configs/trn_sthv1.py shows how one looks"),
+        ("", "get_config; see configs/trn_sthv1.py"),
         (
             "def get_config():\n    return int('x')",
             "recipe.py, line 2: ValueError: invalid literal",
@@ -534,19 +534,19 @@ def test_the_published_file_is_found_in_a_folder(tmp_path):
     config = base(dataset="frames", model="trn_resnet10", num_classes=5)
     config.init_from = str(tmp_path)
     with pytest.raises(UserError, match="does not say which file to take"):
-        build.initial_weights(config)
+        start.initial_weights(config)
     digest = hashlib.sha256(b"").hexdigest()[:8]
     config.init_url = f"https://example.org/models/net-{digest}.safetensors"
     with pytest.raises(UserError, match=f"net-{digest}.safetensors.*example.org/models"):
-        build.initial_weights(config)
+        start.initial_weights(config)
     path = tmp_path / f"net-{digest}.safetensors"
     path.write_bytes(safetensors_file({"weight": np.arange(3.0)}))
     with pytest.raises(UserError, match=f"not with {digest}"):
-        build.initial_weights(config)
+        start.initial_weights(config)
     true = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     path.rename(tmp_path / f"net-{true}.safetensors")
     config.init_url = f"https://example.org/models/net-{true}.safetensors"
-    np.testing.assert_array_equal(build.initial_weights(config)["weight"], np.arange(3.0))
+    np.testing.assert_array_equal(start.initial_weights(config)["weight"], np.arange(3.0))
 
 
 @pytest.mark.slow

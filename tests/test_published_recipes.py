@@ -20,7 +20,7 @@ from trn_jax.nn.conv3d import Conv3d
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, Linear
 from trn_jax.settings import resolved_views
-from trn_jax.training import train_step
+from trn_jax.training import start, train_step
 
 RECIPES = [name for name in ALL_RECIPES if name != "finetune"]  # which nobody has published
 
@@ -326,7 +326,7 @@ def test_nothing_is_frozen_without_weights(name):
     config = load(name)
     options = build.model_options(config)
     assert options["partial_bn"] is options["frozen_stages"] is None
-    warning = build.describe_start(config)
+    warning = start.describe_start(config)
     assert bool(warning) == bool(config.init_url)
     if config.init_url:
         file = config.init_url.rpartition("/")[2]
@@ -334,7 +334,7 @@ def test_nothing_is_frozen_without_weights(name):
         assert ("model.partial_bn" in warning) == (config.model.partial_bn is not None)
     config.init_from = "weights.pth"
     assert build.model_options(config) == config.model.to_dict()
-    assert build.describe_start(config) == ""
+    assert start.describe_start(config) == ""
 
 
 # Protocols

@@ -78,7 +78,7 @@ def test_fused_branches_do_not_come_apart(trained, tmp_path):
     folder, _, settings = trained
     assert cli.main(["reparameterize", str(folder), f"--to={tmp_path}/fused"]) == 0
     about = checkpoint.open_checkpoint(tmp_path / "fused").info
-    with pytest.raises(UserError, match=r"model\.deploy: True in the checkpoint, None asked for"):
+    with pytest.raises(UserError, match=r"model\.deploy: True in the checkpoint, None"):
         checks.check_model(settings, about["config"], "fused")
     with pytest.raises(UserError, match=r"another model, .* problems"):
         checkpoint.open_checkpoint(tmp_path / "fused").load(deploy=False)

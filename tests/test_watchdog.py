@@ -62,7 +62,7 @@ class Evaluations:
         """Returns whether any host gave up, the same on all of them."""
         gave_up = False
         for _ in range(rng.integers(1, 20)):
-            gave_up = gave_up or dog.asked()
+            gave_up = gave_up or dog.stop_requested()
             if not gave_up:
                 time.sleep(rng.exponential(0.002))
         if gave_up:
@@ -79,14 +79,14 @@ def run_host(dog, steps, evaluations, rng, log_every, num_steps, took):
     for step in range(1, num_steps + 1):
         time.sleep(rng.exponential(0.001))
         running.append(steps.begin(step))
-        stopped_by = dog.ends_here()
+        stopped_by = dog.stops_here()
         if stopped_by or step % log_every == 0 or step % EVAL_EVERY == 0:
             for taken in running:
                 taken.join()
             running.clear()
         if step % EVAL_EVERY == 0 and not stopped_by:
             gave_up = evaluations.run(dog, rng)
-            stopped_by = dog.ends_here(asked=gave_up)
+            stopped_by = dog.stops_here(requested=gave_up)
             assert stopped_by or not gave_up
         if stopped_by:
             break
@@ -131,11 +131,11 @@ def test_all_hosts_end_after_the_same_step(monkeypatch, seed):
 
 def test_one_host_alone_ends_after_the_step_that_it_takes():
     with watchdog.Watchdog(0) as dog:
-        assert dog.ends_here() == "" and not dog.asked()
+        assert dog.stops_here() == "" and not dog.stop_requested()
         dog.stop("SIGTERM")
         dog.stop("SIGINT")
-        assert dog.asked()
-        assert dog.ends_here() == "SIGTERM"
+        assert dog.stop_requested()
+        assert dog.stops_here() == "SIGTERM"
 
 
 # A process that hangs, or is killed

@@ -5,7 +5,6 @@ Together with the training loop and the evaluation this is the only code that se
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from trn_jax import convert, optim
+from trn_jax import optim
 from trn_jax.data import annotations, batches, datasets, decode, pipeline, records, videos
 from trn_jax.data.labels import mirrored_labels, paired_labels
 from trn_jax.data.views import View
@@ -23,7 +22,7 @@ from trn_jax.models import create_model
 from trn_jax.prepare.workers import num_cpus
 from trn_jax.settings import resolved_views
 
-_CHECKED = 10  # videos of a list, one of which has to be there
+_CHECKED = 10  # videos of a list, at least one of which must exist
 
 
 class Data:
@@ -171,7 +170,7 @@ class Data:
         )
 
     def train_batches(self, first_batch):
-        """This host's part of the training batches from number `first_batch` on."""
+        """This process's part of the training batches, from batch `first_batch` on."""
         config, section = self._config, self._config.data
         return pipeline.train_batches(
             self.train_reader(),
@@ -185,9 +184,9 @@ class Data:
         )
 
     def eval_videos(self, views):
-        """This host's videos of `val_records`, seen through `views`, `{name: View}`.
+        """This process's videos of `val_records`, with the clips of `views`, `{name: View}`.
 
-        Worker processes stay until other views are asked for.
+        Worker processes are reused until the views change.
         """
         if self._evaluated is None or self._evaluated[0] != views:
             self.close()
@@ -217,14 +216,14 @@ class Data:
         Raises:
             UserError: `flip_pairs` names something that is not a class.
         """
-        told = mirrored_labels(self.class_names) if view.flip_labels else {}
-        # A pair that is given takes its classes out of pairs told from names.
+        found = mirrored_labels(self.class_names) if view.flip_labels else {}
+        # Given pairs take precedence over those found by names.
         given = paired_labels(view.flip_pairs, self.class_names)
-        told = {a: b for a, b in told.items() if a not in given and b not in given}
-        return told | given
+        found = {a: b for a, b in found.items() if a not in given and b not in given}
+        return found | given
 
     def describe_flip(self, view):
-        """Lines that tell which labels change when a clip is mirrored."""
+        """Lines for the log: the labels that mirroring a clip exchanges."""
         pairs = self.mirrored(view)
         names = self.class_names
         lines = [f"  {names[a]} <-> {names[b]}" for a, b in sorted(pairs.items()) if a < b]
@@ -295,7 +294,7 @@ def parts(config, *, steps_per_epoch, train_labels=None):
         train_labels: of the training list, for `train.class_weights`.
 
     Raises:
-        UserError: the number of classes is not known.
+        UserError: `model.num_classes` isn't set.
     """
     train, num_classes = config.train, config.model.num_classes
     if num_classes is None:
@@ -327,28 +326,6 @@ def balanced_weights(labels, num_classes):
     return np.where(counts, weights, 1.0)
 
 
-def initial_weights(config):
-    """The weights that `config.init_from` names, `{name: array}`.
-
-    Raises:
-        UserError: there are none, or they are not what the name of the file says.
-    """
-    path = config.init_from
-    wanted = config.init_url and config.init_url.rpartition("/")[2]
-    if os.path.isdir(path):
-        if wanted is None:
-            raise UserError(
-                f"init_from={path} is a folder, and the recipe does not say which file to take from"
-                " it; name the file"
-            )
-        path = os.path.join(path, wanted)
-    if not os.path.exists(path):
-        started = f". The recipe's numbers started from {wanted}: {config.init_url}"
-        raise UserError(f"init_from: there is no file {path}{started if wanted else ''}")
-    convert.check_name(path)
-    return convert.read_torch_file(path)
-
-
 def model_options(config):
     """Arguments of `create_model` for a training.
 
@@ -359,20 +336,3 @@ def model_options(config):
     if not config.init_from:
         options |= dict(partial_bn=None, frozen_stages=None)
     return options
-
-
-def describe_start(config):
-    """A warning where the published numbers started from weights that are not given, or ""."""
-    if config.init_from or not config.init_url:
-        return ""
-    name = config.init_url.rpartition("/")[2]
-    digest = re.search(r"-([0-9a-f]{8,})\.", name)
-    frozen = [key for key in ("partial_bn", "frozen_stages") if config.model[key] is not None]
-    trains = " and ".join(f"model.{key}" for key in frozen)
-    return (
-        f"warning: the published numbers started from {name}"
-        + (f" (its SHA-256 begins with {digest[1]})" if digest else "")
-        + f", and this run starts from random weights. Download {config.init_url} and add "
-        f"--config.init_from=<its folder>"
-        + (f". Without them nothing is frozen: {trains} has no effect" if frozen else "")
-    )

@@ -84,23 +84,23 @@ def check_batch(config, num_devices, num_processes=1):
     if group and batch % group:
         raise UserError(
             f"train.batch={batch} is not a multiple of model.norm_group={group}, the clips that "
-            "share batch statistics; change one of the two (norm_group=0 takes the whole batch)"
+            "share batch statistics; change one of them (norm_group=0: the full batch)"
         )
     part = batch // (num_devices * accumulation)
     if accumulation > 1 and (not group or part % group):
         raise UserError(
-            f"with train.accumulation={accumulation}, each of {devices} sees {part} "
+            f"with train.accumulation={accumulation}, each of {devices} computes {part} "
             f"clips at a time; set model.norm_group to a divisor of that (it is {group})"
         )
 
 
 def check_model(config, checkpoint_config, directory):
-    """Check that a configuration asks for the model that a checkpoint holds.
+    """Check that a configuration describes the model of a checkpoint.
 
     A number of classes that the configuration leaves open becomes that of the checkpoint.
 
     Raises:
-        UserError: it asks for another one.
+        UserError: it describes another one.
     """
     # No parameter depends on these.
     free = {"drop_path_rate", "dropout_rate", "dtype", "eval_relations", "frozen_stages"}
@@ -108,13 +108,13 @@ def check_model(config, checkpoint_config, directory):
     if config.model.num_classes is None:
         config.model.num_classes = checkpoint_config["model"]["num_classes"]
     stored = flat(checkpoint_config["model"])
-    asked = flat(json.loads(to_json(config))["model"])
-    if asked["deploy"]:  # branches are fused as the checkpoint is read
+    wanted = flat(json.loads(to_json(config))["model"])
+    if wanted["deploy"]:  # loading fuses the branches
         free.add("deploy")
     changed = [
-        f"model.{key}: {stored.get(key)!r} in the checkpoint, {asked.get(key)!r} asked for"
-        for key in sorted(stored.keys() | asked.keys())
-        if key not in free and stored.get(key) != asked.get(key)
+        f"model.{key}: {stored.get(key)!r} in the checkpoint, {wanted.get(key)!r} requested"
+        for key in sorted(stored.keys() | wanted.keys())
+        if key not in free and stored.get(key) != wanted.get(key)
     ]
     if changed:
         raise UserError(f"{directory} holds another model:\n  " + "\n  ".join(changed))

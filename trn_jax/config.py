@@ -46,8 +46,7 @@ class ViewKeys:
     # the configuration.
     short_side: int = _key(None, Range(0, 1 << 14))
     crop: str = "center"  # "multi_scale", "random_resized" (random), "center", "three" or "ten"
-    # Pixels. 0: short_side; None: 0 for "three", which lie side by side, else size of the
-    # configuration.
+    # Pixels. 0: short_side; None: 0 for "three" crops, else size of the configuration.
     crop_size: int = _key(None, Range(0, 1 << 14))
     scales: tuple[float, ...] = _key(
         (1.0, 0.875, 0.75, 0.66), Each(Range(0, 1, "low"))
@@ -76,7 +75,7 @@ _CONFIG = dict(
     seed=Key(0, Range(0, 2**32 - 1)),
     data_dir=str,  # folder of the data set; None: data/<dataset>, or, for the synthetic one, which
     # is written on first use, <parent of workdir>/data/synthetic
-    size=Key(224, Range(1, 1 << 14)),  # side of the clips that the model sees, pixels
+    size=Key(224, Range(1, 1 << 14)),  # side of a clip's frames, pixels
     short_side=Key(int, Range(1, 1 << 14)),  # frames are resized to this before cropping, pixels;
     # None: 8/7 of size, so 256 for 224
     # Initial weights of the backbone: a .pth or .safetensors file of ImageNet or another model; a
@@ -123,12 +122,12 @@ _DATA = dict(
     dataset=str,
     source=Key(str, OneOf(("frames", "videos", "records"))),  # None: whichever is there
     frames=str,  # folder of the frame folders or videos, relative to data_dir
-    val_frames=str,  # the same for validation; "": they lie in the same folder
+    val_frames=str,  # the same for validation; "": the same folder
     test_frames=str,  # the same for the test videos
     train_list=str,  # lines "<folder> <num_frames> <label>"
     val_list=str,
     test_list=str,  # evaluated by --mode=eval --split=test, and by nothing else
-    multi_label=False,  # lines may have several labels; every class is a question of its own:
+    multi_label=False,  # lines may have several labels, one binary decision per class:
     # binary cross-entropy, sigmoid scores, the best checkpoint is the one of the best mAP
     class_names=str,  # label map: one name per line
     frame_pattern=str,  # such as "{:05d}.jpg"

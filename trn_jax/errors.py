@@ -11,28 +11,28 @@ _UNSAFE = re.compile(
 )
 
 INTERRUPTED = 75  # exit status after a signal to stop: the same command resumes (EX_TEMPFAIL)
-STUCK = 76  # exit status when something died or hangs: the same command goes on from there
+STUCK = 76  # exit status when something died or hangs: the same command resumes
 
 
 class UserError(ValueError):
-    """Something that the person at the keyboard can mend.
+    """An error that the user can fix.
 
-    The message says what was wrong, what was found, what was expected and what to do next.
-    Command-line programs print it without a traceback and exit with `status`: 2, which tells those
-    that start commands again that the error would come again.
+    The message names the problem, what was found and expected, and the next step. Command-line
+    programs print it without a traceback and exit with `status`: 2, so that launchers don't restart
+    a command that would fail again.
 
-    The message is safe to print, whatever names it quotes, see `escaped`; its own line breaks stay.
+    The message is safe to print, whatever names it quotes, see `escaped`; its line breaks stay.
     """
 
     status = 2
 
-    # Not in `__str__`: TFDS raises an error with a text of its own as a `RuntimeError`.
+    # Not in `__str__`: TFDS turns errors that define it into a `RuntimeError`.
     def __init__(self, *messages):
         super().__init__(*(escaped(message, keep="\n\t") for message in messages))
 
 
 class PassingError(UserError):
-    """Something that the same command may not meet again, such as a process that was killed."""
+    """An error that the same command may not meet again, such as a killed process."""
 
     status = STUCK
 
@@ -56,7 +56,7 @@ def _escape(character):
 
 
 def first_line(error):
-    """What an error says first, or, if it says nothing, its type."""
+    """The first line of an error's message, or its type if it has none."""
     return escaped((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
@@ -69,6 +69,6 @@ def listed(problems, *, most=10):
 
 
 def did_you_mean(name, known):
-    """The end of a sentence on an unknown name: the one of `known` most like it, if any is."""
+    """The end of a sentence on an unknown name: "; did you mean '...'?", or "."."""
     close = difflib.get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else "."

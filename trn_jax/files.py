@@ -1,4 +1,4 @@
-"""Atomic, durable writes of own files; bounded reads of foreign and damaged ones."""
+"""Atomic, durable writes; bounded reads of foreign and corrupt files."""
 
 import contextlib
 import json

@@ -82,7 +82,7 @@ def create_model(name, *, num_classes, weights=None, init_head=False, **options)
         num_classes: number of classes; 0 for a model without a head, which gives features.
         weights: what the backbone starts from, as `config.init_from` does: a .pth or
             .safetensors file of another project, or a checkpoint.
-        init_head: begin with its neck and head, too; of a checkpoint, as far as they have the same
+        init_head: load neck and head, too; from a checkpoint, as far as they have the same
             shapes.
         **options: see `trn_jax.models.create_model`.
 

@@ -188,7 +188,7 @@ def _connect_processes():
 
 
 def _workdir_of(directory):
-    """The working directory that a checkpoint `<workdir>/checkpoints/<step>` lies in, or itself."""
+    """The working directory of the checkpoint `<workdir>/checkpoints/<step>`; else its folder."""
     parent = directory.parent
     return str(parent.parent if parent.name == "checkpoints" else directory)
 
@@ -241,7 +241,7 @@ def run(arguments=None):
 
 
 def _fail(message, status):
-    """End with a message, on one host or on several."""
+    """Exit with a message, with one process or several."""
     if "trn_jax.distributed.processes" in sys.modules:
         from trn_jax.distributed import processes
 

@@ -13,7 +13,7 @@ import optax
 
 from trn_jax.errors import UserError
 
-_WARMUP_START = 0.1  # share of the rate that a warm-up begins with, in all published recipes
+_WARMUP_START = 0.1  # share of the rate at the start of a warm-up, in all published recipes
 
 
 def scaled_lr(settings, batch):
@@ -110,7 +110,7 @@ def group_multipliers(params, settings):
         Two pytrees of floats like `params`: factors of the learning rate and of the weight decay.
 
     Raises:
-        UserError: the rule does not know a parameter.
+        UserError: the rule doesn't cover a parameter.
     """
     names = jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params

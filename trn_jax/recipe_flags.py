@@ -22,7 +22,7 @@ _PER_DEVICE = (
 )
 _FOREIGN_FLAGS = {
     "work_dir": "here it is --workdir",
-    "validate": "validation is on: --config.train.eval_every=<epochs> says how often",
+    "validate": "validation is on: --config.train.eval_every=<epochs> sets the interval",
     "no_validate": "here it is --config.train.eval_every=0, which validates at the end only",
     "seed": "here it is --config.seed",
     "deterministic": "runs are deterministic (on GPUs: see the README on XLA_FLAGS)",
@@ -98,11 +98,11 @@ def parse(values, arguments, prepare=lambda _: None):
     try:
         arguments = [_addressable(argument) for argument in _with_recipe_files(arguments)]
         _check_foreign(arguments)
-        sys.argv = list(arguments)  # where ml_collections looks for settings of a recipe
+        sys.argv = list(arguments)  # where ml_collections reads settings of a recipe
         prepare(arguments)
         return _without_arguments(values(arguments))
     except Exception as error:
-        # Of what a recipe raises, ml_collections and absl make errors of their own.
+        # ml_collections and absl wrap what a recipe raises in their own errors.
         first: BaseException = error
         while first.__context__:
             first = first.__context__
@@ -115,7 +115,7 @@ def parse(values, arguments, prepare=lambda _: None):
             reason = f"{type(first).__name__}: {getattr(first, 'msg', first)}"
             raise UserError(f"cannot load the recipe: {place}: {reason}") from None
         if isinstance(error, flags.Error):
-            raise UserError(f"{error}; --help tells of all flags") from None
+            raise UserError(f"{error}; --help lists all flags") from None
         if isinstance(error, AttributeError | KeyError | TypeError | ValueError | OSError):
             raise UserError(_explain_flag(error, arguments)) from None
         raise
@@ -192,13 +192,13 @@ def _place_in_recipe(error):
 
 
 def _explain_flag(error, arguments):
-    """What ml_collections says about a wrong flag, without its call stack."""
+    """Explain a wrong flag from the error of ml_collections, without its call stack."""
     # A KeyError quotes its text, line breaks and all.
     text = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").split())
     if text[:1] == text[-1:] and text[:1] in ("'", '"'):
         text = text[1:-1]
     if "has no attribute 'get_config'" in text:
-        return "the recipe has no function get_config; configs/trn_sthv1.py shows how one looks"
+        return "the recipe has no function get_config; see configs/trn_sthv1.py"
     missing = re.match(r"(?:key )?[\"']?(\w+)[\"']?(?: does not exist| Did you mean|$)", text, re.I)
     for flag in arguments:
         if missing and f".{missing[1]}" in flag.partition("=")[0]:

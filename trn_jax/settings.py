@@ -91,7 +91,7 @@ def check(config):
         if value is not None and not values.allows(value):
             problems.append(f"{name}={value!r}: expected {values}")
     problems = problems or [
-        f"{name}.crop_size=0: short_side, which it stands for, is 0; expected pixels"
+        f"{name}.crop_size=0 means short_side, but {name}.short_side=0; expected pixels"
         for name, section in resolved_views(config).items()
         if section.crop_size == 0
     ]

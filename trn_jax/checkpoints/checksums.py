@@ -31,7 +31,7 @@ def problems(folder, parts):
 
     Args:
         folder: a `pathlib.Path`.
-        parts: names of the folders in it that are looked at.
+        parts: names of the folders in it to check.
 
     Returns:
         A list of messages; empty if all files are what they were. Files that are not on the list

@@ -1,6 +1,6 @@
 """Multi-process runs: connect, synchronise and exit together.
 
-Every process has devices of its own. With one process, every function is a no-op.
+Every process has its own devices. With one process, every function is a no-op.
 """
 
 import contextlib
@@ -112,7 +112,7 @@ def _count(name, value):
     try:
         return None if value is None else int(value)
     except ValueError:
-        raise UserError(f"{name}={value} is not a whole number, such as in {_EXAMPLE}") from None
+        raise UserError(f"{name}={value} isn't an integer, such as in {_EXAMPLE}") from None
 
 
 def _check_port(address):
@@ -148,7 +148,7 @@ def _is_here(cluster):
     if cluster.opt_in_only_method:
         return False
     if cluster.__name__ == "K8sCluster" and "JOB_COMPLETION_INDEX" not in os.environ:
-        return False  # a pod by itself, or pods that have no numbers
+        return False  # a single pod, or pods without an index
     return cluster.is_env_present()
 
 

@@ -37,7 +37,7 @@ def make_mesh(devices=None):
 
 
 def replicated(mesh):
-    """Every device holds the whole array."""
+    """The sharding of arrays that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -77,8 +77,8 @@ def gathered(tree):
     leaves, structure = jax.tree.flatten(tree)
     if all(leaf.is_fully_replicated for leaf in leaves):
         return tree
-    whole = [NamedSharding(leaf.sharding.mesh, PartitionSpec()) for leaf in leaves]
-    return jax.tree.unflatten(structure, jax.jit(_same, out_shardings=whole)(leaves))
+    full = [NamedSharding(leaf.sharding.mesh, PartitionSpec()) for leaf in leaves]
+    return jax.tree.unflatten(structure, jax.jit(_same, out_shardings=full)(leaves))
 
 
 def _same(arrays):

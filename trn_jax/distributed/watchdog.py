@@ -164,15 +164,15 @@ class Watchdog:
             time.sleep(2 * self._heartbeat)  # the store ends with this process
         os._exit(INTERRUPTED)
 
-    def asked(self):
+    def stop_requested(self):
         """Whether a stop was requested on any process, as far as this one knows.
 
-        Work of a single process may stop then. Collective work continues until `ends_here` returns
+        Work of a single process may stop then. Collective work continues until `stops_here` returns
         a notice.
         """
         return bool(self._notice or self._holds)
 
-    def ends_here(self, *, asked=False):
+    def stops_here(self, *, requested=False):
         """The signal for which all processes stop here, or "".
 
         Call it on all processes before every collective operation, such as a step, equally often on
@@ -180,12 +180,12 @@ class Watchdog:
         operations that each has begun.
 
         Args:
-            asked: whether all processes already know of the request; then they stop here.
+            requested: whether all processes already got the request; then they stop here.
         """
         with self._changed:
             if not self._store:
                 return self._notice
-            self._holds = self._holds or asked
+            self._holds = self._holds or requested
             while self._holds and self._agreed is None:
                 self._changed.wait()
             if self._agreed and self._begun == self._agreed[0]:

@@ -57,7 +57,7 @@ def evaluate(run, step, state):
         run.checkpoints.add_metrics(step, metrics)
     give_back()
     run.meter.restart()
-    run.stopped_by = run.watchdog.ends_here(asked=results is None)
+    run.stopped_by = run.watchdog.stops_here(requested=results is None)
 
 
 def log_times(run, step, seconds):

@@ -15,7 +15,7 @@ from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluate import run_protocols
 from trn_jax.training import not_finite
 from trn_jax.training.events import evaluate, log_end, log_progress, log_times, save
-from trn_jax.training.logs import Profile
+from trn_jax.training.profiling import Profile
 from trn_jax.training.signals import StopSignals
 from trn_jax.training.start import start
 from trn_jax.training.workdir import hold
@@ -95,7 +95,7 @@ def _loop(run, state, profile):
                 run.log(recorded)
 
             # All processes take the same steps, also before a stop.
-            run.stopped_by = watchdog.ends_here()
+            run.stopped_by = watchdog.stops_here()
             evaluates = run.evaluates_after(step)
             saves = evaluates or run.stopped_by or step % settings.checkpoint_every == 0
             diverged = not_finite.skips_too_many(run)
@@ -104,7 +104,7 @@ def _loop(run, state, profile):
             if diverged:
                 not_finite.stop_skipping(run, step)
             if saves:
-                # Before the next batch is asked for: the checkpoint is the state between two steps.
+                # Before the next batch: the checkpoint is the state between two steps.
                 save(run, step, state)
             if evaluates and not run.stopped_by:
                 # After the save: a failing evaluation costs no step.
@@ -127,7 +127,7 @@ def _finish(run, state):
         names = list(run.config.protocols)
         found = run_protocols(run.evaluator, run.data, run.config, state.model, newest, step, names)
         if found is None:
-            run.stopped_by = run.watchdog.ends_here(asked=True)
+            run.stopped_by = run.watchdog.stops_here(requested=True)
     log_end(run, step)
     if run.stopped_by:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: from a terminal, a job manager or a preempted machine."""
+"""Stop signals: from a terminal, a job manager or a preempted machine."""
 
 import os
 import signal

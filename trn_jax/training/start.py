@@ -1,12 +1,13 @@
 """How a training starts: resumes from a checkpoint, or starts from given or random weights."""
 
 import os
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from trn_jax import build, optim
+from trn_jax import convert, optim
 from trn_jax.checkpoints import checkpoint
 from trn_jax.checkpoints.manager import Checkpoints
 from trn_jax.distributed import processes
@@ -42,14 +43,14 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         config: the configuration.
         workdir: the working directory, which this process holds.
         mesh: the devices.
-        data: the `build.Data`.
-        parts: the `build.Parts`.
+        data: the `Data`.
+        parts: the `Parts`.
         watchdog: receives progress reports.
         ignore_lists: see `check_data`.
         ignore_class_names: see `check_data`.
 
     Returns:
-        The `Run`, and the `TrainState` to begin with.
+        The `Run` and the initial `TrainState`.
 
     Raises:
         UserError: the working directory, the lists or the weights don't fit the configuration.
@@ -101,7 +102,7 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         again=["val"] if evaluates_first else [],
     )
     reporter.log(_first_lines(config, data, parts, state, mesh, first_step))
-    if not first_step and (warning := build.describe_start(config)):
+    if not first_step and (warning := describe_start(config)):
         reporter.log(warning)
     run = Run(
         config=config,
@@ -129,7 +130,7 @@ def _evaluator(config, data, graph, state, watchdog):
         multi_label=data.multi_label,
         max_views=config.eval.max_views_per_step,
         alive=watchdog.alive,
-        should_stop=watchdog.asked,
+        should_stop=watchdog.stop_requested,
     )
     # Without this, a protocol that doesn't fit the model would fail after the last step.
     views = resolved_views(config).items()
@@ -170,7 +171,7 @@ def _initial_weights(config, graph, state):
     """The state with the weights that `config.init_from` names."""
     parts = dict(backbone_only=not config.init_head)
     if not checkpoint.is_stored(config.init_from):
-        weights = build.initial_weights(config)
+        weights = initial_weights(config)
         state, unread = load_weights(graph, state, weights, reset_temporal_op=None, **parts)
         for line in unread:
             log(f"{config.init_from}: {line}")
@@ -188,6 +189,44 @@ def _initial_weights(config, graph, state):
         log(f"{len(drawn)} arrays start at random values, such as {drawn[0]}{hint}")
     params, stats, fixed = model
     return state.replace(params=params, stats=stats, fixed=fixed)
+
+
+def initial_weights(config):
+    """The weights that `config.init_from` names, `{name: array}`.
+
+    Raises:
+        UserError: the file is missing, or its hash differs from that in its name.
+    """
+    path = config.init_from
+    wanted = config.init_url and config.init_url.rpartition("/")[2]
+    if os.path.isdir(path):
+        if wanted is None:
+            raise UserError(
+                f"init_from={path} is a folder, and the recipe names no file in it; name the file"
+            )
+        path = os.path.join(path, wanted)
+    if not os.path.exists(path):
+        started = f". The recipe's numbers started from {wanted}: {config.init_url}"
+        raise UserError(f"init_from: there is no file {path}{started if wanted else ''}")
+    convert.check_name(path)
+    return convert.read_torch_file(path)
+
+
+def describe_start(config):
+    """A warning where the published numbers started from weights that are not given, or ""."""
+    if config.init_from or not config.init_url:
+        return ""
+    name = config.init_url.rpartition("/")[2]
+    digest = re.search(r"-([0-9a-f]{8,})\.", name)
+    frozen = [key for key in ("partial_bn", "frozen_stages") if config.model[key] is not None]
+    trains = " and ".join(f"model.{key}" for key in frozen)
+    return (
+        f"warning: the published numbers started from {name}"
+        + (f" (its SHA-256 begins with {digest[1]})" if digest else "")
+        + f", and this run starts from random weights. Download {config.init_url} and add "
+        f"--config.init_from=<its folder>"
+        + (f". Without them nothing is frozen: {trains} has no effect" if frozen else "")
+    )
 
 
 def _first_lines(config, data, parts, state, mesh, first_step):

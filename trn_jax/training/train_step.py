@@ -173,7 +173,7 @@ def update_state(state, values_and_grads, *, optimizer, rate, skip_not_finite, m
         rate: function of the step.
         skip_not_finite: whether to keep the state if loss or gradients are not finite.
         mesh: the devices.
-        sharding: where the state lies.
+        sharding: of the state.
     """
     (value, (top1, stats)), grads = values_and_grads
     if sharding is not None:
