@@ -83,6 +83,11 @@ def read_text(path):
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_stripped_lines(path):
+    """Read text as `read_text`: its lines without surrounding spaces, and without blank lines."""
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+
+
 def read_json_lines(path, **types):
     """The entries of a log with one JSON object per line.
 

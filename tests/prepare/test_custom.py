@@ -253,10 +253,7 @@ BAD = {
     "one class": (make_alone, "'Clapping'"),
     "both kinds": (make_mixed, r"take \d.mp4 .*Clapping/frames"),
     "gap": (make_gap, "'00002.jpg'"),
-    "different names": (
-        make_different,
-        "'img_{:05d}.jpg' from 1 on in b/clip; '",
-    ),
+    "different names": (make_different, "'img_{:05d}.jpg' from 1 on in b/clip; '"),
     "nothing": (make_empty, "my videos: .*mp4"),
     "missing": (shutil.rmtree, r"my videos .*\.csv"),
 }

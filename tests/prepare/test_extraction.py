@@ -232,17 +232,13 @@ def write_some(folder):
 
 # Renames: the manifest, then a folder per video.
 @pytest.mark.parametrize(
-    ("function", "call"),
-    [("replace", 2), ("replace", 4), ("replace", 5)]
-    + [("encode", 1), ("encode", 3), ("encode", 4)],
+    ("owner", "name", "call"),
+    [(os, "replace", call) for call in (2, 4, 5)]
+    + [(frame_writer.simplejpeg, "encode_jpeg", call) for call in (1, 3, 4)],
 )
-def test_interrupted_and_run_again(tmp_path, function, call):
+def test_interrupted_and_run_again(tmp_path, owner, name, call):
     write_some(tmp_path / "videos")
     extract(tmp_path / "videos", tmp_path / "whole")
-    owner, name = {
-        "replace": (os, "replace"),
-        "encode": (frame_writer.simplejpeg, "encode_jpeg"),
-    }[function]
     with miniature.interrupted(owner, name, call):
         extract(tmp_path / "videos", tmp_path / "to")
     extract(tmp_path / "videos", tmp_path / "to")

@@ -12,10 +12,7 @@ from trn_jax.prepare.folder_lock import locked_folder
 
 def test_a_read_only_target(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with (
-        pytest.raises(UserError, match=f"{tmp_path}.*read-only.*--to"),
-        locked_folder(tmp_path),
-    ):
+    with pytest.raises(UserError, match=f"{tmp_path}.*read-only.*--to"), locked_folder(tmp_path):
         pass
 
 
@@ -24,10 +21,7 @@ def test_one_preparation_at_a_time(tmp_path):
         handle = os.open(tmp_path / "to", os.O_RDONLY)
         with pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with (
-            pytest.raises(UserError, match=f"{tmp_path}/to"),
-            locked_folder(tmp_path / "to"),
-        ):
+        with pytest.raises(UserError, match=f"{tmp_path}/to"), locked_folder(tmp_path / "to"):
             pass
         os.close(handle)
     with locked_folder(tmp_path / "to"):

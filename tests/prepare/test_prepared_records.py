@@ -164,15 +164,8 @@ def test_records_of_videos_without_frames(tmp_path, capsys, monkeypatch):
     assert "records, of the videos; they need no frames:" in output
     assert "trn-jax extract" in output
     root = tmp_path / "to" / "records" / "something_something_v2"
-    assert command[1:] == [
-        "trn_sthv2",
-        f"--config.data_dir={root}",
-        "--workdir=runs/trn_sthv2",
-    ]
-    assert read(root, 174) == [
-        ("78687.webm", 4, TEMPLATES[7]),
-        ("74225.webm", 3, TEMPLATES[173]),
-    ]
+    assert command[1:] == ["trn_sthv2", f"--config.data_dir={root}", "--workdir=runs/trn_sthv2"]
+    assert read(root, 174) == [("78687.webm", 4, TEMPLATES[7]), ("74225.webm", 3, TEMPLATES[173])]
     source = records.Records(str(root))
     for split, size in (("train", (16, 24, 3)), ("validation", (12, 16, 3))):
         (video,) = source.videos(split, num_classes=174)

@@ -392,28 +392,10 @@ def test_mutated_tables(root):
         'path;label\r\n"a\nb";x;y\r\n'.encode("utf-16"),
         b"a.mp4\tx y\nb\tz\n",
     ]
-    parts = [
-        b",",
-        b";",
-        b"\t",
-        b"|",
-        b"\n",
-        b"\r",
-        b"\0",
-        b'"',
-        b"#",
-        b"\\",
-        b"file://",
-        b"%zz",
-        b"[",
-    ]
-    parts += [b"]", b"C:\\", b"//", b"..", b"1" * 30, b"path", b"label", b"\xff", b"a" * 300]
+    parts = [b",", b";", b"\t", b"|", b"\n", b"\r", b"\0", b'"', b"#", b"\\", b"file://", b"%zz"]
+    parts += [b"[", b"]", b"C:\\", b"//", b"..", b"1" * 30, b"path", b"label", b"\xff", b"a" * 300]
     parts += [
-        "\u2028".encode(),
-        "\u0663".encode(),
-        "\u00b2".encode(),
-        b"file://[::1",
-        b"label_map.txt",
+        text.encode() for text in ("\u2028", "\u0663", "\u00b2", "file://[::1", "label_map.txt")
     ]
     for _ in range(200):
         text = bytearray(rng.choice(texts))

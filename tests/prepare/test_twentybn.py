@@ -246,10 +246,7 @@ def test_missing_annotations_are_named(tmp_path):
         (dict(train=(("1", "Dancing", 1),)), "'Dancing' of 1"),
         (dict(labels=("a", "b", "a")), "twice: a"),
         (dict(labels=()), r"labels\.csv names no class"),
-        (
-            dict(val=(("1", "Swiping Left;no", 1),)),
-            "line 1: '1;Swiping Left;no'",
-        ),
+        (dict(val=(("1", "Swiping Left;no", 1),)), "line 1: '1;Swiping Left;no'"),
         (dict(val=(("../x", "Swiping Left", 0),)), "'../x'"),
     ],
 )

@@ -7,7 +7,7 @@ import pathlib
 
 from trn_jax.data.annotations import numbered_names
 from trn_jax.errors import UserError, listed
-from trn_jax.files import check_memory, read_text, reading
+from trn_jax.files import check_memory, read_stripped_lines, read_text, reading
 from trn_jax.prepare.archives import Zip
 
 _SUBFOLDERS = ("", "annotations", "labels", "ucfTrainTestlist")
@@ -76,14 +76,9 @@ def _find(archives, packed, names):
     return None
 
 
-def stripped_lines(path):
-    """Read the lines of a text file without surrounding spaces and blank lines."""
-    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
-
-
 def read_class_index(path):
     """Read `{number: class name}` from lines with both, in either order, such as `clapping,0`."""
-    lines = stripped_lines(path)
+    lines = read_stripped_lines(path)
     index = numbered_names(lines)
     if index is None:
         wrong = [line for line in lines if numbered_names([line]) is None]

@@ -16,6 +16,7 @@ import re
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
+from trn_jax.files import read_stripped_lines
 from trn_jax.prepare import annotation_files, lists, split_tar, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.lists import ListFiles
@@ -101,7 +102,7 @@ def _read_classes(path):
     names: list[str] = []
     labels: dict[str, int] = {}
     problems = []
-    for number, line in enumerate(annotation_files.stripped_lines(path), start=1):
+    for number, line in enumerate(read_stripped_lines(path), start=1):
         code, _, name = line.partition(" ")
         if re.fullmatch(r"c\d+", code) and code not in labels and name:
             labels[code] = len(names)

@@ -7,7 +7,7 @@ import unicodedata
 
 from trn_jax.data.annotations import numbered_names
 from trn_jax.errors import UserError, listed
-from trn_jax.files import read_text
+from trn_jax.files import read_stripped_lines
 
 # Files with the names of numbered classes, beside a list.
 _MAPS = (
@@ -117,7 +117,7 @@ def name_numbers(writer, examples, folder, *, but):
 
 def _read_map(path):
     """Read `{number: name}` from lines `<number> <name>`, `<name> <number>`, or `<name>`."""
-    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    lines = read_stripped_lines(path)
     if not lines:
         raise UserError(f"{path} is empty; expected the name of a class per line, or remove it")
     names = numbered_names(lines) or dict(enumerate(lines))

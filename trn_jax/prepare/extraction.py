@@ -16,7 +16,7 @@ from functools import partial
 from trn_jax.data.decode import FrameError
 from trn_jax.data.videos import EXTENSIONS, is_video
 from trn_jax.errors import UserError
-from trn_jax.files import read_json_lines, read_text, write_text
+from trn_jax.files import read_json_lines, read_stripped_lines, write_text
 from trn_jax.prepare.folders import find_videos
 from trn_jax.prepare.frame_writer import write_frames
 from trn_jax.prepare.left_out import UNREADABLE, is_line, reason_lines
@@ -116,7 +116,7 @@ def _check_folders(root, names):
 
 
 def _read_list(path):
-    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    lines = read_stripped_lines(path)
     folder = os.path.dirname(os.path.abspath(path))
     paths = [os.path.join(folder, _without_labels(folder, line)) for line in lines]
     videos = [os.path.normpath(path) for path in paths]

@@ -20,6 +20,7 @@ import os
 from trn_jax.data.annotations import in_label_order
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
+from trn_jax.files import read_stripped_lines
 from trn_jax.prepare import annotation_files, lists
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import Example
@@ -151,10 +152,7 @@ def _class_names(rows, index):
         # The order of mmaction2, whose class folders have "_" for spaces.
         return sorted(named, key=lambda name: name.replace(" ", "_"))
     spelled = {_folded(name): name for name in named}
-    return [
-        spelled.get(_folded(name), name)
-        for name in in_label_order(annotation_files.stripped_lines(index))
-    ]
+    return [spelled.get(_folded(name), name) for name in in_label_order(read_stripped_lines(index))]
 
 
 def _folded(name):

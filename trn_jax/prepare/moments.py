@@ -13,6 +13,7 @@ import pathlib
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
+from trn_jax.files import read_stripped_lines
 from trn_jax.prepare import annotation_files, archives, lists, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import Example
@@ -102,6 +103,6 @@ def _read_categories(path):
 
 def _read_table(path):
     """Read the videos of lines that begin with `<class name>/<video>.mp4`."""
-    names = [line.split(",")[0] for line in annotation_files.stripped_lines(path)]
+    names = [line.split(",")[0] for line in read_stripped_lines(path)]
     annotation_files.check_names(path, names)
     return [Example(os.path.splitext(name)[0], (name.partition("/")[0],)) for name in names]

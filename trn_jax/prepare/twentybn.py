@@ -19,7 +19,7 @@ import re
 from trn_jax.data.annotations import in_label_order
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
-from trn_jax.files import read_text
+from trn_jax.files import read_stripped_lines, read_text
 from trn_jax.prepare import annotation_files, lists, split_tar, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import Example
@@ -69,7 +69,7 @@ def prepare_jester(folder, to, *, workers, orders, check=True):
         optional=names[3:],
     )
     annotations = _read_csv("jester", *(paths[name] for name in names[:3]))
-    _compare_test(writer, "jester", paths.get(names[3]), annotation_files.stripped_lines)
+    _compare_test(writer, "jester", paths.get(names[3]), read_stripped_lines)
     _write_frame_lists(writer, annotations, "jester", _JESTER_LISTS, orders, workers)
     return writer
 
@@ -83,7 +83,7 @@ def prepare_sthv1(folder, to, *, workers, orders, check=True):
         writer, folder, "annotations", dict.fromkeys(names, ()), optional=names[3:]
     )
     annotations = _read_csv("sthv1", *(paths[name] for name in names[:3]))
-    _compare_test(writer, "sthv1", paths.get(names[3]), annotation_files.stripped_lines)
+    _compare_test(writer, "sthv1", paths.get(names[3]), read_stripped_lines)
     _write_frame_lists(writer, annotations, "sthv1", _STHV1_LISTS, orders, workers)
     return writer
 
@@ -178,13 +178,13 @@ def _compare_test(writer, dataset, path, read):
 def _read_csv(dataset, labels, train, validation):
     """Read `Annotations` from a file of class names and two of lines `<video>;<class name>`."""
     splits = {"train": _read_csv_split(train), "val": _read_csv_split(validation)}
-    names = in_label_order(annotation_files.stripped_lines(labels))
+    names = in_label_order(read_stripped_lines(labels))
     return Annotations(names, splits, labels, lists.OFFICIAL_COUNTS[dataset])
 
 
 def _read_csv_split(path):
     examples, problems = [], []
-    for number, line in enumerate(annotation_files.stripped_lines(path), start=1):
+    for number, line in enumerate(read_stripped_lines(path), start=1):
         fields = line.split(";")
         if len(fields) == 2 and all(fields):
             examples.append(Example(fields[0], (fields[1],)))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
+from trn_jax.files import read_stripped_lines
 from trn_jax.prepare import annotation_files, archives, lists, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import Example
@@ -207,7 +208,7 @@ def _read_ucf101(writer, folder):
 
 def _read_ucf101_list(path):
     """Read the videos of lines `<class>/<video>.avi`, with the number in training lists."""
-    lines = annotation_files.stripped_lines(path)
+    lines = read_stripped_lines(path)
     names = [re.sub(r"\.avi( +\d+)?$", "", line) for line in lines]
     wrong = [line for line, name in zip(lines, names, strict=True) if name.count("/") != 1]
     if wrong or not names:
@@ -252,8 +253,7 @@ def _read_hmdb51(writer, folder):
 def _read_hmdb51_list(path):
     """Read the pairs of lines `<video>.avi <0, 1 or 2>`."""
     matches = {
-        line: re.fullmatch(r"(.+)\.avi +([012])", line)
-        for line in annotation_files.stripped_lines(path)
+        line: re.fullmatch(r"(.+)\.avi +([012])", line) for line in read_stripped_lines(path)
     }
     if wrong := [line for line, match in matches.items() if match is None]:
         raise annotation_files.malformed(path, wrong, "<video>.avi <0, 1 or 2>")
