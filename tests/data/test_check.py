@@ -149,13 +149,13 @@ def test_classes_without_videos_are_named(tree):
     findings = look(tree, class_names=[*CLASSES, "never", "never"])
     assert findings.class_problems == [
         "'never' named twice",
-        "'never', 'never' without a video that can be used in the train list",
-        "'never', 'never' without a video that can be used in the val list",
+        "'never', 'never' without a usable video in the train list",
+        "'never', 'never' without a usable video in the val list",
     ]
     assert findings.num_problems == 3
     lines = (tree / "val_list.txt").read_text().splitlines()
     (tree / "val_list.txt").write_text("\n".join(line for line in lines if line[-1] != "3") + "\n")
-    assert look(tree).class_problems == ["'d' without a video that can be used in the val list"]
+    assert look(tree).class_problems == ["'d' without a usable video in the val list"]
 
 
 def test_videos_in_two_lists_are_named(tree):

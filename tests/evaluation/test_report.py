@@ -80,7 +80,7 @@ def test_a_report_on_a_working_directory(found, tmp_path):
     damaged = b"\xff\n5\n" + log.encode() + b'{"step": 3'  # and killed while writing
     (tmp_path / "metrics.jsonl").write_bytes(damaged)
     text, files = report.write_report(str(tmp_path))
-    assert "confusions need the scores" in text
+    assert "needs the score file" in text
     names = [file.removeprefix(f"{tmp_path}/report/") for file in files]
     assert names == ["efficient.txt", "training.png"]
 
@@ -108,8 +108,8 @@ def test_a_report_on_several_labels(found, tmp_path):
 
 def test_where_there_is_nothing_to_report_on_nothing_is_written(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 2
-    assert "neither results nor metrics.jsonl" in capsys.readouterr().err
-    with pytest.raises(UserError, match="does not exist"):
+    assert "no results or metrics.jsonl" in capsys.readouterr().err
+    with pytest.raises(UserError, match=str(tmp_path / "none")):
         report.write_report(str(tmp_path / "none"))
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "efficient.json").write_text("{")
@@ -125,7 +125,7 @@ def test_where_there_is_nothing_to_report_on_nothing_is_written(tmp_path, capsys
 def test_a_confusion_matrix_is_dark_where_classes_are_taken_for_classes(num_classes):
     confusion = 5 * np.eye(num_classes, dtype=int)[::-1]
     names = [f"Schütteln von etwas Längerem, das nicht passt {i}" for i in range(num_classes)]
-    picture = plots.confusion_picture(confusion, names)
+    picture = plots.confusion_plot(confusion, names)
     assert picture.dtype == np.uint8
     dark = (picture == (8, 48, 107)).all(axis=-1)
     rows, columns = np.nonzero(dark)
@@ -142,11 +142,11 @@ def test_letters_that_the_font_lacks_are_replaced():
 
 
 def test_curves_go_from_lower_left_to_upper_right():
-    picture = plots.training_picture({"train top-1": ([0, 50, 100], [0.0, 0.5, 1.0])})
+    picture = plots.training_plot({"train top-1": ([0, 50, 100], [0.0, 0.5, 1.0])})
     rows, columns = np.nonzero((picture == (0, 114, 178)).all(axis=-1))
     inside = columns < 620  # left of the legend
     assert np.corrcoef(rows[inside], columns[inside])[0, 1] < -0.99
-    assert plots.training_picture({}).shape == (480, 800, 3)
+    assert plots.training_plot({}).shape == (480, 800, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-"""Memory that is used over and over: that of pixels, and that of the C library.
+"""Reuses memory, of pixels and of the C library.
 
-The system hands out new memory page by page, as it is written to for the first time, and fills it
-with zeros. For the frames of a clip that takes a quarter as long as decoding them, for a training
-step on a CPU a fifth of its time.
+The system maps new memory page by page on first write, and zeroes it. For the frames of a clip that
+takes a quarter of the time of decoding, in a training step on a CPU a fifth of its time.
 """
 
 import collections
@@ -13,10 +12,10 @@ import os
 
 import numpy as np
 
-# Of the GNU C library's malloc.h.
+# From malloc.h of the GNU C library.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGEST_KEPT = 2**31 - 1  # bytes; a larger number cannot be told
-MAX_SPARE = 16  # arrays that nobody uses; more than the batches that are on their way
+_LARGEST_KEPT = 2**31 - 1  # bytes; mallopt takes an int
+MAX_SPARE = 16  # unused arrays; more than the batches in flight
 
 
 class Scratch:
@@ -26,21 +25,21 @@ class Scratch:
         self._memory = np.empty(0, np.uint8)
 
     def array(self, *shape):
-        """A uint8 array of a shape; all of them are the same memory."""
+        """A uint8 array of a shape, in the memory of the one before."""
         size = math.prod(shape)
         if size > self._memory.size:
             self._memory = np.empty(size, np.uint8)
         return self._memory[:size].reshape(shape)
 
 
-# Both are used by many threads; what deques do with one element cannot be interrupted.
+# Used by many threads; deque operations on one element are atomic.
 _spare_scratches: collections.deque[Scratch] = collections.deque()
 spare_memory: collections.deque[np.ndarray] = collections.deque(maxlen=MAX_SPARE)
 
 
 @contextlib.contextmanager
 def scratch():
-    """Lend a `Scratch` that nobody else uses meanwhile, in whatever thread."""
+    """Lend a `Scratch` exclusively, in any thread."""
     try:
         lent = _spare_scratches.pop()
     except IndexError:
@@ -52,7 +51,7 @@ def scratch():
 
 
 def empty(shape):
-    """A uint8 array like `numpy.empty`, whose memory is used again when nobody refers to it."""
+    """A uint8 array like `numpy.empty`; its memory is reused once no array refers to it."""
     size = math.prod(shape)
     memory = None
     with contextlib.suppress(IndexError):
@@ -67,31 +66,29 @@ def empty(shape):
 
 
 class _Lent:
-    """The owner of memory in the eyes of NumPy, which every view of an array refers to."""
+    """Owner of the memory for NumPy: every view of the array refers to it."""
 
     def __init__(self, memory):
         self._memory = memory
         self.__array_interface__ = memory.__array_interface__
 
-    # Bound here, as at the end of the program there are no globals any more.
+    # Bound here, as globals are gone at exit.
     def __del__(self, give_back=spare_memory.append):
         give_back(self._memory)
 
 
 def keep():
-    """Let the GNU C library use freed memory again instead of returning it, for all threads.
+    """Let the GNU C library reuse freed memory instead of returning it, in all threads.
 
-    XLA allocates the memory of a training step on a CPU anew for every step. By default it is
-    returned after each, which takes a fifth of the step. Blocks of more than 2 GiB, or an eighth of
-    the machine, are returned all the same, because others would be put between two of them: the
-    larger the blocks, the more memory is lost to that.
+    On a CPU, XLA allocates the memory of every training step anew; returning it takes a fifth of
+    the step. Blocks above 2 GiB, or an eighth of the machine, are still returned: the larger the
+    blocks, the more memory is lost to fragmentation.
 
-    Each thread would also get an arena of its own, up to 8 per core, and evaluations, whose threads
-    come and go, would leave pieces in each that nobody uses: a process would grow with every one of
-    them. There is one arena for all.
+    All threads share one arena. By default there are up to 8 per core, and the short-lived threads
+    of evaluations leave unused pieces in each, so a process would grow with every evaluation.
 
-    Has to be called before there are threads. Settings of the environment go first; other C
-    libraries are left as they are.
+    Call it before threads start. Environment variables take precedence; other C libraries are not
+    changed.
     """
     chosen = [name for name in os.environ if name.startswith("MALLOC_")]
     mallopt = _of_the_c_library("mallopt")
@@ -103,14 +100,11 @@ def keep():
 
 
 def give_back():
-    """Give memory that is allocated but not used back to the system, where the C library can.
-
-    Evaluations leave it between pieces that are in use. Takes some milliseconds.
-    """
+    """Return free memory to the system, as evaluations fragment it; takes milliseconds."""
     if trim := _of_the_c_library("malloc_trim"):
         trim(0)
 
 
 def _of_the_c_library(name):
-    """A function of the C library, or `None` if it has none of that name."""
+    """A function of the C library, or `None`."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

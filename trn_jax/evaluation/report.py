@@ -1,4 +1,4 @@
-"""Tables of results, and the report on a training or an evaluation."""
+"""Result tables and the report of a training or an evaluation."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
 _METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}
 _NUM_PAIRS = 20
-_MAX_DRAWN = 1000  # classes; each has 4 pixels at least
-_MAX_STEP = 1e12  # far from what drawing can't place
+_MAX_DRAWN = 1000  # classes of a confusion matrix, of at least 4 pixels each
+_MAX_STEP = 1e12
 _CURVES = ("top1", "top5", "mean_class", "map")
 
 
 def protocol_table(results):
-    """The metrics of several results as aligned text, one line per protocol."""
+    """Table of metrics, one line per protocol."""
     return _metric_table(
         ["protocol", "views", "videos"],
         [
@@ -28,13 +28,13 @@ def protocol_table(results):
 
 
 def fusion_table(parts):
-    """The metrics of pairs `(name, Scores)` as aligned text."""
+    """Table of metrics of pairs `(name, Scores)`."""
     rows = [([name, str(len(found.scores))], found.metrics()) for name, found in parts]
     return _metric_table(["scores", "videos"], rows)
 
 
 def class_table(rows):
-    """What became of every class as aligned text, worst first; see `Scores.per_class`."""
+    """Per-class accuracy table, worst first; see `Scores.per_class`."""
     name = "accuracy" if "accuracy" in rows[0] else "average_precision"
     ordered = sorted(rows, key=lambda row: -1 if row[name] is None else row[name])
     return "\n".join(
@@ -45,7 +45,7 @@ def class_table(rows):
 
 
 def confused_pairs(found, count=_NUM_PAIRS):
-    """The classes that were most often taken for others, as aligned text; "" if there are none."""
+    """Table of the most frequent confusions, or ""."""
     confusion = found.confusion()
     videos = confusion.sum(axis=1)
     wrong = confusion.copy()
@@ -68,21 +68,21 @@ def confused_pairs(found, count=_NUM_PAIRS):
 
 
 def write_report(path, folder=None, *, top_k=(1, 5)):
-    """Tell of a training or an evaluation: tables as text, pictures of confusions and of accuracy.
+    """Write per-class accuracy, confusion matrix and training curves.
 
-    Per result `<name>.txt` and `<name>_confusion.png`, and for a training `training.png`.
+    The files are `<name>.txt` and `<name>_confusion.png` per result, and `training.png`.
 
     Args:
-        path: a working directory, a folder of results, a result file, or a file of scores.
-        folder: where the files go, created if it is missing; by default `report` in the working
-            directory, or beside the file.
+        path: a working directory, a folder of results, a result file, or a score file.
+        folder: of the files, created if missing; by default `report` in the working directory, or
+            beside the file.
         top_k: which top-k accuracies.
 
     Returns:
         The text of all tables, and the list of the files.
 
     Raises:
-        UserError: there is nothing to report on, or a file is damaged.
+        UserError: there are no results, or a file is corrupt.
     """
     sources, log = _sources(path)
     # Everything is read and drawn before anything is written.
@@ -98,13 +98,13 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
             contents[f"{name}_confusion.png"] = plots.encode_png(matrix)
     curves = _read_curves(log) if log else {}
     if curves:
-        contents["training.png"] = plots.encode_png(plots.training_picture(curves))
+        contents["training.png"] = plots.encode_png(plots.training_plot(curves))
     if folder is None:
         folder = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), "report")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise UserError(f"can't make the folder {folder}: {error.strerror}") from None
     files = [os.path.join(folder, name) for name in contents]
     for file, content in zip(files, contents.values(), strict=True):
         (write_text if isinstance(content, str) else write_bytes)(file, content)
@@ -112,17 +112,17 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
 
 
 def read_results(path, *, top_k=(1, 5)):
-    """The numbers of `write_report` for programs.
+    """Read the numbers of `write_report`.
 
     Args:
-        path: as there.
-        top_k: as there.
+        path: see `write_report`.
+        top_k: see `write_report`.
 
     Returns:
         `{name: {"videos": ..., "metrics": {...}, "per_class": [...]}}`.
 
     Raises:
-        UserError: as there.
+        UserError: see `write_report`.
     """
     results = {}
     for name, source in _sources(path)[0]:
@@ -139,11 +139,11 @@ def read_results(path, *, top_k=(1, 5)):
 
 
 def _sources(path):
-    """Pairs `(name, result file or file of scores)`, and the log of the training or `None`."""
+    """Pairs `(name, result or score file)`, and the log of the training or `None`."""
     if os.path.isfile(path):
         return [(os.path.splitext(os.path.basename(path))[0], path)], None
     if not os.path.isdir(path):
-        raise UserError(f"{path} does not exist; give a working directory, or a file of results")
+        raise UserError(f"{path} doesn't exist; expected a working directory or a result file")
     results = os.path.join(path, "results")
     results = results if os.path.isdir(results) else path
     files = {
@@ -154,14 +154,14 @@ def _sources(path):
     log = os.path.join(path, "metrics.jsonl")
     if not files and not os.path.isfile(log):
         raise UserError(
-            f"there are neither results nor metrics.jsonl in {path}; give the working directory of "
-            "a training or an evaluation, or a file of scores"
+            f"no results or metrics.jsonl in {path}; expected the working directory of a training "
+            "or an evaluation, or a score file"
         )
     return list(files.items()), log if os.path.isfile(log) else None
 
 
 def _read(path):
-    """A result as `Evaluator.run` gives it, or `None`, and `Scores`, or `None`."""
+    """The result (see `Evaluator.run`) or `None`, and the `Scores` or `None`."""
     if not path.endswith(".json"):
         return None, score_files.read(path)
     found = _read_json(path)
@@ -178,12 +178,12 @@ def _read_json(path):
 
 
 def _describe(name, result, found, top_k):
-    """The text on a result, and the picture of its confusions if there are such."""
+    """The tables of a result, and the plot of its confusion matrix or `None`."""
     if found is None:
         head = _metric_table(
             ["protocol", "videos"], [([name, str(result["num_videos"])], result["metrics"])]
         )
-        note = "confusions need the scores of all videos, which evaluations write beside results"
+        note = "a confusion matrix needs the score file beside the result"
         return "\n\n".join([head, class_table(result["per_class"]), note]), None
     head = _metric_table(
         ["protocol", "videos"],
@@ -194,23 +194,23 @@ def _describe(name, result, found, top_k):
         return "\n\n".join(parts), None
     read = ~found.is_missing
     if not read.all():
-        parts[0] += f"\n{int((~read).sum())} videos could not be read and count as wrong"
+        parts[0] += f"\n{int((~read).sum())} videos are unreadable and count as wrong"
     if metrics.are_probabilities(found.scores[read]):
         error = metrics.calibration_error(found.scores[read], found.labels[read])
         parts[0] += (
             f"\nmean confidence {100 * found.scores[read].max(axis=1).mean():.2f} %, expected "
             f"calibration error {100 * error:.2f} %"
         )
-    parts.append(confused_pairs(found) or "no video was taken for one of another class")
+    parts.append(confused_pairs(found) or "no confusions")
     if found.scores.shape[1] > _MAX_DRAWN:
-        parts.append(f"confusions of more than {_MAX_DRAWN} classes are not drawn")
+        parts.append(f"confusion matrices of more than {_MAX_DRAWN} classes are not drawn")
         return "\n\n".join(parts), None
     names = [found.class_name(label) for label in range(found.scores.shape[1])]
-    return "\n\n".join(parts), plots.confusion_picture(found.confusion(), names)
+    return "\n\n".join(parts), plots.confusion_plot(found.confusion(), names)
 
 
 def _read_curves(path):
-    """Accuracies by the step, from the log of a training: `{name: (steps, values)}`."""
+    """Training curves from a log: `{name: (steps, values)}`."""
     curves: dict[str, tuple[list, list]] = {}
     with reading(path, "the log of a training"):
         entries, _ = read_json_lines(path, step=int, group=str)
@@ -234,7 +234,7 @@ def _title(metric):
 
 
 def _metric_table(header, rows):
-    """Rows `(cells, metrics)` as aligned text; metrics in per cent."""
+    """Table of rows `(cells, metrics)`; metrics in per cent."""
     names = list(dict.fromkeys(name for _, found in rows for name in found))
     lines = [header + [_title(name) for name in names]]
     for cells, found in rows:
@@ -244,7 +244,7 @@ def _metric_table(header, rows):
 
 
 def _aligned(lines, sides):
-    """Cells as text in columns, with a rule below the first line."""
+    """Cells in columns, with a rule below the header."""
     lines = [[escaped(cell) for cell in cells] for cells in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = [
