@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import graphlib
 import importlib.metadata
 import pathlib
 import re
@@ -14,112 +15,22 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "trn_jax"
 
-# Imports only go down: a module imports modules of lower rows. A new module takes the first row
-# that matches, or a new line here.
-LAYERS = (
-    ("trn_jax.errors",),
-    ("trn_jax.evaluation", "trn_jax.distributed", "trn_jax.training", "trn_jax.checkpoints"),
-    ("trn_jax.training.signals", "trn_jax.training.lock", "trn_jax.training.profiling"),
-    ("trn_jax.allowed",),
-    (
-        "trn_jax.config",
-        "trn_jax.evaluation.metrics",
-        "trn_jax.distributed.sharding",
-        "trn_jax.files",
-        "trn_jax.checkpoints.checksums",
-    ),
-    ("trn_jax.checkpoints.arrays",),
-    ("trn_jax.planning", "trn_jax.planning.hlo_cost", "trn_jax.npz", "trn_jax.settings"),
-    ("trn_jax.recipe_flags",),
-    ("trn_jax.planning.batch_search",),
-    (
-        "trn_jax.distributed.processes",
-        "trn_jax.distributed.compilation_cache",
-        "trn_jax.distributed.kill_message",
-    ),
-    ("trn_jax.checkpoints.integrity", "trn_jax.distributed.watchdog"),
-    ("trn_jax.data.memory", "trn_jax.data.image_header", "trn_jax.data.orientation"),
-    ("trn_jax.data.sampling", "trn_jax.data.decode", "trn_jax.data.augment", "trn_jax.data.crops"),
-    ("trn_jax.data.labels",),
-    ("trn_jax.data.tf_example", "trn_jax.data.containers"),
-    ("trn_jax.data.frame_index",),
-    ("trn_jax.data.videos",),
-    ("trn_jax.data.annotations", "trn_jax.data.motions"),
-    ("trn_jax.data.synthetic",),
-    ("trn_jax.data.shards",),
-    ("trn_jax.data.records",),
-    ("trn_jax.data.datasets",),
-    ("trn_jax.data.views", "trn_jax.data.reader"),
-    ("trn_jax.data.workers",),
-    ("trn_jax.data.batches",),
-    ("trn_jax.data.pipeline", "trn_jax.data.check"),
-    ("trn_jax.data",),
-    (
-        *("trn_jax.prepare.archives", "trn_jax.prepare.examples", "trn_jax.prepare.folder_lock"),
-        "trn_jax.prepare.frame_writer",
-        *("trn_jax.prepare.folders", "trn_jax.prepare.left_out", "trn_jax.prepare.progress"),
-        *("trn_jax.prepare.training_command", "trn_jax.prepare.workers"),
-    ),
-    ("trn_jax.prepare.dataset_writer", "trn_jax.prepare.frame_folders"),
-    ("trn_jax.prepare.split_tar", "trn_jax.prepare.unpacking", "trn_jax.prepare.video_paths"),
-    ("trn_jax.prepare.class_folders", "trn_jax.prepare.class_names", "trn_jax.prepare.splits"),
-    ("trn_jax.prepare.table_rows",),
-    ("trn_jax.prepare.tables",),
-    ("trn_jax.prepare.custom_sources",),
-    ("trn_jax.prepare.annotation_files", "trn_jax.prepare.lists"),
-    ("trn_jax.prepare.*",),
-    ("trn_jax.prepare",),
-    ("trn_jax.tfds.contents", "trn_jax.tfds.shard_writer"),
-    ("trn_jax.tfds.video_folder",),
-    ("trn_jax.tfds.video_sets",),
-    ("trn_jax.tfds",),
-    ("trn_jax.tfds.build_records",),
-    ("trn_jax.nn", "trn_jax.nn.layers", "trn_jax.nn.pooling"),
-    ("trn_jax.nn.convolution",),
-    ("trn_jax.nn.conv3d",),
-    ("trn_jax.backbones.stages", "trn_jax.backbones.temporal_hook"),
-    ("trn_jax.backbones.resnet",),
-    ("trn_jax.backbones.*",),
-    ("trn_jax.backbones",),
-    ("trn_jax.models.tsn",),
-    ("trn_jax.models.*",),
-    ("trn_jax.models",),
-    ("trn_jax.convert.unpickle", "trn_jax.convert.selection"),
-    ("trn_jax.convert.shards", "trn_jax.convert.image_name_tables"),
-    ("trn_jax.convert.name_tables",),
-    ("trn_jax.convert.recognition",),
-    ("trn_jax.convert.torch_objects", "trn_jax.convert.layout", "trn_jax.convert.diagnosis"),
-    ("trn_jax.checkpoints.manager",),
-    ("trn_jax.optim", "trn_jax.checkpoints.checkpoint", "trn_jax.convert.*"),
-    ("trn_jax.convert",),
-    ("trn_jax.loading",),
-    ("trn_jax.torch_models.layers",),
-    ("trn_jax.torch_models.*",),
-    ("trn_jax.torch_models",),
-    ("trn_jax.verify",),
-    ("trn_jax.evaluation.scores", "trn_jax.evaluation.plots"),
-    ("trn_jax.evaluation.score_files", "trn_jax.evaluation.fusion"),
-    ("trn_jax.evaluation.report", "trn_jax.evaluation.merging"),
-    ("trn_jax.evaluation.results",),
-    ("trn_jax.evaluation.evaluator",),
-    ("trn_jax.build", "trn_jax.checks"),
-    ("trn_jax.training.workdir",),
-    ("trn_jax.training.logs",),
-    ("trn_jax.evaluation.evaluate", "trn_jax.predict"),
-    ("trn_jax.training.train_step",),
-    ("trn_jax.training.run",),
-    ("trn_jax.training.not_finite", "trn_jax.training.start"),
-    ("trn_jax.training.events",),
-    ("trn_jax.training.loop",),
-    ("trn_jax.planning.plan",),
-    ("trn_jax.main",),
-    ("trn_jax.cli.arguments",),
-    ("trn_jax.cli.data", "trn_jax.cli.prepare", "trn_jax.cli.results", "trn_jax.cli.training"),
-    ("trn_jax.cli.weights",),
-    ("trn_jax.cli",),
-    ("trn_jax.cli.__main__",),
-    ("trn_jax",),
+# Imports only go down: a room (a folder or file of the package) imports rooms of its floor or of
+# lower ones, and never in a circle.
+FLOORS = (
+    ("errors",),
+    ("allowed", "config", "files", "nn", "npz", "progress", "recipe_flags", "settings", "signals"),
+    ("backbones", "data"),
+    ("models", "prepare"),
+    ("convert", "distributed", "tfds", "torch_models"),
+    ("build", "checkpoints", "checks", "loading", "optim", "verify"),
+    ("evaluation", "planning", "training"),
+    ("cli", "main"),
 )
+
+
+# What code may use that knows nothing of JAX or of configurations.
+GROUND = tuple(f"trn_jax.{name}" for name in ("errors", "files", "progress", "signals"))
 
 
 def name_of(path):
@@ -131,11 +42,15 @@ SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
 
 
-def rank(module):
-    for row, patterns in enumerate(LAYERS):
-        if any(fnmatch.fnmatchcase(module, pattern) for pattern in patterns):
-            return row
-    return None
+def room(module):
+    """`"data"` for `"trn_jax.data.videos"`; the package's own file is the uppermost room."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def floor(module):
+    """The number of its floor, or `None`."""
+    floors = [number for number, rooms in enumerate(FLOORS) if room(module) in rooms]
+    return floors[0] if floors else len(FLOORS) if module == "trn_jax" else None
 
 
 def imports(tree, known):
@@ -166,31 +81,36 @@ def outside_imports(tree):
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", SOURCES)
 def test_imports_go_down(name):
-    assert rank(name) is not None, f"{name} has no row in LAYERS"
-    upward = [i for i in own_imports(name) if rank(i) is None or rank(i) >= rank(name)]
+    assert floor(name) is not None, f"{name} is on none of the FLOORS"
+    upward = [i for i in own_imports(name) if floor(i) is None or floor(i) > floor(name)]
     assert upward == []
 
 
-def test_the_import_rule_can_fail():
+def test_no_imports_go_in_circles():
+    modules = {name: own_imports(name) - {name} for name in SOURCES}
+    rooms: dict[str, set[str]] = {}
+    for name, found in modules.items():
+        rooms.setdefault(room(name), set()).update({room(i) for i in found} - {room(name)})
+    for graph in (modules, rooms):
+        graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_the_import_rules_can_fail():
     tree = ast.parse(
         "def f():\n    from trn_jax.training import loop\n    import trn_jax.build as r"
     )
     assert imports(tree, SOURCES) == {"trn_jax.training.loop", "trn_jax.build"}
-    assert rank("trn_jax.training.loop") > rank("trn_jax.build") > rank("trn_jax.models.trn")
-    assert rank("trn_jax.data.helpers") is None
+    assert floor("trn_jax.training.loop") > floor("trn_jax.build") > floor("trn_jax.models.trn")
+    assert floor("trn_jax.helpers") is None and floor("trn_jax") > floor("trn_jax.cli")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
 
 
 def test_data_knows_nothing_of_jax_or_of_models():
     for name in SOURCES:
         if name.startswith("trn_jax.data"):
             assert outside_imports(TREES[name]).isdisjoint({"jax", "flax", "optax", "orbax"}), name
-            allowed = (
-                "trn_jax.data",
-                "trn_jax.config",
-                "trn_jax.errors",
-                "trn_jax.files",
-                "trn_jax.training.signals",
-            )
+            allowed = ("trn_jax.data", "trn_jax.config", *GROUND)
             assert all(i.startswith(allowed) for i in own_imports(name)), name
 
 
@@ -198,7 +118,7 @@ def test_preparation_knows_nothing_of_jax_or_of_models():
     for name in SOURCES:
         if name.startswith("trn_jax.prepare"):
             assert outside_imports(TREES[name]) <= {"cv2", "numpy", "simplejpeg", "tqdm"}, name
-            allowed = ("trn_jax.prepare", "trn_jax.data", "trn_jax.errors", "trn_jax.files")
+            allowed = ("trn_jax.prepare", "trn_jax.data", *GROUND)
             assert all(i.startswith(allowed) for i in own_imports(name)), name
 
 
@@ -206,8 +126,7 @@ def test_builders_of_records_know_nothing_of_jax_or_of_models():
     for name in SOURCES:
         if name.startswith("trn_jax.tfds"):
             assert outside_imports(TREES[name]).isdisjoint({"jax", "flax", "optax", "orbax"}), name
-            allowed = ("trn_jax.tfds", "trn_jax.prepare", "trn_jax.data", "trn_jax.errors")
-            allowed += ("trn_jax.files",)
+            allowed = ("trn_jax.tfds", "trn_jax.prepare", "trn_jax.data", *GROUND)
             assert all(i.startswith(allowed) for i in own_imports(name)), name
 
 

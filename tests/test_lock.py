@@ -10,13 +10,13 @@ import threading
 import pytest
 from small_training import REPOSITORY
 
+from trn_jax.distributed import run_lock
+from trn_jax.distributed.run_lock import NAME, RunLock
 from trn_jax.errors import STUCK, PassingError
-from trn_jax.training import lock
-from trn_jax.training.lock import NAME, RunLock
 
 HOLDER = """
 import sys, time
-from trn_jax.training.lock import RunLock
+from trn_jax.distributed.run_lock import RunLock
 with RunLock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(1000)
@@ -72,8 +72,8 @@ def test_the_lock_of_a_process_that_was_killed_is_taken_over(tmp_path, holder):
 
 @pytest.fixture
 def fast(monkeypatch):
-    monkeypatch.setattr(lock, "_PULSE", 0.05)
-    monkeypatch.setattr(lock, "_SILENCE", 1.0)
+    monkeypatch.setattr(run_lock, "PULSE", 0.05)
+    monkeypatch.setattr(run_lock, "SILENCE", 1.0)
 
 
 @pytest.mark.parametrize("content", [None, "", "garbage", "[]", "\xff" * 9000])
@@ -93,10 +93,10 @@ def test_a_run_on_another_machine_is_dead_when_it_is_silent(tmp_path, fast, caps
 
 @pytest.mark.parametrize("flock", [True, False])
 def test_a_run_on_another_machine_that_is_alive(tmp_path, monkeypatch, flock):
-    monkeypatch.setattr(lock, "_PULSE", 0.05)
+    monkeypatch.setattr(run_lock, "PULSE", 0.05)
     if not flock:  # a file system without locks, where this machine's runs are told apart as well
-        monkeypatch.setattr(lock, "fcntl", None)
-    claim_elsewhere(tmp_path, machine="other" if flock else lock._machine())
+        monkeypatch.setattr(run_lock, "fcntl", None)
+    claim_elsewhere(tmp_path, machine="other" if flock else run_lock.machine_name())
     read, beats = RunLock._read, iter(range(1, 100))
 
     def beating(self):
@@ -109,7 +109,7 @@ def test_a_run_on_another_machine_that_is_alive(tmp_path, monkeypatch, flock):
 
 
 def test_a_run_that_ends_while_another_one_waits(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_PULSE", 0.05)
+    monkeypatch.setattr(run_lock, "PULSE", 0.05)
     claim_elsewhere(tmp_path)
     threading.Timer(0.3, (tmp_path / NAME).write_text, [""]).start()
     with RunLock(str(tmp_path)):  # long before a minute of silence
@@ -117,7 +117,7 @@ def test_a_run_that_ends_while_another_one_waits(tmp_path, monkeypatch):
 
 
 def test_signs_of_life_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_PULSE", 0.01)
+    monkeypatch.setattr(run_lock, "PULSE", 0.01)
     read, pulses = RunLock._read, []
     enough = threading.Event()
 
@@ -135,9 +135,9 @@ def test_signs_of_life_go_on(tmp_path, monkeypatch):
 
 def test_of_two_runs_that_begin_at_once_one_ends(tmp_path):
     script = HOLDER.replace(
-        "import sys, time", "import sys, time; from trn_jax.training import lock"
+        "import sys, time", "import sys, time; from trn_jax.distributed import run_lock"
     )
-    script = script.replace('print("held"', 'lock._PULSE = 0.05; print("held"')
+    script = script.replace('print("held"', 'run_lock.PULSE = 0.05; print("held"')
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
         stdout=subprocess.PIPE,

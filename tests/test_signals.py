@@ -11,12 +11,12 @@ import pytest
 from small_training import REPOSITORY
 
 from trn_jax.errors import INTERRUPTED
-from trn_jax.training.signals import STOP_SIGNALS, StopSignals
+from trn_jax.signals import STOP_SIGNALS, StopSignals
 
 # A start that takes long, outside of Python.
 STARTING = """
 import ctypes, sys
-from trn_jax.training.signals import StopSignals
+from trn_jax.signals import StopSignals
 with StopSignals():
     print("starting", flush=True)
     ctypes.CDLL(None).sleep(1000)  # which signals end, but not for Python
@@ -81,7 +81,7 @@ def wait_for(condition):
 
 
 def test_another_ctrl_c_does_not_wait(monkeypatch):
-    monkeypatch.setattr("trn_jax.training.signals._PASSED_ON", 0.0)
+    monkeypatch.setattr("trn_jax.signals._PASSED_ON", 0.0)
     came = []
     with StopSignals() as signals:
         signals.action = came.append

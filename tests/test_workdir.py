@@ -14,10 +14,10 @@ from tiny_training import environment
 
 from trn_jax import build
 from trn_jax.checkpoints import checkpoint
+from trn_jax.distributed.run_lock import RunLock
 from trn_jax.errors import STUCK, PassingError, UserError
 from trn_jax.evaluation import evaluate
 from trn_jax.training import loop
-from trn_jax.training.lock import RunLock
 
 
 def copy_of(config):

@@ -16,10 +16,10 @@ from trn_jax import optim
 from trn_jax.data import annotations, batches, datasets, decode, pipeline, records, videos
 from trn_jax.data.labels import mirrored_labels, paired_labels
 from trn_jax.data.views import View
+from trn_jax.data.workers import num_cpus
 from trn_jax.distributed import processes
 from trn_jax.errors import UserError
 from trn_jax.models import create_model
-from trn_jax.prepare.workers import num_cpus
 from trn_jax.settings import resolved_views
 
 _CHECKED = 10  # videos of a list, at least one of which must exist

@@ -1,11 +1,12 @@
 """Checks of a configuration that need models, views or the number of devices."""
 
+import itertools
 import json
 
 import jax
 
 from trn_jax.data.views import View, check_fixed_crops
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, listed
 from trn_jax.settings import check as check_values
 from trn_jax.settings import flat, resolved_views, to_json
 
@@ -118,3 +119,15 @@ def check_model(config, checkpoint_config, directory):
     ]
     if changed:
         raise UserError(f"{directory} holds another model:\n  " + "\n  ".join(changed))
+
+
+def differing_names(before, now):
+    """The classes whose names differ, as lines of a message."""
+    pairs = itertools.zip_longest(before, now)
+    return listed(
+        [
+            f"class {label}: {old!r} -> {new!r}"
+            for label, (old, new) in enumerate(pairs)
+            if old != new
+        ]
+    )

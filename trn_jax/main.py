@@ -26,7 +26,7 @@ from ml_collections import config_flags
 from trn_jax.errors import UserError
 from trn_jax.recipe_flags import loaded, parse
 from trn_jax.settings import from_dict
-from trn_jax.training.signals import StopSignals
+from trn_jax.signals import StopSignals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe: the name of one that comes with the package, or the path of a file."

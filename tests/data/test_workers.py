@@ -23,7 +23,7 @@ from grey_videos import (
 from trn_jax.data import pipeline
 from trn_jax.data.decode import FrameError
 from trn_jax.errors import PassingError
-from trn_jax.training.signals import STOP_SIGNALS
+from trn_jax.signals import STOP_SIGNALS
 
 
 def test_batches_do_not_depend_on_worker_processes(grey, reference):

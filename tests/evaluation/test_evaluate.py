@@ -17,13 +17,12 @@ import pytest
 from flax import nnx
 from small_training import write_frames
 
-from trn_jax import build, checks, create_model
+from trn_jax import build, checks, create_model, progress
 from trn_jax import config as configuration
 from trn_jax.data import datasets, decode
 from trn_jax.data.reader import Clip, VideoClips
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate, evaluator, merging
-from trn_jax.prepare import progress
 
 # Merging
 

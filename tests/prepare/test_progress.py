@@ -3,7 +3,7 @@
 import re
 import sys
 
-from trn_jax.prepare import progress
+from trn_jax import progress
 
 
 def test_progress_is_printed_in_occasional_lines(monkeypatch, capsys):

@@ -151,9 +151,9 @@ def _check_unused(arguments, names, reason):
 
 
 def _prepare_public(arguments):
+    from trn_jax.data.workers import num_cpus
     from trn_jax.prepare import PREPARATIONS
     from trn_jax.prepare.lists import ORDERS
-    from trn_jax.prepare.workers import num_cpus
 
     return PREPARATIONS[arguments.source](
         arguments.archives,
@@ -165,8 +165,8 @@ def _prepare_public(arguments):
 
 
 def _prepare_custom(arguments):
+    from trn_jax.data.workers import num_cpus
     from trn_jax.prepare.custom import prepare_custom
-    from trn_jax.prepare.workers import num_cpus
 
     options = {name: getattr(arguments, name) for name in arguments.custom_flags}
     options["columns"] = _columns(arguments.columns)
@@ -219,10 +219,10 @@ def add_extract(commands):
 
 
 def _extract(arguments):
+    from trn_jax.data.workers import num_cpus
     from trn_jax.prepare import extraction
     from trn_jax.prepare.folder_lock import locked_folder
     from trn_jax.prepare.left_out import UNREADABLE
-    from trn_jax.prepare.workers import num_cpus
 
     settings = extraction.Settings(
         arguments.short_side, arguments.quality, arguments.fps, arguments.pattern

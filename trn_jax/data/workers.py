@@ -10,9 +10,16 @@ from functools import cache
 import grain
 
 from trn_jax.errors import PassingError
-from trn_jax.training.signals import ignore as ignore_signals
+from trn_jax.signals import ignore as ignore_signals
 
 _ELEMENTS_AHEAD = 2
+
+
+def num_cpus():
+    """Number of CPUs that this process may use; on macOS, of all CPUs."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def iterate(elements, *, num_threads=1, num_workers=0):

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 
-from trn_jax.training.signals import STOP_SIGNALS
+from trn_jax.signals import STOP_SIGNALS
 
 # Reads messages, one per line, and prints the last one: its first part, or the one after a tab if
 # the coordinator doesn't answer.

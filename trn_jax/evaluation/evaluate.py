@@ -13,7 +13,9 @@ from flax import nnx
 
 from trn_jax import __version__, build, checks
 from trn_jax.checkpoints import checkpoint
+from trn_jax.checks import differing_names
 from trn_jax.distributed import processes
+from trn_jax.distributed.run_lock import hold
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import UserError, escaped
@@ -21,7 +23,6 @@ from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.evaluation.score_files import check_dump
 from trn_jax.settings import from_dict, protocol_names, resolved_views, to_json
-from trn_jax.training.workdir import differing_names, hold
 
 
 def evaluate(

@@ -23,7 +23,7 @@ from trn_jax.distributed.sharding import (
 from trn_jax.errors import UserError
 from trn_jax.evaluation import results
 from trn_jax.evaluation.merging import RunningAccuracy, ScoreMerger
-from trn_jax.prepare.progress import Progress
+from trn_jax.progress import Progress
 
 _STEPS_AHEAD = 2  # that run while the logits of the one before them are fetched
 

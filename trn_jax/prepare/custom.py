@@ -28,8 +28,8 @@ from trn_jax.prepare.examples import SPLIT_NAMES
 from trn_jax.prepare.folders import visible_entries
 from trn_jax.prepare.frame_folders import frame_folder
 from trn_jax.prepare.left_out import is_line
-from trn_jax.prepare.progress import Progress
 from trn_jax.prepare.workers import CRASHED, Died, for_each
+from trn_jax.progress import Progress
 
 
 def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False, **options):

@@ -7,8 +7,8 @@ from functools import partial
 from trn_jax.data.decode import guess_pattern
 from trn_jax.errors import UserError
 from trn_jax.prepare.folders import is_clutter, is_image
-from trn_jax.prepare.progress import Progress
 from trn_jax.prepare.workers import Died, for_each
+from trn_jax.progress import Progress
 
 CHUNK_SIZE = 500  # folders that a process lists at a time
 MIN_PARALLEL = 20_000  # with fewer folders, starting processes takes longer than listing

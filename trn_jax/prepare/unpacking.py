@@ -9,7 +9,7 @@ import os
 
 from trn_jax.errors import UserError
 from trn_jax.files import open_atomic, read_text, write_text
-from trn_jax.prepare.progress import Progress
+from trn_jax.progress import Progress
 
 _RECORD = "unpacked.json"
 

@@ -1,7 +1,6 @@
 """Parallel work that survives crashes of worker processes."""
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,13 +13,6 @@ MIN_PARALLEL_VIDEOS = 200  # with fewer videos, starting processes takes longer 
 
 class Died:
     """Result of an item whose worker process died."""
-
-
-def num_cpus():
-    """Number of CPUs that this process may use; on macOS, of all CPUs."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def for_each(function, items, workers, *, min_items=None):

@@ -17,7 +17,7 @@ from trn_jax.errors import UserError, listed
 from trn_jax.files import write_text
 from trn_jax.prepare.extraction import Settings
 from trn_jax.prepare.left_out import UNREADABLE, printable, reason_lines
-from trn_jax.prepare.progress import Progress
+from trn_jax.progress import Progress
 from trn_jax.tfds import BUILDERS, VideoFolder
 
 _RECIPES = {

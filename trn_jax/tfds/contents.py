@@ -16,9 +16,9 @@ from trn_jax.data.augment import resize_short_side
 from trn_jax.data.decode import FrameError, read_image_file, read_video
 from trn_jax.data.records import SPLITS, TEST, StoredVideo
 from trn_jax.data.videos import VideoFile
+from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError, listed
-from trn_jax.prepare.progress import Progress
-from trn_jax.prepare.workers import num_cpus
+from trn_jax.progress import Progress
 
 # A shard holds whole videos, so that a clip is in one file.
 FRAMES_PER_SHARD = 16384

@@ -8,17 +8,17 @@ import jax
 
 from trn_jax import build, checks
 from trn_jax.checkpoints import checkpoint
+from trn_jax.distributed.run_lock import hold
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import INTERRUPTED
 from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluate import run_protocols
+from trn_jax.signals import StopSignals
 from trn_jax.training import not_finite
 from trn_jax.training.events import evaluate, log_end, log_progress, log_times, save
 from trn_jax.training.profiling import Profile
-from trn_jax.training.signals import StopSignals
 from trn_jax.training.start import start
-from trn_jax.training.workdir import hold
 
 
 def train(

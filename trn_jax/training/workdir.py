@@ -1,24 +1,20 @@
 """The working directory: which run it belongs to, and the records that a run keeps in it."""
 
-import contextlib
 import hashlib
-import itertools
 import json
 import os
 import pathlib
 import platform
-import tempfile
 
 import jax
 import numpy as np
 
 from trn_jax import __version__
 from trn_jax.checkpoints import integrity
-from trn_jax.distributed import processes
+from trn_jax.checks import differing_names
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_bytes, write_text
 from trn_jax.settings import flat, from_dict, resolved, to_json
-from trn_jax.training.lock import RunLock
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters of a
 # healthy run, except for rounding.
@@ -44,30 +40,6 @@ _FREE_KEYS = (
     "train.step_timeout",
     "train.steps",
 )
-
-
-@contextlib.contextmanager
-def hold(workdir):
-    """Create a working directory and lock it against other runs, in a `with` on all processes.
-
-    Raises:
-        PassingError: another run has it.
-        UserError: it cannot be written to.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            os.makedirs(workdir, exist_ok=True)
-            if jax.process_index() == 0:
-                stack.enter_context(RunLock(workdir))
-            processes.barrier()  # nothing may be written before
-            with tempfile.TemporaryFile(dir=workdir):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"cannot write to the working directory {workdir}: {error.strerror or error}; "
-                "choose another --workdir"
-            ) from None
-        yield
 
 
 def check_config(config, checkpoints):
@@ -135,18 +107,6 @@ def check_data(lists, class_names, about, workdir, *, ignore_lists, ignore_class
             "restore it, choose another --workdir, or add --ignore_lists: batches then come from "
             "the new list, and the run can't be reproduced from its start"
         )
-
-
-def differing_names(before, now):
-    """The classes whose names differ, as lines of a message."""
-    pairs = itertools.zip_longest(before, now)
-    return listed(
-        [
-            f"class {label}: {old!r} -> {new!r}"
-            for label, (old, new) in enumerate(pairs)
-            if old != new
-        ]
-    )
 
 
 def list_texts(data):

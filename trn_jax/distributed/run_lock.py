@@ -10,7 +10,10 @@ import threading
 import time
 import uuid
 
-from trn_jax.errors import STUCK, PassingError
+import jax
+
+from trn_jax.distributed import processes
+from trn_jax.errors import STUCK, PassingError, UserError
 
 try:
     import fcntl
@@ -18,8 +21,8 @@ except ImportError:  # Windows has no flock; there, signs of life alone decide
     fcntl = None  # type: ignore[assignment]
 
 NAME = "run.lock"
-_PULSE = 5.0  # seconds between two signs of life
-_SILENCE = 60.0  # seconds without one after which an owner on another machine is dead
+PULSE = 5.0  # seconds between two signs of life
+SILENCE = 60.0  # seconds without one after which an owner on another machine is dead
 _LONGEST = 4096  # bytes of the file that are read
 
 
@@ -45,7 +48,7 @@ class RunLock:
         self._released = threading.Event()
         self._owner = {
             "host": platform.node(),
-            "machine": _machine(),
+            "machine": machine_name(),
             "pid": os.getpid(),
             "started": time.strftime("%Y-%m-%d %H:%M:%S"),
             "token": uuid.uuid4().hex,
@@ -90,16 +93,16 @@ class RunLock:
     def _wait_for_silence(self, owner):
         """Wait until an owner on another machine has been silent for long enough."""
         silent = self._age()
-        if silent < _SILENCE:
+        if silent < SILENCE:
             print(
                 f"{self._path} names a run on {owner.get('host')!r}; waiting up to "
-                f"{_SILENCE - silent:.0f} s for a sign of life",
+                f"{SILENCE - silent:.0f} s for a sign of life",
                 file=sys.stderr,
                 flush=True,
             )
-        end = time.monotonic() + _SILENCE - silent
+        end = time.monotonic() + SILENCE - silent
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _PULSE / 5))
+            time.sleep(min(left, PULSE / 5))
             now = self._read()
             if not now:
                 return  # it has ended
@@ -144,7 +147,7 @@ class RunLock:
     def _keep_alive(self):
         pulse = 0
         # First after a moment: if two runs on two machines started at once, the file names one.
-        while not self._released.wait(_PULSE if pulse else 1.0):
+        while not self._released.wait(PULSE if pulse else 1.0):
             pulse += 1
             with contextlib.suppress(OSError):  # the disk may come back
                 owner = self._read()
@@ -154,7 +157,31 @@ class RunLock:
                 self._write(pulse)
 
 
-def _machine():
+@contextlib.contextmanager
+def hold(workdir):
+    """Create a working directory and lock it against other runs, in a `with` on all processes.
+
+    Raises:
+        PassingError: another run has it.
+        UserError: it cannot be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(workdir, exist_ok=True)
+            if jax.process_index() == 0:
+                stack.enter_context(RunLock(workdir))
+            processes.barrier()  # nothing may be written before
+            with tempfile.TemporaryFile(dir=workdir):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the working directory {workdir}: {error.strerror or error}; "
+                "choose another --workdir"
+            ) from None
+        yield
+
+
+def machine_name():
     """A name of this machine that no other one has while it runs."""
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
