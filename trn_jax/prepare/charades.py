@@ -19,11 +19,11 @@ from trn_jax.errors import UserError
 from trn_jax.files import read_stripped_lines
 from trn_jax.prepare import annotation_files, lists, split_tar, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
-from trn_jax.prepare.lists import ListFiles
+from trn_jax.prepare.list_files import default_files
 
 _CHARADES = DATASETS["charades"]
 _ARCHIVE = "Charades_v1_rgb"
-_FILES = ListFiles(_CHARADES.train_list, _CHARADES.val_list, _CHARADES.class_names)
+_FILES = default_files("charades")
 _CLASSES = "Charades_v1_classes.txt"
 _TABLES = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
 _FRAMES_PER_SECOND = 24

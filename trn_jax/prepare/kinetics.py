@@ -26,19 +26,16 @@ from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import Example
 from trn_jax.prepare.folders import find_videos
 from trn_jax.prepare.frame_folders import find_folders
-from trn_jax.prepare.lists import Annotations, ListFiles
+from trn_jax.prepare.list_files import default_files
+from trn_jax.prepare.lists import Annotations
 
 _K400 = DATASETS["k400"]
 _RECIPE = "tsn_k400_3seg"
 _SPLITS = ("train", "val")
 _VIDEOS = {"train": "videos_train", "val": "videos_val"}
 _FRAMES = {"train": _K400.frames, "val": _K400.val_frames}
-_LISTS = {"official": ListFiles(_K400.train_list, _K400.val_list, _K400.class_names)}
-_VIDEO_LISTS = {
-    "official": ListFiles(
-        "kinetics400_train_list_videos.txt", "kinetics400_val_list_videos.txt", _K400.class_names
-    )
-}
+_LISTS = {"official": default_files("k400")}
+_VIDEO_LISTS = {"official": default_files("k400", "videos")}
 _CLASS_INDEX = "kinetics_class2ind.txt"
 _PUBLISHED_VAL = 19_796  # validation videos of the published accuracies
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")

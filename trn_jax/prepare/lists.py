@@ -75,35 +75,6 @@ class Annotations:
         return sorted(self.class_names) if order == "alphabetical" else self.class_names
 
 
-@dataclasses.dataclass(frozen=True)
-class ListFiles:
-    """Names of the lists of one label order.
-
-    Attributes:
-        train: list of the training videos.
-        val: list of the validation videos.
-        classes: class names in label order.
-        final_newline: whether files end with a newline; those of TRN do not.
-    """
-
-    train: str
-    val: str
-    classes: str
-    final_newline: bool = True
-
-    def write(self, writer, class_names, train, val):
-        """Write the lines of the three files with a `DatasetWriter`."""
-        for name, lines in ((self.classes, class_names), (self.train, train), (self.val, val)):
-            end = "\n" if lines and self.final_newline else ""
-            writer.write(name, "\n".join(lines) + end)
-
-
-# The lists of TRN-pytorch, in alphabetical order.
-TRN_LISTS = ListFiles(
-    "train_videofolder.txt", "val_videofolder.txt", "category.txt", final_newline=False
-)
-
-
 def write_frame_lists(writer, annotations, roots, files, orders, *, dataset, workers):
     """Write lists `<folder> <number of frames> <label>` of the videos that have all frames.
 

@@ -17,21 +17,17 @@ from trn_jax.files import read_stripped_lines
 from trn_jax.prepare import annotation_files, archives, lists, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import Example
-from trn_jax.prepare.lists import Annotations, ListFiles
+from trn_jax.prepare.list_files import TRN_LISTS, ListFiles, default_files
+from trn_jax.prepare.lists import Annotations
 
 _MOMENTS = DATASETS["moments"]
 _RECIPE = "tsn_k400_3seg"
 _ARCHIVE = "Moments_in_Time_Raw"
 _VIDEOS = {"train": "videos/training", "val": "videos/validation"}
 _FRAMES = {"train": _MOMENTS.frames, "val": _MOMENTS.val_frames}
-_LISTS = {
-    "official": ListFiles(_MOMENTS.train_list, _MOMENTS.val_list, _MOMENTS.class_names),
-    "alphabetical": lists.TRN_LISTS,
-}
+_LISTS = {"official": default_files("moments"), "alphabetical": TRN_LISTS}
 _VIDEO_LISTS = {
-    "official": ListFiles(
-        "mit_train_list_videos.txt", "mit_val_list_videos.txt", _MOMENTS.class_names
-    ),
+    "official": default_files("moments", "videos"),
     "alphabetical": ListFiles(
         "train_videolist.txt", "val_videolist.txt", "category.txt", final_newline=False
     ),

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from trn_jax.data.datasets import DATASETS
+from trn_jax.prepare.list_files import default_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +61,16 @@ def plan_training(
     Returns:
         A `Training`.
     """
-    defaults = dataclasses.asdict(DATASETS[dataset])
-    if source == "videos":
-        for key in ("train_list", "val_list"):
-            defaults[key] = defaults[key].replace("rawframes", "videos")
-    files = next((f for f in written if f.train == defaults["train_list"]), written[0])
-    lists = {"train_list": files.train, "val_list": files.val, "class_names": files.classes}
-    lists |= (naming or {}) if source == "frames" else {}
+    usual = default_files(dataset, source)
+    files = next((files for files in written if files.train == usual.train), written[0])
+    lists = {
+        "train_list": (files.train, usual.train),
+        "val_list": (files.val, usual.val),
+        "class_names": (files.classes, usual.classes),
+    }
+    changed = {key: name for key, (name, default) in lists.items() if name != default}
+    changed |= (naming or {}) if source == "frames" else {}
     flags = [f"--config.data.dataset={dataset}"] if name_dataset else []
     flags += ["--config.data.multi_label=True"] if multi_label else []
     flags += [f"--config.model.num_classes={num_classes}"] if num_classes != recipe_classes else []
-    changed = {key: value for key, value in lists.items() if value != defaults[key]}
     return Training(recipe, dataset, num_classes, multi_label, source, changed, tuple(flags))

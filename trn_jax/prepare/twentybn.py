@@ -23,7 +23,8 @@ from trn_jax.files import read_stripped_lines, read_text
 from trn_jax.prepare import annotation_files, lists, split_tar, unpacking
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import Example
-from trn_jax.prepare.lists import Annotations, ListFiles
+from trn_jax.prepare.list_files import TRN_LISTS, ListFiles, default_files
+from trn_jax.prepare.lists import Annotations
 
 _JESTER = DATASETS["jester"]
 _JESTER_LISTS = {
@@ -35,21 +36,11 @@ _JESTER_LISTS = {
     ),
 }
 _STHV1 = DATASETS["sthv1"]
-_STHV1_LISTS = {
-    "official": ListFiles(_STHV1.train_list, _STHV1.val_list, _STHV1.class_names),
-    "alphabetical": lists.TRN_LISTS,
-}
+_STHV1_LISTS = {"official": default_files("sthv1"), "alphabetical": TRN_LISTS}
 _STHV2 = DATASETS["sthv2"]
 _STHV2_VIDEOS = "videos"
-_STHV2_VIDEO_LISTS = {
-    "official": ListFiles(
-        "sthv2_train_list_videos.txt", "sthv2_val_list_videos.txt", _STHV2.class_names
-    )
-}
-_STHV2_LISTS = {
-    "official": ListFiles(_STHV2.train_list, _STHV2.val_list, _STHV2.class_names),
-    "alphabetical": lists.TRN_LISTS,
-}
+_STHV2_VIDEO_LISTS = {"official": default_files("sthv2", "videos")}
+_STHV2_LISTS = {"official": default_files("sthv2"), "alphabetical": TRN_LISTS}
 _KINDS = ("labels", "train", "validation", "test")
 _RECIPES = {"jester": "trn_bninception_jester", "sthv1": "trn_sthv1", "sthv2": "trn_sthv2"}
 _NUM_CLASSES = {"jester": 27, "sthv1": 174, "sthv2": 174}

@@ -27,7 +27,8 @@ from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import Example
 from trn_jax.prepare.folders import find_videos
 from trn_jax.prepare.frame_folders import find_folders
-from trn_jax.prepare.lists import Annotations, ListFiles
+from trn_jax.prepare.list_files import ListFiles
+from trn_jax.prepare.lists import Annotations
 
 _NUMBERS = (1, 2, 3)  # of the official splits
 _OFFICIAL = {
@@ -163,16 +164,13 @@ def _locate(root, kind, names):
     """`{path in the annotations: path without extension}`, with or without folders of classes."""
     stems = {name: os.path.basename(name) for name in names}
     if kind == _FRAMES:
-        found = find_folders(root, stems.values())
-        return {
-            name: name if os.path.isdir(os.path.join(root, name)) else found[stem]
-            for name, stem in stems.items()
-            if stem in found
-        }
-    paths = {os.path.splitext(path)[0] for path in find_videos(root)}
-    by_stem = {os.path.basename(path): path for path in paths}
+        by_stem = find_folders(root, stems.values())
+        known = {name for name in names if os.path.isdir(os.path.join(root, name))}
+    else:
+        known = {os.path.splitext(path)[0] for path in find_videos(root)}
+        by_stem = {os.path.basename(path): path for path in known}
     return {
-        name: name if name in paths else by_stem[stem]
+        name: name if name in known else by_stem[stem]
         for name, stem in stems.items()
         if stem in by_stem
     }
