@@ -21,7 +21,7 @@ from trn_jax import cli
 from trn_jax.data import decode
 from trn_jax.data.annotations import Record
 from trn_jax.errors import UserError
-from trn_jax.prepare import extraction, frame_writer, workers
+from trn_jax.prepare import extraction, frame_writer, worker_pool
 from trn_jax.prepare.extraction import Settings
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -379,8 +379,8 @@ def double(number):
 
 
 def test_work_survives_the_death_of_processes():
-    found = dict(workers.in_processes(double, [1, 3, 4, 5], 2))
-    assert isinstance(found.pop(3), workers.Died)
+    found = dict(worker_pool.in_processes(double, [1, 3, 4, 5], 2))
+    assert isinstance(found.pop(3), worker_pool.Died)
     assert found == {1: 2, 4: 8, 5: 10}
 
 

@@ -9,7 +9,7 @@ from trn_jax.prepare import frame_folders
 @pytest.mark.parametrize("workers", [1, 2])
 def test_frames_are_counted(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(frame_folders, "MIN_PARALLEL", 2)
-    monkeypatch.setattr(frame_folders, "CHUNK_SIZE", 2)
+    monkeypatch.setattr(frame_folders, "FOLDERS_PER_TASK", 2)
     counts = {"a b": 3, "ü": 1, "nested/c": 2}
     for name, count in counts.items():
         miniature.put(tmp_path, miniature.frames(name, count))

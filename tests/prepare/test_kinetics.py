@@ -7,8 +7,7 @@ from miniature import prepare, published_names
 
 from trn_jax.data import annotations, datasets
 from trn_jax.errors import UserError
-from trn_jax.prepare import kinetics
-from trn_jax.prepare import workers as worker_pool
+from trn_jax.prepare import kinetics, worker_pool
 from trn_jax.prepare.lists import ORDERS
 
 CLASSES = "abseiling\nair drumming\nmassaging person's head\n"

@@ -28,7 +28,7 @@ from trn_jax.prepare.examples import SPLIT_NAMES
 from trn_jax.prepare.folders import visible_entries
 from trn_jax.prepare.frame_folders import frame_folder
 from trn_jax.prepare.left_out import is_line
-from trn_jax.prepare.workers import CRASHED, Died, for_each
+from trn_jax.prepare.worker_pool import CRASHED, Died, for_each
 from trn_jax.progress import Progress
 
 

@@ -14,11 +14,8 @@ _NUM_EXAMPLES = 3  # of what was left out
 class DatasetWriter:
     """Writes the files of a data set; `str(writer)` is the summary.
 
-    Args:
-        to: folder of the data set.
-
     Attributes:
-        to: the same.
+        to: folder of the data set.
         changed: whether anything was written.
         status: exit status: 1 if something unreadable was left out, else 0.
         naming: `frame_pattern` and `first_frame` where they differ from the data set's defaults.

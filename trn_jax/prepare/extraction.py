@@ -20,7 +20,7 @@ from trn_jax.files import read_json_lines, read_stripped_lines, write_text
 from trn_jax.prepare.folders import find_videos
 from trn_jax.prepare.frame_writer import write_frames
 from trn_jax.prepare.left_out import UNREADABLE, is_line, reason_lines
-from trn_jax.prepare.workers import Died, in_processes
+from trn_jax.prepare.worker_pool import Died, in_processes
 from trn_jax.progress import Progress
 
 MANIFEST = "manifest.jsonl"

@@ -7,10 +7,10 @@ from functools import partial
 from trn_jax.data.decode import guess_pattern
 from trn_jax.errors import UserError
 from trn_jax.prepare.folders import is_clutter, is_image
-from trn_jax.prepare.workers import Died, for_each
+from trn_jax.prepare.worker_pool import Died, for_each
 from trn_jax.progress import Progress
 
-CHUNK_SIZE = 500  # folders that a process lists at a time
+FOLDERS_PER_TASK = 500  # folders that a process lists at a time
 MIN_PARALLEL = 20_000  # with fewer folders, starting processes takes longer than listing
 
 
@@ -71,8 +71,10 @@ def list_frames(root, names, *, workers, usual=""):
 
     Missing folders are left out; for `usual`, see `frame_folder`.
     """
-    chunks = [tuple(names[i : i + CHUNK_SIZE]) for i in range(0, len(names), CHUNK_SIZE)]
-    list_chunk, min_chunks = partial(_list_chunk, root, usual), MIN_PARALLEL // CHUNK_SIZE
+    chunks = [
+        tuple(names[i : i + FOLDERS_PER_TASK]) for i in range(0, len(names), FOLDERS_PER_TASK)
+    ]
+    list_chunk, min_chunks = partial(_list_chunk, root, usual), MIN_PARALLEL // FOLDERS_PER_TASK
     folders = {}
     with Progress(f"Listing frames in {root}", len(names), "videos") as progress:
         for chunk, found in for_each(list_chunk, chunks, workers, min_items=min_chunks):

@@ -18,7 +18,7 @@ from trn_jax.errors import UserError
 from trn_jax.prepare.examples import Example
 from trn_jax.prepare.folders import find_videos
 from trn_jax.prepare.frame_folders import FrameFolder, list_frames
-from trn_jax.prepare.workers import CRASHED, Died, for_each
+from trn_jax.prepare.worker_pool import CRASHED, Died, for_each
 from trn_jax.progress import Progress
 
 ORDERS = ("official", "alphabetical")

@@ -17,6 +17,7 @@ from typing import Any
 
 from trn_jax.errors import UserError
 from trn_jax.prepare.archives import (
+    CHUNK_SIZE,
     CORRUPT,
     DOWNLOAD,
     Member,
@@ -26,7 +27,6 @@ from trn_jax.prepare.archives import (
     safe_name,
 )
 
-CHUNK_SIZE = 1 << 20  # bytes
 _GZIP_MAGIC = b"\x1f\x8b"
 # Headers that extend the one behind them.
 _EXTENSIONS = (
