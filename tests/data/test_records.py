@@ -253,7 +253,7 @@ def test_the_recipe_is_the_same(folders, stored, tmp_path):
     assert found.class_names == expected.class_names
     assert found.val_names == expected.val_names == NAMES["val"]
     np.testing.assert_array_equal(found.train_labels, expected.train_labels)
-    with pytest.raises(UserError, match=r"have their lists in them; leave out data.train_list"):
+    with pytest.raises(UserError, match=r"leave out data\.train_list"):
         data_of(stored, tmp_path, train_list="other.txt")
     with pytest.raises(UserError, match=r"no records in .*: videos/<version>/dataset"):
         data_of(folders, tmp_path, source="records")
@@ -628,7 +628,7 @@ def test_a_frame_that_is_no_image(folders, tmp_path):
     (tmp_path / "from/rawframes/v0/00003.jpg").write_bytes(b"text")
     build_records(str(tmp_path / "from"), str(tmp_path / "to"))
     source, videos = read(tmp_path / "to/video_folder")
-    with pytest.raises(FrameError, match=r"cannot decode frame 1 of .*v0 \(10 bytes\).*build the"):
+    with pytest.raises(FrameError, match=r"decode frame 1 of .*v0 \(10 bytes\).*build the"):
         source.open(videos[0]).read([1])
     with pytest.raises(FrameError, match=r"frame 2 of .*v0 is neither a JPEG nor"):
         source.open(videos[0]).read([2])

@@ -200,7 +200,7 @@ def test_the_check_keeps_what_can_be_used(tree, tmp_path, deep):
     assert f"{count} frames are scaled" in looked["change.mp4"].notes[0]
     for name, truth in painted.TRUTH.items():
         assert looked[name].num_frames == len(truth["numbers"])
-    assert "4 notes on videos that can be used" in str(findings)
+    assert "4 notes on usable videos" in str(findings)
 
 
 RECIPE = """

@@ -1,4 +1,4 @@
-"""Lists of labelled videos, and the names of their classes."""
+"""Lists of labelled videos, and class names."""
 
 import collections
 import dataclasses
@@ -18,9 +18,8 @@ class Record:
     Attributes:
         index: its position in the list, from 0.
         path: folder of its frames, or video file.
-        num_frames: number of frames, at least 1; 0 if the list does not say, and the file knows.
-        label: number of its class, from 0; in lists with several labels per video all of them, a
-            tuple without repetitions.
+        num_frames: number of frames, at least 1; 0 for a video file, which has the number.
+        label: class number, from 0; of multi-label lists a tuple of all labels, each once.
     """
 
     index: int
@@ -29,7 +28,7 @@ class Record:
     label: int | tuple[int, ...]
 
 
-# Only digits can follow the name of a video file, which may have spaces.
+# Names of video files may have spaces; only numbers follow them.
 _ENDS = "|".join(map(re.escape, videos.EXTENSIONS))
 _FILE = re.compile(rf"(.*(?:{_ENDS}))((?:\s+\d+)+)", re.IGNORECASE)
 _ONE = "<folder> <num_frames> <label>"
@@ -42,26 +41,25 @@ _NUMBER_LAST = re.compile(rf"(?P<name>.*\S){_SEPARATOR}(?P<number>\d{{1,9}})")
 def read_list(path, *, frames_root, num_classes, multi_label=False):
     """Read lines `<folder> <num_frames> <label>`, the format of mmaction2 and TRN-pytorch.
 
-    Video files need no number of frames: `<file> <label>`. Lines that begin with `#` are comments.
+    Video files need no number of frames: `<file> <label>`. Lines that start with `#` are comments.
 
     Args:
         path: the list.
-        frames_root: what relative folders in the list are relative to.
+        frames_root: folder that relative paths in the list start from.
         num_classes: labels must be below this.
-        multi_label: lines may have further labels behind the first one. Names of folders cannot
-            have spaces then, as nothing else tells them from frame numbers and labels.
+        multi_label: lines may have several labels; folder names can't have spaces then.
 
     Returns:
         A list of `Record`.
 
     Raises:
-        UserError: the list is missing, empty, has malformed lines (all are reported at once), has
-            one label per video where several are expected, or the reverse.
+        UserError: the list is missing or empty, has malformed lines (all are reported), or one
+            label per video instead of several or the reverse.
     """
     expected = _SEVERAL if multi_label else _ONE
     lines = numbered_lines(path, frames_root)
     records: list[Record] = []
-    most = 0  # labels of a line
+    max_labels = 0  # of a line
     problems = []
     for number, line in lines:
         record, found = parse_line(
@@ -74,17 +72,17 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
         problems += [f"line {number}: {problem}" for problem in found]
         if record:
             records.append(record)
-            most = max(most, len(record.label) if multi_label else 1)
+            max_labels = max(max_labels, len(record.label) if multi_label else 1)
     if problems:
         raise UserError(f"{path} has {len(problems)} wrong lines:{listed(problems)}")
     if not records:
         raise UserError(f"{path} is empty; expected lines '{expected}'")
-    if multi_label and most == 1:
+    if multi_label and max_labels == 1:
         number, line = lines[0]
         raise UserError(
             f"{path} has one label per video in all of its {len(records)} lines (line {number}: "
             f"{line!r}), but data.multi_label=True expects several, '{expected}'; set "
-            "data.multi_label=False, or give the list with all labels"
+            "data.multi_label=False, or use a list with all labels"
         )
     return records
 
@@ -93,12 +91,12 @@ def parse_line(line, *, index, frames_root, num_classes, multi_label=False):
     """Read one line of a list; arguments as in `read_list`.
 
     Returns:
-        A `Record` (`None` if the line is malformed), and what is wrong with the line, a list.
+        A `Record` (`None` if the line is malformed), and a list of problems.
     """
     try:
         path, count, labels = _fields(line, frames_root, multi_label)
     except ValueError as error:
-        # What int() says of the text is said better by the line itself.
+        # The line is clearer than the message of int().
         malformed = f"{line!r} is not '{_SEVERAL if multi_label else _ONE}'"
         return None, [str(error) if isinstance(error, UserError) else malformed]
     problems = []
@@ -111,15 +109,15 @@ def parse_line(line, *, index, frames_root, num_classes, multi_label=False):
     ]
     label = labels if multi_label else labels[0]
     path = os.path.join(frames_root, path)
-    if "\\" in path and not os.path.lexists(path):  # a list that was made on Windows
+    if "\\" in path and not os.path.lexists(path):  # a list from Windows
         path = path.replace("\\", "/")
     return Record(index, path, count, label), problems
 
 
 def numbered_lines(path, root):
-    """Pairs `(number from 1, line)` of a list, without blank ones and comments.
+    """Pairs `(number from 1, line)` of a list, without blank lines and comments.
 
-    Comments begin with `#`, as names of videos may, too: those that are in `root` are kept.
+    Lines that start with `#` are comments, unless they name a video in `root`.
     """
     lines = enumerate(read_lines(path, "list of videos"), start=1)
     return [pair for pair in lines if pair[1].strip() and not _is_comment(pair[1], root)]
@@ -136,14 +134,14 @@ def _is_comment(line, root):
 
 
 def lists_videos(path):
-    """Whether the first line of a list that is no comment names a video file."""
+    """Whether the first entry of a list is a video file."""
     lines = (line.strip() for line in read_lines(path, "list of videos"))
     matches = (_FILE.fullmatch(line) for line in lines if line and not line.startswith("# "))
     return next(matches, None) is not None
 
 
 def _fields(line, frames_root, multi_label):
-    """Path, number of frames and labels of a line; `ValueError` if it is malformed."""
+    """Path, number of frames and labels of a line; raises `ValueError` if it is malformed."""
     file = _FILE.fullmatch(line.strip())
     if file:
         labels = tuple(map(int, file[2].split()))
@@ -151,7 +149,7 @@ def _fields(line, frames_root, multi_label):
             return file[1], 0, tuple(dict.fromkeys(labels))
         if len(labels) == 1:
             return file[1], 0, labels
-        if len(labels) == 2:  # what it says of its frames is not asked for
+        if len(labels) == 2:  # the file has the number of frames
             return file[1], 0, labels[1:]
         raise UserError(
             f"{line!r} has several labels, expected '<file> <label>'; for videos with several "
@@ -165,7 +163,7 @@ def _fields(line, frames_root, multi_label):
     folder, *numbers = line.rsplit(None, 2)
     count, label = map(int, numbers)
     _, *middle = folder.split()
-    # "a 12 3 4" may be a video "a" with two labels, or one that is called "a 12": ask the disk.
+    # "a 12 3 4" is a video "a" with two labels, or one that is named "a 12": check the disk.
     several = middle and all(field.isdecimal() for field in middle)
     if several and not os.path.isdir(os.path.join(frames_root, folder)):
         raise UserError(
@@ -176,10 +174,10 @@ def _fields(line, frames_root, multi_label):
 
 
 def multi_hot(labels, num_classes):
-    """Several labels per video as float32 `[videos, classes]`, 1 at every label and 0 elsewhere.
+    """Multi-hot labels, float32 `[videos, classes]`.
 
     Raises:
-        UserError: a label is not a whole number in `0..num_classes - 1`.
+        UserError: a label is not an integer in `0..num_classes - 1`.
     """
     rows = np.zeros((len(labels), num_classes), np.float32)
     for number, (row, found) in enumerate(zip(rows, labels, strict=True)):
@@ -187,7 +185,7 @@ def multi_hot(labels, num_classes):
             whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
             if not whole or not 0 <= label < num_classes:  # -1 would be the last class
                 raise UserError(
-                    f"video {number} (from 0) has the label {label!r}, expected whole numbers in "
+                    f"video {number} (from 0) has the label {label!r}, expected an integer in "
                     f"0..{num_classes - 1}"
                 )
         row[list(found)] = 1
@@ -195,30 +193,27 @@ def multi_hot(labels, num_classes):
 
 
 def read_class_names(path):
-    """Read class names, one per line in the order of their labels, or an index of them.
-
-    See `in_label_order` for the latter.
+    """Read class names, one per line by label, or an index of them, see `in_label_order`.
 
     Raises:
-        UserError: the file cannot be read, or two classes have the same name.
+        UserError: the file is unreadable, or two classes have the same name.
     """
     lines = read_lines(path, "class names")
     names = in_label_order([line.strip() for line in lines if line.strip()])
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice:
         raise UserError(
-            f"{path} names classes twice: {', '.join(map(escaped, twice[:10]))}; give every class "
-            "a name of its own"
+            f"{path} names classes twice: {', '.join(map(escaped, twice[:10]))}; class names must "
+            "be unique"
         )
     return names
 
 
 def in_label_order(lines):
-    """Class names in the order of their labels, from names or from an index of them.
+    """Class names in the order of their labels, from names or from an index.
 
-    The lines of an index are `abseiling 0`, in any order, or `1 ApplyEyeMakeup`, in the order of
-    the numbers, which begin with 0 or 1 and leave none out. In another order, the latter are names,
-    of classes that somebody has numbered.
+    The lines of an index are `abseiling 0`, in any order, or `1 ApplyEyeMakeup`, with consecutive
+    numbers from 0 or 1. In any other order, numbers in front are part of the names.
     """
     index = numbered_names(lines) or {}
     names, first = [index[number] for number in sorted(index)], min(index, default=0)
@@ -231,9 +226,10 @@ def in_label_order(lines):
 
 
 def numbered_names(lines):
-    """`{number: name}` of lines `<number> <name>` or `<name> <number>`; `None` if some are not.
+    """`{number: name}` of lines `<number> <name>` or `<name> <number>`; `None` if some are neither.
 
-    Commas, semicolons, colons and tabs separate, too. The last name of a number counts.
+    Separators are also commas, semicolons, colons and tabs. Of a repeated number, the last line
+    counts.
     """
     for pattern in (_NUMBER_FIRST, _NUMBER_LAST):
         found = [match for line in lines if (match := pattern.fullmatch(line))]

@@ -1,9 +1,8 @@
-"""The catalogue of data sets: what each is called on disk.
+"""The catalogue of data sets: names of their files.
 
 Files are where the preparation scripts of mmaction2, or for Jester of the MindSpore version of TRN,
-put them, so that those data folders work as they are. Where there are video files in the place of
-folders of frames, names have "videos" in the place of "rawframes". Records, in ArrayRecord files,
-have the lists and the names of the classes in them.
+put them, so existing data folders work. With video files, names have "videos" for "rawframes".
+Records, in ArrayRecord files, contain the lists and class names.
 """
 
 import dataclasses
@@ -19,22 +18,21 @@ SOURCES = ("frames", "videos", "records")
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Files of a data set; relative names are relative to its folder.
+    """Files of a data set, relative to its folder.
 
     Attributes:
-        frames: folder that holds one folder of frames per video.
-        val_frames: the same for the validation videos; "" if they lie in the same folder.
+        frames: folder with one folder of frames per video.
+        val_frames: the same for the validation videos; "": the same folder.
         test_frames: the same for the test videos.
         train_list: list of the training videos.
         val_list: list of the validation videos.
-        test_list: list of the test videos, which need not exist.
-        class_names: names of the classes, one per line.
-        frame_pattern: file name of a frame for its number.
+        test_list: list of the test videos; may be missing.
+        class_names: class names, one per line.
+        frame_pattern: file name of a frame by its number.
         first_frame: number of the first frame.
         reversed_pairs: pairs of class names, each the other one backwards in time.
-        source: what the lists name: folders of "frames" or "videos", files; or "records", which
-            have no list: there, those of the splits are what paths of videos begin with; "": find
-            out.
+        source: entries of the lists: "frames" (folders), "videos" (files), or "records", which have
+            no lists: the names of lists are the first part of video paths; "": detect it.
     """
 
     frames: str = "rawframes"
@@ -50,7 +48,7 @@ class Dataset:
     source: str = ""
 
     def of_split(self, split):
-        """The list and the folder of the videos of "train", "val" or "test"."""
+        """List and folder of the videos of "train", "val" or "test"."""
         places = {
             "train": (self.train_list, self.frames),
             "val": (self.val_list, self.val_frames),
@@ -76,14 +74,14 @@ DATASETS = {
         val_list="kinetics400_val_list_rawframes.txt",
         frame_pattern="img_{:05d}.jpg",
     ),
-    # As the TRN for MindSpore prepares it, with the classes in alphabetical order.
+    # As in TRN for MindSpore, with classes in alphabetical order.
     "jester": Dataset(
         frames="20bn-jester-v1",
         train_list="train_videofolder.txt",
         val_list="val_videofolder.txt",
         class_names="categories.txt",
     ),
-    # Lists have all labels of a video: set data.multi_label.
+    # Lists have all labels of a video: needs data.multi_label.
     "charades": Dataset(
         frames="Charades_v1_rgb",
         train_list="charades_train_list_rawframes.txt",
@@ -98,7 +96,7 @@ DATASETS = {
         val_list="mit_val_list_rawframes.txt",
         frame_pattern="img_{:05d}.jpg",
     ),
-    # Each of three official divisions into training and test videos, of which this is the first.
+    # The first of three official splits.
     "ucf101": Dataset(
         train_list="ucf101_train_split_1_rawframes.txt",
         val_list="ucf101_val_split_1_rawframes.txt",
@@ -117,17 +115,16 @@ def locate(name, data_dir, *, write=True, **overrides):
     """Find the files of a data set.
 
     Args:
-        name: one of `DATASETS`; "frames" is anything in folders of frames.
+        name: one of `DATASETS`; "frames" is any data set in this layout.
         data_dir: folder of the data set.
-        write: whether to write the synthetic data set if it is missing.
-        **overrides: other values for the fields of `Dataset`; `None` keeps the catalogue's.
+        write: write the synthetic data set if it is missing.
+        **overrides: fields of `Dataset`; `None` keeps the catalogue's.
 
     Returns:
         A `Dataset` with absolute paths.
 
     Raises:
-        UserError: for an unknown name or a missing folder. The synthetic data set is written first
-            if it is missing.
+        UserError: the name is unknown or the folder missing.
     """
     if name not in DATASETS:
         hint = did_you_mean(name, DATASETS)
@@ -139,8 +136,8 @@ def locate(name, data_dir, *, write=True, **overrides):
         dataset.frame_pattern.format(1)
     except (LookupError, ValueError) as error:
         raise UserError(
-            f"data.frame_pattern={dataset.frame_pattern!r} cannot name a frame ({error}); "
-            "expected something like '{:05d}.jpg'"
+            f"data.frame_pattern={dataset.frame_pattern!r} formats no number ({error}); expected "
+            "a pattern such as '{:05d}.jpg'"
         ) from None
     root = os.path.abspath(data_dir)
     if name == "synthetic" and write and not records.is_records(root):
@@ -157,7 +154,7 @@ def locate(name, data_dir, *, write=True, **overrides):
 
 
 def _not_found(name, root):
-    """A message about a data set that is not there: where it was expected, and how to get it."""
+    """Message about a missing data set: its expected folder, and how to get it."""
     if name in ("frames", "synthetic"):
         advice = f"make it from your videos: trn-jax prepare <folder> --to={root}"
     else:
@@ -166,18 +163,18 @@ def _not_found(name, root):
             f"trn-jax prepare {name} --archives=<their folder> --to={root}"
         )
     return (
-        f"the data set {name!r} is not in {root}, where it was looked for; {advice}. If it is "
-        "somewhere else, add --config.data_dir=<folder>"
+        f"the data set {name!r} is not in {root}; {advice}. If it is in another folder, add "
+        "--config.data_dir=<folder>"
     )
 
 
 def _of_records(dataset, root, given):
-    """The files of records, which are called the same whatever data set they are of."""
+    """The files of records, which have the same names for all data sets."""
     lists = {"train_list", "val_list", "test_list", "frames", "val_frames", "test_frames"}
     useless = sorted(given.keys() & lists)
     if useless:
         raise UserError(
-            f"the records in {root} have their lists in them; leave out "
+            f"the records in {root} contain their lists; leave out "
             + ", ".join(f"data.{key}" for key in useless)
         )
     train, val, test = (os.path.join(root, s) for s in (*records.SPLITS, records.TEST))
@@ -196,11 +193,11 @@ def _of_records(dataset, root, given):
 
 
 def _with_source(dataset, root, given):
-    """Find out what the lists name, and take the names that go with it where none are given."""
+    """Detect the source, and use its file names where none are given."""
     if dataset.source not in ("", *SOURCES):
         raise UserError(
             f"data.source={dataset.source!r} is not one of {', '.join(SOURCES)}; leave it out to "
-            "go by what is in the folder"
+            "detect it"
         )
     if dataset.source == "records" or (not dataset.source and records.is_records(root)):
         return _of_records(dataset, root, given)

@@ -1,4 +1,4 @@
-"""Reading the frames of a video that are used, and no others."""
+"""Reads only the sampled frames of a video; folders of images as videos."""
 
 import abc
 import dataclasses
@@ -15,21 +15,21 @@ from trn_jax.data.orientation import oriented
 from trn_jax.errors import UserError, first_line
 
 _JPEG_MAGIC = b"\xff\xd8"
-_TURNED = (b"\x89PNG", b"RIFF")  # formats whose orientation is read here, besides JPEG's
+_ORIENTED = (b"\x89PNG", b"RIFF")  # formats besides JPEG whose orientation is applied here
 _ADVICE = "extract this video again"
 MAX_PIXELS = 100_000_000  # of a frame, by default
-_MOST_OBLONG = 100  # long side / short side
+_MAX_ASPECT = 100  # long side / short side
 
 
 class FrameError(UserError):
-    """A frame is missing or cannot be decoded; the message names the file."""
+    """A frame is missing or doesn't decode; the message names the file."""
 
 
 class CorruptVideo(FrameError):
-    """A frame does not decode that the file lists; others of the video do.
+    """A frame that the file lists doesn't decode; others of the video do.
 
     Attributes:
-        decodable: opens the video again as one that has only the frames that decode.
+        decodable: opens the video again, with only the frames that decode.
     """
 
     def __init__(self, message, decodable):
@@ -38,20 +38,19 @@ class CorruptVideo(FrameError):
 
 
 def read_video(opening, read):
-    """Read a video, without the frames that turn out not to decode.
+    """Read a video; if a wanted frame is corrupt, again with only the frames that decode.
 
-    What is read is a function of the video alone, not of what was read before: so every reader
-    begins with the frames that a file lists, as long as none of those that it wants is damaged.
+    So the result depends on the video alone, not on earlier reads.
 
     Args:
         opening: opens the `Video`.
-        read: called with it; and, if a frame is damaged, again, with only those that decode.
+        read: called with it, and again if a frame is corrupt.
 
     Returns:
         What `read` returns.
 
     Raises:
-        FrameError: the video cannot be read.
+        FrameError: the video can't be read.
     """
     try:
         with opening() as video:
@@ -63,11 +62,11 @@ def read_video(opening, read):
 
 
 class Video(abc.ABC):
-    """A video that is open; use it in a `with`.
+    """An open video; use it in a `with`.
 
     Attributes:
-        path: what it is called, for messages.
-        num_frames: how many frames there are.
+        path: its name in messages.
+        num_frames: number of frames.
     """
 
     path: str
@@ -75,33 +74,33 @@ class Video(abc.ABC):
 
     @property
     def loss(self):
-        """A message about frames that are lost, or ""."""
+        """A message about lost frames, or ""."""
         return ""
 
     @property
     def notes(self):
-        """What is unusual, for people, as far as the frames that were read tell."""
+        """Messages about anything unusual in the frames read so far."""
         return ()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        return None  # Most videos have nothing to close.
+        return None
 
     def frames(self, indices, draft=None):
-        """Decode some frames, one after the other, into memory that the next one overwrites.
+        """Decode some frames, each into memory that the next one overwrites.
 
         Args:
-            indices: which ones, counted from 0; a frame that occurs twice is decoded once.
+            indices: numbers of the frames, from 0; repeated ones are decoded once.
             draft: see `decode_image`.
 
         Yields:
-            Pairs of the ascending number of a frame and the frame, uint8 `[height, width, 3]` in
-            RGB, all of one size.
+            Pairs of the ascending number and the frame, uint8 `[height, width, 3]` in RGB, all of
+            one size.
 
         Raises:
-            FrameError: a frame is missing, cannot be decoded, or differs in size from the others.
+            FrameError: a frame is missing, doesn't decode, or differs in size from the others.
         """
         first = None
         with scratch() as memory:
@@ -116,21 +115,21 @@ class Video(abc.ABC):
                 yield number, frame
 
     def read(self, indices):
-        """Decode some frames, as `frames` does, into a list with one array per index."""
+        """Decode some frames into a list with one array per index; see `frames`."""
         indices = [int(index) for index in indices]
         found = {number: frame.copy() for number, frame in self.frames(indices)}
         return [found[index] for index in indices]
 
     @abc.abstractmethod
     def _decode(self, wanted, memory, draft):
-        """Yield the frames of the ascending numbers `wanted` with their numbers."""
+        """Yield `(number, frame)` of the ascending numbers `wanted`."""
 
 
 class StoredImages(Video):
-    """A video whose frames are stored as images, one by one.
+    """A video whose frames are stored as images.
 
     Attributes:
-        advice: what to do if an image is damaged, for messages.
+        advice: next step in messages about corrupt images.
         max_pixels: larger images are unreadable.
     """
 
@@ -139,7 +138,7 @@ class StoredImages(Video):
 
     @abc.abstractmethod
     def images(self, numbers):
-        """Frames as they are stored, JPEGs as a rule: an iterable of `bytes`.
+        """Encoded frames, usually JPEGs: an iterable of `bytes`.
 
         Raises:
             FrameError: one is missing or unreadable.
@@ -147,7 +146,7 @@ class StoredImages(Video):
 
     @abc.abstractmethod
     def called(self, number):
-        """The name of a frame, for messages."""
+        """Name of a frame in messages."""
 
     def _decode(self, wanted, memory, draft):
         for number, image in zip(wanted, self.images(wanted), strict=True):
@@ -159,12 +158,12 @@ class StoredImages(Video):
 class FrameFolders:
     """Videos as folders with one image per frame: a source of videos.
 
-    A source has `open(record)`, which gives a `Video`; and `check(record)`, which looks whether the
-    video is there at all.
+    A source has `open(record)`, which returns a `Video`, and `check(record)`, whether the video
+    exists.
 
     Attributes:
-        pattern: file name for the number of a frame, such as `"{:05d}.jpg"`.
-        first_frame: the number of frame 0, usually 1.
+        pattern: file name by frame number, such as `"{:05d}.jpg"`.
+        first_frame: number of frame 0, usually 1.
         max_pixels: larger images are unreadable.
     """
 
@@ -178,10 +177,10 @@ class FrameFolders:
         return _FrameFolder(self, record.path, record.num_frames)
 
     def check(self, record):
-        """Look whether first and last frame of a folder are there, under the names expected.
+        """Check that first and last frame of a folder exist.
 
         Raises:
-            FrameError: they are not; the message says what is there, and which setting to change.
+            FrameError: they don't; the message has the names found and the setting to change.
         """
         _check_is_folder(record)
         folder, zero = record.path, self.pattern.format(0)
@@ -197,7 +196,7 @@ class FrameFolders:
 
 
 class _FrameFolder(StoredImages):
-    """A folder of images as a video, which has as many frames as the list says."""
+    """A folder of images as a video, with the number of frames in the list."""
 
     advice = _ADVICE
 
@@ -218,16 +217,16 @@ class _FrameFolder(StoredImages):
 def _check_is_folder(record):
     if not record.num_frames:
         raise FrameError(
-            f"{record.path} is a video file by its name, but folders of frames are expected; "
-            "lists name one or the other throughout, as data.source says"
+            f"{record.path} is a video file, but data.source='frames' expects folders; a list has "
+            "only files or only folders"
         )
 
 
 def read_image_file(path):
-    """The content of the file of a frame.
+    """Read the file of a frame.
 
     Raises:
-        FrameError: it is missing, empty or unreadable; the message says what is there instead.
+        FrameError: it is missing, empty or unreadable; the message has the names found.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -235,32 +234,32 @@ def read_image_file(path):
     except FileNotFoundError:
         raise FrameError(_explain_missing(*os.path.split(path))) from None
     except OSError as error:
-        raise FrameError(f"cannot read {path}: {error.strerror}") from None
+        raise FrameError(f"can't read {path}: {error.strerror}") from None
     if not data:
         raise FrameError(f"{path} is empty (0 bytes); {_ADVICE}")
     return data
 
 
 def decode_image(data, name, advice, memory, draft=None, max_pixels=MAX_PIXELS):
-    """Decode a JPEG, or another image that OpenCV reads; turned as its EXIF data says.
+    """Decode a JPEG, or another image that OpenCV reads, in its EXIF orientation.
 
     Args:
         data: its `bytes`.
-        name: what it is called, for messages.
-        advice: what to do if it is damaged, for messages.
+        name: its name in messages.
+        advice: next step in messages.
         memory: the `memory.Scratch` to decode into.
-        draft: short side in pixels that suffices: JPEGs are decoded approximately, the pixels
-            mostly one level off, and at a half, a quarter or an eighth of their size if that is as
-            large; 0: at their own size; `None`: exactly.
-        max_pixels: larger images are refused before memory is taken for them.
+        draft: decode JPEGs approximately, most pixels off by one at most, and at a half, a quarter
+            or an eighth of their size if its short side is at least this; 0: at full size; `None`:
+            decode exactly.
+        max_pixels: larger images are rejected before memory is allocated.
 
     Returns:
         uint8 `[height, width, 3]` in RGB.
 
     Raises:
-        FrameError: it cannot be decoded.
+        FrameError: it doesn't decode.
     """
-    problem = f"cannot decode {name} ({len(data)} bytes)"
+    problem = f"can't decode {name} ({len(data)} bytes)"
     try:
         if data.startswith(_JPEG_MAGIC):
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
@@ -294,24 +293,24 @@ def _decode_jpeg(data, buffer, draft):
 
 
 def _decode_other(data):
-    # Releases of OpenCV differ in which formats they turn.
+    # Releases of OpenCV differ in the formats whose orientation they apply.
     flags = cv2.IMREAD_COLOR_RGB
-    if data.startswith(_TURNED):
+    if data.startswith(_ORIENTED):
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
 
 def check_shape(pixels, name):
-    """Check that a frame can be scaled to a usual short side: `[height, width, 3]`.
+    """Check the aspect ratio of a frame `[height, width, 3]`, so that it fits into memory scaled.
 
     Raises:
-        FrameError: it is so oblong that it would not fit into memory then.
+        FrameError: it is too extreme.
     """
     height, width, _ = pixels.shape
-    if max(height, width) > _MOST_OBLONG * min(height, width):
+    if max(height, width) > _MAX_ASPECT * min(height, width):
         raise FrameError(
-            f"{name} has {width} x {height} pixels; sides that differ by more than a factor of "
-            f"{_MOST_OBLONG} are not read"
+            f"{name} has {width} x {height} pixels; expected sides that differ by at most a factor "
+            f"of {_MAX_ASPECT}"
         )
 
 
@@ -324,7 +323,7 @@ def _explain_missing(folder, name):
     files = sorted(os.listdir(folder))
     images = [f for f in files if f.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))]
     if not images:
-        return f"frame {name!r} not found in {folder}, which has no images at all"
+        return f"frame {name!r} not found in {folder}, which has no images"
     message = f"frame {name!r} not found in {folder}"
     pattern = guess_pattern(images[0])
     number = re.search(r"(\d+)\.\w+$", name)
@@ -332,13 +331,13 @@ def _explain_missing(folder, name):
         hint = f"; set data.frame_pattern={pattern!r}" if pattern else ""
         return f"{message} (found {images[0]!r}){hint}"
     return (
-        f"{message}: the folder has {len(images)} images, {images[0]!r} to {images[-1]!r}, and the "
-        "list says that there are more; correct its second column, or data.first_frame"
+        f"{message}: the folder has {len(images)} images, {images[0]!r} to {images[-1]!r}, fewer "
+        "than the list says; correct its second column, or data.first_frame"
     )
 
 
 def guess_pattern(name):
-    """The pattern of a file name that ends in a number, or `None`."""
+    """Pattern of a file name that ends in a number, or `None`."""
     stem, extension = os.path.splitext(name)
     digits = len(stem) - len(stem.rstrip("0123456789"))
     return f"{stem[:-digits]}{{:0{digits}d}}{extension}" if digits else None

@@ -1,6 +1,6 @@
-"""Size and orientation of images from their headers, before anything is decoded.
+"""Size and orientation of images from their headers, without decoding.
 
-All of this is foreign data: whatever is in it, the functions return and take no memory.
+For any bytes the functions return and allocate no memory, as headers are untrusted.
 """
 
 import struct
@@ -8,8 +8,8 @@ import struct
 _EXIF = b"Exif\0\0"
 _WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274  # tags of TIFF, which EXIF consists of
 _FORMATS = {1: "B", 3: "H", 4: "I"}  # of the types of their values
-_SEARCHED = 1 << 16  # bytes at the start in which headers lie
-_MOST_TAGS = 256
+_SEARCHED = 1 << 16  # bytes at the start that are searched
+_MAX_TAGS = 256
 # EXIF's orientations 1 to 8 as `(transposed, upside_down, mirrored)`, see `orientation.oriented`.
 _SYMMETRIES = (
     *((False, False, False), (False, False, True), (False, True, True), (False, True, False)),
@@ -24,7 +24,7 @@ def size(data):
         data: a PNG, WebP, GIF, BMP, TIFF, PNM, AVIF or JPEG 2000, `bytes`.
 
     Returns:
-        `(width, height)` as stored, before any orientation; `None` if it is none of these.
+        `(width, height)` as stored, before orientation; `None` for other data.
     """
     try:
         return _size(data)
@@ -33,14 +33,14 @@ def size(data):
 
 
 def orientation(data):
-    """The symmetry that a JPEG, PNG or WebP is to be shown with, by its EXIF data.
+    """EXIF orientation of a JPEG, PNG or WebP.
 
     Args:
         data: the image, `bytes`.
 
     Returns:
-        `(transposed, upside_down, mirrored)`, see `orientation.oriented`; none of them where there
-        is no orientation, or one that does not exist.
+        `(transposed, upside_down, mirrored)`, see `orientation.oriented`; all false without a valid
+        orientation.
     """
     try:
         number = _tags(_exif(data)).get(_ORIENTATION, 1)
@@ -91,7 +91,7 @@ def _webp_size(data):
 def _exif(data):
     """The EXIF data of an image, `b""` if it has none."""
     if data.startswith(b"\xff\xd8"):
-        # Hardly any frame has some, and this is faster than going through the segments.
+        # Few frames have it, and a search is faster than walking the segments.
         return _exif_of_jpeg(data) if data.find(_EXIF, 0, _SEARCHED) > 0 else b""
     if data.startswith(b"\x89PNG"):
         return _chunk(data, 8, b"eXIf", ">I4s", 12, stop=b"IEND")
@@ -112,7 +112,7 @@ def _exif_of_jpeg(data):
 
 
 def _chunk(data, position, wanted, header, overhead, stop=b""):
-    """The content of the chunk `wanted` of a PNG or a RIFF file, which begins at `position`."""
+    """Content of the chunk `wanted` of a PNG or RIFF file, searched from `position` on."""
     while position + 8 <= len(data):
         fields = struct.unpack_from(header, data, position)
         length, kind = sorted(fields, key=lambda field: isinstance(field, bytes))
@@ -125,7 +125,7 @@ def _chunk(data, position, wanted, header, overhead, stop=b""):
 
 
 def _tags(data):
-    """The single numbers among the tags of the first directory of a TIFF: `{tag: value}`."""
+    """Tags with a single number in the first directory of a TIFF: `{tag: value}`."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return {}
@@ -134,7 +134,7 @@ def _tags(data):
         return {}
     (count,) = struct.unpack_from(f"{order}H", data, start)
     found = {}
-    for number in range(min(count, _MOST_TAGS)):
+    for number in range(min(count, _MAX_TAGS)):
         place = start + 2 + 12 * number
         tag, kind, values = struct.unpack_from(f"{order}HHI", data, place)
         if values == 1 and kind in _FORMATS:

@@ -1,14 +1,14 @@
-"""Orientation of pictures: the eight symmetries of a rectangle and their display matrices."""
+"""Orientation of frames: the eight symmetries of a rectangle and their display matrices."""
 
 import math
 
 import numpy as np
 
-_ANGLE = math.radians(0.5)  # how far display matrices may be from quarter turns, as in FFmpeg
+_ANGLE = math.radians(0.5)  # tolerance of display matrices around quarter turns, as in FFmpeg
 
 
 def oriented(pixels, transposed, upside_down, mirrored):
-    """Apply a symmetry of the rectangle to `[height, width, 3]`; the steps in this order."""
+    """Apply a symmetry to `[height, width, 3]`, in the order of the arguments."""
     if not (transposed or upside_down or mirrored):
         return pixels
     pixels = pixels.swapaxes(0, 1) if transposed else pixels
@@ -21,7 +21,7 @@ def display_matrix(frame):
     """The display matrix of a frame, int `[3, 3]`, or `None`."""
     try:
         data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know all kinds of side data, and gives none of them then
+    except ValueError:  # PyAV fails on unknown kinds of side data
         angle = math.radians(frame.rotation)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         return np.pad(np.rint(turn * (1 << 16)).astype(int), (0, 1))
@@ -29,16 +29,16 @@ def display_matrix(frame):
 
 
 def symmetry(matrix):
-    """The symmetry of the rectangle that a display matrix stands for.
+    """The symmetry of a display matrix.
 
-    Matrices that scale are taken as if they did not; those that turn by other angles than multiples
-    of 90 degrees, and those without an inverse, as the identity.
+    Scale is ignored. Rotations other than multiples of 90 degrees and singular matrices are treated
+    as the identity.
 
     Args:
-        matrix: `[3, 3]`, points are rows that are multiplied from the left; or `None`.
+        matrix: `[3, 3]`, for points as row vectors; or `None`.
 
     Returns:
-        `(transposed, upside_down, mirrored)`, to be done in that order.
+        `(transposed, upside_down, mirrored)`, see `oriented`.
     """
     if matrix is None:
         return False, False, False

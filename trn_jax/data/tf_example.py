@@ -1,30 +1,30 @@
-"""Reading `tf.train.Example`, the messages that TFDS stores, without TensorFlow or protobuf.
+"""Parses `tf.train.Example`, the messages of TFDS; faster than protobuf, and without TensorFlow.
 
     Example  {Features features = 1}
     Features {map<string, Feature> feature = 1}
     Feature  {BytesList bytes_list = 1, FloatList float_list = 2, Int64List int64_list = 3}
 
-and each list has its values in field 1. Integers may be packed or not, as protobuf allows.
+Each list has its values in field 1; integers may be packed or not.
 """
 
-_WITH_LENGTH = 0x0A  # the tag of field 1 with a length, which all is inside of
-_VALUE = 0x12  # of an entry of the map, after its key
+_WITH_LENGTH = 0x0A  # tag of field 1 with a length
+_VALUE = 0x12  # tag of the value of a map entry
 _BYTES_LIST, _INT64_LIST = 0x0A, 0x1A
-_UNPACKED = 0x08  # the tag of field 1 with an integer
-_BAD = "it is no tf.train.Example, or is cut off"
+_UNPACKED = 0x08  # tag of field 1 with an integer
+_BAD = "no tf.train.Example, or truncated"
 
 
 def parse(data):
-    """Read a serialized `tf.train.Example`.
+    """Parse a serialized `tf.train.Example`.
 
     Args:
         data: `bytes`.
 
     Returns:
-        `{name: list of values}`, bytes or integers; features of floats are left out.
+        `{name: list of values}`, bytes or integers, without features of floats.
 
     Raises:
-        ValueError: it is none, or is cut off.
+        ValueError: it is none, or truncated.
     """
     found = {}
     try:
@@ -46,7 +46,7 @@ def parse(data):
 
 
 def _span(data, at, end, tag):
-    """Where the content of a field begins and ends that has a tag and a length before it."""
+    """Start and end of the content of a field, after its tag and length."""
     length = data[at + 1]
     start = at + 2
     if length >= 0x80:
@@ -76,7 +76,7 @@ def _integers(data, at, end):
         while at < stop:
             value, at = _varint(data, at)
             values.append(value)
-    # Negative numbers are stored as their complement in 64 bits.
+    # Negative numbers are in two's complement of 64 bits.
     return [value - (1 << 64) if value >> 63 else value for value in values]
 
 
