@@ -38,7 +38,7 @@ def prepared(source, to, **options):
 
 
 def lists(to):
-    """Both splits of a data set as it is read in training: names and labels."""
+    """`{path: class}` of both splits, as training reads them."""
     files = datasets.locate("frames", to)
     names = annotations.read_class_names(files.class_names)
     found = []

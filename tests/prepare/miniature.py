@@ -25,7 +25,7 @@ JESTER_VAL = (("9223", "Swiping Right", 4), ("107090", "Doing other things", 2))
 
 
 def jpeg(number):
-    """A picture that depends on the number."""
+    """An image that depends on the number."""
     pixels = np.random.default_rng(number).integers(0, 256, (8, 12, 3), np.uint8)
     return simplejpeg.encode_jpeg(pixels)
 
@@ -71,7 +71,7 @@ def tar(files, mode="w:gz"):
 
 
 def split(data, num_parts):
-    """Cut into parts of one size, but the last."""
+    """Split into parts of one size, except the last."""
     size = -(-len(data) // num_parts)
     return [data[start : start + size] for start in range(0, len(data), size)]
 
@@ -252,12 +252,12 @@ def tree(root):
 
 
 class Stopped(BaseException):
-    """Stands for Ctrl-C at a chosen moment."""
+    """Ctrl-C at a chosen moment."""
 
 
 @contextlib.contextmanager
 def interrupted(owner, name, call, error=Stopped):
-    """Let the given call of a function raise before it does anything, which is expected."""
+    """Make the n-th call of a function raise, and catch it if it is `Stopped`."""
     original, calls = getattr(owner, name), [0]
 
     def counted(*args, **kwargs):

@@ -43,7 +43,7 @@ def write_parts(folder, data, num_parts=4, zipped=()):
 
 
 def random_files():
-    """Content that gzip cannot shorten, so that parts are cut inside of files."""
+    """Incompressible files, so that parts end inside of files."""
     rng = np.random.default_rng(0)
     return {f"set/{i}.jpg": rng.bytes(3000) for i in range(12)}
 
@@ -77,7 +77,7 @@ def test_headers_do_not_pile_up(tmp_path, monkeypatch):
         assert len(opened[0].members) <= 1
 
 
-def test_done_is_done_without_the_archives(tmp_path):
+def test_unpacked_archives_may_be_deleted(tmp_path):
     write_parts(tmp_path / "in", miniature.tar(FILES))
     unpack(tmp_path / "in", tmp_path / "to")
     (tmp_path / "in" / "set-01").unlink()
@@ -144,7 +144,7 @@ def test_full_disk(tmp_path):
     assert len(miniature.tree(tmp_path / "to")) == len(files) + 1
 
 
-def test_going_on_with_other_archives_is_refused(tmp_path):
+def test_resuming_with_other_archives_raises(tmp_path):
     write_parts(tmp_path / "in", miniature.tar(FILES))
     with miniature.interrupted(os, "replace", 4):
         unpack(tmp_path / "in", tmp_path / "to")
@@ -188,7 +188,7 @@ def test_every_truncation_of_the_last_part_raises(tmp_path):
             unpack(folder, folder / "to")
 
 
-def test_parts_cut_short_are_named(tmp_path):
+def test_truncated_parts_are_named(tmp_path):
     write_parts(tmp_path / "in", miniature.tar(random_files()), num_parts=5)
     for number in (1, 3):
         path = tmp_path / "in" / f"set-{number:02d}"
@@ -198,7 +198,7 @@ def test_parts_cut_short_are_named(tmp_path):
     assert miniature.tree(tmp_path / "to") == {}
 
 
-def test_half_a_zip_file_is_named(tmp_path):
+def test_truncated_zip_files_are_named(tmp_path):
     write_parts(tmp_path / "in", miniature.tar(random_files()), zipped=(0, 1, 2, 3))
     for number in (0, 2):
         path = tmp_path / "in" / f"set-{number:02d}.zip"
@@ -338,7 +338,7 @@ def test_corruption_in_a_zip_file_raises(tmp_path):
     assert set(miniature.tree(tmp_path / "to")) == {"unpacked.json"}
 
 
-def test_half_a_zip_file(tmp_path):
+def test_a_truncated_zip_file(tmp_path):
     miniature.write_zip(tmp_path / "a.zip", {"a": b"content" * 100})
     (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:50])
     with pytest.raises(UserError, match=r"a\.zip"):
@@ -358,7 +358,7 @@ def test_headers_without_end_are_refused_before_they_are_read(tmp_path, kind):
     tracemalloc.stop()
 
 
-def test_long_names_are_no_harm(tmp_path):
+def test_long_names(tmp_path):
     files = {f"set/{'long' * 60}/{i}.bin": bytes([i]) for i in range(3)}
     write_parts(tmp_path / "in", miniature.tar(files), num_parts=1)
     assert unpack(tmp_path / "in", tmp_path / "to")
@@ -367,7 +367,7 @@ def test_long_names_are_no_harm(tmp_path):
 
 def test_annotations_that_inflate_without_proportion_are_not_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "labels.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("labels/other.csv", bytes(100 << 20))  # nobody asks for that one
+        archive.writestr("labels/other.csv", bytes(100 << 20))  # unwanted
         archive.writestr("labels/small.csv", "a;b\n")
     wanted = {"small.csv": ()}
     writer = DatasetWriter(tmp_path / "to")

@@ -84,7 +84,7 @@ def test_frames_of_charades_under_their_names_in_the_archive(tmp_path):
 
 
 @pytest.mark.parametrize("actions", ["c009 0.0 1.0", "c000 0.0", "c000 a b"])
-def test_actions_of_charades_that_cannot_be_right(tmp_path, actions):
+def test_malformed_actions_of_charades(tmp_path, actions):
     miniature.charades(tmp_path / "in", f"id,actions\n46GP8,{actions}\n")
     with pytest.raises(UserError, match="46GP8: "):
         prepare("charades", tmp_path / "in", tmp_path / "charades")

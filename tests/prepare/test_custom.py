@@ -65,7 +65,7 @@ def test_the_seed_chooses_and_other_classes_do_not(folder, tmp_path):
     assert val("fewer") == {path for path in first if "Clapping" not in path}
 
 
-def test_once_more_there_is_nothing_to_do(folder, tmp_path):
+def test_a_second_run_changes_nothing(folder, tmp_path):
     assert "nothing to do" not in prepared(folder, tmp_path / "to")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "to").glob("*.txt")}
     assert "nothing to do: all files are up to date" in prepared(folder, tmp_path / "to")
@@ -129,7 +129,7 @@ def test_lists_with_numbers_of_classes(folder, tmp_path):
         lines += [
             f"{label}/{video.name} {9 + number}\n" for video in (folder / label).glob("take*")
         ]
-    lines += lines[:2]  # the same once more is no other video
+    lines += lines[:2]  # repeated lines are one video
     text = "".join(lines).replace("\n", "\r\n")
     (folder / "list.txt").write_bytes(text.encode("utf-8-sig"))
     assert "left out" not in prepared(folder / "list.txt", tmp_path / "to")
@@ -165,7 +165,7 @@ def test_folders_of_frames(tmp_path, pattern, first, flags):
         assert record.num_frames == len(os.listdir(record.path))
 
 
-# What cannot be used
+# Unusable sources
 
 
 def test_videos_that_cannot_be_read_are_left_out_by_name(folder, tmp_path):
@@ -285,7 +285,7 @@ def test_unusable_folders_raise_and_write_nothing(folder, tmp_path, case):
     ],
     ids=lambda value: value[:20],
 )
-def test_tables_and_lists_that_are_none(tmp_path, name, content, message):
+def test_malformed_tables_and_lists(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=message):
         prepared(tmp_path / name, tmp_path / "to")
@@ -302,11 +302,11 @@ def test_the_command(folder, tmp_path, capsys):
     assert f"{tmp_path}/file" in capsys.readouterr().err
 
 
-# The whole road
+# End to end
 
 
 def fine_tune(summary, to):
-    """The command that was printed, for two steps of a small network."""
+    """Run the printed command for two steps of a small network."""
     (command,) = (line for line in summary.splitlines() if "trn-jax train" in line)
     words = [word for word in shlex.split(command)[1:] if "workdir" not in word]
     small = ["model.name=tsm_resnet10", "model.width=8", "train.batch=8", "model.norm_group=4"]

@@ -63,7 +63,7 @@ def manifest(to):
 
 
 def brightness(folder, pattern="img_{:05d}.jpg"):
-    """Of the lower halves of all frames, in tens, as numbers of the frames."""
+    """Frame numbers, from the brightness of the lower halves of all frames."""
     paths = [folder / pattern.format(i) for i in range(1, len(list(folder.iterdir())) + 1)]
     images = [cv2.imread(str(path)) for path in paths]
     return [round((image[image.shape[0] * 3 // 4].mean() - 20) / 10) for image in images]
@@ -125,7 +125,7 @@ def test_frames_per_second(tmp_path, fps, expected):
 
 
 def test_uneven_times_are_respected():
-    # A still picture of a second among frames of a tenth.
+    # One frame lasts a second, the others a tenth.
     shown = [(0.0, "a"), (0.1, "b"), (1.1, "c"), (1.2, "d")]
     found = [frame for _, frame in frame_writer.resampled(iter(shown), 5)]
     assert found == ["a", "b", "b", "b", "b", "b", "d"]
@@ -193,7 +193,7 @@ def test_names_that_are_not_text_are_reported(tmp_path):
     assert found == "\ufffd.mp4\thas a name that is not a single line of UTF-8 text; rename it\n"
 
 
-def test_a_wrong_extension_is_none(tmp_path):
+def test_the_extension_does_not_matter(tmp_path):
     write_video(tmp_path / "a.avi", 3, codec="MJPG")
     (tmp_path / "a.avi").rename(tmp_path / "a.mp4")
     extract(tmp_path / "a.mp4", tmp_path / "to")
@@ -245,7 +245,7 @@ def test_interrupted_and_run_again(tmp_path, owner, name, call):
     assert miniature.tree(tmp_path / "to") == miniature.tree(tmp_path / "whole")
 
 
-def test_a_manifest_that_a_kill_has_cut(tmp_path):
+def test_a_truncated_manifest(tmp_path):
     write_some(tmp_path / "videos")
     extract(tmp_path / "videos", tmp_path / "to")
     whole = miniature.tree(tmp_path / "to")
@@ -310,7 +310,7 @@ def test_other_settings_are_refused(tmp_path):
         extract(tmp_path / "videos", tmp_path / "to", settings=Settings(24))
 
 
-# What is asked for
+# Sources and settings
 
 
 def test_lists_of_videos(tmp_path):
@@ -324,7 +324,7 @@ def test_lists_of_videos(tmp_path):
     assert root == str(tmp_path / "videos") and names == ["a b.mp4", "x/d.mp4"]
 
 
-def test_sources_that_cannot_be_right(tmp_path):
+def test_impossible_sources(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}.*mp4"):
         extraction.find_sources(str(tmp_path))
     with pytest.raises(UserError, match=f"{tmp_path}/gone"):

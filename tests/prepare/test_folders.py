@@ -20,7 +20,7 @@ def put(root, *paths):
 
 
 def found_items(root, **options):
-    """`{path: (class, split)}` and what was reported, without opening a video."""
+    """`{path: (class, split)}`, the summary and unreadable files, without opening a video."""
     writer = DatasetWriter("to")
     _, items, broken, _ = custom_sources.find_examples(
         writer, str(root), str(root / "to"), custom_sources.SourceOptions(**options)
@@ -28,7 +28,7 @@ def found_items(root, **options):
     return {i.path: (i.labels[0], i.split) for i in items}, str(writer), broken
 
 
-# What is found
+# Search
 
 
 def test_videos_lie_at_any_depth_below_their_class(tmp_path):
@@ -110,7 +110,7 @@ def test_frames_are_no_place_for_further_videos(tmp_path):
     assert set(found_items(tmp_path)[0]) == {"a/clip", "b/clip.v2"}
 
 
-# Links, pipes, and what can't be read
+# Links, pipes and unreadable folders
 
 
 @pytest.mark.parametrize("search", [folders.find_videos, lambda root: list(found_items(root)[0])])
@@ -265,7 +265,7 @@ def test_a_class_without_a_name_is_refused(tmp_path):
         prepared(tmp_path, tmp_path / "to")
 
 
-def test_a_class_whose_videos_all_fail_is_lost_loudly(tmp_path, capsys):
+def test_a_class_without_a_readable_video_is_reported(tmp_path, capsys):
     for label in ("a", "b", "c"):
         for take in range(3):
             write_video(tmp_path / "in" / label / f"{take}.mp4", 2)
@@ -312,7 +312,7 @@ def test_moving_and_extracting_a_folder_moves_no_video_between_splits(tmp_path, 
     monkeypatch.chdir(tmp_path)
     prepared("renamed/../renamed/", tmp_path / "again")
     assert splits_of(tmp_path / "again") == before
-    # The link of the first data set leads nowhere now, and is made anew.
+    # The link of the first data set is broken now, and is replaced.
     prepared("renamed", tmp_path / "to")
     assert splits_of(tmp_path / "to") == before
 

@@ -92,7 +92,7 @@ def test_videos_that_cannot_be_read_stay_out_of_the_lists(tmp_path, monkeypatch,
     assert "unreadable.txt" not in texts(tmp_path / "k400")
 
 
-def test_a_link_to_nothing_cannot_be_read(tmp_path):
+def test_a_broken_link_is_unreadable(tmp_path):
     miniature.kinetics(tmp_path / "in")
     path = tmp_path / "in/videos_val/air drumming/00S_-abCdEf_000003_000013.mp4"
     path.unlink()
@@ -227,7 +227,7 @@ def test_no_videos(tmp_path):
         ("", r"kinetics_train\.csv names no class"),
     ],
 )
-def test_annotations_that_cannot_be_right(tmp_path, train, message):
+def test_malformed_annotations(tmp_path, train, message):
     miniature.kinetics(tmp_path / "in", train=train)
     with pytest.raises(UserError, match=message):
         prepare("k400", tmp_path / "in", tmp_path / "k400")

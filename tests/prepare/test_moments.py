@@ -70,7 +70,7 @@ def test_moments_with_frames_can_be_read(tmp_path):
     assert "--config.data.dataset=moments --config.model.num_classes=3" in str(writer)
 
 
-def test_the_archive_of_moments_may_go_afterwards(tmp_path):
+def test_the_archive_of_moments_may_be_deleted(tmp_path):
     miniature.moments(tmp_path / "in")
     prepare("moments", tmp_path / "in", tmp_path / "mit")
     shutil.rmtree(tmp_path / "in")
@@ -94,7 +94,7 @@ def test_the_published_numbers_of_moments(tmp_path):
         ({"clapping": 0, "praying": 1}, "'adult\\+female\\+singing' of adult"),
     ],
 )
-def test_categories_of_moments_that_cannot_be_right(tmp_path, categories, message):
+def test_malformed_categories_of_moments(tmp_path, categories, message):
     miniature.moments(tmp_path / "in", categories)
     with pytest.raises(UserError, match=message):
         prepare("moments", tmp_path / "in", tmp_path / "mit")

@@ -21,7 +21,7 @@ def main(arguments):
     return cli.main(["prepare", *arguments])
 
 
-def test_every_preparation_is_of_a_data_set_in_the_catalogue(capsys):
+def test_every_preparation_is_of_a_known_data_set(capsys):
     assert PREPARATIONS.keys() == DATASETS.keys() - {"synthetic", "frames"}
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -37,7 +37,7 @@ def test_the_printed_command_is_one_that_starts(tmp_path, capsys):
     command = (
         output.splitlines()[-1].removeprefix("  trn-jax ").replace("runs/", f"{tmp_path}/runs/")
     )
-    # It stops at its first complaint, which must not be one about the data.
+    # Training stops at the first error, which must not concern the data.
     done = subprocess.run(
         f"{sys.executable} -m trn_jax.cli {command} --config.data.train.num_segments=9",
         shell=True,

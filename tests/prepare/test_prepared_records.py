@@ -105,7 +105,7 @@ def test_records_in_another_order_are_those_of_its_lists(tmp_path, capsys):
     root = tmp_path / "to" / "records" / "jester"
     assert class_names(root) == list(GESTURES)
     assert read(root, 27) == LISTED
-    # The same with the other order says that there are others, and touches nothing.
+    # The other label order raises and changes nothing.
     before = miniature.tree(tmp_path / "to" / "records")
     assert run("jester", tmp_path) == 2
     assert f"{tmp_path}/to/records/jester/frames" in capsys.readouterr().err
@@ -172,7 +172,7 @@ def test_records_of_videos_without_frames(tmp_path, capsys, monkeypatch):
         with source.open(video) as opened:
             assert opened.read([2])[0].shape == size
     assert run("sthv2", tmp_path) == 0
-    # Once there are frames, the printed command takes these, and the records are others.
+    # With frames, the printed command and the records differ.
     for name in ("78687", "74225"):
         files = miniature.frames(name, 3, "img_{:05d}.jpg")
         miniature.put(tmp_path / "to" / "rawframes", files)

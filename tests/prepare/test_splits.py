@@ -104,7 +104,7 @@ def test_the_form_of_a_path_does_not_matter():
     ]
     assert found[0] == found[1] == found[2] == found[3]
     assert set(found[0]) == {"train", "val"}
-    # The class has no part in it: merging classes moves nothing.
+    # The class does not matter: merging classes moves no video.
     merged = membership([Example(f"{name}.mp4", ("other",)) for name in names] + others)
     assert [merged[f"{name}.mp4"] for name in names] == found[0]
 
@@ -170,7 +170,7 @@ def test_groups_stay_together_in_all_classes():
     assert set(found.values()) == {"train", "val"}
     for person in people:
         assert len({found[item.path] for item in items if item.group == person}) == 1
-    # Clips of the same people, recorded later, go where the others are.
+    # Later clips of the same people join their split.
     more = [
         dataclasses.replace(i, path=i.path.replace("/0", "/9")) for i in items if "/0" in i.path
     ]
@@ -210,7 +210,7 @@ def test_groups_that_the_source_tears_apart_are_named():
 # Earlier lists
 
 
-def test_earlier_lists_are_read_whatever_they_list(tmp_path):
+def test_earlier_lists_are_read_in_any_form(tmp_path):
     (tmp_path / "train_list.txt").write_text("a/clip 1.mp4 0\na/2 3.mp4 0 7 9\n\n")
     (tmp_path / "val_list.txt").write_text("a/my clip 12 30 0\r\n", newline="")
     (tmp_path / "test_list.txt").write_text("gone.mp4 1\n")

@@ -24,7 +24,7 @@ def root(tmp_path):
 
 
 def read(root, name, text, **options):
-    """The items of a table with this text, or these bytes."""
+    """The examples of a table with this text, or these bytes, and the summary."""
     (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     writer = DatasetWriter("to")
     _, items, _, _ = custom_sources.find_examples(
@@ -248,7 +248,7 @@ def test_unknown_columns_on_the_command_line(capsys, tmp_path):
         ("t.json", '[{"path": "a", "label": "x"}, {"path": "b"}]', "entry 2"),
     ],
 )
-def test_rows_have_the_numbers_of_an_editor(root, name, text, place):
+def test_row_numbers_are_line_numbers(root, name, text, place):
     with pytest.raises(UserError, match=f"^{place} of "):
         read(root, name, text)
 
@@ -350,7 +350,7 @@ def test_contradictions_are_refused(root, tmp_path, text, message):
         prepared(root / "t.csv", tmp_path / "to")
 
 
-# The whole road of several labels
+# Several labels, end to end
 
 
 def test_multi_label_videos_become_lists(tmp_path):

@@ -20,7 +20,7 @@ LEFT_OUT = ("missing.txt", "unreadable.txt")
 
 
 def read_lists(name, root, **names):
-    """What training and validation would read."""
+    """The class names and both lists, as training reads them."""
     files = datasets.locate(name, root, **names)
     class_names = annotations.read_class_names(files.class_names)
     return class_names, *(
@@ -32,7 +32,7 @@ def read_lists(name, root, **names):
 # Jester
 
 
-def test_jester_comes_out_as_the_scripts_for_mindspore_leave_it(tmp_path):
+def test_jester_has_the_files_of_trn_for_mindspore(tmp_path):
     frames = miniature.jester(tmp_path / "in")
     writer = prepare("jester", tmp_path / "in", tmp_path / "jester")
     found = miniature.tree(tmp_path / "jester")
@@ -250,7 +250,7 @@ def test_missing_annotations_are_named(tmp_path):
         (dict(val=(("../x", "Swiping Left", 0),)), "'../x'"),
     ],
 )
-def test_annotations_that_cannot_be_right(tmp_path, changes, message):
+def test_malformed_annotations(tmp_path, changes, message):
     miniature.jester(tmp_path / "in", **changes)
     with pytest.raises(UserError, match=message):
         prepare("jester", tmp_path / "in", tmp_path / "jester")
@@ -396,7 +396,7 @@ def test_sthv2_with_its_annotations_in_a_zip_file(tmp_path):
         ("train", '[{"id": "../1", "template": "[a]"}]', "'../1'"),
     ],
 )
-def test_annotations_of_sthv2_that_cannot_be_right(tmp_path, file, content, message):
+def test_malformed_annotations_of_sthv2(tmp_path, file, content, message):
     miniature.sthv2(tmp_path / "in")
     (tmp_path / "in" / f"something-something-v2-{file}.json").write_text(content)
     with pytest.raises(UserError, match=message):

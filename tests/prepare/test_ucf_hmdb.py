@@ -229,7 +229,7 @@ def test_unpacked_videos_of_something_something_are_used_as_they_are(tmp_path, p
     assert (tmp_path / "to/sthv2_train_list_videos.txt").read_text() == "1.webm 0\n"
     assert (tmp_path / "to/sthv2_val_list_videos.txt").read_text() == "2.webm 0\n"
     assert "nothing to do" in str(prepare("sthv2", archives, tmp_path / "to"))
-    # Archives that come later do not write into the folder of somebody else.
+    # Archives that come later are not unpacked into the folder of somebody else.
     miniature.sthv2(
         archives, {"train": (("1", "Doing [x]", b"other"),), "validation": ()}, ["Doing x"]
     )

@@ -15,7 +15,7 @@ from trn_jax.prepare.splits import LIST_FILES
 from trn_jax.prepare.table_rows import TABLE_EXTENSIONS
 from trn_jax.prepare.tables import TableOptions, read_table
 
-_LARGEST_TABLE = 64 << 20  # bytes
+_MAX_TABLE_SIZE = 64 << 20  # bytes
 _LEVEL = re.compile(r"level[ _-]?(\d+)", re.IGNORECASE)
 _TABLES = ", ".join(TABLE_EXTENSIONS)
 _GROUPS = (
@@ -141,7 +141,7 @@ def _tables_in(folder):
     except OSError:
         return []
     paths = [e.path for e in entries if e.name.lower().endswith(TABLE_EXTENSIONS)]
-    return [p for p in paths if os.path.isfile(p) and os.path.getsize(p) <= _LARGEST_TABLE]
+    return [p for p in paths if os.path.isfile(p) and os.path.getsize(p) <= _MAX_TABLE_SIZE]
 
 
 def _is_output(path):
