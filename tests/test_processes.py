@@ -206,7 +206,7 @@ def test_data_is_written_by_one_host_first(monkeypatch, tmp_path):
     )
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
     config.data_dir = str(tmp_path / "missing")
-    with pytest.raises(UserError, match="--config.data_dir="):
+    with pytest.raises(UserError, match=r"--config\.data_dir="):
         build.Data(config, str(tmp_path))
     assert happened == ["wait", "locate"]
 

@@ -80,12 +80,12 @@ def test_a_missing_list_is_named(tmp_path):
 
 
 def test_a_folder_in_place_of_a_list_is_named(tmp_path):
-    with pytest.raises(UserError, match=f"cannot read the list of videos {tmp_path}"):
+    with pytest.raises(UserError, match=f"read the list of videos {tmp_path}"):
         annotations.read_list(tmp_path, frames_root="", num_classes=1)
 
 
 def test_a_list_that_is_not_text_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read the list of videos .*list\.txt.*utf-8"):
+    with pytest.raises(UserError, match=r"read the list of videos .*list\.txt.*utf-8"):
         read(tmp_path, "caf\xe9 3 0\n", encoding="latin-1")
 
 

@@ -186,7 +186,7 @@ def test_another_process_may_finish_first(root, tmp_path, monkeypatch):
 
 def test_a_data_set_of_another_spec_is_an_error_that_names_the_difference(root):
     before = contents(root)
-    with pytest.raises(UserError, match=r"seed=3 on disk, 5 asked for"):
+    with pytest.raises(UserError, match=r"seed=3 on disk, expected 5"):
         write(root, dataclasses.replace(SPEC, seed=5))
     assert contents(root) == before
 

@@ -249,4 +249,4 @@ def read_lines(path, what):
     except FileNotFoundError:
         raise UserError(f"{what} not found: {path}; check data_dir and the names in data") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the {what} {path}: {error}") from None
+        raise UserError(f"can't read the {what} {path}: {error}") from None

@@ -127,7 +127,7 @@ def _is_complete(root, spec):
     try:
         found = json.loads(marker.read_text())
         differences = [
-            f"{key}={found.get(key)!r} on disk, {wanted.get(key)!r} asked for"
+            f"{key}={found.get(key)!r} on disk, expected {wanted.get(key)!r}"
             for key in sorted(wanted.keys() | found.keys())
             if found.get(key) != wanted.get(key)
         ]

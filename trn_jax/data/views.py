@@ -72,15 +72,15 @@ class View(ViewKeys):
 
     @property
     def num_views(self):
-        """Clips times crops: how many predictions are merged into one."""
+        """Clips times crops."""
         return self.sampler().clips_per_video * self.cropping(exact=True).num_crops
 
 
 def check_fixed_crops(views):
-    """Check that `{name: View}` has no random crops, which only training takes.
+    """Check that no view of `{name: View}` has a random crop.
 
     Raises:
-        UserError: a view has; it is named.
+        UserError: one has; it is named.
     """
     for name, view in views.items():
         if view.crop in crops.RANDOM_CROPS:

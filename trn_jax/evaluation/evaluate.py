@@ -41,25 +41,21 @@ def evaluate(
     Results of another split than "val" go to `<workdir>/results/<split>`.
 
     Args:
-        config: a configuration whose protocols and data are used, or `None` for the one that the
-            checkpoint carries.
+        config: the configuration with the protocols and data; `None`: that of the checkpoint.
         path: a checkpoint or the working directory of a training.
-        workdir: where `results` goes; belongs to one run at a time.
-        protocols: "all", or names with commas between them.
-        dump: where the scores of all videos go besides, see `score_files.write` and, of several
-            protocols, `score_files.dump_path`.
+        workdir: folder of `results`; belongs to one run at a time.
+        protocols: "all", or comma-separated names.
+        dump: another file for the scores, see `score_files.write` and `score_files.dump_path`.
         split: "val", "test" or "train".
-        ignore_class_names: compare labels by their numbers where the data names other classes than
-            the checkpoint.
+        ignore_class_names: match classes by number if data and checkpoint name different ones.
         as_json: print the results as JSON instead of tables.
 
     Returns:
-        The number of videos that cannot be read, which count as wrong.
+        Number of unreadable videos, which count as wrong.
 
     Raises:
-        UserError: checkpoint, configuration and data do not fit each other, or `dump` cannot be
-            written.
-        PassingError: another run has `workdir`.
+        UserError: checkpoint, configuration and data don't match, or `dump` can't be written.
+        PassingError: another run holds `workdir`.
     """
     if dump:
         check_dump(dump)
@@ -74,7 +70,7 @@ def evaluate(
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         watchdog.note("startup (reading the lists)")
         log(f"evaluating {found}")
-        # A checkpoint may be somebody else's: it does not choose where data is written.
+        # An untrusted checkpoint must not choose where data is written.
         may_write = config.data_dir != stored.get("data_dir")
         data = build.Data(config, workdir, split, may_write=may_write)
         stack.callback(data.close)
@@ -96,7 +92,7 @@ def evaluate(
         )
         folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
         results.write(found, folder, dump=dump, as_json=as_json)
-        # The first process that exits with an error makes a launcher end the one that writes.
+        # If a process exits with an error, launchers kill the one that is writing.
         processes.barrier()
     for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
         print(escaped(message), file=sys.stderr, flush=True)
@@ -138,43 +134,43 @@ def run_protocols(evaluator, data, config, states, directory, step, names):
 
 
 def class_order(model_names, data_names, *, ignore=False):
-    """Where the classes of data are among the outputs of a model.
+    """Match the classes of data with the outputs of a model, by name.
 
     Args:
-        model_names: of the outputs; empty if they are not known.
-        data_names: in the order of the labels.
-        ignore: take labels for positions where the names differ.
+        model_names: class names of the outputs; empty if unknown.
+        data_names: class names in the order of the labels.
+        ignore: match by number instead.
 
     Returns:
-        int `[classes]`, the output of each label; `None` if they are in the same order.
+        int `[classes]`, the output of each label; `None`: the same.
 
     Raises:
-        UserError: the names differ, not only in their order.
+        UserError: the names differ by more than their order.
     """
     if model_names == data_names or ignore:
         return None
     if not model_names:
-        log("the checkpoint names no classes: its outputs are taken to be in the order of the data")
+        log("the checkpoint has no class names; using the class order of the data")
         return None
     if sorted(model_names) != sorted(data_names):
         raise UserError(
             "the checkpoint and the data name different classes:"
-            f"{differing_names(model_names, data_names)}\ngive the data that the model was trained "
-            "for, or add --ignore_class_names to compare labels by their numbers"
+            f"{differing_names(model_names, data_names)}\nuse data with the classes that the model "
+            "was trained on, or add --ignore_class_names to match classes by number"
         )
-    log("the classes of the data are in another order than those of the checkpoint: mapped by name")
+    log("data and checkpoint order their classes differently; matching them by name")
     positions = {name: position for position, name in enumerate(model_names)}
     return np.array([positions[name] for name in data_names])
 
 
 def log(text):
-    """Print a line about an evaluation to standard error, from process 0 only."""
+    """Print a message to standard error, on process 0."""
     if jax.process_index() == 0:
         print(escaped(text), file=sys.stderr, flush=True)
 
 
 def list_hash(data):
-    """SHA-256 of the list file, or of the names and labels of records, which have no such file."""
+    """SHA-256 of the list file, or, of records, which have none, of their names and labels."""
     path, _ = data.files.of_split(data.split)
     if os.path.isfile(path):
         with open(path, "rb") as file:
