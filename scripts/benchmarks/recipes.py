@@ -256,7 +256,7 @@ def measure_recipe(
         if twins:
             with _or_left_out("PyTorch", left_out):
                 twin = _twin(config, clips, labels, device, threads)
-        run, planned = _our_step(config, clips, labels, device, twin)
+        run, planned = our_step(config, clips, labels, device, twin)
         add(OURS, run, lambda: (device.memory_stats() or {}).get("peak_bytes_in_use", planned))
         for form, side in TWINS.items():
             if twin is not None and form in twins:
@@ -265,7 +265,7 @@ def measure_recipe(
                     add(side, run, twin.peak, twin.forget_peak)
         turns = measure(sides, rounds=rounds, steps=steps)
     except RuntimeError as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise DoesNotFit(
             f"a batch of {len(clips)} does not fit into the memory of {device.device_kind}"
@@ -284,7 +284,7 @@ def measure_recipe(
     )
 
 
-def _our_step(
+def our_step(
     config: ConfigDict,
     clips: np.ndarray,
     labels: np.ndarray,
@@ -342,14 +342,14 @@ def _or_left_out(side: str, left_out: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         left_out.append(f"{side} is left out: {first_line(error)}")
 
 
-def _out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of XLA, cuDNN or cuBLAS means that memory ran out."""
     text = str(error).lower()
-    # The last one is what cuDNN and cuBLAS say.
     return any(said in text for said in ("resource_exhausted", "out of memory", "_alloc_failed"))
 
 

@@ -1,4 +1,4 @@
-"""A painted film: its frames tell their number and which way is up, whatever a decoder does.
+"""A painted film: its frames encode their number and orientation, robustly to any decoder.
 
 The number is painted as 8 blocks along the top, the least significant bit on the left, bright
 for 1; the lower corners are red (left) and blue (right).

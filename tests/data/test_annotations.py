@@ -1,4 +1,4 @@
-"""Lists of videos: what is read, and what every wrong list is told."""
+"""Lists of videos, and the errors of wrong ones."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Frames from folders: the right pixels, no file more than needed, and what bad ones are told."""
+"""Frames of folders: exact pixels, no unneeded files, and the errors of bad ones."""
 
 import builtins
 import os
@@ -16,7 +16,7 @@ PATTERN = "{:05d}.jpg"
 
 
 def picture(number, height=16, width=24):
-    """A picture that tells its number: red is 20 times it, green falls downwards."""
+    """An image that encodes its number: red is 20 times it, green falls downwards."""
     image = np.full((height, width, 3), 10, np.uint8)
     image[..., 0] = 20 * number
     image[..., 1] = np.linspace(200, 40, height).astype(np.uint8)[:, None]

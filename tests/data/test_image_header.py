@@ -61,7 +61,7 @@ def read(data, **options):
     return decode.decode_image(data, "it", "mend it", Scratch(), **options)
 
 
-# What the orientations of EXIF mean, from the picture as it is stored.
+# The orientations of EXIF, from the stored image.
 UPRIGHT = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
@@ -130,7 +130,7 @@ def test_sizes_are_read_from_headers(name):
 
 
 def bomb(width, height):
-    """A PNG of a few bytes that says it is large."""
+    """A PNG of a few bytes whose header has a large size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = (b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)

@@ -1,4 +1,4 @@
-"""Memory that is used again, but never while somebody looks at it."""
+"""Memory is reused, but never while an array refers to it."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Videos that real people have: turned, damaged, cut, resized; and what only looks like one."""
+"""Videos in the wild: rotated, corrupt, truncated, resized; and files that are none."""
 
 import itertools
 import os
@@ -99,7 +99,7 @@ def test_containers(tmp_path, name):
 
 
 def turned(corners, transposed, upside_down, mirrored):
-    """The corners of a picture after a symmetry."""
+    """The corners of a frame after a symmetry."""
     grid = np.array(list(corners)).reshape(2, 2, 1)
     return "".join(oriented(grid, transposed, upside_down, mirrored).ravel())
 
@@ -187,7 +187,7 @@ def test_frames_take_the_size_of_the_first_one(tmp_path, codec, widths):
         np.testing.assert_array_equal(read(path, [index])[0], frames[index])
 
 
-# Damage
+# Corrupt files
 
 
 def damaged(content, kind, rng):
@@ -271,7 +271,7 @@ def test_corrupt_packets_are_found_before_anything_is_decoded(tmp_path):
             assert f"{video.num_lost} of 30 frames" in video.loss
 
 
-# What only looks like a video
+# Files that are no videos
 
 PLAYLISTS = {
     "ffconcat": "ffconcat version 1.0\nfile 'real.mp4'\n",

@@ -155,7 +155,7 @@ def test_reading_needs_neither_jax_nor_flax(grey):
 
 
 def test_reading_opens_no_accelerator(grey):
-    """Grain imports jax where it finds it, which is harmless as long as nobody uses it."""
+    """Grain imports jax if installed, which is harmless without a backend."""
     asked = (
         "from jax._src import xla_bridge\n"
         "print(xla_bridge.backends_are_initialized(), 'flax' in sys.modules)"

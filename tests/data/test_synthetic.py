@@ -290,7 +290,7 @@ def test_independent_clips_of_a_pair_have_the_same_statistics(pair):
     assert (abs(there.mean(0) - back.mean(0)) < 4 * error).all()
 
 
-# The names say what is seen
+# Names match motions
 
 
 def measure(frame):

@@ -1,4 +1,4 @@
-"""Video files: exact counts, the right frames of whatever file, and what is wrong with it."""
+"""Video files: exact counts, the right frames of every format, and errors."""
 
 import fractions
 import pathlib
@@ -23,7 +23,7 @@ SIZE = (48, 64)
 
 
 def picture(number):
-    """A frame that tells its number: by the grey on the left, by the height on the right."""
+    """A frame that encodes its number: grey on the left, height on the right."""
     frame = np.zeros((*SIZE, 3), np.uint8)
     frame[:, :32] = 20 + 5 * number
     frame[: 2 + number, 32:] = 220

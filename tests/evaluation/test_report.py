@@ -1,4 +1,4 @@
-"""What a report tells, as text and as pictures."""
+"""Tables and plots of a report."""
 
 import json
 
@@ -118,7 +118,7 @@ def test_where_there_is_nothing_to_report_on_nothing_is_written(tmp_path, capsys
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]
 
 
-# Pictures
+# Plots
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 20, 174, 400])

@@ -479,10 +479,10 @@ def small_recipe(batch=8):
 def test_what_does_not_fit_is_not_run(recipes, monkeypatch):
     clips, labels = np.zeros((8, 2, 32, 32, 3), np.uint8), np.zeros(8, np.int32)
     monkeypatch.setattr(recipes, "_memory_limit", lambda _: None)
-    _, planned = recipes._our_step(small_recipe(), clips, labels, jax.devices()[0], None)
+    _, planned = recipes.our_step(small_recipe(), clips, labels, jax.devices()[0], None)
     monkeypatch.setattr(recipes, "_memory_limit", lambda _: planned - 1)
     with pytest.raises(recipes.DoesNotFit, match=r"batch of 8 needs .* GiB") as told:
-        recipes._our_step(small_recipe(), clips, labels, jax.devices()[0], None)
+        recipes.our_step(small_recipe(), clips, labels, jax.devices()[0], None)
     assert 7.9 < told.value.largest < 8
 
 
@@ -510,8 +510,8 @@ def test_a_recipe_that_fails_does_not_end_the_others(recipes, monkeypatch, capfd
     ],
 )
 def test_lack_of_memory_is_recognised(recipes, said):
-    assert recipes._out_of_memory(RuntimeError(said))
-    assert not recipes._out_of_memory(RuntimeError("INTERNAL: CUDNN_STATUS_EXECUTION_FAILED"))
+    assert recipes.is_out_of_memory(RuntimeError(said))
+    assert not recipes.is_out_of_memory(RuntimeError("INTERNAL: CUDNN_STATUS_EXECUTION_FAILED"))
 
 
 def test_the_peak_of_pytorch_is_that_of_later_steps(recipes, monkeypatch):
@@ -529,7 +529,7 @@ def test_the_peak_of_pytorch_is_that_of_later_steps(recipes, monkeypatch):
             return 5
 
     monkeypatch.setattr(recipes, "_twin", lambda *_: Twin())
-    monkeypatch.setattr(recipes, "_our_step", lambda *_: (lambda steps: None, 7))
+    monkeypatch.setattr(recipes, "our_step", lambda *_: (lambda steps: None, 7))
     monkeypatch.setattr(recipes, "measure_bandwidth", lambda _: 1e9)
     found = recipes.measure_recipe(small_recipe(), rounds=1, steps=1, threads=1, twins=["eager"])
     assert found.memory == {"JAX": 7, "PyTorch": 5}
