@@ -342,6 +342,7 @@ config, out, host, hosts, address = json.loads(sys.argv[1])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, hosts, host)
 from trn_jax import create_model, build
+from trn_jax.settings import from_dict
 from trn_jax.training import train_step
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.distributed.sharding import make_mesh
@@ -363,8 +364,8 @@ assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.valu
 
 
 @pytest.mark.thorough
-def test_two_hosts_evaluate_as_one(settings, tmp_path):
-    """Seven videos, which two hosts cannot share evenly; the parameters lie on all devices."""
+def test_two_processes_evaluate_as_one(settings, tmp_path):
+    """Seven videos, unevenly shared by two processes; parameters are on all devices."""
     settings = settings("tsm_resnet10")
     data = build.Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
