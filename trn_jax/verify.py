@@ -1,4 +1,4 @@
-"""Verify a converted checkpoint: the same clip through it and through PyTorch."""
+"""Verifies a converted checkpoint: compares its output with PyTorch's for the same clip."""
 
 import re
 from dataclasses import dataclass
@@ -12,26 +12,23 @@ from trn_jax.checkpoints import checkpoint
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models import create_model
-from trn_jax.torch_models import (
-    create_torch_model,
-    torch,
-)  # by this way, for its message where PyTorch is missing
+from trn_jax.torch_models import create_torch_model, torch  # its error if torch is missing
 
-TOLERANCE = 1e-4  # of the largest logit; float32 in another order of sums gives 1e-6
-PIXELS = 224  # side of the frames: what the networks were made for
+TOLERANCE = 1e-4  # of the largest logit; another order of float32 sums gives 1e-6
+PIXELS = 224  # side of the frames
 _CELLS = 7
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of the same clip on both sides.
+    """Outputs of both models for the same clip.
 
     Attributes:
-        what: what was compared, "logit" or "feature".
-        difference: the largest difference between two of them.
-        scale: the largest one of PyTorch, without its sign.
-        reader: who read the file for PyTorch.
-        names: by which names its tensors found their places there.
+        what: "logit" or "feature".
+        difference: the largest absolute difference.
+        scale: the largest absolute value in PyTorch.
+        reader: reader of the file for PyTorch, "torch.load" or "trn_jax".
+        names: the names by which its tensors were assigned there.
     """
 
     what: str
@@ -50,17 +47,16 @@ class Comparison:
 
 
 def verify(directory, file, weights, rows, *, origins=None, backbone_only=False):
-    """Compare a checkpoint with the file that it was made of.
+    """Compare a checkpoint with the file that it was converted from.
 
-    The model is read back from the disk and computes with the highest precision. PyTorch gets the
-    weights without a detour over our layout: by its own names where the file has them, otherwise
-    by the tables that the conversion used.
+    The model is read back from disk and computes with the highest precision. PyTorch's model gets
+    the weights by its own names where the file has them, otherwise by the conversion tables.
 
     Args:
         directory: the checkpoint.
-        file: the file of weights; read by PyTorch if that can be done without executing it.
-        weights: what `convert.read_torch_file` found in it, and `convert.selected` left.
-        rows: what `convert.load_state_dict` took from it.
+        file: the file of weights; PyTorch reads it if it can without executing it.
+        weights: its tensors, from `convert.read_torch_file` and `convert.selected`.
+        rows: result of `convert.load_state_dict`.
         origins: `{name: name in the file}` for tensors that have another name there.
         backbone_only: compare the features of the last stage of the backbone, not logits.
 
@@ -68,7 +64,7 @@ def verify(directory, file, weights, rows, *, origins=None, backbone_only=False)
         A `Comparison`.
 
     Raises:
-        UserError: these differ by more than `TOLERANCE` of the largest one, or the file does
+        UserError: the outputs differ by more than `TOLERANCE` of the largest one, or the file does
             not fit the PyTorch model.
     """
     stored = checkpoint.open_checkpoint(directory)
@@ -93,12 +89,11 @@ def verify(directory, file, weights, rows, *, origins=None, backbone_only=False)
     what = "feature" if backbone_only else "logit"
     scale = float(expected.abs().max())
     comparison = Comparison(what, float(difference), scale, reader, names)
-    if not difference <= TOLERANCE * scale:  # so that NaN fails, too
+    if not difference <= TOLERANCE * scale:  # also for NaN
         raise UserError(
-            f"{file} was converted, but the result does not compute what PyTorch does: "
-            f"{comparison}; at most {TOLERANCE:g} is rounding. No checkpoint was left. If the "
-            "weights are finite and --source and --model are what you mean, this is a defect of "
-            "trn_jax: please report it with the name of the file"
+            f"the converted model of {file} differs from PyTorch's: {comparison}; rounding "
+            f"explains at most {TOLERANCE:g}. No checkpoint was written. If --source and --model "
+            "are right, please report this with the name of the file"
         )
     return comparison
 
@@ -118,7 +113,7 @@ def _features(model, clips):
 
 
 def random_clip(num_segments):
-    """A clip `[1, num_segments, 224, 224, 3]` of coloured squares and noise, always the same."""
+    """A fixed clip `[1, num_segments, 224, 224, 3]` of coloured squares and noise."""
     rng = np.random.default_rng(0)
     squares = rng.integers(0, 192, (1, num_segments, _CELLS, _CELLS, 3), np.uint8)
     size = PIXELS // _CELLS
@@ -127,23 +122,23 @@ def random_clip(num_segments):
 
 
 def read_tensors(file, weights, origins=None):
-    """Read a file with PyTorch if that works without executing it.
+    """Read a file with PyTorch, or with our reader where PyTorch would execute it.
 
     Args:
         file: its path.
-        weights: `{name: array}`, what our own reader found in it.
+        weights: `{name: array}`, from our reader.
         origins: `{name: name in the file}` for tensors that have another name there.
 
     Returns:
-        `{name: tensor}` for the same names, `convert.rearranged`, and who read them.
+        `{name: tensor}` for the same names, `convert.rearranged`, and the reader's name.
     """
     origins = dict.fromkeys(weights) | (origins or {})
     origins = {name: origin or name for name, origin in origins.items()}
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # whatever PyTorch refuses or does not know, our reader has read already
+    except Exception:  # the weights of our reader remain
         content = None
-    for key in getattr(weights, "path", ()):  # of several networks, this one
+    for key in getattr(weights, "path", ()):
         content = content.get(key) if isinstance(content, dict) else None
     found = _mapping_with(content, set(origins.values()))
     reader = "trn_jax" if found is None else "torch.load"
@@ -165,17 +160,17 @@ def _mapping_with(content, names, depth=5):
 
 
 def load_torch_weights(torch_model, tensors, rows, options, *, backbone_only=False):
-    """Put the tensors of a file into a PyTorch model.
+    """Load the tensors of a file into a PyTorch model.
 
     Args:
         torch_model: of `create_torch_model`; changed in place.
         tensors: `{name in the file: tensor}`.
-        rows: the `(name in the file, our path, shape)` of all tensors that are of use.
-        options: arguments of `create_model` that give our model.
-        backbone_only: leave the neck and the head of the model as they are.
+        rows: result of `convert.load_state_dict`.
+        options: arguments of `create_model` for our model.
+        backbone_only: keep the neck and the head of the model.
 
     Returns:
-        By which names the tensors found their places.
+        The names by which the tensors were assigned, "its own names" or "our tables".
 
     Raises:
         UserError: a tensor of the model is missing in the file, or has another shape there.
@@ -205,7 +200,7 @@ def load_torch_weights(torch_model, tensors, rows, options, *, backbone_only=Fal
         listed = "\n  ".join(sorted(problems))
         raise UserError(
             f"the file does not fit the PyTorch model, {len(problems)} problems:\n  {listed}\n"
-            "Convert it without --verify if these differences are meant"
+            "Convert it without --verify if these differences are intended"
         )
     torch_model.load_state_dict(wanted, strict=True)
     return names

@@ -110,8 +110,9 @@ def test_all_problems_are_reported_at_once_and_nothing_is_loaded():
     broken["fc.weight"] = np.zeros((2, 3))
     with pytest.raises(UserError) as caught:
         convert.load_state_dict(model, broken)
-    assert str(caught.value).splitlines() == [
-        "the mmaction2 weights do not fit the model, 5 problems:",
+    first, *lines, last = str(caught.value).splitlines()
+    assert re.search("mmaction2.* 5 ", first)
+    assert lines == [
         "  1 missing:",
         "    backbone/layer3/1/bn2: var",
         "  3 unexpected:",
@@ -120,8 +121,8 @@ def test_all_problems_are_reported_at_once_and_nothing_is_loaded():
         "    fc: weight (2, 3)",
         "  1 mis-shaped:",
         "    cls_head.fc_cls.weight has shape (256, 128), head/fc/kernel needs (128, 256)",
-        "The weights look like multi-scale TRN on ResNet-50 with 5 classes for 4 segments.",
     ]
+    assert "multi-scale TRN on ResNet-50 with 5 classes for 4 segments" in last
     for path, leaf in variables(model).items():
         np.testing.assert_array_equal(np.asarray(leaf[...]), ours[path], err_msg=path)
 
@@ -192,15 +193,11 @@ def test_torchvision_gives_a_backbone(build):
     assert len(report) == len(theirs) - 2
     with pytest.raises(UserError) as caught:
         convert.load_state_dict(build(), theirs)
-    assert str(caught.value).splitlines() == [
-        "the torchvision weights do not fit the model, 2 problems:",
-        "  2 missing:",
-        "    head/fc: bias, kernel",
-        "The weights look like TSN or an image classifier on ResNet-10 with 1000 classes.",
-        "take_classifier=True (--take-classifier) makes the file's classifier the head.",
-        "backbone_only=True (--backbone-only) leaves the neck and the head of the model as they "
-        "are.",
-    ]
+    first, *lines = str(caught.value).splitlines()
+    assert re.search("torchvision.* 2 ", first)
+    assert lines[:2] == ["  2 missing:", "    head/fc: bias, kernel"]
+    seen = ("ResNet-10 with 1000 classes", "--take-classifier", "--backbone-only")
+    assert all(part in line for part, line in zip(seen, lines[2:], strict=True))
 
 
 def test_backbone_only_ignores_the_head_of_the_file_whatever_it_is(build):
@@ -227,14 +224,8 @@ def test_an_imagenet_backbone_starts_any_temporal_op(build):
 def test_another_number_of_classes_is_an_error_unless_the_head_is_reset(build):
     expected, theirs = state_of(build(num_classes=9), LAYERS)
     model = build(num_classes=5)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"num_classes=9.*reset_head=True \(--reset-head\)"):
         convert.load_state_dict(model, theirs)
-    first, *_, advice = str(caught.value).splitlines()
-    assert first == "the mmaction2 weights do not fit the model, 2 problems:"
-    assert advice == (
-        "They tell 9 classes apart, the model 5: create the model with num_classes=9, or keep its "
-        "own, fresh classifier with reset_head=True (--reset-head)."
-    )
     convert.load_state_dict(model, theirs, reset_head=True)
     check(model, expected, but=["head/"])
 
@@ -243,7 +234,7 @@ def test_resetting_the_head_of_a_trn_keeps_its_embedding(build):
     layers = LAYERS + RELATIONS["trn_multiscale"]
     expected, theirs = state_of(build(head="trn_multiscale", num_classes=9), layers)
     model = build(head="trn_multiscale")
-    with pytest.raises(UserError, match="tell 9 classes apart, the model 5"):
+    with pytest.raises(UserError, match="num_classes=9"):
         convert.load_state_dict(model, theirs)
     convert.load_state_dict(model, theirs, reset_head=True)
     check(model, expected, but=["/output/"])
@@ -270,7 +261,7 @@ def test_the_segments_of_a_trn_are_read_off_its_first_layer(build, head, prefix)
 @pytest.mark.parametrize("head", ["trn", "trn_multiscale"])
 def test_a_trn_of_other_segments_is_explained(build, head):
     _, theirs = state_of(build(head=head, num_segments=6), LAYERS + RELATIONS[head])
-    message = "trained on 6 segments, the model has 4.* cannot be cut .*num_segments=6"
+    message = "6 segments.* 4.*num_segments=6"
     with pytest.raises(UserError, match=message):
         convert.load_state_dict(build(head=head), theirs)
 
@@ -278,7 +269,7 @@ def test_a_trn_of_other_segments_is_explained(build, head):
 def test_a_tin_of_other_segments_is_explained(build):
     expected, theirs = state_of(build("an_interlace", num_segments=6), INTERLACED)
     model = build("an_interlace")
-    with pytest.raises(UserError, match="trained on 6 segments, the model has 4"):
+    with pytest.raises(UserError, match="num_segments=6"):
         convert.load_state_dict(model, theirs)
     convert.load_state_dict(model, theirs, reset_temporal_op=True)
     check(model, expected, but=["/temporal_op/"])
@@ -287,7 +278,7 @@ def test_a_tin_of_other_segments_is_explained(build):
 def test_tsm_starts_tin(build):
     expected, theirs = state_of(build("a_shift"), SHIFTED)
     model = build("an_interlace")
-    with pytest.raises(UserError, match=r"look like TSM on ResNet-10(?s:.*)reset_temporal_op=True"):
+    with pytest.raises(UserError, match=r"TSM on ResNet-10(?s:.*)reset_temporal_op=True"):
         convert.load_state_dict(model, theirs)
     report = convert.load_state_dict(model, theirs, reset_temporal_op=True)
     check(model, expected, but=["/temporal_op/"])

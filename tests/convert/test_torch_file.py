@@ -151,7 +151,7 @@ def test_subclasses_of_tensors(read, write):
     np.testing.assert_array_equal(found["subclass"], values + 1)
     np.testing.assert_array_equal(found["parameter"], values)
     wrapper = Call("torch._utils._rebuild_wrapper_subclass", 1, 2)
-    with pytest.raises(UserError, match=r"'d' is of a kind .*_rebuild_wrapper_subclass of lib\.DT"):
+    with pytest.raises(UserError, match=r"'d'.*_rebuild_wrapper_subclass of lib\.DT"):
         read(write({"d": of_type(Name("lib.DT"), wrapper, {}), "w": whole(values)}))
 
 
@@ -270,9 +270,7 @@ def test_pickles_that_ask_to_run_code_are_refused_and_not_executed(read, tmp_pat
         ),
         "state": lambda: legacy_file(Call("collections.OrderedDict", state={"hook": attack})),
     }[place]()
-    with pytest.raises(
-        UserError, match=r"model\.pth: refused: .* asks for .* Nothing was executed"
-    ):
+    with pytest.raises(UserError, match=r"model\.pth: refused: .*\.(system|eval|Popen|__import__)"):
         read(data)
     assert not mark.exists()
 
@@ -393,23 +391,23 @@ def test_an_expanded_tensor_is_a_view_unless_a_copy_would_be_a_bomb(read, write)
         (b"", "empty"),
         (b"<!DOCTYPE html><html>404</html>", r"begins with b'<!DOC"),
         (b"\x89PNG\r\n", "PNG"),
-        (pickle.dumps({"a": 1}), "a pickle, but not one of PyTorch"),
-        (pickle.dumps([1], 2) * 6, "a pickle, but not one of PyTorch"),
-        (b"\x80\x02\x00", "cut off or malformed"),
+        (pickle.dumps({"a": 1}), "pickle"),
+        (pickle.dumps([1], 2) * 6, "pickle"),
+        (b"\x80\x02\x00", r"pickle.*\\x00"),
         (b"x" * 257 + b"ustar" + b"x" * 300, "tar archive"),
         (legacy_file({"w": whole([1.0])}, system={"little_endian": False}), "big-endian"),
         (zip_file({"w": whole([1.0])}, byteorder=b"big"), "big-endian"),
-        (zip_file({"a": 1, "b": "text"}), r"no tensors .* its keys are 'a', 'b'"),
-        (zip_file({}), r"no tensors .* its keys are none"),
-        (zip_file([whole([1.0])]), r"no tensors .* it is a list"),
-        (zip_file({"optimizer": {"m": whole([1.0])}}), "no tensors"),
-        (zip_file(Call("models.TSN", state={"w": 1})), r"object of models\.TSN: save its state"),
-        (zip_file({"model": Call("models.TSN")}), r"keys are 'model', with objects of models\.TSN"),
+        (zip_file({"a": 1, "b": "text"}), r"'a', 'b'"),
+        (zip_file({}), r"keys.* none"),
+        (zip_file([whole([1.0])]), r"a list"),
+        (zip_file({"optimizer": {"m": whole([1.0])}}), "'optimizer'"),
+        (zip_file(Call("models.TSN", state={"w": 1})), r"models\.TSN.*state_dict"),
+        (zip_file({"model": Call("models.TSN")}), r"'model'.* models\.TSN"),
         (
             zip_file({"w": Call("torch._utils._rebuild_sparse_tensor", 1)} | {"x": whole([1.0])}),
-            r"'w' is of a kind that cannot be read here \(torch\._utils\._rebuild_sparse_tensor\)",
+            r"'w'.*\(torch\._utils\._rebuild_sparse_tensor\)",
         ),
-        (zip_file({"w": whole([1.0])}, data_pkl=b""), "cut off"),
+        (zip_file({"w": whole([1.0])}, data_pkl=b""), "pickle"),
     ],
 )
 def test_other_files_are_refused_with_the_reason(read, data, message):
@@ -426,7 +424,7 @@ def test_archives_of_other_kinds_are_refused(read):
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*none\.pth: No such file"):
+    with pytest.raises(UserError, match=r"none\.pth: No such file"):
         read_torch_file(tmp_path / "none.pth")
     with pytest.raises(UserError, match="cannot read"):
         read_torch_file(tmp_path)
@@ -483,5 +481,5 @@ def test_a_hash_in_the_name_of_a_file_is_checked(tmp_path):
         check_name(tmp_path / name)
     damaged = tmp_path / f"net-{digest[:16]}.pth.tar"
     damaged.write_bytes(b"weight")
-    with pytest.raises(UserError, match=f"not with {digest[:16]} as its name says"):
+    with pytest.raises(UserError, match=f"not with {digest[:16]}"):
         check_name(damaged)

@@ -6,25 +6,25 @@ from functools import partial
 from trn_jax.cli.arguments import add_json, positive
 from trn_jax.errors import UserError, escaped
 
-_MAX_CLASSES = 100_000  # that are taken from a file unasked: a model may be larger than its file
+_MAX_CLASSES = 100_000  # of a file, without --num-classes: a model may be larger than its file
 
 
 def add_convert(commands):
     """`trn-jax convert`."""
-    parser = commands.add_parser(
-        "convert", help="turn weights of PyTorch into a checkpoint that can be evaluated"
-    )
+    parser = commands.add_parser("convert", help="convert PyTorch weights into a checkpoint")
     parser.add_argument("--from", required=True, dest="file", help=".pth or .safetensors")
     parser.add_argument("--model", required=True, help="name of the model, see `trn-jax models`")
     parser.add_argument("--to", required=True, help="folder of the checkpoint; must not exist")
-    parser.add_argument("--num-classes", type=positive, help="by default those of the file")
+    parser.add_argument("--num-classes", type=positive, help="default: those of the file")
     parser.add_argument(
-        "--num-segments", type=positive, help="frames of a clip; by default the file's"
+        "--num-segments", type=positive, help="frames of a clip; default: the file's"
     )
-    parser.add_argument("--classes", help="file with the name of one class per line")
-    parser.add_argument("--source", default="auto", help="code base that the names come from")
+    parser.add_argument("--classes", help="file with one class name per line")
     parser.add_argument(
-        "--key", help="which network to take, if the file has several: state_dict_ema"
+        "--source", default="auto", help="code base of the names; default: detected"
+    )
+    parser.add_argument(
+        "--key", help="selects one of several networks in the file, such as state_dict_ema"
     )
     parser.add_argument(
         "--rename",
@@ -32,22 +32,22 @@ def add_convert(commands):
         default=[],
         metavar="OLD=NEW",
         help="replace a part of the names of tensors; OLD is a regular expression: '^encoder\\.=' "
-        "cuts a beginning off, gamma=weight replaces all of these; may be given several times",
+        "removes a prefix, gamma=weight replaces every gamma; may be repeated",
     )
     parser.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="leave these tensors unread, such as 'projector.*'; may be given several times",
+        help="skip these tensors, such as 'projector.*'; may be repeated",
     )
     parser.add_argument(
         "--take-classifier",
         action="store_true",
-        help="take the classifier of an image network as the head of a TSN or TSM",
+        help="load the classifier of an image network as the head of a TSN or TSM",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="compare the result with PyTorch, which this needs"
+        "--verify", action="store_true", help="compare the result with PyTorch (must be installed)"
     )
     parser.add_argument(
         "--option",
@@ -55,15 +55,15 @@ def add_convert(commands):
         default=[],
         metavar="KEY=VALUE",
         help="option of the model, such as shift_place=block or causal=true, see config.model in "
-        "trn_jax/config.py; may be given several times",
+        "trn_jax/config.py; may be repeated",
     )
     for part, what in (
-        ("reset-head", "the classifiers, such as one for other classes"),
-        ("reset-temporal-op", "the parameters of the temporal op: weights of TSM start a TIN"),
+        ("reset-head", "the classifiers, for other classes"),
+        ("reset-temporal-op", "the temporal op, to start a TIN from a TSM"),
         ("backbone-only", "neck and head, and the temporal op if the file has none"),
     ):
         parser.add_argument(
-            f"--{part}", action="store_true", help=f"take the rest of the file; draw {what}"
+            f"--{part}", action="store_true", help=f"initialise {what}; load the rest"
         )
     parser.set_defaults(run=_convert)
 
@@ -76,14 +76,14 @@ def _convert(arguments):
     drawn = {part: getattr(arguments, part) for part in kept}
     if arguments.verify:
         _check_can_verify(drawn)
-        from trn_jax import verify  # says so if PyTorch is missing, before anything is done
+        from trn_jax import verify  # raises at once if PyTorch is missing
     rename = [tuple(text.rpartition("=")[::2]) for text in arguments.rename]
     if wrong := [text for text in arguments.rename if not text.rpartition("=")[0]]:
         raise UserError(f"--rename={wrong[0]}: expected --rename=OLD=NEW")
     file = convert.read_torch_file(arguments.file, arguments.key)
     weights, origins = convert.selected(file, rename=rename, ignore=arguments.ignore)
     recipe, names = _recipe_of(arguments, convert.shapes(weights, arguments.source))
-    model = _fresh_model(recipe, whole=any(drawn.values()))
+    model = _new_model(recipe, initialised=any(drawn.values()))
     options = dict(drawn, take_classifier=arguments.take_classifier)
     rows = convert.load_state_dict(model, weights, arguments.source, **options)
     about = {
@@ -108,15 +108,15 @@ def _check_can_verify(drawn):
     chosen = ["--" + part.replace("_", "-") for part in drawn if drawn[part]]
     if chosen not in ([], ["--backbone-only"]):
         raise UserError(
-            "--verify compares whole networks, or backbones (--backbone-only), but with "
-            f"{', '.join(chosen)} a part is drawn that the file does not have; leave one out"
+            "--verify compares full networks, or backbones (--backbone-only), but "
+            f"{', '.join(chosen)} initialises a part; remove one of the flags"
         )
 
 
 def _recipe_of(arguments, shapes):
-    """The configuration for what a file holds, and the names of its classes.
+    """The configuration of the model in a file, and the names of its classes.
 
-    `shapes` are those of the tensors, by the names that the source has for them.
+    `shapes` are those of the tensors, by the names of their source.
     """
     from trn_jax import config, convert
     from trn_jax.data.annotations import read_class_names
@@ -124,15 +124,15 @@ def _recipe_of(arguments, shapes):
 
     num_classes = arguments.num_classes or convert.num_classes(shapes)
     if num_classes is None:
-        raise UserError(f"{arguments.file} has no classifier that is known; give --num-classes")
+        raise UserError(f"{arguments.file} has no known classifier; set --num-classes")
     if num_classes > _MAX_CLASSES and not arguments.num_classes:
         raise UserError(
             f"the classifier in {arguments.file} has {num_classes:,} classes, more than "
-            f"{_MAX_CLASSES:,}; if that is right, give --num-classes={num_classes}"
+            f"{_MAX_CLASSES:,}; if that is right, set --num-classes={num_classes}"
         )
     names = read_class_names(arguments.classes) if arguments.classes else []
     if names and len(names) != num_classes:
-        raise UserError(f"{arguments.classes} names {len(names)} classes, not {num_classes}")
+        raise UserError(f"{arguments.classes} has {len(names)} classes, expected {num_classes}")
     recipe = config.base(dataset="frames", model=arguments.model, num_classes=num_classes)
     num_segments = arguments.num_segments or convert.num_segments(shapes)
     if num_segments:
@@ -142,21 +142,21 @@ def _recipe_of(arguments, shapes):
     return recipe, names
 
 
-def _fresh_model(recipe, *, whole):
-    """The model of a configuration: `whole`, or only shapes.
+def _new_model(recipe, *, initialised):
+    """The model of a configuration: `initialised`, or only its shapes.
 
-    Drawing takes longer than reading: shapes will do where the file has all values.
+    Initialisation takes longer than reading: shapes suffice if the file has all values.
     """
     from flax import nnx
 
     from trn_jax.models import create_model
 
     build = partial(create_model, **recipe.model)
-    return nnx.jit(build)() if whole else nnx.eval_shape(build)
+    return nnx.jit(build)() if initialised else nnx.eval_shape(build)
 
 
 def _print_rows(rows, origins):
-    """Where each tensor of the file went, with its shape here."""
+    """The path of each tensor of the file in our model, and its shape."""
     lines = [(escaped(origins.get(name, name)), path, shape) for name, path, shape in rows]
     width = max((len(name) for name, _, _ in lines), default=0)
     for name, path, shape in lines:
@@ -164,14 +164,14 @@ def _print_rows(rows, origins):
 
 
 def _print_notes(arguments, model, weights, rows):
-    """What was not read, what was drawn, and how a TRN draws its relations."""
+    """Unread tensors, initialised variables, and how a TRN chooses its relations."""
     from trn_jax import convert
 
     for line in convert.unread(weights, rows):
         print(line)
     fresh = convert.variables(model).keys() - {path for _, path, _ in rows}
     if fresh:
-        print(f"{len(fresh)} variables were drawn, such as {min(fresh)}.")
+        print(f"{len(fresh)} variables were initialised, such as {min(fresh)}.")
         if not (arguments.key or arguments.rename or arguments.ignore):
             print(
                 "To train such a model, start from the file itself: "
@@ -180,12 +180,12 @@ def _print_notes(arguments, model, weights, rows):
     relations = getattr(model.head, "relations", ())
     if any(relation.num_used < len(relation.table()) for relation in relations):
         print(
-            "note: mmaction2 and TRN-pytorch draw the relations of a TRN at random, in evaluation "
-            "too, so that their logits vary by about 3 % from run to run. This checkpoint has "
-            f"eval_relations={model.head.eval_relations}. To choose: expected (the exact mean over "
-            "all draws, reproducible), sample (random draws, as there) or first (the first "
-            "relations of each scale), by --option=eval_relations=sample here, or by "
-            "--config.model.eval_relations=sample in an evaluation with --config"
+            "note: mmaction2 and TRN-pytorch sample the relations of a TRN in evaluation, too, so "
+            "that their logits vary by about 3 % between runs. This checkpoint has "
+            f"eval_relations={model.head.eval_relations}. Choices: expected (the exact mean over "
+            "all samples, reproducible), sample (random) or first (the first relations of each "
+            "scale), by --option=eval_relations=sample here, or "
+            "--config.model.eval_relations=sample in an evaluation"
         )
 
 
@@ -193,9 +193,9 @@ def add_reparameterize(commands):
     """`trn-jax reparameterize`."""
     parser = commands.add_parser(
         "reparameterize",
-        help="fuse the branches of a trained MobileOne: the same scores for less work",
+        help="fuse the branches of a trained MobileOne: same scores, fewer operations",
     )
-    parser.add_argument("checkpoint", help="checkpoint, or working directory of a training")
+    parser.add_argument("checkpoint", help="checkpoint or workdir")
     parser.add_argument("--to", required=True, help="folder of the new checkpoint; must not exist")
     parser.set_defaults(run=_reparameterize)
 
@@ -207,7 +207,7 @@ def _reparameterize(arguments):
     stored = checkpoint.open_checkpoint(arguments.checkpoint)
     directory, about = stored.directory, stored.info
     if about["config"]["model"].get("deploy"):
-        raise UserError(f"{directory} is in deploy form (model.deploy=True): nothing to fuse")
+        raise UserError(f"{directory} is in deploy form already (model.deploy=True)")
     model = stored.load(deploy=True)
     about["config"]["model"]["deploy"] = True
     about["reparameterized_from"] = {
@@ -238,7 +238,7 @@ def _models(arguments):
 
     names = list_models(arguments.pattern)
     if not names:
-        raise UserError(f"no model is called {arguments.pattern!r}; see `trn-jax models`")
+        raise UserError(f"no model matches {arguments.pattern!r}; see `trn-jax models`")
     sizes = dict(num_classes=arguments.num_classes, num_segments=arguments.frames)
     clip = (arguments.frames, arguments.pixels, arguments.pixels, 3)
     rows = []

@@ -1,4 +1,4 @@
-"""Error messages for weights that do not fit a model, with hints at the cause."""
+"""Error messages for weights that do not fit a model, with likely causes."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from flax import nnx
 
 from trn_jax.errors import escaped
 
-# What gives a network away: patterns of names of tensors.
+# Patterns of tensor names that identify a method or a backbone.
 _METHODS = (
     (r"necks?\..*", "TPN"),
     (r".*\.net1\.(offset_net|biasnet)\..*", "TIN"),
@@ -22,7 +22,7 @@ _BACKBONES = (
     (r".*(denseblock1|stages\.0\.block)\..*", "DenseNet"),
     (r".*relative_position_bias_table", "Swin"),
 )
-# By the number of blocks in the third stage, and whether blocks have three convolutions.
+# By the number of blocks in the third stage, and whether they are bottlenecks.
 _RESNETS = {
     (1, False): "10",
     (2, False): "18",
@@ -31,7 +31,7 @@ _RESNETS = {
     (23, True): "101",
     (36, True): "152",
 }
-# A TIN has layers called `fc` in its blocks, so the place counts, too.
+# Anchored, because a TIN has layers called `fc` in its blocks.
 _CLASSIFIERS = (
     r".*consensus\.(?:fc_fusion_scales\.0|classifier)\.3\.bias",
     r"(?:module\.)*(?:cls_head\.|head\.|base_model\.)?"
@@ -46,14 +46,14 @@ _WRAPPED = (
 
 @dataclass
 class Problems:
-    """What kept weights from fitting a model.
+    """Tensors that do not fit a model.
 
     Attributes:
         missing: our paths.
         unexpected: `(foreign name, shape)`.
         misshapen: `(foreign name, shape in our layout, our path, our shape)`.
         doubled: `(foreign name, other foreign name, our path)`.
-        shift: what is wrong with the temporal op, if anything.
+        shift: a mismatch of the temporal ops, see `compare_shifts`, or `None`.
     """
 
     missing: list = field(default_factory=list)
@@ -63,17 +63,17 @@ class Problems:
     shift: str | None = None
 
     def count(self):
-        """Number of tensors that are affected, and 1 for the temporal op."""
+        """Number of problems."""
         lists = (self.missing, self.unexpected, self.misshapen, self.doubled)
         return sum(map(len, lists)) + (self.shift is not None)
 
     def text(self, source, shapes, ours):
-        """All problems, in groups, and what to do about them.
+        """All problems in groups, and advice.
 
         Args:
-            source: name of the source that the names were taken for.
-            shapes: the shapes of the tensors in the file, `{foreign name: shape}`.
-            ours: the shapes of the variables of the model, `{path: shape}`.
+            source: the source of the names.
+            shapes: shapes of the tensors in the file, `{foreign name: shape}`.
+            ours: shapes of the variables of the model, `{path: shape}`.
         """
         groups = {
             "missing": _by_layer((*path.rsplit("/", 1), "") for path in self.missing),
@@ -91,31 +91,28 @@ class Problems:
         lines = [f"the {source} weights do not fit the model, {count} problem{'s' * (count > 1)}:"]
         for (title, members), found in zip(groups.items(), counts, strict=True):
             if found:
-                lines += [
-                    f"  {len(found)} {title}:",
-                    *(f"    {escaped(member)}" for member in members),
-                ]
+                lines += [f"  {len(found)} {title}:"]
+                lines += [f"    {escaped(member)}" for member in members]
         if self.shift:
             lines.append(f"  the network of the file {self.shift}")
+        lines.append(f"The weights seem to be of {describe_network(shapes)}.")
         return "\n".join([*lines, *self._advice(shapes, ours)])
 
     def _advice(self, shapes, ours):
-        """Lines that explain the likely reasons."""
-        yield f"The weights look like {describe_network(shapes)}."
+        """Likely causes, each with the option that helps."""
         theirs, mine = num_classes(shapes), _our_num_classes(ours)
         if any((*a[:-1], mine) == b and a[-1:] == (theirs,) for _, a, _, b in self.misshapen):
             yield (
-                f"They tell {theirs} classes apart, the model {mine}: create the model with "
-                f"num_classes={theirs}, or keep its own, fresh classifier with reset_head=True "
+                f"The file has {theirs} classes, the model {mine}: create the model with "
+                f"num_classes={theirs}, or keep its new classifier with reset_head=True "
                 "(--reset-head)."
             )
         theirs, mine = num_segments(shapes), _our_num_segments(ours)
         if theirs and mine and theirs != mine:
             yield (
-                f"They were trained on {theirs} segments, the model has {mine}. TRN and TIN have "
-                "layers over all frames of a clip, one weight for each frame's place, so these "
-                "cannot be cut or stretched: create the model with "
-                f"num_segments={theirs}, or take only what does not depend on it "
+                f"The file is for {theirs} segments, the model has {mine}. TRN and TIN have a "
+                "weight for each frame of a clip: create the model with "
+                f"num_segments={theirs}, or load only what does not depend on it "
                 "(backbone_only=True for TRN, reset_temporal_op=True for TIN; on the command line "
                 "--backbone-only, --reset-temporal-op)."
             )
@@ -126,37 +123,34 @@ class Problems:
                 "The file is in deploy form: create the model with deploy=True (--option "
                 "deploy=true)."
                 if deployed
-                else "The file is in train form: create the model without deploy=True, and call "
-                "reparameterize on it afterwards (trn-jax reparameterize)."
+                else "The file is in train form: create the model without deploy=True, then call "
+                "reparameterize (trn-jax reparameterize)."
             )
         own = [path for path in ours if "/temporal_op/" in path]
         if own and set(own) <= set(self.missing):
             yield (
-                "They have no parameters for the temporal op; reset_temporal_op=True "
-                "(--reset-temporal-op) leaves the model's own."
+                "The file has no parameters of the temporal op; reset_temporal_op=True "
+                "(--reset-temporal-op) keeps those of the model."
             )
         elif self.shift:
             yield (
-                "Create the model with the fitting temporal_op, shift_place and shift_every "
-                "(--option shift_place=block), or say that this is where training starts: "
+                "Create the model with the same temporal_op, shift_place and shift_every "
+                "(--option shift_place=block), or start a new training from these weights: "
                 "backbone_only=True (--backbone-only) or reset_temporal_op=True "
                 "(--reset-temporal-op)."
             )
         if set(self.missing) == {"head/fc/kernel", "head/fc/bias"} and num_classes(shapes):
-            yield "take_classifier=True (--take-classifier) makes the file's classifier the head."
+            yield "take_classifier=True (--take-classifier) loads the classifier as the head."
         heads = [path for path in ours if path.startswith(("head/", "neck/"))]
         if heads and set(heads) <= set(self.missing):
-            yield (
-                "backbone_only=True (--backbone-only) leaves the neck and the head of the model as "
-                "they are."
-            )
+            yield "backbone_only=True (--backbone-only) keeps the neck and the head of the model."
 
 
 def compare_shifts(model, source, names):
-    """What the network of a file does to frames that `model` does not, or the reverse, or `None`.
+    """Describe how the temporal shifts of a file and of `model` differ; `None` if they agree.
 
-    TSM has no parameters of its own, so weights of TSM and of TSN fit each other's models, whatever
-    is shifted in them. Only the names tell which blocks are, and whether their shortcuts are, too.
+    TSM has no parameters, so that weights of TSM and TSN fit each other's models. Only the names
+    show which blocks are shifted, and whether with their shortcuts.
     """
     theirs = {
         (int(match[1]), int(match[2])): place
@@ -170,9 +164,9 @@ def compare_shifts(model, source, names):
     }
     if not theirs:
         if ours and source == "tpn":
-            return "shifts what enters its shortcuts with strides as well, the model does not"
-        told = source in ("mmaction2", "mmpretrain", "tsm", "tin")
-        return "does not shift frames, the model does" if ours and told else None
+            return "shifts the input of strided shortcuts as well, the model does not"
+        wraps = source in ("mmaction2", "mmpretrain", "tsm", "tin")
+        return "does not shift frames, the model does" if ours and wraps else None
     if not ours:
         return "shifts frames, the model does not"
     places = {
@@ -190,14 +184,14 @@ def compare_shifts(model, source, names):
 
 
 def _shift_places(model):
-    """The paths of the blocks that have a temporal op, with the place of it."""
+    """The paths of the blocks with a temporal op, and its place."""
     for path, node in nnx.iter_graph(model):
         if getattr(node, "temporal_op", None) is not None:
-            yield path, getattr(node, "shift_place", "block")
+            yield path, getattr(node, "shift_place", None) or "block"
 
 
 def describe_network(shapes):
-    """What network tensors of these names and shapes, `{name: shape}`, seem to belong to."""
+    """Method, backbone, classes and segments of a network, judged by its `{name: shape}`."""
     methods = [method for pattern, method in _METHODS if _any(pattern, shapes)]
     if "TIN" in methods and "TSM" in methods:
         methods.remove("TSM")
@@ -211,7 +205,7 @@ def describe_network(shapes):
 
 
 def num_classes(shapes):
-    """The number of classes of the classifier in a file, or `None`."""
+    """Number of classes of the classifier in a file, or `None`."""
     for pattern in _CLASSIFIERS:
         for name, shape in shapes.items():
             if re.fullmatch(pattern, name) and len(shape) == 1 and shape[0]:
@@ -220,7 +214,7 @@ def num_classes(shapes):
 
 
 def num_segments(shapes):
-    """The number of frames that the TRN or TIN in a file was made for, or `None`."""
+    """Number of segments of the TRN or TIN in a file, or `None`."""
     for name, shape in shapes.items():
         if re.fullmatch(r".*\.net1\.(offset_net\.fc1|biasnet\.net\.fc)\.bias", name):
             return shape[0]
@@ -244,7 +238,6 @@ def _our_num_segments(ours):
 
 
 def _resnet(shapes):
-    # Or of Hugging Face.
     stage = re.compile(r".*(?:\blayer3|\bencoder\.stages\.2\.layers)\.(\d{1,4})\.")
     blocks = [int(m[1]) for name in shapes if (m := stage.match(name))]
     if not blocks:

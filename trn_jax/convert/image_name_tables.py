@@ -1,15 +1,14 @@
-"""Names of image networks: one table per way to name them, see `sources`."""
+"""Names of image networks: one table per naming scheme, see `name_tables`."""
 
-# In place of a path: the classifier of an image network, which is the head of our model only if
-# that is asked for.
+# Stands for the classifier of an image network, which becomes the head only on request.
 CLASSIFIER = "classifier"
 
-# Sources whose DenseNet has a ReLU before its classifier; mmaction2's, and so ours, has none.
+# Sources whose DenseNet has a ReLU before its classifier; mmaction2's and ours have none.
 BEHIND_RELU = ("torchvision_densenet", "mmpretrain_densenet")
 
 
 def under(prefix, table):
-    """The table for layers that have `prefix`, a pattern, before their names."""
+    """The table for names that begin with `prefix`, a pattern."""
     return tuple((prefix + pattern, replacement) for pattern, replacement in table)
 
 
@@ -21,7 +20,7 @@ BNINCEPTION = (
     (r"inception_(\d\w)_(\w+)", r"backbone/inception_\1/convs/\2/conv"),
 )
 
-# The published ImageNet files are older than the code and have a dot in `norm.1`.
+# The published ImageNet files are older than the code: `norm.1` instead of `norm1`.
 DENSENET = (
     (r"features\.(conv0|norm0|norm5)", r"backbone/\1"),
     (r"features\.(denseblock\d)\.(denselayer\d+)\.(norm|conv)\.?(\d)", r"backbone/\1/\2/\3\4"),
@@ -43,7 +42,7 @@ SWIN = _SWIN + tuple(
     for stage in range(3)
 )
 
-# torchvision's is one sequence: patches, stage 0, merging, stage 1, merging, ...
+# torchvision has one sequence: patches, stage 0, merging, stage 1, merging, ...
 TORCHVISION_SWIN = (
     (r"features\.0\.0", r"backbone/patch_embed"),
     (r"features\.0\.2", r"backbone/patch_norm"),
@@ -65,7 +64,7 @@ TORCHVISION_SWIN = (
     (r"head", CLASSIFIER),
 )
 
-# Hugging Face transformers, as the hub's files have it and as version 5 has it in memory.
+# Hugging Face transformers: names of the hub's files, and of version 5 in memory.
 _BLOCK = r"encoder\.layers\.(\d)\.blocks\.(\d+)\."
 HUGGING_FACE_SWIN = (
     (r"embeddings\.patch_embeddings\.projection", r"backbone/patch_embed"),
@@ -87,7 +86,7 @@ HUGGING_FACE_SWIN = (
 
 
 def _hugging_face_resnet():
-    """Stages and the layers of a block count from 0 there, from 1 here."""
+    """Stages and layers of a block count from 0 there, from 1 here."""
     block = r"encoder\.stages\.{}\.layers\.(\d+)\.{}"
     for parameter, ours in (("convolution", "conv"), ("normalization", "bn")):
         yield rf"embedder\.embedder\.{parameter}", rf"backbone/{ours}1"
@@ -155,7 +154,7 @@ MMPRETRAIN_DENSENET = (
         )
     ),
 )
-# MobileOne elsewhere: a layer in a block of theirs, and ours, where `{}` is the number of a group.
+# MobileOne of other code bases: their layer of a block, and ours; `{}` is the number of a group.
 _TIMM_PARTS = (
     (r"conv_scale\.conv", r"branch_scale/conv"),
     (r"conv_scale\.bn", r"branch_scale/norm"),

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch in our layout."""
+"""PyTorch tensors in our layout."""
 
 import re
 
@@ -9,10 +9,10 @@ def fitted(value, path, shape):
     """Bring a tensor into the layout of one of our variables.
 
     PyTorch's kernels have the output channels first, then the input channels; ours have them last.
-    What a tensor is, is decided by the variable: a matrix may be a kernel, a table, or the
-    statistics `(1, channels)` of PyTorch before 0.2. Kernels of 2-D convolutions for a 3-D one are
-    repeated over time and divided by the number of repetitions, which leaves the result for a still
-    clip as it was (Carreira and Zisserman, "Quo Vadis, Action Recognition?", 2017).
+    The variable decides the kind of tensor: a matrix may be a kernel, a table, or the statistics
+    `(1, channels)` of PyTorch before 0.2. A 2-D kernel for a 3-D convolution is inflated: repeated
+    over time and divided by the number of frames, so that still clips give the same result
+    (Carreira and Zisserman, "Quo Vadis, Action Recognition?", 2017).
 
     Args:
         value: the tensor, an array.
@@ -31,7 +31,7 @@ def fitted(value, path, shape):
     if len(shape) == 5 and value.shape == shape[1:]:
         thin = value.astype(np.promote_types(value.dtype, np.float32)) / shape[0]
         return np.broadcast_to(thin, shape)
-    # A 1x1 convolution may be a matrix here or there.
+    # A 1x1 convolution may be a matrix on either side.
     return value.reshape(shape) if _without_ones(value.shape) == _without_ones(shape) else value
 
 
@@ -39,24 +39,24 @@ def _without_ones(shape):
     return tuple(size for size in shape[:-2] if size != 1) + tuple(shape[-2:])
 
 
-# Query, key and value in layers of their own; ours is one layer for the three.
+# Query, key and value in three layers; ours are one.
 _SEPARATE = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"))
 # mmpretrain's Swin merges patches with `nn.Unfold`.
 _UNFOLDED = re.compile(r"(.*\.)?stages\.\d\.downsample\.(norm|reduction)\.\w+")
 
 
 def rearranged(tensors):
-    """Tensors in the order of the original networks, where another code base has another.
+    """Rearrange tensors of code bases whose layout differs from the original networks.
 
-    Hugging Face's Swin has query, key and value in three layers: they become one. mmpretrain's Swin
-    has the four patches that are merged innermost, in rows; the original has the channels there,
-    and the patches in columns.
+    Hugging Face's Swin has query, key and value in three layers, which are joined. mmpretrain's
+    Swin has merged patches innermost, row by row; the original has channels innermost and patches
+    column by column.
 
     Args:
         tensors: `{name: array}` as in the file.
 
     Returns:
-        The same, rearranged. What was joined is called like `self.query+key+value.weight`.
+        The same, rearranged. Joined tensors have names like `self.query+key+value.weight`.
     """
     found = {}
     for name, value in tensors.items():
@@ -76,7 +76,7 @@ def rearranged(tensors):
 
 
 def _joined(name, tensors):
-    """The names of query, key and value if `name` is one of the three, else `None`."""
+    """The names of query, key and value if `name` is one of them, else `None`."""
     stem, _, leaf = name.rpartition(".")
     stem, _, layer = stem.rpartition(".")
     for layers in _SEPARATE:

@@ -1,10 +1,10 @@
 """Names of foreign weights: one table per source.
 
-A table is a sequence of `(pattern, replacement)`; the first pattern that matches the whole foreign
-name of a layer gives its path in our model, an empty replacement says that we have no use for it.
-The last part of the name (`weight`, `bias`, `running_mean`, ...) says which tensor of that layer it
-is. Prefixes are cut off before, see `recognition`; tensors that lie in another order than ours are
-rearranged before, see `layout.rearranged`.
+A table is a sequence of `(pattern, replacement)`. The first pattern that matches the full foreign
+name of a layer gives its path in our model; an empty replacement marks layers without use. The last
+part of the name (`weight`, `bias`, `running_mean`, ...) selects the tensor of the layer. Prefixes
+are removed before, see `recognition`; tensors in another order than ours are rearranged before, see
+`layout.rearranged`.
 """
 
 from trn_jax.convert.image_name_tables import (
@@ -33,25 +33,17 @@ _CONSENSUS = (
     (r"consensus\.classifier\.3", r"head/relations/0/output"),
 )
 
-# mmaction2 0.x and 1.x name recognizers alike. `.net` and `.block` wrap what is shifted or followed
-# by something.
+# mmaction2 0.x and 1.x use the same names. `.net` wraps shifted layers, `.block` those with a
+# non-local layer behind them.
+_LAYER = r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\."
 _MMACTION2 = (
     (r"backbone\.conv1\.conv", r"backbone/conv1"),
     (r"backbone\.conv1\.bn", r"backbone/bn1"),
-    (
-        r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\.downsample\.conv",
-        r"backbone/layer\1/\2/downsample/0",
-    ),
-    (
-        r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\.downsample\.bn",
-        r"backbone/layer\1/\2/downsample/1",
-    ),
+    (_LAYER + r"downsample\.conv", r"backbone/layer\1/\2/downsample/0"),
+    (_LAYER + r"downsample\.bn", r"backbone/layer\1/\2/downsample/1"),
     # TSM and TIN wrap the first convolution of a block.
-    (
-        r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\.conv(\d)\.conv(?:\.net2?)?",
-        r"backbone/layer\1/\2/conv\3",
-    ),
-    (r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\.conv(\d)\.bn", r"backbone/layer\1/\2/bn\3"),
+    (_LAYER + r"conv(\d)\.conv(?:\.net2?)?", r"backbone/layer\1/\2/conv\3"),
+    (_LAYER + r"conv(\d)\.bn", r"backbone/layer\1/\2/bn\3"),
     (
         r"backbone\.layer(\d)\.(\d+)\.conv1\.conv\.net1\.(offset|weight)_net\.(conv|fc1|fc2)",
         r"backbone/layer\1/\2/temporal_op/\3_\4",
@@ -71,7 +63,7 @@ _MMACTION2 = (
     (r"neck\.aux_head\.conv\.(conv|bn)", r"neck/auxiliary/conv/\1"),
     (r"neck\.aux_head\.fc", r"neck/auxiliary/fc"),
     (r"cls_head\.fc_cls", r"head/fc"),
-    # A copy of `fc_cls` that TPN makes for its first test and never updates.
+    # A copy of `fc_cls` that TPN makes at its first test and never updates.
     (r"cls_head\.new_cls", r""),
     *under(r"cls_head\.", _CONSENSUS),
     *under(r"backbone\.", DENSENET),
@@ -97,7 +89,7 @@ TRN = (
     *_CONSENSUS,
 )
 
-# The fusion of the top-down flow, which runs first, is called 2 there.
+# Their fusion 2 is of the top-down flow, which runs first.
 TPN = (
     *under(r"backbone\.", RESNET),
     (
@@ -122,83 +114,67 @@ TPN = (
     (r"cls_head\.new_cls", r""),
 )
 
-# mmpretrain: inside recognizers of mmaction2 (where temporal shifts add a component `net`) and with
+# mmpretrain, inside recognizers of mmaction2 (where temporal shifts add a component `net`) or with
 # its own classifier.
+_STEM, _BLOCK = r"backbone\.stage0(?:\.net)?\.", r"backbone\.stage(\d)\.(\d+)(?:\.net)?\."
 MMPRETRAIN = (
     *MMPRETRAIN_SWIN,
     (r"backbone\.(conv1|bn1)", r"backbone/\1"),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
     (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
+    (_STEM + r"branch_scale\.(conv|norm)", r"backbone/stage0/branch_scale/\1"),
     (
-        r"backbone\.stage0(?:\.net)?\.branch_scale\.(conv|norm)",
-        r"backbone/stage0/branch_scale/\1",
-    ),
-    (
-        r"backbone\.stage0(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
+        _STEM + r"branch_conv_list\.(\d+)\.(conv|norm)",
         r"backbone/stage0/branch_conv_list/\1/\2",
     ),
+    (_BLOCK + r"branch_scale\.(conv|norm)", r"backbone/stage\1/\2/branch_scale/\3"),
     (
-        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_scale\.(conv|norm)",
-        r"backbone/stage\1/\2/branch_scale/\3",
-    ),
-    (
-        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_conv_list\.(\d+)\.(conv|norm)",
+        _BLOCK + r"branch_conv_list\.(\d+)\.(conv|norm)",
         r"backbone/stage\1/\2/branch_conv_list/\3/\4",
     ),
-    (
-        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.se\.conv(\d)\.conv",
-        r"backbone/stage\1/\2/se/conv\3",
-    ),
-    (r"backbone\.stage0(?:\.net)?\.branch_reparam", r"backbone/stage0/branch_reparam"),
-    (
-        r"backbone\.stage(\d)\.(\d+)(?:\.net)?\.branch_(norm|reparam)",
-        r"backbone/stage\1/\2/branch_\3",
-    ),
+    (_BLOCK + r"se\.conv(\d)\.conv", r"backbone/stage\1/\2/se/conv\3"),
+    (_STEM + r"branch_reparam", r"backbone/stage0/branch_reparam"),
+    (_BLOCK + r"branch_(norm|reparam)", r"backbone/stage\1/\2/branch_\3"),
     (r"cls_head\.fc_cls|head\.fc", r"head/fc"),
 )
 
-NAME_TABLES = {
-    "mmaction2": MMACTION2,
-    "mmaction2_swin_old": MMACTION2_SWIN_OLD,
-    "mmpretrain": MMPRETRAIN,
-    "mmpretrain_densenet": MMPRETRAIN_DENSENET,
-    "torchvision": TORCHVISION,
-    "torchvision_densenet": (*DENSENET, (r"classifier", CLASSIFIER)),
-    "torchvision_swin": TORCHVISION_SWIN,
-    "timm_swin": (*SWIN, (r"head(?:\.fc)?", CLASSIFIER)),
-    "timm_swin_old": (*SWIN_OLD, (r"head(?:\.fc)?", CLASSIFIER)),
-    "timm_mobileone": TIMM_MOBILEONE,
-    "apple_mobileone": APPLE_MOBILEONE,
-    "hugging_face_resnet": HUGGING_FACE_RESNET,
-    "hugging_face_swin": HUGGING_FACE_SWIN,
-    "bninception": (*BNINCEPTION, (r"fc_action|last_linear|fc", CLASSIFIER), (r"fc\w*", r"")),
+# Each source with an example of its names.
+_SOURCES: dict[str, tuple[str, tuple]] = {
+    "mmaction2": ("backbone.layer1.0.conv1.conv.weight", MMACTION2),
+    "mmaction2_swin_old": ("backbone.layers.0.downsample.reduction.weight", MMACTION2_SWIN_OLD),
+    "mmpretrain": ("backbone.stage1.0.branch_scale.conv.weight", MMPRETRAIN),
+    "mmpretrain_densenet": ("backbone.stages.0.block.0.norm1.weight", MMPRETRAIN_DENSENET),
+    "torchvision": ("layer1.0.conv1.weight", TORCHVISION),
+    "torchvision_densenet": (
+        "features.denseblock1.denselayer1.norm1.weight",
+        (*DENSENET, (r"classifier", CLASSIFIER)),
+    ),
+    "torchvision_swin": ("features.1.0.attn.qkv.weight", TORCHVISION_SWIN),
+    "timm_swin": ("layers.0.blocks.0.attn.qkv.weight", (*SWIN, (r"head(?:\.fc)?", CLASSIFIER))),
+    "timm_swin_old": (
+        "layers.0.downsample.reduction.weight",
+        (*SWIN_OLD, (r"head(?:\.fc)?", CLASSIFIER)),
+    ),
+    "timm_mobileone": ("stages.0.0.conv_kxk.0.conv.weight", TIMM_MOBILEONE),
+    "apple_mobileone": ("stage1.0.rbr_conv.0.conv.weight", APPLE_MOBILEONE),
+    "hugging_face_resnet": (
+        "encoder.stages.0.layers.0.layer.0.convolution.weight",
+        HUGGING_FACE_RESNET,
+    ),
+    "hugging_face_swin": ("encoder.layers.0.blocks.0.layernorm_before.weight", HUGGING_FACE_SWIN),
+    "bninception": (
+        "inception_3a_1x1.weight",
+        (*BNINCEPTION, (r"fc_action|last_linear|fc", CLASSIFIER), (r"fc\w*", r"")),
+    ),
     # mmaction before it was mmaction2.
-    "mmaction_bninception": (*under(r"backbone\.", BNINCEPTION), (r"cls_head\.fc_cls", r"head/fc")),
-    "tsm": TSM,
-    "tin": TIN,
-    "trn": TRN,
-    "tpn": TPN,
+    "mmaction_bninception": (
+        "backbone.inception_3a_1x1.weight",
+        (*under(r"backbone\.", BNINCEPTION), (r"cls_head\.fc_cls", r"head/fc")),
+    ),
+    "tsm": ("base_model.layer1.0.conv1.net.weight", TSM),
+    "tin": ("base_model.layer1.0.conv1.net2.weight", TIN),
+    "trn": ("consensus.fc_fusion_scales.0.1.weight", TRN),
+    "tpn": ("necks.level_fusion_op.fusion_conv.0.weight", TPN),
 }
-
-# A name of each, for people to compare their own with.
-EXAMPLES = {
-    "mmaction2": "backbone.layer1.0.conv1.conv.weight",
-    "mmaction2_swin_old": "backbone.layers.0.downsample.reduction.weight",
-    "mmpretrain": "backbone.stage1.0.branch_scale.conv.weight",
-    "mmpretrain_densenet": "backbone.stages.0.block.0.norm1.weight",
-    "torchvision": "layer1.0.conv1.weight",
-    "torchvision_densenet": "features.denseblock1.denselayer1.norm1.weight",
-    "torchvision_swin": "features.1.0.attn.qkv.weight",
-    "timm_swin": "layers.0.blocks.0.attn.qkv.weight",
-    "timm_swin_old": "layers.0.downsample.reduction.weight",
-    "timm_mobileone": "stages.0.0.conv_kxk.0.conv.weight",
-    "apple_mobileone": "stage1.0.rbr_conv.0.conv.weight",
-    "hugging_face_resnet": "encoder.stages.0.layers.0.layer.0.convolution.weight",
-    "hugging_face_swin": "encoder.layers.0.blocks.0.layernorm_before.weight",
-    "bninception": "inception_3a_1x1.weight",
-    "mmaction_bninception": "backbone.inception_3a_1x1.weight",
-    "tsm": "base_model.layer1.0.conv1.net.weight",
-    "tin": "base_model.layer1.0.conv1.net2.weight",
-    "trn": "consensus.fc_fusion_scales.0.1.weight",
-    "tpn": "necks.level_fusion_op.fusion_conv.0.weight",
-}
+EXAMPLES = {source: example for source, (example, _) in _SOURCES.items()}
+NAME_TABLES = {source: table for source, (_, table) in _SOURCES.items()}

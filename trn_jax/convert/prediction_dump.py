@@ -1,4 +1,4 @@
-"""Read predictions that mmaction2 1.x dumped, without PyTorch and without running the file."""
+"""Reads prediction dumps of mmaction2 1.x without PyTorch and without executing them."""
 
 import functools
 import io
@@ -17,7 +17,7 @@ _EXPECTED = (
     "writes with --dump"
 )
 _NUMBERS = (jnp.integer, jnp.floating, jnp.bool_)
-# What a file of another layout makes of the code below.
+# Errors of the code below for files of another layout.
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
@@ -25,8 +25,8 @@ def read_prediction_dump(content):
     """Read the scores and labels of a dump.
 
     Args:
-        content: the bytes of the file; NumPy arrays and PyTorch's tensors on the CPU are known,
-            also inside of `pred_scores.item` and `gt_labels.item`, as in the first versions.
+        content: the bytes of the file, with NumPy arrays or PyTorch's CPU tensors; the first
+            versions have them in `pred_scores.item` and `gt_labels.item`.
 
     Returns:
         A dict of `pred_score`, float32 `[videos, classes]`; `gt_label`, float64 `[videos, n]`;
@@ -38,7 +38,7 @@ def read_prediction_dump(content):
     """
     storages: dict[str, bytes] = {}
 
-    # A pickle can name the same argument any number of times; its copy is made once.
+    # A pickle can use the same argument any number of times; it is decoded once.
     @functools.cache
     def encoded(text):
         return text.encode("latin1")
@@ -52,13 +52,13 @@ def read_prediction_dump(content):
             return storage(args[0])
         if name == "torch.from_numpy":  # as `score_files.write` makes tensors
             return args[0]
-        if name == "_codecs.encode":  # how pickles of before protocol 3 hold bytes
+        if name == "_codecs.encode":  # bytes before protocol 3
             return encoded(args[0])
         return torch_objects.call(name, args)
 
     rows = load_pickle(io.BytesIO(content), call=call, persistent=torch_objects.persistent)
     if not isinstance(rows, list) or not rows:
-        raise UserError(f"this is no dump of predictions; {_EXPECTED}")
+        raise UserError(f"not a prediction dump; {_EXPECTED}")
     names = [row.get("video_id") if isinstance(row, dict) else None for row in rows]
     columns = {
         name: _column(rows, name, dtype, storages, len(content))
@@ -84,20 +84,21 @@ def _column(rows, name, dtype, storages, size):
             raise UserError(
                 f"entry {number} holds {', '.join(map(escaped, keys))}; {_EXPECTED}"
             ) from None
-        several = name == "gt_label" and value.size > 1  # 0 and 1, for which bool will do
+        several = name == "gt_label" and value.size > 1  # 0 and 1, possibly bool
         if not any(jnp.issubdtype(value.dtype, kind) for kind in _NUMBERS[: 2 + several]):
-            raise UserError(f"{name} of entry {number} has numbers of type {value.dtype}")
+            raise UserError(
+                f"{name} of entry {number} has dtype {value.dtype}, expected real numbers"
+            )
         if column is None:
-            # A pickle can refer to one row any number of times.
+            # A pickle can use one row any number of times.
             check_memory(len(rows) * value.size * np.dtype(dtype).itemsize, size)
             column = np.empty((len(rows), value.size), dtype)
         if value.shape != column.shape[1:]:
             raise UserError(
-                f"its entries have scores and labels of different lengths: {name} of entry "
-                f"{number} has shape {list(value.shape)}, that of the first one "
+                f"{name} of entry {number} has shape {list(value.shape)}, that of the first entry "
                 f"{list(column.shape[1:])}"
             )
-        with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        with np.errstate(over="ignore"):  # infinite scores are refused later
             column[number] = value
     return column
 
@@ -112,14 +113,14 @@ def _array(value, storages):
     if isinstance(value, int | float):
         return np.asarray(value)
     if isinstance(value, list):
-        if not set(map(type, value)) <= {int, float}:  # lists of the same lists grow exponentially
-            raise TypeError("a list of something else than numbers")
+        if not set(map(type, value)) <= {int, float}:  # nested lists may be exponentially large
+            raise TypeError("a list of other values than numbers")
         return np.asarray(value)
     return torch_objects.array(value, lambda storage: storages[storage.key])
 
 
 def _numpy_array(value):
-    """The array whose pickle is `value`."""
+    """The NumPy array of a pickled `value`."""
     function = value.name.rpartition(".")[2]
     shape, column_major = (), False
     if function == "_reconstruct":
@@ -130,16 +131,16 @@ def _numpy_array(value):
     elif function == "scalar":
         dtype, data = value.args
     else:
-        raise UserError(f"{value.name} is neither an array of NumPy nor a tensor of PyTorch")
+        raise UserError(f"{value.name} is neither a NumPy array nor a PyTorch tensor")
     kind, byte_order = dtype.args[0], dtype.state[1]
     if not re.fullmatch("[biuf][1248]", kind):
-        raise UserError(f"arrays of type {kind!r} are not known among predictions")
+        raise UserError(f"predictions have dtype {kind!r}, expected numbers")
     array = np.frombuffer(data, np.dtype(kind).newbyteorder(byte_order))
     return array.reshape(shape, order="F" if column_major else "C")
 
 
 def _read_storage(content, storages):
-    """A storage that PyTorch saved inside of a pickle, in its format of before 1.6."""
+    """A storage inside a pickle, in PyTorch's format before 1.6."""
     file = io.BytesIO(content)
 
     def load():
@@ -147,11 +148,11 @@ def _read_storage(content, storages):
 
     load(), load(), load()  # magic number, protocol and system
     storage = load()
-    load()  # the list of the keys, of which there is one
-    file.read(8)  # the number of elements, again
+    load()  # the list of keys, a single one
+    file.read(8)  # the number of elements again
     if not isinstance(storage, torch_objects.Storage):
-        raise UserError("a tensor has no storage")
-    # Storages are numbered within their own little file; here they need names of their own.
+        raise UserError("a tensor without storage")
+    # Storages are numbered within their own pickle; here they need unique names.
     storage = storage._replace(key=str(len(storages)))
     storages[storage.key] = file.read(storage.num_bytes)
     return storage

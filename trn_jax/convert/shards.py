@@ -1,7 +1,7 @@
 """Weights in several files, with an index or numbers, as Hugging Face stores large networks.
 
 An index, such as `model.safetensors.index.json`, has a `weight_map` from each tensor to its file in
-the same folder. Without one, `model-00002-of-00005.safetensors` tells the number of files.
+the same folder. Without one, names such as `model-00002-of-00005.safetensors` give the number.
 """
 
 import json
@@ -24,7 +24,7 @@ def resolve(path):
         path: a file of weights, an index, one of the numbered files, or the folder of these.
 
     Returns:
-        `{file: names}`: the names of the tensors to take from each file, or `None` for all.
+        `{file: names}`: the names of the tensors to read from each file, or `None` for all.
 
     Raises:
         UserError: a file is missing, the index is malformed or names files elsewhere, or a folder
@@ -45,7 +45,7 @@ def resolve(path):
     if os.path.exists(index):
         return resolve(index)
     if not 0 < int(count) <= 9999:
-        raise UserError(f"{path}: there cannot be {count} files of one network")
+        raise UserError(f"{path}: {count} files of one network; expected 1 to 9999")
     names = [f"{stem}-{number:05d}-of-{count}{extension}" for number in range(1, int(count) + 1)]
     return dict.fromkeys(_existing(folder, names))
 
@@ -53,7 +53,7 @@ def resolve(path):
 def _in_folder(folder):
     found = sorted(os.listdir(folder))
     indexes = [name for name in found if name.endswith(_INDEX)]
-    # The same weights are often there in both formats.
+    # The same weights often exist in both formats.
     for candidates in (
         [name for name in _WHOLE if name in found],
         [name for name in indexes if ".safetensors" in name],
@@ -63,19 +63,19 @@ def _in_folder(folder):
         if candidates:
             return os.path.join(folder, candidates[0])
     raise UserError(
-        f"cannot read {folder}: it is a folder, with none of {', '.join(_WHOLE)}, *{_INDEX} in it; "
-        "give the file of weights"
+        f"cannot read {folder}: the folder has none of {', '.join(_WHOLE)}, *{_INDEX}; give the "
+        "file of weights"
     )
 
 
 def _by_index(path):
     if os.path.getsize(path) > _MAX_INDEX:
-        raise UserError(f"an index of {os.path.getsize(path):,} bytes; expected a few megabytes")
+        raise UserError(f"{os.path.getsize(path):,} bytes; an index has at most {_MAX_INDEX:,}")
     with open(path, "rb") as file:
         content = json.load(file)
     entries = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not entries:
-        raise UserError('it has no "weight_map" from tensors to files, as an index has')
+        raise UserError('no "weight_map" from tensors to files')
     files: dict[str, list] = {}
     for tensor, name in entries.items():
         if not isinstance(name, str) or not name or re.search(r"[/\\\0]|^\.+$", name):
@@ -93,7 +93,7 @@ def _existing(folder, names):
     if missing:
         where = folder or "."
         raise UserError(
-            f"{len(missing)} of the {len(names)} files of the weights are missing in {where}; get "
-            f"them, too:{listed([escaped(name) for name in missing])}"
+            f"{len(missing)} of the {len(names)} files of the weights are missing in {where}; "
+            f"download them:{listed([escaped(name) for name in missing])}"
         )
     return paths

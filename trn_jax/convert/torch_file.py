@@ -1,4 +1,4 @@
-"""Read files of PyTorch weights without PyTorch, and without running what is in them."""
+"""Reads files of PyTorch weights without PyTorch, and without executing their pickles."""
 
 import hashlib
 import io
@@ -20,38 +20,38 @@ from trn_jax.convert.unpickle import load_pickle
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import reading
 
-# Eight decimal digits are taken for a date.
+# Eight decimal digits are a date.
 _HASH_IN_NAME = re.compile(r"-(?!\d{8}\.)([0-9a-f]{8,64})\.(?:pth|pt|pth\.tar|safetensors)$")
 
-# The first pickle of files of before version 1.6.
+# The first pickle of files before version 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
-# What zipfile raises for broken archives, unknown compression and passwords.
+# zipfile's errors for corrupt archives, unknown compression and passwords.
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 
 
 def read_torch_file(path, key=None):
     """Read the weights in a file, or in several, see `shards`.
 
-    The formats are PyTorch's (of all versions since 0.1.10) and `.safetensors`; the content
-    decides, not the name. The weights may lie in a wrapper such as `{"state_dict": ...}`; optimizer
-    states and everything else are left alone.
+    The formats are PyTorch's (of all versions since 0.1.10) and `.safetensors`, detected by the
+    content, not the name. The weights may have a wrapper such as `{"state_dict": ...}`; optimizer
+    states and everything else are skipped.
 
     Args:
-        path: the file, or an index or folder of several. It need not be trusted: nothing in it is
-            executed, and the arrays take no more memory than `files.check_memory` allows for its
-            size, copies of them included.
-        key: which of several networks in the file to take, see `selection.choose`.
+        path: the file, or an index or folder of several. It may be untrusted: nothing in it is
+            executed, and the arrays, copies included, take at most the memory that
+            `files.check_memory` allows for its size.
+        key: selects one of several networks in the file, see `selection.choose`.
 
     Returns:
         A `selection.StateDict`, `{name: array}` in the file's order, with its names, dtypes and
-        layouts. Arrays are read-only views; tensors that shared memory share it.
+        layouts. Arrays of PyTorch's formats are read-only; tensors that shared memory share it.
 
     Raises:
-        UserError: the file is missing, no such file, cut off, corrupt, big-endian, has no tensors
-            or far more of them than bytes, or is a pickle that asks to run code; or it has several
-            networks, and `key` is none of them or was not given.
+        UserError: the file is missing, of another format, truncated, corrupt, big-endian, without
+            tensors or with far more of them than bytes, or its pickle would run code; or it has
+            several networks, and `key` is missing or none of them.
     """
     files = shards.resolve(path)
     if list(files.values()) == [None]:
@@ -63,11 +63,11 @@ def read_torch_file(path, key=None):
         lacking = [name for name in names or () if name not in part]
         if lacking:
             raise UserError(
-                f"{file} lacks {len(lacking)} tensors that the index has there, such as "
-                f"{lacking[0]!r}; the files are of different versions, get all of them again"
+                f"{file} lacks {len(lacking)} tensors of the index, such as {lacking[0]!r}; the "
+                "files are of different versions, download all of them again"
             )
         if twice := tensors.keys() & (part if names is None else names):
-            raise UserError(f"{file}: {min(twice)!r} is in another of the files, too")
+            raise UserError(f"{file}: {min(twice)!r} is in another file, too")
         tensors |= part if names is None else {name: part[name] for name in names}
     with reading(path, "weights"):
         return _flat(tensors, key)
@@ -79,7 +79,7 @@ def _read_one(path, key=None):
 
 
 def _flat(tensors, key):
-    """Tensors of a format that has nothing but names."""
+    """A `StateDict` of a format without nested mappings."""
     sizes = {name: tensor.size for name, tensor in tensors.items()}
     chosen, left_unread = choose([Network((), True, sizes)], key)
     return StateDict({name: tensors[name] for name in chosen.sizes}, (), left_unread)
@@ -88,7 +88,7 @@ def _flat(tensors, key):
 def file_sha256(path):
     """The SHA-256 of a file, in hexadecimal digits.
 
-    Of several files, see `shards`, it is that of all, one after another in their order.
+    For several files, see `shards`, it is that of all of them in order.
     """
     digest = hashlib.sha256()
     for part in sorted(shards.resolve(path)):
@@ -99,12 +99,12 @@ def file_sha256(path):
 
 
 def check_name(path):
-    """Check a file against its name, if that ends in a hash, as in `resnet50-0676ba61.pth`.
+    """Check a file against the hash in its name, as in `resnet50-0676ba61.pth`, if there is one.
 
-    Published files bear the first digits of their SHA-256.
+    Published files have the first digits of their SHA-256 in their names.
 
     Raises:
-        UserError: the content is another.
+        UserError: the hashes differ.
     """
     stated = _HASH_IN_NAME.search(os.path.basename(path))
     if stated is None:
@@ -113,8 +113,8 @@ def check_name(path):
     if not found.startswith(stated[1]):
         raise UserError(
             f"the SHA-256 of {path} begins with {found[: len(stated[1])]}, not with {stated[1]} as "
-            "its name says: the file is damaged or another one. Download it again, or, if it is "
-            "what you want, give it a name without a hash"
+            "in its name: the file is corrupt or another one. Download it again, or rename it "
+            "without the hash"
         )
 
 
@@ -131,10 +131,8 @@ def _read(file, size, key):
     if head[8:9] == b"{":  # behind the length of the header
         return _flat(_read_safetensors(file.name), key)
     if head[257:262] == b"ustar":
-        raise UserError("the file is a tar archive; save it again with a PyTorch after 0.1.9")
-    raise UserError(
-        f"this is neither a file of PyTorch weights nor .safetensors; it begins with {head[:16]!r}"
-    )
+        raise UserError("the file is a tar archive; save it again with PyTorch 0.1.10 or later")
+    raise UserError(f"neither PyTorch weights nor .safetensors; the file begins with {head[:16]!r}")
 
 
 def _read_zip(file, size, key):
@@ -142,7 +140,9 @@ def _read_zip(file, size, key):
         with zipfile.ZipFile(file) as archive:
             # Members may overlap, to become more than the archive.
             if sum(info.compress_size for info in archive.infolist()) > size:
-                raise UserError("the archive tells of more than it has; it is cut off or damaged")
+                raise UserError(
+                    "the archive's members are larger than the file; it is truncated or corrupt"
+                )
             names = archive.namelist()
             if any(name.endswith(".npy") for name in names):
                 raise UserError(
@@ -152,14 +152,14 @@ def _read_zip(file, size, key):
                 )
             folders = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
             if len(folders) != 1:
-                raise UserError("this is a zip archive, but not one of PyTorch")
+                raise UserError("a zip archive, but not one of PyTorch")
             return _Zip(archive, folders[0]).read(size, key)
     except UserError:
         raise
     except _BROKEN_ZIP as error:
         raise UserError(
-            f"the archive cannot be read ({error}); with its {size} bytes it is probably cut off "
-            "or damaged, get it again"
+            f"the archive can't be read ({error}); with {size} bytes it is probably truncated or "
+            "corrupt, download it again"
         ) from error
 
 
@@ -169,14 +169,14 @@ def _read_safetensors(path):
             return {name: file.get_tensor(name) for name in file.offset_keys()}
     except SafetensorError as error:
         raise UserError(
-            f"malformed or truncated .safetensors ({escaped(str(error))}); get it again"
+            f"malformed or truncated .safetensors ({escaped(str(error))}); download it again"
         ) from error
     except (AttributeError, ValueError) as error:  # a dtype or a shape that NumPy does not have
         raise UserError(f"a tensor can't be read ({escaped(str(error))})") from error
 
 
 class _Zip:
-    """The format of version 1.6 and later: a pickle and one file per storage, not compressed."""
+    """The format since version 1.6: a pickle and one uncompressed file per storage."""
 
     def __init__(self, archive, folder):
         self.archive = archive
@@ -194,7 +194,7 @@ class _Zip:
         if len(data) != storage.num_bytes:
             raise UserError(
                 f"storage {storage.key} has {len(data)} bytes instead of {storage.num_bytes}; the "
-                "file is damaged"
+                "file is corrupt"
             )
         return data
 
@@ -203,14 +203,14 @@ class _Zip:
         try:
             info = self.archive.getinfo(name)
         except KeyError:
-            raise UserError(f"the archive lacks {name}; it is damaged") from None
+            raise UserError(f"the archive lacks {name}; it is corrupt") from None
         if info.compress_type != zipfile.ZIP_STORED:
-            raise UserError(f"{name} is compressed, which PyTorch does not do; pack it unpacked")
+            raise UserError(f"{name} is compressed, unlike PyTorch's files; store it uncompressed")
         return self.archive.read(info)
 
 
 def _read_legacy(file, key):
-    """The format before 1.6: five pickles, then all storages, each behind its size."""
+    """The format before 1.6: five pickles, then all storages, each after its size."""
     used = {}
 
     def remember(identifier):
@@ -223,17 +223,17 @@ def _read_legacy(file, key):
         return load_pickle(file, call=call, persistent=remember)
 
     if load() != _LEGACY_MAGIC:
-        raise UserError("this is a pickle, but not one of PyTorch")
+        raise UserError("a pickle, but not one of PyTorch")
     protocol, system, value, keys = load(), load(), load(), load()
     if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
-        raise UserError(f"protocol {reprlib.repr(protocol)} is not known, {_LEGACY_PROTOCOL} is")
+        raise UserError(f"protocol {reprlib.repr(protocol)}, expected {_LEGACY_PROTOCOL}")
     _check_byte_order(system.get("little_endian") is True)
     named = [used.get(str(key)) if isinstance(key, str | int) else None for key in keys]
     places = _storage_places(file, named)
 
     def read(storage):
         if storage.key not in places:
-            raise UserError(f"the file lacks storage {storage.key}; it is damaged")
+            raise UserError(f"the file lacks storage {storage.key}; it is corrupt")
         begin, end = places[storage.key]
         return file[begin:end]
 
@@ -241,23 +241,23 @@ def _read_legacy(file, key):
 
 
 def _storage_places(file, storages):
-    """Where the bytes of each storage lie, `{key: (begin, end)}`."""
+    """Where the bytes of each storage are, `{key: (begin, end)}`."""
     places = {}
     end = file.tell()
     for storage in storages:
         if storage is None:
-            raise UserError("the file lists a storage that no tensor uses; it is damaged")
+            raise UserError("the file lists a storage without a tensor; it is corrupt")
         declared = int.from_bytes(file[end : end + 8], "little")
         begin, end = end + 8, end + 8 + storage.num_bytes
         if end > len(file):
             raise UserError(
-                f"the file is cut off: storage {storage.key} ends at byte {end}, the file has "
-                f"{len(file)}; get it again"
+                f"the file is truncated: storage {storage.key} ends at byte {end}, the file has "
+                f"{len(file)}; download it again"
             )
         if declared != storage.size:
             raise UserError(
                 f"storage {storage.key} has {declared} elements instead of {storage.size}; the "
-                "file is damaged"
+                "file is corrupt"
             )
         places[storage.key] = (begin, end)
     return places

@@ -1,4 +1,4 @@
-"""Stand-ins for the classes in PyTorch's pickles: storages, tensors, wrappers of state dicts."""
+"""Stand-ins for the objects in PyTorch's pickles: storages, tensors, wrappers of state dicts."""
 
 import math
 import reprlib
@@ -28,7 +28,7 @@ _STORAGE_DTYPES = {
     "ComplexDoubleStorage": "complex128",
 }
 _STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
-# What the bytes of an untyped storage can be taken for.
+# Dtypes that the bytes of an untyped storage can have.
 _DTYPES = frozenset(_STORAGE_DTYPES.values()) | {
     "uint16",
     "uint32",
@@ -39,8 +39,8 @@ _DTYPES = frozenset(_STORAGE_DTYPES.values()) | {
 
 _REBUILD = "torch._utils._rebuild"
 _TENSORS = (f"{_REBUILD}_tensor", f"{_REBUILD}_tensor_v2", f"{_REBUILD}_tensor_v3")
-# Instances of a subclass of Tensor, tensors with attributes, and buffers: `(function, class, args,
-# state)`, to be made by calling the function.
+# Subclasses of Tensor, tensors with attributes, and buffers: `(function, class, args, state)`; the
+# function rebuilds the tensor.
 _FROM_TYPE = ("torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2")
 _PARAMETERS = (
     f"{_REBUILD}_parameter",
@@ -51,7 +51,7 @@ _PARAMETERS = (
 )
 _DICTIONARIES = ("collections.OrderedDict", "collections.defaultdict")
 
-# Where checkpoints keep their weights, the likeliest first.
+# Keys of the weights in a checkpoint, the likeliest first.
 _WRAPPERS = (
     "state_dict",
     "model_state_dict",
@@ -68,7 +68,7 @@ _MAX_AXES = 64  # of NumPy and PyTorch
 
 
 class Storage(NamedTuple):
-    """A block of memory: `size` elements of `dtype`, of which a view sees those from `begin` on."""
+    """A block of memory: `size` elements of `dtype`; a view starts at element `begin`."""
 
     key: str
     dtype: Any
@@ -90,39 +90,39 @@ class _Tensor(NamedTuple):
 
 
 def persistent(identifier):
-    """What a persistent id stands for, see `load_pickle`.
+    """The object of a persistent id, see `load_pickle`.
 
     Raises:
-        UserError: a storage has a type or a size that does not exist.
+        UserError: a storage has an unknown type or an impossible size.
     """
     kind, *rest = identifier if isinstance(identifier, tuple) else [identifier]
     if kind != "storage":
-        # A pickled module keeps its source code by such an id; the module is the first entry.
+        # A pickled module stores its source code under such an id; its first entry is the module.
         return rest[0] if rest else Inert("persistent id")
     storage_type, key, _, size, *view = rest
     name = storage_type.name if isinstance(storage_type, Global) else reprlib.repr(storage_type)
     module, _, attribute = name.rpartition(".")
     if module not in _STORAGE_MODULES or attribute not in _STORAGE_DTYPES:
         raise UserError(
-            f"storages of type {escaped(name)} are not known: {', '.join(_STORAGE_DTYPES)} are"
+            f"unknown storage type {escaped(name)}; known: {', '.join(_STORAGE_DTYPES)}"
         )
     begin = view[0][1] if view and view[0] else 0
     if not isinstance(key, str) or not _is_size(size) or not _is_size(begin):
-        # Some of these may be tuples of tuples ... that are all the same one, without end on paper.
+        # These may be tuples of the same tuple of the same tuple ..., too long to print.
         key, size, begin = map(reprlib.repr, (key, size, begin))
         raise UserError(f"storage {key} has size {size} and begins at {begin}")
     return Storage(key, jnp.dtype(_STORAGE_DTYPES[attribute]), size, begin)
 
 
 def call(name, args):
-    """The tensor, parameter or dictionary that a call makes, else `None`; see `load_pickle`."""
+    """The tensor, parameter or dictionary that a call returns, else `None`; see `load_pickle`."""
     if name in _TENSORS:
         storage, offset, shape, strides, *more = args
         dtype = None
         if name.endswith("v3"):
             dtype = more[2].name.removeprefix("torch.")
             if dtype not in _DTYPES:
-                raise UserError(f"tensors of {dtype} are not known: {', '.join(sorted(_DTYPES))}")
+                raise UserError(f"unknown dtype {dtype}; known: {', '.join(sorted(_DTYPES))}")
         return _tensor(storage, offset, _sizes(shape), _sizes(strides), dtype)
     if name in _PARAMETERS:
         return args[0] if args and isinstance(args[0], _Tensor) else None
@@ -133,26 +133,26 @@ def call(name, args):
     if name in _DICTIONARIES:
         pairs = args[0] if args and isinstance(args[0], list) else []
         entries = {key: value for key, value in pairs if isinstance(key, str)}
-        pairs.clear()  # the pickle may ask for the same again, any number of times
+        pairs.clear()  # the pickle may use the same list any number of times
         return entries
     return None
 
 
 def state_dict_arrays(value, read, size, key=None):
-    """Find the state dict in what was unpickled and make arrays of its tensors.
+    """Find the state dict in an unpickled value and make arrays of its tensors.
 
     Args:
         value: result of `load_pickle`.
         read: function that returns the bytes of a `Storage`.
         size: bytes of the file.
-        key: which of several state dicts to take, see `selection.choose`.
+        key: selects one of several state dicts, see `selection.choose`.
 
     Returns:
         A `StateDict`.
 
     Raises:
-        UserError: there is no tensor in it, or one that cannot be read, or several networks and no
-            key, or the tensors together are out of proportion to the file.
+        UserError: it has no tensor, one that can't be read, several networks but no key, or tensors
+            that are too large for the file's size.
     """
     found = list(_mappings(value))
     if not found:
@@ -166,12 +166,12 @@ def state_dict_arrays(value, read, size, key=None):
     for name, inner in entries.items():
         if isinstance(inner, Inert) and inner.name.startswith(("torch._utils._re", "torch._tens")):
             raise UserError(
-                f"{name!r} is of a kind that cannot be read here ({escaped(inner.name)}); save "
-                "it as an ordinary tensor"
+                f"{name!r} has an unsupported type ({escaped(inner.name)}); save it as an "
+                "ordinary tensor"
             )
     tensors = {name: entries[name] for name in chosen.sizes}
-    # A view of a storage takes no memory here, whatever its strides; but a copy of it does, as a
-    # model has one, and a number of classes that is read off it decides how large a model becomes.
+    # A view of a storage takes no memory, whatever its strides, but the model's copy does, and a
+    # number of classes that is derived from it determines the size of the model.
     check_memory(sum(map(_num_bytes, tensors.values())), size)
     blocks: dict[str, bytes] = {}
 
@@ -188,16 +188,16 @@ def array(tensor, read, name=""):
     """The array of one tensor, a read-only view of its storage.
 
     Args:
-        tensor: what `call` made.
+        tensor: a result of `call`.
         read: function that returns the bytes of a `Storage`.
         name: for messages.
 
     Raises:
-        TypeError: it is no tensor.
+        TypeError: it is not a tensor.
         UserError: it does not fit into its storage.
     """
     if not isinstance(tensor, _Tensor):
-        raise TypeError(f"{type(tensor).__name__} is no tensor")
+        raise TypeError(f"{type(tensor).__name__} is not a tensor")
     data = read(tensor.storage)
     try:
         return _array(tensor, data)
@@ -205,7 +205,7 @@ def array(tensor, read, name=""):
         raise UserError(
             f"{name!r} of shape {tensor.shape}, strides {tensor.strides} and offset "
             f"{tensor.offset} does not fit into its storage of {tensor.storage.num_bytes} bytes; "
-            "the file is damaged"
+            "the file is corrupt"
         ) from error
 
 
@@ -226,11 +226,11 @@ def _num_bytes(tensor):
 
 def _array(tensor, data):
     if len(tensor.shape) != len(tensor.strides):
-        raise ValueError("as many strides as axes are needed")
+        raise ValueError("as many strides as axes expected")
     itemsize = tensor.dtype.itemsize
     if math.prod(tensor.shape) == 0:
         return np.empty(tensor.shape, tensor.dtype)
-    # NumPy checks that no element lies outside of the data.
+    # NumPy checks that all elements are inside the data.
     return np.ndarray(
         tensor.shape,
         tensor.dtype,
@@ -241,10 +241,10 @@ def _array(tensor, data):
 
 
 def _mappings(value):
-    """All mappings that hold tensors, the likeliest first; optimizers are left closed.
+    """All mappings that hold tensors, the likeliest first, except inside optimizers.
 
     Yields:
-        `(path, whether all of it are usual wrappers, entries)`.
+        `(path, whether it consists of usual wrappers, entries)`.
     """
     seen: set[int] = set()
 

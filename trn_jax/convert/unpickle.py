@@ -1,8 +1,8 @@
-"""Read pickles without running them.
+"""Reads pickles without executing them.
 
-A pickle is a program for a small stack machine, and Python's own machine imports and calls whatever
-the program names. The machine here has no instruction for that: a class or function stays a name,
-and a call to it becomes a note of what would have been called.
+A pickle is a program for a small stack machine. Python's machine imports and calls whatever the
+program names; this one has no such instruction: a class or function stays a name, and a call of it
+becomes a record of its name and arguments.
 """
 
 import pickletools
@@ -10,8 +10,8 @@ import re
 
 from trn_jax.errors import UserError
 
-# Nothing here runs in any case. These have no place in a file of weights, so their presence says
-# that the file was made to attack programs that do run it.
+# Nothing here runs in any case. These names never occur in a file of weights: the file was made to
+# attack programs that execute it.
 _FORBIDDEN = re.compile(
     r"(?:_pickle|asyncio|bdb|code|codeop|commands|ctypes|importlib|marshal|nt|os|pdb|pickle|pip|"
     r"posix|pty|runpy|shutil|socket|subprocess|sys|timeit|webbrowser)\..*|"
@@ -45,13 +45,13 @@ class Global:
 
 
 class Inert:
-    """What a pickle says about an object of the class `name`, which is not made.
+    """The pickled form of an object of class `name`, which is not created.
 
-    `args` are the arguments of its constructor, `state` what would be set on it, `items` the
-    entries that would be put into it if it were a mapping.
+    `args` are the arguments of its constructor, `state` its state, `items` its entries if it is a
+    mapping.
     """
 
-    __slots__ = ("args", "items", "name", "state")  # an instruction of one byte makes one of these
+    __slots__ = ("args", "items", "name", "state")  # one byte of a pickle can create one
 
     def __init__(self, name, args=()):
         self.name = name
@@ -64,20 +64,18 @@ def load_pickle(file, *, call, persistent):
     """Interpret one pickle.
 
     Args:
-        file: binary file at the beginning of the pickle, left right behind it. Its `read(n)` must
-            not allocate more than the file has, because n comes from the pickle.
-        call: function `(name, args)` that is asked for every call of a class or function; returns
-            the value, or `None` for an `Inert` one.
-        persistent: function of a persistent id, returns the object that it stands for.
+        file: binary file at the start of the pickle, advanced to its end. Its `read(n)` must not
+            allocate more than the file has, because n comes from the pickle.
+        call: function `(name, args)` for every call of a class or function; returns the value, or
+            `None` for an `Inert` one.
+        persistent: function of a persistent id; returns its object.
 
     Returns:
-        The value: built-in literals and containers, `Inert`, `Global`, and what `call` and
-        `persistent` returned. Sets come as `Inert`. Entries of dictionaries whose keys are tuples
-        or other containers are left out.
+        The value: built-in literals and containers, `Inert`, `Global`, and results of `call` and
+        `persistent`. Sets become `Inert`. Dictionary entries with containers as keys are omitted.
 
     Raises:
-        UserError: the pickle is cut off or malformed, or names something that can only be there to
-            run code.
+        UserError: the pickle is truncated or malformed, or names a function that only runs code.
     """
     machine = _Machine(call, persistent)
     try:
@@ -88,8 +86,8 @@ def load_pickle(file, *, call, persistent):
     except UserError:
         raise
     except _MALFORMED as error:
-        raise UserError(f"its pickle is cut off or malformed ({error})") from error
-    raise UserError("its pickle is cut off")
+        raise UserError(f"its pickle is truncated or malformed ({error})") from error
+    raise UserError("its pickle is truncated")
 
 
 class _Machine:
@@ -127,7 +125,7 @@ class _Machine:
             self.collect(name, argument)
 
     def collect(self, name, argument):
-        """Instructions that make and fill containers."""
+        """Instructions that create and fill containers."""
         push, pop = self.push, self.stack.pop
         match name:
             case "EMPTY_LIST":
@@ -187,12 +185,12 @@ class _Machine:
             if isinstance(value, Inert):
                 value.state = state
         else:
-            raise ValueError(f"instruction {name} is not used for weights")
+            raise ValueError(f"instruction {name} does not occur in weights")
         self.stack.append(value)
 
     def note_call(self, function, args):
         if not isinstance(function, Global) or not isinstance(args, tuple):
-            raise TypeError("call of something that is not a function")
+            raise TypeError("a call of a value that is not a function")
         value = self.call(function.name, args)
         return Inert(function.name, args) if value is None else value
 
@@ -200,7 +198,7 @@ class _Machine:
         self.stack.append(value)
 
     def above_mark(self):
-        """Take everything above the last mark."""
+        """Pop everything above the last mark."""
         values, self.stack = self.stack, self.marked.pop()
         return values
 
@@ -209,15 +207,15 @@ def _global(module, attribute):
     name = f"{module}.{attribute}"
     if _FORBIDDEN.fullmatch(name):
         raise UserError(
-            f"refused: its pickle asks for {name}, which serves to run code and has "
-            "no place among weights. Nothing was executed here; do not open this file with "
-            "programs that execute pickles, and get the weights from a source that you trust"
+            f"refused: its pickle calls {name}, which can run arbitrary code and never occurs in "
+            "weights. Nothing was executed; do not open this file with programs that execute "
+            "pickles, and get the weights from a trusted source"
         )
     return Global(name)
 
 
 def _dict(values):
-    # Hashing a tuple of tuples of tuples ... that are all the same one takes forever.
+    # Hashing a tuple of the same tuple of the same tuple ... takes exponential time.
     simple = (str, bytes, int, float, type(None), Global, Inert)
     pairs = zip(values[::2], values[1::2], strict=True)
     return {key: value for key, value in pairs if isinstance(key, simple)}
