@@ -91,7 +91,7 @@ def test_folded_convolutions_equal_those_in_3d(kernel_size, stride, groups, num_
 @pytest.mark.slow
 def test_channels_must_fall_into_the_groups():
     for channels in ((6, 8), (8, 6)):
-        with pytest.raises(UserError, match=r"channels cannot be cut into 4 groups"):
+        with pytest.raises(UserError, match="groups=4"):
             Conv3d(*channels, (1, 1), groups=4, rngs=nnx.Rngs(0))
 
 

@@ -106,7 +106,7 @@ def test_shifts_that_cannot_work_are_explained():
         TemporalShift(16, num_segments=4, shift_div=1)
     with pytest.raises(UserError, match=r"shift_segments=3 must divide num_segments=8"):
         TemporalShift(16, num_segments=8, shift_segments=3)
-    with pytest.raises(UserError, match=r"6 frames .* no whole clips of num_segments=4"):
+    with pytest.raises(UserError, match=r"6 frames.*num_segments=4"):
         TemporalShift(16, num_segments=4)(jnp.zeros((6, 1, 1, 16)))
 
 

@@ -1,4 +1,4 @@
-"""Networks that look at single frames or at whole clips: name -> constructor."""
+"""Registry of backbones, for frames or clips: name -> constructor."""
 
 from functools import partial
 

@@ -1,9 +1,9 @@
 """BN-Inception, the backbone of the original TRN and TSN.
 
 Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
-Covariate Shift", 2015, appendix, as converted from Caffe: convolutions have biases although a batch
-norm follows, strided pools round up, and average pools count the zeros of the border. Pixels are
-0..255 minus a mean, not divided by anything.
+Covariate Shift", 2015, appendix, as converted from Caffe: convolutions before batch norms have
+biases, strided pools round up, and average pools count the zeros of the border. Pixels are 0..255
+minus a mean, without a divisor.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ from trn_jax.nn.layers import BatchNorm, ConvNormRelu, storage_dtype
 from trn_jax.nn.pooling import max_pool
 
 # name, 1x1, (reduced, 3x3), (reduced, double 3x3), pool, its projection: channels for a stem of 64.
-# A block without 1x1 convolution and projection halves height and width.
+# Blocks without 1x1 convolution and projection halve height and width.
 BLOCKS = (
     ("3a", 64, (64, 64), (64, 96), "average", 32),
     ("3b", 64, (64, 96), (64, 96), "average", 64),
@@ -43,15 +43,15 @@ class InceptionBlock(nnx.Module):
         triple: channels of the 3x3 branch: of its 1x1 and of its 3x3 convolution.
         double: the same for the branch of two 3x3 convolutions.
         pool: "average" or "max".
-        projected: channels of the pooled branch; 0 for all of them, and then the block halves
-            height and width.
+        projected: channels of the pooled branch; 0 keeps all, and the block halves height and
+            width.
         conv: constructor of convolutions with batch norm and ReLU.
     """
 
     def __init__(self, in_channels, single, triple, double, pool, projected, *, conv):
         self.stride = 1 if projected else 2
         self.pool = pool
-        # Branches of (name, kernel size, channels); the stride is in the last convolution.
+        # Branches of (name, kernel size, channels); the last convolution has the stride.
         branches = [
             [("1x1", 1, single)] if single else [],
             [("3x3_reduce", 1, triple[0]), ("3x3", 3, triple[1])],
@@ -80,12 +80,12 @@ class InceptionBlock(nnx.Module):
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
 
         Raises:
-            UserError: a map that is to be halved has an odd side.
+            UserError: a block that halves the map got one with an odd side.
         """
         if self.stride == 2 and (x.shape[1] % 2 or x.shape[2] % 2):
             raise UserError(
-                f"BN-Inception cannot halve a map of {x.shape[1]}x{x.shape[2]} pixels; give it "
-                "frames whose height and width are multiples of 32"
+                f"BN-Inception can't halve a map of {x.shape[1]}x{x.shape[2]} pixels; height and "
+                "width of frames must be multiples of 32"
             )
         outputs = []
         for branch in self.branches:
@@ -106,7 +106,7 @@ class BNInception(nnx.Module):
 
     Args:
         blocks: the table of the inception blocks, see `BLOCKS`.
-        width: channels of the stem's first convolution; even. All others are scaled along.
+        width: channels of the stem's first convolution; even. All others scale with it.
         partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
             Networks", 2016, section 3.2).
         remat: number of stages to rematerialise, see `run_stages`.
@@ -126,7 +126,7 @@ class BNInception(nnx.Module):
 
     def __init__(self, blocks, *, width=64, partial_bn=False, remat=0, dtype=jnp.float32, rngs):
         if width < 2 or width % 2:
-            raise UserError(f"width={width} is not a positive even number of channels")
+            raise UserError(f"width={width} must be a positive even number of channels")
         self.dtype = dtype
 
         def scaled(channels):
@@ -156,7 +156,7 @@ class BNInception(nnx.Module):
         self.out_channels = channels
 
     def __call__(self, frames, *, train=False, num_groups=1):
-        """Compute the features of all stages; a block that halves the map begins the next one.
+        """Compute the features of all stages; each block that halves the map starts a stage.
 
         Args:
             frames: normalised frames, `[frames, height, width, 3]`.
@@ -194,7 +194,7 @@ def _conv_norm(in_channels, channels, kernel_size, *, stride=1, freeze_norm, dty
 
 @jax.custom_vjp
 def average_3x3(x):
-    """Mean over 3x3 pixels of `x` `[frames, height, width, channels]`; zeros around it count."""
+    """Mean over 3x3 pixels of `x` `[frames, height, width, channels]`, border zeros included."""
     y = jnp.pad(x.astype(storage_dtype(x.dtype)), ((0, 0), (1, 1), (1, 1), (0, 0)))
     # Shifted sums take a fifth of the time of a windowed reduction on a CPU.
     y = y[:, :-2] + y[:, 1:-1] + y[:, 2:]
@@ -202,6 +202,5 @@ def average_3x3(x):
     return (y / 9).astype(x.dtype)
 
 
-# Neighbourhood is mutual, so this linear map is its own transpose. Left to differentiate the sums,
-# XLA takes ten times as long.
+# This linear map is its own transpose. JAX's derivative of the sums takes ten times as long.
 average_3x3.defvjp(lambda x: (average_3x3(x), None), lambda _, gradient: (average_3x3(gradient),))

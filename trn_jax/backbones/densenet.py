@@ -1,4 +1,4 @@
-"""DenseNet (Huang et al., "Densely Connected Convolutional Networks", 2017), as torchvision has it.
+"""DenseNet (Huang et al., "Densely Connected Convolutional Networks", 2017), as in torchvision.
 
 Attribute names are torchvision's, so `denseblock1.denselayer1.conv1` here is
 `features.denseblock1.denselayer1.conv1` there.
@@ -42,7 +42,7 @@ class DenseLayer(nnx.Module):
 
 
 class DenseBlock(nnx.Module):
-    """Layers each of which sees its block's input and the outputs of all layers before it.
+    """Layers that take the block's input and the outputs of all layers before them.
 
     Args:
         depth: number of layers.
@@ -71,7 +71,7 @@ class DenseBlock(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """Between two blocks: batch norm, ReLU, a 1x1 convolution to half the channels, 2x2 means.
+    """Batch norm, ReLU, a 1x1 convolution to half the channels, 2x2 means, between two blocks.
 
     Args:
         in_channels: channels of the input.
@@ -85,7 +85,7 @@ class Transition(nnx.Module):
         self.conv = conv(in_channels, self.out_channels, 1)
 
     def __call__(self, x, **statistics):
-        """Map `[frames, height, width, channels]` to half of each, but all the frames.
+        """Map `[frames, height, width, channels]` to half of each but the frames.
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
@@ -93,9 +93,9 @@ class Transition(nnx.Module):
 
 
 class DenseNet(nnx.Module):
-    """DenseNet without its classifier, and without the ReLU that torchvision puts before that.
+    """DenseNet without its classifier and the ReLU that torchvision has before it.
 
-    mmaction2 trains its heads on the last batch norm's output as it is, negative values included.
+    mmaction2 trains its heads on the output of the last batch norm, negative values included.
 
     Args:
         depths: number of layers in each block.
@@ -168,7 +168,7 @@ class DenseNet(nnx.Module):
 
 
 def average_2x2(x):
-    """Mean over 2x2 pixels of `x` `[frames, height, width, channels]`; an odd last one is cut."""
+    """Mean over 2x2 pixels of `x` `[frames, height, width, channels]`; drops an odd last row."""
     frames, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     x = x.reshape(frames, height // 2, 2, width // 2, 2, channels)
@@ -176,6 +176,6 @@ def average_2x2(x):
 
 
 def _conv(in_channels, out_channels, kernel_size, **options):
-    """A convolution drawn from N(0, 2 / fan_in), as torchvision does here and nowhere else."""
+    """A convolution with kernels from N(0, 2 / fan_in), as in torchvision's DenseNet only."""
     std = math.sqrt(2 / (kernel_size * kernel_size * in_channels))
     return Conv(in_channels, out_channels, kernel_size, std=std, **options)

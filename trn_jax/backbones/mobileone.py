@@ -1,7 +1,7 @@
 """MobileOne (Vasu et al., "MobileOne: An Improved One Millisecond Mobile Backbone", 2023).
 
-A block is trained with parallel branches and deployed as the single convolution that equals their
-sum; `reparameterize` turns one form into the other. Attribute names are mmpretrain's.
+A block has parallel branches in training and is deployed as the single convolution that equals
+their sum; `reparameterize` converts it. Attribute names are mmpretrain's.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from trn_jax.nn.layers import BatchNorm, global_average_pool, relu
 
 
 class Branch(nnx.Module):
-    """A convolution and its batch norm."""
+    """A convolution and its batch norm, without ReLU."""
 
     def __init__(self, in_channels, out_channels, kernel_size, *, dtype, rngs, **geometry):
         self.conv = Conv(in_channels, out_channels, kernel_size, dtype=dtype, rngs=rngs, **geometry)
@@ -28,7 +28,7 @@ class Branch(nnx.Module):
         return self.norm(self.conv(x), **statistics)
 
     def fused(self, size):
-        """The kernel, with zeros around it up to `size` pixels, and the bias of one convolution."""
+        """Kernel, padded with zeros to `size` pixels, and bias of the equal convolution."""
         kernel = self.conv.kernel[...]
         border = (size - kernel.shape[0]) // 2
         kernel = jnp.pad(kernel, ((border, border), (border, border), (0, 0), (0, 0)))
@@ -55,9 +55,9 @@ class SqueezeExcite(nnx.Module):
 
 
 class MobileOneBlock(nnx.Module):
-    """Sum of a convolution, a 1x1 convolution and the input, each normalised by itself.
+    """Sum of a convolution, a 1x1 convolution and the input, each with a batch norm.
 
-    The 1x1 convolution exists beside larger kernels only, the input only where the shape stays.
+    The 1x1 convolution exists beside larger kernels only, the input branch if the shape stays.
 
     Args:
         in_channels: channels of the input.
@@ -65,8 +65,8 @@ class MobileOneBlock(nnx.Module):
         kernel_size: of the convolution; odd, padded to keep the size.
         stride: step between outputs, in pixels.
         groups: groups of both convolutions.
-        num_convs: how many convolutions of `kernel_size` stand side by side.
-        squeeze_excite: scale the channels of the sum.
+        num_convs: number of parallel convolutions of `kernel_size`.
+        squeeze_excite: scale the channels of the sum, see `SqueezeExcite`.
         temporal: see `MobileOne`.
         deploy: build the single convolution instead of the branches.
         dtype: dtype of the computation.
@@ -90,9 +90,8 @@ class MobileOneBlock(nnx.Module):
     ):
         self.temporal_op = temporal.op(in_channels) if temporal else None
         self.se = SqueezeExcite(out_channels, dtype=dtype, rngs=rngs) if squeeze_excite else None
-        self.branch_norm = nnx.data(
-            None
-        )  # `data`, because `fuse` puts other things in their places
+        # `data`, because `fuse` assigns modules to them.
+        self.branch_norm = nnx.data(None)
         self.branch_scale = nnx.data(None)
         self.branch_reparam = nnx.data(None)
         self.branch_conv_list: nnx.List = nnx.List([])
@@ -129,15 +128,15 @@ class MobileOneBlock(nnx.Module):
         return relu(y)
 
     def fuse(self):
-        """Replace the branches by the convolution that equals their sum in evaluation."""
+        """Replace the branches with the convolution that equals their sum in evaluation."""
         conv = self.branch_conv_list[0].conv
         size, _, per_group, channels = conv.kernel.shape
         branches = [branch.fused(size) for branch in self.branch_conv_list]
         if self.branch_scale is not None:
             branches.append(self.branch_scale.fused(size))
         if self.branch_norm is not None:
-            # The identity as a convolution: channel i of the output is channel i modulo the size
-            # of a group within its group.
+            # The identity as a convolution: output channel i is input channel i modulo the size of
+            # a group.
             identity = jnp.tile(jnp.eye(per_group, dtype=conv.kernel.dtype), (1, conv.groups))
             border = (size // 2, size // 2)
             kernel = jnp.pad(identity[None, None], (border, border, (0, 0), (0, 0)))
@@ -155,7 +154,7 @@ class MobileOneBlock(nnx.Module):
 
 
 def _fold(kernel, norm):
-    """Kernel and bias of one convolution that does what `kernel` and then `norm` do."""
+    """Kernel and bias of one convolution that equals `kernel` followed by `norm`."""
     scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
     return kernel * scale, norm.bias[...] - norm.mean[...] * scale
 
@@ -163,14 +162,14 @@ def _fold(kernel, norm):
 class MobileOne(nnx.Module):
     """MobileOne without its classifier.
 
-    Every stage repeats a depthwise 3x3 block and a pointwise block, which changes the channels.
+    Every stage repeats a depthwise 3x3 block and a pointwise block.
 
     Args:
         depths: number of such pairs in each stage.
         widths: channels of each stage.
         stem_width: channels of the stem.
-        num_se_blocks: how many pairs at the end of each stage squeeze and excite.
-        num_convs: how many convolutions of the same size stand side by side in each block.
+        num_se_blocks: number of pairs at the end of each stage with squeeze-and-excitation.
+        num_convs: number of parallel convolutions of the same size in each block.
         temporal: the hook of TSM and TIN, a `TemporalHook`. Its op is applied to the whole input
             of every block but the stem, as a block has no shortcut around it.
         deploy: build the form that `reparameterize` makes.
@@ -254,13 +253,13 @@ class MobileOne(nnx.Module):
 
 
 def reparameterize(model):
-    """Fuse the branches of every MobileOne block: the same scores in evaluation, for less work.
+    """Fuse the branches of every MobileOne block: same scores in evaluation, fewer operations.
 
     Args:
-        model: a `MobileOne`, or a model that holds one, such as a `Recognizer`.
+        model: a `MobileOne`, or a model that contains one, such as a `Recognizer`.
 
     Returns:
-        A copy of `model` in deploy form, as `deploy=True` builds it; `model` stays as it is.
+        A copy of `model` in deploy form, as built by `deploy=True`; `model` is unchanged.
 
     Raises:
         UserError: `model` has no block in train form.
@@ -270,8 +269,8 @@ def reparameterize(model):
     blocks = [block for block in blocks if block.branch_reparam is None]
     if not blocks:
         raise UserError(
-            f"{type(model).__name__} has no MobileOne block in train form: there is nothing to "
-            "reparameterise (models built with deploy=True are in deploy form already)"
+            f"{type(model).__name__} has no MobileOne block in train form (models built with "
+            "deploy=True are in deploy form already)"
         )
     for block in blocks:
         block.fuse()

@@ -15,7 +15,7 @@ from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import Linear, dropout, storage_dtype
 from trn_jax.nn.pooling import pick
 
-# Added to the scores of pixels that only the cyclic shift brought into one window.
+# Added to the scores of pixels that only share a window because of the cyclic shift.
 _APART = -100.0
 
 
@@ -43,7 +43,7 @@ class WindowAttention(nnx.Module):
         channels: channels of the input and of the output.
         num_heads: number of attention heads.
         window: side of the windows.
-        shifted: move the windows by half their side, along the axes that have several.
+        shifted: shift the windows by half their side, along axes with several windows.
         linear: constructor of linear layers.
         rngs: source of the `params` key.
     """
@@ -82,11 +82,11 @@ class WindowAttention(nnx.Module):
 
 
 class SwinBlock(nnx.Module):
-    """Attention, then a multilayer perceptron, each on a normalised copy and added to the input.
+    """Attention, then a multilayer perceptron, each normalised before and added to its input.
 
     Args:
         channels: channels of the input and of the output.
-        drop_path_rate: how often a frame goes without one of the two in training.
+        drop_path_rate: probability that a frame skips one of the two in training.
         norm: constructor of layer norms.
         linear: constructor of linear layers.
         **attention: arguments of `WindowAttention`.
@@ -117,7 +117,7 @@ class SwinBlock(nnx.Module):
 
 
 class PatchMerging(nnx.Module):
-    """Make one pixel of 2x2: put their channels side by side, normalise, halve them."""
+    """Merge 2x2 pixels into one: concatenate their channels, normalise, halve them."""
 
     def __init__(self, channels, *, norm, linear):
         self.norm = norm(4 * channels)
@@ -127,7 +127,7 @@ class PatchMerging(nnx.Module):
         """Map `[frames, height, width, channels]` to half the sides and twice the channels."""
         frames, height, width, channels = x.shape
         x = x.reshape(frames, height // 2, 2, width // 2, 2, channels)
-        # Down the columns: top left, bottom left, top right, bottom right.
+        # Column by column: top left, bottom left, top right, bottom right.
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(frames, height // 2, width // 2, 4 * channels)
         return self.reduction(self.norm(x))
 
@@ -141,8 +141,8 @@ class Swin(nnx.Module):
         head_channels: channels of an attention head.
         window: side of the windows, in patches.
         patch: side of a patch, in pixels.
-        drop_path_rate: how often the last block's branches are left out in training. The rate
-            rises linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
+        drop_path_rate: probability to skip a branch of the last block in training. It rises
+            linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
             Depth", 2016).
         remat: number of stages to rematerialise, see `run_stages`.
         dtype: dtype of the computation.
@@ -207,23 +207,25 @@ class Swin(nnx.Module):
 
         Args:
             frames: normalised frames, `[frames, height, width, 3]`.
-            train: leave out branches at random.
-            num_groups: without effect, there are no batch statistics.
+            train: skip branches at random.
+            num_groups: unused, there are no batch statistics.
             rngs: source of the `dropout` keys, needed in training.
-            clip_index: each clip's number in the global batch, `[clips]`; the frames of a clip
-                follow each other. By default every frame is a clip.
+            clip_index: index of each clip in the global batch, `[clips]`; the frames of a clip
+                are consecutive. By default every frame is a clip.
 
         Returns:
             A list with one array `[frames, height / (patch * 2**i), width / (patch * 2**i),
             channels]` for each stage i = 0, 1, ...
 
         Raises:
-            UserError: the frames cannot be cut into windows, or keys are missing.
+            UserError: the frames don't consist of full windows, or `rngs` is missing.
         """
         random = {}
         if train and self.drop_path_rate:
             if rngs is None:
-                raise UserError("drop path needs keys: call the backbone with rngs=nnx.Rngs(...)")
+                raise UserError(
+                    "drop path needs random keys: call the backbone with rngs=nnx.Rngs(...)"
+                )
             random = dict(rngs=rngs, clip_index=clip_index)
             if clip_index is None:
                 random["clip_index"] = jnp.arange(len(frames))
@@ -237,21 +239,21 @@ class Swin(nnx.Module):
         height, width = frames.shape[1:3]
         if height % self.multiple or width % self.multiple:
             raise UserError(
-                f"frames of {height}x{width} pixels cannot be cut into the windows of this Swin; "
-                f"height and width have to be multiples of {self.multiple}"
+                f"frames have {height}x{width} pixels; the windows of this Swin need multiples of "
+                f"{self.multiple}"
             )
         return self.patch_norm(self.patch_embed(frames))
 
 
 def partition(x, window):
-    """Cut `[frames, height, width, c]` into windows `[frames, windows, window * window, c]`."""
+    """Split `[frames, height, width, c]` into windows `[frames, windows, window * window, c]`."""
     frames, height, width, channels = x.shape
     x = x.reshape(frames, height // window, window, width // window, window, channels)
     return x.swapaxes(2, 3).reshape(frames, -1, window * window, channels)
 
 
 def merge(x, height, width):
-    """Put the windows of `partition` back into a map `[frames, height, width, channels]`."""
+    """Join the windows of `partition` into a map `[frames, height, width, channels]`."""
     frames, _, pixels, channels = x.shape
     window = math.isqrt(pixels)
     x = x.reshape(frames, height // window, width // window, window, window, channels)
@@ -267,9 +269,9 @@ def relative_positions(window):
 
 
 def shift_mask(height, width, window, shift):
-    """What shifted windows add to their scores, `[windows, query pixels, key pixels]`.
+    """Mask added to the scores of shifted windows, `[windows, query pixels, key pixels]`.
 
-    After rolling the map by `shift` `[2]`, the windows at its end hold parts of opposite borders.
+    After rolling the map by `shift` `[2]`, its last windows have parts of opposite borders.
     """
     wrapped = [np.arange(n) >= n - s for n, s in zip((height, width), shift, strict=True)]
     part = 2 * wrapped[0][:, None] + wrapped[1]
@@ -280,7 +282,7 @@ def shift_mask(height, width, window, shift):
 def drop_path(x, rate, *, key, clip_index):
     """Zero each frame of `x` `[frames, ...]` with probability `rate`; scale up the others.
 
-    Every clip draws for its frames from `key` and its number in the global batch, see `dropout`.
+    The choice depends on `key` and the clip's index in the global batch, see `dropout`.
     """
     clips = len(clip_index)
     kept = dropout(

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and activations of a model, counted in its traced program."""
+"""Parameters, FLOPs and activations of a model, counted in its jaxpr."""
 
 import math
 from typing import NamedTuple
@@ -14,16 +14,16 @@ from trn_jax.nn.layers import NORM_SCOPE
 _PRODUCTS = ("conv_general_dilated", "dot_general")
 
 
-class Cost(NamedTuple):
-    """What a module has, and what it does with one input.
+class ModelCost(NamedTuple):
+    """Size of a module, and operations for one input.
 
     Attributes:
-        parameters: their number, frozen ones included.
+        parameters: number of parameters, frozen ones included.
         products: multiply-adds of convolutions and matrix products.
-        normalised: elements that batch norms put out.
-        activations: elements that convolutions and matrix products put out (Radosavovic et al.,
-            "Designing Network Design Spaces", 2020), which tells more than `products` of the time
-            that an accelerator takes.
+        normalised: output elements of batch norms.
+        activations: output elements of convolutions and matrix products (Radosavovic et al.,
+            "Designing Network Design Spaces", 2020), a better predictor of the time on accelerators
+            than `products`.
     """
 
     parameters: int
@@ -33,26 +33,28 @@ class Cost(NamedTuple):
 
     @property
     def flops(self):
-        """What published tables call FLOPs: a multiply-add is one, a normalised element two."""
+        """FLOPs as in published tables: a multiply-add counts one, a normalised element two."""
         return self.products + 2 * self.normalised
 
 
 def measure(module, *shape):
-    """The cost of evaluating `module` (its values may be abstract) on an input of `shape`.
+    """Cost of evaluating `module` (its values may be abstract) on an input of `shape`.
 
     Args:
         module: a `Recognizer`, a backbone, or another module that maps one array.
         *shape: of the input, such as `1, 8, 224, 224, 3` for one clip.
 
     Returns:
-        A `Cost`.
+        A `ModelCost`.
     """
     graph, state = nnx.split(module)
     parameters = nnx.as_pure(nnx.state(module, nnx.Not(nnx.BatchStat)))
     program = jax.make_jaxpr(lambda s, x: nnx.merge(graph, s)(x))(
         state, jax.ShapeDtypeStruct(shape, jnp.float32)
     )
-    return Cost(sum(leaf.size for leaf in jax.tree.leaves(parameters)), *_operations(program.jaxpr))
+    return ModelCost(
+        sum(leaf.size for leaf in jax.tree.leaves(parameters)), *_operations(program.jaxpr)
+    )
 
 
 def _operations(program, *, added=False):
@@ -71,12 +73,12 @@ def _operations(program, *, added=False):
         if name in _PRODUCTS and not further:
             activations += output.size
         elif name == "mul" and NORM_SCOPE in str(equation.source_info.name_stack):
-            # Of the products in there, all but one are of vectors `[channels]`.
+            # All but one of its products are of vectors `[channels]`.
             normalised += output.size if output.ndim > 1 else 0
         parts = [_operations(part, added=further) for part in jaxprs_in_params(equation.params)]
         if parts:
-            # Branches are forms of one operation for different devices. Some of them multiply
-            # element by element, so the largest is what the operation takes.
+            # Branches are forms of one operation for different devices. Some have elementwise
+            # products only, so the largest count is that of the operation.
             merge = max if name == "cond" else sum
             products += merge(part[0] for part in parts)
             normalised += merge(part[1] for part in parts)

@@ -1,4 +1,4 @@
-"""The recognizer: normalisation, backbone, neck and head in one model."""
+"""The recognizer: normalisation, backbone, neck and head."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,28 +12,28 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class Recognizer(nnx.Module):
-    """A model: `backbone` looks at frames, `head` turns them into class scores.
+    """A model: `backbone` computes features of frames, `head` class scores.
 
     Args:
         backbone: maps frames `[batch * segments, height, width, 3]` to a list of the features of
-            its stages, or, if it `sees_clips`, `[batch, segments, height, width, 3]` to features
-            with a time axis. If it `draws` random numbers in training, it takes `rngs` and
-            `clip_index` as well.
+            its stages, or, with `sees_clips`, `[batch, segments, height, width, 3]` to features
+            with a time axis. With `draws`, it takes `rngs` and `clip_index` for random numbers in
+            training.
         head: maps the last features, `[batch, segments, height, width, channels]`, to logits;
-            `None` for a model that gives the features of every frame.
+            `None` for a feature extractor.
         neck: maps a list of the features of all stages, with a time axis, to the ones for the head
             and auxiliary logits (`None` in evaluation).
-        num_segments: the number of frames that a clip must have because the backbone exchanges
-            features among so many; `None` if it looks at every frame alone.
-        norm_group: number of clips whose batch statistics are taken together in training: the
-            published batch of one GPU. 0 takes the whole batch.
-        mean: what is subtracted from the pixels, per channel.
-        std: what the pixels are divided by afterwards, per channel.
+        num_segments: number of frames of a clip, if the backbone exchanges features among them;
+            `None` if it processes every frame alone.
+        norm_group: number of clips that share batch statistics in training ("ghost batch norm"),
+            the published batch of one GPU. 0 is the whole batch.
+        mean: subtracted from the pixels, per channel.
+        std: divides the pixels afterwards, per channel.
 
     Attributes:
-        merge_views: how the views of a video become one prediction: the mean of their "logits" or
-            of their "probabilities".
-        info: what a loaded model is, see `trn_jax.load_model`; `None` for others.
+        merge_views: the scores whose mean over views is the prediction, "logits" or
+            "probabilities".
+        info: description of a loaded model, see `trn_jax.load_model`; `None` for others.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class Recognizer(nnx.Module):
 
         Args:
             clips: `[batch, frames, height, width, 3]`, RGB, pixels in 0..255, any dtype.
-            train: use batch statistics and update the running ones; drop features.
+            train: use batch statistics and update the running ones; apply dropout.
             rngs: source of the `dropout` and `relations` keys, needed in training.
-            clip_index: each clip's number in the global batch, `[batch]`; random masks belong to
-                these numbers. By default the clips are the global batch.
+            clip_index: index of each clip in the global batch, `[batch]`, which determines its
+                random masks. By default the clips are the global batch.
 
         Returns:
             Logits `[batch, num_classes]` in float32; without a head, `features(clips)`.
 
         Raises:
-            UserError: the shape does not fit, or keys are missing.
+            UserError: the shape does not fit, or `rngs` is missing.
         """
         return self.outputs(clips, train=train, rngs=rngs, clip_index=clip_index)[0]
 
@@ -82,7 +82,7 @@ class Recognizer(nnx.Module):
             clips: as in `__call__`.
 
         Returns:
-            `[batch, frames, channels]` in float32. A neck may have fewer frames than the clip.
+            `[batch, frames, channels]` in float32. A neck may reduce the number of frames.
 
         Raises:
             UserError: the shape does not fit.
@@ -94,7 +94,7 @@ class Recognizer(nnx.Module):
 
         Args:
             features: `[batch, frames, channels]`, of `features`.
-            rngs: source of the `relations` key, for a TRN that draws relations in evaluation.
+            rngs: source of the `relations` key, for a TRN with eval_relations="sample".
 
         Returns:
             Logits `[batch, num_classes]` in float32.
@@ -103,18 +103,18 @@ class Recognizer(nnx.Module):
             UserError: the model has no head, or the shape does not fit.
         """
         if self.head is None:
-            raise UserError("a model without classes (num_classes=0) has no head to score with")
+            raise UserError("a model with num_classes=0 has no head")
         return self.head(features[:, :, None, None, :], rngs=rngs)
 
     def outputs(self, clips, *, train=False, rngs=None, clip_index=None):
         """Score clips, see `__call__`.
 
         Returns:
-            The logits, and the logits of the neck's auxiliary classifier: `None` in evaluation and
-            for models that have none. They enter the loss with weight `neck.auxiliary_weight`.
+            The logits, and those of the neck's auxiliary classifier, whose weight in the loss is
+            `neck.auxiliary_weight`; `None` in evaluation and for models without one.
         """
         if train and rngs is None:
-            raise UserError("training draws random numbers: call the model with rngs=nnx.Rngs(...)")
+            raise UserError("training needs random keys: call the model with rngs=nnx.Rngs(...)")
         if clip_index is None:
             clip_index = jnp.arange(len(clips))
         random = dict(rngs=rngs, clip_index=clip_index)
@@ -124,7 +124,7 @@ class Recognizer(nnx.Module):
         return self.head(x, train=train, **random), auxiliary
 
     def _maps(self, clips, *, train=False, rngs=None, clip_index=None):
-        """What the head sees, `[batch, segments, height, width, channels]`; auxiliary logits."""
+        """Input of the head, `[batch, segments, height, width, channels]`; auxiliary logits."""
         if clips.ndim != 5 or clips.shape[-1] != 3:
             raise UserError(
                 f"clips have shape {clips.shape}, expected [batch, frames, height, width, 3]"
@@ -132,10 +132,10 @@ class Recognizer(nnx.Module):
         batch, num_frames = clips.shape[:2]
         if num_frames != (self.num_segments or num_frames):
             raise UserError(
-                f"the backbone of this model exchanges features among the {self.num_segments} "
-                f"frames of a clip, but clips of {num_frames} frames came in; sample "
-                f"{self.num_segments} segments, cut longer clips into views, or create the model "
-                f"with num_segments={num_frames} (a TIN has to be trained that way)"
+                f"clips have {num_frames} frames, but the backbone exchanges features among "
+                f"num_segments={self.num_segments}; sample {self.num_segments} segments, split "
+                "longer clips into views, or create the model with "
+                f"num_segments={num_frames} (a TIN must be trained that way)"
             )
         statistics = dict(train=train, num_groups=self._num_groups(batch) if train else 1)
         x = self.normalise(clips)
@@ -159,8 +159,7 @@ class Recognizer(nnx.Module):
             return 1
         if batch % self.norm_group:
             raise UserError(
-                f"a batch of {batch} clips cannot be cut into groups of norm_group="
-                f"{self.norm_group} for batch normalisation; change the batch size or "
-                "model.norm_group"
+                f"a batch of {batch} clips is not a multiple of norm_group={self.norm_group}; "
+                "change the batch size or model.norm_group"
             )
         return batch // self.norm_group

@@ -1,7 +1,7 @@
 """Temporal Interlacing Network (Shao et al., "Temporal Interlacing Network", 2020).
 
-TSM with learned distances: groups of channels move in time by as much as the clip asks for, in
-fractions of frames, and are weighted frame by frame.
+TSM with learned offsets: groups of channels are shifted in time by fractions of frames that depend
+on the clip, and weighted frame by frame.
 """
 
 import math
@@ -14,41 +14,40 @@ from flax import nnx
 from trn_jax.errors import UserError
 from trn_jax.nn.layers import Linear, global_average_pool, split_clips, storage_dtype
 
-# The inverse of the offset net's last step at 1/2: groups start out moved by half a frame.
+# Offsets start at half a frame: the inverse of the offset net's last step at 1/2.
 _OFFSET_BIAS = 0.5108
 
 
 class TemporalInterlace(nnx.Module):
-    """Move quarters of some channels by learned offsets (section 3 of the paper).
+    """Shift quarters of some channels by learned offsets (section 3 of the paper).
 
-    Of the `channels`, the first F = `channels // shift_div` are interlaced. Two small networks look
-    at their means over height and width: the offset net gives two offsets o0, o1 in (-2, 2) frames
-    per clip, the weight net two weights w0, w1 in (0, 2) per frame. The quarters of the F channels
-    move by o0, o1, -o0, -o1 frames to later times and are multiplied by w0, w1, w0, w1. Between
-    frames there is linear interpolation; outside the clip everything is zero.
+    The first F = `channels // shift_div` channels are interlaced. From their means over height and
+    width, the offset net computes two offsets o0, o1 in (-2, 2) frames per clip, the weight net two
+    weights w0, w1 in (0, 2) per frame. The quarters of the F channels are shifted by o0, o1, -o0,
+    -o1 frames to later times and multiplied by w0, w1, w0, w1, with linear interpolation between
+    frames and zeros outside the clip.
 
-    The gradient is the true one, as in the paper's own code. (The backward kernel in mmcv moves
+    The gradient is the true one, as in the paper's own code. (mmcv's backward kernel shifts
     gradients in the direction of the features instead of back.)
 
     Args:
         channels: channels of the features.
         num_segments: number of frames of a clip; the offset net's size depends on it.
         shift_div: the share of the channels that is interlaced is 1 / `shift_div`.
-        dtype: dtype in which the features are moved. The two networks, which are tiny and decide on
-            positions, compute in `storage_dtype(dtype)`.
+        dtype: dtype of the shifted features. The two networks compute in `storage_dtype(dtype)`.
         rngs: source of the `params` keys.
 
     Raises:
-        UserError: the interlaced channels cannot be cut into quarters.
+        UserError: the number of interlaced channels is not a multiple of 4.
     """
 
     def __init__(self, channels, *, num_segments, shift_div=4, dtype=jnp.float32, rngs):
         interlaced = channels // shift_div
         if interlaced < 4 or interlaced % 4:
             raise UserError(
-                f"temporal interlacing moves quarters of channels // shift_div = {channels} // "
-                f"{shift_div} = {interlaced} channels, which is not a positive multiple of 4; "
-                "choose another shift_div or width"
+                f"temporal interlacing shifts quarters of channels // shift_div = {channels} // "
+                f"{shift_div} = {interlaced} channels, which must be a positive multiple of 4; "
+                "change shift_div or width"
             )
         kept = storage_dtype(dtype)
         self.num_segments = num_segments
@@ -65,7 +64,7 @@ class TemporalInterlace(nnx.Module):
         """Map `[batch * segments, height, width, channels]`, the frames of a clip in a row.
 
         Raises:
-            UserError: the rows are not whole clips.
+            UserError: the number of frames is not a multiple of `num_segments`.
         """
         chosen = split_clips(x[..., : self.num_interlaced], self.num_segments)
         means = global_average_pool(chosen)  # [batch, segments, interlaced]
@@ -115,10 +114,10 @@ class TemporalConv(nnx.Module):
 
 
 def interlace(x, offsets, weights):
-    """Move quarters of the channels in time and weight them.
+    """Shift quarters of the channels in time and weight them.
 
-    As a matrix product over time, whose backward pass has no scatter either: on a CPU, both passes
-    together take 0.6 of the time of indexing.
+    A matrix product over time, without a scatter in the backward pass: on a CPU, both passes take
+    0.6 of the time of indexing.
 
     Args:
         x: features `[batch, segments, height, width, channels]`.
@@ -126,7 +125,7 @@ def interlace(x, offsets, weights):
         weights: w0, w1 of every frame, `[batch, segments, 2]`.
 
     Returns:
-        The moved features, shape and dtype of `x`.
+        The shifted features, shape and dtype of `x`.
     """
     batch, segments, height, width, channels = x.shape
     matrix = _interpolation(jnp.concatenate([offsets, -offsets], axis=-1), segments)
@@ -137,11 +136,11 @@ def interlace(x, offsets, weights):
 
 
 def _interpolation(offsets, segments):
-    """The matrices that move by `offsets`, `[...]` to `[..., segments (to), segments (from)]`.
+    """The matrices that shift by `offsets`, `[...]` to `[..., segments (to), segments (from)]`.
 
-    Entry t, s is max(0, 1 - |t - s - offset|). Written with the whole and the fractional part of
-    the offset, so that at whole offsets, where that function has a kink, the gradient is the one on
-    the right, as in the references.
+    Entry t, s is max(0, 1 - |t - s - offset|), written with the integer and fractional parts of the
+    offset: at integer offsets, where the function has a kink, its gradient is the one on the right,
+    as in the references.
     """
     offsets = offsets[..., None, None]
     whole = jnp.floor(offsets)

@@ -1,8 +1,7 @@
 """Temporal Pyramid Network (Yang et al., "Temporal Pyramid Network for Action Recognition", 2020).
 
-The features of several depths of a backbone become the levels of a pyramid: the same size in space,
-each with a temporal scale of its own. Information flows down and up the pyramid before its levels
-are fused.
+Features of several depths of a backbone are the levels of a pyramid, with the same size in space
+and different temporal scales. Information flows down and up before the levels are fused.
 """
 
 import itertools
@@ -30,7 +29,7 @@ def _conv_norm(in_channels, out_channels, kernel_size, *, dtype, **options):
 
 
 class LevelFusion(nnx.Module):
-    """Bring all levels to the coarsest temporal scale and join their channels.
+    """Pool all levels to the coarsest temporal scale and fuse their channels.
 
     Args:
         channels: channels of every level.
@@ -81,24 +80,24 @@ class AuxiliaryHead(TSNHead):
 class TPN(nnx.Module):
     """The neck: from the features of the last stages to one array for the head.
 
-    Each level passes a spatial modulation, which brings it to the size and channels of the last
-    stage, and a temporal modulation, which samples it at its own temporal scale. With levels
-    t_1, ..., t_n, from fine to coarse, the two flows (section 3.2) are
+    Spatial modulation brings each level to the size and channels of the last stage, temporal
+    modulation samples it at its temporal scale. With levels t_1, ..., t_n, from fine to coarse, the
+    two flows (section 3.2) are
 
     - top-down: d_i = t_i + up(d_{i+1}),
     - bottom-up: u_i = s_i + down(u_{i-1}), with s = d in cascade and s = t in parallel,
 
     where `up` repeats frames and `down` is a convolution over time, then a maximum over frames.
-    The levels of each flow are fused, and the results of both flows once more.
+    The levels of each flow are fused, then both flows.
 
     Args:
-        stage_channels: channels of the features of all stages of the backbone; the last one gives
-            the channels of the result, half as many are those of the levels.
+        stage_channels: channels of the features of all stages of the backbone; the result has those
+            of the last stage, levels have half as many.
         num_classes: number of classes, for the auxiliary classifier.
-        temporal_scales: number of frames that become one, for each level, from fine to coarse. As
-            many of the last stages are the levels.
-        flow: "cascade" lets the bottom-up flow start where the top-down flow ends, "parallel" lets
-            both start from the same levels.
+        temporal_scales: number of frames that are pooled into one, for each level, from fine to
+            coarse. The levels are that many last stages.
+        flow: in "cascade" the bottom-up flow starts from the result of the top-down flow, in
+            "parallel" both start from the same levels.
         conv_groups: groups of the convolutions in the levels.
         dropout_rate: share of the auxiliary classifier's features that is dropped in training.
         dtype: dtype of the computation.
@@ -109,8 +108,8 @@ class TPN(nnx.Module):
         auxiliary_weight: weight of the auxiliary classifier's loss.
 
     Raises:
-        UserError: for an unknown flow, scales that are no multiples of each other, or channels that
-            do not fit.
+        UserError: for an unknown flow, scales that are not multiples of each other, or channels
+            that `conv_groups` does not divide.
     """
 
     auxiliary_weight = 0.5
@@ -141,7 +140,7 @@ class TPN(nnx.Module):
         self.temporal_scales = scales
         self.steps = tuple(coarse // fine for fine, coarse in itertools.pairwise(scales))
         self.out_channels = wide
-        # Level i goes on through as many halvings as there are stages after its own.
+        # Level i is halved once for each stage after its own.
         self.spatial_modulation = nnx.List(
             nnx.List(
                 conv_norm(before, after, (1, 3), stride=2)
@@ -175,7 +174,7 @@ class TPN(nnx.Module):
             train: use batch statistics and update the running ones; compute auxiliary logits.
             num_groups: number of groups for the batch statistics, see `BatchNorm`.
             rngs: source of the `dropout` key, needed in training.
-            clip_index: each clip's number in the global batch, `[batch]`.
+            clip_index: index of each clip in the global batch, `[batch]`.
 
         Returns:
             Features `[batch, ceil(segments / coarsest scale), height, width, out_channels]`, and
@@ -192,7 +191,7 @@ class TPN(nnx.Module):
         return self.pyramid_fusion(jnp.concatenate(fused, axis=-1), **statistics), auxiliary
 
     def modulate_space(self, features, **statistics):
-        """Bring the features of the last stages to the size and channels of the very last."""
+        """Bring the features of the last stages to the size and channels of the last one."""
         levels = []
         for x, convs in zip(
             features[-len(self.temporal_scales) :], self.spatial_modulation, strict=True
@@ -212,16 +211,16 @@ class TPN(nnx.Module):
         ]
 
     def top_down(self, levels):
-        """Add to each level, from coarse to fine, what the next coarser one has become."""
+        """Add to each level, from coarse to fine, the result of the next coarser one."""
         levels = list(levels)
         for i in reversed(range(len(self.steps))):
             coarse = jnp.repeat(levels[i + 1], self.steps[i], axis=1)
-            # Where the clip ends inside a coarse window, there are fewer fine frames to add it to.
+            # If the clip ends inside a coarse window, there are fewer fine frames.
             levels[i] = levels[i] + coarse[:, : levels[i].shape[1]]
         return levels
 
     def bottom_up(self, levels):
-        """Add to each level, from fine to coarse, what the next finer one has become."""
+        """Add to each level, from fine to coarse, the result of the next finer one."""
         levels = list(levels)
         for i, (conv, step) in enumerate(zip(self.downsamples, self.steps, strict=True)):
             levels[i + 1] = levels[i + 1] + max_pool_time(conv(levels[i]), step)
@@ -243,8 +242,8 @@ class TPNHead(TSNHead):
 def _check_scales(scales, num_stages):
     if not 2 <= len(scales) <= num_stages:
         raise UserError(
-            f"temporal_scales={scales} has {len(scales)} levels; a pyramid has at least 2, and at "
-            f"most the {num_stages} stages of the backbone"
+            f"temporal_scales={scales} has {len(scales)} levels, expected 2 to {num_stages}, the "
+            "stages of the backbone"
         )
     if scales[0] < 1 or any(coarse % fine for fine, coarse in itertools.pairwise(scales)):
         raise UserError(

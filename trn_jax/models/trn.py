@@ -1,7 +1,7 @@
 """Temporal Relation Networks (Zhou et al., "Temporal Relational Reasoning in Videos", 2018).
 
-A relation is an ordered choice of s of the T frames of a clip. A small network looks at the
-features of those frames side by side; its sum over relations of several scales s is the score of
+A relation is an ordered choice of s of the T frames of a clip. A small network scores the
+concatenated features of those frames; the sum over relations of several scales s is the score of
 the clip (equations 2 and 3 of the paper).
 """
 
@@ -17,19 +17,19 @@ from trn_jax.nn.layers import Linear, dropout, global_average_pool, storage_dtyp
 from trn_jax.nn.pooling import pick
 
 RELATION_MODES = ("sample", "expected", "first")
-_MAX_FRAMES = 20  # of which all relations are listed; each further one doubles their number
+_MAX_FRAMES = 20  # all relations are listed; each further frame doubles their number
 
 
 class Relation(nnx.Module):
     """The two-layer network of one scale: ReLU, linear, ReLU, linear over concatenated frames.
 
     Args:
-        scale: number of frames that it looks at.
+        scale: number of frames of a relation.
         num_frames: number of frames of a clip.
         channels: features of a frame.
         hidden_channels: width of the hidden layer.
         num_classes: number of classes.
-        max_relations: number of relations that make up the score in training.
+        max_relations: number of relations that are added up.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
     """
@@ -75,11 +75,11 @@ class Relation(nnx.Module):
         return jnp.sum(scores, axis=1, dtype=storage_dtype(scores.dtype))
 
     def expected(self, x):
-        """The mean of `chosen` over all draws of `num_used` relations.
+        """The mean of `chosen` over all samples of `num_used` relations.
 
-        The first layer adds up one product per position in the relation, so the products of every
-        frame with every position are computed once and only added per relation; the last layer is
-        linear, so it is applied once, to the mean of the hidden layers.
+        The first layer is a sum of one product per position in the relation, so the products of
+        every frame with every position are computed once and added per relation. The last layer is
+        linear and applied once, to the mean of the hidden layers.
 
         Args:
             x: features of the frames after the ReLU, `[batch, frames, channels]`.
@@ -100,9 +100,9 @@ class Relation(nnx.Module):
 class TRNHead(nnx.Module):
     """Embed every frame, then sum the scores of relations between frames.
 
-    Training draws `max_relations` relations of each scale at random; one draw serves the whole
-    batch. The references draw in evaluation as well, which makes their results random. Here
-    evaluation takes the exact expectation over all draws by default.
+    Training samples `max_relations` relations of each scale, the same for the whole batch. The
+    references sample in evaluation as well, so that their results are random. Here evaluation
+    computes the exact expectation over all samples by default.
 
     Args:
         in_channels: channels of the backbone's features.
@@ -110,18 +110,18 @@ class TRNHead(nnx.Module):
         num_segments: number of frames T of a clip.
         multi_scale: relations of all scales T, T - 1, ..., 2, else of scale T only.
         dropout_rate: share of each frame's features that is dropped in training.
-        embedding_channels: features of a frame that the relations see (`img_feature_dim` in
-            TRN-pytorch and its version for MindSpore).
-        max_relations: relations of a scale that make up a score (`subsample_num` there).
+        embedding_channels: features of a frame in relations (`img_feature_dim` in TRN-pytorch and
+            its version for MindSpore).
+        max_relations: number of relations of a scale that are added up (`subsample_num` there).
         init_std: standard deviation of the embedding's initial weights.
-        train_relations: relations in training: "sample" (drawn with a key), "first" (the first ones
-            in lexicographic order) or "expected" (the exact expectation over all draws).
+        train_relations: relations in training: "sample" (random), "first" (the first ones in
+            lexicographic order) or "expected" (the exact expectation over all samples).
         eval_relations: the same for evaluation.
         dtype: dtype of the computation.
         rngs: source of the `params` keys.
 
     Raises:
-        UserError: for an unknown way to choose relations, or too few frames.
+        UserError: for an unknown choice of relations, or too few or too many frames.
     """
 
     merge_views = "probabilities"
@@ -149,18 +149,18 @@ class TRNHead(nnx.Module):
             if mode not in RELATION_MODES:
                 raise UserError(f"{option}={mode!r} is not one of {', '.join(RELATION_MODES)}")
         if num_segments < 2:
-            raise UserError(f"a TRN head relates at least 2 frames, num_segments is {num_segments}")
+            raise UserError(f"a TRN needs at least 2 frames, not num_segments={num_segments}")
         if multi_scale and num_segments > _MAX_FRAMES:
             raise UserError(
                 f"num_segments={num_segments} frames have {2**num_segments:,} relations; a "
-                f"multi-scale TRN takes at most {_MAX_FRAMES} frames (head=trn relates them once)"
+                f"multi-scale TRN takes at most {_MAX_FRAMES} frames (head=trn has one relation)"
             )
         self.num_segments = num_segments
         self.dropout_rate = dropout_rate
         self.train_relations = train_relations
         self.eval_relations = eval_relations
         self.fc = Linear(in_channels, embedding_channels, std=init_std, dtype=dtype, rngs=rngs)
-        # mmaction2 and TRN-pytorch make the single-scale network wider than those of many scales.
+        # As in mmaction2 and TRN-pytorch, the single-scale network is wider.
         hidden_channels = 256 if multi_scale else 512
         scales = range(num_segments, 1, -1) if multi_scale else (num_segments,)
         self.relations = nnx.List(
@@ -181,12 +181,12 @@ class TRNHead(nnx.Module):
         """Map `[batch, segments, height, width, channels]` to logits `[batch, num_classes]`.
 
         Raises:
-            UserError: the clip does not have `num_segments` frames, or keys are missing.
+            UserError: the clip does not have `num_segments` frames, or `rngs` is missing.
         """
         if features.shape[1] != self.num_segments:
             raise UserError(
-                f"this TRN relates {self.num_segments} frames, but clips of {features.shape[1]} "
-                f"frames came in; sample {self.num_segments} segments, or create the model with "
+                f"clips have {features.shape[1]} frames, this TRN needs {self.num_segments}; "
+                f"sample {self.num_segments} segments, or create the model with "
                 f"num_segments={features.shape[1]}"
             )
         x = global_average_pool(features)  # [batch, segments, channels]
@@ -205,7 +205,7 @@ class TRNHead(nnx.Module):
             return jnp.arange(relation.num_used)
         if rngs is None:
             raise UserError(
-                "relations are to be drawn at random, which needs keys: call the model with "
-                "rngs=nnx.Rngs(seed), or choose eval_relations='expected'"
+                "eval_relations='sample' needs random keys: call the model with "
+                "rngs=nnx.Rngs(seed), or use eval_relations='expected'"
             )
         return jax.random.permutation(rngs.relations(), len(relation.table()))[: relation.num_used]

@@ -1,7 +1,7 @@
 """TSM (Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", 2019).
 
-Some channels of every frame change places with those of its neighbours, so that a 2-D network sees
-a little of the past and of the future, without parameters or products.
+Some channels of every frame come from its neighbours, so that a 2-D network mixes information over
+time, without parameters or multiplications.
 """
 
 from functools import partial
@@ -22,37 +22,36 @@ from trn_jax.nn.layers import (
 
 
 class TemporalShift(nnx.Module):
-    """Move a part of the channels by one frame (section 3 of the paper).
+    """Shift a part of the channels by one frame (section 3 of the paper).
 
     With F = `channels // shift_div`, the first F channels come from the next frame, the second F
-    from the previous one, all others stay. What would come from outside the clip is zero. Fewer
-    channels than `shift_div` are left alone.
+    from the previous one, all others stay. Frames outside the clip are zero. With fewer channels
+    than `shift_div`, nothing is shifted.
 
     Args:
         channels: channels of the features.
         num_segments: number of frames of a clip.
-        shift_div: the share of the channels that moves in each direction is 1 / `shift_div`.
-        causal: only look back, for use on a stream (section 4.2): the first F channels come from
-            the previous frame, all others stay.
-        shift_segments: frames that features move among; a clip is cut into runs of so many. All
-            frames of a clip by default.
+        shift_div: the share of channels that is shifted in each direction is 1 / `shift_div`.
+        causal: use past frames only, for streams (section 4.2): the first F channels come from the
+            previous frame, all others stay.
+        shift_segments: length of the runs of frames, which a clip is split into, that features are
+            shifted within. The whole clip by default.
 
     Raises:
-        UserError: `shift_div` leaves no channel in its place, or `shift_segments` does not divide
-            `num_segments`.
+        UserError: `shift_div` is below 2, or `shift_segments` does not divide `num_segments`.
     """
 
     def __init__(self, channels, *, num_segments, shift_div=8, causal=False, shift_segments=None):
         if shift_div < 2:
             raise UserError(
-                f"shift_div={shift_div} must be at least 2: 1/shift_div of the "
-                "channels moves in each direction"
+                f"shift_div={shift_div} must be at least 2: 1/shift_div of the channels is shifted "
+                "in each direction"
             )
         shift_segments = num_segments if shift_segments is None else shift_segments
         if shift_segments < 1 or num_segments % shift_segments:
             raise UserError(
-                f"shift_segments={shift_segments} must divide num_segments={num_segments}: clips "
-                "are cut into runs of so many frames, which features move among"
+                f"shift_segments={shift_segments} must divide num_segments={num_segments}: it is "
+                "the length of the runs of frames that features are shifted within"
             )
         self.num_segments = shift_segments
         self.causal = causal
@@ -62,7 +61,7 @@ class TemporalShift(nnx.Module):
         """Map `[batch * segments, height, width, channels]`, the frames of a clip in a row.
 
         Raises:
-            UserError: the rows are not whole clips.
+            UserError: the number of frames is not a multiple of `num_segments`.
         """
         if not self.num_shifted:
             return x
@@ -72,13 +71,13 @@ class TemporalShift(nnx.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def shift(x, steps, width):
-    """Move the first `width` channels by the first of `steps` frames, the next by the second, ...
+    """Shift the first `width` channels by the first of `steps` frames, the next by the second, ...
 
-    The gradient is moved back; derived by JAX, it would be a sum of one map for each step.
+    The gradient is shifted back; JAX's derivative would be a sum of one map per step.
 
     Args:
         x: `[batch, segments, height, width, channels]`.
-        steps: by how many frames to later times.
+        steps: numbers of frames, positive to later times.
         width: number of channels for each of `steps`.
     """
     forms = dict(steps=steps, width=width)
@@ -94,9 +93,6 @@ def _shift_back(steps, width, _, gradient):
 shift.defvjp(lambda x, steps, width: (shift(x, steps, width), None), _shift_back)
 
 
-# Assignment to slices would copy the map once per slice.
-
-
 def shift_by_slices(x, *, steps, width):
     """`shift`, for GPUs: every element is read and written once."""
     moved = [_move(x[..., i * width : (i + 1) * width], step) for i, step in enumerate(steps)]
@@ -104,9 +100,9 @@ def shift_by_slices(x, *, steps, width):
 
 
 def shift_by_selection(x, *, steps, width):
-    """`shift`, up to five times as fast on CPUs, where XLA is slow to concatenate.
+    """`shift`, up to five times as fast on CPUs, where XLA's concatenation is slow.
 
-    TPUs work on 128 channels at a time, which the slices cut through.
+    TPUs process 128 channels at a time, which don't align with the slices.
     """
     group = jnp.arange(x.shape[-1]) // width
     y = x
@@ -116,7 +112,7 @@ def shift_by_selection(x, *, steps, width):
 
 
 def _move(x, steps):
-    """Move `x` `[batch, segments, ...]` by `steps` frames to later times; fill up with zeros."""
+    """Shift `x` `[batch, segments, ...]` by `steps` frames to later times; pad with zeros."""
     padding = [(0, 0, 0)] * x.ndim
     padding[1] = (steps, -steps, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), padding)
@@ -125,8 +121,8 @@ def _move(x, steps):
 class TSMHead(nnx.Module):
     """Score every frame, average the scores: the head of TSM and TIN.
 
-    The classifier is linear, so it is applied once, to the mean of the frames' features. Dropout
-    comes before the mean: every frame has a mask of its own.
+    The classifier is linear, so it is applied once, to the mean features. Dropout comes before the
+    mean: every frame has its own mask.
 
     Args:
         in_channels: channels of the backbone's features.

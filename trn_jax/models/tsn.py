@@ -1,4 +1,4 @@
-"""Temporal Segment Networks (Wang et al., 2016): frames vote, their order does not count."""
+"""Temporal Segment Networks (Wang et al., 2016): mean scores of frames, regardless of order."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,8 +9,8 @@ from trn_jax.nn.layers import Linear, dropout, global_average_pool, storage_dtyp
 class TSNHead(nnx.Module):
     """Average the features of all frames, then classify.
 
-    The average is taken before the classifier, which is linear, so it equals the average of the
-    frames' scores. Dropout comes after it: one mask per clip.
+    The classifier is linear, so this equals the average of the frames' scores. Dropout comes after
+    the average: one mask per clip.
 
     Args:
         in_channels: channels of the backbone's features.

@@ -1,1 +1,1 @@
-"""Layers with the numerics of PyTorch, in the form that is fast on each device."""
+"""Layers with PyTorch's numerics, in the form that is fast on each device."""

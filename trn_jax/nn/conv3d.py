@@ -1,8 +1,8 @@
-"""Convolution over space and time, folded into products and 2-D convolutions.
+"""3-D convolution as a sum of 2-D convolutions.
 
-A kernel with t taps over time is t kernels over space: each is applied to all frames as if they
-were single images, and the results are moved by one frame per tap before they are added. XLA's
-3-D convolutions take several times as long on CPU, and their weight gradients are slow on GPU too.
+A kernel with t taps over time is t kernels over space: each is applied to all frames as single
+images, and the results are shifted by one frame per tap before the sum. XLA's 3-D convolutions take
+several times as long on CPU, and their weight gradients are slow on GPU, too.
 """
 
 import jax
@@ -13,7 +13,7 @@ from trn_jax.errors import UserError
 from trn_jax.nn.convolution import convolve
 from trn_jax.nn.layers import parameter, storage_dtype
 
-FURTHER_TAP_SCOPE = "further_tap"  # what adds to the output of a first tap; for `models.cost`
+FURTHER_TAP_SCOPE = "further_tap"  # taps after the first; `models.cost` counts their outputs once
 
 # N(0, 2 / fan_out), He et al. (2015); the fan counts the taps over time.
 he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -30,14 +30,13 @@ class Conv3d(nnx.Module):
         kernel_size: `(time, size)`: taps over time, in frames, and height and width, in pixels;
             both odd.
         stride: step between outputs in space, in pixels; in time the step is one frame.
-        groups: number of equal, contiguous parts that the channels fall into; each part of the
-            output sees one part of the input.
-        init: function `(key, shape, dtype)` that draws the kernel.
+        groups: number of equal, contiguous groups of channels that are convolved separately.
+        init: initialiser `(key, shape, dtype)` of the kernel.
         dtype: dtype of the computation.
         rngs: source of the `params` key.
 
     Raises:
-        UserError: the channels cannot be cut into so many groups.
+        UserError: `groups` does not divide the channels.
     """
 
     def __init__(
@@ -54,8 +53,8 @@ class Conv3d(nnx.Module):
     ):
         if in_channels % groups or out_channels % groups:
             raise UserError(
-                f"a convolution from {in_channels} to {out_channels} channels cannot be cut into "
-                f"{groups} groups"
+                f"groups={groups} does not divide both channels of a convolution, {in_channels} "
+                f"and {out_channels}"
             )
         self.stride = stride
         self.groups = groups
@@ -69,8 +68,8 @@ class Conv3d(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         x = x.astype(self.dtype)
         num_taps, num_frames = kernel.shape[0], x.shape[1]
-        # Frame t of the output sees frame t + offset of the input through the tap of that offset;
-        # taps that reach beyond a short clip from every frame see nothing but padding.
+        # The tap of an offset multiplies frame t + offset for frame t of the output. In short clips
+        # the outer taps multiply padding only.
         offsets = [offset - num_taps // 2 for offset in range(num_taps)]
         taps = [
             (tap, offset)

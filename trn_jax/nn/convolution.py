@@ -1,4 +1,4 @@
-"""2-D convolutions: plain, grouped and depthwise, each in a form that its device is fast at."""
+"""2-D convolutions: plain, grouped and depthwise, each in the form that is fast on its device."""
 
 import math
 from functools import partial
@@ -11,7 +11,7 @@ from jax import lax
 from trn_jax.errors import UserError
 from trn_jax.nn.layers import parameter, storage_dtype
 
-# Input channels from which on the gradient of a kernel is faster on a CPU as products of matrices.
+# From so many input channels on, kernel gradients are faster as matrix products on a CPU.
 _WIDE = 64
 
 
@@ -28,8 +28,8 @@ class Conv(nnx.Module):
         use_bias: add a bias, zero at first.
         std: standard deviation of the normal initialisation; `None` takes sqrt(2 / fan_out), that
             of He et al. (2015) for ReLU networks, which torchvision and mmaction2 use.
-        frozen: keep the parameters out of training.
-        groups: number of equal groups of channels that are convolved each by itself; as many as
+        frozen: exclude the parameters from training.
+        groups: number of equal groups of channels that are convolved separately; as many as
             channels make a depthwise convolution.
         dtype: dtype of the computation.
         rngs: source of the `params` key.
@@ -55,8 +55,8 @@ class Conv(nnx.Module):
     ):
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise UserError(
-                f"a convolution from {in_channels} to {out_channels} channels cannot be cut into "
-                f"{groups} groups: both numbers must be multiples of it"
+                f"groups={groups} does not divide both channels of a convolution, {in_channels} "
+                f"and {out_channels}"
             )
         self.stride = stride
         self.padding = padding
@@ -79,14 +79,13 @@ class Conv(nnx.Module):
 
 
 def convolve(x, kernel, stride, padding, groups):
-    """Convolve each of `groups` equal, contiguous groups of channels by itself.
+    """Convolve each of `groups` equal, contiguous groups of channels separately.
 
     GPU and TPU run XLA's own convolution and its gradients. On a CPU those take up to 1000 times
-    longer than the arithmetic needs, so the program for a CPU has other forms: a depthwise
-    convolution is a sum of shifted, scaled images, one for each tap of the kernel, and the gradient
-    of a grouped or a wide kernel is a matrix product for each tap, or for each row of taps. A
-    kernel of a single tap is a product of matrices, except on TPUs. Which form runs is decided when
-    a program is compiled for its device.
+    longer than the arithmetic needs, so CPUs run other forms: a depthwise convolution is a sum of
+    shifted, scaled images, one per tap of the kernel, and the gradient of a grouped or wide kernel
+    is a matrix product per tap, or per row of taps. A kernel of a single tap is a matrix product,
+    except on TPUs. The form is chosen when a program is compiled for its device.
 
     Args:
         x: `[batch, height, width, in_channels]`.
@@ -107,14 +106,13 @@ def convolve(x, kernel, stride, padding, groups):
 
 def _convolve_pixels(x, kernel, stride):
     def product(x, kernel):
-        # Gradients of a product take CPUs several times less than those of a convolution, and up to
-        # three times less than if the rows kept their three axes.
+        # On CPUs, gradients of a product are several times faster than those of a convolution, and
+        # up to three times faster than with three axes of rows.
         x = x[:, ::stride, ::stride]
         y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
         return y.reshape(*x.shape[:-1], -1)
 
-    # TPUs keep images in another order for convolutions than for products; all would be moved
-    # twice between them.
+    # TPUs have different layouts for convolutions and products; images would be copied twice.
     by_xla = partial(_convolve_by_xla, stride=stride, padding=0, groups=1)
     return lax.platform_dependent(x, kernel, tpu=by_xla, default=product)
 
@@ -178,7 +176,7 @@ def _pad(x, padding):
 
 
 def _taps(x, size, stride):
-    """What each tap of a kernel sees of padded `x`: `size**2` arrays of the output's shape."""
+    """The part of padded `x` under each tap of a kernel: `size**2` arrays of the output's shape."""
     height, width = ((length - size) // stride + 1 for length in x.shape[1:3])
     return [
         x[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
@@ -188,7 +186,7 @@ def _taps(x, size, stride):
 
 
 def _kernel_gradient_by_taps(x, kernel, gradient, *, stride, padding, groups):
-    # A single group gets no axis of its own: the product would be slower beside one of length 1.
+    # A single group gets no axis: an axis of length 1 would make the product slower.
     axes = (groups,) if groups > 1 else ()
     form = "pgi,pgo->igo" if groups > 1 else "pi,po->io"
 
@@ -210,7 +208,7 @@ def _kernel_gradient_by_taps(x, kernel, gradient, *, stride, padding, groups):
 def _kernel_gradient_by_rows(x, kernel, gradient, *, padding):
     """The same for stride 1, by fewer and wider products: one for each row of taps.
 
-    Moved to the right by j pixels, the gradient lies where column j of the taps sees `x`.
+    Shifted right by j pixels, the gradient is aligned with the part of `x` under column j of taps.
     """
     size, height = kernel.shape[0], gradient.shape[1]
     x = _pad(x, padding)
@@ -230,7 +228,7 @@ def _kernel_gradient_by_rows(x, kernel, gradient, *, padding):
     return rows.swapaxes(1, 2).astype(kernel.dtype)
 
 
-# Depthwise convolutions on a CPU. Sums are in float32, as XLA's own convolution has them.
+# Depthwise convolutions on a CPU. Sums are in float32, as in XLA's own convolution.
 
 
 def _depthwise_by_taps(x, kernel, *, stride, padding):
@@ -243,10 +241,10 @@ def _sum_of_taps(x, kernel, stride):
     return sum(image * w for image, w in zip(images, kernel.reshape(len(images), -1), strict=True))
 
 
-# In training the sum of taps goes row by row. XLA would otherwise compute everything before it once
-# for each tap, batch norms and their gradients included: blocks of MobileOne took 1.5 times as long
-# to train and up to 3 times as long to compile. The operands of a loop are computed once. It is not
-# a loop over the batch, because devices share that axis.
+# In training, the sum of taps is a loop over rows, whose operands are computed once. Otherwise XLA
+# recomputes its input for each tap, batch norms and their gradients included: blocks of MobileOne
+# took 1.5 times as long to train and up to 3 times as long to compile. The loop is not over the
+# batch, because that axis is sharded.
 
 
 def _depthwise_by_rows(x, kernel, *, stride, padding):

@@ -1,11 +1,11 @@
-"""Linear layers, batch normalisation, average pooling and dropout with the numerics of PyTorch.
+"""Linear layers, batch normalisation, average pooling and dropout with PyTorch's numerics.
 
 Layout is channels-last everywhere. Parameters and statistics are kept in float32 (float64 when the
 layer computes in float64); `dtype` is what convolutions and products compute in.
 
-A layer is `frozen` for good, by its constructor: its parameters are then `Frozen` variables rather
-than `nnx.Param`, so `nnx.split(model, nnx.Param, ...)` hands exactly the trainable parameters to
-the optimizer, and their names in the model stay the same.
+A layer is `frozen` by its constructor: its parameters are then `Frozen` variables instead of
+`nnx.Param`, so that `nnx.split(model, nnx.Param, ...)` gives the optimizer exactly the trainable
+parameters, under the same names.
 """
 
 import math
@@ -18,15 +18,15 @@ from jax import lax
 
 from trn_jax.errors import UserError
 
-NORM_SCOPE = "batch_norm"  # what profiles, and `models.cost`, know its operations by
+NORM_SCOPE = "batch_norm"  # scope of its operations in profiles and for `models.cost`
 
 
 class Frozen(nnx.Variable):
-    """A parameter that no optimizer sees (frozen stages, partial batch normalisation)."""
+    """A parameter that is not trained (frozen stages, partial batch normalisation)."""
 
 
 def storage_dtype(dtype):
-    """The dtype in which parameters and statistics are kept for a computation in `dtype`."""
+    """The dtype of parameters and statistics for a computation in `dtype`."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -36,7 +36,7 @@ def parameter(value, *, frozen):
 
 
 def freeze(module):
-    """Make all trainable parameters of `module` frozen ones, in place; other objects pass."""
+    """Freeze all trainable parameters of `module`, in place; other objects are ignored."""
     if isinstance(module, nnx.Module):
         for _, part in list(nnx.iter_modules(module)):
             for name, value in list(vars(part).items()):
@@ -48,9 +48,9 @@ def freeze(module):
 def relu(x):
     """`max(x, 0)`, with a gradient of 0 at 0 as that of `jax.nn.relu`.
 
-    The gradient is a product with the sign of the output, which is kept for the next layer anyway.
-    Of a selection XLA would also keep the condition, and its compiler for TPUs fails to move that
-    from one layout to another (CompileTimeScopedVmemOom, for the recipe `tsm_k400` on v5e).
+    The gradient is a product with the sign of the output, which is saved for the next layer anyway.
+    For a selection, XLA would also save the condition, and its TPU compiler fails to change the
+    layout of that (CompileTimeScopedVmemOom, for the recipe `tsm_k400` on v5e).
     """
     return jnp.maximum(x, 0)
 
@@ -104,18 +104,17 @@ class BatchNorm(nnx.Module):
     Training normalises with the biased variance of the batch and moves the running variance
     towards the *unbiased* one, as PyTorch does. Statistics are computed in float32.
 
-    The published recipes normalise over the clips of one GPU. Here that is a property of the data
-    instead of the machine: the leading axis is cut into `num_groups` equal, contiguous groups, each
-    normalised by itself, and the running statistics take the mean over the groups. The result does
-    not depend on the number of devices or hosts, and needs no communication while a group lies
-    inside one device.
+    Published recipes normalise over the clips of one GPU. Here that is a property of the data, not
+    the machine ("ghost batch norm"): the leading axis consists of `num_groups` equal, contiguous
+    groups, each normalised separately, and the running statistics take the mean over the groups.
+    The result does not depend on the number of devices or processes, and needs no communication if
+    each group is on one device.
 
     Args:
         channels: size of the last axis.
-        frozen: use the running statistics in training too, and keep scale and bias as they are
-            (partial batch normalisation, frozen stages).
-        momentum: share of the old running statistics that is kept at each step (PyTorch's 0.1
-            is 0.9 here).
+        frozen: use the running statistics in training too, and don't train scale and bias (partial
+            batch normalisation, frozen stages).
+        momentum: weight of the old running statistics at each step (PyTorch's 0.1 is 0.9 here).
         epsilon: added to the variance.
         dtype: dtype of the output.
     """
@@ -135,8 +134,8 @@ class BatchNorm(nnx.Module):
         """Normalise `x` `[batch, ..., channels]`; `batch` is a multiple of `num_groups`."""
         if not train or self.frozen:
             return self._normalise(x, self.mean[...], self.var[...])
-        # A single group gets no axis of its own: XLA's CPU reductions of a product are 40 times
-        # slower beside an axis of length 1.
+        # A single group gets no axis: XLA's CPU reductions of a product are 40 times slower with an
+        # axis of length 1.
         groups = (num_groups,) if num_groups > 1 else ()
         grouped = x.reshape(*groups, -1, x.shape[-1])
         with jax.named_scope(NORM_SCOPE):
@@ -155,8 +154,8 @@ class BatchNorm(nnx.Module):
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             batch = jnp.mean(batch.reshape(-1, batch.shape[-1]), axis=0)
-            # Not `running[...] =`, which asks for the array's sharding: JAX, when tracing, then
-            # words an error from all it traced so far, and deep networks take ten times as long.
+            # Not `running[...] =`, which reads the array's sharding: while tracing, JAX then
+            # formats an error from the whole trace, and deep networks take ten times as long.
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
 
 
@@ -182,17 +181,17 @@ class ConvNormRelu(nnx.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalise_groups(x, scale, bias, guess, epsilon, dtype):
-    """Normalise every group of rows by its own mean and variance, then scale and shift.
+    """Normalise every group of rows by its mean and variance, then scale and shift.
 
-    Its gradient goes through `y` only. Written out, it takes two sums over the rows (Ioffe and
-    Szegedy, 2015, section 3); derived by JAX it would take four. In memory, images and their
-    gradients have the dtypes of `x` and `y`, half as wide in bfloat16 as what is computed with.
+    Only `y` has a gradient. Written out, it takes two sums over the rows (Ioffe and Szegedy, 2015,
+    section 3); JAX's derivative would take four. In memory, images and their gradients have the
+    dtypes of `x` and `y`.
 
     Args:
         x: `[(groups,) rows, channels]`.
-        scale: `[channels]`; its dtype is that of all computation.
+        scale: `[channels]`; its dtype is that of the computation.
         bias: `[channels]`.
-        guess: `[channels]`, more or less the mean.
+        guess: `[channels]`, an estimate of the mean.
         epsilon: added to the variance.
         dtype: dtype of `y`.
 
@@ -203,8 +202,8 @@ def normalise_groups(x, scale, bias, guess, epsilon, dtype):
 
 
 def _normalise_groups(x, scale, bias, guess, epsilon, dtype):
-    # One pass over the data: moments about the guess. Unlike E[x^2] - E[x]^2 this does not cancel
-    # where the mean is large against the deviation, if the guess is good.
+    # One pass over the data: moments about the guess. With a good guess, nothing cancels where the
+    # mean is large compared with the deviation, unlike in E[x^2] - E[x]^2.
     wide = x.astype(scale.dtype)
     shifted = wide - guess
     offset = jnp.mean(shifted, axis=-2, keepdims=True)
@@ -220,7 +219,7 @@ def _normalise_groups_backward(_epsilon, _dtype, saved, gradients):
     dy = gradients[0].astype(scale.dtype)
     rows, channels = x.shape[-2:]
     centred = x.astype(scale.dtype) - mean
-    of_bias = jnp.sum(dy, axis=-2, keepdims=True)  # of each group by itself
+    of_bias = jnp.sum(dy, axis=-2, keepdims=True)  # per group
     of_scale = factor * jnp.sum(dy * centred, axis=-2, keepdims=True)
     of_x = (scale * factor) * (dy - of_bias / rows - centred * (factor * of_scale / rows))
     of_scale, of_bias = (jnp.sum(g.reshape(-1, channels), axis=0) for g in (of_scale, of_bias))
@@ -237,16 +236,14 @@ def split_clips(x, num_segments):
         UserError: the number of rows is not a multiple of `num_segments`.
     """
     if x.shape[0] % num_segments:
-        raise UserError(
-            f"{x.shape[0]} frames came in, which are no whole clips of num_segments={num_segments}"
-        )
+        raise UserError(f"{x.shape[0]} frames are not a multiple of num_segments={num_segments}")
     return x.reshape(-1, num_segments, *x.shape[1:])
 
 
 def global_average_pool(x):
     """Mean over height and width: `[..., height, width, channels]` to `[..., channels]`.
 
-    Accumulated in float32, because the mean of many small bfloat16 numbers loses most of its bits.
+    Accumulated in float32, because a mean of many bfloat16 numbers loses most of its bits.
     """
     return jnp.mean(x, axis=(-3, -2), dtype=storage_dtype(x.dtype))
 
@@ -254,9 +251,8 @@ def global_average_pool(x):
 def dropout(x, rate, *, key, clip_index):
     """Zero each element of `x` `[batch, ...]` with probability `rate`; scale up the others.
 
-    Every clip has a mask of its own, drawn from `key` and its number in the global batch
-    (`clip_index` `[batch]`). The masks therefore do not change when the batch is spread over more
-    devices or cut into more accumulation steps.
+    The mask of a clip depends on `key` and its index in the global batch (`clip_index` `[batch]`),
+    and so not on the number of devices or accumulation steps.
     """
     if rate == 0:
         return x

@@ -1,7 +1,7 @@
-"""Max pooling, and picking entries, with gradients in the form that each platform adds up best.
+"""Max pooling and indexing, with gradients that are fast on CPUs and deterministic on GPUs.
 
-XLA's own forms are scatters. CPUs go through them one entry after the other; GPUs add what meets in
-any order, so that no two runs are the same. The forms that take their place add in one order.
+XLA's own gradients are scatters: CPUs run them entry by entry, and GPUs add colliding entries in
+any order, so that runs differ. The forms here add in a fixed order.
 """
 
 import math
@@ -16,9 +16,8 @@ from jax import lax
 def max_pool(x, window, *, stride, padding=0, ceil_mode=False):
     """Maximum over `window` x `window` pixels of `x` `[batch, height, width, channels]`.
 
-    The border is padded with minus infinity, so that it never wins, whatever the sign of `x`. With
-    `ceil_mode`, a last window may hang over the end, as long as it starts before it, as in PyTorch.
-    Where several pixels share the maximum, the first one gets the gradient.
+    The border is padded with minus infinity. With `ceil_mode`, the last window may extend beyond
+    the end if it starts before it, as in PyTorch. Of several maxima, the first gets the gradient.
     """
 
     def around(size):
@@ -50,8 +49,8 @@ def _max_pool_forward(x, *sizes):
 
 
 def _max_pool_backward(window, stride, borders, kept, dy):
-    # XLA's own form visits one window after the other, which takes CPUs four times as long. GPUs
-    # visit them side by side, and add what meets in a pixel in any order: no two runs are the same.
+    # XLA's own form goes window by window, which takes CPUs four times as long. GPUs process them
+    # in parallel and add gradients of a pixel in any order, so that runs differ.
     sizes = dict(window=window, stride=stride, borders=borders)
     by_position = partial(scatter_by_position, **sizes)
     by_window = partial(scatter_by_window, **sizes)
@@ -99,7 +98,7 @@ def scatter_by_position(x, y, dy, *, window, stride, borders):
 def max_pool_time(x, scale):
     """Maximum over every `scale` frames of `x` `[batch, time, height, width, channels]`.
 
-    The last window may be cut short by the end of the clip: `ceil(time / scale)` frames remain.
+    The last window may be shorter: `ceil(time / scale)` frames remain.
     """
     return x if scale == 1 else _max_pool_time(x, scale)
 
@@ -111,7 +110,7 @@ def _max_pool_time(x, scale):
 
 
 def _to_windows(x, scale):
-    """How many frames `x` lacks of whole windows, before and behind, as a padding of all axes."""
+    """Padding of all axes of `x` that completes the last window."""
     return ((0, 0), (0, -x.shape[1] % scale), (0, 0), (0, 0), (0, 0))
 
 
@@ -121,8 +120,7 @@ def _max_pool_time_forward(x, scale):
 
 
 def _max_pool_time_backward(scale, kept, dy):
-    # Where XLA is asked for programs that are the same in every run on a GPU, it refuses its own
-    # form, as windows might overlap.
+    # With deterministic operations on GPUs, XLA refuses its own form, as windows might overlap.
     by_xla = partial(scatter_frames_by_xla, scale=scale)
     by_choice = partial(scatter_frames_by_choice, scale=scale)
     return (lax.platform_dependent(*kept, dy, cuda=by_choice, default=by_xla),)
@@ -132,12 +130,12 @@ _max_pool_time.defvjp(_max_pool_time_forward, _max_pool_time_backward)
 
 
 def scatter_frames_by_xla(x, _, dy, *, scale):
-    """Gradient of `max_pool_time` at `x`, where the first maximum of a window gets it."""
+    """Gradient of `max_pool_time` at `x`; the first maximum of a window gets it."""
     return jax.vjp(partial(_max_pool_time.fun, scale=scale), x)[1](dy)[0]
 
 
 def scatter_frames_by_choice(x, y, dy, *, scale):
-    """The same, `y` being the maxima, by looking for them."""
+    """The same, by comparing frames with the maxima `y`."""
     windows = jnp.pad(x, _to_windows(x, scale), constant_values=-jnp.inf)
     windows = windows.reshape(x.shape[0], -1, scale, *x.shape[2:])
     first = jnp.argmax(windows == y[:, :, None], axis=2, keepdims=True)
@@ -148,10 +146,10 @@ def scatter_frames_by_choice(x, y, dy, *, scale):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def pick(x, indices, axis):
-    """`x[indices]` where the first of the indices is for `axis`, the second for the next axis, ...
+    """`x[indices]`, where the first of the indices is for `axis`, the second for the next, ...
 
-    The gradient of an entry that is picked several times is a sum, which GPUs would take in any
-    order, so that no two runs are the same. There it is a product of matrices.
+    Gradients of an entry that is picked several times are added, which GPUs do in any order, so
+    that runs differ. There the gradient is a matrix product.
 
     Args:
         x: an array.
@@ -181,7 +179,7 @@ def scatter_by_index(x, indices, dy, *, axis):
 
 
 def scatter_by_product(x, indices, dy, *, axis):
-    """Gradient of `pick` at `x`, as a product with a matrix that has a 1 for each entry."""
+    """Gradient of `pick` at `x`, as a product with a one-hot matrix."""
     last = axis + len(indices)
     sizes = x.shape[axis:last]
     rows, *others = jnp.broadcast_arrays(*indices)

@@ -10,11 +10,10 @@ from trn_jax.backbones.bninception import BLOCKS
 class BNInception(nn.Module):
     """BN-Inception without its classifier.
 
-    Its kernels are those for pixels in BGR order, as they are in the published files; the frames
-    come in RGB order all the same.
+    Kernels are for pixels in BGR order, as in the published files; frames are in RGB order.
 
     Args:
-        width: channels of the first convolution; all others are scaled along.
+        width: channels of the first convolution; all others scale with it.
     """
 
     sees_clips = False

@@ -24,7 +24,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Layers each of which sees all channels before it."""
+    """Layers that take all channels before them."""
 
     def __init__(self, depth, in_channels, growth):
         super().__init__()
@@ -53,7 +53,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """DenseNet without its classifier and without the ReLU before it, as mmaction2 uses it.
+    """DenseNet without its classifier and the ReLU before it, as in mmaction2.
 
     Args:
         depths: number of layers in each block.

@@ -1,4 +1,4 @@
-"""Heads in PyTorch: TSN, TSM, TPN and TRN; names of parameters are mmaction2's."""
+"""Heads of TSN, TSM, TPN and TRN in PyTorch; names of parameters are mmaction2's."""
 
 import itertools
 
@@ -41,7 +41,7 @@ class TRNHead(nn.Module):
         num_segments: number of frames.
         multi_scale: relations of all scales, else of all frames only.
         dropout_rate: share of each frame's features that is dropped in training.
-        embedding_channels: features of a frame that the relations see.
+        embedding_channels: features of a frame in relations.
         train_relations: "sample", "first" or "expected", as in our `TRNHead`.
         eval_relations: the same for evaluation.
     """
@@ -109,7 +109,7 @@ class Relations(nn.Module):
         self.names = [f"table_{scale}" for scale in scales]
         for name, scale in zip(self.names, scales, strict=True):
             table = torch.tensor(list(itertools.combinations(range(num_segments), scale)))
-            self.register_buffer(name, table, persistent=False)  # lies where the weights do
+            self.register_buffer(name, table, persistent=False)  # moves with the weights
 
     def forward(self, x):
         """Map `[batch, frames, channels]` to logits `[batch, num_classes]`."""

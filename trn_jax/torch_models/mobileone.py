@@ -22,7 +22,7 @@ class SqueezeExcite(nn.Module):
 
 
 class MobileOneBlock(nn.Module):
-    """Sum of a convolution, a 1x1 convolution and the input, each normalised by itself.
+    """Sum of a convolution, a 1x1 convolution and the input, each with a batch norm.
 
     Args:
         in_channels: channels of the input.
@@ -30,7 +30,7 @@ class MobileOneBlock(nn.Module):
         kernel: size of the convolution.
         stride: step between outputs.
         groups: groups of the convolutions.
-        num_convs: how many convolutions stand side by side.
+        num_convs: number of parallel convolutions.
         squeeze_excite: scale the channels of the sum.
         deploy: the single convolution that equals the sum.
     """
@@ -80,15 +80,15 @@ class MobileOne(nn.Module):
         depths: number of pairs of a depthwise and a pointwise block in each stage.
         widths: channels of each stage.
         stem_width: channels of the stem.
-        num_se_blocks: how many pairs at the end of each stage squeeze and excite.
-        num_convs: how many convolutions stand side by side in each block but the stem.
-        wrap: function of a block and its input channels that moves frames before the block.
+        num_se_blocks: number of pairs at the end of each stage with squeeze-and-excitation.
+        num_convs: number of parallel convolutions in each block but the stem.
+        wrap: function of a block and its input channels that adds a temporal op before it.
         deploy: build the deployed form.
     """
 
     sees_clips = False
-    # With channels last, PyTorch 2.13 on a CPU writes beyond its memory in the backward pass, and
-    # the process aborts ("corrupted size vs. prev_size").
+    # With channels last, the backward pass of PyTorch 2.13 on a CPU corrupts memory and aborts
+    # ("corrupted size vs. prev_size").
     channels_last = False
 
     def __init__(

@@ -5,7 +5,7 @@ from torch import nn
 
 
 def channels_last(backbone):
-    """Whether a backbone works on maps, and with kernels, that have the channels last in memory."""
+    """Whether the maps and kernels of a backbone have channels-last memory."""
     return getattr(backbone, "channels_last", True)
 
 
@@ -13,11 +13,11 @@ class Recognizer(nn.Module):
     """A model with mmaction2's names: a backbone, a neck or none, and a head.
 
     Args:
-        backbone: one of the networks beside this module.
+        backbone: one of the networks of this package.
         head: maps `[batch, frames, channels]` to logits.
         neck: a `TPN`, or `None`.
-        mean: what is subtracted from the pixels, per channel, in RGB order.
-        std: what the pixels are divided by afterwards.
+        mean: subtracted from the pixels, per channel, in RGB order.
+        std: divides the pixels afterwards.
     """
 
     auxiliary_weight = 0.5
@@ -30,7 +30,7 @@ class Recognizer(nn.Module):
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def name_parts(self, backbone, head):
-        """Put the parts where the names of their parameters say."""
+        """Assign the parts to the attributes that name their parameters."""
         self.backbone = backbone
         self.cls_head = head
 
@@ -43,7 +43,7 @@ class Recognizer(nn.Module):
         return self.outputs(clips)[0]
 
     def outputs(self, clips):
-        """The logits, and the neck's auxiliary ones in training; `None` where there are none."""
+        """The logits, and the neck's auxiliary ones in training, or `None`."""
         features = self.stages(clips)
         x, auxiliary = features[-1], None  # [batch, channels, time, height, width]
         if self.neck is not None:
@@ -58,7 +58,7 @@ class Recognizer(nn.Module):
         """The features of all stages, a list of `[batch, channels, time, height, width]`."""
         batch = len(clips)
         x = (clips.float() - self.mean) / self.std
-        # Channels come first in name only: in memory they are last.
+        # Channels are the first axis, but last in memory.
         if self.backbone.sees_clips:
             return self.backbone(x.permute(0, 4, 1, 2, 3))
         x = x.flatten(0, 1).permute(0, 3, 1, 2)
@@ -70,7 +70,7 @@ class OriginalRecognizer(Recognizer):
     """The names of the original TSN and TRN: `base_model`, `new_fc` and `consensus`."""
 
     def name_parts(self, backbone, head):
-        """Put the parts where the names of their parameters say."""
+        """Assign the parts to the attributes that name their parameters."""
         self.base_model = backbone
         self.dropout = head.dropout
         self.new_fc = head.fc_cls
@@ -78,7 +78,7 @@ class OriginalRecognizer(Recognizer):
 
     @property
     def backbone(self):
-        """The backbone, by the name that it has elsewhere."""
+        """The backbone, by its name in `Recognizer`."""
         return self.base_model
 
     def score(self, x):

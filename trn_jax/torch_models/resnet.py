@@ -60,10 +60,10 @@ class ResNet(nn.Module):
         block: `BasicBlock` or `Bottleneck`.
         depths: number of blocks in each stage.
         width: channels of the stem.
-        wrap: function of a layer and its input channels that moves frames before the layer, as
-            `shifted` and `interlaced` do.
+        wrap: function of a layer and its input channels that adds a temporal op before the layer,
+            such as `shifted` and `interlaced`.
         shift_place: "blockres" wraps the first convolution of a block, "block" the whole block.
-        shift_every: every how many blocks of a stage; `None` is TSM's rule.
+        shift_every: wraps one block in so many of a stage; `None` is TSM's rule.
     """
 
     sees_clips = False

@@ -11,7 +11,7 @@ from trn_jax.torch_models.layers import sequential
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside windows, shifted by `shift` pixels where there are several."""
+    """Self-attention inside windows, shifted by `shift` pixels along axes with several."""
 
     def __init__(self, channels, *, num_heads, window, shift):
         super().__init__()
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """One pixel with twice the channels in place of 2x2."""
+    """Merge 2x2 pixels into one with twice the channels."""
 
     def __init__(self, channels):
         super().__init__()
@@ -92,7 +92,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Merge patches if there are any to merge, then run the blocks."""
+    """Patch merging, if any, then the blocks."""
 
     def __init__(self, downsample, blocks):
         super().__init__()
@@ -113,7 +113,7 @@ class Swin(nn.Module):
         head_channels: channels of an attention head.
         window: side of the windows, in patches.
         patch: side of a patch, in pixels.
-        drop_path_rate: how often the last block's branches are left out in training.
+        drop_path_rate: probability to skip a branch of the last block in training.
     """
 
     sees_clips = False
@@ -156,17 +156,17 @@ class Swin(nn.Module):
 
 
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept may be needed in training later
+@torch.inference_mode(False)  # cached tensors may be used in training
 def shift_mask(height, width, window, down, right, device):
-    """What keeps pixels apart that were brought together by a shift, `[windows, pixels, pixels]`.
+    """Mask between pixels that only share a window because of a shift, `[windows, pixels, pixels]`.
 
     Args:
         height: of the map, in pixels.
         width: of the map, in pixels.
         window: side of the windows, in pixels.
-        down: how far the map was moved, in pixels.
-        right: how far it was moved along the other axis.
-        device: where the mask is wanted.
+        down: vertical shift of the map, in pixels.
+        right: horizontal shift, in pixels.
+        device: device of the mask.
     """
     part = torch.zeros(height, width, device=device)
     part[height - down :] += 1

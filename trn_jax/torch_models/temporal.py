@@ -1,7 +1,7 @@
 """TSM and TIN (Lin et al., 2019; Shao et al., 2020) in PyTorch: wrappers of layers.
 
-A wrapped layer sees frames that were moved in time before. The components `net`, `net1` and `net2`
-that this adds to the names of parameters are mmaction2's.
+The input of a wrapped layer is shifted in time. The components `net`, `net1` and `net2` that this
+adds to the names of parameters are mmaction2's.
 """
 
 import torch
@@ -28,7 +28,7 @@ def interlaced(module, channels, *, num_segments, shift_div=4):
 class TemporalShift(nn.Module):
     """Take the first `fold` channels from the next frame, the second ones from the previous one.
 
-    Causal: take the first ones from the previous frame, and leave all others.
+    Causal: take the first ones from the previous frame and keep all others.
     """
 
     def __init__(self, fold, *, num_segments, causal):
@@ -41,8 +41,8 @@ class TemporalShift(nn.Module):
         """Map `[batch * segments, channels, height, width]` to the same shape."""
         if not self.fold:
             return x
-        # Concatenation along the last axis in memory. Assignments to slices would copy the whole
-        # map once each, in the backward pass as well.
+        # Concatenation along the last axis in memory. Each assignment to a slice would copy the
+        # whole map, in the backward pass as well.
         clips = x.permute(0, 2, 3, 1).unflatten(0, (-1, self.num_segments))
         moves = (1,) if self.causal else (-1, 1)
         *parts, rest = clips.split(
@@ -53,14 +53,14 @@ class TemporalShift(nn.Module):
 
 
 def _moved(clips, move):
-    """Move `[batch, segments, height, width, channels]` by one frame to later or earlier times."""
+    """Shift `[batch, segments, height, width, channels]` by one frame to later or earlier times."""
     if move > 0:
         return F.pad(clips[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
     return F.pad(clips[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
 
 
 class TemporalInterlace(nn.Module):
-    """Move quarters of the first `fold` channels by learned offsets, and weight them."""
+    """Shift quarters of the first `fold` channels by learned offsets, and weight them."""
 
     def __init__(self, fold, *, num_segments):
         super().__init__()
@@ -84,8 +84,8 @@ class TemporalInterlace(nn.Module):
         offsets = 4 * (net.fc2(hidden).sigmoid() - 0.5)  # [batch, 2]
         weights = 2 * self.weight_net(means).sigmoid()  # [batch, 2, segments]
 
-        # Linear interpolation: frame t is made of the frames at less than one frame's distance from
-        # t - offset, each the more the nearer it is.
+        # Linear interpolation: frame t is the weighted sum of the frames within less than one frame
+        # of t - offset.
         frames = torch.arange(self.num_segments, device=x.device, dtype=x.dtype)
         lag = frames[:, None] - frames
         distance = (lag - torch.cat([offsets, -offsets], 1)[..., None, None]).abs()

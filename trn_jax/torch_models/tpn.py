@@ -23,7 +23,7 @@ def conv_time(in_channels, channels, groups=1):
 
 
 class LevelFusion(nn.Module):
-    """Bring all levels to the coarsest temporal scale and join their channels."""
+    """Pool all levels to the coarsest temporal scale and fuse their channels."""
 
     def __init__(self, channels, out_channels, scales, groups):
         super().__init__()
@@ -48,7 +48,7 @@ class TPN(nn.Module):
     Args:
         stage_channels: channels of the features of all stages of the backbone.
         num_classes: number of classes, for the auxiliary classifier.
-        temporal_scales: number of frames that become one, for each level.
+        temporal_scales: number of frames that are pooled into one, for each level.
         flow: "cascade" or "parallel".
         conv_groups: groups of the convolutions in the levels.
         dropout_rate: share of the auxiliary classifier's features that is dropped in training.
