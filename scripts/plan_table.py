@@ -43,11 +43,11 @@ def clips_per_chip(config):
 
 
 def costs_that_fit(plan):
-    """`{clips per chip: Cost}` of the batches that fit."""
-    from trn_jax.planning.hlo_cost import Cost
+    """`{clips per chip: HloCost}` of the batches that fit."""
+    from trn_jax.planning.hlo_cost import HloCost
 
     found = {int(clips): cost for clips, cost in plan["costs"].items() if "error" not in cost}
-    return {clips: Cost(**cost) for clips, cost in found.items()}
+    return {clips: HloCost(**cost) for clips, cost in found.items()}
 
 
 def growth_of(plan):
@@ -71,7 +71,7 @@ def make(recipe, topology, *, twice):
 
     Returns:
         A JSON-able dict with `gradient` and `memory`, bytes of the gradient and of a chip, and in
-        `costs`, by clips per chip, the fields of `hlo_cost.Cost` or an `error`.
+        `costs`, by clips per chip, the fields of `hlo_cost.HloCost` or an `error`.
     """
     import jax
     from flax import nnx

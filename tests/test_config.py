@@ -19,9 +19,8 @@ from trn_jax.data import datasets, sampling
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 from trn_jax.models import MODELS
-from trn_jax.settings import check as check_values
+from trn_jax.settings import check_values, from_dict, resolved, to_json
 from trn_jax.settings import flat as flat_dict
-from trn_jax.settings import from_dict, resolved, to_json
 from trn_jax.settings import resolved_views as views
 
 REPOSITORY = pathlib.Path(__file__).parent.parent

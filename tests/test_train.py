@@ -17,6 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from trn_jax.config import base
 from trn_jax.data.datasets import Dataset
+from trn_jax.distributed import processes
 from trn_jax.training import events, logs, start
 
 
@@ -32,7 +33,7 @@ def test_waiting_for_videos_is_told_once_with_what_helps(capsys, source, wait, s
         parts=types.SimpleNamespace(steps_per_epoch=10.0, num_steps=500),
         meter=types.SimpleNamespace(summary=lambda: (summary, [scalars])),
         reporter=types.SimpleNamespace(write=lambda *_: None),
-        log=logs.log,
+        log=processes.log,
         advice=start.advice(files),
         num_replaced=0,
     )
@@ -124,7 +125,7 @@ def test_a_long_training_stays_as_large_as_it_is(tmp_path, recipe, steps, settle
 @pytest.mark.parametrize(("process", "logged"), [(0, "skipped: a\n"), (1, "1: skipped: a\n")])
 def test_every_process_logs_the_videos_that_it_cannot_read(monkeypatch, capsys, process, logged):
     monkeypatch.setattr(jax, "process_index", lambda: process)
-    messages = logs.VideoMessages(logs.log)
+    messages = logs.VideoMessages(processes.log)
     for _ in range(2):
         messages.add("skipped", ["a"])
     assert capsys.readouterr().err.removeprefix("process ") == logged

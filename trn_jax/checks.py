@@ -7,8 +7,7 @@ import jax
 
 from trn_jax.data.views import View, check_fixed_crops
 from trn_jax.errors import UserError, listed
-from trn_jax.settings import check as check_values
-from trn_jax.settings import flat, resolved_views, to_json
+from trn_jax.settings import check_values, flat, resolved_views, to_json
 
 
 def check(config):

@@ -70,7 +70,7 @@ def protocol_names(config, wanted):
     return names
 
 
-def check(config):
+def check_values(config):
     """Check every value against what its key allows, and the names of the protocols.
 
     Raises:

@@ -4,13 +4,13 @@ import pytest
 
 from trn_jax.errors import UserError
 from trn_jax.planning import batch_search
-from trn_jax.planning.hlo_cost import Cost, DoesNotFit
+from trn_jax.planning.hlo_cost import DoesNotFit, HloCost
 
 MEMORY = 11_000  # of which 0.95 can be used
 
 
 def cost(memory, flops=0.0):
-    return Cost(memory, 0, 0, 0, flops, 0.0, [])
+    return HloCost(memory, 0, 0, 0, flops, 0.0, [])
 
 
 def search(batch, cost_of):

@@ -157,7 +157,7 @@ def test_unknown_costs_are_dashes(config):
 
 def plan_of(config, **costs):
     """A plan with made-up costs of the training step."""
-    step = hlo_cost.Cost(
+    step = hlo_cost.HloCost(
         **dict.fromkeys(("arguments", "outputs", "temporary", "code"), 0), **costs, collectives=[]
     )
     return plan.Plan(config, "cpu:8", 8, 0, {"training step": step}, None)
@@ -165,7 +165,7 @@ def plan_of(config, **costs):
 
 def test_the_learning_rate_is_that_of_the_largest_batch(config, monkeypatch):
     def training_cost(changed, devices):
-        return hlo_cost.Cost(1000 + 10 * changed.train.batch, 0, 0, 0, 0.0, 0.0, [])
+        return hlo_cost.HloCost(1000 + 10 * changed.train.batch, 0, 0, 0, 0.0, 0.0, [])
 
     config.train.batch, config.optim.lr, config.optim.base_batch = 32, 0.01, 100
     monkeypatch.setattr(plan, "training_cost", training_cost)

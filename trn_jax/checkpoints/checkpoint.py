@@ -55,7 +55,7 @@ class Checkpoint:
         Raises:
             UserError: the weights are corrupt, or don't fit the configuration.
         """
-        integrity.check(self.directory, ("model",))
+        integrity.require_intact(self.directory, ("model",))
         with reading(self.directory, "a checkpoint of a model"):
             stored = self.info["config"]["model"]
             options = stored | overrides
@@ -95,7 +95,7 @@ def open_checkpoint(path):
         UserError: there is none, or it is corrupt.
     """
     directory = find(path)
-    integrity.check(directory, ())
+    integrity.require_intact(directory, ())
     return Checkpoint(directory, integrity.read_json(directory))
 
 

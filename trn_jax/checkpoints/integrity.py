@@ -60,7 +60,7 @@ def set_aside(directory):
     finally:
         processes.barrier()
         if jax.process_index() and steps(directory):
-            check(directory / str(max(steps(directory))))
+            require_intact(directory / str(max(steps(directory))))
 
 
 def _rename_corrupt(directory):
@@ -110,7 +110,7 @@ def _is_step(folder):
     return folder.name.isdecimal() and folder.name == str(int(folder.name)) and folder.is_dir()
 
 
-def check(directory, items=ITEMS):
+def require_intact(directory, items=ITEMS):
     """Raise `UserError` if the files of a checkpoint are corrupt, see `problem`."""
     found = problem(directory, items)
     if not found:

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from jax._src import distributed  # the key-value store has no public name
 from jax._src.clusters import ClusterEnv  # `initialize` doesn't return the number of processes
 
-from trn_jax.errors import STUCK, UserError, first_line
+from trn_jax.errors import STUCK, UserError, escaped, first_line
 
 # In place of the flags; the last two have older names, too.
 VARIABLES = ("TRN_JAX_COORDINATOR", "TRN_JAX_NUM_PROCESSES", "TRN_JAX_PROCESS_ID")
@@ -281,6 +281,18 @@ def process_zero_first():
     finally:
         if jax.process_index() == 0:
             barrier()
+
+
+def log(text):
+    """Print lines to standard error, on process 0 only."""
+    if jax.process_index() == 0:
+        print(escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+def log_here(text):
+    """Print lines about this process to standard error, with its index unless it is process 0."""
+    process = f"process {jax.process_index()}: " if jax.process_index() else ""
+    print(process + escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 def fail(message, status):

@@ -69,7 +69,7 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         watchdog.note("startup (reading the lists)")
-        log(f"evaluating {found}")
+        processes.log(escaped(f"evaluating {found}"))
         # An untrusted checkpoint must not choose where data is written.
         may_write = config.data_dir != stored.get("data_dir")
         data = build.Data(config, workdir, split, may_write=may_write)
@@ -150,7 +150,7 @@ def class_order(model_names, data_names, *, ignore=False):
     if model_names == data_names or ignore:
         return None
     if not model_names:
-        log("the checkpoint has no class names; using the class order of the data")
+        processes.log("the checkpoint has no class names; using the class order of the data")
         return None
     if sorted(model_names) != sorted(data_names):
         raise UserError(
@@ -158,15 +158,9 @@ def class_order(model_names, data_names, *, ignore=False):
             f"{differing_names(model_names, data_names)}\nuse data with the classes that the model "
             "was trained on, or add --ignore_class_names to match classes by number"
         )
-    log("data and checkpoint order their classes differently; matching them by name")
+    processes.log("data and checkpoint order their classes differently; matching them by name")
     positions = {name: position for position, name in enumerate(model_names)}
     return np.array([positions[name] for name in data_names])
-
-
-def log(text):
-    """Print a message to standard error, on process 0."""
-    if jax.process_index() == 0:
-        print(escaped(text), file=sys.stderr, flush=True)
 
 
 def list_hash(data):

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from trn_jax.errors import UserError
-from trn_jax.planning.hlo_cost import Cost, DoesNotFit
+from trn_jax.planning.hlo_cost import DoesNotFit, HloCost
 
 _USABLE = 0.95  # fraction of the memory; the runtime takes the rest
 # Compiling takes minutes per batch: try at most so many besides the first, and none that is less
@@ -20,13 +20,13 @@ class BatchSearch:
     Attributes:
         memory: bytes of a chip.
         step: batches are multiples of it.
-        costs: `{batch: Cost}` of the compiled ones.
+        costs: `{batch: HloCost}` of the compiled ones.
         rejected: batches that the compiler rejected for lack of memory.
     """
 
     memory: int
     step: int
-    costs: dict[int, Cost]
+    costs: dict[int, HloCost]
     rejected: list[int] = dataclasses.field(default_factory=list)
 
     @property
@@ -75,10 +75,10 @@ def find_largest_batch(cost_of, batch, cost, memory, step):
     The slope of the memory between two batches predicts it; compiling confirms the prediction.
 
     Args:
-        cost_of: function from a batch to its `Cost`. Raises `DoesNotFit`, or another `UserError`
+        cost_of: function from a batch to its `HloCost`. Raises `DoesNotFit`, or another `UserError`
             if the compiler fails otherwise, which ends the search.
         batch: the first batch.
-        cost: its `Cost`.
+        cost: its `HloCost`.
         memory: bytes of a chip.
         step: batches must be multiples of it.
 
@@ -106,7 +106,7 @@ def largest_batch(costs, memory, step):
     Memory grows linearly with the batch unless the compiler rematerializes.
 
     Args:
-        costs: `{batch: Cost}` of two batches.
+        costs: `{batch: HloCost}` of two batches.
         memory: bytes of a chip.
         step: batches must be multiples of it.
 
@@ -128,7 +128,7 @@ def rematerializes(costs):
     are counted before compilation.
 
     Args:
-        costs: `{batch: Cost}` of two batches.
+        costs: `{batch: HloCost}` of two batches.
     """
     (small, low), (large, high) = sorted(costs.items())
     return high.flops / large > 1.01 * low.flops / small

@@ -48,7 +48,7 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class HloCost:
     """Cost of a compiled step on each chip.
 
     Attributes:
@@ -97,7 +97,7 @@ def cost_of(trace, devices, what, *, parts=1, once=None):
         flops += (parts - 1) * (flops - flops_once)
         traffic += (parts - 1) * (traffic - traffic_once)
     memory = compiled.memory_analysis()
-    return Cost(
+    return HloCost(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporary=memory.temp_size_in_bytes,

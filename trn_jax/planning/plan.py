@@ -97,7 +97,7 @@ def training_cost(config, devices):
         devices: a list of devices; the batch is sharded over them.
 
     Returns:
-        The `Cost`.
+        The `HloCost`.
 
     Raises:
         DoesNotFit: the batch is too large for their memory.
@@ -231,7 +231,7 @@ class Plan:
         topology: such as "v5e:4x4".
         num_devices: number of chips.
         memory: bytes of a chip; 0 if unknown.
-        costs: `{"training step": Cost, "evaluation, <protocol>": Cost, ...}`.
+        costs: `{"training step": HloCost, "evaluation, <protocol>": HloCost, ...}`.
         search: for the largest batch; `None` if the memory is unknown.
     """
 

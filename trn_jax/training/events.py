@@ -1,9 +1,10 @@
 """Events of the training loop: log, save, evaluate, and the last lines."""
 
 from trn_jax.data.memory import give_back
+from trn_jax.distributed.processes import log
 from trn_jax.settings import resolved_views
 from trn_jax.training import not_finite
-from trn_jax.training.logs import duration, log
+from trn_jax.training.logs import duration
 
 _LONG_WAIT = 0.25  # share of the time in which the devices are idle that is worth an advice
 

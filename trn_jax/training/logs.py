@@ -16,6 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from trn_jax.distributed.processes import log_here
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import read_json_lines, write_text
 
@@ -281,18 +282,6 @@ class VideoMessages:
         ):
             if known := sorted(self._known[kind]):
                 log_here("\n".join([f"{len(known)} {title}:", *(f"  {each}" for each in known)]))
-
-
-def log(text):
-    """Print a line for people, from process 0 only."""
-    if jax.process_index() == 0:
-        print(escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
-
-
-def log_here(text):
-    """Print lines about this process, with its number if it is not the first of several."""
-    process = f"process {jax.process_index()}: " if jax.process_index() else ""
-    print(process + escaped(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 def _drop_after(path, step, again):

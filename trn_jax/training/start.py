@@ -11,10 +11,11 @@ from trn_jax import convert, optim
 from trn_jax.checkpoints import checkpoint
 from trn_jax.checkpoints.manager import Checkpoints
 from trn_jax.distributed import processes
+from trn_jax.distributed.processes import log
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.settings import resolved_views, shared_json
-from trn_jax.training.logs import Reporter, StepMeter, VideoMessages, log
+from trn_jax.training.logs import Reporter, StepMeter, VideoMessages
 from trn_jax.training.run import Run, evaluates_after
 from trn_jax.training.train_step import (
     TrainState,
