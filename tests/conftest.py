@@ -29,6 +29,7 @@ import jax
 import pytest
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
+_LONG = ("training", "distributed", "checkpoints", "tests", "configs")  # folders of long tests
 sys.path.insert(0, str(GOLDENS))  # goldens/weights.py draws weights and clips from names and seeds
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -51,8 +52,9 @@ def pytest_collection_modifyitems(items):
     are `thorough`, and `slow` where its argument `slow` names them, too.
     `@pytest.mark.thorough(2)` and the like make the others `slow`.
     """
-    # Long files lie at the top: with the short ones at the end, all workers end at about one time.
-    items.sort(key=lambda item: len(item.path.parts))
+    # Long files first: with the short ones at the end, all workers finish at about the same time.
+    folders = {item: item.path.parent.name for item in items}
+    items.sort(key=lambda item: [*_LONG, folders[item]].index(folders[item]))
     seen = collections.Counter()
 
     def is_among(case, number, chosen):

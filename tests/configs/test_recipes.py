@@ -15,7 +15,7 @@ from trn_jax.data.datasets import DATASETS
 
 pytestmark = pytest.mark.thorough
 
-REPOSITORY = pathlib.Path(__file__).parent.parent
+REPOSITORY = pathlib.Path(__file__).parents[2]
 REAL_CLIPS = REPOSITORY.parent / "shared" / "data" / "rawframes_demo" / "demo_dataset"
 
 # Recipe: data set, number of classes, a small network of the kind, views of the protocols.
