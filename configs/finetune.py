@@ -2,7 +2,7 @@
 
     trn-jax prepare myvideos --to=data/mine
     python -m trn_jax.main --config=configs/finetune.py --config.data_dir=data/mine \
-        --config.model.num_classes=5 --config.init_from=tsm.pth --workdir=runs/mine
+        --config.init_from=tsm.pth --workdir=runs/mine
 
 Starts from published weights of the whole model, of Something-Something for motions or of Kinetics
 for actions, or of an ImageNet network alone: the classifier is new and learns at ten times the rate
@@ -15,7 +15,7 @@ from trn_jax.config import base, view
 
 def get_config():
     """The recipe."""
-    config = base(dataset="frames", model="tsm_resnet50", num_classes=2)
+    config = base(dataset="frames", model="tsm_resnet50")
     config.model.norm_group = 8
 
     config.data.train.flip_rate = 0.5

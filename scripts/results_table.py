@@ -99,6 +99,7 @@ def cost_table():
         config = get_config(recipe)
         view = resolved_views(config)["data.train"]
         clip = (view.num_segments, view.crop_size, view.crop_size, 3)
+        config.model.num_classes = config.model.num_classes or 2  # else from the label map
         options = {key: value for key, value in config.model.items() if value is not None}
         key = (clip, *(options.get(name) for name in ("name", "num_classes", "width")))
         if key not in known:

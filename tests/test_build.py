@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from trn_jax import build, checks
 from trn_jax import config as configuration
@@ -96,6 +97,30 @@ def test_views_that_cannot_be_trained_on_are_named(config, changes, named):
     config.data.train.update(changes)
     with pytest.raises(UserError, match=named):
         checks.check(config)
+
+
+# The number of classes
+
+
+def test_the_label_map_gives_the_number_of_classes(config, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / f"{split}_list.txt").write_text("v0 1 0\nv1 1 4\n")
+    for name in ("v0", "v1"):
+        (tmp_path / "rawframes" / name).mkdir(parents=True)
+        (tmp_path / "rawframes" / name / "00001.jpg").write_bytes(b"")
+    config.model.num_classes = None
+    with pytest.raises(UserError, match=r"--config\.model\.num_classes="):
+        build.parts(config, steps_per_epoch=1)
+    _, parts = build.training(config, "unused")
+    assert config.model.num_classes == 5
+    model = nnx.eval_shape(parts.make_model)
+    assert model.head.fc.bias.shape == (5,)
+    config.model.num_classes = 4
+    with pytest.raises(UserError, match=r"label_map.txt.* 5 classes.*model\.num_classes is 4"):
+        build.training(config, "unused")
+    config.model.num_classes = None
+    checks.check_model(config, {"model": config.model.to_dict() | {"num_classes": 7}}, "run")
+    assert config.model.num_classes == 7
 
 
 # The loss

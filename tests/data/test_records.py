@@ -362,7 +362,6 @@ def test_the_command(folders, tmp_path, capsys):
     assert shlex.split(command)[2:] == [
         "finetune",
         f"--config.data_dir={to}/video_folder",
-        "--config.model.num_classes=3",
         "--workdir=runs/finetune",
     ]
     before = {path: path.stat().st_mtime_ns for path in to.rglob("*") if path.is_file()}

@@ -49,7 +49,6 @@ def test_folders_of_classes_become_lists(folder, tmp_path):
     assert shlex.split(command)[2:] == [
         "finetune",
         f"--config.data_dir={tmp_path}/to",
-        "--config.model.num_classes=4",
         "--workdir=runs/to",
     ]
 

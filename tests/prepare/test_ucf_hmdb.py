@@ -80,7 +80,6 @@ def test_ucf101_has_three_splits(tmp_path, flat, packed):
         f"--config.data_dir={tmp_path}/to",
         "--workdir=runs/finetune",
         "--config.data.dataset=ucf101",
-        "--config.model.num_classes=3",
     ]
     assert "nothing to do" in str(prepare("ucf101", tmp_path / "in", tmp_path / "to"))
 

@@ -1,14 +1,14 @@
 """`trn-jax <command>`: prepare data, train, evaluate, report and convert.
 
     trn-jax prepare myvideos --to=data/mine
-    trn-jax train finetune --config.data_dir=data/mine --config.model.num_classes=5
+    trn-jax train finetune --config.data_dir=data/mine
     trn-jax eval runs/finetune@best
     trn-jax --help
 
-Exit statuses: 0; 1 if something was found or left out (unreadable videos, problems of a data set),
-or after a fault of this program; 2 after a wrong argument or file; 75 if a training was interrupted
-and can resume; 76 if a process of it stopped answering, or another run has the folder: the same
-command may work later; 130 after Ctrl-C.
+Exit statuses: 0; 1 if a command found problems or left something out (unreadable videos), or after
+a bug; 2 after a wrong argument or file; 75 after an interruption: the same command resumes; 76 if a
+process died or hangs, or another run uses the folder: the same command may work later; 130 after
+Ctrl-C.
 """
 
 import argparse
@@ -50,14 +50,14 @@ def main(arguments=None):
 
 
 def exit_status(command, stopped="stopped"):
-    """Run a command, and print what goes wrong as one line.
+    """Run a command, and print errors as one line.
 
     Args:
         command: gives its exit status, or `None` for 0.
         stopped: the message after Ctrl-C.
 
     Returns:
-        Its exit status, 2 after an error of a person or of the disk, or 130 if it was stopped.
+        Its exit status, 2 after a user's or a disk's error, or 130 after Ctrl-C.
     """
     try:
         status = command() or 0
@@ -66,11 +66,11 @@ def exit_status(command, stopped="stopped"):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:
-        # Who read the output has had enough, as `| head` does; nothing more can be written there.
+        # The reader of the output has closed it, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"error: {error}; mend that and run the same command again", file=sys.stderr)
+        print(f"error: {error}; fix that and run the same command again", file=sys.stderr)
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return 130

@@ -29,7 +29,7 @@ def read_recipe(arguments):
     from trn_jax.recipe_flags import read_config
 
     if arguments.recipe and arguments.config:
-        raise UserError(f"{arguments.recipe!r} belongs to no flag, as --config names the recipe")
+        raise UserError(f"two recipes: {arguments.recipe!r} and --config={arguments.config}")
     recipe = arguments.recipe or arguments.config
     return read_config([*([f"--config={recipe}"] if recipe else []), *arguments.settings])
 

@@ -71,7 +71,6 @@ def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classe
     writer.link(root, "videos" if kind == "video" else "rawframes")
     _write_lists(writer, division, found, labels)
     command = ["trn-jax", "train", "finetune", f"--config.data_dir={to}"]
-    command += [f"--config.model.num_classes={len(labels)}"]
     command += ["--config.data.multi_label=True"] if chosen.multi_label else []
     command += [f"--workdir=runs/{os.path.basename(os.path.abspath(to))}"]
     writer.then(*command, *(f"--config.data.{k}={v}" for k, v in writer.naming.items()))

@@ -52,7 +52,7 @@ def plan_training(
         dataset: name in `datasets.DATASETS`, whose default lists are chosen if they were written.
         written: the `ListFiles` that were written.
         num_classes: number of classes found.
-        recipe_classes: number of classes in the recipe.
+        recipe_classes: number of classes in the recipe; `None` for that of the label map.
         name_dataset: whether the recipe is for another data set, so that a flag names this one.
         multi_label: whether videos have several labels.
         source: "frames" or "videos", what the lists name.
@@ -72,5 +72,6 @@ def plan_training(
     changed |= (naming or {}) if source == "frames" else {}
     flags = [f"--config.data.dataset={dataset}"] if name_dataset else []
     flags += ["--config.data.multi_label=True"] if multi_label else []
-    flags += [f"--config.model.num_classes={num_classes}"] if num_classes != recipe_classes else []
+    if recipe_classes not in (None, num_classes):
+        flags.append(f"--config.model.num_classes={num_classes}")
     return Training(recipe, dataset, num_classes, multi_label, source, changed, tuple(flags))

@@ -98,7 +98,7 @@ def _prepare(source, folder, to, workers, check):
         source.name,
         [first],
         num_classes=len(class_names),
-        recipe_classes=2,
+        recipe_classes=None,
         name_dataset=True,
         source="frames" if frames else "videos",
     )

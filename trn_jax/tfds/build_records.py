@@ -165,8 +165,6 @@ def _counts(parts, contents):
 def _command(root, contents, dataset, multi_label):
     recipe = _RECIPES.get(dataset, "finetune")
     command = ["trn-jax", "train", recipe, f"--config.data_dir={root}"]
-    if recipe == "finetune":
-        command.append(f"--config.model.num_classes={len(contents.class_names)}")
     if multi_label:
         command.append("--config.data.multi_label=True")
     return [*command, f"--workdir=runs/{recipe}"]

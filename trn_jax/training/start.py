@@ -57,16 +57,8 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         UserError: the working directory, the lists or the weights don't fit the configuration.
     """
     watchdog.note("startup (reading the lists)")
-    about = check_config(config, os.path.join(workdir, "checkpoints"))
-    lists = list_texts(data)
     accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
-    check_data(lists, data.class_names, about, workdir, **accepted)
-    processes.check_same(
-        configuration=shared_json(config),
-        label_map="\n".join(data.class_names),
-        train_list=lists["train"],
-        val_list=lists["val"],
-    )
+    lists = _checked_lists(config, workdir, data, **accepted)
     graph, optimizer, state = init_state(
         parts.make_model, parts.make_optimizer, mesh, config.train.shard_state
     )
@@ -123,6 +115,20 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         videos=VideoMessages(reporter.log),
     )
     return run, state
+
+
+def _checked_lists(config, workdir, data, **accepted):
+    """The lists of a run, the same as in earlier runs and on all processes; see `list_texts`."""
+    about = check_config(config, os.path.join(workdir, "checkpoints"))
+    lists = list_texts(data)
+    check_data(lists, data.class_names, about, workdir, **accepted)
+    processes.check_same(
+        configuration=shared_json(config),
+        label_map="\n".join(data.class_names),
+        train_list=lists["train"],
+        val_list=lists["val"],
+    )
+    return lists
 
 
 def _evaluator(config, data, graph, state, watchdog):
