@@ -97,13 +97,13 @@ def test_a_run_on_another_machine_that_is_alive(tmp_path, monkeypatch, flock):
     if not flock:  # a file system without locks, where this machine's runs are told apart as well
         monkeypatch.setattr(run_lock, "fcntl", None)
     claim_elsewhere(tmp_path, machine="other" if flock else run_lock.machine_name())
-    read, beats = RunLock._read, iter(range(1, 100))
+    read, beats = RunLock.read_owner, iter(range(1, 100))
 
     def beating(self):
         claim_elsewhere(tmp_path, pulse=next(beats))
         return read(self)
 
-    monkeypatch.setattr(RunLock, "_read", beating)
+    monkeypatch.setattr(RunLock, "read_owner", beating)
     with pytest.raises(PassingError, match=r"process 5 on 'node7', since 'then'"):
         RunLock(str(tmp_path)).__enter__()
 
@@ -118,7 +118,7 @@ def test_a_run_that_ends_while_another_one_waits(tmp_path, monkeypatch):
 
 def test_signs_of_life_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, "PULSE", 0.01)
-    read, pulses = RunLock._read, []
+    read, pulses = RunLock.read_owner, []
     enough = threading.Event()
 
     def reading(self):
@@ -128,7 +128,7 @@ def test_signs_of_life_go_on(tmp_path, monkeypatch):
             enough.set()
         return found
 
-    monkeypatch.setattr(RunLock, "_read", reading)
+    monkeypatch.setattr(RunLock, "read_owner", reading)
     with RunLock(str(tmp_path)):
         assert enough.wait(60)
 

@@ -58,7 +58,7 @@ class RunLock:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             exclusive = self._flock()
-            owner = self._read()
+            owner = self.read_owner()
             # On one machine, flock alone decides: the owner is gone.
             if owner and not (exclusive and owner.get("machine") == self._owner["machine"]):
                 self._wait_for_silence(owner)
@@ -74,7 +74,7 @@ class RunLock:
         self._released.set()
         self._pulse.join()
         with contextlib.suppress(OSError):
-            if self._read().get("token") == self._owner["token"]:
+            if self.read_owner().get("token") == self._owner["token"]:
                 os.ftruncate(self._file, 0)
         os.close(self._file)
 
@@ -85,7 +85,7 @@ class RunLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise self._taken(self._read()) from None
+            raise self._taken(self.read_owner()) from None
         except OSError:
             return False  # a file system without locks
         return True
@@ -103,7 +103,7 @@ class RunLock:
         end = time.monotonic() + SILENCE - silent
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(left, PULSE / 5))
-            now = self._read()
+            now = self.read_owner()
             if not now:
                 return  # it has ended
             if now != owner:
@@ -127,8 +127,8 @@ class RunLock:
             f"{self._folder} is in use by {who}; wait until it ends, or choose another --workdir"
         )
 
-    def _read(self):
-        """Who the file names: a dict, empty if nobody."""
+    def read_owner(self):
+        """The owner that the file names: a dict, empty if none."""
         # Opened anew, or a network disk would show what it has in its cache.
         with open(self._path, "rb") as file:
             content = file.read(_LONGEST)
@@ -150,7 +150,7 @@ class RunLock:
         while not self._released.wait(PULSE if pulse else 1.0):
             pulse += 1
             with contextlib.suppress(OSError):  # the disk may come back
-                owner = self._read()
+                owner = self.read_owner()
                 if owner.get("token", self._owner["token"]) != self._owner["token"]:
                     print(f"error: {self._taken(owner)}", file=sys.stderr, flush=True)
                     os._exit(STUCK)
