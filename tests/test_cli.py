@@ -273,7 +273,7 @@ def test_recipes_are_listed_and_copied(tmp_path, capsys):
         (["recipes", "--copy", "trn_sthv1", "a.txt"], "ends in .py"),
         (["recipes", "--copy", "trn_sthv1", __file__], "exists"),
         (["check"], "a recipe is needed"),
-        (["check", "trn_sthv1", "--config=trn_sthv2"], "belongs to no flag"),
+        (["check", "trn_sthv1", "--config=trn_sthv2"], "two recipes"),
         (["check", "trn_sthv1", "--config.optim.lern=1"], "has no setting lern"),
         (["check", "trn_sthv1", "--list=x"], "--list needs --videos"),
     ],
