@@ -42,16 +42,7 @@ class Packets:
 
 
 def read_packets(container, stream, path):
-    """Read all packets of a stream, without decoding.
-
-    Args:
-        container: the open container.
-        stream: its video stream.
-        path: its file.
-
-    Returns:
-        The `Packets`.
-    """
+    """Read all packets of a video stream, without decoding: the `Packets`."""
     times: list[int | None] = []
     keys, num_packets, is_whole, is_timed, begins_with_shown = [], 0, True, False, True
     context = stream.codec_context

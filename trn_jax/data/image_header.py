@@ -18,10 +18,7 @@ _SYMMETRIES = (
 
 
 def size(data):
-    """Width and height of an image in pixels.
-
-    Args:
-        data: a PNG, WebP, GIF, BMP, TIFF, PNM, AVIF or JPEG 2000, `bytes`.
+    """Width and height of a PNG, WebP, GIF, BMP, TIFF, PNM, AVIF or JPEG 2000, in pixels.
 
     Returns:
         `(width, height)` as stored, before orientation; `None` for other data.
@@ -34,9 +31,6 @@ def size(data):
 
 def orientation(data):
     """EXIF orientation of a JPEG, PNG or WebP.
-
-    Args:
-        data: the image, `bytes`.
 
     Returns:
         `(transposed, upside_down, mirrored)`, see `orientation.oriented`; all false without a valid

@@ -20,9 +20,6 @@ def mirrored_labels(class_names):
     something from left to right" and "Pushing something from right to left". A direction without
     such a counterpart ("Plugging something in but pulling it right out") is none.
 
-    Args:
-        class_names: names in the order of their labels.
-
     Returns:
         `{label: mirrored label}` for the classes that change.
     """

@@ -142,11 +142,7 @@ class ClipReader:
     def _clips(self, example, drawn, height, width):
         """The distinct clips of frames of a size, sorted by shape.
 
-        Args:
-            example: position of the video in its list.
-            drawn: `{view: (frames [clips, segments], generator)}`.
-            height: of the frames.
-            width: of the frames.
+        `drawn` is `{view: (frames [clips, segments], generator)}`.
         """
         places: dict[_Cut, list] = {}
         for name, (_, crop, color) in self._steps.items():

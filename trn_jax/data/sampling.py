@@ -137,17 +137,10 @@ class ClipSampler:
 
 
 def segment_indices(num_frames, num_segments, rng, *, short_videos="spread"):
-    """Draw one frame from every segment, for training.
+    """Draw one frame from every segment, for training: `[num_segments]`, int64.
 
-    Args:
-        num_frames: frames of the video, at least 1.
-        num_segments: number of segments.
-        rng: `np.random.Generator`.
-        short_videos: "spread" fewer frames than segments (positions are rounded half to even and
-            wrap around at the end, as in mmaction2), or repeat the "first" one.
-
-    Returns:
-        Frame indices `[num_segments]`, int64.
+    With fewer frames than segments, "spread" them (positions are rounded half to even and wrap
+    around at the end, as in mmaction2), or repeat the "first" one.
     """
     if short_videos == "first" and num_frames < num_segments:
         return np.zeros(num_segments, np.int64)
@@ -181,11 +174,8 @@ def random_starts(num_frames, span, num_clips, rng):
     clips, starts are drawn with repetition if the video is longer than `span` and `num_clips`, else
     spread evenly; in a video shorter than a clip all are 0.
 
-    Args:
-        num_frames: frames of the video, at least 1.
-        span: frames from the first frame of a clip to where the one after its last would be.
-        num_clips: number of clips.
-        rng: `np.random.Generator`.
+    `span` is the number of frames from the first one of a clip to where the one after its last
+    would be.
 
     Returns:
         Indices `[num_clips]`, int64. For `span` 1, evenly spread starts may be `num_frames`.

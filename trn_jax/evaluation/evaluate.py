@@ -100,19 +100,13 @@ def evaluate(
 
 
 def run_protocols(evaluator, data, config, states, directory, step, names):
-    """Evaluate several protocols, and describe where model and data come from.
+    """Run the protocols `names` and add the origin of model and data to the results.
 
-    Args:
-        evaluator: an `Evaluator`.
-        data: a `build.Data`.
-        config: the configuration.
-        states: the states that make up the model.
-        directory: the checkpoint of the model.
-        step: training steps of the model.
-        names: names of the protocols.
+    The model is the checkpoint `directory`, after `step` training steps; for the other arguments
+    see `Evaluator.run`.
 
     Returns:
-        A list of results, see `Evaluator.run`, or `None` if it was stopped.
+        A list of results, or `None` if the evaluation was stopped.
     """
     text = to_json(config)
     origin = {

@@ -47,14 +47,9 @@ def score_clips(states, clips, videos, mirrored=False, *, graph, seed=0):
 
 
 def score_draws(states, clips, videos, mirrored, *, kinds):
-    """Score clips with several kinds of relations; the backbone is computed once.
+    """Score clips, as `score_clips`, with several kinds of relations and one pass of the backbone.
 
-    Args:
-        states: as in `score_clips`, as are the next three.
-        clips: `[clips, segments, height, width, 3]`.
-        videos: `[clips]`.
-        mirrored: flip the clips left to right.
-        kinds: pairs of a structure of the model and a number of draws, 0 if nothing is drawn.
+    `kinds` are pairs of a structure of the model and a number of draws, 0 if nothing is drawn.
 
     Returns:
         Logits `[clips, draws, classes]`, the draws of all kinds one after the other.

@@ -112,18 +112,7 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
 
 
 def read_results(path, *, top_k=(1, 5)):
-    """Read the numbers of `write_report`.
-
-    Args:
-        path: see `write_report`.
-        top_k: see `write_report`.
-
-    Returns:
-        `{name: {"videos": ..., "metrics": {...}, "per_class": [...]}}`.
-
-    Raises:
-        UserError: see `write_report`.
-    """
+    """The numbers of `write_report`: `{name: {"videos", "metrics", "per_class"}}`."""
     results = {}
     for name, source in _sources(path)[0]:
         result, found = _read(source)
