@@ -1,4 +1,4 @@
-"""Speed of a recipe's parts on this machine, and of models and training steps against PyTorch.
+"""Benchmarks the parts of a recipe, and models and training steps against PyTorch.
 
     python scripts/benchmark.py --config=configs/trn_synthetic.py --what=both
     python scripts/benchmark.py --config=configs/tsn_k400_3seg.py --config.data_dir=... --what=eval
@@ -8,54 +8,48 @@
     python scripts/benchmark.py --what=train --recipes=trn_sthv1,tsm_k400
     python scripts/benchmark.py --what=protocol --config=configs/tsn_k400_3seg.py --protocol=25x10
 
-`--what=step` takes training steps on a batch that is on the device already; `--what=both` measures
-these and the data pipeline, and training as it is: steps on the clips that the pipeline delivers
-meanwhile. `--what=data` takes the pipeline apart: files are read, and decoded, and cropped, in one
-thread; clips come as batches, and on the devices; in worker processes, too. It is compared with the
-least that has to be done, with a `DataLoader` of PyTorch that does the same with OpenCV, and with
-the same videos in other forms, such as records (`--other_data_dir`).
+`--what`:
 
-`--what=views` reads the clips of the protocol that shows the model most pixels, and compares that
-with cutting them with OpenCV and NumPy. `--what=eval` evaluates the validation list by all
-protocols in one pass, and by that one. `--what=models` compares evaluation and training step of one
-model after the other with its twin in PyTorch (`trn_jax.torch_models`), in eager mode: the same
-weights, batch and number of threads; then the training step of TSM with that of TSN. `--what=torch`
-is short for `--what=models --models=tsn_resnet50`. Goals that are named are those for the processor
-time.
+step: training steps on a batch that is already on the device.
+both: steps, the data pipeline, and training as it is: steps on the clips of the pipeline.
+data: the stages of the pipeline. Files are read, decoded and cropped in one thread; clips are
+    batched, moved to the devices, and read in worker processes. Compared with a lower bound, with a
+    PyTorch `DataLoader` that does the same with OpenCV, and with other forms of the same videos,
+    such as records (`--other_data_dir`).
+views: reads the clips of the protocol with the most pixels, and crops them with OpenCV and NumPy
+    for comparison.
+eval: evaluates the validation list by all protocols in one pass, and by the largest one alone.
+models: evaluation and training step of one model after the other, against eager PyTorch
+    (`trn_jax.torch_models`) with the same weights, batch and threads; then the step of TSM against
+    that of TSN.
+torch: short for `--what=models --models=tsn_resnet50`.
+protocol: inference time of the published tables, without reading and preprocessing: scores all
+    views of one video of noise by `--protocol`, by default the one with the most pixels. No data
+    set is needed. As in evaluation, at most `eval.max_views_per_step` clips move to the device at a
+    time, and their scores are merged. Peak memory is that of the device, or of the process where
+    the device doesn't count it. Published numbers are for one GPU: set `CUDA_VISIBLE_DEVICES=0`.
+train: training steps of published recipes, or of `--config`, on the first device, a GPU if JAX
+    finds one: the published batch of noise clips in bfloat16 (`--dtype`), against PyTorch with the
+    same weights, channels-last memory and `torch.autocast`, eager and compiled (`--pytorch`).
+    Without PyTorch, only JAX is timed. Each recipe runs in a new process, in which JAX and PyTorch
+    get half of the GPU memory each (with `--pytorch=`, JAX gets 90 %; XLA settings in the
+    environment take precedence). A batch that doesn't fit is halved until it does, unless `--batch`
+    sets it. Besides clips per second, it reports peak bytes (JAX on a CPU: as planned by the
+    compiler) and the fraction of the memory bandwidth, which is that of adding 1 to a large array,
+    if each activation moved 14 times per step (28 bytes in bfloat16). `--batch`, `--frames` and
+    `--pixels` make a dry run small. `--record` keeps all numbers and versions.
 
-`--what=protocol` scores all views of one video, by `--protocol` or by the protocol of the recipe
-that shows the model most pixels: the inference time of the published tables, which leaves out
-reading and preprocessing. The video is noise; no data set is needed. As in an evaluation, clips
-move to the device, at most `eval.max_views_per_step` at a time, and their scores are merged. The
-peak memory is that of the device, or, where it keeps no count, of the process. The published
-numbers are of one GPU, so let JAX see one (`CUDA_VISIBLE_DEVICES=0`).
+On a GPU with a data set, also run `--what=both --steps=50 --config.model.dtype=bfloat16`, which
+shows what the loader adds to a step (`both / step`; the goal is at least 0.95, and short turns are
+distorted because they end with full buffers), and
+`--what=eval --config.model.dtype=bfloat16 --config.eval.max_views_per_step=64` with at least 1,000
+validation videos, where the row `25x10` counts.
 
-`--what=train` takes the training steps of published recipes, or of the one of `--config`, on the
-first device, a GPU if JAX finds one: with the published batch, on clips of noise that are there
-already, in bfloat16 (`--dtype`). They are compared with those of the twins in PyTorch, with the
-same weights, the channels last in memory and `torch.autocast`, in eager mode and compiled by
-`torch.compile` (`--pytorch`). Without PyTorch, ours are timed alone. Each recipe has a process of
-its own, in which each of JAX and PyTorch has half of a GPU's memory (with `--pytorch=` JAX has nine
-tenths; settings of JAX in the environment count for more); if its batch does not fit, half of it is
-taken, or a quarter, ..., unless `--batch` was given. Besides clips per second there are the bytes
-that each side took at most (ours on a CPU: as the compiler plans), and the share of the memory
-bandwidth: of that of adding 1 to a large array on the same device, if each activation moved 14
-times in a step, which is 28 bytes in bfloat16. Smaller clips (`--batch`, `--frames`, `--pixels`)
-are for a dry run. `--record` keeps all numbers, with versions.
-
-What else matters on a GPU takes a data set: `--what=both --steps=50` with
-`--config.model.dtype=bfloat16` for what the loader adds to a step on clips that are there already
-(`both / step`, at least 0.95 is wanted; turns end with full buffers, which shows in short ones),
-and `--what=eval` with `--config.model.dtype=bfloat16 --config.eval.max_views_per_step=64` and a
-validation list of at least 1,000 videos for videos per second, of which the row `25x10` is the one
-that counts.
-
-What is compared takes turns within one run, forwards and backwards, so that other work on the
-machine hits all alike. Clips per second suffer from such work all the same; the processor time per
-clip, summed over all threads, hardly does. Every number is a median over the rounds, with the
-smallest and the largest one; ratios are taken round by round. PyTorch's threads wait for each
-other at full load, which other work on the machine prolongs: `--threads=1` compares the work alone.
-On a GPU the processor only waits, so clips per second are what counts there.
+Everything that is compared takes turns within one run, forwards and backwards, so that other work
+on the machine affects all alike. It affects clips per second, but hardly the CPU time per clip,
+summed over all threads, for which the goals are. Numbers are medians over the rounds, with minimum
+and maximum; ratios are taken per round. PyTorch's threads wait for each other at full load, and
+other work prolongs that: `--threads=1` compares the work alone. On a GPU, compare clips per second.
 """
 
 import json
@@ -68,7 +62,16 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from benchmarks import evaluation, loading, machine, models, protocol, recipes, training
+from benchmarks import (
+    evaluation,
+    loading,
+    machine,
+    measurement,
+    models,
+    protocol,
+    recipes,
+    training,
+)
 from benchmarks.turns import measure, table
 from trn_jax import list_models
 from trn_jax.data import memory
@@ -81,30 +84,30 @@ _WHAT = flags.DEFINE_enum(
     ["data", "step", "both", "train", "views", "eval", "protocol", "models", "torch"],
     "What to measure.",
 )
-_MODELS = flags.DEFINE_string("models", "*", "With --what=models: pattern of names, as 'tsm_*'.")
+_MODELS = flags.DEFINE_string(
+    "models", "*", "With --what=models: pattern of names, such as 'tsm_*'."
+)
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "runs/benchmark", "As in training: the synthetic data set lies beside this folder."
+    "workdir", "runs/benchmark", "As in training: the synthetic data set is beside this folder."
 )
 _OTHERS = flags.DEFINE_multi_string(
-    "other_data_dir", [], "With --what=data: the same videos in another form; may be given again."
+    "other_data_dir", [], "With --what=data: the same videos in another form; may be repeated."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each side.", lower_bound=1)
 _STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Batches (or, for protocol, videos) per turn, 10 by default, 1 for models and, on a CPU, for "
-    "train and protocol; passes per turn, 1 by default, for eval.",
+    "Batches per turn (videos for protocol, passes for eval and views). Default: 10; 1 for models, "
+    "eval and views, and on a CPU for train and protocol.",
     lower_bound=1,
 )
 _PROTOCOL = flags.DEFINE_string(
     "protocol", "", "With --what=protocol: a protocol of the recipe; by default its largest."
 )
-_THREADS = flags.DEFINE_integer(
-    "threads", None, "Use so many of the processors; all by default.", lower_bound=1
-)
+_THREADS = flags.DEFINE_integer("threads", None, "CPUs to use; default: all.", lower_bound=1)
 _CLIPS = flags.DEFINE_integer("clips", 1, "With --what=models: clips per batch.", lower_bound=1)
 _BATCH = flags.DEFINE_integer(
-    "batch", None, "With --what=train: clips per batch; as published by default.", lower_bound=1
+    "batch", None, "With --what=train: clips per batch; default: as published.", lower_bound=1
 )
 _FRAMES = flags.DEFINE_integer(
     "frames", None, "Frames per clip: 8 for models, the recipe's for train.", lower_bound=1
@@ -116,18 +119,18 @@ _RECIPES = flags.DEFINE_list(
     "recipes", list(recipes.RECIPES), "With --what=train and without --config: names of recipes."
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "bfloat16", ["bfloat16", "float32"], "With --what=train: of the computation."
+    "dtype", "bfloat16", ["bfloat16", "float32"], "With --what=train: dtype of the computation."
 )
-_TWINS = flags.DEFINE_list(
+_PYTORCH = flags.DEFINE_list(
     "pytorch",
-    list(recipes.TWINS),
-    "With --what=train: compare with PyTorch 'eager', 'compiled', or, if empty, not at all.",
+    list(recipes.PYTORCH),
+    "With --what=train: PyTorch modes to compare with; empty: none.",
 )
 _RECORD = flags.DEFINE_string(
-    "record", None, "With --what=train: a file that gets a line of JSON for every recipe."
+    "record", None, "With --what=train: append a line of JSON per recipe to this file."
 )
 
-# With the largest ratio of processor time that is wanted.
+# With the goal for the ratio of CPU time.
 _VIDEO_SIDES = {
     "eval": (evaluation.evaluation_sides, None),
     "views": (evaluation.views_sides, 1 / 3),
@@ -139,24 +142,24 @@ _RATIOS = {
 
 
 def main(_: Sequence[str]) -> None:
-    """Do what the flags say."""
-    memory.keep()  # as trainings have it; PyTorch profits too
+    """Entry point."""
+    memory.keep()  # as in training; PyTorch profits, too
     what, rounds = _WHAT.value, _ROUNDS.value
     processors = sorted(os.sched_getaffinity(0))
     threads = _THREADS.value or len(processors)
     if threads > len(processors):
-        raise UserError(f"--threads={threads}: this process may use {len(processors)} processors")
+        raise UserError(f"--threads={threads}: only {len(processors)} CPUs are available")
     os.sched_setaffinity(0, processors[:threads])  # XLA starts one thread per processor
     print(machine.describe())
     print(f"{what}, {threads} threads, {rounds} rounds: median (smallest..largest)", flush=True)
     if what in ("models", "torch"):
-        _main_of_models("tsn_resnet50" if what == "torch" else _MODELS.value, threads, rounds)
+        _run_models("tsn_resnet50" if what == "torch" else _MODELS.value, threads, rounds)
         return
     if what == "train":
-        _main_of_recipes(threads, rounds)
+        _run_recipes(threads, rounds)
         return
     if _CONFIG.value is None:
-        raise UserError(f"--what={what} needs --config=configs/trn_synthetic.py or alike")
+        raise UserError(f"--what={what} needs a recipe, such as --config=configs/trn_synthetic.py")
     if what == "protocol":
         name, steps = _PROTOCOL.value, _STEPS.value
         print(protocol.measure_protocol(_CONFIG.value, name, rounds=rounds, steps=steps))
@@ -177,23 +180,25 @@ def main(_: Sequence[str]) -> None:
         print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), pairs))
 
 
-def _main_of_models(pattern: str, threads: int, rounds: int) -> None:
+def _run_models(pattern: str, threads: int, rounds: int) -> None:
     jax.config.update("jax_platforms", "cpu")
     from trn_jax.torch_models import torch
 
     names = list_models(pattern)
     if not names:
-        raise UserError(f"no model is called {pattern!r}; there are {', '.join(list_models())}")
+        raise UserError(
+            f"--models={pattern}: no such model; expected some of {', '.join(list_models())}"
+        )
     torch.set_num_threads(threads)
     shape = models.Shape(_CLIPS.value, _FRAMES.value or 8, _PIXELS.value or 224)
     print("\n" + models.compare_models(names, shape, rounds=rounds, steps=_STEPS.value or 1))
 
 
-def _main_of_recipes(threads: int, rounds: int) -> None:
-    unknown = sorted(set(_TWINS.value) - set(recipes.TWINS))
+def _run_recipes(threads: int, rounds: int) -> None:
+    unknown = sorted(set(_PYTORCH.value) - set(recipes.PYTORCH))
     if unknown:
         raise UserError(
-            f"--pytorch={','.join(unknown)}: expected some of {', '.join(recipes.TWINS)}"
+            f"--pytorch={','.join(unknown)}: expected some of {', '.join(recipes.PYTORCH)}"
         )
     if _CONFIG.value is None:
         chosen = {name: recipes.load(name) for name in _RECIPES.value}
@@ -207,7 +212,7 @@ def _main_of_recipes(threads: int, rounds: int) -> None:
             configs[name] = recipes.adapt(config, dtype=_DTYPE.value, **changes)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-    recipes.share_memory(os.environ, with_pytorch=bool(_TWINS.value))
+    recipes.share_memory(os.environ, with_pytorch=bool(_PYTORCH.value))
     failed = []
     for name, found in recipes.compare(
         configs,
@@ -215,13 +220,13 @@ def _main_of_recipes(threads: int, rounds: int) -> None:
         rounds=rounds,
         steps=_STEPS.value,
         threads=threads,
-        twins=_TWINS.value,
+        pytorch=_PYTORCH.value,
     ):
         if isinstance(found, UserError):
             failed.append(name)
             print(f"\n{name}: {found}", flush=True)
             continue
-        print(f"\n{recipes.table(name, found)}", flush=True)
+        print(f"\n{measurement.table(name, found)}", flush=True)
         if _RECORD.value is not None:
             with open(_RECORD.value, "a") as file:
                 file.write(json.dumps({"recipe": name} | found.record()) + "\n")
@@ -233,7 +238,7 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        raise UserError(f"{error}; --helpshort tells of all flags") from None
+        raise UserError(f"{error}; --helpshort lists all flags") from None
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"wrong flag or recipe: {error}") from None
 

@@ -1,18 +1,18 @@
-"""The memory bandwidth of a device, as far as a program gets at it."""
+"""Memory bandwidth of a device."""
 
 import time
 
 import jax
 import jax.numpy as jnp
 
-_BYTES = {"cpu": 1 << 28}  # far more than the caches hold
+NUM_BYTES = {"cpu": 1 << 28}  # much larger than the caches
 _ON_ACCELERATORS = 1 << 30
 _CALLS, _TRIES = 10, 5
 
 
 def measure_bandwidth(device: jax.Device) -> float:
-    """Bytes per second, read or written, while 1 is added to a large array; the best of five."""
-    size = _BYTES.get(device.platform, _ON_ACCELERATORS)
+    """Bytes per second read and written by adding 1 to a large array; the best of five."""
+    size = NUM_BYTES.get(device.platform, _ON_ACCELERATORS)
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = add(jax.device_put(jnp.zeros(size // 4, jnp.float32), device))
     seconds = []

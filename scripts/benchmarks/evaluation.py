@@ -1,4 +1,4 @@
-"""Evaluation: reading the views of a video, and scoring them."""
+"""Evaluation: reading the views of videos, and scoring them."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from trn_jax.settings import protocol_names, resolved_views
 
 
 def largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:
-    """The protocol that shows the model most pixels."""
+    """The protocol with the most pixels per video."""
     views = resolved_views(config)
 
     def pixels(name: str) -> int:
@@ -30,10 +30,10 @@ def largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:
 
 
 def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
-    """Reading the clips of the largest protocol, and doing that as toolboxes of PyTorch do."""
+    """Reading the clips of the largest protocol, here and as PyTorch toolboxes do."""
     data = build.Data(config, workdir)
     if data.files.source != "frames":
-        raise UserError("--what=views compares folders of frames, which this data set has not")
+        raise UserError(f"--what=views needs data.source=frames, not {data.files.source}")
     name = largest_protocol(config, protocol_names(config, "all"))
     view = View(**resolved_views(config)[f"protocols.{name}"])
     source, crop = data.source, view.cropping(exact=True)
@@ -44,7 +44,7 @@ def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
             for _ in batches.pack_clips(videos, config.eval.max_views_per_step):
                 pass
 
-    def peer(passes: int) -> None:
+    def reference(passes: int) -> None:
         for record in data.val_records * passes:
             rng = np.random.default_rng(record.index)
             clips = []
@@ -56,16 +56,16 @@ def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
                     frames.append(cv2.imread(path, cv2.IMREAD_COLOR_RGB))
                 frames = [augment.resize_short_side(frame, view.short_side) for frame in frames]
                 for (left, top, width, height), mirrored in crop.boxes(*frames[0].shape[:2]):
-                    cut = [frame[top : top + height, left : left + width] for frame in frames]
-                    clips += [np.flip(frame, 1) for frame in cut] if mirrored else cut
+                    cropped = [frame[top : top + height, left : left + width] for frame in frames]
+                    clips += [np.flip(frame, 1) for frame in cropped] if mirrored else cropped
             np.ascontiguousarray(np.stack(clips).transpose(0, 3, 1, 2))
 
     videos = len(data.val_records)
-    return [Side(name, videos, ours), Side(f"{name}, OpenCV and NumPy", videos, peer)]
+    return [Side(name, videos, ours), Side(f"{name}, OpenCV and NumPy", videos, reference)]
 
 
 def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
-    """All protocols in one pass over the validation list, and the largest of them by itself."""
+    """All protocols in one pass over the validation list, and the largest one alone."""
     data = build.Data(config, workdir)
     graph, state = nnx.split(create_model(**config.model, rngs=nnx.Rngs(config.seed)))
     states = (nnx.as_pure(state),)

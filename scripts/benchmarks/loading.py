@@ -1,4 +1,4 @@
-"""The data pipeline in its parts, and what it is compared with."""
+"""The data pipeline in stages, against PyTorch and a lower bound."""
 
 import copy
 import dataclasses
@@ -22,11 +22,11 @@ from trn_jax.data import augment
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 
 
-class PeerClips:
-    """The training clips of a recipe as toolboxes of PyTorch read them, one `[index]` at a time.
+class TorchClips:
+    """The training clips of a recipe as a PyTorch data set, read as PyTorch toolboxes do.
 
-    Frames are read by OpenCV, scaled, cropped, scaled again, mirrored and put in the order that
-    PyTorch's convolutions take, `[channels, frames, height, width]`.
+    OpenCV reads frames, which are resized, cropped, resized again, mirrored and transposed to
+    `[channels, frames, height, width]`.
     """
 
     def __init__(self, data: build.Data):
@@ -58,17 +58,16 @@ class PeerClips:
 def data_sides(
     config: ConfigDict, workdir: str, others: Sequence[str], stack: ExitStack
 ) -> tuple[list[Side], dict[tuple[str, str], float | None]]:
-    """The data pipeline in all its parts, and what it is compared with.
+    """The stages of the data pipeline, and what they are compared with.
 
     Args:
         config: see `trn_jax.config.base`.
         workdir: as in training.
-        others: folders with the same videos in other forms.
-        stack: closes what works ahead.
+        others: folders with the same videos stored otherwise.
+        stack: closes the prefetching threads.
 
     Returns:
-        The sides; and the pairs of their names to compare, with the largest ratio of processor time
-        that is wanted, if there is one.
+        The sides, and the pairs of names to compare with the goal for the ratio of CPU time.
     """
     data = build.Data(config, workdir)
     name, processors = data.files.source, len(os.sched_getaffinity(0))
@@ -80,13 +79,13 @@ def data_sides(
     sides.append(pipeline_side(workers, with_workers, workdir, stack))
     pairs: dict[tuple[str, str], float | None] = {(workers, name): None}
     if name == "videos":
-        sides.append(_from_the_start(name, data, config.train.batch))
+        sides.append(_sequential(name, data, config.train.batch))
         pairs[f"{name}, decode", sides[-1].name] = 1.05
     else:
-        sides.append(_floor(data, config.train.batch, stack))
+        sides.append(_lower_bound(data, config.train.batch, stack))
         pairs[name, sides[-1].name] = 1.25
     if name == "frames":
-        for side in _peers(data, config.train.batch, processors, stack):
+        for side in _torch_loaders(data, config.train.batch, processors):
             sides.append(side)
             pairs[name, side.name] = 0.5
     for number, other in enumerate(others, 2):
@@ -98,13 +97,13 @@ def data_sides(
         sides.append(pipeline_side(called, again, workdir, stack))
         pairs[called, name] = None
         if form.files.source == "videos":
-            sides.append(_from_the_start(called, form, config.train.batch))
+            sides.append(_sequential(called, form, config.train.batch))
             pairs[f"{called}, decode", sides[-1].name] = 1.05
     return sides, pairs
 
 
 def pipeline_side(name: str, config: ConfigDict, workdir: str, stack: ExitStack) -> Side:
-    """What delivers batches to the training."""
+    """The batches of training."""
     data = build.Data(config, workdir)
     batches = stack.enter_context(closing(data.train_batches(0)))
 
@@ -116,7 +115,7 @@ def pipeline_side(name: str, config: ConfigDict, workdir: str, stack: ExitStack)
 
 
 def _delivery(data: build.Data, config: ConfigDict, stack: ExitStack) -> Side:
-    """The same to the devices."""
+    """The batches of training on the devices."""
     prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), make_mesh())))
 
     def deliver(steps: int) -> None:
@@ -127,7 +126,7 @@ def _delivery(data: build.Data, config: ConfigDict, stack: ExitStack) -> Side:
 
 
 class _Clips:
-    """Videos in random order, and the frames of a clip of each."""
+    """Videos in random order, with the frames of one clip each."""
 
     def __init__(self, data: build.Data):
         self.records = data.train_records
@@ -137,7 +136,7 @@ class _Clips:
         self._number = itertools.count()
 
     def entries(self, count: int) -> list[tuple[int, Any]]:
-        """Numbers that do not come again, each with a record."""
+        """Unique numbers, each with a record."""
         numbers = list(islice(self._number, count))
         return [(n, self.records[self._order[n % len(self._order)]]) for n in numbers]
 
@@ -149,7 +148,7 @@ class _Clips:
 
 
 def _stages(name: str, data: build.Data, batch: int) -> list[Side]:
-    """The way of a clip, one part more in every side: read, decode, crop; in one thread."""
+    """The stages of reading a clip, cumulatively: read, decode, crop; in one thread."""
     clips, reader = _Clips(data), data.train_reader()
     reader.num_threads = 1
 
@@ -172,8 +171,8 @@ def _stages(name: str, data: build.Data, batch: int) -> list[Side]:
     return [Side(f"{name}, {stage}", batch, run) for stage, run in stages.items()]
 
 
-def _from_the_start(name: str, data: build.Data, batch: int) -> Side:
-    """Frames of video files without looking for key frames: everything up to them is decoded."""
+def _sequential(name: str, data: build.Data, batch: int) -> Side:
+    """Frames of video files decoded from the start, without seeking to key frames."""
     import av
 
     clips = _Clips(data)
@@ -190,8 +189,8 @@ def _from_the_start(name: str, data: build.Data, batch: int) -> Side:
     return Side(f"{name}, from the start", batch, run)
 
 
-def _floor(data: build.Data, batch: int, stack: ExitStack) -> Side:
-    """No more than decoding images that are in memory, and resizing a box of each."""
+def _lower_bound(data: build.Data, batch: int, stack: ExitStack) -> Side:
+    """Only decoding images in memory and resizing a box of each."""
     view, rng = data.train_reader().view, np.random.default_rng(0)
     sample, crop = view.sampler(), view.cropping(exact=False)
     clips = []
@@ -216,17 +215,17 @@ def _floor(data: build.Data, batch: int, stack: ExitStack) -> Side:
     return Side("decode and resize alone", batch, run)
 
 
-def _peers(data: build.Data, batch: int, processors: int, stack: ExitStack) -> list[Side]:
-    """A `DataLoader` of PyTorch in this process, and in as many workers as processors."""
+def _torch_loaders(data: build.Data, batch: int, processors: int) -> list[Side]:
+    """A PyTorch `DataLoader` in this process, and one with a worker per CPU."""
     try:
         import torch
     except ImportError:
-        print("PyTorch is not installed, so its loader is left out")
+        print("PyTorch is not installed; its loader is left out")
         return []
 
-    def peer(num_workers: int) -> Callable[[int], None]:
+    def loader_of(num_workers: int) -> Callable[[int], None]:
         loader = torch.utils.data.DataLoader(
-            PeerClips(data),
+            TorchClips(data),
             batch_size=batch,
             sampler=torch.utils.data.RandomSampler(
                 data.train_records, replacement=True, num_samples=10**9
@@ -244,6 +243,6 @@ def _peers(data: build.Data, batch: int, processors: int, stack: ExitStack) -> l
         return run
 
     return [
-        Side("PyTorch", batch, peer(0)),
-        Side(f"PyTorch, {processors} workers", batch, peer(processors), rest),
+        Side("PyTorch", batch, loader_of(0)),
+        Side(f"PyTorch, {processors} workers", batch, loader_of(processors), rest),
     ]

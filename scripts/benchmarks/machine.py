@@ -1,4 +1,4 @@
-"""What decides about speed: the processor, the driver of a GPU, and versions."""
+"""Hardware and software versions that affect speed."""
 
 import contextlib
 import importlib.metadata
@@ -13,7 +13,7 @@ _PACKAGES = (
 
 
 def describe() -> str:
-    """The processor, and the versions of what is installed."""
+    """CPU, GPU driver and package versions as text."""
     named = []
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:

@@ -1,4 +1,4 @@
-"""Models against their twins in PyTorch, one after the other, on the CPU."""
+"""Models against PyTorch on the CPU, one after the other."""
 
 import dataclasses
 import fnmatch
@@ -12,18 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks.torch_step import TorchStepper
 from benchmarks.training import Stepper
 from benchmarks.turns import Side, cost_ratios, measure, spread, table
-from benchmarks.twin_step import TwinStepper
 from trn_jax.config import base
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.evaluation import evaluator
 
 _NUM_CLASSES = 174
-TWIN_RATIOS = (("evaluation", "evaluation, PyTorch"), ("step", "step, PyTorch"))
+RATIOS = (("evaluation", "evaluation, PyTorch"), ("step", "step, PyTorch"))
 
-# The first pattern that fits: largest ratios of processor time that are wanted, of an evaluation
-# and of a training step. XLA's convolutions of many groups have no fast form on a CPU.
+# By the first matching pattern: goals for the ratio of CPU time, of evaluation and training step.
+# XLA has no fast grouped convolutions on CPUs.
 GOALS = (
     ("*_resnext*", 1.2, 12.0),
     ("*_mobileone*", 2.0, 1.5),
@@ -31,14 +31,14 @@ GOALS = (
     ("*_resnet*", 0.8, 1.0),
     ("*", 1.2, 1.5),
 )
-# A shift has no products, so a step of TSM should take little longer than one of TSN.
+# Shifts need no FLOPs, so a step of TSM should take little longer than one of TSN.
 TSM_AND_TSN = ("tsm_resnet50", "tsn_resnet50")
 TSM_GOAL = 1.15
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The size of the clips that models are measured with."""
+    """Batch and size of the clips that models are measured with."""
 
     clips: int
     frames: int
@@ -48,23 +48,23 @@ class Shape:
 def model_stepper(
     name: str, shape: Shape, **options: Any
 ) -> tuple[Stepper, dict[str, jax.Array], ConfigDict]:
-    """Training of a model on the first device, a batch of noise, and the configuration."""
+    """A `Stepper` on the first device, a batch of noise and the configuration."""
     config = base(dataset="synthetic", model=name, num_classes=_NUM_CLASSES)
     config.model.update(num_segments=shape.frames, **options)
     config.train.batch = shape.clips
-    # The rate does not matter for speed; a tiny one keeps the two side by side, step after step.
+    # A tiny learning rate keeps both models at the same weights.
     config.optim.update(lr=1e-6, schedule="constant", clip_norm=0.0)
     stepper = Stepper(config, make_mesh(jax.devices()[:1]), num_videos=shape.clips)
     rng = np.random.default_rng(0)
     size = (shape.clips, shape.frames, shape.pixels, shape.pixels, 3)
-    pictures = rng.integers(0, 256, size, np.uint8)
+    frames = rng.integers(0, 256, size, np.uint8)
     labels = rng.integers(0, _NUM_CLASSES, shape.clips)
-    batch = {"clip": jnp.asarray(pictures), "label": jnp.asarray(labels, jnp.int32)}
+    batch = {"clip": jnp.asarray(frames), "label": jnp.asarray(labels, jnp.int32)}
     return stepper, batch, config
 
 
-def twin_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
-    """Evaluation and training step of a model, ours and its twin's, from the same weights.
+def model_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
+    """Evaluation and training step of a model in JAX and PyTorch, from the same weights.
 
     Args:
         name: of the model.
@@ -72,8 +72,8 @@ def twin_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
         **options: of the model.
     """
     stepper, batch, config = model_stepper(name, shape, **options)
-    twin_stepper = TwinStepper(config, np.array(batch["clip"]), np.array(batch["label"]))
-    stepper.load(twin_stepper.weights())
+    torch_stepper = TorchStepper(config, np.array(batch["clip"]), np.array(batch["label"]))
+    stepper.load(torch_stepper.weights())
     score = jax.jit(partial(evaluator.score_clips, graph=stepper.graph))
     clips = batch["clip"]
     examples = np.arange(len(clips), dtype=np.int32)
@@ -88,20 +88,20 @@ def twin_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
 
     return [
         Side("evaluation", shape.clips, evaluation),
-        Side("evaluation, PyTorch", shape.clips, twin_stepper.evaluate),
+        Side("evaluation, PyTorch", shape.clips, torch_stepper.evaluate),
         Side("step", shape.clips, step),
-        Side("step, PyTorch", shape.clips, twin_stepper),
+        Side("step, PyTorch", shape.clips, torch_stepper),
     ]
 
 
 def step_side(name: str, shape: Shape) -> Side:
-    """The training step of a model alone, as a side of its name."""
+    """The training step of a model in JAX."""
     stepper, batch, _ = model_stepper(name, shape)
     return Side(name, shape.clips, lambda steps: stepper([batch] * steps))
 
 
 def compare_models(names: Sequence[str], shape: Shape, *, rounds: int, steps: int) -> str:
-    """Measure one model after the other, print their tables, and return a summary.
+    """Measure models one after the other and print their tables; returns a summary.
 
     Args:
         names: of the models.
@@ -111,11 +111,11 @@ def compare_models(names: Sequence[str], shape: Shape, *, rounds: int, steps: in
     """
     lines = [f"{'CPU time / PyTorch':26}{'evaluation':>26}{'goal':>9}{'step':>26}{'goal':>9}"]
     for name in names:
-        found = measure(twin_sides(name, shape), rounds=rounds, steps=steps)
+        found = measure(model_sides(name, shape), rounds=rounds, steps=steps)
         goals = next(wanted for pattern, *wanted in GOALS if fnmatch.fnmatchcase(name, pattern))
-        print(f"\n{name}\n{table(found, dict(zip(TWIN_RATIOS, goals, strict=True)))}", flush=True)
+        print(f"\n{name}\n{table(found, dict(zip(RATIOS, goals, strict=True)))}", flush=True)
         line = f"{name:26}"
-        for (own, other), goal in zip(TWIN_RATIOS, goals, strict=True):
+        for (own, other), goal in zip(RATIOS, goals, strict=True):
             ratios = spread(cost_ratios(found[own], found[other]))
             line += f"{ratios:>26}{f'<= {goal:.3g}':>9}"
         lines.append(line)
@@ -129,6 +129,6 @@ def compare_models(names: Sequence[str], shape: Shape, *, rounds: int, steps: in
 
 
 def release() -> None:
-    """Give back what the last model has taken: two models beside each other may not fit."""
+    """Free the memory of the last model: two models may not fit."""
     jax.clear_caches()
     gc.collect()

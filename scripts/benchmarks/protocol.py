@@ -26,7 +26,7 @@ _NUM_FRAMES = 300  # ten seconds
 
 
 class _Noise(Video):
-    """A video of noise that is not stored anywhere."""
+    """A video of noise."""
 
     path = "noise"
     num_frames = _NUM_FRAMES
@@ -52,7 +52,7 @@ class _NoiseSource:
 
 @dataclasses.dataclass(frozen=True)
 class _OneVideo:
-    """A validation list of one video that has been read: what `Evaluator.run` takes of the data.
+    """Stands for `build.Data` in `Evaluator.run`: one video, already read.
 
     Attributes:
         video: its clips.
@@ -79,18 +79,18 @@ class _OneVideo:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What one video takes.
+    """Inference time and memory of one video.
 
     Attributes:
         model: name of the model.
         protocol: name of the protocol.
         shape: views, and frames, height and width of each.
-        distinct_views: of these, the views that are not repeated.
+        distinct_views: views without repetitions.
         dtype: of the computation.
-        devices: those that share the views.
+        devices: number and kind.
         turns: the rounds.
-        memory: bytes at most.
-        memory_of: whose memory that is.
+        memory: peak bytes.
+        memory_of: what they were measured of.
     """
 
     model: str
@@ -123,18 +123,18 @@ class Measurement:
 def measure_protocol(
     config: ConfigDict, protocol: str, *, rounds: int, steps: int | None
 ) -> Measurement:
-    """Score one video by a protocol, as an evaluation does, over and over.
+    """Score one video by a protocol repeatedly, as in evaluation.
 
-    The clips are there already; moving them to the device counts, and so does merging the scores.
+    Includes transfers to the device and merging of the views, but no reading.
 
     Args:
         config: a recipe.
-        protocol: name of the protocol; "" for the one that shows the model most pixels.
+        protocol: name of the protocol; "" for the one with the most pixels.
         rounds: turns.
         steps: videos per turn; by default 1 on a CPU, else 10.
 
     Raises:
-        UserError: the recipe has no such protocol, or its model can't be made or can't take it.
+        UserError: the recipe has no such protocol, or its model can't be built for it.
     """
     checks.check(config)
     names = protocol_names(config, protocol or "all")
@@ -149,7 +149,7 @@ def measure_protocol(
     graph, state = nnx.split(create_model(**config.model, rngs=nnx.Rngs(config.seed)))
     devices = jax.local_devices()
     states = jax.device_put((nnx.as_pure(state),), replicated(make_mesh(devices)))
-    # Of equal size, so that as few views as possible are padding.
+    # Steps of equal size, to pad as few views as possible.
     num_steps = -(-len(video.clips) // config.eval.max_views_per_step)
     evaluator = Evaluator(
         graph, multi_label=data.multi_label, max_views=-(-len(video.clips) // num_steps)
@@ -176,7 +176,7 @@ def measure_protocol(
 
 
 def peak_memory(device: jax.Device) -> tuple[int, str]:
-    """The largest number of bytes so far, of a device if it keeps count, else of this process."""
+    """Peak bytes so far of the device if it counts them, else of this process."""
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
     if peak is not None:
         return peak, "the device"

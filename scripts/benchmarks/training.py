@@ -1,4 +1,4 @@
-"""The parts of a training: its steps, its data, and the two together."""
+"""Training: the step, the data pipeline, and both together."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
@@ -19,7 +19,7 @@ from trn_jax.training import train_step
 
 
 class Stepper:
-    """Takes training steps of a recipe, each on the state that the last one left.
+    """Takes training steps of a recipe.
 
     Args:
         config: see `trn_jax.config.base`.
@@ -54,18 +54,18 @@ class Stepper:
         )
 
     def load(self, state_dict: dict[str, np.ndarray]) -> None:
-        """Start from foreign weights, see `trn_jax.convert`."""
+        """Load a PyTorch state dict, see `trn_jax.convert`."""
         self.state, _ = train_step.load_weights(self.graph, self.state, state_dict)
 
     def compile(self, batch: dict[str, jax.Array]) -> int:
-        """Compile the step for such batches; returns the bytes that it needs on each device."""
+        """Compile the step for batches like `batch`; returns the bytes that each device needs."""
         self._step = self._step.lower(self.state, batch).compile()
         memory = self._step.memory_analysis()
         results = memory.output_size_in_bytes - memory.alias_size_in_bytes
         return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
 
     def __call__(self, batches: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-        """Take one step per batch, and wait for the last; returns its scalars."""
+        """Take one step per batch and wait; returns the scalars of the last."""
         for batch in batches:
             self.state, scalars = self._step(self.state, batch)
         jax.block_until_ready(self.state)
@@ -73,7 +73,7 @@ class Stepper:
 
 
 def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Side]:
-    """The data pipeline, the training step, and the two together; `stack` closes them."""
+    """The data pipeline, the training step, and both together; `stack` closes them."""
     mesh = make_mesh()
     checks.check_batch(config, mesh.size)
     data, parts = build.training(config, workdir)

@@ -1,4 +1,4 @@
-"""Things that are compared take turns: their clips per second and their processor time."""
+"""Interleaved measurements of what is compared: clips per second and CPU time."""
 
 import dataclasses
 import multiprocessing
@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_QUIET = 0.1  # seconds of next to no work after which all threads are taken to be idle
+_QUIET = 0.1  # seconds without CPU use after which all threads count as idle
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of the things that are compared.
+    """One of the programs that are compared.
 
     Attributes:
         name: its row in the table.
-        clips: in one step.
-        run: takes so many steps, and returns what the last one computed.
-        rest: waits until threads that work ahead have nothing left to do, and returns the moment
-            when that was so, by `time.perf_counter`.
+        clips: per step.
+        run: takes the given number of steps and returns the result of the last.
+        rest: waits until prefetching threads are idle; returns when they became so, by
+            `time.perf_counter`.
     """
 
     name: str
@@ -31,11 +31,11 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What one clip took.
+    """Time per clip.
 
     Attributes:
         wall: seconds.
-        cpu: seconds, summed over all threads.
+        cpu: CPU seconds, summed over all threads.
     """
 
     wall: float
@@ -43,24 +43,24 @@ class Turn:
 
 
 def measure(sides: Sequence[Side], *, rounds: int, steps: int) -> dict[str, list[Turn]]:
-    """Let the sides take turns, after one step each to warm up."""
+    """Run the sides in turns, after one warm-up step of each."""
     turns: dict[str, list[Turn]] = {side.name: [] for side in sides}
     for side in sides:
         side.run(1)
         side.rest()
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
-            start, used = time.perf_counter(), processor_seconds()
+            start, used = time.perf_counter(), cpu_seconds()
             side.run(steps)
             end = side.rest()
             clips = steps * side.clips
-            turn = Turn((end - start) / clips, (processor_seconds() - used) / clips)
+            turn = Turn((end - start) / clips, (cpu_seconds() - used) / clips)
             turns[side.name].append(turn)
     return turns
 
 
-def processor_seconds() -> float:
-    """Processor time of this process and, where the system tells, of its workers."""
+def cpu_seconds() -> float:
+    """CPU time of this process and, under Linux, of its workers."""
     seconds = time.process_time()
     for worker in multiprocessing.active_children():
         try:
@@ -73,15 +73,15 @@ def processor_seconds() -> float:
 
 
 def rest() -> float:
-    """Wait until this process and its workers are idle; returns the moment when they became so.
+    """Wait until this process and its workers are idle; returns when they became so.
 
-    A turn of a pipeline thereby begins and ends with full buffers, and counts every batch once.
+    Each turn of a pipeline starts and ends with full buffers, so it counts each batch once.
     """
-    since, used = time.perf_counter(), processor_seconds()
+    since, used = time.perf_counter(), cpu_seconds()
     while time.perf_counter() - since < _QUIET:
         time.sleep(_QUIET / 10)
-        if processor_seconds() - used > _QUIET / 10:  # asking takes some itself
-            since, used = time.perf_counter(), processor_seconds()
+        if cpu_seconds() - used > _QUIET / 10:  # polling uses some itself
+            since, used = time.perf_counter(), cpu_seconds()
     return since
 
 
@@ -90,9 +90,9 @@ def table(
     pairs: Mapping[tuple[str, str], float | None],
     unit: str = "clip",
 ) -> str:
-    """Describe the turns, and the ratios of some `pairs` of sides.
+    """Format the turns and the ratios of `pairs` of sides.
 
-    With each pair comes the largest ratio of processor time that is wanted, or `None`.
+    The value of each pair is the goal for the ratio of CPU time, or `None`.
     """
     goals = any(pairs.values())
     header = f"{'':34}{f'{unit}s/s':>32}{f'CPU seconds per {unit}':>32}"
@@ -110,10 +110,10 @@ def table(
 
 
 def cost_ratios(turns: Sequence[Turn], others: Sequence[Turn]) -> list[float]:
-    """Processor time of one side in units of that of another, round by round."""
+    """CPU time of one side divided by that of another, round by round."""
     return [turn.cpu / other.cpu for turn, other in zip(turns, others, strict=True)]
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, with the smallest and the largest value."""
+    """Median, minimum and maximum as text."""
     return f"{statistics.median(values):.4g} ({min(values):.4g}..{max(values):.4g})"

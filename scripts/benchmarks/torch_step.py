@@ -1,4 +1,4 @@
-"""The training step of a model's twin in PyTorch."""
+"""The training step of a recipe in PyTorch."""
 
 import copy
 from typing import Any
@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 from trn_jax.errors import UserError
 
 
-class TwinStepper:
-    """Takes training steps of the twin of a recipe's model, each on what the last one left.
+class TorchStepper:
+    """Takes training steps of a recipe with its model in PyTorch.
 
-    The step is the recipe's: its loss, its clipping of the gradient, its SGD, its frozen batch
-    norms; in bfloat16 where the recipe's model computes in it (`torch.autocast`), with float32
-    weights. But there is one group of parameters, one rate for all steps, and the statistics of
-    batch norms are those of all clips that are computed together.
+    Loss, gradient clipping, SGD and frozen batch norms are the recipe's, and so is the dtype
+    (`torch.autocast` for bfloat16, with float32 weights). Simplified are the parameters (one
+    group), the learning rate (constant) and batch statistics (over all clips that are computed
+    together).
 
     Args:
         config: see `trn_jax.config.base`.
@@ -24,11 +24,11 @@ class TwinStepper:
         device: "cpu" or "cuda".
 
     Attributes:
-        twin: the model.
+        model: the PyTorch model.
         clips: on the device.
 
     Raises:
-        UserError: PyTorch is not there, or has no such step.
+        UserError: PyTorch is not installed, or the recipe can't be compared.
     """
 
     def __init__(
@@ -38,24 +38,24 @@ class TwinStepper:
 
         if config.model.frozen_stages is not None:
             raise UserError(
-                "the twin in PyTorch freezes no stages; leave model.frozen_stages out to compare"
+                f"model.frozen_stages={config.model.frozen_stages}: the PyTorch model can't freeze "
+                "stages; compare without it"
             )
-        # Numbers too small to be normal slow PyTorch's CPU form down a hundredfold; XLA takes them
-        # for 0 anyway. On a GPU, XLA chooses the fastest form of each convolution and computes
-        # float32 products in TF32; so PyTorch may.
+        # As XLA does: denormals, which slow PyTorch down a hundredfold on CPUs, are 0; on GPUs,
+        # convolution algorithms are autotuned and float32 products use TF32.
         torch.set_flush_denormal(True)
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
         self._torch, self._device = torch, device
-        self.twin = create_torch_model(**config.model).to(device)
+        self.model = create_torch_model(**config.model).to(device)
         self.clips = torch.from_numpy(clips).to(device)
-        wide = np.float32 if labels.ndim > 1 else np.int64
-        self._labels = torch.from_numpy(labels.astype(wide)).to(device)
+        dtype = np.float32 if labels.ndim > 1 else np.int64
+        self._labels = torch.from_numpy(labels.astype(dtype)).to(device)
         self._config = config
-        self._frozen = _norms(torch, self.twin)[1:] if config.model.partial_bn else []
+        self._frozen = _norms(torch, self.model)[1:] if config.model.partial_bn else []
         for norm in self._frozen:
             norm.requires_grad_(False)
-        self._parameters = [each for each in self.twin.parameters() if each.requires_grad]
+        self._parameters = [each for each in self.model.parameters() if each.requires_grad]
         optim = config.optim
         self._optimizer = torch.optim.SGD(
             self._parameters,
@@ -64,21 +64,21 @@ class TwinStepper:
             weight_decay=optim.weight_decay,
             nesterov=optim.nesterov,
         )
-        self._loss = self._whole_loss
+        self._loss = self._total_loss
 
-    def compiled(self) -> "TwinStepper":
-        """Steps on the same weights, with loss and gradient compiled by `torch.compile`."""
-        other = copy.copy(self)
-        other._loss = self._torch.compile(self._whole_loss)
-        return other
+    def compiled(self) -> "TorchStepper":
+        """A stepper of the same weights that computes loss and gradient with `torch.compile`."""
+        compiled = copy.copy(self)
+        compiled._loss = self._torch.compile(self._total_loss)
+        return compiled
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The twin's weights, for ours to start from."""
-        return {name: value.cpu().numpy() for name, value in self.twin.state_dict().items()}
+        """Weights of the model, to load into the JAX model."""
+        return {name: value.cpu().numpy() for name, value in self.model.state_dict().items()}
 
     def __call__(self, steps: int) -> float:
-        """Take so many steps, and wait for the last; returns its loss."""
-        self.twin.train()
+        """Take `steps` steps and wait; returns the loss of the last."""
+        self.model.train()
         for norm in self._frozen:
             norm.eval()
         parts, limit = self._config.train.accumulation, self._config.optim.clip_norm
@@ -98,30 +98,30 @@ class TwinStepper:
             self._torch.cuda.synchronize()
         return sum(loss.item() for loss in losses)
 
-    def forget_peak(self) -> None:
-        """Let `peak` begin anew."""
+    def reset_peak(self) -> None:
+        """Restart the measurement of `peak`."""
         if self._device == "cuda":
             self._torch.cuda.reset_peak_memory_stats()
 
     def peak(self) -> int | None:
-        """The bytes of the GPU that PyTorch had in use at most; `None` on a CPU."""
+        """Peak bytes of GPU memory that PyTorch used; `None` on a CPU."""
         return self._torch.cuda.max_memory_allocated() if self._device == "cuda" else None
 
     def evaluate(self, steps: int) -> np.ndarray:
-        """Score the clips so many times; returns the logits, float32 `[batch, classes]`."""
-        self.twin.eval()
+        """Score the clips `steps` times; returns the logits, float32 `[batch, classes]`."""
+        self.model.eval()
         with self._torch.inference_mode():
             for _ in range(steps):
-                logits = self.twin(self.clips)
+                logits = self.model(self.clips)
         return logits.cpu().numpy()
 
-    def _whole_loss(self, clips: Any, labels: Any) -> Any:
+    def _total_loss(self, clips: Any, labels: Any) -> Any:
         enabled = self._config.model.dtype == "bfloat16"
         with self._torch.autocast(self._device, self._torch.bfloat16, enabled=enabled):
-            logits, auxiliary = self.twin.outputs(clips)
+            logits, auxiliary = self.model.outputs(clips)
         loss = self._classification_loss(logits, labels)
         if auxiliary is not None:
-            loss = loss + self.twin.auxiliary_weight * self._classification_loss(auxiliary, labels)
+            loss = loss + self.model.auxiliary_weight * self._classification_loss(auxiliary, labels)
         return loss
 
     def _classification_loss(self, logits: Any, labels: Any) -> Any:
@@ -134,6 +134,6 @@ class TwinStepper:
         return train.loss_weight * loss
 
 
-def _norms(torch: Any, twin: Any) -> list[Any]:
+def _norms(torch: Any, model: Any) -> list[Any]:
     kinds = (torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
-    return [module for module in twin.modules() if isinstance(module, kinds)]
+    return [module for module in model.modules() if isinstance(module, kinds)]
