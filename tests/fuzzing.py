@@ -379,7 +379,7 @@ def records(part, ending):
     """Records, of which one file is changed."""
 
     def make(folder):
-        from trn_jax.data.records import Records
+        from trn_jax.data.records import VideoRecords
         from trn_jax.tfds.build_records import build_records
 
         data = os.path.join(folder, "data")
@@ -408,7 +408,7 @@ def records(part, ending):
             content = file.read()
 
         def read(path):
-            source = Records(root)
+            source = VideoRecords(root)
             for record in source.videos("train", num_classes=2):
                 source.check(record)
                 with source.open(record) as opened:

@@ -237,7 +237,7 @@ def _source(files, max_pixels):
     if files.source == "videos":
         return videos.VideoFiles(max_pixels=max_pixels)
     if files.source == "records":
-        return records.Records(os.path.dirname(files.frames), max_pixels=max_pixels)
+        return records.VideoRecords(os.path.dirname(files.frames), max_pixels=max_pixels)
     naming = dict(pattern=files.frame_pattern, first_frame=files.first_frame)
     return decode.FrameFolders(**naming, max_pixels=max_pixels)
 

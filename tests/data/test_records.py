@@ -1,4 +1,4 @@
-"""Records: what is read of frames is read of them, and what is wrong with them."""
+"""Records: the same frames and clips as folders, and errors of corrupt ones."""
 
 import dataclasses
 import json
@@ -94,7 +94,7 @@ def read(root, split="train", **options):
     files = datasets.locate("frames", root)
     options = dict(num_classes=3) | options
     if files.source == "records":
-        source = records.Records(os.path.dirname(files.frames))
+        source = records.VideoRecords(os.path.dirname(files.frames))
         return source, source.videos("train" if split == "train" else "validation", **options)
     path = files.train_list if split == "train" else files.val_list
     found = annotations.read_list(path, frames_root=files.frames, **options)
@@ -384,7 +384,7 @@ def test_records_have_the_test_list_too(folders, tmp_path, stored):
     said = build_records(str(tmp_path / "data"), str(tmp_path / "to"))
     assert "test: 1 videos" in said
     files = datasets.locate("frames", tmp_path / "to/video_folder")
-    source = records.Records(os.path.dirname(files.frames))
+    source = records.VideoRecords(os.path.dirname(files.frames))
     (video,) = source.videos("test", num_classes=3)
     assert video.name == names[1] and video.path == f"{files.test_frames}/{names[1]}"
     with source.open(video) as found:
@@ -395,7 +395,7 @@ def test_records_have_the_test_list_too(folders, tmp_path, stored):
         np.testing.assert_array_equal(stored_pixels, found.read([0, 3]))
     # Records that were made without one say so.
     with pytest.raises(UserError, match="no split 'test', only train, validation"):
-        records.Records(str(stored)).videos("test", num_classes=3)
+        records.VideoRecords(str(stored)).videos("test", num_classes=3)
 
 
 def test_own_videos_become_records_if_asked(folders, tmp_path, capsys):
@@ -466,7 +466,7 @@ build_records({os.fspath(folders)!r}, {os.fspath(to)!r})
     assert done.returncode == -signal.SIGKILL
     assert list(to.rglob("incomplete.*"))
     with pytest.raises(UserError, match="no records in"):
-        records.Records(os.fspath(to / "video_folder"))
+        records.VideoRecords(os.fspath(to / "video_folder"))
     build_records(str(folders), str(to))
     assert len(contents_of(to / "video_folder")) == 7
     assert not list(to.rglob("incomplete.*")) + list(to.rglob(".unfinished*"))
@@ -688,4 +688,4 @@ def test_messages_that_are_cut_or_changed():
 def test_without_the_library_it_is_said_what_to_do(stored, monkeypatch):
     monkeypatch.setitem(sys.modules, "array_record", None)
     with pytest.raises(UserError, match=r"array-record.*data\.source=frames"):
-        records.Records(str(stored))
+        records.VideoRecords(str(stored))

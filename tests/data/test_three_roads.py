@@ -108,7 +108,7 @@ def test_the_extraction_notes_what_is_lost_or_scaled(tree):
 def each_video(root):
     """Per video its name, and what opens it over each road."""
     opening = {}
-    stored = records.Records(str(root / "records" / "video_folder"))
+    stored = records.VideoRecords(str(root / "records" / "video_folder"))
     folders = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
     lines = (root / "frames" / "rawframes" / "manifest.jsonl").read_text().splitlines()
     counts = {entry["video"]: entry["frames"] for entry in map(json.loads, lines)}
@@ -156,7 +156,7 @@ def test_clips_of_training_and_evaluation_are_those_of_all_roads(tree):
         files = datasets.locate("frames", place)
         assert files.source == road
         if road == "records":
-            source = records.Records(os.path.dirname(files.frames))
+            source = records.VideoRecords(os.path.dirname(files.frames))
             found = source.videos("train", num_classes=2)
         else:
             source = sources[road]

@@ -49,7 +49,7 @@ def read(root, num_classes, multi_label=False):
     names = class_names(root)
     found = []
     for split in records.SPLITS:
-        videos = records.Records(str(root)).videos(
+        videos = records.VideoRecords(str(root)).videos(
             split, num_classes=num_classes, multi_label=multi_label
         )
         for video in videos:
@@ -90,7 +90,7 @@ def test_records_have_the_label_order_of_the_printed_recipe(tmp_path, capsys):
     assert (tmp_path / "to" / "jester_train_list_rawframes.txt").exists()
     assert class_names(root) == sorted(GESTURES)
     assert read(root, 27) == LISTED
-    source = records.Records(str(root))
+    source = records.VideoRecords(str(root))
     video = source.videos("train", num_classes=27)[1]
     images = source.open(video).images(range(5))
     assert images == [files[f"20bn-jester-v1/56557/{index:05d}.jpg"] for index in range(1, 6)]
@@ -166,7 +166,7 @@ def test_records_of_videos_without_frames(tmp_path, capsys, monkeypatch):
     root = tmp_path / "to" / "records" / "something_something_v2"
     assert command[1:] == ["trn_sthv2", f"--config.data_dir={root}", "--workdir=runs/trn_sthv2"]
     assert read(root, 174) == [("78687.webm", 4, TEMPLATES[7]), ("74225.webm", 3, TEMPLATES[173])]
-    source = records.Records(str(root))
+    source = records.VideoRecords(str(root))
     for split, size in (("train", (16, 24, 3)), ("validation", (12, 16, 3))):
         (video,) = source.videos(split, num_classes=174)
         with source.open(video) as opened:

@@ -33,7 +33,7 @@ def is_records(root):
 
 
 def class_names_file(root):
-    """The file with the class names of records; see `Records` for errors."""
+    """The file with the class names of records; see `VideoRecords` for errors."""
     folder = _part_folder(root, "videos")
     names = glob.glob(os.path.join(glob.escape(folder), "*.labels.txt"))
     if len(names) != 1:
@@ -59,7 +59,7 @@ class StoredVideo(Record):
     first_frame: int
 
 
-class Records:
+class VideoRecords:
     """The records in a folder as a source of videos, see `decode.FrameFolders`.
 
     Args:
@@ -123,7 +123,7 @@ class Records:
 
     def open(self, record):
         """A `StoredVideo` as a video; use it in a `with`."""
-        return _OpenVideo(self._frames[record.split], record, self._max_pixels)
+        return _RecordVideo(self._frames[record.split], record, self._max_pixels)
 
     def check(self, record):
         """Check that the first and the last frame of a `StoredVideo` exist.
@@ -135,8 +135,8 @@ class Records:
             video.images([0, record.num_frames - 1])
 
 
-class _OpenVideo(StoredImages):
-    """A video in records, see `Records`."""
+class _RecordVideo(StoredImages):
+    """A video in records, see `VideoRecords`."""
 
     advice = ADVICE
 
