@@ -9,7 +9,12 @@ from trn_jax.errors import UserError, escaped
 from trn_jax.evaluation import metrics, plots, score_files
 from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
-_METRIC_NAMES = {"mean_class": "mean class", "map": "mAP", "map_by_video": "mAP by video"}
+_METRIC_NAMES = {
+    "mean_class": "mean class",
+    "partner": "reversed class",
+    "map": "mAP",
+    "map_by_video": "mAP by video",
+}
 _NUM_PAIRS = 20
 _MAX_DRAWN = 1000  # classes of a confusion matrix, of at least 4 pixels each
 _MAX_STEP = 1e12
