@@ -1,13 +1,13 @@
-"""Fine-tuning of a model on own videos, by default a TSM with ResNet-50.
+"""Fine-tuning on your own videos, by default of a TSM with ResNet-50.
 
     trn-jax prepare myvideos --to=data/mine
     python -m trn_jax.main --config=configs/finetune.py --config.data_dir=data/mine \
         --config.init_from=tsm.pth --workdir=runs/mine
 
-Starts from published weights of the whole model, of Something-Something for motions or of Kinetics
-for actions, or of an ImageNet network alone: the classifier is new and learns at ten times the rate
-of the rest. Another model: `model.name=trn_resnet50`; little data: `model.frozen_stages=3`; few
-videos of some classes: `data.balanced=True` or `train.class_weights=balanced`.
+Start from published weights of the whole model (Something-Something for motions, Kinetics for
+actions) or from ImageNet weights. The classifier is new and trains at ten times the learning rate
+of the rest. Another model: `model.name=trn_resnet50`; little data: `model.frozen_stages=3`;
+unbalanced classes: `data.balanced=True` or `train.class_weights=balanced`.
 """
 
 from trn_jax.config import base, view

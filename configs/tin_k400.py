@@ -1,13 +1,13 @@
-"""TIN with ResNet-50 on Kinetics-400, 8 frames, from a TSM.
+"""TIN with ResNet-50 on Kinetics-400, 8 frames, initialised from a TSM.
 
     python -m trn_jax.main --config=configs/tin_k400.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tin_k400
 
 Shao et al., "Temporal Interlacing Network", AAAI 2020, in the set-up of mmaction2 0.x
 (`tin_tsm_finetune_r50_1x1x8_50e_kinetics400_rgb`: 8 GPUs of 6 clips; the table says 8 x 4 GPUs).
-It got 70.89 % top-1 and 89.89 % top-5. There, the first convolution of each block kept its ImageNet
-weights, because their name differs between TSM and TIN; here all weights of the TSM are taken.
-mmaction2 1.x (71.86 %): `optim.clip_norm=40`.
+Published: 70.89 % top-1 and 89.89 % top-5. There, the first convolution of each block kept its
+ImageNet weights, because its name differs between TSM and TIN; here all weights of the TSM are
+loaded. mmaction2 1.x (71.86 %): `optim.clip_norm=40`.
 """
 
 from trn_jax.config import base

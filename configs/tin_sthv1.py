@@ -4,8 +4,8 @@
         --config.data_dir=data/sthv1 --workdir=runs/tin_sthv1
 
 Shao et al., "Temporal Interlacing Network", AAAI 2020, in the set-up of mmaction2 0.x
-(`tin_r50_1x1x8_40e_sthv1_rgb`: 6 clips per GPU; clips are never mirrored). It got 44.25 % top-1
-and 73.94 % top-5. The file says 8 GPUs, as the authors had; the table says 8 x 4 GPUs. mmaction2
+(`tin_r50_1x1x8_40e_sthv1_rgb`: 6 clips per GPU; clips are never mirrored). Published: 44.25 % top-1
+and 73.94 % top-5. The file says 8 GPUs, as the authors used; the table says 8 x 4 GPUs. mmaction2
 1.x (39.68 %): `optim.lr=0.01 optim.style=mmengine optim.cosine_by=step optim.final_ratio=0`.
 """
 
@@ -19,7 +19,7 @@ _ROW = dict(
     resolution="height 100",
     gpus="8x4",
     pretrain="ImageNet",
-    reference_top1=44.04,  # the authors' code, with its meter of averages mended
+    reference_top1=44.04,  # the authors' code, with its average meter fixed
     reference_top5=72.72,
     gpu_memory=6181,
 )

@@ -4,8 +4,8 @@
         --config.data_dir=data/sthv2 --workdir=runs/tin_sthv2
 
 Shao et al., "Temporal Interlacing Network", AAAI 2020, in the set-up of mmaction2 0.x
-(`tin_r50_1x1x8_40e_sthv2_rgb`: 6 clips per GPU; clips are never mirrored). It got 56.70 % top-1
-and 83.62 % top-5. The file says 8 GPUs, as the authors had; the table says 8 x 4 GPUs. mmaction2
+(`tin_r50_1x1x8_40e_sthv2_rgb`: 6 clips per GPU; clips are never mirrored). Published: 56.70 % top-1
+and 83.62 % top-5. The file says 8 GPUs, as the authors used; the table says 8 x 4 GPUs. mmaction2
 1.x (54.78 %): `optim.lr=0.01 optim.style=mmengine optim.clip_norm=40`.
 """
 
@@ -19,7 +19,7 @@ _ROW = dict(
     resolution="height 240",
     gpus="8x4",
     pretrain="ImageNet",
-    reference_top1=56.48,  # the authors' code, with its meter of averages mended
+    reference_top1=56.48,  # the authors' code, with its average meter fixed
     reference_top5=83.45,
     gpu_memory=6185,
 )

@@ -1,8 +1,8 @@
-"""TIN on the synthetic pairs: features move in time by learned steps.
+"""TIN on the synthetic pairs: learned temporal shifts of features.
 
     python -m trn_jax.main --config=configs/tin_synthetic.py --workdir=runs/tin
 
-Identical to `trn_synthetic` but for the model.
+`trn_synthetic` with another model.
 """
 
 from trn_jax.config import recipe

@@ -1,12 +1,12 @@
-"""TPN with SlowOnly ResNet-50 on Kinetics-400, 8 frames at every 8th frame.
+"""TPN with SlowOnly ResNet-50 on Kinetics-400, 8 frames with stride 8.
 
     python -m trn_jax.main --config=configs/tpn_slowonly_k400.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tpn_slowonly_k400
 
 Yang et al., "Temporal Pyramid Network for Action Recognition", CVPR 2020, in the set-up of
 mmaction2 1.x (`tpn-slowonly_imagenet-pretrained-r50_8xb8-8x8x1-150e_kinetics400-rgb`: 8 GPUs of 8
-clips of videos). It got 76.74 % top-1 and 92.57 % top-5 from 10 clips in 3 crops each. There,
-colours were jittered in validation, too, by which the best checkpoint was chosen:
+clips, read from videos). Published: 76.74 % top-1 and 92.57 % top-5 from 10 clips in 3 crops each.
+There, colour jitter was also on in validation, which chose the best checkpoint:
 `"--config.data.val.color_jitter=(0.5,0.5,0.5,0.1)"`. mmaction2 0.x:
 `"--config.protocols['10x3'].clip_positions=middles" --config.data.val.clip_positions=middles`.
 """
@@ -15,7 +15,7 @@ from trn_jax.config import base, view
 
 
 def row(name, version, **columns):
-    """A row of the published table, by its name and the date and hash of its checkpoint."""
+    """A row of the published table; `version` is the date and hash of its checkpoint."""
     return dict(
         source=f"mmaction2 1.x, configs/recognition/tpn/README.md, {name}",
         config=f"{name}.py",
@@ -40,7 +40,7 @@ _ROW = row(
 
 
 def get_config(published=_ROW):
-    """The recipe; `published` is its row of the published table."""
+    """The recipe; `published` is its row in the published table."""
     config = base(dataset="k400", model="tpn_slowonly_resnet50", num_classes=400)
     config.init_url = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     config.model.norm_group = 8

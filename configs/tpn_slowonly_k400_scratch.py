@@ -3,7 +3,7 @@
     python -m trn_jax.main --config=configs/tpn_slowonly_k400_scratch.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tpn_slowonly_k400_scratch
 
-As `tpn_slowonly_k400` but for its start. Published, mmaction2 1.x: 74.20 % top-1, 91.48 % top-5
+`tpn_slowonly_k400` without initial weights. Published, mmaction2 1.x: 74.20 % top-1, 91.48 % top-5
 (the table says 8 x 2 GPUs, the file 8 of 8 clips).
 """
 

@@ -1,8 +1,8 @@
-"""TPN on the synthetic pairs: a pyramid over the features of a TSM.
+"""TPN on the synthetic pairs: a temporal pyramid over the features of a TSM.
 
     python -m trn_jax.main --config=configs/tpn_synthetic.py --workdir=runs/tpn
 
-Identical to `trn_synthetic` but for the model.
+`trn_synthetic` with another model.
 """
 
 from trn_jax.config import recipe

@@ -4,9 +4,9 @@
         --config.data_dir=data/sthv1 --workdir=runs/tpn_tsm_sthv1
 
 Yang et al., "Temporal Pyramid Network for Action Recognition", CVPR 2020, in the set-up of
-mmaction2 1.x (`tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb`: 8 GPUs of 8 clips). It
-got 51.87 % top-1 and 79.67 % top-5 from 2 clips in 3 crops each; the table says "8 clips x 3
-crop", 8 x 6 GPUs, and that it started from TSM, where the configuration starts from ImageNet.
+mmaction2 1.x (`tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb`: 8 GPUs of 8 clips).
+Published: 51.87 % top-1 and 79.67 % top-5 from 2 clips in 3 crops each; the table says
+"8 clips x 3 crop", 8 x 6 GPUs, and initialisation from TSM, where the configuration has ImageNet.
 """
 
 from trn_jax.config import base, view

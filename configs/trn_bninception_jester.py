@@ -4,12 +4,12 @@
         --config.data_dir=data/jester --workdir=runs/trn_bninception_jester
 
 Zhou et al., "Temporal Relational Reasoning in Videos", ECCV 2018, in the set-up of its MindSpore
-version (8 GPUs of 8 clips), which got 94.50 % top-1 and 99.78 % top-5 in ten crops, whose logits
-are averaged. Its README says a dropout of 0.8, its YAML 0.2, which means the share that is kept.
-There, every frame of a clip was mirrored or not by itself, and without a change of label; here
-whole clips are, and left and right change places. Gradients were clipped on every GPU by itself.
-The evaluation drew relations at random, once per video; here scores are their mean over all draws,
-and `--config.protocols.<name>.relations=sample` draws them, `num_draws` times.
+version (8 GPUs of 8 clips), which got 94.50 % top-1 and 99.78 % top-5 by averaging the logits of
+ten crops. Dropout is 0.8 in its README and 0.2 in its YAML, which is the fraction kept. There, each
+frame of a clip was mirrored independently, without changing the label; here whole clips are
+mirrored, and left and right swap labels. There, each GPU clipped its own gradients. That evaluation
+drew relations at random, once per video; here scores are the mean over all draws, and
+`--config.protocols.<name>.relations=sample` draws them `num_draws` times.
 """
 
 from trn_jax.config import base, view

@@ -4,11 +4,11 @@
         --workdir=runs/trn_sthv1
 
 Zhou et al., "Temporal Relational Reasoning in Videos", ECCV 2018, in the set-up of mmaction2 0.x
-(`trn_r50_1x1x8_50e_sthv1_rgb`: 8 GPUs of 16 clips, starting from ImageNet weights).
-It got, in per cent: "efficient" 31.62 top-1, 60.01 top-5; "accurate" 33.88 and 62.12. The table
-of mmaction2 1.x calls the accurate protocol "16 clips x 10 crop"; its configuration is 2 clips x
-3 crops, as here. The evaluation drew relations at random; here scores are their mean over all
-draws, and `--config.protocols.<name>.relations=sample` draws them, `num_draws` times.
+(`trn_r50_1x1x8_50e_sthv1_rgb`: 8 GPUs of 16 clips, from ImageNet weights). It got, in per cent:
+"efficient" 31.62 top-1, 60.01 top-5; "accurate" 33.88 and 62.12. The table of mmaction2 1.x calls
+the accurate protocol "16 clips x 10 crop"; its configuration is 2 clips x 3 crops, as here. That
+evaluation drew relations at random; here scores are the mean over all draws, and
+`--config.protocols.<name>.relations=sample` draws them `num_draws` times.
 """
 
 from trn_jax.config import base, view

@@ -1,16 +1,16 @@
-"""Multi-scale TRN on the synthetic pairs: order is all that tells their classes apart.
+"""Multi-scale TRN on the synthetic pairs, whose classes differ only in the order of frames.
 
     python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn
 
-Needs no download and about three minutes on two idle CPU cores. A model that sees order can reach
-100 %.
+Needs no download and takes about three minutes on two idle CPU cores. A model that uses the order
+can reach 100 %.
 """
 
 from trn_jax.config import base, view
 
 
 def get_config(model="trn_resnet10"):
-    """The recipe; `tsn_synthetic` is the same with another model."""
+    """The recipe; the other `*_synthetic` recipes change only the model."""
     config = base(dataset="synthetic", model=model, num_classes=16)
     config.model.width = 16
     config.model.dropout_rate = 0.0

@@ -3,12 +3,12 @@
     python -m trn_jax.main --config=configs/tsm_jester.py \
         --config.data_dir=data/jester --workdir=runs/tsm_jester
 
-Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019, in the
-set-up of mmaction2 0.x (`tsm_r50_1x1x8_50e_jester_rgb`: 8 GPUs of 8 clips). It got 96.50 % top-1
-in the centre crop and 97.20 % from 2 clips in 3 crops each. As published, mirrored clips exchange
-the labels of two pairs of gestures only; with `data.train.flip_labels=True` hands that turn do so,
-too. Its checkpoints number the classes in the order of jester-v1-labels.csv, not by the alphabet:
-to evaluate one, give lists and `data.class_names` in that order.
+Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019, in the set-up
+of mmaction2 0.x (`tsm_r50_1x1x8_50e_jester_rgb`: 8 GPUs of 8 clips). Published: 96.50 % top-1 in
+the centre crop and 97.20 % from 2 clips in 3 crops each. As published, mirroring swaps the labels
+of only two pairs of gestures; `data.train.flip_labels=True` also swaps those of turning hands. Its
+checkpoints number the classes in the order of jester-v1-labels.csv, not alphabetically: to evaluate
+one, give lists and `data.class_names` in that order.
 """
 
 from trn_jax.config import base, view

@@ -3,9 +3,9 @@
     python -m trn_jax.main --config=configs/tsm_sthv1.py \
         --config.data_dir=data/sthv1 --workdir=runs/tsm_sthv1
 
-Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019, in the
-set-up of mmaction2 0.x (`tsm_r50_1x1x8_50e_sthv1_rgb`: 8 GPUs of 8 clips; clips are never
-mirrored). It got, in per cent: "efficient" 45.58 top-1, 75.02 top-5; "accurate" 47.70 and 76.12.
+Lin et al., "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019, in the set-up
+of mmaction2 0.x (`tsm_r50_1x1x8_50e_sthv1_rgb`: 8 GPUs of 8 clips; clips are never mirrored). It
+got, in per cent: "efficient" 45.58 top-1, 75.02 top-5; "accurate" 47.70 and 76.12.
 """
 
 from trn_jax.config import base, view

@@ -1,8 +1,8 @@
-"""TSM on the synthetic pairs: the shift lets a frame see its neighbours.
+"""TSM on the synthetic pairs: features shift to neighbouring frames.
 
     python -m trn_jax.main --config=configs/tsm_synthetic.py --workdir=runs/tsm
 
-Identical to `trn_synthetic` but for the model.
+`trn_synthetic` with another model.
 """
 
 from trn_jax.config import recipe

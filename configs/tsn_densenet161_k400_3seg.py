@@ -3,8 +3,8 @@
     python -m trn_jax.main --config=configs/tsn_densenet161_k400_3seg.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tsn_densenet161_k400_3seg
 
-As `tsn_k400_3seg` but for the backbone, and crops of random size and shape. Published, mmaction2
-1.x (`custom_backbones`): 72.07 % top-1, 90.15 % top-5.
+`tsn_k400_3seg` with another backbone and random resized crops. Published, mmaction2 1.x
+(`custom_backbones`): 72.07 % top-1, 90.15 % top-5.
 """
 
 from trn_jax.config import recipe

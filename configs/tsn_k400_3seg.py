@@ -4,16 +4,16 @@
         --workdir=runs/tsn_k400_3seg
 
 Wang et al., "Temporal Segment Networks", ECCV 2016, in the set-up of mmaction2 1.x
-(`tsn_imagenet-pretrained-r50_8xb32-1x1x3-100e_kinetics400-rgb`: 8 GPUs of 32 clips). It got 72.83
-% top-1 and 90.65 % top-5 from 25 frames in ten crops each, all 250 averaged (the table says "25
-clips"). Its frames came straight from the videos. The other recipes of TSN say where they differ.
+(`tsn_imagenet-pretrained-r50_8xb32-1x1x3-100e_kinetics400-rgb`: 8 GPUs of 32 clips). Published:
+72.83 % top-1 and 90.65 % top-5 from 25 frames in ten crops each, all 250 averaged (the table says
+"25 clips"). Frames were read from the videos. The other TSN recipes change this one.
 """
 
 from trn_jax.config import base, view
 
 
 def row(name, version, *, gflops=102.7, million_parameters=24.33, **columns):
-    """A row of the published table, by its name and the date and hash of its checkpoint."""
+    """A row of the published table; `version` is the date and hash of its checkpoint."""
     name = f"tsn_imagenet-pretrained-{name}"
     return dict(
         source=f"mmaction2 1.x, configs/recognition/tsn/README.md, {name}",
@@ -33,7 +33,7 @@ _ROW = row("r50_8xb32-1x1x3-100e_kinetics400-rgb", "20220906-cd10898e", top1=72.
 
 
 def get_config(published=_ROW, *, num_segments=3, model="tsn_resnet50"):
-    """The recipe; `published` is its row of the published table."""
+    """The recipe; `published` is its row in the published table."""
     config = base(dataset="k400", model=model, num_classes=400)
     config.init_url = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
     config.model.num_segments = num_segments

@@ -3,8 +3,7 @@
     python -m trn_jax.main --config=configs/tsn_k400_5seg.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tsn_k400_5seg
 
-As `tsn_k400_3seg` but for the number of segments. Published, mmaction2 1.x: 73.80 % top-1, 91.21 %
-top-5.
+`tsn_k400_3seg` with 5 segments. Published, mmaction2 1.x: 73.80 % top-1, 91.21 % top-5.
 """
 
 from trn_jax.config import recipe

@@ -1,9 +1,9 @@
-"""TSN with ResNet-50 on Kinetics-400, 5 frames of a window of 64.
+"""TSN with ResNet-50 on Kinetics-400, 5 frames from a window of 64.
 
     python -m trn_jax.main --config=configs/tsn_k400_dense5.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tsn_k400_dense5
 
-As `tsn_k400_3seg` but for the dense sampling, the rate, the dropout and the start of the
+`tsn_k400_3seg` with dense sampling and another learning rate, dropout and initialisation of the
 classifier. Published, mmaction2 1.x: 71.37 % top-1, 89.67 % top-5. The table calls the protocol
 "25 clips x 10 crop"; its configuration is 25 frames at each of 10 positions, in the centre crop.
 """

@@ -4,8 +4,8 @@
         --config.data_dir=data/kinetics400 --workdir=runs/tsn_mobileone_k400_8seg
 
 Published, mmaction2 1.x (`custom_backbones`): 73.65 % top-1, 91.32 % top-5. The row says 8 x 32
-clips; its file 8 x 16 at the same rate: `train.batch=128 model.norm_group=16`. After training,
-`trn_jax.backbones.mobileone.reparameterize` fuses the branches of each block.
+clips; its file has 8 x 16 at the same rate: `train.batch=128 model.norm_group=16`. After training,
+`trn-jax reparameterize` fuses the branches of each block.
 """
 
 from trn_jax.config import recipe

@@ -3,7 +3,7 @@
     python -m trn_jax.main --config=configs/tsn_resnet101_k400_8seg.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tsn_resnet101_k400_8seg
 
-As `tsn_k400_8seg` but for the backbone. Published, mmaction2 1.x: 75.89 % top-1, 92.07 % top-5.
+`tsn_k400_8seg` with another backbone. Published, mmaction2 1.x: 75.89 % top-1, 92.07 % top-5.
 """
 
 from trn_jax.config import recipe

@@ -3,8 +3,8 @@
     python -m trn_jax.main --config=configs/tsn_resnext101_k400_3seg.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tsn_resnext101_k400_3seg
 
-As `tsn_k400_3seg` but for the backbone. Published, mmaction2 1.x (`custom_backbones`): 72.95 %
-top-1, 90.36 % top-5.
+`tsn_k400_3seg` with another backbone. Published, mmaction2 1.x (`custom_backbones`): 72.95 % top-1,
+90.36 % top-5.
 """
 
 from trn_jax.config import recipe

@@ -3,8 +3,8 @@
     python -m trn_jax.main --config=configs/tsn_sthv2_8seg.py \
         --config.data_dir=data/sthv2 --workdir=runs/tsn_sthv2_8seg
 
-Published, mmaction2 1.x: 35.51 % top-1, 67.09 % top-5: much of this data set is in the order of
-the frames, which TSN does not see.
+Published, mmaction2 1.x: 35.51 % top-1, 67.09 % top-5. Many classes of this data set depend on the
+order of the frames, which TSN ignores.
 """
 
 from trn_jax.config import recipe
@@ -17,7 +17,7 @@ _ROW = tsn_k400_3seg.row(
 
 
 def get_config(published=_ROW, *, num_segments=8):
-    """The recipe; `published` is its row of the published table."""
+    """The recipe; `published` is its row in the published table."""
     config = tsn_k400_3seg.get_config(published, num_segments=num_segments)
     config.data.dataset = "sthv2"
     config.model.num_classes = 174

@@ -3,9 +3,9 @@
     python -m trn_jax.main --config=configs/tsn_swin_k400_8seg.py \
         --config.data_dir=data/kinetics400 --workdir=runs/tsn_swin_k400_8seg
 
-Published, mmaction2 1.x (`custom_backbones`, "32xb8", whose file says 8 x 32 clips): 79.22 %
-top-1, 94.20 % top-5. The mean over all tokens is taken, which that file means but, with newer
-versions of timm, does not do.
+Published, mmaction2 1.x (`custom_backbones`, "32xb8", whose file says 8 x 32 clips): 79.22 % top-1,
+94.20 % top-5. Features are the mean over all tokens, as that file intends but, with newer versions
+of timm, does not compute.
 """
 
 from trn_jax.config import recipe

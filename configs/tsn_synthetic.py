@@ -1,9 +1,9 @@
-"""TSN on the synthetic pairs: the control that averages frames and cannot see their order.
+"""TSN on the synthetic pairs: the control, which averages frames and ignores their order.
 
     python -m trn_jax.main --config=configs/tsn_synthetic.py --workdir=runs/tsn
 
-Identical to `trn_synthetic` but for the head. Both classes of a pair consist of the same frames, so
-50 % is the limit, although the pair itself can be told.
+`trn_synthetic` with another head. Both classes of a pair have the same frames, so TSN can recognise
+the pair, but its accuracy can't exceed 50 %.
 """
 
 from trn_jax.config import recipe

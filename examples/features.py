@@ -1,4 +1,4 @@
-"""Features of every frame of a video: python examples/features.py <video> [weights]."""
+"""Extract features of frames of a video: python examples/features.py <video> [weights]."""
 
 import sys
 
@@ -12,5 +12,5 @@ path, *weights = sys.argv[1:]  # weights: resnet50-0676ba61.pth, runs/trn@best, 
 model = trn_jax.create_model("tsn_resnet50", num_classes=0, weights=weights[0] if weights else None)
 with VideoFiles().open(Record(index=0, path=path, num_frames=0, label=0)) as video:
     frames = video.read(np.linspace(0, video.num_frames - 1, 8).astype(int))
-features = model(np.stack(frames)[None])[0]  # without a head: [batch, frames, channels]
+features = model(np.stack(frames)[None])[0]  # [batch, frames, channels]
 print(f"{path}: features {features.shape}, {features.dtype}")

@@ -1,11 +1,11 @@
-"""Read own videos as training batches: python examples/own_dataset.py <folder> <data set>."""
+"""Read your own videos as training batches: python examples/own_dataset.py <folder> <to>."""
 
 import sys
 
 from trn_jax import build, config
 from trn_jax.prepare import custom
 
-folder, to = sys.argv[1:]  # <folder>/<class>/<video>.mp4; lists are written to the data set
+folder, to = sys.argv[1:]  # <folder>/<class>/<video>.mp4; the lists go to <to>
 print(custom.prepare_custom(folder, to))
 
 settings = config.recipe("finetune").get_config()
@@ -14,7 +14,7 @@ settings.train.batch = 4
 settings.size = 64
 
 data = build.Data(settings, "runs/own_dataset")
-batches = data.train_batches(first_batch=0)  # endless, and the same for the same seed
+batches = data.train_batches(first_batch=0)  # endless, reproducible by seed
 for number, batch in zip(range(3), batches, strict=False):
     print(f"batch {number}: clips {batch['clip'].shape}, labels {batch['label'].tolist()}")
 data.close()

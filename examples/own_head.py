@@ -1,4 +1,4 @@
-"""Put a head of one's own on a backbone: the largest score of any frame counts."""
+"""Add a custom head to a backbone: the maximum of the scores of all frames."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +7,8 @@ from flax import nnx
 import trn_jax
 
 
-class LargestScore(nnx.Module):
-    """Scores every frame alone; `*` arguments by keyword are options of `create_model`."""
+class MaxScore(nnx.Module):
+    """Scores each frame; extra keyword arguments are options of `create_model`."""
 
     merge_views = "logits"
 
@@ -21,6 +21,6 @@ class LargestScore(nnx.Module):
         return self.scale * self.fc(features.mean((2, 3))).max(1)
 
 
-model = trn_jax.create_model("tsm_resnet10", num_classes=5, head=LargestScore, scale=2.0)
+model = trn_jax.create_model("tsm_resnet10", num_classes=5, head=MaxScore, scale=2.0)
 clips = np.zeros((1, 8, 64, 64, 3), np.uint8)
 print("logits", jnp.round(model(clips), 3))

@@ -1,4 +1,4 @@
-"""Train a model in a loop of one's own: which half of the clips is bright?"""
+"""Train a model in a custom loop, to tell bright clips from dark ones."""
 
 import numpy as np
 import optax
