@@ -6,12 +6,12 @@ import re
 import zipfile
 
 import bounded_reading
-import foreign_files
+import foreign_scores
 import numpy as np
 import pytest
 from example_scores import example
 from flax import nnx
-from foreign_files import ESCAPE
+from malformed_archives import ESCAPE
 from torch_files import npz_file, safetensors_file
 
 from trn_jax import cli, create_model
@@ -64,9 +64,9 @@ def test_bombs_are_refused_for_their_size(outcomes):
 def test_score_files_that_are_no_attack_are_read(tmp_path, extension):
     # What the files above differ from by one thing.
     content = {
-        "json": foreign_files.json_scores(partners=[[0, 1], [1, 0]]),
-        "npz": foreign_files.npz_scores(labels=np.array([0.0, 1.0])),
-        "pkl": foreign_files.dump(about={"class_names": ["x", "y"]}),
+        "json": foreign_scores.json_scores(partners=[[0, 1], [1, 0]]),
+        "npz": foreign_scores.npz_scores(labels=np.array([0.0, 1.0])),
+        "pkl": foreign_scores.dump(about={"class_names": ["x", "y"]}),
     }[extension]
     path = tmp_path / f"s.{extension}"
     path.write_bytes(content)
@@ -113,8 +113,8 @@ def test_scores_that_are_not_finite_are_not_fused():
 @pytest.mark.parametrize("command", [["report"], ["ensemble", "good.json"]])
 def test_commands_refuse_labels_that_would_count_as_others(tmp_path, capsys, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "good.json").write_bytes(foreign_files.json_scores(labels=[[0], [0, 1]]))
-    (tmp_path / "bad.json").write_bytes(foreign_files.json_scores(labels=[[0], [0, -1]]))
+    (tmp_path / "good.json").write_bytes(foreign_scores.json_scores(labels=[[0], [0, 1]]))
+    (tmp_path / "bad.json").write_bytes(foreign_scores.json_scores(labels=[[0], [0, -1]]))
     assert cli.main([*command, "bad.json"]) == 2
     said = capsys.readouterr()
     assert "bad.json" in said.err and "-1" in said.err
@@ -156,7 +156,7 @@ def test_errors_are_printed_without_control_characters():
 
 def test_a_report_prints_class_names_without_control_characters(tmp_path, capsys):
     path = tmp_path / "s.json"
-    path.write_bytes(foreign_files.json_scores(class_names=[ESCAPE, "\ud800"], labels=[1, 0]))
+    path.write_bytes(foreign_scores.json_scores(class_names=[ESCAPE, "\ud800"], labels=[1, 0]))
     assert cli.main(["report", str(path)]) == 0
     said = capsys.readouterr().out
     assert not CONTROLS.search(said) and "0 \\x1b[2Jname\\u202e\\n\\r\\x08\n" in said

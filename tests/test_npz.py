@@ -1,4 +1,4 @@
-"""Headers of `.npz` files that contradict the file; see `foreign_files` for whole files."""
+"""Headers of `.npz` files that contradict the file; see `foreign_scores` for full files."""
 
 import io
 import struct

@@ -199,9 +199,9 @@ def test_relations_are_drawn_and_features_dropped_in_training():
 def test_drop_path_leaves_out_whole_frames(small):
     _, theirs, _ = both(name="tsn_swin_base", drop_path_rate=0.5)
     block = theirs.backbone.layers[1].blocks[1]
-    kept = block._drop_path(torch.ones(64, 2, 2, 3)).flatten(1)
+    kept = block.drop_path(torch.ones(64, 2, 2, 3)).flatten(1)
     assert {tuple(row) for row in kept.tolist()} == {(0.0,) * 12, (2.0,) * 12}
-    assert block.eval()._drop_path(kept) is kept
+    assert block.eval().drop_path(kept) is kept
 
 
 def test_every_model_has_a_pytorch_counterpart():

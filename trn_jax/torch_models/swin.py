@@ -66,10 +66,11 @@ class Block(nn.Module):
 
     def forward(self, x):
         """Map `[frames, height, width, channels]` to the same shape."""
-        x = x + self._drop_path(self.attn(self.norm1(x)))
-        return x + self._drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def _drop_path(self, y):
+    def drop_path(self, y):
+        """Zero `y` of random frames in training; scale up the others."""
         if not self.training or not self.drop_path_rate:
             return y
         kept = 1 - self.drop_path_rate
