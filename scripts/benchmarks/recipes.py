@@ -65,6 +65,10 @@ def adapt(
     config.train.batch = batch or config.train.batch
     config.model.num_segments = frames or config.model.num_segments
     config.size = pixels or config.size
+    if frames:  # also where the recipe sets it
+        config.data.train.num_segments = frames
+    if pixels:
+        config.data.train.crop_size = pixels
     # A batch smaller than the published one of a GPU is one group.
     config.model.norm_group = min(config.model.norm_group, config.train.batch)
     # A tiny learning rate, or random labels would make the loss diverge.
