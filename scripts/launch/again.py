@@ -4,10 +4,10 @@
     scripts/launch/again.py python -m trn_jax.main --config=... --workdir=...
 
 Start it on every machine of a multi-process run. When one process dies, the others exit by
-themselves (train.step_timeout); all start again, wait for each other (--hosts_timeout) and resume
-from the last checkpoint. It stops after status 0, after status 2 (an error that would recur), and
-once it has received SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2, which it forwards. RESTARTS (10)
-limits the number of restarts, PAUSE (5) is the delay before each in seconds.
+themselves (train.step_timeout); all start again, wait for each other (--initialization_timeout) and
+resume from the last checkpoint. It stops after status 0, after status 2 (an error that would
+recur), and once it has received SIGTERM, SIGINT, SIGHUP, SIGUSR1 or SIGUSR2, which it forwards.
+RESTARTS (10) limits the number of restarts, PAUSE (5) is the delay before each in seconds.
 
 The exit status is that of the last run (128 + the signal if one killed it), or 75 (interrupted, can
 resume) if a signal other than SIGINT arrived before the run could handle it or between two runs.
