@@ -89,7 +89,7 @@ def test_validation_videos_may_lie_in_a_folder_of_their_own(config, tmp_path):
         (dict(sampling="twice"), r"data\.train gives 2 views.*sampling='twice'.*num_clips=1"),
         (dict(sampling="random_clips", num_clips=3), "data.train gives 3 views.*num_clips=3"),
         (dict(crop="ten"), "data.train gives 10 views.*crop='ten'"),
-        (dict(num_clips=2), r"num_clips=2 .*sampling='random'"),
+        (dict(num_clips=2), "num_clips=2 means nothing for sampling='random'"),
     ],
 )
 def test_views_that_cannot_be_trained_on_are_named(config, changes, named):

@@ -79,20 +79,15 @@ def mirror(frame, size=None):
 # Rectangles
 
 
-def multi_scale_records(golden):
-    """Those of the gap between the scales of width and height that recipes use."""
-    found = golden("pipeline/multi_scale_crop")["records"]
-    return [record for record in found if record["max_wh_scale_gap"] == 1]
-
-
 @pytest.mark.smoke
 def test_multi_scale_boxes_are_those_of_the_reference_in_its_order(golden):
     checked = set()
-    for record in multi_scale_records(golden):
+    for record in golden("pipeline/multi_scale_crop")["records"]:
         sizes = crops.multi_scale_boxes(
             *record["image_hw"],
             scales=record["scales"],
             num_positions=record["num_fixed_crops"],
+            max_scale_gap=record["max_wh_scale_gap"],
             snap_to=record["input_size"],
         )
         expected = [
@@ -100,8 +95,9 @@ def test_multi_scale_boxes_are_those_of_the_reference_in_its_order(golden):
             for candidate in record["candidates"]
         ]
         assert sizes == expected, record["image_hw"]
-        checked.add((record["num_fixed_crops"], *record["image_hw"]))
-    assert len(checked) == 14
+        checked.add((record["max_wh_scale_gap"], record["num_fixed_crops"], *record["image_hw"]))
+    assert len(checked) == 28
+    assert {gap for gap, *_ in checked} == {0, 1, 3}
 
 
 def test_multi_scale_boxes_snap_only_when_asked_and_only_nearby_sides():
@@ -343,12 +339,13 @@ def assert_fits(counts, expected, limit_in_deviations=4.75):
 
 def test_multi_scale_boxes_are_drawn_as_often_as_those_of_the_reference(golden):
     """Where positions are the same, as those without free space, their weights add up."""
-    for number, record in enumerate(multi_scale_records(golden)):
+    for number, record in enumerate(golden("pipeline/multi_scale_crop")["records"]):
         crop = crops.MultiScaleCrop(
             size=record["input_size"],
             short_side=0,
             scales=tuple(record["scales"]),
             num_positions=record["num_fixed_crops"],
+            max_scale_gap=record["max_wh_scale_gap"],
         )
         weights_of = collections.Counter()
         for candidate in record["candidates"]:
@@ -678,10 +675,17 @@ def test_no_jitter_draws_nothing_and_changes_nothing():
 # Wrong values
 
 
+def random_resized(**settings):
+    return crops.RandomResizedCrop(size=8, short_side=9, **settings)
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
+        (lambda: crops.MultiScaleCrop(size=8, short_side=9, num_positions=4), "num_positions=4"),
+        (lambda: crops.MultiScaleCrop(size=8, short_side=9, max_scale_gap=-1), "gap=-1"),
         (lambda: crops.MultiScaleCrop(size=8, short_side=9, scales=()), r"scales=\(\)"),
+        (lambda: crops.MultiScaleCrop(size=8, short_side=9, scales=(1, 875)), "875"),
         (lambda: crops.TestCrops(size=8, short_side=9, kind="five"), "crop='five'.*ten"),
         (lambda: crops.TestCrops(size=9, short_side=8), "9 pixels.*8.*crop_size"),
         (lambda: crops.TestCrops(size=8, short_side=9, kind="three"), "8 and 9"),
@@ -690,7 +694,14 @@ def test_no_jitter_draws_nothing_and_changes_nothing():
             "short_side=0.*crop='center'.*at least 8",
         ),
         (lambda: crops.MultiScaleCrop(size=0, short_side=9), "crop_size=0"),
-        (lambda: augment.ColorJitter(hue=0.6), r"hue is 0\.6.*0\.\.0\.5"),
+        (lambda: crops.RandomResizedCrop(size=8, short_side=-1), "short_side=-1"),
+        (lambda: random_resized(area_range=(0, 1)), r"area_range=\(0, 1\).*\(0, 1\]"),
+        (lambda: random_resized(area_range=(1, 0.5)), r"area_range=\(1, 0.5\)"),
+        (lambda: random_resized(area_range=(0.5,)), r"area_range=\(0.5,\)"),
+        (lambda: random_resized(aspect_ratio_range=(0, 1)), r"aspect_ratio_range=\(0, 1\)"),
+        (lambda: random_resized(aspect_ratio_range=(1, 2, 3)), r"aspect_ratio_range=\(1, 2, 3\)"),
+        (lambda: augment.ColorJitter(brightness=1.5), r"color_jitter=\(1.5, 0.0, 0.0, 0.0\)"),
+        (lambda: augment.ColorJitter(hue=0.6), r"hue in 0..0.5"),
     ],
 )
 def test_wrong_values_are_named(make, named):

@@ -40,7 +40,8 @@ def train_sampler(record):
     if record["transform"] == "DenseSampleFrames":
         return sampler("random_dense", kwargs["num_clips"])
     if kwargs["clip_len"] == 1:
-        return sampler("random", kwargs["num_clips"])
+        tail = kwargs.get("keep_tail_frames", False)
+        return sampler("random", kwargs["num_clips"], keep_tail_frames=tail)
     return sampler(
         "random_clips",
         kwargs["clip_len"],
@@ -76,8 +77,6 @@ def records(golden, name, transform="SampleFrames", clips=False):
         if record["transform"] == transform
         and (record["kwargs"]["clip_len"] > 1) == clips
         and not record["kwargs"].get("temporal_jitter")
-        and not record["kwargs"].get("keep_tail_frames")
-        and record["kwargs"].get("out_of_bound_opt") != "repeat_last"
     ]
     assert len(found) > 8
     return found
@@ -129,15 +128,19 @@ def test_clips_in_tests_are_those_of_the_reference(golden):
             "clips",
             num_clips=kwargs["num_clips"],
             frame_interval=kwargs["frame_interval"],
+            out_of_bound=kwargs.get("out_of_bound_opt", "loop"),
         )
         assert (found.ravel() + record["start_index"]).tolist() == record["frame_inds"], record
-        seen.add((kwargs["clip_len"], kwargs["num_clips"]))
-    assert seen == {(8, 1), (8, 10), (32, 1)}
+        seen.add((kwargs["clip_len"], kwargs["num_clips"], kwargs.get("out_of_bound_opt")))
+    assert seen == {
+        *((8, clips, bound) for clips in (1, 10) for bound in ("loop", "repeat_last")),
+        (32, 1, None),
+    }
 
 
 def test_clips_do_not_come_twice():
     """The reference's form of it runs past the end of the video."""
-    with pytest.raises(UserError, match=r"frame_interval=8 .*sampling='twice'"):
+    with pytest.raises(UserError, match="frame_interval=8 means nothing for sampling='twice'"):
         sampler("twice", 8, frame_interval=8)
 
 
@@ -166,7 +169,7 @@ def test_train_frames_have_the_bounds_of_the_reference(golden):
             found = sample(record["total_frames"], ExtremeRng(largest)).ravel()
             assert (found + record["start_index"]).tolist() == record[key], record
         branches.add(record["branch"])
-    assert len(branches) == 4  # drawn, spread, too short, and dense
+    assert len(branches) == 5  # drawn, also to the end, spread, too short, and dense
 
 
 @pytest.mark.smoke
@@ -300,9 +303,11 @@ def test_short_videos_are_the_first_frame_in_the_way_of_trn_pytorch():
             )
 
 
-def test_frames_beyond_the_end_are_those_from_the_start():
+def test_frames_behind_the_end_loop_or_repeat_the_last_one_of_the_clip():
     (looped,) = eight_by_eight(20, 1)
+    (repeated,) = eight_by_eight(20, 1, out_of_bound="repeat_last")
     assert looped.tolist() == [0, 8, 16, 4, 12, 0, 8, 16]
+    assert repeated.tolist() == [0, 8] + 6 * [16]
 
 
 # Properties
@@ -352,10 +357,13 @@ def test_indices_lie_inside_the_video_however_short(name, num_segments, num_clip
     several = dict(num_clips=num_clips) if name in ("clips", "random_clips", "dense") else {}
     apart = dict(frame_interval=5) if "clips" in name else {}
     for num_frames in range(1, 80):
-        found = clip_indices(num_frames, num_segments, name, **several, **apart)
-        assert len(found) == (2 if name == "twice" else several.get("num_clips", 1))
-        assert found.min() >= 0
-        assert found.max() < num_frames
+        for bound in ("loop", "repeat_last") if apart else ("loop",):
+            found = clip_indices(
+                num_frames, num_segments, name, **several, **apart, out_of_bound=bound
+            )
+            assert len(found) == (2 if name == "twice" else several.get("num_clips", 1))
+            assert found.min() >= 0
+            assert found.max() < num_frames
 
 
 @pytest.mark.parametrize("name", sampling.SAMPLINGS)
@@ -397,14 +405,18 @@ def test_draws_are_a_function_of_the_generator():
     ("wrong", "named"),
     [
         (dict(sampling="centre"), r"sampling='centre'.*random, center, twice, random_clips, clips"),
-        (dict(num_clips=10), "num_clips=10 .*'random_clips' or 'clips' or 'dense'"),
-        (dict(sampling="twice", num_clips=2), "num_clips=2 .*sampling='twice'"),
-        (dict(frame_interval=8), "frame_interval=8 .*sampling='center'"),
-        (
-            dict(sampling="random_clips", clip_positions="middles"),
-            "clip_positions='middles'",
-        ),
-        (dict(sampling="clips", short_videos="first"), "short_videos='spread'"),
+        (dict(frame_order="backward"), r"frame_order='backward'.*forward, reversed, shuffled"),
+        (dict(num_segments=0), r"num_segments=0"),
+        (dict(num_clips=0), r"num_clips=0 must be at least 1"),
+        (dict(sampling="clips", frame_interval=0), r"frame_interval=0 must be at least 1"),
+        (dict(sampling="clips", clip_positions="start"), "'start'.*ends, middles"),
+        (dict(sampling="clips", out_of_bound="stop"), "'stop'.*loop, repeat_last"),
+        (dict(short_videos="zeros"), "'zeros'.*spread, first"),
+        (dict(num_clips=10), "num_clips=10 means nothing.*'random_clips' or 'clips' or 'dense'"),
+        (dict(sampling="twice", num_clips=2), "num_clips=2 means nothing for sampling='twice'"),
+        (dict(frame_interval=8), "frame_interval=8 means nothing for sampling='center'"),
+        (dict(sampling="random_clips", clip_positions="middles"), "needs sampling 'clips'"),
+        (dict(sampling="clips", short_videos="first"), "leave short_videos at 'spread'"),
         (dict(sampling="dense", num_segments=65), "sample_range=64.*num_segments=65"),
     ],
 )

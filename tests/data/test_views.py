@@ -11,9 +11,16 @@ from trn_jax.errors import UserError
     ("wrong", "named"),
     [
         (dict(sampling="sparse"), "sampling='sparse'.*random_dense, dense"),
-        (dict(num_clips=10), "num_clips=10 .*sampling='random'"),
+        (dict(num_clips=10), "num_clips=10 means nothing for sampling='random'"),
+        (dict(crop="random_resized", area_range=(0, 1)), "area_range"),
+        (dict(crop="random_resized", aspect_ratio_range=(2, 1)), "aspect_ratio_range"),
+        (dict(color_jitter=(0.5, 0.5, 0.5, 25)), "hue in 0..0.5"),
         (dict(short_side=0, crop="center", flip_rate=0), "short_side=0.*crop='center'"),
+        (dict(frame_order="backward"), "frame_order='backward'"),
+        (dict(num_segments=0), "num_segments=0"),
         (dict(crop="five"), "crop='five'.*multi_scale, random_resized, center, three, ten"),
+        (dict(num_positions=9), "num_positions=9"),
+        (dict(scales=(1, 1.5)), r"scales=\(1, 1\.5\)"),
         (
             dict(crop="center"),
             r"flip_rate=0\.5 needs a random crop.*'random_resized'; crop='center'",

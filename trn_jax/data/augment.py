@@ -108,8 +108,12 @@ class ColorJitter:
     hue: float = 0.0
 
     def __post_init__(self):
-        if self.hue > 0.5:
-            raise UserError(f"color_jitter: the strength of hue is {self.hue}, expected 0..0.5")
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        if not all(0 <= strength <= 1 for strength in strengths[:3]) or not 0 <= self.hue <= 0.5:
+            raise UserError(
+                f"color_jitter={strengths} must be the strengths of brightness, contrast and "
+                "saturation in 0..1 and of hue in 0..0.5, such as (0.5, 0.5, 0.5, 0.1)"
+            )
 
     def draw(self, rng):
         """Draw the operations for a clip; without strengths draws nothing and returns `None`.

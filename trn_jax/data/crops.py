@@ -21,11 +21,10 @@ CROPS = (*RANDOM_CROPS, *_NUM_CROPS)
 _CROP_ATTEMPTS = 10
 
 
-def multi_scale_boxes(height, width, *, scales, num_positions, snap_to=0):
+def multi_scale_boxes(height, width, *, scales, num_positions, max_scale_gap=1, snap_to=0):
     """All boxes of the multi-scale crop, which are equally likely.
 
-    Sides are the short side times one of `scales`; width and height have the same or neighbouring
-    scales.
+    Sides are the short side times one of `scales`; width and height may have different ones.
     Wang et al., "Towards Good Practices for Very Deep Two-Stream ConvNets", 2015.
 
     Args:
@@ -33,6 +32,7 @@ def multi_scale_boxes(height, width, *, scales, num_positions, snap_to=0):
         width: width of the frame.
         scales: shares of the short side, descending.
         num_positions: 5 (corners and centre) or 13 (also the points between them).
+        max_scale_gap: how far apart in `scales` width and height may be; 0 gives squares.
         snap_to: sides less than 3 pixels from this size become this size, as in the references,
             unless the frame is smaller; 0 for none.
 
@@ -47,7 +47,7 @@ def multi_scale_boxes(height, width, *, scales, num_positions, snap_to=0):
     boxes = []
     for i, box_height in enumerate(snapped):
         for j, box_width in enumerate(snapped):
-            if abs(i - j) <= 1:
+            if abs(i - j) <= max_scale_gap:
                 x, y = (width - box_width) // 4, (height - box_height) // 4
                 boxes.append(
                     [(x * u, y * v, box_width, box_height) for u, v in _POSITIONS[num_positions]]
@@ -108,9 +108,13 @@ def five_boxes(height, width, size):
     return [(x * u, y * v, size, size) for u, v in FIVE_POSITIONS]
 
 
-def _check_size(size):
+def _check_sizes(size, short_side):
     if size < 1:
         raise UserError(f"crop_size={size} pixels must be at least 1")
+    if short_side < 0:
+        raise UserError(
+            f"short_side={short_side} must be a number of pixels, or 0 for frames as they are"
+        )
 
 
 class _RandomCrop:
@@ -134,6 +138,7 @@ class MultiScaleCrop(_RandomCrop):
             crops from the frames as they are.
         scales: shares of the short side.
         num_positions: 5 or 13.
+        max_scale_gap: how far apart in `scales` width and height may be; 0 gives squares.
         exact: resize to `short_side`, crop, resize, as published. Otherwise crop from the decoded
             pixels and resize once: the same boxes up to rounding, in a fifth of the time.
     """
@@ -142,12 +147,17 @@ class MultiScaleCrop(_RandomCrop):
     short_side: int
     scales: tuple[float, ...] = (1, 0.875, 0.75, 0.66)
     num_positions: int = 13
+    max_scale_gap: int = 1
     exact: bool = False
 
     def __post_init__(self):
-        if not self.scales:
-            raise UserError("scales=() must have at least one fraction of the short side")
-        _check_size(self.size)
+        if self.num_positions not in _POSITIONS:
+            raise UserError(f"num_positions={self.num_positions} is not 5 or 13")
+        if self.max_scale_gap < 0:
+            raise UserError(f"max_scale_gap={self.max_scale_gap} must be at least 0")
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise UserError(f"scales={self.scales} must be shares of the short side in (0, 1]")
+        _check_sizes(self.size, self.short_side)
 
     def boxes(self, height, width, rng):
         """Draw the box of a frame: a list of one `(box, mirrored)`."""
@@ -156,6 +166,7 @@ class MultiScaleCrop(_RandomCrop):
             width,
             scales=tuple(self.scales),
             num_positions=self.num_positions,
+            max_scale_gap=self.max_scale_gap,
             # Sides snap in frames of the published size, which the decoded ones may not have.
             snap_to=self.size if self.exact or not self.short_side else 0,
         )
@@ -182,7 +193,18 @@ class RandomResizedCrop(_RandomCrop):
     exact: bool = False
 
     def __post_init__(self):
-        _check_size(self.size)
+        if len(self.area_range) != 2 or not 0 < self.area_range[0] <= self.area_range[1] <= 1:
+            raise UserError(
+                f"area_range={self.area_range} must be the smallest and the largest share of the "
+                "frame's area, both in (0, 1], such as (0.08, 1.0)"
+            )
+        ratios = self.aspect_ratio_range
+        if len(ratios) != 2 or not 0 < ratios[0] <= ratios[1]:
+            raise UserError(
+                f"aspect_ratio_range={ratios} must be the smallest and the largest width / height, "
+                "such as (0.75, 1.333)"
+            )
+        _check_sizes(self.size, self.short_side)
 
     def boxes(self, height, width, rng):
         """Draw the box of a frame: a list of one `(box, mirrored)`."""
@@ -214,7 +236,7 @@ class TestCrops:
     def __post_init__(self):
         if self.kind not in _NUM_CROPS:
             raise UserError(f"crop={self.kind!r} is not one of {', '.join(CROPS)}")
-        _check_size(self.size)
+        _check_sizes(self.size, self.short_side)
         if not self.short_side:
             raise UserError(
                 f"short_side=0 does not go with crop={self.kind!r}; set short_side to the pixels "
