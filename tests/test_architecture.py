@@ -300,3 +300,25 @@ def test_nothing_is_left_to_do(folder):
         if marks.search(line)
     ]
     assert found == []
+
+
+def test_tests_import_no_test_modules_and_no_private_names():
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        found = {i.split(".")[-1] for i in imports(tree, SOURCES)}
+        assert not any(name.startswith("test_") for name in found), path
+        modules = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("trn_jax")
+            for alias in node.names
+        }
+        private = [
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and re.match("_[a-z]", node.attr)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in modules
+        ]
+        assert private == [], path

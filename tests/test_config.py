@@ -124,16 +124,13 @@ def test_views_of_earlier_versions_inherit_as_well():
         del values[key]
     values["model"] |= dict(shift_segments=None, train_relations=None)
     values["optim"]["warmup_start"] = 0.1
-    gone = dict(keep_tail_frames=False, max_scale_gap=1, out_of_bound="loop")
-    for view in (values["data"]["train"], *values["protocols"].values()):
-        view |= gone
     found = from_dict(values)
     assert flat(resolved(found)) == flat(resolved(config)) | dict(short_side=256)
     found.size, found.short_side, found.model.num_segments = 112, None, 4
     assert {view.num_segments for view in views(found).values()} == {4}
     assert {view.crop_size for view in views(found).values()} == {112, 128}
-    values["data"]["val"]["out_of_bound"] = "repeat_last"
-    with pytest.raises(UserError, match=r"out_of_bound.*'loop'"):
+    values["optim"]["warmup_start"] = 0.5
+    with pytest.raises(UserError, match=r"optim\.warmup_start.*0\.1"):
         from_dict(values)
 
 

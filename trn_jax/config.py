@@ -39,9 +39,15 @@ class ViewKeys:
     frame_interval: int = _key(1, COUNT)  # "random_clips", "clips": frames from one to the next
     clip_positions: str = _key("ends", OneOf(("ends", "middles")))  # "clips": spread from end to
     # end, or in the "middles" of equal parts
+    # "random_clips", "clips": indices past the end "loop" to the start, or "repeat_last", as in the
+    # code of TPN.
+    out_of_bound: str = _key("loop", OneOf(("loop", "repeat_last")))
     sample_range: int = _key(64, COUNT)  # "random_dense", "dense": frames that a clip spans
     short_videos: str = _key("spread", OneOf(("spread", "first")))  # of fewer frames than segments:
     # "spread" them, or repeat the "first"
+    # "random", "random_clips": segments may have fractional lengths, so the last frames can be
+    # drawn, too.
+    keep_tail_frames: bool = False
     # Frames are resized to this before cropping, pixels. 0: not (random crops); None: short_side of
     # the configuration.
     short_side: int = _key(None, Range(0, 1 << 14))
@@ -52,6 +58,8 @@ class ViewKeys:
         (1.0, 0.875, 0.75, 0.66), Each(Range(0, 1, "low"))
     )  # multi-scale crop: fractions of the short side
     num_positions: int = _key(13, OneOf((5, 13)))  # multi-scale crop: fixed positions
+    max_scale_gap: int = _key(1, NOT_NEGATIVE)  # multi-scale crop: largest index difference of the
+    # two scales
     # Random resized crop: fraction of the frame's area, width / height.
     area_range: tuple[float, float] = _key((0.08, 1.0), Each(Range(0, 1, "low"), 2, ascending=True))
     aspect_ratio_range: tuple[float, float] = _key(

@@ -128,11 +128,6 @@ _REMOVED: dict[str, Any] = {
     "model.train_relations": None,
     "optim.warmup_start": 0.1,
 }
-_REMOVED_IN_VIEWS: dict[str, Any] = {
-    "keep_tail_frames": False,
-    "max_scale_gap": 1,
-    "out_of_bound": "loop",
-}
 
 
 def to_json(config):
@@ -193,16 +188,10 @@ def _without_removed(values):
     Raises:
         UserError: one has a value that this version does not understand.
     """
-    sections = [values["data"]["train"], values["data"]["val"], *values["protocols"].values()]
-    places = [
-        (section, key, last) for key, last in _REMOVED_IN_VIEWS.items() for section in sections
-    ]
     for key, last in _REMOVED.items():
         section, _, name = key.partition(".")
-        places.append((values[section], name, last))
-    for section, key, last in places:
-        if section.pop(key, last) != last:
-            raise UserError(f"{key} is not a setting any more; its last value was {last!r}")
+        if values[section].pop(name, last) != last:
+            raise UserError(f"{key} is no longer a setting; expected its last default, {last!r}")
     return values
 
 

@@ -40,6 +40,8 @@ class View(ViewKeys):
             frame_interval=self.frame_interval,
             sample_range=self.sample_range,
             clip_positions=self.clip_positions,
+            out_of_bound=self.out_of_bound,
+            keep_tail_frames=self.keep_tail_frames,
             short_videos=self.short_videos,
         )
 
@@ -51,6 +53,7 @@ class View(ViewKeys):
                 short_side=self.short_side,
                 scales=tuple(self.scales),
                 num_positions=self.num_positions,
+                max_scale_gap=self.max_scale_gap,
                 exact=exact,
             )
         if self.crop == "random_resized":
