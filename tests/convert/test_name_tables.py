@@ -130,6 +130,7 @@ def test_files_without_a_head_use_the_same_names():
         assert rows <= set(NAME_TABLES[whole])
 
 
+@pytest.mark.thorough
 def test_the_first_kernel_of_bninception_changes_to_rgb(golden):
     manifest = [entry[0] for entry in golden("cases/trn_bninception_multiscale")["manifest"]]
     manifest = [name for name in manifest if not name.endswith("num_batches_tracked")]
@@ -145,6 +146,7 @@ def test_the_first_kernel_of_bninception_changes_to_rgb(golden):
     )
 
 
+@pytest.mark.thorough
 def test_position_biases_are_not_transposed(golden):
     manifest = [entry[0] for entry in golden("cases/tsn_swin_base")["manifest"]]
     state = state_dict(tiny("tsn_swin_base"), manifest)

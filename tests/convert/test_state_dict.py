@@ -311,6 +311,7 @@ def test_weights_with_shifts_do_not_pass_for_weights_without(build):
     convert.load_state_dict(build("a_shift"), plain, reset_temporal_op=True)
 
 
+@pytest.mark.thorough
 def test_shifts_elsewhere_do_not_pass_for_those_of_the_model(build):
     residual = state_of(build("a_shift"), SHIFTED)[1]
     blocks = wrapped(state_of(build(), LAYERS)[1], "net")
@@ -528,7 +529,7 @@ NAMES += (f"layer3.{'9' * 5000}.conv1.net.weight", "consensus.fc_fusion_scales.0
 NAMES += (f"consensus.fc_fusion_scales.{'9' * 5000}.1.weight", "new_fc.bias", "conv1_7x7_s2.weight")
 
 
-@pytest.mark.by_default("options1-trn_multiscale", slow=("options0-tsn",))
+@pytest.mark.by_default(slow=("options0-tsn",))
 @pytest.mark.parametrize("head", ["tsn", "trn_multiscale"])
 @pytest.mark.parametrize("options", [{}, {"backbone_only": True}])
 def test_tensors_of_any_shape_and_name_are_taken_or_explained(head, options):

@@ -124,6 +124,7 @@ def test_a_killed_worker_process_is_named_and_does_not_hang(grey, evaluates, sig
     assert wait_for(lambda: not any(worker.is_alive() for worker in workers))
 
 
+@pytest.mark.thorough
 def test_worker_processes_stay_for_the_next_pass(grey):
     flags.FLAGS.mark_as_parsed()
     others = set(multiprocessing.active_children())

@@ -281,7 +281,7 @@ def test_progress_is_shown(settings, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("tsm_resnet10", "25x10 is not defined for this model: .*3 frames.*25 frames"),
+        ("tsm_resnet10", r"25x10 .*25 frames.*num_segments=3"),
         ("trn_resnet10", "25x10 is not defined for this model: .*3.*25"),
     ],
 )

@@ -123,7 +123,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.by_default("relabelled", slow=("added", "removed", "counted", "moved"))
+@pytest.mark.by_default(slow=("added", "removed", "counted", "moved"))
 @pytest.mark.parametrize("case", CHANGES)
 def test_lists_that_change_are_noticed(trained, copy, tmp_path, case):
     config, data = own_data(trained[0], tmp_path)
