@@ -83,8 +83,8 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
         (["--model=trn_resnet11"], "unknown model 'trn_resnet11'"),
         (["--model=trn_resnet10", "--from=nowhere.pth"], "nowhere.pth"),
         (["--model=trn_resnet10", f"--from={__file__}"], "test_cli.py"),
-        (["--model=trn_resnet10", "--option=colour=red"], "'colour=red' is no option of a model"),
-        (["--model=trn_resnet10", "--option=width"], "'width' is no option of a model; expected"),
+        (["--model=trn_resnet10", "--option=colour=red"], "'colour=red' is not an option"),
+        (["--model=trn_resnet10", "--option=width"], "'width' is not an option"),
         (["--model=trn_resnet10", "--option=num_classes=4"], "with one of the keys backbone, "),
         (["--model=trn_resnet10", "--option=width=wide"], "'wide', not a value of type int"),
         (["--model=trn_resnet10", "--option=partial_bn=no"], "'no', not true or false"),
@@ -186,19 +186,20 @@ def test_options_reach_the_model(tmp_path):
 @pytest.mark.parametrize(
     ("write", "mentioned"),
     [
-        (lambda state: zip_file(state)[:-100], "5144 bytes"),
-        (lambda state: legacy_file(state)[:-100], "5038"),
+        (lambda state: zip_file(state)[:-100], "{size} bytes"),
+        (lambda state: legacy_file(state)[:-100], "the file has {size}"),
         (lambda state: zip_file(state | {"hook": RunsCode()}), "system"),
         (lambda state: legacy_file({"x": RunsCode()}), "Nothing was executed"),
     ],
 )
 def test_files_that_are_broken_or_mean_harm_are_refused(tmp_path, capsys, write, mentioned):
     path = tmp_path / "model.pth"
-    path.write_bytes(write({"backbone.conv1.conv.weight": whole(np.ones((4, 3, 7, 7)))}))
+    content = write({"backbone.conv1.conv.weight": whole(np.ones((4, 3, 7, 7)))})
+    path.write_bytes(content)
     arguments = ["convert", f"--from={path}", "--model=tsn_resnet10", f"--to={tmp_path}/out"]
     assert cli.main(arguments) == 2
     said = capsys.readouterr()
-    assert f"error: {path}: " in said.err and mentioned in said.err
+    assert f"error: {path}: " in said.err and mentioned.format(size=len(content)) in said.err
     assert not (tmp_path / "out").exists()
     assert not os.path.exists(RunsCode.mark)
 
@@ -275,10 +276,24 @@ def test_recipes_are_listed_and_copied(tmp_path, capsys):
         (["check"], "a recipe is needed"),
         (["check", "trn_sthv1", "--config=trn_sthv2"], "two recipes"),
         (["check", "trn_sthv1", "--config.optim.lern=1"], "has no setting lern"),
+        (["check", "trn_sthv1", "--config.optim.warmup_start=1"], "warmup_start; it was removed"),
+        ("optim.warmup_start = 0.5", "mine.py, line 5: optim.warmup_start is no longer"),
+        ("optim.lern = 1", "mine.py, line 5: there is no setting lern"),
+        ("size = '224'", "mine.py, line 5: TypeError: Could not override field 'size'"),
+        ("size = None", "size=None: expected a value of type int"),
+        ("data.val.scales = None", "data.val.scales=None: expected a value of type"),
+        ("protocols.mine = dict(crop='ten')", "protocols.mine: expected the keys of"),
+        ("protocols = {}", "the recipe defines no protocols"),
         (["check", "trn_sthv1", "--list=x"], "--list needs --videos"),
     ],
 )
-def test_wrong_recipes_are_explained(arguments, said, capsys):
+def test_wrong_recipes_are_explained(arguments, said, tmp_path, capsys):
+    if isinstance(arguments, str):  # a line of a recipe
+        text = "from trn_jax.config import base\ndef get_config():\n"
+        text += "    config = base(dataset='frames', model='tsn_resnet10', num_classes=2)\n\n"
+        recipe = tmp_path / "mine.py"
+        recipe.write_text(f"{text}    config.{arguments}\n    return config\n")
+        arguments = ["check", str(recipe)]
     assert cli.main(arguments) == 2
     assert said in capsys.readouterr().err
 

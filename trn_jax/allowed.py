@@ -28,9 +28,15 @@ class Range:
 
     def __str__(self):
         if self.high == math.inf:
-            return f"more than {self.low:g}" if self.excluded else f"at least {self.low:g}"
-        end = f"less than {self.high:g}" if self.excluded == "high" else f"at most {self.high:g}"
-        start = f"more than {self.low:g}" if self.excluded == "low" else f"at least {self.low:g}"
+            return f"more than {self.low:.10g}" if self.excluded else f"at least {self.low:.10g}"
+        end = (
+            f"less than {self.high:.10g}"
+            if self.excluded == "high"
+            else f"at most {self.high:.10g}"
+        )
+        start = (
+            f"more than {self.low:.10g}" if self.excluded == "low" else f"at least {self.low:.10g}"
+        )
         return f"{start} and {end}"
 
 
@@ -93,5 +99,6 @@ class Key:
 
 
 COUNT = Range(1)
+FRAMES = Range(1, 1 << 14)
 SHARE = Range(0, 1)
 NOT_NEGATIVE = Range(0)

@@ -298,7 +298,9 @@ def parts(config, *, steps_per_epoch, train_labels=None):
     """
     train, num_classes = config.train, config.model.num_classes
     if num_classes is None:
-        raise UserError("model.num_classes is not set: --config.model.num_classes=<number>")
+        raise UserError(
+            "the recipe doesn't set model.num_classes; add --config.model.num_classes=<number>"
+        )
     rate = optim.learning_rate(
         config.optim, batch=train.batch, epochs=train.epochs, steps_per_epoch=steps_per_epoch
     )

@@ -1,13 +1,15 @@
 """Checks of a configuration that need models, views or the number of devices."""
 
+import functools
 import itertools
 import json
+import operator
 
 import jax
 
 from trn_jax.data.views import View, check_fixed_crops
 from trn_jax.errors import UserError, listed
-from trn_jax.settings import check_values, flat, resolved_views, to_json
+from trn_jax.settings import check_values, flat, protocol_names, resolved_views, to_json
 
 
 def check(config):
@@ -19,16 +21,25 @@ def check(config):
     check_values(config)
     if jax.dtypes.canonicalize_dtype(config.model.dtype) != config.model.dtype:
         raise UserError("model.dtype='float64' needs the environment variable JAX_ENABLE_X64=1")
+    protocol_names(config, "all")  # there is one at least
     parsed = {}
     for name, section in resolved_views(config).items():
         try:
             parsed[name] = View(**section)
         except UserError as error:
-            raise UserError(f"{name}: {error}") from None
+            raise UserError(f"{name}: {error}{_inherited(config, name)}") from None
     _check_train_view(config, parsed.pop("data.train"))
     check_fixed_crops(parsed)
     if config.data.multi_label:
         _check_multi_label(config)
+
+
+def _inherited(config, name):
+    """What a view inherits of its size, for an error, or ""."""
+    section = functools.reduce(operator.getitem, name.split(".", 1), config)
+    keys = {"crop_size": "size", "short_side": "short_side"}
+    found = [f"{key} comes from {top}" for key, top in keys.items() if section[key] is None]
+    return f" ({', '.join(found)} of the configuration)" if found else ""
 
 
 def _check_train_view(config, view):
@@ -55,8 +66,7 @@ def _check_multi_label(config):
     chosen = [key for key, used in single.items() if used]
     if chosen:
         raise UserError(
-            f"{', '.join(chosen)}: for one label per video only; leave it out with "
-            "data.multi_label=True"
+            f"{', '.join(chosen)}: for one label per video only; not with data.multi_label=True"
         )
 
 

@@ -14,7 +14,7 @@ import types
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from trn_jax.allowed import COUNT, NOT_NEGATIVE, SHARE, Each, Key, OneOf, Range
+from trn_jax.allowed import COUNT, FRAMES, NOT_NEGATIVE, SHARE, Each, Key, OneOf, Range
 from trn_jax.errors import UserError, did_you_mean
 
 _HERE = pathlib.Path(__file__).parent
@@ -28,21 +28,21 @@ def _key(default, allowed):
 class ViewKeys:
     """How clips are sampled from a video: one schema for training, validation and protocols."""
 
-    num_segments: int = _key(None, COUNT)  # frames of a clip; None: model.num_segments
+    num_segments: int = _key(None, FRAMES)  # frames of a clip; None: model.num_segments
     # One frame per segment: "random", "center", or "twice" (2 clips: centers and starts). Clips
     # with a fixed frame interval: "random_clips" or "clips". Windows of sample_range frames: one at
     # a random place ("random_dense"), or num_clips of them ("dense").
     sampling: str = "center"
     # "reversed" and "shuffled" show whether a model uses the order of the frames.
     frame_order: str = _key("forward", OneOf(("forward", "reversed", "shuffled")))
-    num_clips: int = _key(1, COUNT)  # "random_clips", "clips", "dense": clips per video
-    frame_interval: int = _key(1, COUNT)  # "random_clips", "clips": frames from one to the next
+    num_clips: int = _key(1, FRAMES)  # "random_clips", "clips", "dense": clips per video
+    frame_interval: int = _key(1, FRAMES)  # "random_clips", "clips": frames from one to the next
     clip_positions: str = _key("ends", OneOf(("ends", "middles")))  # "clips": spread from end to
     # end, or in the "middles" of equal parts
     # "random_clips", "clips": indices past the end "loop" to the start, or "repeat_last", as in the
     # code of TPN.
     out_of_bound: str = _key("loop", OneOf(("loop", "repeat_last")))
-    sample_range: int = _key(64, COUNT)  # "random_dense", "dense": frames that a clip spans
+    sample_range: int = _key(64, FRAMES)  # "random_dense", "dense": frames that a clip spans
     short_videos: str = _key("spread", OneOf(("spread", "first")))  # of fewer frames than segments:
     # "spread" them, or repeat the "first"
     # "random", "random_clips": segments may have fractional lengths, so the last frames can be
@@ -83,7 +83,7 @@ _CONFIG = dict(
     seed=Key(0, Range(0, 2**32 - 1)),
     data_dir=str,  # folder of the data set; None: data/<dataset>, or, for the synthetic one, which
     # is written on first use, <parent of workdir>/data/synthetic
-    size=Key(224, Range(1, 1 << 14)),  # side of a clip's frames, pixels
+    size=Key(224, Range(1, 1 << 13)),  # side of a clip's frames, pixels
     short_side=Key(int, Range(1, 1 << 14)),  # frames are resized to this before cropping, pixels;
     # None: 8/7 of size, so 256 for 224
     # Initial weights of the backbone: a .pth or .safetensors file of ImageNet or another model; a
@@ -97,8 +97,8 @@ _CONFIG = dict(
 # Keyword arguments of trn_jax.create_model.
 _MODEL = dict(
     name=str,
-    num_classes=Key(int, COUNT),  # None: as many as the label map of the data has
-    num_segments=Key(8, COUNT),  # frames of a clip, in all views that don't set it
+    num_classes=Key(int, COUNT),  # None: the number of lines of the label map
+    num_segments=Key(8, FRAMES),  # frames of a clip, in all views that don't set it
     # Of the computation; parameters are float32. "float64" needs JAX_ENABLE_X64.
     dtype=Key("float32", OneOf(("float32", "bfloat16", "float64"))),
     norm_group=Key(0, NOT_NEGATIVE),  # clips that share batch statistics: the published batch of a

@@ -101,6 +101,7 @@ _IGNORE_LISTS = flags.DEFINE_bool(
 
 def main(_):
     """Train or evaluate."""
+    logging.set_verbosity(logging.FATAL)  # again: parsing the flags has reset it
     # After a crash, print the stack of that thread only; absl prints all of them.
     faulthandler.enable(all_threads=False)
     if _MODE.value != "train":

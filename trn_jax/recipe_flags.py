@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from trn_jax.config import recipe_file, recipe_names
 from trn_jax.errors import UserError
+from trn_jax.settings import REMOVED
 
 _LOADER = os.path.dirname(config_flags.__file__)  # what runs a recipe
 _LIBRARIES = (os.path.dirname(_LOADER), os.path.dirname(app.__file__))
@@ -103,22 +104,36 @@ def parse(values, arguments, prepare=lambda _: None):
         return _without_arguments(values(arguments))
     except Exception as error:
         # ml_collections and absl wrap what a recipe raises in their own errors.
-        first: BaseException = error
-        while first.__context__:
-            first = first.__context__
+        chain: list[BaseException] = [error]
+        while chain[0].__context__:
+            chain.insert(0, chain[0].__context__)
         _check_recipe(error)
         if isinstance(error, UserError):
             raise
-        if isinstance(first, UserError):
-            raise first from None
-        if place := _place_in_recipe(first):
-            reason = f"{type(first).__name__}: {getattr(first, 'msg', first)}"
-            raise UserError(f"cannot load the recipe: {place}: {reason}") from None
+        if isinstance(chain[0], UserError):
+            raise chain[0] from None
+        for each in chain:
+            if place := _place_in_recipe(each):
+                raise UserError(f"cannot load the recipe: {place}: {_reason(each)}") from None
         if isinstance(error, flags.Error):
             raise UserError(f"{error}; --help lists all flags") from None
         if isinstance(error, AttributeError | KeyError | TypeError | ValueError | OSError):
             raise UserError(_explain_flag(error, arguments)) from None
         raise
+
+
+def _reason(error):
+    """What is wrong in a recipe, in a line."""
+    text = str(getattr(error, "msg", error)).replace("\\n", " ")
+    key = re.search(r"[Kk]ey [\"']?(\w+)[\"']? does not exist", text)
+    if key is None:
+        return f"{type(error).__name__}: {text}"
+    removed = [name for name in REMOVED if name.rpartition(".")[2] == key[1]]
+    if removed:
+        return f"{removed[0]} is no longer a setting; leave it out"
+    close = re.search(r'Did you mean "(\w+)"', text)
+    hint = f"did you mean {close[1]}?" if close else "trn_jax/config.py lists them all"
+    return f"there is no setting {key[1]}; {hint}"
 
 
 def _with_recipe_files(arguments):
@@ -204,5 +219,7 @@ def _explain_flag(error, arguments):
         if missing and f".{missing[1]}" in flag.partition("=")[0]:
             close = re.search(r'Did you mean "(\w+)"', text)
             instead = f"did you mean {close[1]}?" if close else "trn_jax/config.py lists them all"
+            if any(name.rpartition(".")[2] == missing[1] for name in REMOVED):
+                instead = "it was removed; leave it out"
             return f"{flag}: the recipe has no setting {missing[1]}; {instead}"
     return f"wrong flag or recipe: {text}"

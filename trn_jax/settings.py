@@ -4,6 +4,7 @@ import functools
 import json
 import operator
 import re
+import statistics
 from typing import Any
 
 from trn_jax.allowed import Allowed
@@ -82,6 +83,9 @@ def check_values(config):
         for name in config.protocols
         if not _PROTOCOL.fullmatch(name)
     ]
+    problems += _unset_keys(config)
+    if problems:
+        raise UserError(_listed(problems))
     places: list[tuple[Any, str, str, Allowed]]
     places = [(config, key, key, values) for key, values in allowed().items()]
     for name, section in _view_sections(config).items():
@@ -96,8 +100,35 @@ def check_values(config):
         if section.crop_size == 0
     ]
     if problems:
-        several = f"{len(problems)} settings cannot be used:{listed(problems)}"
-        raise UserError(several if len(problems) > 1 else problems[0])
+        raise UserError(_listed(problems))
+
+
+def _unset_keys(config):
+    """Problems with keys that are `None` but may not be, and with protocols that are no views."""
+    problems, defaults = [], base(dataset="", model="")
+    sections = _view_sections(config)
+    for name, section in list(sections.items()):
+        if not isinstance(section, type(config)) or set(section) != set(view()):
+            problems.append(f"{name}: expected the keys of trn_jax.config.view(...)")
+            del sections[name]
+    expected = flat(defaults.to_dict()) | {
+        f"{name}.{key}": value for name in sections for key, value in view().items()
+    }
+    found = flat({key: value for key, value in config.to_dict().items() if key != "protocols"})
+    found |= {
+        f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
+    }
+    return problems + [
+        f"{key}=None: expected a value of type {type(expected[key]).__name__}"
+        for key, value in found.items()
+        if value is None and expected.get(key) is not None
+    ]
+
+
+def _listed(problems):
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} settings are invalid:{listed(problems)}"
 
 
 def set_model_option(config, text):
@@ -110,7 +141,7 @@ def set_model_option(config, text):
     options = sorted(set(config.model) - {"name", "num_classes", "num_segments"})
     if not equals or key not in options:
         raise UserError(
-            f"{text!r} is no option of a model; expected <key>=<value> with one of the keys "
+            f"{text!r} is not an option of a model; expected <key>=<value> with one of the keys "
             f"{', '.join(options)}"
         )
     kind = config.model.get_type(key)
@@ -123,7 +154,7 @@ def set_model_option(config, text):
 
 
 # Keys of earlier versions, with the only value that is still understood.
-_REMOVED: dict[str, Any] = {
+REMOVED: dict[str, Any] = {
     "model.shift_segments": None,
     "model.train_relations": None,
     "optim.warmup_start": 0.1,
@@ -170,8 +201,10 @@ def from_dict(values):
 
 def _let_inherit(config):
     """Unset what the views of earlier versions, which set everything, would inherit anyway."""
-    config.size, config.short_side = config.data.train.crop_size, config.data.val.short_side
-    for section in _view_sections(config).values():
+    sections = _view_sections(config).values()
+    config.size = statistics.mode(s.crop_size for s in sections if s.crop != "three")
+    config.short_side = statistics.mode(s.short_side for s in sections if s.short_side)
+    for section in sections:
         if section.crop_size == section.short_side != config.size:
             section.crop_size = 0
         for key, inherited in (
@@ -188,7 +221,7 @@ def _without_removed(values):
     Raises:
         UserError: one has a value that this version does not understand.
     """
-    for key, last in _REMOVED.items():
+    for key, last in REMOVED.items():
         section, _, name = key.partition(".")
         if values[section].pop(name, last) != last:
             raise UserError(f"{key} is no longer a setting; expected its last default, {last!r}")

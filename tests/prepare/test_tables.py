@@ -134,6 +134,18 @@ def test_lists_of_mmaction2(root, text, expected):
     assert pairs(root, name, text) == expected
 
 
+def test_frame_counts_before_names_of_classes(root):
+    for name, count in (("one", 2), ("two", 3)):
+        (root / name).mkdir()
+        for number in range(count):
+            (root / name / f"{number:05d}.jpg").write_bytes(b"")
+    text = "one 2 Swiping Left\ntwo 3 Stop\n"
+    assert pairs(root, "t.txt", text) == [("one", "Swiping Left"), ("two", "Stop")]
+    # Numbers that are no counts belong to the name.
+    text = "one 2 Fingers Up\ntwo 2 Fingers Down\n"
+    assert pairs(root, "t.txt", text)[1] == ("two", "2 Fingers Down")
+
+
 def test_multi_label_lists_of_mmaction2(root):
     text = "folder 5 1\n34870 5 3 5\na.mp4 0 2 4\n"
     expected = [("folder", "1"), ("34870", "3", "5"), ("a.mp4", "0", "2", "4")]

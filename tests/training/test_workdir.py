@@ -308,7 +308,7 @@ def test_checkpoints_are_named_by_their_step_or_as_the_best(trained, copy, capsy
 def test_the_best_needs_an_evaluation(trained, copy):
     for path in (copy / "checkpoints").glob("*/metrics.json"):
         path.unlink()
-    with pytest.raises(UserError, match=r"none is the best; there are @3, @6"):
+    with pytest.raises(UserError, match=r"@best; available: @3, @6"):
         checkpoint.find(f"{copy}@best")
 
 

@@ -128,13 +128,14 @@ def find(path):
         best = find_best(found[max(found)].parent)
         if best is None:
             raise UserError(
-                f"no checkpoint in {directory} has been evaluated, so none is the best; there are "
-                f"{_listed_steps(found)}"
+                f"no checkpoint in {directory} has been evaluated, so there is no @best; "
+                f"available: {_listed_steps(found)}"
             )
         return found[best]
     if not wanted.isdecimal() or int(wanted) not in found:
         raise UserError(
-            f"{directory} has no checkpoint @{wanted}; there are {_listed_steps(found)} and @best"
+            f"{directory} has no checkpoint @{wanted}; available: {_listed_steps(found)}"
+            + (", @best" if find_best(found[max(found)].parent) is not None else "")
         )
     return found[int(wanted)]
 

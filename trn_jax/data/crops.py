@@ -242,15 +242,15 @@ class TestCrops:
                 f"short_side=0 does not go with crop={self.kind!r}; set short_side to the pixels "
                 f"that the short side is scaled to, at least {self.size}"
             )
-        if self.size > self.short_side:
-            raise UserError(
-                f"a crop of {self.size} pixels does not fit into frames whose short side is "
-                f"{self.short_side}; lower crop_size or raise short_side"
-            )
         if self.kind == "three" and self.size != self.short_side:
             raise UserError(
                 f"three crops need crop_size equal to short_side, found {self.size} and "
                 f"{self.short_side}"
+            )
+        if self.size > self.short_side:
+            raise UserError(
+                f"a crop of {self.size} pixels does not fit into frames whose short side is "
+                f"{self.short_side}; lower crop_size or raise short_side"
             )
 
     @property

@@ -191,7 +191,9 @@ def _split_line(line, resolver, multi_label):
         return name, rest[1:-1]
     numbers = rest.split()
     if len(numbers) < 2 or not all(map(str.isdecimal, numbers)):
-        return name, rest
+        count, _, label = rest.partition(" ")
+        counts_frames = count.isdecimal() and count == str(resolver.num_files(name))
+        return name, label.strip() if counts_frames and label else rest
     counts_frames = not is_video(name) or (len(numbers) == 2 and not multi_label)
     return name, numbers[1:] if counts_frames else numbers
 

@@ -49,6 +49,12 @@ class PathResolver:
         """Whether a text names a file or folder."""
         return bool(text.strip()) and any(self._find(path) for path in _readings(text))
 
+    def num_files(self, text):
+        """Number of files in the folder that a path names, or `None`."""
+        found = next(filter(None, map(self._find, _readings(text))), None)
+        folder = os.path.join(self._root, found or "")
+        return len(os.listdir(folder)) if found and os.path.isdir(folder) else None
+
     def _find(self, path):
         """The existing path, with or without the name of the root in front."""
         path = self._relative(path)
