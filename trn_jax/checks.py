@@ -52,7 +52,7 @@ def _check_train_view(config, view):
         raise UserError(
             f"data.train gives {view.num_views} views of a video (sampling={view.sampling!r}, "
             f"num_clips={view.num_clips}, crop={view.crop!r}), but a training step takes one; use "
-            "a random sampling, num_clips=1 and a random crop"
+            "a sampling that draws one clip, num_clips=1 and a random crop"
         )
 
 
@@ -99,8 +99,8 @@ def check_batch(config, num_devices, num_processes=1):
     part = batch // (num_devices * accumulation)
     if accumulation > 1 and (not group or part % group):
         raise UserError(
-            f"with train.accumulation={accumulation}, each of {devices} computes {part} "
-            f"clips at a time; set model.norm_group to a divisor of that (it is {group})"
+            f"with train.accumulation={accumulation}, each of {devices} computes {part} clips at a "
+            f"time, but model.norm_group={group}; expected a divisor of {part}"
         )
 
 

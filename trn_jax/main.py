@@ -51,7 +51,7 @@ _SPLIT = flags.DEFINE_enum(
     "split",
     "val",
     ["val", "test", "train"],
-    "With --mode=eval: the list that is evaluated; results of another one than val go to "
+    "With --mode=eval: the split to evaluate; results of a split other than val go to "
     "<workdir>/results/<split>.",
 )
 _DUMP = flags.DEFINE_string(
@@ -122,12 +122,12 @@ def _main(signals):
 
     config = loaded(_CONFIG.value, flags.FLAGS)
     if _SPLIT.value != "val" and _MODE.value != "eval":
-        raise UserError(f"--split={_SPLIT.value} goes with --mode=eval")
+        raise UserError(f"--split={_SPLIT.value} requires --mode=eval")
     if _MODE.value == "train":
         if config is None:
             raise UserError("training needs a recipe: --config=trn_synthetic")
         if _DUMP.value:
-            raise UserError("--dump goes with --mode=eval; training writes to its --workdir")
+            raise UserError("--dump requires --mode=eval; training writes to its --workdir")
         profile_steps = _profile_steps(_PROFILE_STEPS.value)
         workdir = _WORKDIR.value or os.path.join("runs", _recipe_name())
         _connect_processes()

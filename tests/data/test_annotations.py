@@ -100,7 +100,7 @@ def test_a_malformed_line_is_shown_with_its_number(tmp_path, line):
     with pytest.raises(UserError) as error:
         read(tmp_path, f"a 7 1\n\n{line}\n")
     assert f"line 3: {line!r} is not '<folder> <num_frames> <label>'" in str(error.value)
-    assert "has 1 wrong lines" in str(error.value)
+    assert ", 1 of its lines" in str(error.value)
 
 
 @pytest.mark.parametrize("label", [3, -1])
@@ -119,14 +119,14 @@ def test_a_video_without_frames_is_shown(tmp_path, count):
 def test_all_wrong_lines_are_reported_at_once_and_the_rest_counted(tmp_path):
     with pytest.raises(UserError) as error:
         read(tmp_path, "a 7 9\nb\nc 0 1\nd 3 2\n")
-    assert "has 3 wrong lines" in str(error.value)
+    assert ", 3 of its lines" in str(error.value)
     for number in (1, 2, 3):
         assert f"line {number}: " in str(error.value)
     assert "line 4" not in str(error.value)
 
     with pytest.raises(UserError) as error:
         read(tmp_path, "wrong\n" * 25)
-    assert "has 25 wrong lines" in str(error.value)
+    assert ", 25 of its lines" in str(error.value)
     assert "line 10: " in str(error.value) and "line 11: " not in str(error.value)
     assert str(error.value).endswith("and 15 more")
 
@@ -182,7 +182,7 @@ def test_several_labels_where_one_is_expected(tmp_path):
     with pytest.raises(UserError) as error:
         read(tmp_path, "a 7 2\nb 7 2 0\nc 9 2 1 0\n")
     said = str(error.value)
-    assert "list.txt has 2 wrong lines" in said
+    assert "list.txt, 2 of its lines" in said
     assert "line 2: 'b 7 2 0' has several labels, expected '<folder> <num_frames> <label>'" in said
     assert "line 3" in said and "set data.multi_label=True" in said
 

@@ -258,7 +258,7 @@ def test_relations_need_a_network_that_has_some(settings, tmp_path):
     settings = settings("tsn_resnet10")
     view = configuration.view(**settings.protocols.efficient.to_dict() | dict(relations="sample"))
     evaluator, states = evaluator_of(settings)
-    with pytest.raises(UserError, match=r"x is not defined .*relations='sample'"):
+    with pytest.raises(UserError, match=r"evaluate x: .*relations='sample'"):
         evaluator.check({"x": view}, states)
 
 
@@ -281,8 +281,8 @@ def test_progress_is_shown(settings, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("tsm_resnet10", r"25x10 .*25 frames.*num_segments=3"),
-        ("trn_resnet10", "25x10 is not defined for this model: .*3.*25"),
+        ("tsm_resnet10", r"25x10: .*25 frames.*num_segments=3"),
+        ("trn_resnet10", r"25x10.*3.*25"),
     ],
 )
 def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(

@@ -215,7 +215,7 @@ def take_weights(trees, values, *, backbone_only):
 
     trees = tuple(jax.tree_util.tree_map_with_path(choose, tree) for tree in trees)
     if problems:
-        raise UserError(f"the backbone differs, {len(problems)} problems:{listed(problems)}")
+        raise UserError(f"another backbone: {len(problems)} problems:{listed(problems)}")
     return trees, drawn
 
 

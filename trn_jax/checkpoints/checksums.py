@@ -58,7 +58,7 @@ def _problem(path, size, crc32):
         found = path.stat().st_size
         if found != size:
             return f"has {found} bytes instead of {size}"
-        return "" if _crc32(path) == crc32 else "has other content than was written"
+        return "" if _crc32(path) == crc32 else "does not match its checksum"
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

@@ -74,7 +74,7 @@ def _rename_corrupt(directory):
     if corrupt and intact is None:
         problems = "".join(f"\n  {step}: {found}" for step, found in corrupt.items())
         raise UserError(
-            f"no checkpoint in {directory} is intact:{problems}\nRestore a copy of one of them, or "
+            f"no checkpoint in {directory} is intact:{problems}\nRestore one from a copy, or "
             "choose another --workdir to start again"
         )
     return [

@@ -32,7 +32,7 @@ together:
   --group-by=level2                  <class>/<person>/<video>: the folders of the second level
   --group-by='(person[0-9]+)_'       the group of a regular expression in the path
 
-The same command resumes after an interruption, and does nothing when all is done. Missing videos
+The same command resumes after an interruption and does nothing once all is done. Missing videos
 are listed in <to>/missing.txt and unreadable ones in <to>/unreadable.txt, and left out of the
 lists. The exit status is 1 if unreadable videos or classes were left out.
 """

@@ -8,8 +8,10 @@ from trn_jax.cli.arguments import add_json, positive
 def add_ensemble(commands):
     """`trn-jax ensemble`."""
     parser = commands.add_parser("ensemble", help="fuse the scores of several evaluations")
-    parser.add_argument("files", nargs="+", help="scores of the same videos, see --dump there")
-    parser.add_argument("--weights", type=float, nargs="+", help="one per file; by default equal")
+    parser.add_argument(
+        "files", nargs="+", help="scores of the same videos, from `trn-jax eval --dump`"
+    )
+    parser.add_argument("--weights", type=float, nargs="+", help="one per file; default: equal")
     parser.add_argument("--dump", help="file for the fused scores: .npz, .json or .pkl")
     parser.set_defaults(run=_ensemble)
 
@@ -33,8 +35,8 @@ def add_report(commands):
         "report", help="per-class accuracy, confusion matrix and training curves"
     )
     parser.add_argument("path", help="working directory, folder of results, result or scores")
-    parser.add_argument("--to", help="folder; by default 'report' in the directory or beside it")
-    parser.add_argument("--top-k", type=positive, nargs="+", default=[1, 5], help="by default 1 5")
+    parser.add_argument("--to", help="folder; default: report, in or beside PATH")
+    parser.add_argument("--top-k", type=positive, nargs="+", default=[1, 5], help="default: 1 5")
     add_json(parser)
     parser.set_defaults(run=_report)
 

@@ -6,7 +6,7 @@ import os
 from trn_jax.cli.arguments import add_json, add_recipe, positive, read_recipe
 from trn_jax.errors import UserError
 
-_SETTINGS = "settings of the recipe follow, such as --config.data_dir=data/sthv1"
+_SETTINGS = "Settings of the recipe follow, such as --config.data_dir=data/sthv1"
 
 
 def add_train(commands):

@@ -113,7 +113,7 @@ def check_name(path):
     if not found.startswith(stated[1]):
         raise UserError(
             f"the SHA-256 of {path} begins with {found[: len(stated[1])]}, not with {stated[1]} as "
-            "in its name: the file is corrupt or another one. Download it again, or rename it "
+            "in its name: the file is corrupt, or a different one. Download it again, or rename it "
             "without the hash"
         )
 

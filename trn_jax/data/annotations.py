@@ -74,7 +74,7 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
             records.append(record)
             max_labels = max(max_labels, len(record.label) if multi_label else 1)
     if problems:
-        raise UserError(f"{path} has {len(problems)} wrong lines:{listed(problems)}")
+        raise UserError(f"{path}, {len(problems)} of its lines are wrong:{listed(problems)}")
     if not records:
         raise UserError(f"{path} is empty; expected lines '{expected}'")
     if multi_label and max_labels == 1:
@@ -247,6 +247,8 @@ def read_lines(path, what):
         with open(path, encoding="utf-8-sig") as file:
             return file.read().split("\n")
     except FileNotFoundError:
-        raise UserError(f"{what} not found: {path}; check data_dir and the names in data") from None
+        raise UserError(
+            f"{what} not found: {path}; check data_dir and the files that config.data names"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read the {what} {path}: {error}") from None

@@ -26,7 +26,7 @@ class View(ViewKeys):
         if self.flip_rate and self.crop not in crops.RANDOM_CROPS:
             raise UserError(
                 f"flip_rate={self.flip_rate} needs a random crop, "
-                f"{' or '.join(map(repr, crops.RANDOM_CROPS))}; crop={self.crop!r} is none"
+                f"{' or '.join(map(repr, crops.RANDOM_CROPS))}; crop={self.crop!r} is not one"
             )
         self.coloring()
 

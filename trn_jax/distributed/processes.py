@@ -112,7 +112,7 @@ def _count(name, value):
     try:
         return None if value is None else int(value)
     except ValueError:
-        raise UserError(f"{name}={value} isn't an integer, such as in {_EXAMPLE}") from None
+        raise UserError(f"{name}={value} isn't an integer; an example: {_EXAMPLE}") from None
 
 
 def _check_port(address):

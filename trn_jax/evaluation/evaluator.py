@@ -187,7 +187,7 @@ class Evaluator:
                 clips = jax.ShapeDtypeStruct(shape, np.uint8)
                 self._step(kinds, states).eval_shape(states, clips, examples, mirrored)
             except UserError as error:
-                raise UserError(f"{name} is not defined for this model: {error}") from None
+                raise UserError(f"the model can't evaluate {name}: {error}") from None
 
     def _on_these_devices(self, states):
         """States of the global mesh, on the devices of this process."""

@@ -232,7 +232,7 @@ def describe_start(config):
         + (f" (its SHA-256 begins with {digest[1]})" if digest else "")
         + f", and this run starts from random weights. Download {config.init_url} and add "
         f"--config.init_from=<its folder>"
-        + (f". Without them nothing is frozen: {trains} has no effect" if frozen else "")
+        + (f". Without these weights nothing is frozen: {trains} has no effect" if frozen else "")
     )
 
 
