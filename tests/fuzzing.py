@@ -374,7 +374,6 @@ TARGETS = {
     "scores.npz": score_file(".npz"),
     "scores.json": score_file(".json"),
     "scores.pkl": score_file(".pkl"),
-    "scores.torch.pkl": score_file(".torch.pkl"),
     "weights.pth": weights("w.pth", zipped_weights),
     "weights of old": weights("w.pkl", legacy_weights),
     "weights.safetensors": weights("w.safetensors", plain_weights),
@@ -394,7 +393,7 @@ FILES = {
     "jpeg": "00001.jpg",
     "png": "00001.png",
     "video": "video.mp4",
-    **{f"scores{end}": f"s{end}" for end in (".npz", ".json", ".pkl", ".torch.pkl")},
+    **{f"scores{end}": f"s{end}" for end in (".npz", ".json", ".pkl")},
     **{f"weights{end}": f"w{end}" for end in (".pth", ".safetensors")},
     "weights of old": "w.pkl",
 }

@@ -371,7 +371,7 @@ BAD_FLAGS = {
     "unknown split": (["--mode=eval", "--split=dev"], "val|test|train"),
     "dump in an unknown format": (
         ["--mode=eval", "--checkpoint=/nonexistent", "--dump=scores.csv"],
-        ".npz, .json, .torch.pkl, .pkl",
+        ".npz, .json, .pkl",
     ),
     "one label instead of several": (["--config.data.multi_label=True"], "multi_label=False"),
     "no such checkpoint": (["--mode=eval", "--checkpoint=/nonexistent"], "/nonexistent"),

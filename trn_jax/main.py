@@ -57,8 +57,8 @@ _SPLIT = flags.DEFINE_enum(
 _DUMP = flags.DEFINE_string(
     "dump",
     None,
-    "With --mode=eval: file for the scores of every video, .npz, .json, .pkl (as mmaction2) or "
-    ".torch.pkl (for its tools); several protocols have one each, <name>_<protocol>.<format>.",
+    "With --mode=eval: file for the scores of every video, .npz, .json or .pkl (as mmaction2); "
+    "several protocols have one each, <name>_<protocol>.<format>.",
 )
 _JSON = flags.DEFINE_bool(
     "json", False, "With --mode=eval: print the results as JSON instead of tables."

@@ -50,7 +50,7 @@ def read_prediction_dump(content):
     def call(name, args):
         if name == "torch.storage._load_from_bytes":
             return storage(args[0])
-        if name == "torch.from_numpy":  # as `score_files.write` makes tensors
+        if name == "torch.from_numpy":  # as earlier versions wrote tensors
             return args[0]
         if name == "_codecs.encode":  # bytes before protocol 3
             return encoded(args[0])

@@ -17,7 +17,7 @@ from trn_jax.evaluation.scores import Scores
 from trn_jax.files import reading, write_bytes
 from trn_jax.npz import read_npz
 
-FORMATS = (".npz", ".json", ".torch.pkl", ".pkl")
+FORMATS = (".npz", ".json", ".pkl")
 _MAX_CLASSES = 5_000  # a confusion matrix takes the square; EPIC-KITCHENS-100 has 3,806
 
 
@@ -68,9 +68,6 @@ def write(path, found):
     `gt_label` int64 `[1]` (multi-label: `gt_label` is multi-hot float32 `[classes]`),
     `num_classes`, `video_id` and `about`, a dict with everything else that all entries share.
 
-    `.torch.pkl`: the same with tensors, as mmaction2's own tools expect; loading needs PyTorch,
-    writing doesn't.
-
     Raises:
         UserError: it can't be written.
     """
@@ -79,7 +76,6 @@ def write(path, found):
         ".npz": _npz_content,
         ".json": _json_content,
         ".pkl": _pickle_content,
-        ".torch.pkl": _torch_content,
     }[_format(path)](found)
     write_bytes(path, content)
 
@@ -287,11 +283,6 @@ def _scalar(value):
 
 
 def _pickle_content(found):
-    return pickle.dumps(_rows(found), protocol=4)
-
-
-def _rows(found):
-    """One dict per video, in mmaction2's layout."""
     about = _plain(found)
     labels = found.labels if found.multi_label else found.labels[:, None]
     rows = [
@@ -306,30 +297,7 @@ def _rows(found):
     ]
     if found.videos:
         rows = [row | {"video_id": name} for row, name in zip(rows, found.videos, strict=True)]
-    return rows
-
-
-class _Tensor:
-    """An array that unpickles as a PyTorch tensor; pickling needs no PyTorch."""
-
-    def __init__(self, array):
-        self._array = array
-
-    def __reduce__(self):
-        return _from_numpy, (self._array,)
-
-
-def _from_numpy(array):
-    """Stands for `torch.from_numpy` until the pickle is written."""
-    return array
-
-
-def _torch_content(found):
-    arrays = ("pred_score", "pred_label", "gt_label")
-    rows = [row | {name: _Tensor(row[name]) for name in arrays} for row in _rows(found)]
-    # Protocol 3 names a function once, in plain text, and later refers to that.
-    content = pickle.dumps(rows, protocol=3)
-    return content.replace(f"c{__name__}\n_from_numpy\n".encode(), b"ctorch\nfrom_numpy\n", 1)
+    return pickle.dumps(rows, protocol=4)
 
 
 def _read_pickle(content):
