@@ -51,6 +51,7 @@ def test_a_loop_of_ones_own_learns(tmp_path):
     assert len(losses) == 20 and np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
+@pytest.mark.thorough
 def test_a_head_of_ones_own(tmp_path):
     assert "logits [[" in run("own_head", cwd=tmp_path)
 

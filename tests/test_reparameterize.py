@@ -62,6 +62,7 @@ def test_a_trained_checkpoint_becomes_one_in_deploy_form(trained, tmp_path, caps
     assert not (tmp_path / "twice").exists()
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_is_fused_as_it_is_read(trained):
     folder, original, _ = trained
     opened = checkpoint.open_checkpoint(folder)

@@ -146,6 +146,7 @@ def test_stem_normalises_clips_at_zero_and_pools():
 # ResNeXt
 
 
+@pytest.mark.thorough
 def test_resnext_has_the_published_size():
     model = abstract("resnext101_32x4d")
     assert sum(p.size for p in jax.tree.leaves(nnx.state(model, nnx.Param))) == 42_128_704

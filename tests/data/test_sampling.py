@@ -194,6 +194,7 @@ def test_train_frames_take_as_many_values_as_those_of_the_reference(golden):
         assert distinct == record["distinct_values_per_position"], record
 
 
+@pytest.mark.thorough
 def test_train_frames_are_uniform_between_the_bounds_of_the_reference(golden):
     kinds = []
     for number, record in enumerate(train_records(golden)):

@@ -223,6 +223,7 @@ def test_without_pyav_it_is_said_what_to_install(monkeypatch):
         videos.VideoFiles()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
 def test_real_videos_give_the_frames_of_a_decoding_from_the_start():
     paths = [*SHARED.glob("torchvision/*.avi"), *SHARED.glob("torchvision/*.mp4")]

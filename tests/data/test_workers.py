@@ -77,6 +77,7 @@ def wait_for(condition, seconds=120):
     return condition()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm")
 def test_worker_processes_end_with_a_killed_trainer_and_leave_no_shared_memory(grey, tmp_path):
     # Whose clips have a size that no other program's shared memory has, nor this test's elsewhere.

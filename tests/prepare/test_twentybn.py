@@ -205,6 +205,7 @@ sys.exit(cli.main(["prepare", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.thorough
 def test_jester_killed_and_run_again_by_its_script(tmp_path):
     miniature.jester(tmp_path / "in")
     prepare("jester", tmp_path / "in", tmp_path / "whole")
