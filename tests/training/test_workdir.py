@@ -334,7 +334,7 @@ def test_a_training_starts_from_another_one(trained, tmp_path, capsys, init_head
     config.init_from, config.init_head = f"{trained[1]}@best", init_head
     assert loop.train(config, str(tmp_path / "run")) == 0
     said = log_in(capsys)
-    assert f"weights from {trained[1]}/checkpoints/" in said and "arrays are drawn" in said
+    assert f"weights from {trained[1]}/checkpoints/" in said and "arrays start at random" in said
     ours = checkpoint.open_checkpoint(tmp_path / "run").weights()
     theirs = checkpoint.open_checkpoint(f"{trained[1]}@best").weights()
     same = {name for name in ours if ours[name].shape == theirs[name].shape}
