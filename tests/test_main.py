@@ -251,7 +251,7 @@ def begin(tree, *flags):
     )
 
 
-@pytest.mark.by_default("15", slow=("1]", "10]"))
+@pytest.mark.by_default(slow=("1]", "10]"))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_command_goes_on(tree, number):
     process = begin(tree, "--config.train.epochs=400")

@@ -75,6 +75,7 @@ def test_a_checkpoint_is_fused_as_it_is_read(trained):
     assert_fused(model, original)
 
 
+@pytest.mark.thorough
 def test_fused_branches_do_not_come_apart(trained, tmp_path):
     folder, _, settings = trained
     assert cli.main(["reparameterize", str(folder), f"--to={tmp_path}/fused"]) == 0

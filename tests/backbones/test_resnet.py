@@ -80,6 +80,7 @@ def test_features_at_the_published_sizes():
     ]
 
 
+@pytest.mark.by_default("resnet18", "resnet50")
 @pytest.mark.parametrize(
     ("name", "with_classifier", "features"),
     [

@@ -26,6 +26,7 @@ from trn_jax.errors import PassingError
 from trn_jax.signals import STOP_SIGNALS
 
 
+@pytest.mark.thorough
 def test_batches_do_not_depend_on_worker_processes(grey, reference):
     flags.FLAGS.mark_as_parsed()
     assert_same_batches(train(batch_reader(grey), 10, num_workers=2), reference)

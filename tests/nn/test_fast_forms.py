@@ -128,7 +128,7 @@ def test_batch_norm_in_bfloat16_passes_on_bfloat16():
     assert pull_back(y)[0].dtype == jnp.bfloat16
 
 
-@pytest.mark.by_default("3-2-1")
+@pytest.mark.by_default("2-2-0")
 @pytest.mark.parametrize(("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1)])
 def test_the_gradient_of_max_pooling_by_position_and_by_window(window, stride, padding):
     x = jnp.round(draw(2, 7, 8, 3))  # many pixels share a maximum
