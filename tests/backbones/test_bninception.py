@@ -149,5 +149,5 @@ def test_sizes_that_do_not_fit_are_explained():
     frames = jax.ShapeDtypeStruct((1, 40, 64, 3), jnp.float32)
     with pytest.raises(UserError, match=r"map of 5x8 pixels; .* multiples of 32"):
         nnx.eval_shape(lambda model, x: model(x), model, frames)
-    with pytest.raises(UserError, match="width=3 is not"):
+    with pytest.raises(UserError, match="width=3 "):
         BNInception(BLOCKS, width=3, rngs=nnx.Rngs(0))

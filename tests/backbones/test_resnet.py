@@ -260,8 +260,8 @@ def test_every_block_has_a_temporal_op_for_the_channels_of_its_input(name):
 def places(depths, **options):
     """For each stage, the numbers of the blocks with a temporal op."""
     hook = TemporalHook(op=lambda channels: flip_time, **options)
-    options = dict(width=4, temporal=hook, rngs=nnx.Rngs(0))
-    model = nnx.eval_shape(lambda: ResNet(BasicBlock, depths, **options))
+    options = dict(width=4, temporal=hook)
+    model = nnx.eval_shape(lambda: ResNet(BasicBlock, depths, **options, rngs=nnx.Rngs(0)))
     stages = [getattr(model, f"layer{stage}") for stage in range(1, 5)]
     return [[i for i, block in enumerate(blocks) if block.temporal_op] for blocks in stages]
 
