@@ -228,7 +228,7 @@ def is_gone(group):
     return False
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_killed_runs_go_on_as_if_nothing_had_happened(tree):
     kill_and_resume(tree, epochs=6, kills=3, seed=0)
 
@@ -511,7 +511,7 @@ def test_unreadable_frames_stop_the_run_or_are_skipped(tree):
     check_refusal(done, "val2")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_training_starts_from_foreign_weights(tree):
     model = nnx.eval_shape(
         lambda: create_model("trn_resnet10", num_classes=9, num_segments=3, width=4)
@@ -570,7 +570,7 @@ def test_a_workdir_must_be_writable(tree):
     check_refusal(run(tree, workdir="recipe.py/run"), "cannot write to the working directory")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_good_checkpoint(tree):
     assert run(tree, "--config.train.steps=3").returncode == 0
     # Files of at most 20 kB, as if the disk were full: logs still fit, checkpoints do not.

@@ -163,7 +163,7 @@ def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     assert str(NUM_STEPS) in kept and len(kept) <= 2
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
     """Only one of them reads the video; started again, they would fail again."""
     shutil.copytree(tree / "data", tree / "broken")

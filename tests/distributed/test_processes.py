@@ -320,7 +320,7 @@ def test_two_hosts_accumulate_as_one_step(tree, two_hosts):
     assert_same(two_hosts[0], tree / "accumulated")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
     folder, _ = two_hosts
     resumed = tree / "resumed"

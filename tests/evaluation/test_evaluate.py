@@ -363,7 +363,7 @@ assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.valu
 """
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one(settings, tmp_path):
     """Seven videos, unevenly shared by two processes; parameters are on all devices."""
     settings = settings("tsm_resnet10")

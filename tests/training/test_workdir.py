@@ -389,7 +389,7 @@ def test_settings_of_a_checkpoint_are_changed_without_its_recipe(trained, tmp_pa
     assert done.returncode == 2 and "--config=<recipe>" in done.stderr
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_recipe_alone_is_a_command(trained, tmp_path):
     """It says what it looked for; where that is, it trains in a folder of the recipe's name."""
     source = pathlib.Path(trained[0].data_dir)
