@@ -294,9 +294,9 @@ def test_the_pyramid_fits_networks_of_single_frames(backbone):
             r"\(8, 4\): each scale must be a multiple",
         ),
         (dict(temporal_scales=(0, 8)), r"\(0, 8\): each scale must be a multiple"),
-        (dict(temporal_scales=(8,)), r"\(8,\) has 1 levels; .* at least 2"),
-        (dict(temporal_scales=(8,) * 5), r"has 5 levels; .* at most the 4 stages"),
-        (dict(conv_groups=12), r"from 16 to 8 channels cannot be cut into 12 groups"),
+        (dict(temporal_scales=(8,)), r"temporal_scales=\(8,\) "),
+        (dict(temporal_scales=(8,) * 5), r"temporal_scales=.* 5 levels"),
+        (dict(conv_groups=12), r"groups=12 .*16 and 8"),
     ],
 )
 def test_pyramids_that_cannot_be_built_are_explained(options, message):
