@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from absl import flags
-from grey_videos import assert_same_batches, assert_same_videos, train
+from grey_videos import EVAL, VIEW, assert_same_batches, assert_same_videos, train
 
 from trn_jax import cli
 from trn_jax.data import annotations, batches, datasets, decode, records, tf_example
@@ -30,19 +30,6 @@ pytest.importorskip("tensorflow_datasets")
 from trn_jax.tfds import contents, shard_writer
 from trn_jax.tfds.build_records import build_records
 
-VIEW = dict(
-    num_segments=3,
-    sampling="random",
-    frame_order="forward",
-    short_side=20,
-    crop="multi_scale",
-    crop_size=16,
-    scales=(1, 0.875, 0.75),
-    num_positions=5,
-    flip_rate=0.5,
-    flip_labels=True,
-)
-EVAL = VIEW | dict(sampling="center", crop="center", flip_rate=0)
 NAMES = {"train": ["v0", "a folder/v 1", "Ärger", "v3", "v4"], "val": ["w0", "w1"]}
 
 

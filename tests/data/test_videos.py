@@ -5,6 +5,7 @@ import pathlib
 
 import av
 import cv2
+import grey_videos
 import numpy as np
 import pytest
 from grey_videos import assert_same_videos
@@ -262,18 +263,7 @@ def tree(tmp_path_factory):
     return root
 
 
-VIEW = View(
-    num_segments=3,
-    sampling="random",
-    frame_order="forward",
-    short_side=20,
-    crop="multi_scale",
-    crop_size=16,
-    scales=(1, 0.75),
-    num_positions=5,
-    flip_rate=0.5,
-    flip_labels=False,
-)
+VIEW = View(**grey_videos.VIEW | dict(scales=(1, 0.75), flip_labels=False))
 
 
 def test_files_and_folders_give_the_same_clips(tree):

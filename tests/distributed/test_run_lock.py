@@ -23,17 +23,23 @@ with RunLock(sys.argv[1]):
 """
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """A process that has the lock of the folder."""
+def hold(folder, script):
+    """Start a process that has the lock of the folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        [sys.executable, "-c", script, str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
     )
     assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that has the lock of the folder."""
+    process = hold(tmp_path, HOLDER)
     yield process
     process.kill()
     process.communicate()
@@ -138,14 +144,7 @@ def test_of_two_runs_that_begin_at_once_one_ends(tmp_path):
         "import sys, time", "import sys, time; from trn_jax.distributed import run_lock"
     )
     script = script.replace('print("held"', 'run_lock.PULSE = 0.05; print("held"')
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-    )
-    assert process.stdout.readline() == "held\n"
+    process = hold(tmp_path, script)
     claim_elsewhere(tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode == STUCK

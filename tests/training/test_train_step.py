@@ -1,5 +1,7 @@
 """The training step: equal to the reference, to itself on other devices, and to itself in parts."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from trn_jax.training import train_step
 pytestmark = pytest.mark.thorough
 
 SMALL = dict(num_classes=5, num_segments=3, width=4, dtype="float64")
+SGD = optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
 
 
 def prepare(make_model, make_optimizer, mesh, rate, **options):
@@ -173,9 +176,7 @@ def run(num_devices, *, steps=5, head="trn_multiscale", norm_group=2, accumulati
     )
     _, state, step = prepare(
         lambda: create_model("tsn_resnet10", head=head, rngs=nnx.Rngs(1), **options),
-        lambda params: optim.sgd(
-            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
-        ),
+        partial(optim.sgd, rate=rate, settings=SGD),
         mesh,
         rate,
         seed=3,
@@ -257,9 +258,7 @@ def test_devices_talk_once_per_step_and_never_in_the_forward_pass():
     )
     graph, optimizer, state = train_step.init_state(
         lambda: create_model("trn_resnet10", **SMALL | dict(dtype="float32", norm_group=2)),
-        lambda params: optim.sgd(
-            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
-        ),
+        partial(optim.sgd, rate=rate, settings=SGD),
         mesh,
     )
     batch = jax.device_put(small_batch(), batch_sharding(mesh))
@@ -293,9 +292,7 @@ def test_the_new_state_takes_the_place_of_the_old_one(dtype):
         lambda: create_model(
             "tsm_resnet10", **SMALL | dict(dtype=dtype, norm_group=2, frozen_stages=1)
         ),
-        lambda params: optim.sgd(
-            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
-        ),
+        partial(optim.sgd, rate=rate, settings=SGD),
         mesh,
         rate,
         seed=0,
@@ -361,9 +358,7 @@ def few_steps(batches, *, accumulation=1, optimised=False, **options):
         lambda: create_model(
             "tsn_resnet10", rngs=nnx.Rngs(1), **SMALL | dict(dtype="float32", norm_group=2)
         ),
-        lambda params: optim.sgd(
-            params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
-        ),
+        partial(optim.sgd, rate=rate, settings=SGD),
         mesh,
         rate,
         seed=3,

@@ -60,25 +60,25 @@ def evaluate(
     if dump:
         check_dump(dump)
     mesh = make_mesh()
-    found = checkpoint.open_checkpoint(path)
-    directory, about, stored = found.directory, found.info, found.info["config"]
+    opened = checkpoint.open_checkpoint(path)
+    stored = opened.info["config"]
     config = from_dict(stored) if config is None else config
     checks.check(config)
-    checks.check_model(config, stored, directory)
+    checks.check_model(config, stored, opened.directory)
     names = protocol_names(config, protocols)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         watchdog.note("startup (reading the lists)")
-        processes.log(escaped(f"evaluating {found}"))
+        processes.log(escaped(f"evaluating {opened}"))
         # An untrusted checkpoint must not choose where data is written.
         may_write = config.data_dir != stored.get("data_dir")
         data = build.Data(config, workdir, split, may_write=may_write)
         stack.callback(data.close)
         stack.enter_context(hold(workdir))
-        order = class_order(about["class_names"], data.class_names, ignore=ignore_class_names)
-        watchdog.note(f"startup (reading {directory})")
-        model = found.load(mesh=mesh, **config.model)
-        graph, state = nnx.split(model)
+        names_of_model = opened.info["class_names"]
+        order = class_order(names_of_model, data.class_names, ignore=ignore_class_names)
+        watchdog.note(f"startup (reading {opened.directory})")
+        graph, state = nnx.split(opened.load(mesh=mesh, **config.model))
         watchdog.note("the evaluation")
         evaluator = Evaluator(
             graph,
@@ -87,9 +87,8 @@ def evaluate(
             class_order=order,
             alive=watchdog.alive,
         )
-        found = run_protocols(
-            evaluator, data, config, (nnx.as_pure(state),), directory, about["step"], names
-        )
+        origin = opened.directory, opened.info["step"]
+        found = run_protocols(evaluator, data, config, (nnx.as_pure(state),), *origin, names)
         folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
         results.write(found, folder, dump=dump, as_json=as_json)
         # If a process exits with an error, launchers kill the one that is writing.

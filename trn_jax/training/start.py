@@ -65,25 +65,8 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
     evaluator = _evaluator(config, data, graph, state, watchdog)
     watchdog.note("startup (reading the checkpoints)")
     checkpoints = _checkpoints(config, workdir, data, lists, watchdog)
-    first_step = checkpoints.latest_step() or 0
-    watchdog.again = _RESUMES if first_step else _UNSURE
-    if first_step:
-        state = restore(checkpoints, first_step, state)
-    elif config.init_from:
-        watchdog.note(f"startup (reading {config.init_from})")
-        state = _initial_weights(config, graph, state)
+    first_step, state = _first_state(config, graph, state, checkpoints, watchdog)
     describe_workdir(config, workdir, data.class_names, lists)
-    step_fn = jit_train_step(
-        mesh,
-        sharding=state_sharding(state, mesh, config.train.shard_state),
-        graph=graph,
-        optimizer=optimizer,
-        rate=parts.rate,
-        seed=config.seed,
-        accumulation=config.train.accumulation,
-        loss=partial(classification_loss, **parts.loss_options),
-        skip_not_finite=config.train.on_nan == "skip",
-    )
     # An evaluation that was interrupted runs first.
     evaluates_first = evaluates_after(config, parts, first_step)
     evaluates_first = evaluates_first and not checkpoints.metrics(first_step)
@@ -103,7 +86,7 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         mesh=mesh,
         data=data,
         parts=parts,
-        step_fn=step_fn,
+        step_fn=_step_fn(config, mesh, parts, graph, optimizer, state),
         evaluator=evaluator,
         checkpoints=checkpoints,
         watchdog=watchdog,
@@ -160,6 +143,36 @@ def _checkpoints(config, workdir, data, lists, watchdog):
     for text in checkpoints.set_aside:
         log(text)
     return checkpoints
+
+
+def _first_state(config, graph, state, checkpoints, watchdog):
+    """Resume if there is a checkpoint, else start from the weights that `init_from` names, if any.
+
+    Returns:
+        The number of steps taken, and the state.
+    """
+    first_step = checkpoints.latest_step() or 0
+    watchdog.again = _RESUMES if first_step else _UNSURE
+    if first_step:
+        return first_step, restore(checkpoints, first_step, state)
+    if config.init_from:
+        watchdog.note(f"startup (reading {config.init_from})")
+        state = _initial_weights(config, graph, state)
+    return 0, state
+
+
+def _step_fn(config, mesh, parts, graph, optimizer, state):
+    return jit_train_step(
+        mesh,
+        sharding=state_sharding(state, mesh, config.train.shard_state),
+        graph=graph,
+        optimizer=optimizer,
+        rate=parts.rate,
+        seed=config.seed,
+        accumulation=config.train.accumulation,
+        loss=partial(classification_loss, **parts.loss_options),
+        skip_not_finite=config.train.on_nan == "skip",
+    )
 
 
 def restore(checkpoints, step, state):

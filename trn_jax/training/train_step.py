@@ -115,32 +115,19 @@ def train_step(
         `top1` is the share of the clips whose highest score is that of (one of) their labels.
         With `skip_not_finite` also `skipped`, 1 if the step was, else 0.
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    dropout_key, relations_key = jax.random.split(key)
-
-    all_params, all_fixed = state.params, state.fixed
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    params, fixed = state.params, state.fixed
     if sharding is not None:
         # Gather the parameters first. Otherwise the partitioner may shard the layers along their
         # channels, and communicate features instead of parameters.
-        all_params, all_fixed = jax.lax.with_sharding_constraint(
-            (state.params, state.fixed), replicated(mesh)
-        )
-
-    def loss_fn(params, clips, labels, clip_index):
-        model = nnx.merge(graph, params, state.stats, all_fixed)
-        rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
-        logits, auxiliary = model.outputs(clips, train=True, rngs=rngs, clip_index=clip_index)
-        value = loss(logits, labels)
-        if auxiliary is not None:
-            value += model.neck.auxiliary_weight * loss(auxiliary, labels)
-        stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
-        return value, (_top1(logits, labels), stats)
+        params, fixed = jax.lax.with_sharding_constraint((params, fixed), replicated(mesh))
+    loss_of = partial(_loss, graph=graph, stats=state.stats, fixed=fixed, keys=keys, loss=loss)
 
     def part_of_step(_, part):
-        return None, jax.value_and_grad(loss_fn, has_aux=True)(all_params, *part)
+        return None, jax.value_and_grad(loss_of, has_aux=True)(params, *part)
 
-    clips, labels = batch["clip"], batch["label"]
-    parts = (clips, labels, jnp.arange(len(labels)))
+    labels = batch["label"]
+    parts = batch["clip"], labels, jnp.arange(len(labels))
     if accumulation == 1:
         _, values_and_grads = part_of_step(None, parts)
     else:
@@ -156,6 +143,18 @@ def train_step(
         mesh=mesh,
         sharding=sharding,
     )
+
+
+def _loss(params, clips, labels, clip_index, *, graph, stats, fixed, keys, loss):
+    """The loss of clips; with it their accuracy, and the statistics of the batch norms after it."""
+    dropout_key, relations_key = keys
+    model = nnx.merge(graph, params, stats, fixed)
+    rngs = nnx.Rngs(dropout=dropout_key, relations=relations_key)
+    logits, auxiliary = model.outputs(clips, train=True, rngs=rngs, clip_index=clip_index)
+    value = loss(logits, labels)
+    if auxiliary is not None:
+        value += model.neck.auxiliary_weight * loss(auxiliary, labels)
+    return value, (_top1(logits, labels), nnx.as_pure(nnx.state(model, nnx.BatchStat)))
 
 
 def mean_of_parts(parts):
