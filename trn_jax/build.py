@@ -258,7 +258,8 @@ class Parts:
         rate: the learning rate as a function of the step.
         loss_options: of `train_step.classification_loss`.
         steps_per_epoch: a fraction, where the last batch of an epoch reaches into the next.
-        num_steps: of the whole training.
+        num_steps: of the whole training, at least 1.
+        eval_steps: from one evaluation to the next; 0: only after the last step.
     """
 
     make_model: Callable
@@ -267,6 +268,12 @@ class Parts:
     loss_options: dict
     steps_per_epoch: float
     num_steps: int
+    eval_steps: int
+
+    def evaluates_after(self, step):
+        """Whether an evaluation is due after `step`."""
+        often = self.eval_steps > 0 and step % self.eval_steps == 0
+        return step > 0 and (step == self.num_steps or often)
 
 
 def training(config, workdir):
@@ -282,7 +289,9 @@ def training(config, workdir):
     data = Data(config, workdir)
     config.model.num_classes = len(data.class_names)
     steps_per_epoch = len(data.train_records) / config.train.batch
-    return data, parts(config, steps_per_epoch=steps_per_epoch, train_labels=data.train_labels)
+    balanced = config.train.class_weights == "balanced"
+    labels = data.train_labels if balanced else None  # of several labels, a large array
+    return data, parts(config, steps_per_epoch=steps_per_epoch, train_labels=labels)
 
 
 def parts(config, *, steps_per_epoch, train_labels=None):
@@ -313,7 +322,8 @@ def parts(config, *, steps_per_epoch, train_labels=None):
         rate=rate,
         loss_options=loss_options,
         steps_per_epoch=steps_per_epoch,
-        num_steps=train.steps or round(train.epochs * steps_per_epoch),
+        num_steps=train.steps or max(round(train.epochs * steps_per_epoch), 1),
+        eval_steps=max(round(train.eval_every * steps_per_epoch), 1) if train.eval_every else 0,
     )
 
 

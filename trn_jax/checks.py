@@ -2,14 +2,13 @@
 
 import functools
 import itertools
-import json
 import operator
 
 import jax
 
 from trn_jax.data.views import View, check_fixed_crops
 from trn_jax.errors import UserError, listed
-from trn_jax.settings import check_values, flat, protocol_names, resolved_views, to_json
+from trn_jax.settings import check_values, protocol_names, resolved_views
 
 
 def check(config):
@@ -107,18 +106,13 @@ def check_batch(config, num_devices, num_processes=1):
 def check_model(config, checkpoint_config, directory):
     """Check that a configuration describes the model of a checkpoint.
 
-    A number of classes that the configuration leaves open becomes that of the checkpoint.
-
     Raises:
         UserError: it describes another one.
     """
     # No parameter depends on these.
     free = {"drop_path_rate", "dropout_rate", "dtype", "eval_relations", "frozen_stages"}
     free |= {"init_std", "max_relations", "norm_group", "partial_bn", "remat"}
-    if config.model.num_classes is None:
-        config.model.num_classes = checkpoint_config["model"]["num_classes"]
-    stored = flat(checkpoint_config["model"])
-    wanted = flat(json.loads(to_json(config))["model"])
+    stored, wanted = checkpoint_config["model"], config.model.to_dict()
     if wanted["deploy"]:  # loading fuses the branches
         free.add("deploy")
     changed = [
@@ -127,7 +121,7 @@ def check_model(config, checkpoint_config, directory):
         if key not in free and stored.get(key) != wanted.get(key)
     ]
     if changed:
-        raise UserError(f"{directory} holds another model:\n  " + "\n  ".join(changed))
+        raise UserError(f"{directory} holds another model:{listed(changed)}")
 
 
 def differing_names(before, now):

@@ -128,12 +128,16 @@ def _reason(error):
     key = re.search(r"[Kk]ey [\"']?(\w+)[\"']? does not exist", text)
     if key is None:
         return f"{type(error).__name__}: {text}"
-    removed = [name for name in REMOVED if name.rpartition(".")[2] == key[1]]
-    if removed:
-        return f"{removed[0]} is no longer a setting; leave it out"
+    return f"{key[1]}: {_instead(key[1], text)}"
+
+
+def _instead(key, text):
+    """What to do about an unknown setting, from the error of ml_collections."""
+    if any(name.rpartition(".")[2] == key for name in REMOVED):
+        return "this setting was removed; leave it out"
     close = re.search(r'Did you mean "(\w+)"', text)
     hint = f"did you mean {close[1]}?" if close else "trn_jax/config.py lists them all"
-    return f"there is no setting {key[1]}; {hint}"
+    return f"the recipe has no setting {key}; {hint}"
 
 
 def _with_recipe_files(arguments):
@@ -217,9 +221,5 @@ def _explain_flag(error, arguments):
     missing = re.match(r"(?:key )?[\"']?(\w+)[\"']?(?: does not exist| Did you mean|$)", text, re.I)
     for flag in arguments:
         if missing and f".{missing[1]}" in flag.partition("=")[0]:
-            close = re.search(r'Did you mean "(\w+)"', text)
-            instead = f"did you mean {close[1]}?" if close else "trn_jax/config.py lists them all"
-            if any(name.rpartition(".")[2] == missing[1] for name in REMOVED):
-                instead = "it was removed; leave it out"
-            return f"{flag}: the recipe has no setting {missing[1]}; {instead}"
+            return f"{flag}: {_instead(missing[1], text)}"
     return f"wrong flag or recipe: {text}"

@@ -37,8 +37,8 @@ def _inherit(config, section):
         found.num_segments = config.model.num_segments
     if found.short_side is None:
         found.short_side = config.short_side or round(_RESIZE * config.size)
-    if found.crop_size is None:
-        found.crop_size = 0 if found.crop == "three" else config.size
+    if found.crop_size is None and found.crop != "three":
+        found.crop_size = config.size
     found.crop_size = found.crop_size or found.short_side
     return found
 
@@ -104,23 +104,18 @@ def check_values(config):
 
 
 def _unset_keys(config):
-    """Problems with keys that are `None` but may not be, and with protocols that are no views."""
-    problems, defaults = [], base(dataset="", model="")
-    sections = _view_sections(config)
-    for name, section in list(sections.items()):
-        if not isinstance(section, type(config)) or set(section) != set(view()):
-            problems.append(f"{name}: expected the keys of trn_jax.config.view(...)")
-            del sections[name]
-    expected = flat(defaults.to_dict()) | {
-        f"{name}.{key}": value for name in sections for key, value in view().items()
-    }
-    found = flat({key: value for key, value in config.to_dict().items() if key != "protocols"})
-    found |= {
-        f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
-    }
+    """Problems with protocols that are no views, and with keys that may not be `None`."""
+    problems = [
+        f"{name}: expected the keys of trn_jax.config.view(...)"
+        for name, section in _view_sections(config).items()
+        if not isinstance(section, type(config)) or set(section) != set(view())
+    ]
+    schema = base(dataset="", model="").to_dict()
+    schema["protocols"] = {name: view().to_dict() for name in config.protocols}
+    expected = flat(schema)
     return problems + [
         f"{key}=None: expected a value of type {type(expected[key]).__name__}"
-        for key, value in found.items()
+        for key, value in flat(config.to_dict()).items()
         if value is None and expected.get(key) is not None
     ]
 
@@ -216,7 +211,7 @@ def _let_inherit(config):
 
 
 def _without_removed(values):
-    """A copy without the keys of earlier versions.
+    """Drop the keys of earlier versions.
 
     Raises:
         UserError: one has a value that this version does not understand.

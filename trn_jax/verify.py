@@ -1,6 +1,5 @@
 """Verifies a converted checkpoint: compares its output with PyTorch's for the same clip."""
 
-import re
 from dataclasses import dataclass
 
 import jax
@@ -176,7 +175,7 @@ def load_torch_weights(torch_model, tensors, rows, options, *, backbone_only=Fal
         UserError: a tensor of the model is missing in the file, or has another shape there.
     """
     wanted = torch_model.state_dict()
-    taken = {_plain(name): name for name, _, _ in rows}
+    taken = {convert.unwrapped(name): name for name, _, _ in rows}
     places = {name for name in wanted if not name.endswith("num_batches_tracked")}
     if backbone_only:
         places = {name for name in places if name.startswith(("backbone.", "base_model."))}
@@ -204,7 +203,3 @@ def load_torch_weights(torch_model, tensors, rows, options, *, backbone_only=Fal
         )
     torch_model.load_state_dict(wanted, strict=True)
     return names
-
-
-def _plain(name):
-    return re.sub(r"^(module\.|_orig_mod\.)+", "", name)

@@ -144,6 +144,18 @@ def test_the_first_kernel_of_bninception_changes_to_rgb(golden):
         found["backbone/conv2_3x3/conv/kernel"],
         state["base_model.conv2_3x3.weight"].transpose(2, 3, 1, 0),
     )
+    first_mmaction = {
+        f"backbone.{name.removeprefix('base_model.')}": value
+        for name, value in state.items()
+        if name.startswith("base_model.") and "new_fc" not in name
+    }
+    model = tiny("trn_bninception")
+    convert.load_state_dict(
+        model, first_mmaction, source="mmaction_bninception", backbone_only=True
+    )
+    for path, leaf in variables(model).items():
+        if path.startswith("backbone/"):
+            np.testing.assert_array_equal(leaf[...], found[path], err_msg=path)
 
 
 @pytest.mark.thorough

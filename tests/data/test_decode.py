@@ -168,6 +168,15 @@ def test_a_file_in_place_of_a_folder(folder):
     fails(str(file), read, file, [0])
 
 
+@pytest.mark.parametrize("call", [lambda f: read(f, [20]), lambda f: check(f, num_frames=11)])
+def test_a_folder_whose_names_cannot_be_read(folder, call, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(decode.os, "listdir", refuse)
+    fails(f"can't read {folder}: Permission denied", call, folder)
+
+
 @pytest.mark.parametrize("call", [lambda f: read(f, [0, 10]), lambda f: check(f, num_frames=11)])
 def test_fewer_frames_than_the_list_says(folder, call):
     message = ("'00011.jpg' not found", "10 images", "'00001.jpg' to '00010.jpg'", "second column")

@@ -1,5 +1,6 @@
 """Video files: exact counts, the right frames of every format, and errors."""
 
+import dataclasses
 import fractions
 import pathlib
 
@@ -278,7 +279,7 @@ def test_files_and_folders_give_the_same_clips(tree):
         options = dict(seed=1, label_map={}, exact_resize=False, on_error="raise", num_threads=1)
         reader = batches.BatchReader(records, VIEW, source, **options)
         batch = reader([(0, record) for record in records])
-        three = View(**VIEW.__dict__ | dict(sampling="twice", crop="center", flip_rate=0))
+        three = dataclasses.replace(VIEW, sampling="twice", crop="center", flip_rate=0)
         evaluated = ClipReader({"one": three}, source)
         found[form] = batch, [evaluated.read(record, 1) for record in records]
     (batch, views), (other, other_views) = found.values()

@@ -443,11 +443,13 @@ def test_videos_that_cannot_be_read_count_as_wrong(settings, tmp_path):
         evaluator.run(data, {"efficient": settings.protocols.efficient}, states)
 
 
-def test_a_list_of_which_nothing_can_be_read_is_an_error(settings, tmp_path):
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_a_list_of_which_nothing_can_be_read_is_an_error(settings, tmp_path, split):
     settings = settings("tsn_resnet10")
     for path in (tmp_path / "rawframes").rglob("*.jpg"):
         path.write_bytes(b"no image")
     evaluator, states = evaluator_of(settings)
-    data = build.Data(settings, str(tmp_path / "run"))
-    with pytest.raises(UserError, match=r"none of the 7 videos of .*val_list\.txt"):
+    data = build.Data(settings, str(tmp_path / "run"), split)
+    message = rf"none of the 7 videos of .*{split}_list\.txt"
+    with pytest.raises(UserError, match=message):
         evaluator.run(data, {"efficient": settings.protocols.efficient}, states)

@@ -16,8 +16,10 @@ from tiny_training import RECIPE
 
 from trn_jax import checks, create_model
 from trn_jax.config import base
+from trn_jax.data.views import View
 from trn_jax.errors import UserError
 from trn_jax.planning import hlo_cost, plan
+from trn_jax.settings import resolved_views
 
 
 @pytest.fixture
@@ -192,6 +194,21 @@ def test_batches_fill_devices_parts_and_groups(config):
     assert plan.batch_step(config, 8) == 16
     config.model.norm_group = 12
     assert plan.batch_step(config, 8) == 24
+
+
+def test_relations_that_are_drawn_in_evaluation_cost_more(config):
+    (device,) = jax.devices()[:1]
+    once = plan.evaluation_cost(config, device, View(**resolved_view(config)))
+    drawn = View(**resolved_view(config) | dict(relations="sample", num_draws=50))
+    assert plan.evaluation_cost(config, device, drawn).flops > 1.05 * once.flops
+    config.model = base(dataset="frames", model="tsn_resnet10", num_classes=5).model
+    config.model.update(width=4, num_segments=3)
+    with pytest.raises(UserError, match="relations='sample' needs a TRN"):
+        plan.evaluation_cost(config, device, drawn)
+
+
+def resolved_view(config):
+    return resolved_views(config)["protocols.efficient"].to_dict()
 
 
 @pytest.mark.thorough

@@ -1,5 +1,6 @@
 """The models in PyTorch: names of the published files, the logits of our models."""
 
+import copy
 import importlib
 from functools import partial
 
@@ -44,6 +45,14 @@ def test_names_and_shapes_are_those_of_the_reference(case, golden):
         state = torch_models.create_torch_model(**CASES[case]).state_dict()
     found = {name: list(value.shape) for name, value in state.items()}
     assert found == {name: shape for name, shape, _ in golden(f"cases/{case}")["manifest"]}
+
+
+def test_what_one_model_is_asked_for_is_not_left_for_the_next():
+    before = copy.deepcopy(torch_models.MODELS)
+    with torch.device("meta"):
+        for name in before:
+            torch_models.create_torch_model(name, num_classes=3, num_segments=4)
+    assert before == torch_models.MODELS
 
 
 # The weights of the deployed form are not drawn by name.

@@ -13,13 +13,14 @@ def named(tree):
     """A pytree as a flat dict of its leaves, `{"backbone.conv1.kernel": array, ...}`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
-        _name(path): leaf
+        name_of(path): leaf
         for path, leaf in leaves
         if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
     }
 
 
-def _name(path):
+def name_of(path):
+    """The name of the leaf at a path of `jax.tree_util`."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
@@ -30,7 +31,7 @@ def merged(states):
 
 def filled(tree, values):
     """A pytree with `{name: array}` for its leaves."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: values[_name(path)], tree)
+    return jax.tree_util.tree_map_with_path(lambda path, _: values[name_of(path)], tree)
 
 
 def read(directory, item, target):

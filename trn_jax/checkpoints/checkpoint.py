@@ -202,7 +202,7 @@ def take_weights(trees, values, *, backbone_only):
     problems, drawn = [], []
 
     def choose(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        name = arrays.name_of(path)
         found = values.get(name)
         in_backbone = name.startswith("backbone.")
         if found is not None and found.shape == leaf.shape and (in_backbone or not backbone_only):

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from trn_jax import __version__
 from trn_jax.checkpoints import checksums
 from trn_jax.distributed import processes
-from trn_jax.errors import UserError, first_line
+from trn_jax.errors import UserError, first_line, listed
 from trn_jax.files import reading, write_text
 
 ITEMS = ("about", "model", "optimizer")
@@ -72,7 +72,7 @@ def _rename_corrupt(directory):
             break
         corrupt[step] = found
     if corrupt and intact is None:
-        problems = "".join(f"\n  {step}: {found}" for step, found in corrupt.items())
+        problems = listed([f"{step}: {found}" for step, found in corrupt.items()])
         raise UserError(
             f"no checkpoint in {directory} is intact:{problems}\nRestore one from a copy, or "
             "choose another --workdir to start again"

@@ -178,7 +178,7 @@ def _print_notes(arguments, model, weights, rows):
                 f"--config.init_from={arguments.file}"
             )
     relations = getattr(model.head, "relations", ())
-    if any(relation.num_used < len(relation.table()) for relation in relations):
+    if any(relation.num_used < relation.num_relations for relation in relations):
         print(
             "note: mmaction2 and TRN-pytorch sample the relations of a TRN in evaluation, too, so "
             "that their logits vary by about 3 % between runs. This checkpoint has "

@@ -2,7 +2,7 @@
 
 from trn_jax.convert.diagnosis import num_classes, num_segments
 from trn_jax.convert.layout import rearranged
-from trn_jax.convert.selection import selected
+from trn_jax.convert.selection import selected, unwrapped
 from trn_jax.convert.state_dict import load_state_dict, our_path, shapes, unread, variables
 from trn_jax.convert.torch_file import check_name, file_sha256, read_torch_file
 
@@ -18,5 +18,6 @@ __all__ = [
     "selected",
     "shapes",
     "unread",
+    "unwrapped",
     "variables",
 ]

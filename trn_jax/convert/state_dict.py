@@ -16,8 +16,8 @@ from trn_jax.errors import UserError, escaped, listed
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _OTHER_LEAVES = {"weight": "kernel"}
 _REAL = (jnp.floating, jnp.integer, jnp.bool_)  # complex numbers would silently lose a part
-# Kernels for pixels in BGR order; ours are in RGB order.
-_BGR = re.compile(r"(?:base_model\.)?conv1_7x7_s2\.weight")
+# BN-Inception's, which is for pixels in BGR order in every file; ours are in RGB order.
+_BGR = "backbone/conv1_7x7_s2/conv/kernel"
 # Layers that don't belong to a backbone, whether a table knows them or not.
 _HEAD = re.compile(
     r"(cls_head|necks?|(\w+_)?head|fc\w*|classifier|linear|last_linear|new_fc|consensus|"
@@ -64,30 +64,23 @@ def load_state_dict(
         UserError: for an unknown source, with all missing, unexpected and mis-shaped tensors, or
             with those that are not finite. The model is unchanged then.
     """
-    tensors = rearranged(state_dict)
-    found = recognise({name: np.size(value) for name, value in tensors.items()}, source)
+    tensors, found = _recognised(state_dict, source)
     targets = variables(model)
     if take_classifier:
         _check_classifier(found.source, targets)
     paths = _paths(found, targets, "head/fc" if take_classifier else "", backbone_only)
-    temporal_op = {path for path in targets if "/temporal_op/" in path}
-    if temporal_op and (backbone_only or reset_temporal_op is None):
-        reset_temporal_op = reset_temporal_op or temporal_op.isdisjoint(paths.values())
-    kept = temporal_op if reset_temporal_op else set()
-    if backbone_only:
-        kept |= {path for path in targets if path.startswith(("head/", "neck/"))}
-    if reset_head:
-        kept |= {path for path in targets if _is_classifier(path, targets)}
+    if backbone_only or reset_temporal_op is None:
+        reset_temporal_op = reset_temporal_op or _lacks_temporal_op(paths, targets)
+    kept = _kept(targets, backbone_only, reset_head, reset_temporal_op)
 
     problems = Problems()
-    values = _values(tensors, paths, targets, kept, found.names, problems)
+    values = _values(tensors, paths, targets, kept, problems)
     problems.missing = [path for path in targets if path not in values and path not in kept]
     if not (backbone_only or reset_temporal_op):
         problems.shift = compare_shifts(model, found.source, found.names.values())
     if problems.count():
-        shapes = {plain: np.shape(tensors[name]) for name, plain in found.names.items()}
         ours = {path: leaf.shape for path, leaf in targets.items()}
-        raise UserError(problems.text(found.source, shapes, ours))
+        raise UserError(problems.text(found.source, _shapes(tensors, found), ours))
     _check_finite(values, targets)
     _check_concrete(kept, targets)
     for path, (_, value) in values.items():
@@ -95,6 +88,36 @@ def load_state_dict(
         # the running statistics of a PyTorch model.
         targets[path].set_value(jnp.array(value, targets[path].dtype))
     return [(name, path, value.shape) for path, (name, value) in values.items()]
+
+
+def _recognised(state_dict, source):
+    """Tensors in the order of the original networks, and what their names are."""
+    tensors = rearranged(state_dict)
+    return tensors, recognise({name: np.size(value) for name, value in tensors.items()}, source)
+
+
+def _shapes(tensors, found):
+    return {plain: np.shape(tensors[name]) for name, plain in found.names.items()}
+
+
+def _temporal_op(targets):
+    return {path for path in targets if "/temporal_op/" in path}
+
+
+def _lacks_temporal_op(paths, targets):
+    """Whether the temporal op has parameters, and the file none of them."""
+    ours = _temporal_op(targets)
+    return bool(ours) and ours.isdisjoint(paths.values())
+
+
+def _kept(targets, backbone_only, reset_head, reset_temporal_op):
+    """Paths of the variables that keep the model's values."""
+    kept = _temporal_op(targets) if reset_temporal_op else set()
+    if backbone_only:
+        kept |= {path for path in targets if path.startswith(("head/", "neck/"))}
+    if reset_head:
+        kept |= {path for path in targets if _is_classifier(path, targets)}
+    return kept
 
 
 def _paths(found, targets, classifier, backbone_only):
@@ -112,7 +135,7 @@ def _paths(found, targets, classifier, backbone_only):
     return paths
 
 
-def _values(tensors, paths, targets, kept, plain, problems):
+def _values(tensors, paths, targets, kept, problems):
     """The values of our variables, `{path: (foreign name, value)}`; fills `problems`."""
     values: dict[str, tuple] = {}
     for name, path in paths.items():
@@ -124,7 +147,7 @@ def _values(tensors, paths, targets, kept, plain, problems):
             continue
         if not any(jnp.issubdtype(value.dtype, kind) for kind in _REAL):
             raise UserError(f"{name!r} is of type {value.dtype}, expected real numbers")
-        if _BGR.fullmatch(plain[name]) and value.ndim > 1:
+        if path == _BGR and value.ndim > 1:
             value = value[:, ::-1]
         shape = targets[path].shape
         value = fitted(value, path, shape)
@@ -141,7 +164,7 @@ def _check_finite(values, targets):
     bad = {}
     for path, (name, value) in values.items():
         with np.errstate(over="ignore"):
-            finite = np.isfinite(value.astype(targets[path].dtype))
+            finite = np.isfinite(value.astype(targets[path].dtype, copy=False))
         if not finite.all():
             bad[name] = finite.size - np.count_nonzero(finite)
     if bad:
@@ -187,9 +210,7 @@ def shapes(state_dict, source="auto"):
     Raises:
         UserError: for unknown names, as `load_state_dict`.
     """
-    tensors = rearranged(state_dict)
-    found = recognise({name: np.size(value) for name, value in tensors.items()}, source)
-    return {plain: np.shape(tensors[name]) for name, plain in found.names.items()}
+    return _shapes(*_recognised(state_dict, source))
 
 
 def our_path(name, source, targets):

@@ -102,16 +102,21 @@ def parse_line(line, *, index, frames_root, num_classes, multi_label=False):
     problems = []
     if count < 1 and not videos.is_video(path):
         problems.append(f"{path} has {count} frames, expected at least 1")
-    problems += [
-        f"label {label} of {path} is not in 0..{num_classes - 1} (num_classes is {num_classes})"
-        for label in labels
-        if not 0 <= label < num_classes
-    ]
     label = labels if multi_label else labels[0]
+    problems += label_problems(label, path, num_classes)
     path = os.path.join(frames_root, path)
     if "\\" in path and not os.path.lexists(path):  # a list from Windows
         path = path.replace("\\", "/")
     return Record(index, path, count, label), problems
+
+
+def label_problems(label, name, num_classes):
+    """Problems of the label, or the tuple of labels, of the video `name`."""
+    return [
+        f"label {one} of {name} is not in 0..{num_classes - 1} (num_classes is {num_classes})"
+        for one in (label if isinstance(label, tuple) else (label,))
+        if not 0 <= one < num_classes
+    ]
 
 
 def numbered_lines(path, root):

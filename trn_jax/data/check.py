@@ -188,7 +188,7 @@ def _check_line(numbered_line, *, source, deep, **options):
         checked = dataclasses.replace(checked, num_frames=num_frames, size=size, notes=notes)
         if not problems:
             checked = dataclasses.replace(checked, content=_content(source, record))
-    except FrameError as error:
+    except (FrameError, OSError) as error:
         problems.append(str(error))
     return dataclasses.replace(checked, problems=tuple(dict.fromkeys(problems)))
 

@@ -320,7 +320,10 @@ def _explain_missing(folder, name):
             f"folder {folder} not found; check data_dir and data.frames, or the first column of "
             "the list"
         )
-    files = sorted(os.listdir(folder))
+    try:
+        files = sorted(os.listdir(folder))
+    except OSError as error:
+        return f"can't read {folder}: {error.strerror}"
     images = [f for f in files if f.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))]
     if not images:
         return f"frame {name!r} not found in {folder}, which has no images"

@@ -17,7 +17,7 @@ import json
 import os
 
 from trn_jax.data import tf_example
-from trn_jax.data.annotations import Record
+from trn_jax.data.annotations import Record, label_problems
 from trn_jax.data.decode import MAX_PIXELS, FrameError, StoredImages
 from trn_jax.data.shards import ADVICE, INFO_FILE, Shards, check_library
 from trn_jax.errors import UserError, listed
@@ -101,19 +101,22 @@ class VideoRecords:
                 "build them again with a list of it"
             )
         shards = Shards(*places[split])
-        found, problems, first = [], [], 0
+        found, problems = [], []
+        first: int | None = 0
         folder = os.path.join(self._root, split)
         for index, data in enumerate(shards.read_all()):
             try:
                 video = _video(data, index, folder, split, multi_label)
-                if video.first_frame != first:
-                    raise ValueError(f"its frames begin at {video.first_frame}, expected {first}")
-                found.append(video)
-                _check_labels(video, num_classes)
             except ValueError as error:
                 problems.append(f"video {index} of {split}: {error}")
+                first = None  # unknown where the frames of the next video begin
                 continue
-            first += video.num_frames
+            wrong = label_problems(video.label, video.name, num_classes)
+            if first is not None and first != video.first_frame:
+                wrong.append(f"its frames begin at {video.first_frame}, expected {first}")
+            problems += [f"video {index} of {split}: {problem}" for problem in wrong]
+            found.append(video)
+            first = video.first_frame + video.num_frames
         total = self._frames[split].num_records
         if not problems and first != total:
             problems.append(f"{split} has {total} frames, but its videos have {first}")
@@ -249,16 +252,6 @@ def _label(example, name, multi_label):
     if multi_label:
         raise ValueError(f"{name} has one label; set data.multi_label=False")
     return _single(example, "label")
-
-
-def _check_labels(video, num_classes):
-    labels = video.label if isinstance(video.label, tuple) else (video.label,)
-    for label in labels:
-        if not 0 <= label < num_classes:
-            raise ValueError(
-                f"label {label} of {video.name} is not in 0..{num_classes - 1} (num_classes is "
-                f"{num_classes})"
-            )
 
 
 _TYPES = {"video": bytes, "image": bytes}  # the others are integers

@@ -77,7 +77,7 @@ def gathered(tree):
     leaves, structure = jax.tree.flatten(tree)
     if all(leaf.is_fully_replicated for leaf in leaves):
         return tree
-    full = [NamedSharding(leaf.sharding.mesh, PartitionSpec()) for leaf in leaves]
+    full = [replicated(leaf.sharding.mesh) for leaf in leaves]
     return jax.tree.unflatten(structure, jax.jit(_same, out_shardings=full)(leaves))
 
 

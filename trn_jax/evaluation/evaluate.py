@@ -63,6 +63,8 @@ def evaluate(
     opened = checkpoint.open_checkpoint(path)
     stored = opened.info["config"]
     config = from_dict(stored) if config is None else config
+    if config.model.num_classes is None:  # a recipe that leaves it to the data
+        config.model.num_classes = stored["model"]["num_classes"]
     checks.check(config)
     checks.check_model(config, stored, opened.directory)
     names = protocol_names(config, protocols)

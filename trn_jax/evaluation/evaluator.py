@@ -126,7 +126,7 @@ class Evaluator:
         parsed = {name: View(**view) for name, view in views.items()}
         self.check(views, states)
         num_videos, process = len(data.val_records), jax.process_index()
-        kinds, draws = _relation_draws(parsed)
+        kinds, draws = relation_draws(parsed)
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
         share = len(range(process, num_videos, jax.process_count()))
@@ -149,9 +149,11 @@ class Evaluator:
         scores, missing = rows["scores"], rows["missing"]
         self.unreadable, self.losses = sorted(problems.values()), sorted(losses)
         if missing.all():
+            path, _ = data.files.of_split(data.split)
+            first = "".join(f": {problem}" for problem in self.unreadable[:1])
             raise UserError(
-                f"none of the {num_videos} videos of {data.files.val_list} can be read, such as "
-                f"{data.val_names[0]}{''.join(f': {problem}' for problem in self.unreadable[:1])}"
+                f"none of the {num_videos} videos of {path} can be read, such as "
+                f"{data.val_names[0]}{first}"
             )
         seconds = time.perf_counter() - start
         speed = {
@@ -182,7 +184,7 @@ class Evaluator:
         for name, section in views.items():
             view = View(**section)
             shape = (self._num_clips, view.num_segments, view.crop_size, view.crop_size, 3)
-            kinds, _ = _relation_draws({name: view})
+            kinds, _ = relation_draws({name: view})
             try:
                 clips = jax.ShapeDtypeStruct(shape, np.uint8)
                 self._step(kinds, states).eval_shape(states, clips, examples, mirrored)
@@ -199,26 +201,18 @@ class Evaluator:
         )
 
     def _step(self, kinds, states):
-        """The compiled `score_draws` for kinds of relations, see `_relation_draws`."""
+        """The compiled `score_draws` for kinds of relations, see `relation_draws`."""
         if kinds not in self._steps:
             sharded, whole = batch_sharding(self._mesh), replicated(self._mesh)
-            graphs = [(self._graph_with(mode, states), num_draws) for mode, num_draws in kinds]
+            graphs = [
+                (graph_with(self._graph, mode, states), num_draws) for mode, num_draws in kinds
+            ]
             self._steps[kinds] = jax.jit(
                 partial(score_draws, kinds=graphs),
                 in_shardings=(whole, sharded, sharded, whole),
                 out_shardings=sharded,
             )
         return self._steps[kinds]
-
-    def _graph_with(self, mode, states):
-        """The structure of the model with other relations in evaluation."""
-        if mode == "model":
-            return self._graph
-        model = nnx.eval_shape(lambda: nnx.merge(self._graph, *states))
-        if not hasattr(model.head, "eval_relations"):
-            raise UserError(f"relations={mode!r} needs a TRN, and this model is none")
-        model.head.eval_relations = mode
-        return nnx.graphdef(model)
 
     def _score(self, step, videos, states, merger):
         """Score all clips; returns their number, or `None` if `should_stop` ended it."""
@@ -246,7 +240,27 @@ class Evaluator:
         return num_clips
 
 
-def _relation_draws(views):
+def graph_with(graph, mode, states):
+    """The structure of a model with other relations in evaluation, see `View.relations`.
+
+    Args:
+        graph: the `GraphDef` of the model.
+        mode: `View.relations`.
+        states: the states that make up the model, or their shapes.
+
+    Raises:
+        UserError: the model has no relations.
+    """
+    if mode == "model":
+        return graph
+    model = nnx.eval_shape(lambda: nnx.merge(graph, *states))
+    if not hasattr(model.head, "eval_relations"):
+        raise UserError(f"relations={mode!r} needs a TRN, and this model is none")
+    model.head.eval_relations = mode
+    return nnx.graphdef(model)
+
+
+def relation_draws(views):
     """Which relations `score_draws` computes for `{name: View}`.
 
     Returns:

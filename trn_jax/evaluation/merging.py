@@ -69,7 +69,7 @@ class ScoreMerger:
         self._multi_label = multi_label
         self._class_order = slice(None) if class_order is None else class_order
         self._merged = merged
-        self._num_places = sum(view.num_views for view in views.values())
+        self._num_views = {name: view.num_views for name, view in views.items()}
         self._open: dict[int, int] = {}  # places without logits, per video
         self._logits: dict[int, dict[str, np.ndarray]] = {}
 
@@ -78,10 +78,10 @@ class ScoreMerger:
         for found, clip in zip(np.asarray(logits), clips, strict=False):
             example = clip.example
             if example not in self._open:
-                self._open[example] = self._num_places
+                self._open[example] = sum(self._num_views.values())
                 self._logits[example] = {
-                    name: np.empty((view.num_views, *found[self._draws[name]].shape), found.dtype)
-                    for name, view in self._views.items()
+                    name: np.empty((count, *found[self._draws[name]].shape), found.dtype)
+                    for name, count in self._num_views.items()
                 }
             for name, position, flip in clip.places:
                 if flip == mirrored:

@@ -6,6 +6,7 @@ the clip (equations 2 and 3 of the paper).
 """
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +49,8 @@ class Relation(nnx.Module):
     ):
         self.num_frames = num_frames
         self.scale = scale
-        relations = self.table().shape[0]
-        self.num_used = min(max_relations, relations)
+        self.num_relations = math.comb(num_frames, scale)
+        self.num_used = min(max_relations, self.num_relations)
         self.hidden = Linear(scale * channels, hidden_channels, dtype=dtype, rngs=rngs)
         self.output = Linear(hidden_channels, num_classes, dtype=dtype, rngs=rngs)
 
@@ -208,4 +209,4 @@ class TRNHead(nnx.Module):
                 "eval_relations='sample' needs random keys: call the model with "
                 "rngs=nnx.Rngs(seed), or use eval_relations='expected'"
             )
-        return jax.random.permutation(rngs.relations(), len(relation.table()))[: relation.num_used]
+        return jax.random.permutation(rngs.relations(), relation.num_relations)[: relation.num_used]

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.errors import UserError
-from trn_jax.nn.convolution import convolve
+from trn_jax.nn.convolution import check_groups, convolve
 from trn_jax.nn.layers import parameter, storage_dtype
 
 FURTHER_TAP_SCOPE = "further_tap"  # taps after the first; `models.cost` counts their outputs once
@@ -51,11 +50,7 @@ class Conv3d(nnx.Module):
         dtype=jnp.float32,
         rngs,
     ):
-        if in_channels % groups or out_channels % groups:
-            raise UserError(
-                f"groups={groups} does not divide both channels of a convolution, {in_channels} "
-                f"and {out_channels}"
-            )
+        check_groups(groups, in_channels, out_channels)
         self.stride = stride
         self.groups = groups
         self.dtype = dtype

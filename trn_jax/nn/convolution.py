@@ -15,6 +15,19 @@ from trn_jax.nn.layers import parameter, storage_dtype
 _WIDE = 64
 
 
+def check_groups(groups, in_channels, out_channels):
+    """Check that `groups` divides both numbers of channels.
+
+    Raises:
+        UserError: it doesn't.
+    """
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise UserError(
+            f"groups={groups} does not divide both channels of a convolution, {in_channels} and "
+            f"{out_channels}"
+        )
+
+
 class Conv(nnx.Module):
     """2-D convolution, zero-padded by `padding` on every side.
 
@@ -53,11 +66,7 @@ class Conv(nnx.Module):
         dtype=jnp.float32,
         rngs,
     ):
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise UserError(
-                f"groups={groups} does not divide both channels of a convolution, {in_channels} "
-                f"and {out_channels}"
-            )
+        check_groups(groups, in_channels, out_channels)
         self.stride = stride
         self.padding = padding
         self.groups = groups

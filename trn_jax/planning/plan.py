@@ -20,7 +20,7 @@ from trn_jax import build, checks
 from trn_jax.data.views import View
 from trn_jax.distributed.sharding import batch_sharding, make_mesh, replicated
 from trn_jax.errors import UserError
-from trn_jax.evaluation.evaluator import score_clips
+from trn_jax.evaluation.evaluator import graph_with, relation_draws, score_draws
 from trn_jax.models import create_model
 from trn_jax.planning.batch_search import BatchSearch, find_largest_batch
 from trn_jax.planning.hlo_cost import cost_of
@@ -202,7 +202,9 @@ def _trace_evaluation(config, view, devices):
     replicate, clips = replicated(mesh), config.eval.max_views_per_step
     states = (jax.tree.map(partial(_abstract, sharding=replicate), nnx.as_pure(state)),)
     shape = (clips, view.num_segments, view.crop_size, view.crop_size, 3)
-    return jax.jit(partial(score_clips, graph=graph)).trace(
+    kinds, _ = relation_draws({"view": view})
+    graphs = [(graph_with(graph, mode, states), num_draws) for mode, num_draws in kinds]
+    return jax.jit(partial(score_draws, kinds=graphs)).trace(
         states,
         jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=replicate),
         jax.ShapeDtypeStruct((clips,), jnp.int32, sharding=replicate),

@@ -93,11 +93,11 @@ def create_torch_model(name, *, num_classes, num_segments=8, **overrides):
     if name not in models:
         raise UserError(f"unknown model {name!r}. Known: {', '.join(sorted(models))}")
     entry = dict(models[name])
-    options = entry.pop("options", {})
+    defaults = entry.pop("options", {})
     overrides = {key: value for key, value in overrides.items() if value is not None}
     entry |= {kind: overrides.pop(kind) for kind in _REGISTRIES if kind in overrides}
     parts = {kind: _part(kind, choice) for kind, choice in entry.items()}
-    options |= overrides | dict(num_classes=num_classes, num_segments=num_segments)
+    options = defaults | overrides | dict(num_classes=num_classes, num_segments=num_segments)
     options = {key: value for key, value in options.items() if key not in _WITHOUT_EFFECT}
     used = {"mean", "std"}
 

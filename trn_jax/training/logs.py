@@ -249,6 +249,13 @@ class _Events:
             self._writer.close()
 
 
+_TITLES = {
+    "skipped": "videos could not be read and were replaced",
+    "incomplete": "videos have lost frames",
+    "unreadable": "validation videos could not be read, so are wrong",
+}
+
+
 class VideoMessages:
     """Messages about videos: each logged once when it comes, and all of them at the end.
 
@@ -258,8 +265,7 @@ class VideoMessages:
 
     def __init__(self, log):
         self._log = log
-        self._known: dict[str, set[str]] = {"skipped": set(), "incomplete": set()}
-        self._known["unreadable"] = set()
+        self._known: dict[str, set[str]] = {kind: set() for kind in _TITLES}
 
     def add(self, kind, messages):
         """Log the new ones of some messages.
@@ -275,11 +281,7 @@ class VideoMessages:
 
     def log_all(self):
         """Log everything again, by kind."""
-        for kind, title in (
-            ("skipped", "videos could not be read and were replaced"),
-            ("incomplete", "videos have lost frames"),
-            ("unreadable", "validation videos could not be read, so are wrong"),
-        ):
+        for kind, title in _TITLES.items():
             if known := sorted(self._known[kind]):
                 log_here("\n".join([f"{len(known)} {title}:", *(f"  {each}" for each in known)]))
 

@@ -96,7 +96,7 @@ def _loop(run, state, profile):
 
             # All processes take the same steps, also before a stop.
             run.stopped_by = watchdog.stops_here()
-            evaluates = run.evaluates_after(step)
+            evaluates = run.parts.evaluates_after(step)
             saves = evaluates or run.stopped_by or step % settings.checkpoint_every == 0
             diverged = not_finite.skips_too_many(run)
             if saves or diverged or step % settings.log_every == 0:

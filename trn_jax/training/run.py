@@ -76,10 +76,6 @@ class Run:
         self.videos.add("incomplete", rest["losses"])
         self.num_replaced += len(rest["problems"])
 
-    def evaluates_after(self, step):
-        """Whether an evaluation is due after `step`."""
-        return evaluates_after(self.config, self.parts, step)
-
     @contextlib.contextmanager
     def closing(self, *resources):
         """Close resources, meter and reporter at the end; complete the pending save on errors."""
@@ -92,9 +88,3 @@ class Run:
         finally:
             for resource in (*reversed(resources), self.meter, self.reporter):
                 resource.close()
-
-
-def evaluates_after(config, parts, step):
-    """Whether an evaluation is due after `step`."""
-    every = round(config.train.eval_every * parts.steps_per_epoch)
-    return step > 0 and (step == parts.num_steps or (every > 0 and step % every == 0))

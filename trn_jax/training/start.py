@@ -16,7 +16,7 @@ from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.settings import resolved_views, shared_json
 from trn_jax.training.logs import Reporter, StepMeter, VideoMessages
-from trn_jax.training.run import Run, evaluates_after
+from trn_jax.training.run import Run
 from trn_jax.training.train_step import (
     TrainState,
     classification_loss,
@@ -37,7 +37,7 @@ _RESUMES = "resumes from the newest checkpoint"
 _UNSURE = f"{_RESUMES}, or starts from the beginning if there is none yet"
 
 
-def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_class_names):
+def start(config, workdir, mesh, data, parts, watchdog, **accepted):
     """Check the data against earlier runs, and make or restore the state.
 
     Args:
@@ -47,8 +47,7 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         data: the `Data`.
         parts: the `Parts`.
         watchdog: receives progress reports.
-        ignore_lists: see `check_data`.
-        ignore_class_names: see `check_data`.
+        **accepted: `ignore_lists` and `ignore_class_names` of `check_data`.
 
     Returns:
         The `Run` and the initial `TrainState`.
@@ -57,7 +56,6 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
         UserError: the working directory, the lists or the weights don't fit the configuration.
     """
     watchdog.note("startup (reading the lists)")
-    accepted = dict(ignore_lists=ignore_lists, ignore_class_names=ignore_class_names)
     lists = _checked_lists(config, workdir, data, **accepted)
     graph, optimizer, state = init_state(
         parts.make_model, parts.make_optimizer, mesh, config.train.shard_state
@@ -68,8 +66,7 @@ def start(config, workdir, mesh, data, parts, watchdog, *, ignore_lists, ignore_
     first_step, state = _first_state(config, graph, state, checkpoints, watchdog)
     describe_workdir(config, workdir, data.class_names, lists)
     # An evaluation that was interrupted runs first.
-    evaluates_first = evaluates_after(config, parts, first_step)
-    evaluates_first = evaluates_first and not checkpoints.metrics(first_step)
+    evaluates_first = parts.evaluates_after(first_step) and not checkpoints.metrics(first_step)
     reporter = Reporter(
         workdir,
         first_step=first_step,
@@ -189,16 +186,16 @@ def restore(checkpoints, step, state):
 
 def _initial_weights(config, graph, state):
     """The state with the weights that `config.init_from` names."""
-    parts = dict(backbone_only=not config.init_head)
+    taken = dict(backbone_only=not config.init_head)
     if not checkpoint.is_stored(config.init_from):
         weights = initial_weights(config)
-        state, unread = load_weights(graph, state, weights, reset_temporal_op=None, **parts)
+        state, unread = load_weights(graph, state, weights, reset_temporal_op=None, **taken)
         for line in unread:
             log(f"{config.init_from}: {line}")
         return state
     found = checkpoint.open_checkpoint(config.init_from)
     try:
-        model, drawn = checkpoint.take_weights(state.model, found.weights(), **parts)
+        model, drawn = checkpoint.take_weights(state.model, found.weights(), **taken)
     except UserError as error:
         raise UserError(f"init_from={config.init_from}: {error}") from None
     log(f"weights from {found}")
