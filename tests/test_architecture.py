@@ -146,7 +146,8 @@ def test_few_modules_see_a_configuration():
 
 
 def test_metrics_need_numpy_only():
-    assert outside_imports(TREES["trn_jax.evaluation.metrics"]) == {"numpy"}
+    for name in ("metrics", "event_metrics"):
+        assert outside_imports(TREES[f"trn_jax.evaluation.{name}"]) == {"numpy"}
 
 
 def test_recipes_import_the_base_only():
