@@ -92,6 +92,19 @@ def table(name, content):
     return make
 
 
+def table_of_events(folder):
+    """Predicted events and true ones, which are compared with themselves."""
+    content = b"video,start,end,label,score\na/v.mp4,0.5,2,walk,0.9\nb/v.mp4,0:01,0:02.5,run,.5\n"
+    truth = os.path.join(folder, "truth.csv")
+    with open(truth, "wb") as file:
+        file.write(content)
+
+    def read(path):
+        run_command("report", path, f"--truth={truth}", "--json")
+
+    return "events.csv", content, read
+
+
 def run_command(*arguments):
     """A command; raises what it prints as an error, like the readers."""
     from trn_jax import cli
@@ -364,6 +377,7 @@ TARGETS = {
     "list of several labels": lambda folder: lists(True),
     "table.csv": table("table.csv", b"video,class,split\na,walk,train\nb,run,val\nc,walk,train\n"),
     "table.txt": table("table.txt", b"a walk\nb run\nc walk\nd walk\n"),
+    "events.csv": table_of_events,
     "class names": class_names,
     "jpeg": image(".jpg"),
     "png": image(".png"),

@@ -1,8 +1,10 @@
 """`trn-jax report` and `ensemble`: results of evaluations."""
 
 import json
+import os
 
 from trn_jax.cli.arguments import add_json, positive
+from trn_jax.errors import UserError
 
 
 def add_ensemble(commands):
@@ -32,21 +34,51 @@ def _ensemble(arguments):
 def add_report(commands):
     """`trn-jax report`."""
     parser = commands.add_parser(
-        "report", help="per-class accuracy, confusion matrix and training curves"
+        "report",
+        help="per-class accuracy, confusion matrix and training curves; metrics of events",
+        epilog="With --truth, both tables have the columns video,start,end,label, times in seconds "
+        "or h:mm:ss.mmm; PATH also has the column score. The report has mean average precision at "
+        "temporal IoU 0.3, 0.4, ... 0.7, F1 of events at IoU 0.5, and the fraction of the time "
+        "with the right label. The exit status is 1 if a predicted video is not in the truth.",
     )
-    parser.add_argument("path", help="working directory, folder of results, result or scores")
+    parser.add_argument(
+        "path",
+        help="working directory, folder of results, result or scores; with --truth: table of "
+        "predicted events (.csv, .tsv), or the folder of events.csv",
+    )
+    parser.add_argument("--truth", metavar="TABLE", help="true events (.csv, .tsv)")
     parser.add_argument("--to", help="folder; default: report, in or beside PATH")
-    parser.add_argument("--top-k", type=positive, nargs="+", default=[1, 5], help="default: 1 5")
+    parser.add_argument(
+        "--top-k", type=positive, nargs="+", help="accuracies of scores; default: 1 5"
+    )
     add_json(parser)
     parser.set_defaults(run=_report)
 
 
 def _report(arguments):
+    if arguments.truth:
+        return _report_events(arguments)
     from trn_jax.evaluation.report import read_results, write_report
 
-    text, files = write_report(arguments.path, arguments.to, top_k=arguments.top_k)
+    top_k = arguments.top_k or [1, 5]
+    text, files = write_report(arguments.path, arguments.to, top_k=top_k)
     if arguments.json:
-        results = read_results(arguments.path, top_k=arguments.top_k)
+        results = read_results(arguments.path, top_k=top_k)
         print(json.dumps(dict(results=results, files=files), indent=1))
-        return
-    print(text, *files, sep="\n")
+    else:
+        print(text, *files, sep="\n")
+    return 0
+
+
+def _report_events(arguments):
+    if arguments.top_k:
+        raise UserError("--top-k is for scores; events, with --truth, have no top-k accuracy")
+    from trn_jax.evaluation.event_report import write_event_report
+
+    result, text, files = write_event_report(arguments.path, arguments.truth, arguments.to)
+    if arguments.json:
+        name = os.path.splitext(os.path.basename(files[0]))[0]
+        print(json.dumps(dict(results={name: result}, files=files), indent=1))
+    else:
+        print(text, *files, sep="\n")
+    return 1 if result["left_out"] else 0

@@ -7,6 +7,7 @@ import numpy as np
 
 from trn_jax.errors import UserError, escaped
 from trn_jax.evaluation import metrics, plots, score_files
+from trn_jax.evaluation.events import EXTENSIONS
 from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
 _METRIC_NAMES = {
@@ -14,16 +15,18 @@ _METRIC_NAMES = {
     "partner": "reversed class",
     "map": "mAP",
     "map_by_video": "mAP by video",
+    "event_f1": "event F1",
+    "frame_accuracy": "frame accuracy",
 }
-_NUM_PAIRS = 20
-_MAX_DRAWN = 1000  # classes of a confusion matrix, of at least 4 pixels each
+NUM_PAIRS = 20
+MAX_DRAWN = 1000  # classes of a confusion matrix, of at least 4 pixels each
 _MAX_STEP = 1e12
 _CURVES = ("top1", "top5", "mean_class", "map")
 
 
 def protocol_table(results):
     """Table of metrics, one line per protocol."""
-    return _metric_table(
+    return metric_table(
         ["protocol", "views", "videos"],
         [
             ([r["protocol"], str(r["num_views"]), str(r["num_videos"])], r["metrics"])
@@ -35,7 +38,7 @@ def protocol_table(results):
 def fusion_table(parts):
     """Table of metrics of pairs `(name, Scores)`."""
     rows = [([name, str(len(found.scores))], found.metrics()) for name, found in parts]
-    return _metric_table(["scores", "videos"], rows)
+    return metric_table(["scores", "videos"], rows)
 
 
 def class_table(rows):
@@ -49,7 +52,7 @@ def class_table(rows):
     )
 
 
-def confused_pairs(found, count=_NUM_PAIRS):
+def confused_pairs(found, count=NUM_PAIRS):
     """Table of the most frequent confusions, or ""."""
     confusion = found.confusion()
     videos = confusion.sum(axis=1)
@@ -59,17 +62,21 @@ def confused_pairs(found, count=_NUM_PAIRS):
     counts = wrong[true, taken]
     most = np.argsort(-counts, kind="stable")[:count]
     rows = [
-        [
-            str(number),
-            f"{100 * number / videos[row]:.1f} %",
-            found.class_name(row),
-            found.class_name(column),
-        ]
+        (str(number), number / videos[row], found.class_name(row), found.class_name(column))
         for number, row, column in zip(counts[most], true[most], taken[most], strict=True)
     ]
-    return (
-        _aligned([["videos", "of class", "true class", "taken for"], *rows], "rrll") if rows else ""
-    )
+    return confusion_table("videos", rows)
+
+
+def confusion_table(unit, rows):
+    """Table of confusions, or "" if there are none.
+
+    Args:
+        unit: what is counted.
+        rows: `(count as text, fraction of the true class, true class, predicted class)`.
+    """
+    lines = [[count, f"{100 * share:.1f} %", *names] for count, share, *names in rows]
+    return aligned([[unit, "of class", "true class", "taken for"], *lines], "rrll") if rows else ""
 
 
 def write_report(path, folder=None, *, top_k=(1, 5)):
@@ -104,6 +111,23 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
     curves = _read_curves(log) if log else {}
     if curves:
         contents["training.png"] = plots.encode_png(plots.training_plot(curves))
+    return "\n\n\n".join(texts), write_files(path, folder, contents)
+
+
+def write_files(path, folder, contents):
+    """Write the files of the report on `path`.
+
+    Args:
+        path: the file or folder that the report is on.
+        folder: of the files, created if missing; `None`: `report`, in or beside `path`.
+        contents: `{name: text or bytes}`.
+
+    Returns:
+        A list of their paths.
+
+    Raises:
+        UserError: they can't be written.
+    """
     if folder is None:
         folder = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), "report")
     try:
@@ -113,7 +137,7 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
     files = [os.path.join(folder, name) for name in contents]
     for file, content in zip(files, contents.values(), strict=True):
         (write_text if isinstance(content, str) else write_bytes)(file, content)
-    return "\n\n\n".join(texts), files
+    return files
 
 
 def read_results(path, *, top_k=(1, 5)):
@@ -134,6 +158,8 @@ def read_results(path, *, top_k=(1, 5)):
 
 def _sources(path):
     """Pairs `(name, result or score file)`, and the log of the training or `None`."""
+    if path.lower().endswith(EXTENSIONS):
+        raise UserError(f"{path} is a table of events; add the true ones, --truth=TABLE")
     if os.path.isfile(path):
         return [(os.path.splitext(os.path.basename(path))[0], path)], None
     if not os.path.isdir(path):
@@ -174,12 +200,12 @@ def _read_json(path):
 def _describe(name, result, found, top_k):
     """The tables of a result, and the plot of its confusion matrix or `None`."""
     if found is None:
-        head = _metric_table(
+        head = metric_table(
             ["protocol", "videos"], [([name, str(result["num_videos"])], result["metrics"])]
         )
         note = "a confusion matrix needs the score file beside the result"
         return "\n\n".join([head, class_table(result["per_class"]), note]), None
-    head = _metric_table(
+    head = metric_table(
         ["protocol", "videos"],
         [([found.protocol or name, str(len(found.scores))], found.metrics(top_k))],
     )
@@ -196,8 +222,8 @@ def _describe(name, result, found, top_k):
             f"calibration error {100 * error:.2f} %"
         )
     parts.append(confused_pairs(found) or "no confusions")
-    if found.scores.shape[1] > _MAX_DRAWN:
-        parts.append(f"confusion matrices of more than {_MAX_DRAWN} classes are not drawn")
+    if found.scores.shape[1] > MAX_DRAWN:
+        parts.append(f"confusion matrices of more than {MAX_DRAWN} classes are not drawn")
         return "\n\n".join(parts), None
     names = [found.class_name(label) for label in range(found.scores.shape[1])]
     return "\n\n".join(parts), plots.confusion_plot(found.confusion(), names)
@@ -223,22 +249,37 @@ def _is_number(value, highest):
 
 def _title(metric):
     """`"top5"` -> `"top-5"`."""
+    if metric.startswith("map_at_"):
+        return f"mAP@{metric.removeprefix('map_at_')}"
     is_top_k = metric.startswith("top") and metric[3:].isdecimal()
     return f"top-{metric[3:]}" if is_top_k else _METRIC_NAMES.get(metric, metric)
 
 
-def _metric_table(header, rows):
-    """Table of rows `(cells, metrics)`; metrics in per cent."""
+def metric_table(header, rows):
+    """Table of rows `(cells, metrics)`, with the names of the columns of `cells` as `header`.
+
+    Metrics are fractions, printed in per cent; `None` is printed as "-".
+    """
     names = list(dict.fromkeys(name for _, found in rows for name in found))
     lines = [header + [_title(name) for name in names]]
     for cells, found in rows:
-        values = [f"{100 * found[name]:.2f}" if name in found else "" for name in names]
+        values = [percent(found[name]) if name in found else "" for name in names]
         lines.append(cells + values)
-    return _aligned(lines, "l" + "r" * (len(lines[0]) - 1))
+    return aligned(lines, "l" + "r" * (len(lines[0]) - 1))
 
 
-def _aligned(lines, sides):
-    """Cells in columns, with a rule below the header."""
+def percent(fraction):
+    """A fraction in per cent, with two decimals; "-" for `None`."""
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def aligned(lines, sides):
+    """Table of lines of cells, with a rule below the first.
+
+    Args:
+        lines: lists of text, all of the same length.
+        sides: "l" or "r" per column.
+    """
     lines = [[escaped(cell) for cell in cells] for cells in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = [
