@@ -72,8 +72,8 @@ def test_a_report_on_scores(found, tmp_path, capsys):
 def test_a_report_on_a_working_directory(found, tmp_path):
     write_result(tmp_path / "results", found)
     entries = [
-        {"step": 10, "group": "train", "loss": 2.0, "top1": 0.2},
-        {"step": 20, "group": "train", "loss": 1.0, "top1": 0.5},
+        {"step": 10, "group": "train", "loss": 2.0, "top1": 0.2, "lr": 0.1},
+        {"step": 20, "group": "train", "loss": 1.0, "top1": 0.5, "lr": 0.01},
         {"step": 20, "group": "val", "top1": 0.4, "top5": 0.9, "pair": 0.1},
     ]
     log = "".join(json.dumps(entry) + "\n" for entry in entries)
@@ -83,6 +83,7 @@ def test_a_report_on_a_working_directory(found, tmp_path):
     assert "needs the score file" in text
     names = [file.removeprefix(f"{tmp_path}/report/") for file in files]
     assert names == ["efficient.txt", "training.png"]
+    assert cv2.imread(files[1]).shape == (480 + 280 + 220, 800, 3)
 
     score_files.write(str(tmp_path / "results" / "efficient.npz"), found)
     for path in (tmp_path, tmp_path / "results", tmp_path / "results" / "efficient.json"):
@@ -147,6 +148,29 @@ def test_curves_go_from_lower_left_to_upper_right():
     inside = columns < 620  # left of the legend
     assert np.corrcoef(rows[inside], columns[inside])[0, 1] < -0.99
     assert plots.training_plot({}).shape == (480, 800, 3)
+
+
+def test_loss_and_learning_rate_have_panels_of_their_own():
+    curves = {"train top-1": ([0, 100], [0.2, 0.9])}
+    losses = {"train loss": ([0, 50, 100], [6.0, 3.0, 0.0])}
+    rates = {"train learning rate": ([0, 100], [0.003, 0.003])}
+    image = plots.training_plot(curves, losses, rates)
+    assert image.shape == (980, 800, 3)
+    for part, slope in zip(np.split(image, [480, 760]), (-1, 1, 0), strict=True):
+        rows, columns = np.nonzero((part == (0, 114, 178)).all(axis=-1))
+        rows = rows[columns < 620]  # left of the legend
+        columns = columns[columns < 620]
+        assert columns.min() < 65 and columns.max() > 600
+        assert np.sign(np.round(np.polyfit(columns, rows, 1)[0], 2)) == slope
+    assert plots.training_plot({}, losses).shape == (280, 800, 3)
+    assert plots.training_plot({}, {}, {"lr": ([5], [0.0])}).shape == (220, 800, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "part"), [(1e-5, 1e-5), (0.0003, 0.0005), (0.15, 0.2), (1.4, 2), (7e8, 1e9)]
+)
+def test_ticks_below_one_are_round_too(value, part):
+    assert plots.round_part(value) == pytest.approx(part)
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def write_event_report(path, truth_path, folder=None):
             # The plot takes counts: milliseconds, as a row of less than one is drawn pale.
             confusion[labels.index(true), labels.index(taken)] = 1000 * seconds
         plot = plots.confusion_plot(confusion, labels)
-        contents[f"{name}_confusion.png"] = plots.encode_png(plot)
+        contents[f"{name}_confusion.png"] = drawing.encode_png(plot)
     return result, text, report.write_files(path, folder, contents)
 
 

@@ -6,10 +6,17 @@ import unicodedata
 import cv2
 import numpy as np
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_BLACK, _GRAY, _LIGHT = (0, 0, 0), (120, 120, 120), (225, 225, 225)
-# Distinguishable with any colour vision (Okabe and Ito, 2008), RGB.
-_COLORS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0))
+from trn_jax.evaluation.drawing import (
+    BLACK,
+    COLORS,
+    GRAY,
+    LIGHT,
+    WHITE,
+    paper,
+    text_width,
+    write,
+)
+
 _DARKEST = np.array((8, 48, 107))  # cells of the confusion matrix that are 1
 _MATRIX_SIDE = 960  # pixels, approximately
 _NUMBERS_UP_TO = 20  # classes: matrices of fewer have numbers in their cells
@@ -34,74 +41,91 @@ def confusion_plot(confusion, class_names):
     rows = {
         label: shortened(f"{class_names[label]} {label}") for label in range(0, num_classes, every)
     }
-    left = max(_width(text) for text in rows.values()) + 2 * _MARGIN
+    left = max(text_width(text) for text in rows.values()) + 2 * _MARGIN
     top = 2 * _MARGIN + 14
     bottom = top + side
     title = "predictions (columns) of each true class (row), per cent"
-    image = _paper(bottom + 60, left + max(side, _width(title)) + _MARGIN)
-    _write(image, title, left, top - 8)
+    image = paper(bottom + 60, left + max(side, text_width(title)) + _MARGIN)
+    write(image, title, left, top - 8)
 
     # The square root makes rare confusions visible, too.
     colors = 255 + np.sqrt(shares)[..., None] * (_DARKEST - 255)
     colors = np.rint(colors).astype(np.uint8)
     image[top:bottom, left : left + side] = colors.repeat(cell, axis=0).repeat(cell, axis=1)
-    cv2.rectangle(image, (left - 1, top - 1), (left + side, bottom), _GRAY, 1)
+    cv2.rectangle(image, (left - 1, top - 1), (left + side, bottom), GRAY, 1)
 
     for label, text in rows.items():
         middle = top + cell * label + cell // 2 + 4
-        _write(image, text, left - _width(text) - 6, middle)
-    every = max(every, math.ceil((_width(str(num_classes)) + 4) / cell))
+        write(image, text, left - text_width(text) - 6, middle)
+    every = max(every, math.ceil((text_width(str(num_classes)) + 4) / cell))
     for label in range(0, num_classes, every):
         text = str(label)
-        _write(image, text, left + cell * label + (cell - _width(text)) // 2, bottom + 16)
-    _write(image, "predicted class", left + (side - _width("predicted class")) // 2, bottom + 40)
+        write(image, text, left + cell * label + (cell - text_width(text)) // 2, bottom + 16)
+    write(image, "predicted class", left + (side - text_width("predicted class")) // 2, bottom + 40)
     if num_classes <= _NUMBERS_UP_TO:
         for row, column in zip(*np.nonzero(confusion), strict=True):
             text = f"{100 * shares[row, column]:.0f}"
-            x = left + cell * column + (cell - _width(text)) // 2
+            x = left + cell * column + (cell - text_width(text)) // 2
             y = top + cell * row + cell // 2 + 4
-            color = (255, 255, 255) if shares[row, column] > 0.3 else _BLACK
-            _write(image, text, x, y, color)
+            color = WHITE if shares[row, column] > 0.3 else BLACK
+            write(image, text, x, y, color)
     return image
 
 
-def training_plot(curves):
-    """Plot training curves.
+def training_plot(curves, losses=None, rates=None):
+    """Plot training curves, in panels one below the other over the same steps.
 
     Args:
-        curves: `{name: (steps, values)}`, values between 0 and 1.
+        curves: accuracies, `{name: (steps, values)}` with values between 0 and 1.
+        losses: losses in the same form, at least 0.
+        rates: learning rates in the same form, at least 0.
 
     Returns:
-        uint8 `[480, 800, 3]`, RGB.
+        uint8 `[height, 800, 3]`, RGB: 480 pixels for accuracies, which have a panel unless only the
+        others have curves, 280 for losses and 220 for learning rates.
     """
-    height, width = 480, 800
-    left, right, top, bottom = 60, width - 170, 20, height - 50
-    image = _paper(height, width)
-    last = max([1, *(max(steps) for steps, _ in curves.values() if len(steps))])
+    parts = [(480, curves, "accuracy"), (280, losses, "loss"), (220, rates, "learning rate")]
+    drawn = [part for part in parts if part[1]] or parts[:1]
+    everything = [steps for _, found, _ in drawn for steps, _ in found.values()]
+    last = max([1, *(max(steps) for steps in everything if len(steps))])
+    panels = []
+    for height, found, title in drawn:
+        is_share = title == "accuracy"
+        highest = 1 if is_share else max(max(values) for _, values in found.values()) or 1
+        panels.append(_panel(paper(height, 800), found, last, highest, title, is_share))
+    return np.concatenate(panels)
+
+
+def _panel(image, curves, last, highest, title, is_share):
+    """Draw curves over the steps up to `last`, of values up to `highest`, on an image."""
+    height, width, _ = image.shape
+    left, right, top, bottom = 60, width - 170, 30, height - 50
 
     def place(step, value):
         return (
             round(left + (right - left) * step / last),
-            round(bottom - (bottom - top) * value),
+            round(bottom - (bottom - top) * min(value / highest, 1)),
         )
 
-    for percent in range(0, 101, 20):
-        x, y = place(0, percent / 100)
-        cv2.line(image, (x, y), (right, y), _LIGHT, 1)
-        text = f"{percent} %"
-        _write(image, text, left - 8 - _width(text), y + 4)
+    write(image, title, left, top - 12)
+    every = 0.2 if is_share else round_part(highest / 4)
+    for number in range(math.floor(highest / every + 1e-6) + 1):
+        x, y = place(0, number * every)
+        cv2.line(image, (x, y), (right, y), LIGHT, 1)
+        text = f"{100 * number * every:.0f} %" if is_share else f"{number * every:.4g}"
+        write(image, text, left - 8 - text_width(text), y + 4)
     tick = round_step(last / 6)
     for step in range(0, last + 1, tick):
         x, _ = place(step, 0)
-        cv2.line(image, (x, bottom), (x, bottom + 4), _GRAY, 1)
+        cv2.line(image, (x, bottom), (x, bottom + 4), GRAY, 1)
         text = f"{step:,}"
-        _write(image, text, x - _width(text) // 2, bottom + 18)
-    cv2.line(image, (left, bottom), (right, bottom), _GRAY, 1)
-    _write(image, "step", (left + right - _width("step")) // 2, bottom + 38)
+        write(image, text, x - text_width(text) // 2, bottom + 18)
+    cv2.line(image, (left, bottom), (right, bottom), GRAY, 1)
+    write(image, "step", (left + right - text_width("step")) // 2, bottom + 38)
 
     # The first curve last, so that it is visible where curves coincide.
     for number, (name, (steps, values)) in reversed(list(enumerate(curves.items()))):
-        color = _COLORS[number % len(_COLORS)]
+        color = COLORS[number % len(COLORS)]
         points = np.array([place(*point) for point in zip(steps, values, strict=True)])
         cv2.polylines(image, [points.reshape(-1, 1, 2)], False, color, 2, cv2.LINE_AA)
         if len(points) <= 50:
@@ -109,26 +133,8 @@ def training_plot(curves):
                 cv2.circle(image, (x, y), 3, color, -1, cv2.LINE_AA)
         y = top + 10 + 20 * number
         cv2.line(image, (right + 15, y - 4), (right + 35, y - 4), color, 2, cv2.LINE_AA)
-        _write(image, name, right + 42, y)
+        write(image, name, right + 42, y)
     return image
-
-
-def encode_png(image):
-    """Encode an RGB image as PNG."""
-    _, content = cv2.imencode(".png", image[..., ::-1])
-    return content.tobytes()
-
-
-def _paper(height, width):
-    return np.full((height, width, 3), 255, np.uint8)
-
-
-def _write(image, text, x, y, color=_BLACK):
-    cv2.putText(image, text, (int(x), int(y)), _FONT, 0.4, color, 1, cv2.LINE_AA)
-
-
-def _width(text):
-    return cv2.getTextSize(text, _FONT, 0.4, 1)[0][0]
 
 
 def shortened(text, length=48):
@@ -142,5 +148,11 @@ def shortened(text, length=48):
 
 def round_step(value):
     """The next of 1, 2, 5, 10, 20, 50, ..."""
-    scale = 10 ** math.floor(math.log10(max(value, 1)))
-    return next(int(scale * unit) for unit in (1, 2, 5, 10) if scale * unit >= value)
+    return int(round_part(max(value, 1)))
+
+
+def round_part(value):
+    """The next of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ..., for a positive value."""
+    scale = 10.0 ** math.floor(math.log10(value))
+    # A hair below, as powers of ten are rounded.
+    return next(scale * unit for unit in (1, 2, 5, 10) if scale * unit >= value * (1 - 1e-9))

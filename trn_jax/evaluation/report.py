@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from trn_jax.errors import UserError, escaped
-from trn_jax.evaluation import metrics, plots, score_files
+from trn_jax.evaluation import drawing, metrics, plots, score_files
 from trn_jax.evaluation.events import EXTENSIONS
 from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
@@ -17,11 +17,14 @@ _METRIC_NAMES = {
     "map_by_video": "mAP by video",
     "event_f1": "event F1",
     "frame_accuracy": "frame accuracy",
+    "lr": "learning rate",
 }
 NUM_PAIRS = 20
 MAX_DRAWN = 1000  # classes of a confusion matrix, of at least 4 pixels each
 _MAX_STEP = 1e12
-_CURVES = ("top1", "top5", "mean_class", "map")
+# What training curves show: the panel, and the highest value that is none of a corrupt line.
+_CURVES = dict.fromkeys(("top1", "top5", "mean_class", "map"), ("curves", 1.0))
+_CURVES |= {"loss": ("losses", 1e9), "lr": ("rates", 1e9)}
 
 
 def protocol_table(results):
@@ -107,10 +110,10 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
         texts.append(text)
         contents[f"{name}.txt"] = text + "\n"
         if matrix is not None:
-            contents[f"{name}_confusion.png"] = plots.encode_png(matrix)
+            contents[f"{name}_confusion.png"] = drawing.encode_png(matrix)
     curves = _read_curves(log) if log else {}
-    if curves:
-        contents["training.png"] = plots.encode_png(plots.training_plot(curves))
+    if any(curves.values()):
+        contents["training.png"] = drawing.encode_png(plots.training_plot(**curves))
     return "\n\n\n".join(texts), write_files(path, folder, contents)
 
 
@@ -230,17 +233,18 @@ def _describe(name, result, found, top_k):
 
 
 def _read_curves(path):
-    """Training curves from a log: `{name: (steps, values)}`."""
-    curves: dict[str, tuple[list, list]] = {}
+    """Training curves from a log: the arguments of `plots.training_plot`."""
+    panels: dict[str, dict[str, tuple[list, list]]] = {"curves": {}, "losses": {}, "rates": {}}
     with reading(path, "the log of a training"):
         entries, _ = read_json_lines(path, step=int, group=str)
     for entry in entries:
-        for name in _CURVES:
-            if _is_number(entry["step"], _MAX_STEP) and _is_number(entry.get(name), 1):
-                steps, values = curves.setdefault(f"{entry['group']} {_title(name)}", ([], []))
+        for name, (panel, highest) in _CURVES.items():
+            if _is_number(entry["step"], _MAX_STEP) and _is_number(entry.get(name), highest):
+                title = f"{entry['group']} {_title(name)}"
+                steps, values = panels[panel].setdefault(title, ([], []))
                 steps.append(entry["step"])
                 values.append(entry[name])
-    return curves
+    return panels
 
 
 def _is_number(value, highest):
