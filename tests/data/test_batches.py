@@ -178,6 +178,21 @@ def test_an_unknown_way_with_errors_is_named(grey):
         batch_reader(grey, on_error="ignore")
 
 
+def test_a_batch_has_its_clips(grey, corrupt):
+    """What was drawn, of the example or of its replacement, enough to cut the pixels again."""
+    reader = batch_reader(corrupt, on_error="skip")
+    batch = reader([(0, record) for record in reader.records])
+    expected = list(range(NUM_VIDEOS))
+    expected[4], expected[10] = 5, 0
+    assert [clip.example for clip in batch["clips"]] == expected
+    assert {clip.flip for clip in batch["clips"]} == {False, True}
+    labels = [record.label for record in reader.records]
+    for clip, label, pixels in zip(batch["clips"], batch["label"], batch["clip"], strict=True):
+        before = labels[clip.example]
+        assert label == ({0: 1, 1: 0}.get(before, before) if clip.flip else before)
+        assert clip.shape == pixels.shape
+
+
 @pytest.mark.parametrize("num_clips", [1, 7, 16, 1000])
 def test_clips_are_packed_whatever_video_they_are_of(grey, num_clips):
     videos = evaluate(grey, PROTOCOLS)

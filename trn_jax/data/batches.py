@@ -79,17 +79,19 @@ class BatchReader:
         Returns:
             A dict of `clip` uint8 `[batch, segments, size, size, 3]`, `label` int32 `[batch]` or
             multi-hot float32 `[batch, classes]`, `example` int32 `[batch]` (position in the list),
+            `clips`, the `Clip` of every row (of a replacement where an example is unreadable),
             `problems`, messages about replaced examples, and `losses`, messages about videos with
             lost frames, see `decode.Video.loss`.
         """
         size = self.view.crop_size
         clips = memory.empty((len(entries), self.view.num_segments, size, size, 3))
         rows = list(self._threads().map(self._read, entries, clips[:, None]))
-        labels, losses, problems = zip(*rows, strict=True)
+        labels, shown, losses, problems = zip(*rows, strict=True)
         return {
             "clip": clips,
             "label": self._label_array(labels),
             "example": np.array([record.index for _, record in entries], np.int32),
+            "clips": shown,
             "problems": tuple(filter(None, problems)),
             "losses": tuple(filter(None, losses)),
         }
@@ -107,7 +109,7 @@ class BatchReader:
             return self._pool
 
     def _read(self, entry, out):
-        """Read one example into `out` `[1, segments, size, size, 3]`: label, loss and problem."""
+        """Read one example into `out` `[1, segments, size, size, 3]`: label, clip and messages."""
         epoch, wanted = entry
         problem = ""
         for step in range(min(_MAX_REPLACEMENTS, len(self.records))):
@@ -123,7 +125,7 @@ class BatchReader:
                 continue
             (clip,) = found.clips
             label = self._flip.label(record.label) if clip.flip else record.label
-            return label, found.loss, problem
+            return label, clip, found.loss, problem
         raise UserError(
             f"none of the {step + 1} videos from {wanted.path} on can be read: {problem}"
         )

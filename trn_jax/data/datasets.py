@@ -153,6 +153,21 @@ def locate(name, data_dir, *, write=True, **overrides):
     )
 
 
+def detect(folder):
+    """The name of the data set in a folder, by its training list, or `None`.
+
+    "frames" stands for records and for every data set in its layout.
+    """
+    if records.is_records(folder):
+        return "frames"
+    for name in ("frames", *DATASETS):
+        train_list = DATASETS[name].train_list
+        for file in (train_list, train_list.replace("rawframes", "videos")):
+            if os.path.exists(os.path.join(folder, file)):
+                return name
+    return None
+
+
 def _not_found(name, root):
     """Message about a missing data set: its expected folder, and how to get it."""
     if name in ("frames", "synthetic"):

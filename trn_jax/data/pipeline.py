@@ -38,13 +38,20 @@ def train_batches(
     Returns:
         An iterator of batches, see `BatchReader.__call__`, with a method `close`.
     """
-    if balanced:
-        rows = grain.MapDataset.mix([_rows(each, seed) for each in _by_class(reader.records)])
-    else:
-        rows = _rows(reader.records, seed)
+    rows = train_rows(reader.records, seed=seed, balanced=balanced)
     parts = rows.batch(batch // num_processes, batch_fn=list)
     batches = parts[process::num_processes][first_batch:].map(reader)
     return iterate(batches, num_threads=2, num_workers=num_workers)
+
+
+def train_rows(records, *, seed, balanced=False):
+    """The rows of all training batches, an endless sequence of `(epoch, record)`.
+
+    Batch k has the rows from `k * batch` on; arguments as in `train_batches`.
+    """
+    if balanced:
+        return grain.MapDataset.mix([_rows(each, seed) for each in _by_class(records)])
+    return _rows(records, seed)
 
 
 def _rows(records, seed):

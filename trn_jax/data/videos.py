@@ -189,6 +189,16 @@ class VideoFile(Video):
             )
         return tuple(notes)
 
+    def times(self, indices):
+        """Times of some frames in seconds from the first frame, or `None` if they are unknown.
+
+        They come from the time stamps, or from the frame rate where only decoding counts frames.
+        """
+        if self._index is not None and self._stream.time_base:
+            start, unit = self._index.times[0], float(self._stream.time_base)
+            return [(self._index.times[number] - start) * unit for number in indices]
+        return [number / self.rate for number in indices] if self.rate else None
+
     def group(self, number):
         """The group of pictures of a frame, a `range` of frames."""
         if self._index is None:
