@@ -25,6 +25,7 @@ COMMANDS = (
     prepare.add_prepare,
     prepare.add_extract,
     data.add_check,
+    data.add_show,
     data.add_records,
     training.add_recipes,
     weights.add_models,

@@ -1,11 +1,13 @@
-"""`trn-jax check` and `records`."""
+"""`trn-jax check`, `show` and `records`."""
 
 import json
 import os
+import sys
 
 from trn_jax.cli.arguments import add_json, add_recipe, positive, read_recipe
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, did_you_mean, escaped
 
+_MOST_SHOWN = 200  # clips
 _FILE_FLAGS = ("train_list", "val_list", "test_list", "class_names", "frame_pattern")
 
 
@@ -82,6 +84,102 @@ def _check_list(arguments):
         source,
         class_names=annotations.read_class_names(arguments.classes),
         deep=arguments.deep,
+    )
+
+
+def add_show(commands):
+    """`trn-jax show`."""
+    parser = commands.add_parser(
+        "show",
+        help="draw augmented clips with their labels, as the network receives them",
+        description="Draw clips with their labels, one per row, as the network receives them: "
+        "sampled, cropped, mirrored and coloured. By default they are the first ones of a "
+        "training.",
+        epilog="Settings of the recipe follow, such as --config.size=112. The exit status is 1 if "
+        "videos are unreadable or have lost frames. PNG has no letters for some scripts; .html has "
+        "all.",
+    )
+    add = parser.add_argument
+    add("data", nargs="?", help="folder from `trn-jax prepare`, or name or file of a recipe")
+    add("--config", metavar="RECIPE", help="recipe for a folder; default: finetune")
+    add("--split", choices=("train", "val", "test"), help="default: train, or that of --view")
+    add("--view", help="data.train, data.val or protocols.<name>; default: that of --split")
+    add("--num-clips", type=positive, default=12, help=f"up to {_MOST_SHOWN}; default: 12")
+    add("--seed", type=int, help="of the choice and of the augmentation; default: of the recipe")
+    add("--to", default="clips.png", help=".png, or .html for a page; default: %(default)s")
+    add_json(parser)
+    parser.set_defaults(run=_show, takes_settings=True)
+
+
+def _show(arguments):
+    kind = os.path.splitext(arguments.to)[1].lower()
+    if kind not in (".png", ".html"):
+        raise UserError(f"--to={arguments.to}: expected a name that ends in .png or .html")
+    if arguments.num_clips > _MOST_SHOWN:
+        raise UserError(
+            f"--num-clips={arguments.num_clips} is more than {_MOST_SHOWN}; --seed shows others"
+        )
+    from trn_jax import checks
+    from trn_jax.evaluation import clip_sheet, drawing, show
+    from trn_jax.files import write_bytes
+
+    config = _config_of_data(arguments)
+    if arguments.seed is not None:
+        config.seed = arguments.seed
+    checks.check(config)
+    chosen = dict(view=arguments.view, split=arguments.split, num_clips=arguments.num_clips)
+    sheet, problems = show.show(config, "runs/show", **chosen)
+    if kind == ".png":
+        write_bytes(arguments.to, drawing.encode_png(clip_sheet.picture(sheet)))
+        if clip_sheet.lacks_letters(sheet):
+            print("the font has no letters for some names; --to=clips.html has", file=sys.stderr)
+    else:
+        write_bytes(arguments.to, clip_sheet.page(sheet).encode())
+    if arguments.json:
+        content = dict(file=arguments.to, clips=clip_sheet.to_dicts(sheet), problems=problems)
+        print(json.dumps(content, indent=1))
+    else:
+        print(sheet.title, *map(escaped, sheet.notes), arguments.to, sep="\n")
+        for problem in problems:
+            print(escaped(problem), file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _config_of_data(arguments):
+    """The configuration for a folder of data, or of a recipe.
+
+    Raises:
+        UserError: the folder has no lists, or there is neither a folder nor a recipe.
+    """
+    from trn_jax.config import recipe_names
+    from trn_jax.data import datasets
+
+    place = arguments.data
+    if place is None or not os.path.isdir(place):
+        names = recipe_names()
+        if place is not None and not place.endswith(".py") and place not in names:
+            found = os.path.exists(place)
+            hint = f"; {_prepare_first(place)}" if found else did_you_mean(place, names)
+            raise UserError(f"{place} is neither a folder nor a recipe{hint}")
+        arguments.recipe = place
+        return read_recipe(arguments)
+    dataset = datasets.detect(place)
+    if dataset is None:
+        raise UserError(f"{place} has no list of training videos; {_prepare_first(place)}")
+    arguments.recipe = None
+    given = arguments.config
+    arguments.config = given or "finetune"
+    config = read_recipe(arguments)
+    config.data_dir = place
+    if given is None and config.data.dataset == "frames":
+        config.data.dataset = dataset
+    return config
+
+
+def _prepare_first(place):
+    return (
+        f"run `trn-jax prepare {place} --to=data/mine`, then `trn-jax show data/mine`; for lists "
+        "of other names, give the recipe and --config.data_dir"
     )
 
 
