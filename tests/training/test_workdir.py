@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import cv2
 import pytest
 from small_training import REPOSITORY
 from tiny_training import environment
@@ -88,6 +89,7 @@ def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):
     else:
         (copy / "config.json").write_text(damaged)
     config.optim.lr = 0.1
+    (copy / "first_batch.png").write_bytes(b"of the first start")
     before = contents(copy)
     with pytest.raises(UserError, match=r"optim\.lr: 0\.05 -> 0\.1"):
         loop.train(config, str(copy))
@@ -95,6 +97,14 @@ def test_the_checkpoint_knows_the_configuration(trained, copy, damaged):
     config.optim.lr = 0.05
     assert loop.train(config, str(copy)) == 0
     assert json.loads((copy / "config.json").read_text())["optim"]["lr"] == 0.05
+    assert (copy / "first_batch.png").read_bytes() == b"of the first start"
+
+
+def test_a_training_leaves_a_picture_of_its_first_batch(trained):
+    _, workdir = trained
+    image = cv2.imread(str(workdir / "first_batch.png"))
+    assert image.shape[0] > 8 * 64 and image.shape[1] > 3 * 64  # 8 clips of 3 frames
+    assert not list(workdir.glob("*.partial"))
 
 
 # The lists

@@ -15,7 +15,7 @@ from trn_jax.errors import INTERRUPTED
 from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluate import run_protocols
 from trn_jax.signals import StopSignals
-from trn_jax.training import not_finite
+from trn_jax.training import first_batch, not_finite
 from trn_jax.training.events import evaluate, log_end, log_progress, log_times, save
 from trn_jax.training.profiling import Profile
 from trn_jax.training.start import start
@@ -72,7 +72,7 @@ def _loop(run, state, profile):
     begun = time.perf_counter()
     run.meter.restart()
     # Batch k is a function of (seed, k), so resuming is asking for the next one.
-    batches = DevicePrefetch(run.data.train_batches(first_batch=run.first_step), run.mesh)
+    batches = DevicePrefetch(_batches(run), run.mesh)
     with run.closing(batches, profile):
         if run.evaluates_first:
             evaluate(run, step, state)
@@ -114,6 +114,14 @@ def _loop(run, state, profile):
         if step > run.first_step:
             log_times(run, step, time.perf_counter() - begun)
     return state
+
+
+def _batches(run):
+    """The batches from the first step on; process 0 draws the first one of a new training."""
+    batches = run.data.train_batches(first_batch=run.first_step)
+    if run.first_step or jax.process_index():
+        return batches
+    return first_batch.drawn(batches, run.data, run.workdir, run.log)
 
 
 def _finish(run, state):
