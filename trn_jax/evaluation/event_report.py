@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from trn_jax.errors import UserError, did_you_mean, listed
-from trn_jax.evaluation import event_metrics, plots, report
+from trn_jax.evaluation import drawing, event_metrics, plots, report
 from trn_jax.evaluation.events import NOTHING, read_events
 
 _FILE = "events.csv"  # in a folder of predictions
