@@ -110,14 +110,14 @@ class Data:
 
     @property
     def val_names(self):
-        """Names of the videos of the list that is evaluated, as they stand there."""
-        root = os.path.join(self.files.of_split(self.split)[1], "")
-        return [record.path.removeprefix(root) for record in self.val_records]
+        """Names of the videos of the list that is evaluated, see `annotations.Record.named`."""
+        _, root = self.files.of_split(self.split)
+        return [record.named(root) for record in self.val_records]
 
     def train_names(self, examples):
         """Names of some videos of the training list, by their positions in it."""
-        root = os.path.join(self.files.frames, "")
-        return [self.train_records[example].path.removeprefix(root) for example in examples]
+        root = self.files.frames
+        return [self.train_records[example].named(root) for example in examples]
 
     def _list(self, path, frames):
         if path not in self._records:
@@ -125,6 +125,7 @@ class Data:
             if self.files.source == "records":
                 found = self.source.videos(os.path.basename(path), **labels)
             else:
+                labels |= dict(with_offset=self.files.with_offset)
                 found = annotations.read_list(path, frames_root=frames, **labels)
             self._check_some(found)
             self._records[path] = found

@@ -140,6 +140,7 @@ _DATA = dict(
     class_names=str,  # label map: one name per line
     frame_pattern=str,  # such as "{:05d}.jpg"
     first_frame=Key(int, NOT_NEGATIVE),  # number of the first frame
+    with_offset=False,  # lines "<folder> <offset> <num_frames> <label>": parts of folders of frames
     balanced=False,  # training: draw all classes equally often, not all videos once per epoch
     # Unreadable videos: "skip" (training replaces them by the next readable one, evaluation counts
     # them as wrong; all are counted and named) or "raise".

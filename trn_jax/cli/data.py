@@ -9,6 +9,8 @@ from trn_jax.errors import UserError, did_you_mean, escaped
 
 _MOST_SHOWN = 200  # clips
 _FILE_FLAGS = ("train_list", "val_list", "test_list", "class_names", "frame_pattern")
+_NUMBERING = ("first_frame", "with_offset")
+_WITH_OFFSET = "lines '<folder> <offset> <num_frames> <label>', for parts of folders of frames"
 
 
 def add_check(commands):
@@ -26,6 +28,7 @@ def add_check(commands):
     add("--classes", help="with --list: file with the name of one class per line")
     add("--frame-pattern", default="{:05d}.jpg", help="with --list; default: %(default)s")
     add("--first-frame", type=int, default=1, help="with --list; default: %(default)s")
+    add("--with-offset", action="store_true", help=f"with --list: {_WITH_OFFSET}")
     add("--deep", action="store_true", help="decode all frames, not three per video")
     add("--to", default="check", help="folder for the lists; default: %(default)s")
     add_json(parser)
@@ -65,6 +68,7 @@ def _check_recipe(arguments):
         num_segments=config.model.num_segments,
         class_names=data.class_names,
         multi_label=data.multi_label,
+        with_offset=files.with_offset,
         deep=arguments.deep,
         num_threads=data.num_threads,
     )
@@ -83,6 +87,7 @@ def _check_list(arguments):
         {"list": (arguments.list, arguments.videos)},
         source,
         class_names=annotations.read_class_names(arguments.classes),
+        with_offset=arguments.with_offset,
         deep=arguments.deep,
     )
 
@@ -198,6 +203,7 @@ def add_records(commands):
     for field in _FILE_FLAGS:
         add(f"--{field.replace('_', '-')}", help=f"as data.{field}; default: of the data set")
     add("--first-frame", type=int, help="as data.first_frame; default: of the data set")
+    add("--with-offset", action="store_true", help=f"as data.with_offset: {_WITH_OFFSET}")
     parser.set_defaults(run=_records)
 
 
@@ -214,7 +220,7 @@ def _records(arguments):
             multi_label=arguments.multi_label,
             short_side=arguments.short_side,
             quality=arguments.quality,
-            files={field: getattr(arguments, field) for field in (*_FILE_FLAGS, "first_frame")},
+            files={field: getattr(arguments, field) for field in (*_FILE_FLAGS, *_NUMBERING)},
             left_out=left_out,
         )
     print(summary)

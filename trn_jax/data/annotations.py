@@ -4,33 +4,56 @@ import collections
 import dataclasses
 import os
 import re
+from typing import NamedTuple
 
 import numpy as np
 
 from trn_jax.data import videos
+from trn_jax.data.parts import decimal, is_interval
 from trn_jax.errors import UserError, escaped, listed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One labelled video.
+    """One labelled video, or a part of one.
 
     Attributes:
         index: its position in the list, from 0.
         path: folder of its frames, or video file.
         num_frames: number of frames, at least 1; 0 for a video file, which has the number.
         label: class number, from 0; of multi-label lists a tuple of all labels, each once.
+        start: of a part of a video file, in seconds from its first frame; `None`: all of the file.
+        end: the end of that part, see `parts.frames_between`.
+        offset: of a part of a folder, the number of frames before it; `None`: all of the folder.
     """
 
     index: int
     path: str
     num_frames: int
     label: int | tuple[int, ...]
+    start: float | None = None
+    end: float | None = None
+    offset: int | None = None
+
+    def named(self, root=""):
+        """Name in lists of results: the path below `root`, and which part it is.
+
+        Such as `"a.mp4 [12.500-17.250]"` (seconds) or `"a [12:175]"` (frames).
+        """
+        name = self.path.removeprefix(os.path.join(root, "")) if root else self.path
+        if self.start is not None and self.end is not None:
+            return f"{name} [{decimal(self.start)}-{decimal(self.end)}]"
+        if self.offset is not None:
+            return f"{name} [{self.offset}:{self.offset + self.num_frames}]"
+        return name
 
 
-# Names of video files may have spaces; only numbers follow them.
+# Names of video files may have spaces; only numbers follow them. Times have a point, labels none.
 _ENDS = "|".join(map(re.escape, videos.EXTENSIONS))
-_FILE = re.compile(rf"(.*(?:{_ENDS}))((?:\s+\d+)+)", re.IGNORECASE)
+_FILE = re.compile(rf"(.*(?:{_ENDS}))(?:\s+(\d+\.\d+)\s+(\d+\.\d+))?((?:\s+\d+)+)", re.IGNORECASE)
+_FILE_AND_NUMBERS = re.compile(
+    rf".*(?:{_ENDS})(?:\s+[-+]?(?:[.\d][-+.:,\de]*|nan|inf))+", re.IGNORECASE
+)
 _ONE = "<folder> <num_frames> <label>"
 _SEVERAL = "<folder> <num_frames> <label> <label> ..."
 _SEPARATOR = r"(?:\s*[,;:\t]\s*|\s+)"
@@ -38,16 +61,18 @@ _NUMBER_FIRST = re.compile(rf"(?P<number>\d{{1,9}}){_SEPARATOR}(?P<name>\S.*)")
 _NUMBER_LAST = re.compile(rf"(?P<name>.*\S){_SEPARATOR}(?P<number>\d{{1,9}})")
 
 
-def read_list(path, *, frames_root, num_classes, multi_label=False):
+def read_list(path, *, frames_root, num_classes, multi_label=False, with_offset=False):
     """Read lines `<folder> <num_frames> <label>`, the format of mmaction2 and TRN-pytorch.
 
-    Video files need no number of frames: `<file> <label>`. Lines that start with `#` are comments.
+    Video files need no number of frames: `<file> <label>`. Parts of them have times in seconds with
+    a decimal point: `<file> <start> <end> <label>`. Lines that start with `#` are comments.
 
     Args:
         path: the list.
         frames_root: folder that relative paths in the list start from.
         num_classes: labels must be below this.
         multi_label: lines may have several labels; folder names can't have spaces then.
+        with_offset: lines of folders are `<folder> <offset> <num_frames> <label>`, parts of them.
 
     Returns:
         A list of `Record`.
@@ -56,7 +81,7 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
         UserError: the list is missing or empty, has malformed lines (all are reported), or one
             label per video instead of several or the reverse.
     """
-    expected = _SEVERAL if multi_label else _ONE
+    expected = _expected(multi_label, with_offset)
     lines = numbered_lines(path, frames_root)
     records: list[Record] = []
     max_labels = 0  # of a line
@@ -68,6 +93,7 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
             frames_root=frames_root,
             num_classes=num_classes,
             multi_label=multi_label,
+            with_offset=with_offset,
         )
         problems += [f"line {number}: {problem}" for problem in found]
         if record:
@@ -87,27 +113,39 @@ def read_list(path, *, frames_root, num_classes, multi_label=False):
     return records
 
 
-def parse_line(line, *, index, frames_root, num_classes, multi_label=False):
+def _expected(multi_label, with_offset):
+    line = _SEVERAL if multi_label else _ONE
+    return line.replace("<num_frames>", "<offset> <num_frames>") if with_offset else line
+
+
+def parse_line(line, *, index, frames_root, num_classes, multi_label=False, with_offset=False):
     """Read one line of a list; arguments as in `read_list`.
 
     Returns:
         A `Record` (`None` if the line is malformed), and a list of problems.
     """
     try:
-        path, count, labels = _fields(line, frames_root, multi_label)
+        found = _fields(line, frames_root, multi_label, with_offset)
     except ValueError as error:
         # The line is clearer than the message of int().
-        malformed = f"{line!r} is not '{_SEVERAL if multi_label else _ONE}'"
+        malformed = f"{line!r} is not '{_expected(multi_label, with_offset)}'"
         return None, [str(error) if isinstance(error, UserError) else malformed]
+    path, start, end = found.path, found.start, found.end
+    if start is not None and not is_interval(start, end):
+        return None, [
+            f"{line!r} has a part from {start} to {end} seconds; expected an end after the start"
+        ]
     problems = []
-    if count < 1 and not videos.is_video(path):
-        problems.append(f"{path} has {count} frames, expected at least 1")
-    label = labels if multi_label else labels[0]
+    if found.count < 1 and not videos.is_video(path):
+        problems.append(f"{path} has {found.count} frames, expected at least 1")
+    if found.offset is not None and found.offset < 0:
+        problems.append(f"{path} has the offset {found.offset}, expected at least 0")
+    label = found.labels if multi_label else found.labels[0]
     problems += label_problems(label, path, num_classes)
     path = os.path.join(frames_root, path)
     if "\\" in path and not os.path.lexists(path):  # a list from Windows
         path = path.replace("\\", "/")
-    return Record(index, path, count, label), problems
+    return Record(index, path, found.count, label, start, end, found.offset), problems
 
 
 def label_problems(label, name, num_classes):
@@ -132,7 +170,7 @@ def _is_comment(line, root):
     if not line.lstrip().startswith("#"):
         return False
     try:
-        name, *_ = _fields(line.strip(), root, multi_label=True)
+        name = _fields(line, root, multi_label=True).path
     except ValueError:
         return True
     return not os.path.exists(os.path.join(root, name))
@@ -145,37 +183,68 @@ def lists_videos(path):
     return next(matches, None) is not None
 
 
-def _fields(line, frames_root, multi_label):
-    """Path, number of frames and labels of a line; raises `ValueError` if it is malformed."""
-    file = _FILE.fullmatch(line.strip())
-    if file:
-        labels = tuple(map(int, file[2].split()))
-        if multi_label:
-            return file[1], 0, tuple(dict.fromkeys(labels))
-        if len(labels) == 1:
-            return file[1], 0, labels
-        if len(labels) == 2:  # the file has the number of frames
-            return file[1], 0, labels[1:]
+class _Fields(NamedTuple):
+    """The fields of a line, see `Record`; all labels."""
+
+    path: str
+    count: int
+    labels: tuple[int, ...]
+    start: float | None = None
+    end: float | None = None
+    offset: int | None = None
+
+
+def _fields(line, frames_root, multi_label, with_offset=False):
+    """The `_Fields` of a line; raises `ValueError` if it is malformed."""
+    line = line.strip()
+    if file := _FILE.fullmatch(line):
+        return _fields_of_file(line, file, multi_label)
+    if _FILE_AND_NUMBERS.fullmatch(line):
         raise UserError(
-            f"{line!r} has several labels, expected '<file> <label>'; for videos with several "
-            "labels each set data.multi_label=True"
+            f"{line!r} is neither '<file> <label>' nor '<file> <start> <end> <label>', with times "
+            "in seconds and a decimal point, such as 12.500"
         )
+    num_counts = 2 if with_offset else 1
     if multi_label:
-        folder, count, *labels = line.split()
-        if not labels:
+        folder, *numbers = line.split()
+        if len(numbers) == num_counts:
             raise UserError(f"{folder} has no label; leave out videos without one")
-        return folder, int(count), tuple(dict.fromkeys(map(int, labels)))
-    folder, *numbers = line.rsplit(None, 2)
-    count, label = map(int, numbers)
+    else:
+        folder, *numbers = line.rsplit(None, num_counts + 1)
+    if len(numbers) <= num_counts:
+        raise ValueError(line)
+    *offsets, count = map(int, numbers[:num_counts])
+    labels = tuple(dict.fromkeys(map(int, numbers[num_counts:])))
+    found = _Fields(folder, count, labels, None, None, *offsets)
+    if multi_label:
+        return found
     _, *middle = folder.split()
     # "a 12 3 4" is a video "a" with two labels, or one that is named "a 12": check the disk.
     several = middle and all(field.isdecimal() for field in middle)
     if several and not os.path.isdir(os.path.join(frames_root, folder)):
         raise UserError(
-            f"{line!r} has several labels, expected '{_ONE}'; for videos with several labels each "
-            "set data.multi_label=True"
+            f"{line!r} has several labels, expected '{_expected(False, with_offset)}'; for videos "
+            "with several labels each set data.multi_label=True; for lines "
+            f"'{_expected(False, True)}' data.with_offset=True"
         )
-    return folder, count, (label,)
+    return found
+
+
+def _fields_of_file(line, file, multi_label):
+    """The `_Fields` of a line of a video file."""
+    path, start, end, numbers = file.groups()
+    labels = tuple(map(int, numbers.split()))
+    times = () if start is None else (float(start), float(end))
+    if multi_label:
+        return _Fields(path, 0, tuple(dict.fromkeys(labels)), *times)
+    if len(labels) == 2 and not times:  # the file has the number of frames
+        labels = labels[1:]
+    if len(labels) > 1:
+        raise UserError(
+            f"{line!r} has several labels, expected '<file> <label>'; for videos with several "
+            "labels each set data.multi_label=True"
+        )
+    return _Fields(path, 0, labels, *times)
 
 
 def multi_hot(labels, num_classes):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import math
 import os
 import statistics
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import tqdm
 
 from trn_jax.data import annotations
 from trn_jax.data.decode import FrameError, FrameFolders, read_video
+from trn_jax.data.parts import milliseconds
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_text
 
@@ -33,7 +35,7 @@ class CheckedLine:
         notes: messages about a usable video.
         num_frames: of the video, 0 if unreadable.
         size: height and width in pixels, `None` if unreadable.
-        content: a hash of the content, "" if unreadable.
+        content: a hash of the content of the whole video, "" if unreadable.
     """
 
     number: int
@@ -131,7 +133,15 @@ class Findings:
 
 
 def check(
-    lists, source, *, class_names, multi_label=False, deep=False, num_threads=4, num_segments=0
+    lists,
+    source,
+    *,
+    class_names,
+    multi_label=False,
+    with_offset=False,
+    deep=False,
+    num_threads=4,
+    num_segments=0,
 ):
     """Check all videos of the lists of a data set.
 
@@ -140,7 +150,9 @@ def check(
         source: where videos are read, such as `decode.FrameFolders`.
         class_names: in the order of the labels.
         multi_label: videos have several labels each.
-        deep: decode all frames instead of the first, the middle and the last one.
+        with_offset: see `annotations.read_list`.
+        deep: decode all frames, of parts only theirs, instead of the first, the middle and the
+            last one.
         num_threads: threads that decode.
         num_segments: frames of a clip; shorter videos are counted, but not rejected.
 
@@ -162,11 +174,13 @@ def check(
             frames_root=root,
             num_classes=len(class_names),
             multi_label=multi_label,
+            with_offset=with_offset,
         )
         with ThreadPoolExecutor(num_threads, "check") as pool:
             checked = pool.map(check_line, lines)
             found[name] = list(tqdm.tqdm(checked, name, len(lines), unit=" videos", disable=None))
     _mark_repetitions(found)
+    _note_overlaps(found)
     problems = list(_class_problems(found, class_names, multi_label))
     return Findings(found, problems, num_segments)
 
@@ -206,27 +220,32 @@ def _folder_problems(source, record):
     """Messages about missing frames, or more than the list has."""
     source.check(record)
     there = set(os.listdir(record.path))
-    numbers = range(source.first_frame, source.first_frame + record.num_frames)
-    missing = [name for name in map(source.pattern.format, numbers) if name not in there]
+    first = source.first_frame + (record.offset or 0)
+    names = map(source.pattern.format, range(first, first + record.num_frames))
+    missing = [name for name in names if name not in there]
     if missing:
         return [f"{len(missing)} frames are missing in {record.path}, such as {missing[0]!r}"]
-    end = os.path.splitext(source.pattern)[1]
-    images = sum(name.endswith(end) for name in there)
-    if images > record.num_frames:
-        return [f"{record.path} has {images} frames, but the list says {record.num_frames}"]
+    images = _images(source, there)
+    if len(images) > record.num_frames and record.offset is None:
+        return [f"{record.path} has {len(images)} frames, but the list says {record.num_frames}"]
     return []
 
 
+def _images(source, names):
+    """Those of the file names in a folder that end like frames, sorted."""
+    end = os.path.splitext(source.pattern)[1]
+    return sorted(name for name in names if name.endswith(end))
+
+
 def _content(source, record):
-    """A hash of parts of a video, whatever its name."""
+    """A hash of parts of a video, whatever its name and whichever part of it the record is."""
     digest = hashlib.sha256()
     if isinstance(source, FrameFolders):
-        last = record.num_frames - 1
-        for index in (0, last // 2, last):
-            name = source.pattern.format(index + source.first_frame)
+        names = _images(source, os.listdir(record.path))
+        for name in (names[0], names[(len(names) - 1) // 2], names[-1]):
             with open(os.path.join(record.path, name), "rb") as file:
                 digest.update(file.read())
-        digest.update(str(record.num_frames).encode())
+        digest.update(str(len(names)).encode())
     else:
         size = os.path.getsize(record.path)
         with open(record.path, "rb") as file:
@@ -241,23 +260,55 @@ def _content(source, record):
 
 
 def _mark_repetitions(found):
-    """Mark videos that are twice in a list, or in two lists: in training, else in validation."""
+    """Mark videos that are twice in a list, or in two lists: in training, else in validation.
+
+    Different parts of a video may be in one list, but not in two.
+    """
     for lines in found.values():
-        first: dict[str, str] = {}
+        first: dict[tuple, str] = {}
         for index, each in enumerate(lines):
             if each.record is None:
                 continue
-            key = each.content or each.record.path
+            key = each.content or each.record.path, _interval(each.record)
             if key in first:
                 _mark(lines, index, f"the same video as {first[key]} of the same list")
-            first.setdefault(key, each.record.path)
+            first.setdefault(key, each.record.named())
     for name, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        evaluated = {x.content: x.record.path for x in found.get(other, []) if x.content}
+        evaluated = {x.content: x.record.named() for x in found.get(other, []) if x.content}
         for index, each in enumerate(found.get(name, [])):
             if same := evaluated.get(each.content):
                 _mark(
                     found[name], index, f"the same video as {same} in the {_LIST_NAMES[other]} list"
                 )
+
+
+def _interval(record):
+    """First and end of a part, in milliseconds or frames; of a whole video `(0, inf)`."""
+    if record.start is not None:
+        return milliseconds(record.start), milliseconds(record.end)
+    if record.offset is not None:
+        return record.offset, record.offset + record.num_frames
+    return 0, math.inf
+
+
+def _note_overlaps(found):
+    """Note overlapping parts of a video with different labels in one list."""
+    for lines in found.values():
+        of_video = collections.defaultdict(list)
+        for index, each in enumerate(lines):
+            if each.content and not each.problems:
+                of_video[each.content].append((*_interval(each.record), index))
+        for parts in of_video.values():
+            earlier = None  # the part before that ends last
+            for start, end, index in sorted(parts):
+                record = lines[index].record
+                other = earlier and lines[earlier[1]].record
+                if earlier and start < earlier[0] and record.label != other.label:
+                    note = f"{record.named()} overlaps {other.named()}, which has another label"
+                    notes = (*lines[index].notes, note)
+                    lines[index] = dataclasses.replace(lines[index], notes=notes)
+                if earlier is None or end > earlier[0]:
+                    earlier = end, index
 
 
 def _mark(lines, index, problem):

@@ -30,6 +30,7 @@ class Dataset:
         class_names: class names, one per line.
         frame_pattern: file name of a frame by its number.
         first_frame: number of the first frame.
+        with_offset: lines of lists are `<folder> <offset> <num_frames> <label>`.
         reversed_pairs: pairs of class names, each the other one backwards in time.
         source: entries of the lists: "frames" (folders), "videos" (files), or "records", which have
             no lists: the names of lists are the first part of video paths; "": detect it.
@@ -42,6 +43,7 @@ class Dataset:
     class_names: str = "label_map.txt"
     frame_pattern: str = "{:05d}.jpg"
     first_frame: int = 1
+    with_offset: bool = False
     val_frames: str = ""
     test_frames: str = ""
     reversed_pairs: tuple[tuple[str, str], ...] = ()

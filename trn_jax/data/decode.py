@@ -172,45 +172,47 @@ class FrameFolders:
     max_pixels: int = MAX_PIXELS
 
     def open(self, record):
-        """The folder of a `Record` as a video; use it in a `with`."""
+        """The folder of a `Record`, or the part of it, as a video; use it in a `with`."""
         _check_is_folder(record)
-        return _FrameFolder(self, record.path, record.num_frames)
+        return _FrameFolder(self, record)
 
     def check(self, record):
-        """Check that first and last frame of a folder exist.
+        """Check that first and last frame of a folder, or of the part of it, exist.
 
         Raises:
             FrameError: they don't; the message has the names found and the setting to change.
         """
         _check_is_folder(record)
         folder, zero = record.path, self.pattern.format(0)
-        if self.first_frame == 1 and os.path.exists(os.path.join(folder, zero)):
+        first = self.first_frame + (record.offset or 0)
+        if first == 1 and os.path.exists(os.path.join(folder, zero)):
             raise FrameError(
                 f"the frames in {folder} are numbered from 0 ({zero!r} exists); "
                 "set data.first_frame=0"
             )
-        for number in (self.first_frame, self.first_frame + record.num_frames - 1):
+        for number in (first, first + record.num_frames - 1):
             name = self.pattern.format(number)
             if not os.path.exists(os.path.join(folder, name)):
                 raise FrameError(_explain_missing(folder, name))
 
 
 class _FrameFolder(StoredImages):
-    """A folder of images as a video, with the number of frames in the list."""
+    """A folder of images, or a part of one, with the number of frames in the list."""
 
     advice = _ADVICE
 
-    def __init__(self, source, path, num_frames):
-        self.path = path
-        self.num_frames = num_frames
+    def __init__(self, source, record):
+        self.path = record.path
+        self.num_frames = record.num_frames
         self.max_pixels = source.max_pixels
-        self._source = source
+        self._pattern = source.pattern
+        self._first = source.first_frame + (record.offset or 0)
 
     def images(self, numbers):
         return map(read_image_file, map(self.called, numbers))
 
     def called(self, number):
-        name = self._source.pattern.format(number + self._source.first_frame)
+        name = self._pattern.format(number + self._first)
         return os.path.join(self.path, name)
 
 

@@ -1,9 +1,14 @@
-"""Numbers and times of the frames of a video stream, from its packets without decoding."""
+"""Numbers and times of the frames of a video stream: from its packets, or by decoding all."""
 
+import collections
 import dataclasses
+import functools
 import os
+import threading
 
-from trn_jax.data.containers import pyav
+import numpy as np
+
+from trn_jax.data.containers import decodable, explained, opened, pyav
 
 # AVI has no time stamps, and its frames may be packed together or left out: only decoding counts.
 _UNTIMED = ("avi",)
@@ -39,6 +44,37 @@ class Packets:
     num_listed: int
     is_whole: bool
     begins_with_shown: bool
+
+
+class KeptPackets:
+    """The `Packets` of the files that were read last, for those that are opened again and again.
+
+    Args:
+        max_frames: largest number of frames of all kept files together.
+    """
+
+    def __init__(self, max_frames):
+        self._max_frames = max_frames
+        self._kept: collections.OrderedDict[tuple, Packets] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, version, read):
+        """The `Packets` of a file, from `read()` if they aren't kept.
+
+        Args:
+            version: of the file: its path and what changes with its content.
+            read: function without arguments.
+        """
+        with self._lock:
+            if version in self._kept:
+                self._kept.move_to_end(version)
+                return self._kept[version]
+        packets = read()
+        with self._lock:
+            self._kept[version] = packets
+            while sum(each.num_listed for each in self._kept.values()) > self._max_frames:
+                self._kept.popitem(last=False)
+        return packets
 
 
 def read_packets(container, stream, path):
@@ -104,3 +140,55 @@ def _is_truncated_avi(path):
     with open(path, "rb") as file:
         head = file.read(8)
     return int.from_bytes(head[4:], "little") + len(head) > os.path.getsize(path)
+
+
+# By decoding
+
+
+@functools.lru_cache(maxsize=100_000)
+def count_frames(path, max_pixels, _modified, _size):
+    """Decode a file: number of frames, number of errors, size of the first frame."""
+    failed: list[Exception] = []
+    count, size = 0, (0, 0)
+    with explained(path), opened(path, max_pixels) as (container, stream, _):
+        for count, frame in enumerate(decodable(container, stream, failed), start=1):
+            size = size if count > 1 else (frame.width, frame.height)
+    return count, len(failed), size
+
+
+@functools.lru_cache(maxsize=1000)
+def time_frames(path, max_pixels, _modified, _size):
+    """As `count_frames`, and the time stamps of all frames, float64 `[frames]`; NaN: it has none."""
+    failed: list[Exception] = []
+    stamps: list[int | None] = []
+    size = 0, 0
+    with explained(path), opened(path, max_pixels) as (container, stream, _):
+        for frame in decodable(container, stream, failed):
+            size = size if stamps else (frame.width, frame.height)
+            stamps.append(frame.pts)
+    return len(stamps), len(failed), size, np.array(stamps, np.float64)
+
+
+def ascending(times, rate):
+    """Times of frames where each unknown or earlier one follows the one before by the rate.
+
+    Args:
+        times: in seconds, float64 `[frames]`; NaN: unknown.
+        rate: frames per second.
+    """
+    found, known, steps = [], 0.0, 0  # the last known time, and frames since then
+    for time in times.tolist():
+        if time >= (found[-1] if found else time):
+            known, steps = time, 0
+        found.append(known + steps / rate)
+        steps += 1
+    return np.array(found)
+
+
+@functools.lru_cache(maxsize=100_000)
+def first_size(path, max_pixels, _modified, _size):
+    """Width and height of the first frame of a file."""
+    with explained(path), opened(path, max_pixels) as (container, stream, _):
+        for frame in decodable(container, stream, []):
+            return frame.width, frame.height
+    return 0, 0

@@ -44,13 +44,13 @@ def class_names_file(root):
     return names[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVideo(Record):
-    """A `Record` of a video whose frames are records, too.
+    """A `Record` of a video, or a part of one, whose frames are records, too.
 
     Attributes:
         split: one of `SPLITS`, or `TEST`.
-        name: of the video, as in the list that the records were built from.
+        name: of the video in the list that the records were built from, see `Record.named`.
         first_frame: number of its first frame among those of the split.
     """
 
@@ -241,7 +241,8 @@ def _video(data, index, folder, split, multi_label):
     if num_frames < 1:
         raise ValueError(f"{name} has {num_frames} frames")
     label = _label(example, name, multi_label)
-    return StoredVideo(index, os.path.join(folder, name), num_frames, label, split, name, first)
+    path = os.path.join(folder, name)
+    return StoredVideo(index, path, num_frames, label, split=split, name=name, first_frame=first)
 
 
 def _label(example, name, multi_label):

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from trn_jax.data.containers import check_file, decodable, explained, opened, pyav
 from trn_jax.data.decode import (
     MAX_PIXELS,
@@ -17,14 +19,26 @@ from trn_jax.data.decode import (
     check_shape,
     read_video,
 )
-from trn_jax.data.frame_index import read_packets
+from trn_jax.data.frame_index import (
+    KeptPackets,
+    ascending,
+    count_frames,
+    first_size,
+    read_packets,
+    time_frames,
+)
 from trn_jax.data.orientation import display_matrix, oriented, symmetry
+from trn_jax.data.parts import VideoPart
 
 EXTENSIONS = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp"),
     *(".mts", ".m2ts", ".ts", ".ogv", ".vob", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
     *(".m2v", ".mxf"),
 )
+# Files with parts are opened for every one of them. Reading all packets again takes long for long
+# videos, and these containers can be read at any place without it.
+_SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_kept_packets = KeptPackets(1_000_000)  # frames, of about 150 bytes each
 
 
 def is_video(path):
@@ -48,9 +62,17 @@ class VideoFiles:
     def __post_init__(self):
         pyav()
 
-    def open(self, record):
-        """The file of a `Record` as a video; use it in a `with`."""
-        return VideoFile(record.path, max_pixels=self.max_pixels)
+    def open(self, record, *, decodable=False):
+        """The file of a `Record`, or the part of it, as a video; use it in a `with`.
+
+        For `decodable`, see `VideoFile`.
+        """
+        opening = functools.partial(
+            VideoFile, record.path, max_pixels=self.max_pixels, decodable=decodable
+        )
+        if record.start is None:
+            return opening()
+        return VideoPart(functools.partial(opening, timed=True), record.start, record.end)
 
     def check(self, record):
         """Check that the file exists.
@@ -69,15 +91,24 @@ class Probe:
         num_frames: number of frames.
         size: width and height of the frames in pixels.
         notes: messages about anything unusual.
+        times: see `VideoFile.times`; empty unless it was timed.
+        seconds: see `VideoFile.seconds`; 0 unless it was timed.
     """
 
     num_frames: int
     size: tuple[int, int]
     notes: tuple[str, ...]
+    times: Any = ()
+    seconds: float = 0.0
 
 
-def probe(path, *, max_pixels=MAX_PIXELS):
+def probe(path, *, max_pixels=MAX_PIXELS, timed=False):
     """Decode the first, the middle and the last group of pictures of a video file.
+
+    Args:
+        path: the file.
+        max_pixels: see `VideoFile`.
+        timed: whether to find the times of its frames.
 
     Returns:
         A `Probe`.
@@ -91,9 +122,12 @@ def probe(path, *, max_pixels=MAX_PIXELS):
         size = 0, 0
         for _, frame in video.frames({n for m in (0, last // 2, last) for n in video.group(m)}):
             size = frame.shape[1], frame.shape[0]
-        return Probe(video.num_frames, size, video.notes)
+        found = Probe(video.num_frames, size, video.notes)
+        if timed:
+            found = dataclasses.replace(found, times=video.times, seconds=video.seconds)
+        return found
 
-    return read_video(lambda: VideoFile(path, max_pixels=max_pixels), read)
+    return read_video(lambda: VideoFile(path, max_pixels=max_pixels, timed=timed), read)
 
 
 class VideoFile(Video):
@@ -111,6 +145,8 @@ class VideoFile(Video):
         max_pixels: frames with more pixels are not decoded.
         decodable: count the frames that decode instead of those that the file lists.
         count: false: don't count; `num_frames` is 0 until `stream` has ended.
+        timed: `times` will be read, and the file opened again: where frames are decoded to count
+            them, this notes their times, too, and what the packets show is kept.
 
     Attributes:
         num_frames: exact number of frames.
@@ -122,33 +158,36 @@ class VideoFile(Video):
         FrameError: the file is missing, corrupt, or has no video.
     """
 
-    def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False, count=True):
+    def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False, count=True, timed=False):
         self.path = path
         self.num_frames = self.num_lost = self.num_scaled = 0
         self._size = 0, 0
-        self._max_pixels = max_pixels
+        self._max_pixels, self._timed = max_pixels, timed
         # Shared by all frames; one per frame takes three times as long.
         self._reformatter = pyav().video.reformatter.VideoReformatter()
         with contextlib.ExitStack() as stack, explained(path):
             check_file(path)
             status = os.stat(path)
-            version = path, max_pixels, status.st_mtime_ns, status.st_size
+            self._version = version = path, max_pixels, status.st_mtime_ns, status.st_size
             self._container, self._stream, self._num_streams = stack.enter_context(
                 opened(path, max_pixels)
             )
             context = self._stream.codec_context
             self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
-            self._packets = read_packets(self._container, self._stream, path)
+            read = functools.partial(read_packets, self._container, self._stream, path)
+            keep = timed and self._container.format.name in _SEEKABLE
+            self._packets = _kept_packets.get(version, read) if keep else read()
             self._index: Any = self._packets.index
             if decodable:
                 self._index = None
             if count and self._index is None:
-                num_frames, num_failed, self._size = _count_frames(*version)
+                decode = time_frames if timed else count_frames
+                num_frames, num_failed, self._size, *_ = decode(*version)
                 self._count(num_frames, num_failed)
             elif count:
                 # FFmpeg decodes H.264 as it opens a file; other sizes are those of the container.
                 is_known = context.name == "h264" and self._packets.begins_with_shown
-                self._size = (context.width, context.height) if is_known else _first_size(*version)
+                self._size = (context.width, context.height) if is_known else first_size(*version)
                 self._count(len(self._index.times) if all(self._size) else 0, 0)
             self._open = stack.pop_all()
 
@@ -189,15 +228,42 @@ class VideoFile(Video):
             )
         return tuple(notes)
 
-    def times(self, indices):
-        """Times of some frames in seconds from the first frame, or `None` if they are unknown.
+    @functools.cached_property
+    def times(self):
+        """Display times of all frames in seconds, 0 for the first one, float64 `[num_frames]`.
 
-        They come from the time stamps, or from the frame rate where only decoding counts frames.
+        They are those of the packets, or of the decoded frames where only decoding can number them.
+        A frame without a time stamp, or with an earlier one than the frame before it, follows that
+        one by the rate of the file.
+
+        Raises:
+            FrameError: there is neither a time stamp nor a rate.
         """
-        if self._index is not None and self._stream.time_base:
-            start, unit = self._index.times[0], float(self._stream.time_base)
-            return [(self._index.times[number] - start) * unit for number in indices]
-        return [number / self.rate for number in indices] if self.rate else None
+        index = self._packets.index
+        if self._index is not None:
+            stamps = np.array(self._index.times, np.float64)
+        else:
+            *_, stamps = time_frames(*self._version)
+        # If the first frame doesn't decode, the times of the others stay.
+        first = index.times[0] if index else stamps[0]
+        base = self._stream.time_base
+        times = (stamps - first) * base.numerator / base.denominator if base else stamps * np.nan
+        if np.isfinite(times[0]) and np.all(np.diff(times) >= 0):  # false for NaN
+            return times
+        if not self.rate:
+            raise FrameError(
+                f"{self.path} has frames without time stamps, and no frame rate, so parts of it "
+                "can't be found; convert it to MP4, or extract its frames"
+            )
+        return ascending(times, self.rate)
+
+    @property
+    def seconds(self):
+        """Seconds from the first frame to the end of the last one, which has the mean length."""
+        last = float(self.times[-1])
+        if last > 0:
+            return last + last / (self.num_frames - 1)
+        return 1 / self.rate if self.rate else 0.0
 
     def group(self, number):
         """The group of pictures of a frame, a `range` of frames."""
@@ -250,7 +316,9 @@ class VideoFile(Video):
         message = f"frame {missing} of {self.num_frames} of {self.path} doesn't decode"
         if self._index is None:
             return FrameError(f"{message}; the file changed while it was read")
-        again = functools.partial(VideoFile, self.path, max_pixels=self._max_pixels, decodable=True)
+        again = functools.partial(
+            VideoFile, self.path, max_pixels=self._max_pixels, decodable=True, timed=self._timed
+        )
         return CorruptVideo(message, again)
 
     def _seek(self, wanted):
@@ -308,23 +376,3 @@ class VideoFile(Video):
             scaled = dict(width=width, height=height, interpolation="BICUBIC")
         rgb = self._reformatter.reformat(frame, format="rgb24", **scaled)
         return oriented(rgb.to_ndarray(), *symmetry(display_matrix(frame)))
-
-
-@functools.lru_cache(maxsize=100_000)
-def _count_frames(path, max_pixels, _modified, _size):
-    """Decode a file: number of frames, number of errors, size of the first frame."""
-    failed: list[Exception] = []
-    count, size = 0, (0, 0)
-    with explained(path), opened(path, max_pixels) as (container, stream, _):
-        for count, frame in enumerate(decodable(container, stream, failed), start=1):
-            size = size if count > 1 else (frame.width, frame.height)
-    return count, len(failed), size
-
-
-@functools.lru_cache(maxsize=100_000)
-def _first_size(path, max_pixels, _modified, _size):
-    """Width and height of the first frame of a file."""
-    with explained(path), opened(path, max_pixels) as (container, stream, _):
-        for frame in decodable(container, stream, []):
-            return frame.width, frame.height
-    return 0, 0

@@ -15,7 +15,7 @@ from trn_jax.data import annotations, datasets
 from trn_jax.data.augment import resize_short_side
 from trn_jax.data.decode import FrameError, read_image_file, read_video
 from trn_jax.data.records import SPLITS, TEST, StoredVideo
-from trn_jax.data.videos import VideoFile
+from trn_jax.data.videos import VideoFiles
 from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError, listed
 from trn_jax.progress import Progress
@@ -104,34 +104,48 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
     contents = Contents(found, class_names, {})
     for split, (path, root) in places.items():
         records = annotations.read_list(
-            path, frames_root=root, num_classes=len(class_names), multi_label=multi_label
+            path,
+            frames_root=root,
+            num_classes=len(class_names),
+            multi_label=multi_label,
+            with_offset=found.with_offset,
         )
         records = _readable(contents, records, root)
-        contents.videos[split] = list(_stored_videos(records, split, os.path.join(root, "")))
+        contents.videos[split] = list(_stored_videos(records, split, root))
     return contents
 
 
 def _readable(contents, records, root):
     """The readable records, with their numbers of frames."""
     kept = []
-    examine = partial(_examine, contents.files)
+    unusual: dict[str, None] = {}  # notes, those on a video once for all of its parts
+    # Parts of a video are examined one after the other: threads must not decode it several times.
+    of_video: dict[str, list] = {}
+    for record in records:
+        of_video.setdefault(record.path, []).append(record)
     with (
         Progress(f"Examining the videos in {root}", len(records), "videos") as progress,
         ThreadPoolExecutor(num_cpus(), "examine") as threads,
     ):
-        for record, found in zip(records, threads.map(examine, records), strict=True):
-            if isinstance(found, FrameError):
-                name = record.path.removeprefix(os.path.join(root, ""))
-                contents.unreadable[name] = str(found)
-            else:
-                num_frames, notes = found
-                kept.append(dataclasses.replace(record, num_frames=num_frames))
-                contents.notes.extend(notes)
-            progress.add(1)
+        examine = partial(_examine_all, contents.files)
+        for examined in threads.map(examine, of_video.values()):
+            for record, found in examined:
+                if isinstance(found, FrameError):
+                    contents.unreadable[record.named(root)] = str(found)
+                else:
+                    num_frames, notes = found
+                    kept.append(dataclasses.replace(record, num_frames=num_frames))
+                    unusual |= dict.fromkeys(notes)
+                progress.add(1)
+    contents.notes.extend(unusual)
     if not kept:
         reasons = listed(list(contents.unreadable.values()))
         raise UserError(f"none of the {len(records):,} videos in {root} is readable:{reasons}")
-    return kept
+    return sorted(kept, key=lambda record: record.index)
+
+
+def _examine_all(files, records):
+    return [(record, _examine(files, record)) for record in records]
 
 
 def _examine(files, record):
@@ -139,16 +153,21 @@ def _examine(files, record):
     try:
         if files.source == "videos":
             # Decodes all frames, as it is too late to count them when they are written.
-            with VideoFile(record.path, decodable=True) as video:
+            with VideoFiles().open(record, decodable=True) as video:
                 return video.num_frames, video.notes
         there = _files_with_content(record.path)
-        for index in range(record.num_frames):
-            name = files.frame_pattern.format(index + files.first_frame)
+        for name in _frame_names(files, record):
             if name not in there:
                 read_image_file(os.path.join(record.path, name))  # raises, with the reason
         return record.num_frames, ()
     except FrameError as error:
         return error
+
+
+def _frame_names(files, record):
+    """Names of the frames of a folder, or of the part of it."""
+    first = files.first_frame + (record.offset or 0)
+    return map(files.frame_pattern.format, range(first, first + record.num_frames))
 
 
 def _files_with_content(folder):
@@ -164,8 +183,8 @@ def _stored_videos(records, split, root):
     for record in records:
         if not record.num_frames:
             raise UserError(f"{record.path} is a video file by its name, among folders of frames")
-        fields = record.index, record.path, record.num_frames, record.label
-        yield StoredVideo(*fields, split, record.path.removeprefix(root), first)
+        place = dict(split=split, name=record.named(root), first_frame=first)
+        yield StoredVideo(**dataclasses.asdict(record), **place)
         first += record.num_frames
 
 
@@ -209,8 +228,7 @@ class _Image:
 
 
 def _from_folder(files, video):
-    for index in range(video.num_frames):
-        name = files.frame_pattern.format(index + files.first_frame)
+    for name in _frame_names(files, video):
         yield _Image(partial(read_image_file, os.path.join(video.path, name)))
 
 
@@ -225,9 +243,10 @@ def _decode_some(encoding, video, part):
     """The JPEGs of a part of the frames of a video file."""
     first = part * _NUM_DECODED
     indices = range(first, min(first + _NUM_DECODED, video.num_frames))
-    with VideoFile(video.path) as file:
+    source = VideoFiles()
+    with source.open(video) as file:
         decodable = file.num_frames != video.num_frames
-    opening = partial(VideoFile, video.path, decodable=decodable)
+    opening = partial(source.open, video, decodable=decodable)
     return read_video(opening, partial(_encode, encoding, indices))
 
 
