@@ -73,6 +73,51 @@ def last_number(line):
         return int(line.split()[-1])
 
 
+PARTS = b"video,start,end,label\na,0.0,0.1,walk\nb,0,0:00:01,run\nc,0,1,walk\nd,0,1,run\n"
+ACTIVITYNET = json.dumps(
+    {
+        "database": {
+            name: {"subset": "training", "annotations": [{"segment": [0, 1.5], "label": label}]}
+            for name, label in (("a", "walk"), ("b", "run"), ("c", "walk"), ("d", "run"))
+        }
+    }
+).encode()
+LABEL_STUDIO = json.dumps(
+    [
+        {
+            "data": {"video": f"{name}.mp4"},
+            "annotations": [
+                {
+                    "result": [
+                        {
+                            "type": "timelinelabels",
+                            "value": {
+                                "ranges": [{"start": 1, "end": 1}],
+                                "timelinelabels": [label],
+                            },
+                        }
+                    ]
+                }
+            ],
+        }
+        for name, label in (("a", "walk"), ("b", "run"), ("c", "walk"), ("d", "run"))
+    ]
+).encode()
+ELAN = b"""<?xml version="1.0" encoding="UTF-8"?>
+<ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="file:///x/a" MIME_TYPE="video/mp4"/>
+</HEADER><TIME_ORDER><TIME_SLOT TIME_SLOT_ID="t1" TIME_VALUE="0"/><TIME_SLOT TIME_SLOT_ID="t2"
+TIME_VALUE="900"/></TIME_ORDER><TIER TIER_ID="x"><ANNOTATION><ALIGNABLE_ANNOTATION
+ANNOTATION_ID="a1" TIME_SLOT_REF1="t1" TIME_SLOT_REF2="t2"><ANNOTATION_VALUE>run</ANNOTATION_VALUE>
+</ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"""
+CVAT = b"""<?xml version="1.0" encoding="utf-8"?>
+<annotations><meta><task><id>1</id><source>a</source></task></meta><track id="0" label="run">
+<box frame="0" outside="0"/><box frame="1" outside="1"/></track><tag label="walk" frame="0"/>
+</annotations>"""
+BORIS = b"""Time\tMedia file path\tSubject\tBehavior\tStatus
+0.0\ta\tx\trun\tSTART\n1.0\ta\tx\trun\tSTOP\n0.0\tb\tx\twalk\tSTART\n0.5\tb\tx\twalk\tSTOP
+"""
+
+
 def table(name, content):
     """Tables of own videos, of which some are there, as `trn-jax prepare` takes them."""
 
@@ -378,6 +423,12 @@ TARGETS = {
     "table.csv": table("table.csv", b"video,class,split\na,walk,train\nb,run,val\nc,walk,train\n"),
     "table.txt": table("table.txt", b"a walk\nb run\nc walk\nd walk\n"),
     "events.csv": table_of_events,
+    "table of parts": table("parts.csv", PARTS),
+    "activitynet": table("database.json", ACTIVITYNET),
+    "label studio": table("tasks.json", LABEL_STUDIO),
+    "elan": table("elan.eaf", ELAN),
+    "cvat": table("cvat.xml", CVAT),
+    "boris": table("boris.tsv", BORIS),
     "class names": class_names,
     "jpeg": image(".jpg"),
     "png": image(".png"),

@@ -225,10 +225,10 @@ def test_columns_of_a_table_without_header(root):
 
 
 @pytest.mark.parametrize("times", ["start,end", "time_start,time_end", "Start Time,End Time"])
-def test_segments_of_time_are_refused(root, times):
+def test_rows_with_times_are_parts_unless_the_columns_leave_them_out(root, times):
     text = f"video,{times},label\na.mp4,1.5,2.5,x\na.mp4,3,4,y\n"
-    with pytest.raises(UserError, match=f"{times.split(',')[0]}.*--columns"):
-        read(root, "t.csv", text)
+    found, _ = read(root, "t.csv", text)
+    assert [item.name for item in found] == ["a.mp4 [1.500-2.500]", "a.mp4 [3.000-4.000]"]
     columns = {"path": "video", "label": "label"}
     assert pairs(root, "t.csv", text, columns=columns) == [("a.mp4", "x"), ("a.mp4", "y")]
 

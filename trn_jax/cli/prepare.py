@@ -16,6 +16,12 @@ The source is
                          class (headers such as video, path, file; label, class, action, gloss),
                          and optionally one for the split (split, subset): train, val or test
   a list                 .txt with lines "<video> <class>" or "<folder> <frames> <class>"
+  a table of parts       with columns for the start and the end of the part of a video, too (start,
+                         end, stop, begin, onset, offset, start_time, t_start, ...), in seconds or
+                         as h:mm:ss.mmm; videos are not cut. Such as events.csv of trn-jax predict
+  annotations            of ActivityNet (.json), ELAN (.eaf), BORIS (exported events, .csv or .tsv),
+                         Label Studio (.json) or CVAT ("CVAT for video 1.1", .xml); or a folder of
+                         such files
   a folder of videos     with such a table in it or beside it
   a public data set      jester, sthv1, sthv2, k400, charades, moments, ucf101 or hmdb51, with
                          --archives=<folder of the downloads>
@@ -32,9 +38,13 @@ together:
   --group-by=level2                  <class>/<person>/<video>: the folders of the second level
   --group-by='(person[0-9]+)_'       the group of a regular expression in the path
 
+Parts of one video always stay in one split. Parts that are not in their video are left out, and
+those that end after it are used up to its end. --background=0.5 adds half as many parts without
+any label as a class "nothing": they overlap no labelled part, and have lengths like those.
+
 The same command resumes after an interruption and does nothing once all is done. Missing videos
 are listed in <to>/missing.txt and unreadable ones in <to>/unreadable.txt, and left out of the
-lists. The exit status is 1 if unreadable videos or classes were left out.
+lists. The exit status is 1 if unreadable videos, parts or classes were left out.
 """
 _STOPPED = "stopped; run the same command to resume"
 
@@ -104,9 +114,28 @@ def _add_custom_flags(group):
             "--columns",
             default="",
             metavar="path=HEADER,label=HEADER",
-            help="columns of a table by header or number; also split=HEADER",
+            help="columns of a table by header or number; also split=, start= and end=; of ELAN "
+            "files, label=TIER",
         ),
-        add("--videos", default="", help="folder of the paths in a table; default: its own"),
+        add(
+            "--videos",
+            default="",
+            help="folder of the videos of a table or of annotations; default: its own",
+        ),
+        add(
+            "--background",
+            type=float,
+            default=0.0,
+            metavar="SHARE",
+            help="add parts without a label, as a share of the labelled ones, see above",
+        ),
+        add(
+            "--frame-rate",
+            type=float,
+            metavar="FPS",
+            help="frames per second of folders of frames with parts in seconds, or of annotations "
+            "in frames; default: annotated frames are those of the video",
+        ),
     ]
     return [flag.dest for flag in flags]
 
@@ -177,7 +206,7 @@ def _prepare_custom(arguments):
 def _columns(text):
     """`"path=clip,label=gloss"` as a dict."""
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    known = ("path", "label", "split")
+    known = ("path", "label", "split", "start", "end")
     if wrong := [what for what, _, name in pairs if what.strip() not in known or not name.strip()]:
         raise UserError(
             f"--columns={text}: {wrong[0]!r} is not one of {', '.join(known)}, or has no header; "

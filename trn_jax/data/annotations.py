@@ -136,8 +136,8 @@ def parse_line(line, *, index, frames_root, num_classes, multi_label=False, with
             f"{line!r} has a part from {start} to {end} seconds; expected an end after the start"
         ]
     problems = []
-    if found.count < 1 and not videos.is_video(path):
-        problems.append(f"{path} has {found.count} frames, expected at least 1")
+    if found.num_frames < 1 and not videos.is_video(path):
+        problems.append(f"{path} has {found.num_frames} frames, expected at least 1")
     if found.offset is not None and found.offset < 0:
         problems.append(f"{path} has the offset {found.offset}, expected at least 0")
     label = found.labels if multi_label else found.labels[0]
@@ -145,7 +145,7 @@ def parse_line(line, *, index, frames_root, num_classes, multi_label=False, with
     path = os.path.join(frames_root, path)
     if "\\" in path and not os.path.lexists(path):  # a list from Windows
         path = path.replace("\\", "/")
-    return Record(index, path, found.count, label, start, end, found.offset), problems
+    return Record(index, path, found.num_frames, label, start, end, found.offset), problems
 
 
 def label_problems(label, name, num_classes):
@@ -187,7 +187,7 @@ class _Fields(NamedTuple):
     """The fields of a line, see `Record`; all labels."""
 
     path: str
-    count: int
+    num_frames: int
     labels: tuple[int, ...]
     start: float | None = None
     end: float | None = None

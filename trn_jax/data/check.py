@@ -296,19 +296,18 @@ def _note_overlaps(found):
     for lines in found.values():
         of_video = collections.defaultdict(list)
         for index, each in enumerate(lines):
-            if each.content and not each.problems:
-                of_video[each.content].append((*_interval(each.record), index))
+            if each.record and each.content and not each.problems:
+                of_video[each.content].append((*_interval(each.record), index, each.record))
         for parts in of_video.values():
-            earlier = None  # the part before that ends last
-            for start, end, index in sorted(parts):
-                record = lines[index].record
-                other = earlier and lines[earlier[1]].record
-                if earlier and start < earlier[0] and record.label != other.label:
-                    note = f"{record.named()} overlaps {other.named()}, which has another label"
+            parts.sort(key=lambda part: part[:3])
+            _, last, _, longest = parts[0]  # of the parts so far, the one that ends last
+            for start, end, index, record in parts[1:]:
+                if start < last and record.label != longest.label:
+                    note = f"{record.named()} overlaps {longest.named()}, which has another label"
                     notes = (*lines[index].notes, note)
                     lines[index] = dataclasses.replace(lines[index], notes=notes)
-                if earlier is None or end > earlier[0]:
-                    earlier = end, index
+                if end > last:
+                    last, longest = end, record
 
 
 def _mark(lines, index, problem):

@@ -158,7 +158,7 @@ def count_frames(path, max_pixels, _modified, _size):
 
 @functools.lru_cache(maxsize=1000)
 def time_frames(path, max_pixels, _modified, _size):
-    """As `count_frames`, and the time stamps of all frames, float64 `[frames]`; NaN: it has none."""
+    """As `count_frames`, and the time stamps of the frames, float64 `[frames]`; NaN: none."""
     failed: list[Exception] = []
     stamps: list[int | None] = []
     size = 0, 0
@@ -176,7 +176,8 @@ def ascending(times, rate):
         times: in seconds, float64 `[frames]`; NaN: unknown.
         rate: frames per second.
     """
-    found, known, steps = [], 0.0, 0  # the last known time, and frames since then
+    found: list[float] = []
+    known, steps = 0.0, 0  # the last known time, and frames since then
     for time in times.tolist():
         if time >= (found[-1] if found else time):
             known, steps = time, 0

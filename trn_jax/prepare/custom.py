@@ -15,24 +15,29 @@ The videos stay where they are. Beside a link to them, the data set has `train_l
 import collections
 import dataclasses
 import os
-from functools import partial
 
-from trn_jax.data.datasets import Dataset
-from trn_jax.data.decode import FrameError
-from trn_jax.data.videos import VideoFiles, is_video, probe
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare import class_names, splits
+from trn_jax.prepare.background import add_background
 from trn_jax.prepare.custom_sources import SourceOptions, find_examples
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import SPLIT_NAMES
-from trn_jax.prepare.folders import visible_entries
-from trn_jax.prepare.frame_folders import frame_folder
 from trn_jax.prepare.left_out import is_line
-from trn_jax.prepare.worker_pool import CRASHED, Died, for_each
-from trn_jax.progress import Progress
+from trn_jax.prepare.opened_videos import naming_of, only_kind, open_all
 
 
-def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classes=False, **options):
+def prepare_custom(
+    source,
+    to,
+    *,
+    val_share=0.2,
+    seed=0,
+    workers=1,
+    merge_classes=False,
+    background=0.0,
+    frame_rate=None,
+    **options,
+):
     """Write the lists of a custom data set.
 
     Args:
@@ -42,6 +47,8 @@ def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classe
         seed: of the choice of these.
         workers: processes that open videos.
         merge_classes: merge classes whose names differ only in case, spaces or Unicode normal form.
+        background: parts without a label to add as a class, as a share of the labelled parts.
+        frame_rate: see `opened_videos.open_all`.
         **options: fields of `SourceOptions`.
 
     Returns:
@@ -52,14 +59,18 @@ def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classe
     """
     if not 0 < val_share < 1:
         raise UserError(f"--val-share={val_share} must be a share between 0 and 1, such as 0.2")
+    if frame_rate is not None and not 0 < frame_rate <= 100_000:
+        raise UserError(f"--frame-rate={frame_rate:g} must be frames per second, such as 25")
     writer = DatasetWriter(to)
     chosen = SourceOptions(**options)
     root, examples, broken, order = find_examples(writer, source, to, chosen)
     examples, order = class_names.unify(writer, examples, order, merge=merge_classes)
     examples = _merge_rows(source, examples, chosen.multi_label)
-    found = _open_all(writer, root, examples, broken, workers)
-    kind = _only_kind(source, found)
-    writer.naming = _naming(found)
+    found = open_all(writer, root, examples, broken, workers=workers, frame_rate=frame_rate)
+    kind = only_kind(source, found)
+    writer.naming = naming_of(found)
+    if background:
+        found, order = add_background(writer, found, order, share=background, seed=seed)
     labels = _number_classes(writer, source, examples, found, order)
     division = splits.divide(
         list(found),
@@ -79,26 +90,29 @@ def prepare_custom(source, to, *, val_share=0.2, seed=0, workers=1, merge_classe
 
 
 def _merge_rows(source, examples, multi_label):
-    """One example per video; contradictions and names that can't be in lists are an error."""
+    """One example per video or part; contradictions and names of several lines are an error."""
     problems = []
     same = collections.defaultdict(list)
+    of_video = collections.defaultdict(list)
     for example in examples:
         problems += [
             f"the class {label!r} is not a single line of text"
             for label in example.labels
             if not label or not is_line(label)
         ]
-        same[example.path].append(example)
+        same[example.name].append(example)
+        of_video[example.path].append(example)
     merged = []
-    for path, rows in same.items():
+    for name, rows in same.items():
         labels = tuple(dict.fromkeys(label for row in rows for label in row.labels))
         if len(labels) > 1 and not multi_label:
-            problems.append(f"{path} is of two classes, {labels[0]!r} and {labels[1]!r}")
+            problems.append(f"{name} is of two classes, {labels[0]!r} and {labels[1]!r}")
+        merged.append(dataclasses.replace(rows[0], labels=labels))
+    for path, rows in of_video.items():
         for what in ("split", "group"):
             values = sorted({getattr(row, what) for row in rows})
             if len(values) > 1:
                 problems.append(f"{path} is in two {what}s, {values[0]!r} and {values[1]!r}")
-        merged.append(dataclasses.replace(rows[0], labels=labels))
     if problems:
         raise UserError(f"{source} needs corrections:{listed(list(dict.fromkeys(problems)))}")
     if multi_label and all(len(example.labels) == 1 for example in merged):
@@ -107,97 +121,6 @@ def _merge_rows(source, examples, multi_label):
             "such as 'run;jump'; leave it out"
         )
     return merged
-
-
-# Videos
-
-
-@dataclasses.dataclass(frozen=True)
-class _Details:
-    """Kind and length of a video, and the names of the frames of a folder."""
-
-    kind: str
-    num_frames: int
-    pattern: str = ""
-    first_frame: int = 1
-    notes: tuple[str, ...] = ()
-
-    def line(self, path, labels):
-        """The line of a list."""
-        numbers = labels if self.kind == "video" else [self.num_frames, *labels]
-        return " ".join(map(str, [path, *numbers]))
-
-
-def _open_all(writer, root, examples, broken, workers):
-    """Open all videos: `{example: _Details}` of the readable ones, in order."""
-    if any(is_video(example.path) for example in examples):
-        VideoFiles()  # raises if PyAV is missing
-    found, reasons = {}, dict(broken)
-    with Progress(f"Opening the videos in {root}", len(examples), "videos") as progress:
-        for example, result in for_each(partial(_open, root), examples, workers):
-            if isinstance(result, _Details):
-                found[example] = result
-            else:
-                reasons[example.path] = CRASHED if isinstance(result, Died) else result
-            progress.add(1)
-    if not found:
-        path = min(reasons)
-        raise UserError(
-            f"none of the {len(examples)} videos in {root} is readable, such as {path} "
-            f"({reasons[path]})"
-        )
-    writer.cannot_read("videos that cannot be read", reasons)
-    found = {example: found[example] for example in examples if example in found}
-    writer.note_used([note for details in found.values() for note in details.notes])
-    writer.list_left_out()
-    return found
-
-
-def _open(root, example):
-    """Open a video: `_Details`, or the reason why it is unreadable."""
-    path = os.path.join(root, example.path)
-    if not is_line(example.path):
-        return "its name is not a single line of UTF-8 text, as lists need; rename it"
-    try:
-        if os.path.isdir(path):
-            frames = frame_folder([entry.name for entry in visible_entries(path)])
-            if isinstance(frames, str):
-                return frames
-            return _Details("frames", frames.num_frames, frames.pattern, frames.first_frame)
-        found = probe(path)
-        return _Details("video", found.num_frames, notes=found.notes)
-    except FrameError as error:
-        return str(error)
-
-
-def _only_kind(source, found):
-    """The kind of all videos, "video" or "frames"."""
-    kinds = {details.kind: example.path for example, details in found.items()}
-    if len(kinds) > 1:
-        raise UserError(
-            f"{source} has both video files and folders of frames, such as {kinds['video']} and "
-            f"{kinds['frames']}; keep one kind, or extract the videos with `trn-jax extract`"
-        )
-    return next(iter(kinds))
-
-
-def _naming(found):
-    """`frame_pattern` and `first_frame` where they differ from the defaults of `Dataset`."""
-    names = {(d.pattern, d.first_frame): e for e, d in found.items() if d.kind == "frames"}
-    if len(names) > 1:
-        shown = "; ".join(
-            f"{pattern!r} from {first} on in {example.path}"
-            for (pattern, first), example in sorted(names.items())
-        )
-        raise UserError(f"names of frames differ between folders: {shown}; rename some of them")
-    usual = Dataset()
-    naming: dict[str, str | int] = {}
-    for pattern, first in names:
-        if pattern != usual.frame_pattern:
-            naming["frame_pattern"] = pattern
-        if first != usual.first_frame:
-            naming["first_frame"] = first
-    return naming
 
 
 # Classes and lists
@@ -219,7 +142,8 @@ def _number_classes(writer, source, examples, found, order):
 
 def _check_spaces(found, multi_label):
     """Check that lines with several labels have no folders with spaces."""
-    spaced = [e.path for e, d in found.items() if d.kind == "frames" and len(e.path.split()) > 1]
+    paths = {e.path: None for e, each in found.items() if each.video.kind == "frames"}
+    spaced = [path for path in paths if len(path.split()) > 1]
     if multi_label and spaced:
         raise UserError(
             f"{len(spaced)} folders of frames have spaces in their names, which lists with several "
@@ -245,18 +169,31 @@ def _write_lists(writer, division, found, labels):
             writer.remove(name)
             continue
         lines = [
-            found[example].line(example.path, sorted(labels[label] for label in example.labels))
+            found[example].line(
+                example.path,
+                sorted(labels[label] for label in example.labels),
+                with_offset=writer.naming.get("with_offset", False),
+            )
             for example in chosen
         ]
         writer.write(name, "".join(f"{line}\n" for line in lines))
         hint = ", evaluated with --split=test" if split == "test" else ""
-        writer.note(f"{split}: {len(chosen):,} videos{hint}")
+        writer.note(f"{split}: {_number_of(chosen)}{hint}")
     writer.write("label_map.txt", "".join(f"{name}\n" for name in labels))
     writer.note(f"{len(labels)} classes")
-    count = collections.Counter(label for example in found for label in example.labels)
+    of_class = {(label, example.key) for example in found for label in example.labels}
+    count = collections.Counter(label for label, _ in of_class)
     without = division.without("val")
     alone = [label for label in without if count[label] == 1]
     writer.skip("classes whose only video is for training, in validation", alone)
     others = sorted(set(without) - set(alone))
     writer.skip("classes without a video for validation", others)
     writer.skip("classes without a video for training", division.without("train"))
+
+
+def _number_of(examples):
+    """Such as "3 videos", or "12 parts of 3 videos"."""
+    videos = len({example.key for example in examples})
+    if not any(example.part for example in examples):
+        return f"{len(examples):,} videos"
+    return f"{len(examples):,} parts of {videos:,} videos"

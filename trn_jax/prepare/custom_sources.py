@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from trn_jax.errors import UserError, listed
+from trn_jax.prepare import annotation_tools
 from trn_jax.prepare.class_folders import read_class_folders
 from trn_jax.prepare.class_names import name_numbers
 from trn_jax.prepare.dataset_writer import DatasetWriter
@@ -17,7 +18,8 @@ from trn_jax.prepare.tables import TableOptions, read_table
 
 _MAX_TABLE_SIZE = 64 << 20  # bytes
 _LEVEL = re.compile(r"level[ _-]?(\d+)", re.IGNORECASE)
-_TABLES = ", ".join(TABLE_EXTENSIONS)
+_EXTENSIONS = (*TABLE_EXTENSIONS, *annotation_tools.EXTENSIONS)
+_TABLES = ", ".join(_EXTENSIONS)
 _GROUPS = (
     "expected a column of the table, level<N> for the folders of level N, or a regular expression "
     "with a group, such as '(person[0-9]+)_'"
@@ -33,7 +35,7 @@ class SourceOptions:
         group_by: what keeps videos together in one split: a column of the table, `level<N>` for
             folders of that level, or a regular expression for paths; "" for nothing.
         columns: columns of a table, see `TableOptions`.
-        videos: folder that paths in a table are relative to; by default that of the table.
+        videos: folder of the videos of a table or of annotations; by default their own.
         multi_label: whether videos have several labels.
     """
 
@@ -50,7 +52,7 @@ class SourceOptions:
 
 
 def find_examples(writer, source, to, options):
-    """Find the labelled videos of a source: a folder, a table or a list.
+    """Find the labelled videos of a source: a folder, a table, a list or annotations.
 
     Args:
         writer: the `DatasetWriter` that notes what is skipped.
@@ -68,16 +70,22 @@ def find_examples(writer, source, to, options):
     source = os.path.abspath(source)
     if os.path.isdir(source):
         found = search(source, leave_out=to)
+        paths = _annotations_in(source) if not found.videos or options.videos else []
+        if paths:
+            root = os.path.abspath(options.videos or source)
+            examples = _read_tables(writer, paths, root, options)
+            return root, _grouped(examples, options), [], []
         examples, order = _read_folder(writer, source, found, options)
         return source, _grouped(examples, options), found.broken + found.closed, order
     if not os.path.exists(source):
         raise UserError(
-            f"{source} not found; expected a folder of class folders, a table or a list ({_TABLES})"
+            f"{source} not found; expected a folder of class folders, a table, a list or "
+            f"annotations ({_TABLES})"
         )
-    if not source.lower().endswith(TABLE_EXTENSIONS):
+    if not source.lower().endswith(_EXTENSIONS):
         raise UserError(
-            f"{source} is neither a folder of class folders nor a table or list ({_TABLES}); save "
-            "a spreadsheet as 'CSV UTF-8'"
+            f"{source} is neither a folder of class folders nor a table, a list or annotations "
+            f"({_TABLES}); save a spreadsheet as 'CSV UTF-8'"
         )
     if os.path.isdir(to) and os.path.samefile(os.path.dirname(source), to) and _is_output(source):
         raise UserError(f"--to={to} would overwrite {source}; choose another folder, or rename it")
@@ -99,15 +107,35 @@ def _read_folder(writer, root, found, options):
 
 
 def _read_table(writer, path, root, options):
-    """The examples of a table, and the order of the classes if they have numbers."""
-    group_by = "" if options.groups_by_path else options.group_by
-    chosen = TableOptions(options.columns, group_by, options.multi_label)
-    examples = read_table(writer, path, root, chosen)
+    """The examples of a table or of annotations, and the order of the classes of numbers."""
+    if tool := annotation_tools.tool_of(path):
+        tiers = dict(options.columns).pop("label", "")
+        others = options.columns.keys() - {"label"}
+        if others:
+            raise UserError(f"--columns={min(others)}=... is for tables; {path} is of {tool}")
+        examples = annotation_tools.read_annotations(
+            writer, path, tool, root, tiers=tiers, multi_label=options.multi_label
+        )
+        writer.note(f"{path} has {len(examples):,} annotations of {tool}")
+    elif path.lower().endswith(annotation_tools.EXTENSIONS):
+        raise UserError(f"{path} is not a file of ELAN (.eaf) or CVAT (.xml, 'CVAT for video 1.1')")
+    else:
+        group_by = "" if options.groups_by_path else options.group_by
+        chosen = TableOptions(options.columns, group_by, options.multi_label)
+        examples = read_table(writer, path, root, chosen)
     return name_numbers(writer, examples, os.path.dirname(path), but=path)
 
 
+def _read_tables(writer, paths, root, options):
+    """The examples of several files, each for other videos."""
+    examples = [e for path in paths for e in _read_table(writer, path, root, options)[0]]
+    if not examples:
+        raise UserError(f"{', '.join(paths)} have no annotations")
+    return examples
+
+
 def _read_with_table(writer, root, found, options):
-    """As `_read_table`, from the table in or beside a folder of videos."""
+    """As `_read_table`, from the table in or beside a folder of videos, or its annotations."""
     videos = set(found.videos)
     matching, problems = [], []
     paths = [path for folder in (root, os.path.dirname(root)) for path in _tables_in(folder)]
@@ -122,11 +150,13 @@ def _read_with_table(writer, root, found, options):
             matching += [path] if videos.intersection(e.path for e in examples) else []
     splits = [split_called(pathlib.Path(path).stem) for path in matching]
     by_split = None not in splits and len(set(splits)) == len(splits)  # train.csv, val.csv, ...
-    if not matching or (len(matching) > 1 and not by_split):
+    by_video = all(path.lower().endswith(annotation_tools.EXTENSIONS) for path in matching)
+    if not matching or (len(matching) > 1 and not by_split and not by_video):
         raise _no_table(root, found.videos, matching, problems)
     everything, order = [], []
     for path, split in zip(matching, splits, strict=True):
         examples, order = _read_table(writer, path, root, options)
+        split = "" if by_video else split
         everything += [dataclasses.replace(e, split=e.split or split or "") for e in examples]
     writer.note(f"the classes are those of {', '.join(matching)}")
     left = sorted(videos - {example.path for example in everything})
@@ -135,13 +165,18 @@ def _read_with_table(writer, root, found, options):
 
 
 def _tables_in(folder):
-    """Files with the extension of a table, except large ones."""
+    """Files with the extension of a table or of annotations, except large ones."""
     try:
         entries = visible_entries(folder)
     except OSError:
         return []
-    paths = [e.path for e in entries if e.name.lower().endswith(TABLE_EXTENSIONS)]
+    paths = [e.path for e in entries if e.name.lower().endswith(_EXTENSIONS)]
     return [p for p in paths if os.path.isfile(p) and os.path.getsize(p) <= _MAX_TABLE_SIZE]
+
+
+def _annotations_in(folder):
+    """Files of annotation tools in a folder."""
+    return [path for path in _tables_in(folder) if annotation_tools.tool_of(path)]
 
 
 def _is_output(path):

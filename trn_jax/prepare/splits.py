@@ -17,6 +17,7 @@ import collections
 import dataclasses
 import hashlib
 import os
+import re
 
 from trn_jax.data.annotations import read_lines
 from trn_jax.data.datasets import Dataset
@@ -53,7 +54,7 @@ class Division:
 
 @dataclasses.dataclass
 class _Unit:
-    """Videos that stay together: those of a group, or a single one."""
+    """Videos that stay together: those of a group, or a single one, each with all of its parts."""
 
     number: float  # in [0, 1), from the hash
     examples: list[Example]
@@ -98,10 +99,13 @@ def divide(examples, *, val_share, seed, earlier=None):
         for example in unit.examples:
             division.examples[given[example] or unit.split].append(example)
     for found in division.examples.values():
-        found.sort(key=lambda example: example.path)
+        found.sort(key=lambda example: (example.path, (example.part,) if example.part else ()))
     for split in ("train", "val"):
         if not division.examples[split]:
-            raise UserError(f"there are no videos for {split}; each class needs at least two")
+            raise UserError(
+                f"there are no videos for {split}; each class needs at least two (parts of one "
+                "video stay in one split)"
+            )
     return division
 
 
@@ -121,7 +125,8 @@ def _number(seed, name):
 
 def _fix(units, given, division, earlier):
     """Set the splits of units from the source, or else from earlier lists."""
-    torn = []
+    torn, kept = [], set()
+    moved: dict[str, None] = {}
     for name, unit in units.items():
         chosen = {given[example] for example in unit.examples} - {""}
         before = {earlier[e.key] for e in unit.examples if not given[e] and e.key in earlier}
@@ -133,9 +138,11 @@ def _fix(units, given, division, earlier):
         unit.fixed = bool(unit.split)
         for example in unit.examples:
             old, new = earlier.get(example.key, ""), given[example] or unit.split
-            division.kept += old == new != ""
+            if old == new != "":
+                kept.add(example.key)
             if old and old != new:
-                division.moved.append(example.path)
+                moved[example.path] = None
+    division.kept, division.moved = len(kept), list(moved)
     if torn:
         raise UserError(
             f"the earlier lists have {len(torn)} groups in several splits; remove "
@@ -146,6 +153,7 @@ def _fix(units, given, division, earlier):
 
 def _balance(units, val_share):
     """Give each class a unit in both splits and not too many in validation, where possible."""
+    units = list(units)
     classes = collections.defaultdict(list)
     for unit in sorted(units, key=lambda unit: unit.number):
         if unit.split != "test":
@@ -173,6 +181,13 @@ def _balance(units, val_share):
                 break
         if len(members) == 1 and not members[0].fixed:
             members[0].split = "train"
+    if not any(unit.split == "val" for unit in units):
+        # Videos with parts of many classes: the one whose classes training has elsewhere, mostly.
+        movable = [u for u in units if u.split == "train" and not u.fixed]
+        alone = {id(u): sum(count(label, "train") == 1 for label in u.labels) for u in movable}
+        movable = [u for u in movable if alone[id(u)] < len(u.labels)]
+        if movable:
+            min(movable, key=lambda u: (alone[id(u)], u.number)).split = "val"
 
 
 def read_earlier(folder, keys):
@@ -191,7 +206,7 @@ def read_earlier(folder, keys):
 def _listed_key(line, keys):
     """The longest beginning of a line that is in `keys` and has only numbers behind it."""
     path, _, number = line.strip().rpartition(" ")
-    while path and number.isdecimal():
+    while path and re.fullmatch(r"\d+(\.\d+)?", number):
         if (key := Example(path, ()).key) in keys:
             return key
         path, _, number = path.rpartition(" ")

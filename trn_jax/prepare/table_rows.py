@@ -33,6 +33,9 @@ _VIDEO_END = rf"(?:{'|'.join(map(re.escape, EXTENSIONS))})"
 _FILE_FIRST = re.compile(rf"(.*{_VIDEO_END})\"?\s+(.*)", re.IGNORECASE)
 _QUOTED_FIRST = re.compile(r'"([^"]*)"\s+(.*)')
 _FILE_AND_MARK = re.compile(rf"{_VIDEO_END}\"?\s*[,;|]", re.IGNORECASE)
+_DECIMAL = re.compile(r"\d+\.\d+", re.ASCII)
+_TIMES_FIRST = re.compile(rf"({_DECIMAL.pattern})\s+({_DECIMAL.pattern})\s+(\S.*)", re.ASCII)
+_TIMES = ("start", "end")
 _SEPARATORS = ",;\t|"
 
 
@@ -59,11 +62,13 @@ class Table:
         rows: a list of `Row`.
         header: names of the columns; `None` if there is no header.
         path_column: index of the column of the videos if there is no header.
+        times: `{"start": index, "end": index}` of the times of parts if there is no header.
     """
 
     rows: list[Row]
     header: list[str] | None = None
     path_column: int = 0
+    times: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def read_rows(path, resolver, *, multi_label):
@@ -87,13 +92,19 @@ def read_rows(path, resolver, *, multi_label):
     separator = "\t" if extension == ".tsv" else _separator(filled[:100], extension)
     if separator is None:
         what = "line" if extension == ".txt" else "row"
-        return Table(_list_rows(lines, what, resolver, multi_label))
+        rows = _list_rows(lines, what, resolver, multi_label)
+        timed = any(len(row.cells) > 2 for row in rows)
+        return Table(rows, times={"start": 2, "end": 3} if timed else {})
     rows = _split_rows(path, lines, separator)
     first = rows[0].cells
     videos = [i for i, cell in enumerate(first) if _names_video(cell, resolver)]
     if _names_columns(first) or not videos:
         return Table(rows[1:], first)
-    return Table(rows, path_column=videos[0])
+    times = [i for i, cell in enumerate(first) if _DECIMAL.fullmatch(cell.strip())]
+    is_timed = len(times) == 2 and len(first) > 3
+    return Table(
+        rows, path_column=videos[0], times=dict(zip(_TIMES, times, strict=True)) if is_timed else {}
+    )
 
 
 def normalized(name):
@@ -182,11 +193,16 @@ def _list_rows(lines, what, resolver, multi_label):
 
 
 def _split_line(line, resolver, multi_label):
-    """The video of a line, and its class: a string, or a list of numbers."""
+    """The cells of a line: its video, its class (text or a list of numbers), times of a part."""
     if found := _QUOTED_FIRST.fullmatch(line) or _FILE_FIRST.fullmatch(line):
         name, rest = found[1].strip('"'), found[2]
     else:
         name, rest = _split_at_existing(line, resolver)
+    if is_video(name) and (timed := _TIMES_FIRST.fullmatch(rest)):
+        start, end, rest = timed.groups()
+        numbers = rest.split()
+        several = multi_label and all(map(str.isdecimal, numbers))
+        return name, numbers if several else rest.strip('"'), start, end
     if len(rest) > 1 and rest[0] == rest[-1] == '"':
         return name, rest[1:-1]
     numbers = rest.split()

@@ -1,7 +1,8 @@
 """Labelled videos from tables and lists.
 
     .csv .tsv      a video and its class per row, separated by commas, semicolons, tabs or bars,
-                   with or without a header; perhaps a column with the split; others are ignored
+                   with or without a header; perhaps columns with the split, and with start and end
+                   of the part of the video (see `times`); others are ignored
     .txt           lines `<video> <class>`, `<folder> <number of frames> <class>` (mmaction2), or
                    any of the above
     .json .jsonl   a list of objects with such keys, or an object per line
@@ -12,15 +13,12 @@ Lines that begin with `#` are comments. Row numbers in messages are line numbers
 import collections
 import dataclasses
 
-from trn_jax.errors import UserError
-from trn_jax.prepare.examples import Example, split_called
+from trn_jax.errors import UserError, listed
+from trn_jax.prepare.examples import Example, Part, split_called
 from trn_jax.prepare.table_rows import HEADERS, known_columns, normalized, read_rows
+from trn_jax.prepare.times import is_time, parse_seconds, time_columns
 from trn_jax.prepare.video_paths import PathResolver
 
-_TIMES = {
-    *("start", "end", "start_time", "end_time", "time_start", "time_end", "begin", "stop"),
-    *("start_frame", "end_frame", "start_sec", "end_sec", "t_start", "t_end", "begin_time"),
-}
 _EXPECTED = "a video, its class and perhaps 'train', 'val' or 'test'"
 _EXPECTED_LINE = "'<video> <class>'"
 
@@ -30,8 +28,8 @@ class TableOptions:
     """How to read a table.
 
     Attributes:
-        columns: `{"path", "label" or "split": header, or number from 1}` of columns without a known
-            name.
+        columns: `{"path", "label", "split", "start" or "end": header, or number from 1}` of columns
+            without a known name.
         group_by: column of the groups of the videos; "" for none.
         multi_label: whether cells can have several labels, separated by `;`.
     """
@@ -58,20 +56,47 @@ def read_table(writer, path, root, options):
     columns = _find_columns(path, table, options) if table.rows or table.header else {}
     if not table.rows:
         raise UserError(f"{path} is empty; expected a video and its class per line")
-    examples, unlabelled = [], []
+    examples, unlabelled, problems, empty = [], [], [], []
     for row in table.rows:
         example = _example(path, row, columns, options)
         if example is None:
             unlabelled.append(row.text)
-        else:
-            examples.append(dataclasses.replace(example, path=resolver.resolve(example.path)))
+            continue
+        try:
+            part = _part(row, columns)
+        except ValueError as error:
+            problems.append(f"{row.place}, {row.text!r}: {error}")
+            continue
+        if part and not part.is_interval:
+            empty.append(f"{row.place}, {example.path} [{part}]")
+            continue
+        place = resolver.resolve(example.path)
+        examples.append(dataclasses.replace(example, path=place, part=part))
+    if problems:
+        raise UserError(f"{path} has {len(problems)} rows with wrong times:{listed(problems)}")
     writer.skip("test videos without a class", unlabelled)
+    writer.lose("parts that don't end after their start, or begin before their video", empty)
+    if not examples and empty:
+        raise UserError(f"no part in {path} ends after its start, such as {empty[0]}")
     if resolver.num_foreign:
         writer.note(
             f"{resolver.num_foreign:,} absolute paths don't exist here; their ends do, in {root}"
         )
     _check_labels(path, examples)
     return examples
+
+
+def _part(row, columns):
+    """The `Part` of a row, `None` without times; `ValueError` if they are none."""
+    if "start" not in columns:
+        return None
+    cells = [
+        row.cells[index] if (index := columns[name]) < len(row.cells) else ""
+        for name in ("start", "end")
+    ]
+    if not any(str(cell).strip() for cell in cells):
+        return None
+    return Part(*map(parse_seconds, cells))
 
 
 def _example(path, row, columns, options):
@@ -131,15 +156,18 @@ def _find_columns(path, table, options):
         flag = f"--group-by={options.group_by}"
         columns["group"] = _find_column(path, header, flag, options.group_by)
     if table.header is None:  # the video, its class, its split, in the remaining columns
+        columns |= table.times
         columns.setdefault("path", table.path_column)
         for column in ("label", "split"):
             left = (index for index in range(width) if index not in columns.values())
             columns.setdefault(column, next(left, width))
-    _check_columns(path, header, columns, options)
-    return columns
+    _check_columns(path, header, columns)
+    if options.columns.keys() - {"split"} == {"path", "label"}:
+        return columns  # each file is one part already
+    return columns | _time_columns(path, header, columns)
 
 
-def _check_columns(path, header, columns, options):
+def _check_columns(path, header, columns):
     missing = [column for column in ("path", "label") if column not in columns]
     if missing:
         shown = ", ".join(map(repr, header))
@@ -148,13 +176,24 @@ def _check_columns(path, header, columns, options):
             f"the first row of {path} is {shown}, neither an existing video nor a known header; "
             f"known are {known}. Name the columns: --columns=path=...,label=..."
         )
-    times = [cell for cell in header if normalized(cell) in _TIMES]
-    if times and not options.columns:
+
+
+def _time_columns(path, header, columns):
+    """`{"start": index, "end": index}` of the columns of parts, if there are any."""
+    given = {name: columns[name] for name in ("start", "end") if name in columns}
+    if len(given) == 1:
+        raise UserError("--columns names start or end of parts; name both: start=...,end=...")
+    names = [normalized(cell) for cell in header]
+    found = given or time_columns(names)
+    others = [cell for cell, name in zip(header, names, strict=True) if is_time(name)]
+    if others and not found:
         raise UserError(
-            f"{path} has columns with times, {', '.join(times)}, but segments of videos aren't "
-            "supported: cut the videos first. If each file is one segment already, name the "
-            f"columns: --columns=path={header[columns['path']]},label={header[columns['label']]}"
+            f"{path} has columns with times, {', '.join(others)}, but not start and end of parts "
+            "in seconds. Name these columns: --columns=start=...,end=...; or, if each file is one "
+            "part already, name the others: "
+            f"--columns=path={header[columns['path']]},label={header[columns['label']]}"
         )
+    return found
 
 
 def _find_column(path, header, flag, name):
