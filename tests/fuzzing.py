@@ -82,26 +82,11 @@ ACTIVITYNET = json.dumps(
         }
     }
 ).encode()
+RANGE = {"ranges": [{"start": 1, "end": 1}], "timelinelabels": ["walk"]}
+SECONDS = {"start": 0.5, "end": 2, "labels": ["run"]}
+RESULTS = [{"type": "timelinelabels", "value": RANGE}, {"type": "labels", "value": SECONDS}]
 LABEL_STUDIO = json.dumps(
-    [
-        {
-            "data": {"video": f"{name}.mp4"},
-            "annotations": [
-                {
-                    "result": [
-                        {
-                            "type": "timelinelabels",
-                            "value": {
-                                "ranges": [{"start": 1, "end": 1}],
-                                "timelinelabels": [label],
-                            },
-                        }
-                    ]
-                }
-            ],
-        }
-        for name, label in (("a", "walk"), ("b", "run"), ("c", "walk"), ("d", "run"))
-    ]
+    [{"data": {"video": f"/x/{name}.mp4"}, "annotations": [{"result": RESULTS}]} for name in "ab"]
 ).encode()
 ELAN = b"""<?xml version="1.0" encoding="UTF-8"?>
 <ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="file:///x/a" MIME_TYPE="video/mp4"/>
@@ -118,7 +103,30 @@ BORIS = b"""Time\tMedia file path\tSubject\tBehavior\tStatus
 """
 
 
-def table(name, content):
+def annotated(name, content):
+    """Files of annotation tools, as `trn-jax prepare` reads them before it opens videos."""
+
+    def make(folder):
+        from trn_jax.prepare import custom_sources
+        from trn_jax.prepare.dataset_writer import DatasetWriter
+
+        def read(path):
+            writer = DatasetWriter(os.path.join(folder, "to"))
+            options = custom_sources.SourceOptions()
+            _, examples, _, _ = custom_sources.find_examples(writer, path, writer.to, options)
+            str(writer).encode()
+            for each in examples:
+                assert each.path and all(each.labels), each
+                assert each.part is None or 0 <= each.part.start < each.part.end, each
+                if each.part and each.part.in_frames:
+                    assert type(each.part.start) is type(each.part.end) is int, each
+
+        return name, content, read
+
+    return make
+
+
+def table(name, content, *flags):
     """Tables of own videos, of which some are there, as `trn-jax prepare` takes them."""
 
     def make(folder):
@@ -130,7 +138,7 @@ def table(name, content):
         def read(path):
             to = os.path.join(folder, "to")
             shutil.rmtree(to, ignore_errors=True)
-            run_command("prepare", path, f"--to={to}", "--workers=1")
+            run_command("prepare", path, f"--to={to}", "--workers=1", *flags)
 
         return name, content, read
 
@@ -423,12 +431,12 @@ TARGETS = {
     "table.csv": table("table.csv", b"video,class,split\na,walk,train\nb,run,val\nc,walk,train\n"),
     "table.txt": table("table.txt", b"a walk\nb run\nc walk\nd walk\n"),
     "events.csv": table_of_events,
-    "table of parts": table("parts.csv", PARTS),
-    "activitynet": table("database.json", ACTIVITYNET),
-    "label studio": table("tasks.json", LABEL_STUDIO),
-    "elan": table("elan.eaf", ELAN),
-    "cvat": table("cvat.xml", CVAT),
-    "boris": table("boris.tsv", BORIS),
+    "table of parts": table("parts.csv", PARTS, "--frame-rate=25"),
+    "activitynet": annotated("database.json", ACTIVITYNET),
+    "label studio": annotated("tasks.json", LABEL_STUDIO),
+    "elan": annotated("elan.eaf", ELAN),
+    "cvat": annotated("cvat.xml", CVAT),
+    "boris": annotated("boris.tsv", BORIS),
     "class names": class_names,
     "jpeg": image(".jpg"),
     "png": image(".png"),

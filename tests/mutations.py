@@ -4,8 +4,10 @@ import io
 import json
 import os
 import pickletools
+import re
 import struct
 import zipfile
+from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -171,6 +173,28 @@ def _places(tree):
             yield from _places(tree[key])
 
 
+def change_xml(content, rng):
+    """A value of an attribute or a text replaced, or an element or what is between two moved."""
+    pieces = re.split(r'("[^"<>]*"|<[^<>"]*|[^<>"]+(?=<))', content.decode())
+    values = [n for n, piece in enumerate(pieces) if piece.startswith('"')] or [0]
+    at, other = int(choose(rng, values)), int(rng.integers(len(pieces)))
+    kind = int(rng.integers(4))
+    if kind == 0:
+        pieces[at] = f'"{choose(rng, NUMBERS)}"'
+    elif kind == 1:
+        pieces[at] = f'"{escape(choose(rng, TEXTS), {chr(34): ""})}"'
+    elif kind == 2:
+        pieces[at] = pieces[int(choose(rng, values))]
+    else:
+        elements = content.decode().split("\n")
+        line = int(rng.integers(len(elements)))
+        elements.insert(line, choose(rng, elements))
+        return "\n".join(elements).encode()
+    if int(rng.integers(8)) == 0:
+        pieces[other] = ""
+    return "".join(pieces).encode(errors="surrogatepass")
+
+
 def change_pickle(content, rng):
     """An instruction left out, doubled, exchanged, or its argument changed."""
     starts = [place for _, _, place in pickletools.genops(content)]
@@ -228,6 +252,8 @@ STRUCTURED = {
     ".tsv": change_lines,
     ".json": change_json,
     ".jsonl": change_json,
+    ".eaf": change_xml,
+    ".xml": change_xml,
     ".pkl": change_pickle,
     ".npz": change_zip,
     ".pth": change_zip,

@@ -13,6 +13,7 @@ import pytest
 import simplejpeg
 from grey_videos import assert_same_batches, assert_same_videos
 
+from trn_jax import cli
 from trn_jax.data import annotations, batches, check, decode, frame_index, parts, records, videos
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError, read_video
@@ -191,6 +192,24 @@ def test_parts_of_a_corrupt_video_have_its_frames_that_decode(name):
         except FrameError:
             assert not set(range(tenth, tenth + 5)) & set(expected)
     assert found == expected
+
+
+def test_times_stay_where_they_are_if_the_first_frames_do_not_decode(tmp_path):
+    path = write(tmp_path / "v.mp4", g=10, bf=2)
+    with av.open(str(path)) as container:
+        packet = next(container.demux(video=0))
+        position, size = packet.pos, packet.size
+    content = bytearray(path.read_bytes())
+    at = position
+    while at < position + size:  # the units of the first key frame
+        if content[at + 4] & 31 == 5:
+            content[at + 4] = 0x60  # one that no decoder knows
+        at += 4 + int.from_bytes(content[at : at + 4], "big")
+    path.write_bytes(content)
+    assert numbers(part(path, 0.4, 0.8)) == list(range(10, 20))
+    assert numbers(part(path, 0.2, 0.6)) == list(range(10, 15))
+    with pytest.raises(FrameError, match=r"0\.400.* 2\.000 s .*40"):
+        read(part(path, 0.0, 0.4))
 
 
 def test_a_whole_video_costs_nothing_more_and_a_part_no_decoding(film, monkeypatch):
@@ -452,6 +471,11 @@ def test_the_check_reads_lines_with_offsets(tmp_path):
     assert "in the validation list" in second.problems[0]
     assert "00013.png" in third.problems[0]
     assert not any(each.problems for each in findings.lists["val"])
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    flags = ["check", f"--list={tmp_path}/val_list.txt", f"--videos={tmp_path}/rawframes"]
+    flags += [f"--classes={tmp_path}/names.txt", "--frame-pattern={:05d}.png", f"--to={tmp_path}"]
+    assert cli.main([*flags, "--with-offset"]) == 0
+    assert cli.main(flags) == 1
 
 
 def test_records_of_parts_have_only_their_frames(tree, tmp_path):
@@ -474,8 +498,6 @@ def test_records_of_parts_have_only_their_frames(tree, tmp_path):
 
 def test_batches_of_records_are_those_of_folders_with_offsets(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    from trn_jax.tfds.build_records import build_records
-
     rng = np.random.default_rng(0)
     for name in ("a", "b c"):
         folder = tmp_path / "rawframes" / name
@@ -486,7 +508,7 @@ def test_batches_of_records_are_those_of_folders_with_offsets(tmp_path):
     (tmp_path / "train_list.txt").write_text("a 0 5 0\na 4 9 1\nb c 10 10 1\n")
     (tmp_path / "val_list.txt").write_text("b c 0 9 0\n")
     (tmp_path / "label_map.txt").write_text("a\nb\n")
-    build_records(str(tmp_path), str(tmp_path / "records"), files={"with_offset": True})
+    assert cli.main(["records", str(tmp_path), f"--to={tmp_path}/records", "--with-offset"]) == 0
     source = records.VideoRecords(str(tmp_path / "records" / "video_folder"))
     stored = source.videos("train", num_classes=2)
     assert [video.name for video in stored] == ["a [0:5]", "a [4:13]", "b c [10:20]"]

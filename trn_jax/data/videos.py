@@ -260,10 +260,10 @@ class VideoFile(Video):
     @property
     def seconds(self):
         """Seconds from the first frame to the end of the last one, which has the mean length."""
-        last = float(self.times[-1])
-        if last > 0:
-            return last + last / (self.num_frames - 1)
-        return 1 / self.rate if self.rate else 0.0
+        first, last = float(self.times[0]), float(self.times[-1])
+        if last > first:
+            return last + (last - first) / (len(self.times) - 1)
+        return last + (1 / self.rate if self.rate else 0.0)
 
     def group(self, number):
         """The group of pictures of a frame, a `range` of frames."""

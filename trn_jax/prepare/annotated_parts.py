@@ -49,8 +49,9 @@ class AnnotationFile:
 
 def read_json(path):
     """The content of a JSON file; `UserError` if it is none."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not complete JSON: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Custom data sets: from folders of classes, a table or a list to the lists of a recipe.
+"""Custom data sets: from folders, tables, lists or annotations to the lists of a recipe.
 
 The source is one of
 
@@ -6,6 +6,7 @@ The source is one of
     <folder>/train/<class>/..., .../val/..., .../test/...
     <folder>/<video>.mp4                      with a table in the folder or beside it
     <table>.csv .tsv .txt .json .jsonl        see `tables`
+    <annotations>.json .eaf .xml .csv .tsv    see `annotation_tools`; or a folder of them
 
 The videos stay where they are. Beside a link to them, the data set has `train_list.txt`,
 `val_list.txt`, perhaps `test_list.txt`, and `label_map.txt`; and, if videos are unreadable,
