@@ -199,6 +199,34 @@ def test_annotations_may_lie_beside_their_videos(root):
     assert listed(root / "to") == EXPECTED
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_malformed_file_among_several_costs_its_own_parts(root, beside):
+    folder = root if beside else root / "annotated"
+    folder.mkdir(exist_ok=True)
+    for name, parts in PARTS.items():
+        (folder / f"{name}.eaf").write_text(eaf(name, parts))
+    (folder / "bad.eaf").write_text("<ANNOTATION_DOCUMENT>")
+    (folder / "empty.eaf").write_text(eaf("v0.mp4", [(0, 1, "")]))
+    flags = ["prepare", str(folder), f"--to={root}/to"] + ([] if beside else [f"--videos={root}"])
+    assert cli.main(flags) == 1
+    assert listed(root / "to") == EXPECTED
+    for name in PARTS:
+        (folder / f"{name}.eaf").write_text("<ANNOTATION_DOCUMENT>")
+    assert cli.main(flags) == 2
+
+
+def test_files_without_parts_are_an_error(root, capsys):
+    for name, text in {
+        "a.json": json.dumps(activitynet({})),
+        "b.csv": boris_aggregated({}),
+        "c.xml": cvat("v0.mp4", []),
+        "l.json": json.dumps([{"data": {"video": "v0.mp4"}, "annotations": []}]),
+    }.items():
+        (root / name).write_text(text)
+        assert cli.main(["prepare", str(root / name), f"--to={root}/to"]) == 2
+        assert name in capsys.readouterr().err
+
+
 def test_the_rate_of_annotated_frames_may_be_another(root):
     for name, parts in PARTS.items():
         (root / f"{name}.xml").write_text(cvat(name, parts))
@@ -424,6 +452,8 @@ def test_the_video_of_boris_may_stand_above_the_table(root):
     rows = "0.5\tape\trun\tSTART\n1.0\tape\trun\tSTOP\n"
     found, _, _ = read(root, "b.tsv", f"Player #1\tv1.mp4\n{header}\n{rows}")
     assert found == {"v1.mp4 [0.500-1.000]": "run"}
+    text = boris_aggregated().replace("Media file", "Source").replace(",v", ",player #1:v")
+    assert read(root, "b.csv", text)[0] == EXPECTED
     for above in ("Player #1\tnone", "Player #1\tv1.mp4\nPlayer #2\tv2.mp4"):
         with pytest.raises(UserError, match=r"b\.tsv: row .* media file"):
             read(root, "b.tsv", f"{above}\n{header}\n{rows}")
@@ -452,6 +482,25 @@ def test_regions_may_have_several_labels_and_ranges(root):
         read(root, "l.json", json.dumps(tasks))
     found, _, _ = read(root, "l.json", json.dumps(tasks), multi_label=True)
     assert len(found) == 2
+
+
+def test_rectangles_are_parts_while_they_are_enabled(root):
+    keys = [(3, True), (6, False), (9, True), (12, True)]
+    value = {"sequence": [{"frame": f, "enabled": e} for f, e in keys], "labels": ["cat"]}
+    tasks = label_studio({"v0.mp4": []})
+    result = {"type": "videorectangle", "value": value | {"framesCount": 30}}
+    tasks[0]["annotations"][0]["result"] = [result]
+    found, _, _ = read(root, "l.json", json.dumps(tasks))
+    assert found == {"v0.mp4 [frames 2 to 6]": "cat", "v0.mp4 [frames 8 to 30]": "cat"}
+    for wrong in (
+        {"sequence": [7]},
+        {"sequence": [{"frame": "x"}]},
+        {"labels": 3},
+        {"sequence": 1},
+    ):
+        result["value"] = value | wrong
+        with pytest.raises(UserError, match=r"l\.json.*task 1"):
+            read(root, "l.json", json.dumps(tasks))
 
 
 def spoilt(change):

@@ -28,6 +28,11 @@ class FrameIndex:
     numbers: dict[int, int]
     keys: list[int]
 
+    @functools.cached_property
+    def stamps(self):
+        """The times as float64 `[frames]`."""
+        return np.array(self.times, np.float64)
+
 
 @dataclasses.dataclass(frozen=True)
 class Packets:

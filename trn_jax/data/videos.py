@@ -241,7 +241,7 @@ class VideoFile(Video):
         """
         index = self._packets.index
         if self._index is not None:
-            stamps = np.array(self._index.times, np.float64)
+            stamps = self._index.stamps
         else:
             *_, stamps = time_frames(*self._version)
         # If the first frame doesn't decode, the times of the others stay.

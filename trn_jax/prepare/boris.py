@@ -21,7 +21,7 @@ _MAX_PREAMBLE = 100  # lines
 _BEHAVIOR = ("behavior", "behaviour")
 _KIND = ("behavior_type", "behaviour_type", "event_type", "status")
 _MEDIA = ("media_file", "media_file_name", "media_file_path", "media_file_s", "source")
-_PLAYER = re.compile(r"(player )?#?\d+:\s*", re.IGNORECASE)
+_PLAYER = re.compile(r"^(player )?#?\d{1,2}:\s*", re.IGNORECASE)
 
 
 def is_file(path):

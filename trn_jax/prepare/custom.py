@@ -82,12 +82,17 @@ def prepare_custom(
     _check_spaces(found, chosen.multi_label)
     writer.link(root, "videos" if kind == "video" else "rawframes")
     _write_lists(writer, division, found, labels)
-    command = ["trn-jax", "train", "finetune", f"--config.data_dir={to}"]
-    command += ["--config.data.multi_label=True"] if chosen.multi_label else []
-    command += [f"--workdir=runs/{os.path.basename(os.path.abspath(to))}"]
+    _add_command(writer, chosen.multi_label)
+    return writer
+
+
+def _add_command(writer, multi_label):
+    """Add the command that trains."""
+    command = ["trn-jax", "train", "finetune", f"--config.data_dir={writer.to}"]
+    command += ["--config.data.multi_label=True"] if multi_label else []
+    command += [f"--workdir=runs/{os.path.basename(os.path.abspath(writer.to))}"]
     writer.then(*command, *(f"--config.data.{k}={v}" for k, v in writer.naming.items()))
     writer.note("to start from other weights, add --config.init_from=<file> to the command")
-    return writer
 
 
 def _merge_rows(source, examples, multi_label):

@@ -73,7 +73,7 @@ def find_examples(writer, source, to, options):
         paths = _annotations_in(source) if not found.videos or options.videos else []
         if paths:
             root = os.path.abspath(options.videos or source)
-            examples = _read_tables(writer, paths, root, options)
+            examples = _read_all(writer, paths, root, options)
             return root, _grouped(examples, options), [], []
         examples, order = _read_folder(writer, source, found, options)
         return source, _grouped(examples, options), found.broken + found.closed, order
@@ -91,6 +91,8 @@ def find_examples(writer, source, to, options):
         raise UserError(f"--to={to} would overwrite {source}; choose another folder, or rename it")
     root = os.path.abspath(options.videos or os.path.dirname(source))
     examples, order = _read_table(writer, source, root, options)
+    if not examples:
+        raise UserError(f"{source} has no labelled video")
     return root, _grouped(examples, options), [], order
 
 
@@ -126,11 +128,18 @@ def _read_table(writer, path, root, options):
     return name_numbers(writer, examples, os.path.dirname(path), but=path)
 
 
-def _read_tables(writer, paths, root, options):
-    """The examples of several files, each for other videos."""
-    examples = [e for path in paths for e in _read_table(writer, path, root, options)[0]]
+def _read_all(writer, paths, root, options):
+    """The examples of several files of annotations, each for other videos."""
+    examples, problems = [], []
+    for path in paths:
+        try:
+            examples += _read_table(writer, path, root, options)[0]
+        except UserError as error:
+            problems.append(str(error))
     if not examples:
-        raise UserError(f"{', '.join(paths)} have no annotations")
+        why = problems[0] if problems else f"expected labelled parts, as in {paths[0]}"
+        raise UserError(f"none of {len(paths)} files of annotations has any: {why}")
+    writer.lose("files of annotations that cannot be read", problems)
     return examples
 
 
@@ -145,18 +154,23 @@ def _read_with_table(writer, root, found, options):
         try:
             examples, _ = _read_table(DatasetWriter(writer.to), path, root, options)
         except UserError as error:
-            problems.append(str(error))
+            problems.append((path, str(error)))
         else:
             matching += [path] if videos.intersection(e.path for e in examples) else []
     splits = [split_called(pathlib.Path(path).stem) for path in matching]
     by_split = None not in splits and len(set(splits)) == len(splits)  # train.csv, val.csv, ...
     by_video = all(path.lower().endswith(annotation_tools.EXTENSIONS) for path in matching)
     if not matching or (len(matching) > 1 and not by_split and not by_video):
-        raise _no_table(root, found.videos, matching, problems)
+        raise _no_table(root, found.videos, matching, [problem for _, problem in problems])
+    if by_video:
+        unread = [
+            why for path, why in problems if path.lower().endswith(annotation_tools.EXTENSIONS)
+        ]
+        writer.lose("files of annotations that cannot be read", unread)
+        splits = [""] * len(matching)
     everything, order = [], []
     for path, split in zip(matching, splits, strict=True):
         examples, order = _read_table(writer, path, root, options)
-        split = "" if by_video else split
         everything += [dataclasses.replace(e, split=e.split or split or "") for e in examples]
     writer.note(f"the classes are those of {', '.join(matching)}")
     left = sorted(videos - {example.path for example in everything})

@@ -1,6 +1,7 @@
-"""Label Studio's annotations (JSON): regions of timelines, in frames from 1, or in seconds.
+"""Label Studio's annotations (JSON): regions of timelines, in frames from 1 or in seconds.
 
-Of several annotations of a task, all are taken that weren't cancelled.
+A rectangle in a video is a part from its first frame to the one after which it is disabled. Of
+several annotations of a task, all are taken that weren't cancelled.
 """
 
 import os
@@ -62,12 +63,17 @@ def _add(found, videos, results, place):
         value = result.get("value")
         if kind == "timelinelabels":
             parts = list(_ranges(checked(value, dict, f"the value of {where}", "an object"), where))
+        elif kind == "videorectangle":
+            parts = list(
+                _lifespans(checked(value, dict, f"the value of {where}", "an object"), where)
+            )
         elif kind == "labels" and isinstance(value, dict) and {"start", "end"} <= value.keys():
             parts = [Part(*(seconds(value[key], f"{key} of {where}") for key in ("start", "end")))]
         else:
             found.skip(f"results of the type {kind!r}, which has no times,", videos[0])
             continue
-        labels = checked(value.get(kind), list, f"{kind} of {where}", "a list of labels")
+        key = "timelinelabels" if kind == "timelinelabels" else "labels"
+        labels = checked(value.get(key), list, f"{key} of {where}", "a list of labels")
         labels = tuple(checked(label, str, f"a label of {where}", "text") for label in labels)
         found.annotations += [Annotation(videos, labels, part, where) for part in parts]
 
@@ -79,6 +85,22 @@ def _ranges(value, place):
         checked(each, dict, f"a range of {place}", "an object with 'start' and 'end'")
         first, last = (frame_number(each.get(key), f"{key} of {place}") for key in ("start", "end"))
         yield Part(first - 1, last, in_frames=True)
+
+
+def _lifespans(value, place):
+    """The `Part`s of a rectangle, between its key frames."""
+    keys = checked(value.get("sequence"), list, f"'sequence' of {place}", "a list")
+    first, last = None, 0
+    for each in keys:
+        checked(each, dict, f"a key frame of {place}", "an object with 'frame'")
+        last = frame_number(each.get("frame"), f"a frame of {place}")
+        first = last if first is None else first
+        if not each.get("enabled", True):
+            yield Part(first - 1, last, in_frames=True)
+            first = None
+    if first is not None:
+        count = value.get("framesCount", last)
+        yield Part(first - 1, frame_number(count, f"framesCount of {place}"), in_frames=True)
 
 
 def _videos(data, place):
