@@ -78,6 +78,11 @@ class VideoPart(Video):
         self._video.__exit__(*details)
 
     @property
+    def times(self):
+        """When its frames are shown, in seconds from the first frame of the file."""
+        return self._video.times[self._first : self._first + self.num_frames]
+
+    @property
     def loss(self):
         """See `Video.loss`; of the whole file."""
         return self._video.loss

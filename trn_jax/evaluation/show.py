@@ -6,7 +6,7 @@ import numpy as np
 
 from trn_jax.build import Data
 from trn_jax.data import pipeline
-from trn_jax.data.decode import read_video
+from trn_jax.data.decode import FrameError, read_video
 from trn_jax.data.videos import VideoFiles
 from trn_jax.data.views import View
 from trn_jax.errors import UserError, did_you_mean
@@ -126,6 +126,9 @@ def _times(source, record, frames):
     def read(video):
         for _ in video.frames(frames):
             pass
-        return video.times(frames)
+        try:
+            return video.times[list(frames)].tolist()
+        except FrameError:  # neither time stamps nor a rate
+            return None
 
     return read_video(partial(source.open, record), read)
