@@ -17,7 +17,7 @@ from benchmarks.training import Stepper
 from benchmarks.turns import Side, cost_ratios, measure, spread, table
 from trn_jax.config import base
 from trn_jax.distributed.sharding import make_mesh
-from trn_jax.evaluation import evaluator
+from trn_jax.evaluation import scoring
 
 _NUM_CLASSES = 174
 RATIOS = (("evaluation", "evaluation, PyTorch"), ("step", "step, PyTorch"))
@@ -74,7 +74,7 @@ def model_sides(name: str, shape: Shape, **options: Any) -> list[Side]:
     stepper, batch, config = model_stepper(name, shape, **options)
     torch_stepper = TorchStepper(config, np.array(batch["clip"]), np.array(batch["label"]))
     stepper.load(torch_stepper.weights())
-    score = jax.jit(partial(evaluator.score_clips, graph=stepper.graph))
+    score = jax.jit(partial(scoring.score_clips, graph=stepper.graph))
     clips = batch["clip"]
     examples = np.arange(len(clips), dtype=np.int32)
 

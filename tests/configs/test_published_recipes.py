@@ -14,7 +14,7 @@ from recipe_files import load
 
 from trn_jax import build, create_model, optim
 from trn_jax.data.views import View
-from trn_jax.evaluation import evaluator
+from trn_jax.evaluation import scoring
 from trn_jax.models.tin import TemporalConv
 from trn_jax.nn.conv3d import Conv3d
 from trn_jax.nn.convolution import Conv
@@ -349,7 +349,7 @@ def test_the_model_takes_the_clips_of_every_protocol(name):
     for num_segments, size in {(v.num_segments, v.crop_size) for v in map(parse, views.values())}:
         clips = jax.ShapeDtypeStruct((1, num_segments, size, size, 3), jnp.uint8)
         logits = jax.eval_shape(
-            lambda state, clips: evaluator.score_clips(
+            lambda state, clips: scoring.score_clips(
                 (state,), clips, jnp.zeros(1, jnp.int32), graph=graph
             ),
             nnx.as_pure(state),

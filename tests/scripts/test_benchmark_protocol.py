@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from trn_jax.config import base, view
-from trn_jax.evaluation import evaluator
+from trn_jax.evaluation import scoring
 
 SCRIPTS = pathlib.Path(__file__).parent.parent.parent / "scripts"
 
@@ -43,13 +43,13 @@ def test_all_views_of_the_video_are_scored(protocol, monkeypatch):
     config.data.train.num_segments = config.data.val.num_segments = 2
     monkeypatch.setattr(protocol.jax, "local_devices", lambda: jax.devices()[:1])
     shapes = []
-    original = evaluator.score_clips
+    original = scoring.score_clips
 
     def counted(states, clips, *rest, graph):
         shapes.append(clips.shape[0])
         return original(states, clips, *rest, graph=graph)
 
-    monkeypatch.setattr(evaluator, "score_clips", counted)
+    monkeypatch.setattr(scoring, "score_clips", counted)
     found = protocol.measure_protocol(config, "", rounds=2, steps=1)
     assert found.shape == (30, 2, 32, 32) and found.distinct_views == 30
     assert set(shapes) == {15}  # 2 x 15, where 16 may be scored at a time

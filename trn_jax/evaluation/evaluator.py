@@ -1,68 +1,24 @@
 """Scores all views of every video on the devices, in one pass for all protocols."""
 
-import collections
+import contextlib
 import time
-from functools import partial
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from trn_jax.data import batches, pipeline
+from trn_jax.data import pipeline
 from trn_jax.data.views import View
-from trn_jax.distributed.sharding import (
-    DevicePrefetch,
-    batch_sharding,
-    gathered,
-    make_mesh,
-    replicated,
-)
 from trn_jax.errors import UserError
 from trn_jax.evaluation import results
 from trn_jax.evaluation.merging import RunningAccuracy, ScoreMerger
+from trn_jax.evaluation.scoring import ClipScorer, relation_draws
 from trn_jax.progress import Progress
 
-_STEPS_AHEAD = 2  # that run while the logits of the one before them are fetched
 
-
-def score_clips(states, clips, videos, mirrored=False, *, graph, seed=0):
-    """Score clips, each by itself.
-
-    Args:
-        states: the states that make up the model with `graph`.
-        clips: `[clips, segments, height, width, 3]`.
-        videos: `[clips]`, position of each clip's video in the list, which seeds drawn relations.
-        mirrored: flip the clips left to right.
-        graph: the structure of the model (`nnx.graphdef`).
-        seed: of what is drawn in evaluation, a number or a key.
-
-    Returns:
-        Logits `[clips, classes]`.
-    """
-    clips = jnp.where(mirrored, jnp.flip(clips, axis=3), clips)
-    return nnx.merge(graph, *states)(clips, rngs=nnx.Rngs(seed), clip_index=videos)
-
-
-def score_draws(states, clips, videos, mirrored, *, kinds):
-    """Score clips, as `score_clips`, with several kinds of relations and one pass of the backbone.
-
-    `kinds` are pairs of a structure of the model and a number of draws, 0 if nothing is drawn.
-
-    Returns:
-        Logits `[clips, draws, classes]`, the draws of all kinds one after the other.
-    """
-    found = []
-    for graph, num_draws in kinds:
-        score = partial(score_clips, states, clips, videos, mirrored, graph=graph)
-        if num_draws:
-            draw = jax.vmap(lambda seed, score=score: score(seed=jax.random.key(seed)), out_axes=1)
-            found.append(draw(jnp.arange(num_draws)))
-        else:
-            found.append(score()[:, None])
-    return jnp.concatenate(found, axis=1)
+class _Stopped(Exception):
+    """`should_stop` ends the evaluation."""
 
 
 class Evaluator:
@@ -101,10 +57,8 @@ class Evaluator:
         self._class_order = class_order
         self._alive = alive
         self._should_stop = should_stop
-        self._mesh = make_mesh(jax.local_devices())
-        self._num_clips = -(-max_views // self._mesh.size) * self._mesh.size
         self._multi_label = multi_label
-        self._steps: dict[tuple, Any] = {}  # by the kinds of relations
+        self._scorer = ClipScorer(graph, max_views=max_views)
 
     def run(self, data, views, states):
         """Evaluate the list of `data` through several views.
@@ -122,7 +76,7 @@ class Evaluator:
             UserError: a view doesn't fit the model, or a video can't be read.
         """
         start = time.perf_counter()
-        states = self._on_these_devices(states)
+        states = self._scorer.on_these_devices(states)
         parsed = {name: View(**view) for name, view in views.items()}
         self.check(views, states)
         num_videos, process = len(data.val_records), jax.process_index()
@@ -130,20 +84,31 @@ class Evaluator:
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
         share = len(range(process, num_videos, jax.process_count()))
+        order = slice(None) if self._class_order is None else self._class_order
+        scores = {
+            name: np.zeros((num_videos, view.num_draws, len(data.class_names)), np.float32)
+            for name, view in parsed.items()
+        }
         with Progress("Evaluating", share, "videos", shown=process == 0) as progress:
+            accuracy = RunningAccuracy(data.val_labels, progress.add)
+
+            def keep(example, merged):
+                for name, found in merged.items():
+                    scores[name][example] = found[:, order]
+                first = next(iter(merged))
+                accuracy(example, scores[first][example, 0])
+
             merger = ScoreMerger(
                 parsed,
-                num_videos=num_videos,
-                num_classes=len(data.class_names),
                 draws=draws,
                 model_merge=nnx.merge(self._graph, *states).merge_views,
                 multi_label=self._multi_label,
-                class_order=self._class_order,
-                merged=RunningAccuracy(data.val_labels, progress.add),
+                merged=keep,
             )
-            num_clips = self._score(self._step(kinds, states), videos, states, merger)
+            step = self._scorer.score_step(kinds, states)
+            num_clips = self._score(self._scorer.scored(videos, step, states, self._stop), merger)
         missing = np.isin(np.arange(num_videos), list(problems))
-        rows, num_clips = _gather({"scores": merger.scores, "missing": missing}, num_clips)
+        rows, num_clips = _gather({"scores": scores, "missing": missing}, num_clips)
         if rows is None:
             return None
         scores, missing = rows["scores"], rows["missing"]
@@ -169,117 +134,25 @@ class Evaluator:
         }
 
     def check(self, views, states):
-        """Check that the model takes the clips of all views; compiles and reads nothing.
+        """Check that the model takes the clips of `views`, see `ClipScorer.check`."""
+        self._scorer.check(views, states)
 
-        Args:
-            views: `{name: section of the configuration}`.
-            states: the states that make up the model.
+    def _stop(self):
+        if self._should_stop():
+            raise _Stopped
 
-        Raises:
-            UserError: it does not; the view is named.
-        """
-        states = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
-        examples = jax.ShapeDtypeStruct((self._num_clips,), np.int32)
-        mirrored = jax.ShapeDtypeStruct((), np.bool_)
-        for name, section in views.items():
-            view = View(**section)
-            shape = (self._num_clips, view.num_segments, view.crop_size, view.crop_size, 3)
-            kinds, _ = relation_draws({name: view})
-            try:
-                clips = jax.ShapeDtypeStruct(shape, np.uint8)
-                self._step(kinds, states).eval_shape(states, clips, examples, mirrored)
-            except UserError as error:
-                raise UserError(f"the model can't evaluate {name}: {error}") from None
-
-    def _on_these_devices(self, states):
-        """States of the global mesh, on the devices of this process."""
-        states = gathered(states)
-        if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(states)):
-            return states
-        return jax.tree.map(
-            lambda leaf: jax.device_put(leaf.addressable_data(0), replicated(self._mesh)), states
-        )
-
-    def _step(self, kinds, states):
-        """The compiled `score_draws` for kinds of relations, see `relation_draws`."""
-        if kinds not in self._steps:
-            sharded, whole = batch_sharding(self._mesh), replicated(self._mesh)
-            graphs = [
-                (graph_with(self._graph, mode, states), num_draws) for mode, num_draws in kinds
-            ]
-            self._steps[kinds] = jax.jit(
-                partial(score_draws, kinds=graphs),
-                in_shardings=(whole, sharded, sharded, whole),
-                out_shardings=sharded,
-            )
-        return self._steps[kinds]
-
-    def _score(self, step, videos, states, merger):
-        """Score all clips; returns their number, or `None` if `should_stop` ended it."""
-        packed = batches.pack_clips(videos, self._num_clips)
-        prefetch = DevicePrefetch(packed, self._mesh, ("clip", "example"))
-        running: collections.deque = collections.deque()
+    def _score(self, scored, merger):
+        """Merge scored clips; returns their number, or `None` if `should_stop` ended it."""
         num_clips = 0
         try:
-            for arrays, rest in prefetch:
-                if self._should_stop():
-                    return None
-                num_clips += len(rest["clips"]) * len(rest["flips"])
-                for mirrored in rest["flips"]:
-                    pixels, examples = arrays["clip"], arrays["example"]
-                    logits = step(states, pixels, examples, np.bool_(mirrored))
-                    running.append((logits, rest["clips"], mirrored))
-                    if len(running) > _STEPS_AHEAD:
-                        merger.add(*running.popleft())
-                        self._alive()
-        finally:
-            prefetch.close()
-        for scored in running:
-            merger.add(*scored)
-            self._alive()
+            with contextlib.closing(scored):
+                for logits, clips, mirrored in scored:
+                    merger.add(logits, clips, mirrored)
+                    num_clips += len(clips)
+                    self._alive()
+        except _Stopped:
+            return None
         return num_clips
-
-
-def graph_with(graph, mode, states):
-    """The structure of a model with other relations in evaluation, see `View.relations`.
-
-    Args:
-        graph: the `GraphDef` of the model.
-        mode: `View.relations`.
-        states: the states that make up the model, or their shapes.
-
-    Raises:
-        UserError: the model has no relations.
-    """
-    if mode == "model":
-        return graph
-    model = nnx.eval_shape(lambda: nnx.merge(graph, *states))
-    if not hasattr(model.head, "eval_relations"):
-        raise UserError(f"relations={mode!r} needs a TRN, and this model is none")
-    model.head.eval_relations = mode
-    return nnx.graphdef(model)
-
-
-def relation_draws(views):
-    """Which relations `score_draws` computes for `{name: View}`.
-
-    Returns:
-        Pairs of `View.relations` and a number of draws, 0 if nothing is drawn; and `{name: slice}`
-        of the draws of each view among those of all.
-    """
-    kinds: dict[str, int] = {}
-    for view in views.values():
-        num_draws = view.num_draws if view.relations == "sample" else 0
-        kinds[view.relations] = max(num_draws, kinds.get(view.relations, 0))
-    starts, start = {}, 0
-    for mode, num_draws in kinds.items():
-        starts[mode] = start
-        start += num_draws or 1
-    slices = {
-        name: slice(starts[view.relations], starts[view.relations] + view.num_draws)
-        for name, view in views.items()
-    }
-    return tuple(kinds.items()), slices
 
 
 def _gather(rows, num_clips):

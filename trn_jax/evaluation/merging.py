@@ -31,43 +31,22 @@ def _sigmoid(logits):
 
 
 class ScoreMerger:
-    """Collects the logits of clips and merges them into the scores of every view.
+    """Collects the logits of clips, and merges those of a video as soon as the last one arrives.
 
     Args:
         views: `{name: View}`.
-        num_videos: length of the list.
-        num_classes: classes of the scores.
         draws: `{name: slice}`, which draws of the logits belong to a view.
         model_merge: how views whose `merge_views` is "model" merge.
         multi_label: see `merge_views`.
-        class_order: int `[num_classes]`, the output of each label; `None`: the same.
-        merged: called as `merged(example, scores [classes])` with the first view of each video.
-
-    Attributes:
-        scores: `{name: [videos, draws, classes]}`, float32; 0 for videos without logits.
+        merged: called once per video as `merged(example, {name: scores [draws, classes]})`; the
+            scores are float64.
     """
 
-    def __init__(
-        self,
-        views,
-        *,
-        num_videos,
-        num_classes,
-        draws,
-        model_merge,
-        multi_label,
-        class_order,
-        merged=lambda example, scores: None,
-    ):
-        self.scores = {
-            name: np.zeros((num_videos, view.num_draws, num_classes), np.float32)
-            for name, view in views.items()
-        }
+    def __init__(self, views, *, draws, model_merge, multi_label, merged):
         self._views = views
         self._draws = draws
         self._model_merge = model_merge
         self._multi_label = multi_label
-        self._class_order = slice(None) if class_order is None else class_order
         self._merged = merged
         self._num_views = {name: view.num_views for name, view in views.items()}
         self._open: dict[int, int] = {}  # places without logits, per video
@@ -89,16 +68,13 @@ class ScoreMerger:
                     self._open[example] -= 1
             if not self._open[example]:
                 del self._open[example]
-                self._merge(example, self._logits.pop(example))
+                logits_of_views = self._logits.pop(example)
+                self._merged(example, {n: self._merge(n, v) for n, v in logits_of_views.items()})
 
-    def _merge(self, example, logits):
-        for name, views in logits.items():
-            merge = self._views[name].merge_views
-            merge = self._model_merge if merge == "model" else merge
-            merged = merge_views(views, merge=merge, multi_label=self._multi_label)
-            self.scores[name][example] = merged[:, self._class_order]
-        first = next(iter(logits))
-        self._merged(example, self.scores[first][example, 0])
+    def _merge(self, name, logits):
+        merge = self._views[name].merge_views
+        merge = self._model_merge if merge == "model" else merge
+        return merge_views(logits, merge=merge, multi_label=self._multi_label)
 
 
 class RunningAccuracy:

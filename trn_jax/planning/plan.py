@@ -20,7 +20,7 @@ from trn_jax import build, checks
 from trn_jax.data.views import View
 from trn_jax.distributed.sharding import batch_sharding, make_mesh, replicated
 from trn_jax.errors import UserError
-from trn_jax.evaluation.evaluator import graph_with, relation_draws, score_draws
+from trn_jax.evaluation.scoring import graph_with, relation_draws, score_draws
 from trn_jax.models import create_model
 from trn_jax.planning.batch_search import BatchSearch, find_largest_batch
 from trn_jax.planning.hlo_cost import cost_of
