@@ -5,8 +5,10 @@ import pathlib
 
 import jax
 import numpy as np
+import painted
 import pytest
 from flax import nnx
+from small_training import write_frames
 
 from trn_jax import build, checks
 from trn_jax import config as configuration
@@ -238,3 +240,28 @@ def test_the_largest_frame_that_is_read_is_a_setting(config):
     for source in ("frames", "videos"):
         config.data.source = source
         assert data(config).source.max_pixels == 5
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(None, (4, None, None)), (8.0, (4, 0.5, 8))],
+)
+def test_the_typical_length_of_training_examples(config, tmp_path, rate, expected):
+    lengths = {"a": 2, "b": 4, "c": 40}
+    for name, count in lengths.items():
+        write_frames(tmp_path / "rawframes" / name, count, np.random.default_rng(0))
+    lines = [f"{name} {count} 0\n" for name, count in lengths.items()]
+    (tmp_path / "train_list.txt").write_text("".join(lines))
+    config.data.frame_rate = rate
+    found = data(config).sampling()
+    assert found == dict(zip(("num_frames", "seconds", "frame_rate"), expected, strict=True))
+
+
+def test_the_typical_length_of_video_files_is_their_own(config, tmp_path):
+    for name, count in (("a", 10), ("b", 20), ("c", 30)):
+        painted.write(tmp_path / "videos" / f"{name}.mp4", painted.frames(count))
+    (tmp_path / "videos" / "d.mp4").write_text("no video")
+    lines = [f"{name}.mp4 0\n" for name in "abcd"]
+    (tmp_path / "train_list.txt").write_text("".join(lines))
+    found = data(config).sampling()
+    assert found == {"num_frames": 20, "seconds": pytest.approx(0.8), "frame_rate": 25}

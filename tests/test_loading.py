@@ -35,6 +35,7 @@ def stored(tmp_path_factory):
         "config": config.to_dict(),
         "class_names": ["a", "b", "c", "d"],
         "source": {"file": "trn.pth", "sha256": "0" * 64},
+        "sampling": {"num_frames": 36, "seconds": 3.0, "frame_rate": "fast"},
     }
     checkpoint.save_model(str(folder), model, about)
     return folder, model
@@ -51,7 +52,7 @@ def weights(model):
 
 
 def test_the_front_door_is_shown():
-    assert dir(trn_jax) == ["__version__", "create_model", "list_models", "load_model"]
+    assert dir(trn_jax) == ["__version__", "create_model", "list_models", "load_model", "predict"]
     assert all(callable(getattr(trn_jax, name)) for name in dir(trn_jax)[1:])
     with pytest.raises(AttributeError, match="'trn_jax' has no attribute 'create_modle'"):
         _ = trn_jax.create_modle
@@ -80,6 +81,8 @@ def test_a_loaded_model_says_what_it_is(stored):
     assert info.config["model"]["name"] == "trn_resnet10"
     assert (info.path, info.step, info.metrics) == (str(folder), 0, {})
     assert info.source["file"] == "trn.pth"
+    # What is no positive number is unknown.
+    assert info.sampling == {"num_frames": 36.0, "seconds": 3.0, "frame_rate": None}
     clips = random_clips(2, 3)
     np.testing.assert_array_equal(nnx.jit(lambda m, x: m(x))(found, clips), found(clips))
 

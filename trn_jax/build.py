@@ -3,6 +3,7 @@
 Together with the training loop and the evaluation this is the only code that sees a configuration.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from trn_jax.models import create_model
 from trn_jax.settings import resolved_views
 
 _CHECKED = 10  # videos of a list, at least one of which must exist
+_MEASURED = 64  # training examples, whose lengths are the typical ones
 
 
 class Data:
@@ -142,6 +144,24 @@ class Data:
                 problems.append(error)
         raise problems[0]
 
+    def sampling(self):
+        """How long training examples last: the medians of some of them, spread over the list.
+
+        Returns:
+            A dict of `num_frames`, `seconds` and `frame_rate` (per second); `None` where unknown.
+            Videos that can't be read don't count.
+        """
+        found = []
+        for record in self.train_records[:: -(-len(self.train_records) // _MEASURED)]:
+            with contextlib.suppress(decode.FrameError), self.source.open(record) as video:
+                found.append((video.num_frames, video.seconds))
+        timed = [(num_frames, seconds) for num_frames, seconds in found if seconds]
+        return {
+            "num_frames": _median(num_frames for num_frames, _ in found),
+            "seconds": _median(seconds for _, seconds in timed),
+            "frame_rate": _median(num_frames / seconds for num_frames, seconds in timed),
+        }
+
     @property
     def reversed_class(self):
         """`{label: label of the class that is this one backwards in time}`."""
@@ -233,14 +253,21 @@ class Data:
         return "\n".join(["mirrored clips exchange these labels:", *lines])
 
 
+def _median(values):
+    """The median of some numbers, or `None` of none."""
+    values = list(values)
+    return float(np.median(values)) if values else None
+
+
 def _source(files, max_pixels):
     """Where the videos of a `Dataset` are read."""
     if files.source == "videos":
         return videos.VideoFiles(max_pixels=max_pixels)
     if files.source == "records":
-        return records.VideoRecords(os.path.dirname(files.frames), max_pixels=max_pixels)
+        root = os.path.dirname(files.frames)
+        return records.VideoRecords(root, max_pixels=max_pixels, frame_rate=files.frame_rate)
     naming = dict(pattern=files.frame_pattern, first_frame=files.first_frame)
-    return decode.FrameFolders(**naming, max_pixels=max_pixels)
+    return decode.FrameFolders(**naming, max_pixels=max_pixels, frame_rate=files.frame_rate)
 
 
 def _default_data_dir(dataset, workdir):

@@ -141,6 +141,8 @@ _DATA = dict(
     frame_pattern=str,  # such as "{:05d}.jpg"
     first_frame=Key(int, NOT_NEGATIVE),  # number of the first frame
     with_offset=False,  # lines "<folder> <offset> <num_frames> <label>": parts of folders of frames
+    frame_rate=Key(float, Range(0, 1000, "low")),  # of stored frames, per second; files of videos
+    # have it themselves
     balanced=False,  # training: draw all classes equally often, not all videos once per epoch
     # Unreadable videos: "skip" (training replaces them by the next readable one, evaluation counts
     # them as wrong; all are counted and named) or "raise".

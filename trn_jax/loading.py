@@ -6,6 +6,7 @@ import os
 from flax import nnx
 
 from trn_jax import models
+from trn_jax.allowed import Range
 from trn_jax.errors import UserError
 from trn_jax.settings import from_dict, resolved
 
@@ -22,6 +23,8 @@ class Info:
         class_names: in the order of the logits; empty if unknown.
         views: `{protocol: settings}`, how its evaluation samples clips, see
             `trn_jax.config.ViewKeys`.
+        sampling: how long training examples lasted: `num_frames`, `seconds` and `frame_rate`;
+            `None` where unknown.
         config: the whole configuration, as nested dictionaries.
         metrics: of its validation, such as `{"top1": 0.5}`; empty if not evaluated.
         source: the file that it was converted from, with its SHA-256; empty if trained here.
@@ -31,6 +34,7 @@ class Info:
     step: int
     class_names: tuple
     views: dict
+    sampling: dict
     config: dict
     metrics: dict
     source: dict
@@ -62,11 +66,22 @@ def load_model(path, *, mesh=None, **overrides):
         step=about.get("step") or 0,
         class_names=tuple(about["class_names"]),
         views=_protocols(about["config"]),
+        sampling=_sampling(about.get("sampling")),
         config=about["config"],
         metrics=about.get("metrics") or {},
         source=about.get("source") or {},
     )
     return model
+
+
+def _sampling(stored):
+    """The lengths of training examples that a checkpoint has; `None` where it has none."""
+    stored = stored if isinstance(stored, dict) else {}
+    positive = Range(0, excluded="low")
+    return {
+        key: float(stored[key]) if positive.allows(stored.get(key)) else None
+        for key in ("num_frames", "seconds", "frame_rate")
+    }
 
 
 def _protocols(values):

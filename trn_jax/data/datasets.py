@@ -31,6 +31,7 @@ class Dataset:
         frame_pattern: file name of a frame by its number.
         first_frame: number of the first frame.
         with_offset: lines of lists are `<folder> <offset> <num_frames> <label>`.
+        frame_rate: of stored frames, per second; `None` if unknown or not the same for all videos.
         reversed_pairs: pairs of class names, each the other one backwards in time.
         source: entries of the lists: "frames" (folders), "videos" (files), or "records", which have
             no lists: the names of lists are the first part of video paths; "": detect it.
@@ -44,6 +45,7 @@ class Dataset:
     frame_pattern: str = "{:05d}.jpg"
     first_frame: int = 1
     with_offset: bool = False
+    frame_rate: float | None = None
     val_frames: str = ""
     test_frames: str = ""
     reversed_pairs: tuple[tuple[str, str], ...] = ()
@@ -60,14 +62,17 @@ class Dataset:
 
 
 DATASETS = {
-    "synthetic": Dataset(reversed_pairs=CLASS_PAIRS),
+    "synthetic": Dataset(reversed_pairs=CLASS_PAIRS, frame_rate=12.0),
     "sthv1": Dataset(
-        train_list="sthv1_train_list_rawframes.txt", val_list="sthv1_val_list_rawframes.txt"
+        train_list="sthv1_train_list_rawframes.txt",
+        val_list="sthv1_val_list_rawframes.txt",
+        frame_rate=12.0,
     ),
     "sthv2": Dataset(
         train_list="sthv2_train_list_rawframes.txt",
         val_list="sthv2_val_list_rawframes.txt",
         frame_pattern="img_{:05d}.jpg",
+        frame_rate=12.0,
     ),
     "k400": Dataset(
         frames="rawframes_train",
@@ -82,6 +87,7 @@ DATASETS = {
         train_list="train_videofolder.txt",
         val_list="val_videofolder.txt",
         class_names="categories.txt",
+        frame_rate=12.0,
     ),
     # Lists have all labels of a video: needs data.multi_label.
     "charades": Dataset(
@@ -90,6 +96,7 @@ DATASETS = {
         val_list="charades_val_list_rawframes.txt",
         class_names="categories.txt",
         frame_pattern="{:06d}.jpg",
+        frame_rate=24.0,
     ),
     "moments": Dataset(
         frames="rawframes/training",

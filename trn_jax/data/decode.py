@@ -67,15 +67,57 @@ class Video(abc.ABC):
     Attributes:
         path: its name in messages.
         num_frames: number of frames.
+        seconds_shown: how long it lasts by its decoded frames, once `shown_at` has decoded all of
+            them in order; `None` otherwise.
     """
 
     path: str
     num_frames: int
+    seconds_shown: float | None = None
 
     @property
     def loss(self):
         """A message about lost frames, or ""."""
         return ""
+
+    @property
+    def seconds(self):
+        """How long it lasts, in seconds; `None` if unknown."""
+        return None
+
+    @property
+    def listed_times(self):
+        """When its frames are shown, float64 `[frames]`, in seconds from the first one.
+
+        `None` if that is unknown, or known only by decoding.
+        """
+        return None
+
+    def shown_at(self, times):
+        """Decode the frames that are shown at some times, each once.
+
+        Args:
+            times: an iterable of ascending times, in seconds from the first frame.
+
+        Yields:
+            Pairs of a time and the frame, uint8 `[height, width, 3]` in RGB, in memory that the
+            next frame overwrites; ends with the video.
+
+        Raises:
+            FrameError: the video can't be read, or its times are unknown.
+        """
+        known = self.listed_times
+        if known is None:
+            raise FrameError(
+                f"the frame rate of {self.path} is unknown; give it, such as --frame-rate=12"
+            )
+        wanted: dict[int, list[float]] = {}
+        for time in times:
+            number = max(int(np.searchsorted(known, time, side="right")) - 1, 0)
+            wanted.setdefault(number, []).append(time)
+        for number, frame in self.frames(wanted):
+            for time in wanted[number]:
+                yield time, frame
 
     @property
     def notes(self):
@@ -131,10 +173,22 @@ class StoredImages(Video):
     Attributes:
         advice: next step in messages about corrupt images.
         max_pixels: larger images are unreadable.
+        frame_rate: frames per second; `None` if unknown.
     """
 
     advice: str
     max_pixels: int
+    frame_rate: float | None = None
+
+    @property
+    def seconds(self):
+        """See `Video.seconds`."""
+        return self.num_frames / self.frame_rate if self.frame_rate else None
+
+    @property
+    def listed_times(self):
+        """See `Video.listed_times`."""
+        return np.arange(self.num_frames) / self.frame_rate if self.frame_rate else None
 
     @abc.abstractmethod
     def images(self, numbers):
@@ -165,11 +219,13 @@ class FrameFolders:
         pattern: file name by frame number, such as `"{:05d}.jpg"`.
         first_frame: number of frame 0, usually 1.
         max_pixels: larger images are unreadable.
+        frame_rate: frames per second; `None` if unknown.
     """
 
     pattern: str
     first_frame: int
     max_pixels: int = MAX_PIXELS
+    frame_rate: float | None = None
 
     def open(self, record):
         """The folder of a `Record`, or the part of it, as a video; use it in a `with`."""
@@ -207,6 +263,7 @@ class _FrameFolder(StoredImages):
         self.max_pixels = source.max_pixels
         self._pattern = source.pattern
         self._first = source.first_frame + (record.offset or 0)
+        self.frame_rate = source.frame_rate
 
     def images(self, numbers):
         return map(read_image_file, map(self.called, numbers))

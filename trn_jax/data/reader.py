@@ -61,6 +61,8 @@ class VideoClips(NamedTuple):
         clips: sorted by `Clip.shape`.
         pixels: of the clips of each shape, uint8 `[clips, segments, size, size, 3]`.
         loss: see `decode.Video.loss`.
+        num_frames: of the whole video.
+        seconds: see `decode.Video.seconds`.
         problem: why the video can't be read, or "".
     """
 
@@ -68,6 +70,8 @@ class VideoClips(NamedTuple):
     clips: Sequence[Clip] = ()
     pixels: Sequence[np.ndarray] = ()
     loss: str = ""
+    num_frames: int = 0
+    seconds: float | None = None
     problem: str = ""
 
     def pairs(self) -> Iterator[tuple[Clip, np.ndarray]]:
@@ -137,7 +141,7 @@ class ClipReader:
                     augment.cut(scaled, clip.box, clip.flip, target)
         for clip, target in found.pairs():
             augment.color(target, clip.colors)
-        return found._replace(loss=video.loss)
+        return found._replace(loss=video.loss, num_frames=video.num_frames, seconds=video.seconds)
 
     def _clips(self, example, drawn, height, width):
         """The distinct clips of frames of a size, sorted by shape.

@@ -65,19 +65,26 @@ class VideoRecords:
     Args:
         root: folder with the parts `videos` and `frames`.
         max_pixels: larger frames are unreadable.
+        frame_rate: frames per second; `None` if unknown.
 
     Raises:
         UserError: a part or its description is missing or unreadable, or the package array-record
             is.
     """
 
-    def __init__(self, root, *, max_pixels=MAX_PIXELS):
+    def __init__(self, root, *, max_pixels=MAX_PIXELS, frame_rate=None):
         check_library()
         self._root = root
         self._max_pixels = max_pixels
+        self._frame_rate = frame_rate
         self._frames = {
             split: Shards(*place) for split, place in _locate_shards(root, "frames").items()
         }
+
+    @property
+    def splits(self):
+        """The splits that there are."""
+        return tuple(self._frames)
 
     def videos(self, split, *, num_classes, multi_label=False):
         """The labelled videos of a split, in the order of the list that they were built from.
@@ -126,7 +133,7 @@ class VideoRecords:
 
     def open(self, record):
         """A `StoredVideo` as a video; use it in a `with`."""
-        return _RecordVideo(self._frames[record.split], record, self._max_pixels)
+        return _RecordVideo(self._frames[record.split], record, self._max_pixels, self._frame_rate)
 
     def check(self, record):
         """Check that the first and the last frame of a `StoredVideo` exist.
@@ -143,9 +150,10 @@ class _RecordVideo(StoredImages):
 
     advice = ADVICE
 
-    def __init__(self, shards, record, max_pixels):
+    def __init__(self, shards, record, max_pixels, frame_rate):
         self.path = record.path
         self.max_pixels = max_pixels
+        self.frame_rate = frame_rate
         self.num_frames = record.num_frames
         self._shards = shards
         self._record = record

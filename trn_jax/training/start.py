@@ -133,6 +133,7 @@ def _checkpoints(config, workdir, data, lists, watchdog):
             "config": config.to_dict(),
             "class_names": data.class_names,
             "lists": describe_lists(lists),
+            "sampling": data.sampling(),
         },
         best="map" if data.multi_label else "top1",
         saved=partial(setattr, watchdog, "again", _RESUMES),

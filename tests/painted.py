@@ -14,7 +14,7 @@ import numpy as np
 
 _FAST = {"libvpx": {"cpu-used": "5", "deadline": "good"}}  # "realtime" goes by the clock
 _FAST["libvpx-vp9"] = _FAST["libvpx"]
-INPUTS = pathlib.Path(__file__).parent / "inputs"
+INPUTS = pathlib.Path(__file__).parent / "data" / "inputs"
 # What FFmpeg's own program gives for each of these files: numbers are those painted.
 TRUTH = json.loads((INPUTS / "truth.json").read_text())
 WIDTH, HEIGHT = 160, 96
