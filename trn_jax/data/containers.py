@@ -10,11 +10,12 @@ from trn_jax.errors import UserError
 # Containers that hold the video themselves. FFmpeg detects formats by content, so under any name it
 # would also open playlists (HLS, DASH, ffconcat, SDP), which name other files or hosts, images, and
 # text as an image of a terminal.
-_CONTAINERS = (
+CONTAINERS = (
     *("asf", "avi", "dhav", "dv", "flv", "gif", "gxf", "h264", "hevc", "ivf", "live_flv", "m4v"),
     *("matroska", "mov", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "wtv"),
     "yuv4mpegpipe",
 )
+_COMPLETE = "is the file complete?"
 _HEAD = 256  # bytes read to name the type of a file without video
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II*\x00", b"MM\x00*")
 _SOUND = (b"ID3", b"fLaC", b"\xff\xfb")
@@ -51,18 +52,30 @@ def opened(path, max_pixels):
     Raises:
         FrameError: the file can't be opened, is no video, or its frames are too large.
     """
-    av = pyav()
-    options = dict(
-        # For the decoders: FFmpeg decodes the first frames as it opens a file.
-        options={"max_pixels": str(max_pixels)},
-        container_options={"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)},
-    )
-    with explained(path):
+    limits = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+    with opened_by(path, f"file:{path}", max_pixels, container_options=limits) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def opened_by(path, place, max_pixels, *, advice=_COMPLETE, **options):
+    """Open whatever PyAV opens; see `opened`.
+
+    Args:
+        path: its name in messages.
+        place: what PyAV is given.
+        max_pixels: frames with more pixels are rejected before memory is allocated.
+        advice: next step in messages.
+        **options: further arguments of `av.open`.
+    """
+    # For the decoders: FFmpeg decodes the first frames as it opens a file.
+    options |= dict(options={"max_pixels": str(max_pixels)})
+    with explained(path, advice):
         try:
             # Titles in unknown encodings must not fail.
-            container = av.open(f"file:{path}", metadata_errors="ignore", **options)
+            container = pyav().open(place, metadata_errors="ignore", **options)
         except TypeError:  # PyAV 19 ignores them by itself
-            container = av.open(f"file:{path}", **options)
+            container = pyav().open(place, **options)
     with container:
         streams = [stream for stream in container.streams.video if not _is_picture(stream)]
         if not streams:
@@ -103,12 +116,12 @@ def _kinds(container):
 
 
 @contextlib.contextmanager
-def explained(path):
-    """Convert errors of FFmpeg to `FrameError`s that name the file."""
+def explained(path, advice=_COMPLETE):
+    """Convert errors of FFmpeg to `FrameError`s that name the file and a next step."""
     try:
         yield
     except pyav().FFmpegError as error:
-        what = _what_it_is(path) or "is the file complete?"
+        what = _what_it_is(path) or advice
         message = error.strerror or error
         if error.errno == errno.EINVAL:  # also for formats off the whitelist
             message = "unknown video format"

@@ -83,6 +83,20 @@ class VideoPart(Video):
         return self._video.times[self._first : self._first + self.num_frames]
 
     @property
+    def listed_times(self):
+        """See `Video.listed_times`."""
+        times = self.times
+        return times - times[0]
+
+    @property
+    def seconds(self):
+        """See `Video.seconds`: until the next frame of the file, or the end of it."""
+        after = self._first + self.num_frames
+        known = self._video.times
+        end = known[after] if after < len(known) else self._video.seconds
+        return float(end - self.times[0])
+
+    @property
     def loss(self):
         """See `Video.loss`; of the whole file."""
         return self._video.loss

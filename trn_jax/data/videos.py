@@ -40,6 +40,8 @@ EXTENSIONS = (
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _kept_packets = KeptPackets(1_000_000)  # frames, of about 150 bytes each
 
+_USUAL_RATE = 25.0  # frames per second of a stream without times and rate, as FFmpeg assumes
+
 
 def is_video(path):
     """Whether a file name is that of a video; hidden files (macOS's `._clip.mp4`) are not."""
@@ -144,9 +146,10 @@ class VideoFile(Video):
         path: the file.
         max_pixels: frames with more pixels are not decoded.
         decodable: count the frames that decode instead of those that the file lists.
-        count: false: don't count; `num_frames` is 0 until `stream` has ended.
         timed: `times` will be read, and the file opened again: where frames are decoded to count
             them, this notes their times, too, and what the packets show is kept.
+        count: false: decode nothing to count frames; without an index, `num_frames` is 0 until
+            `stream` has ended.
 
     Attributes:
         num_frames: exact number of frames.
@@ -184,7 +187,7 @@ class VideoFile(Video):
                 decode = time_frames if timed else count_frames
                 num_frames, num_failed, self._size, *_ = decode(*version)
                 self._count(num_frames, num_failed)
-            elif count:
+            elif self._index is not None:
                 # FFmpeg decodes H.264 as it opens a file; other sizes are those of the container.
                 is_known = context.name == "h264" and self._packets.begins_with_shown
                 self._size = (context.width, context.height) if is_known else first_size(*version)
@@ -210,6 +213,58 @@ class VideoFile(Video):
             f"{self.path}: {self.num_lost} of {self.num_frames + self.num_lost} frames are missing "
             f"or don't decode; the other {self.num_frames} are used"
         )
+
+    @property
+    def listed_times(self):
+        """See `Video.listed_times`."""
+        return self.times if self._index is not None else None
+
+    def shown_at(self, times):
+        """See `Video.shown_at`; without an index, everything is decoded in order."""
+        last = -1.0
+        if self._index is not None:
+            times = list(times)
+            try:
+                for last, frame in super().shown_at(times):
+                    yield last, frame
+                return
+            except CorruptVideo:
+                times = [time for time in times if time > last]
+        yield from self._shown_in_order(iter(times))
+
+    def _shown_in_order(self, times):
+        """`shown_at` by decoding all frames that decode; sets `seconds_shown` at the end."""
+        wanted, shown, pixels, start = next(times, None), None, None, 0.0
+        step = 1 / (self.rate or _USUAL_RATE)
+        for frame, start in self._decoded_from(step):
+            while wanted is not None and shown is not None and wanted < start:
+                pixels = self._pixels(shown) if pixels is None else pixels
+                yield wanted, pixels
+                wanted = next(times, None)
+            if wanted is None:
+                return
+            shown, pixels = frame, None
+        # The last frame is shown as long as the rate says.
+        while shown is not None and wanted is not None and wanted < start + step:
+            pixels = self._pixels(shown) if pixels is None else pixels
+            yield wanted, pixels
+            wanted = next(times, None)
+        self.seconds_shown = start + step
+
+    def _decoded_from(self, step):
+        """Decode all frames that decode: pairs of a frame and the time from which it is shown.
+
+        `step` is the time from frame to frame where they have none.
+        """
+        first, start = None, 0.0
+        with explained(self.path), self._reopened() as (container, stream, _):
+            for number, frame in enumerate(decodable(container, stream, [])):
+                if number == 0:
+                    self._size = frame.width, frame.height
+                time = number * step if frame.time is None else float(frame.time)
+                first = time if first is None else first
+                start = max(time - first, start)  # damaged times may go back
+                yield frame, start
 
     @property
     def notes(self):
@@ -259,7 +314,13 @@ class VideoFile(Video):
 
     @property
     def seconds(self):
-        """Seconds from the first frame to the end of the last one, which has the mean length."""
+        """See `Video.seconds`; the last frame has the mean length.
+
+        Where only decoding gives the times, and they are not known yet, it is the number of frames
+        by the rate of the file.
+        """
+        if self._index is None and "times" not in self.__dict__:
+            return self.num_frames / self.rate if self.rate else None
         first, last = float(self.times[0]), float(self.times[-1])
         if last > first:
             return last + (last - first) / (len(self.times) - 1)
@@ -366,6 +427,10 @@ class VideoFile(Video):
                     yield number, frame
                 if number == last:
                     break
+
+    def _reopened(self):
+        """The file, opened once more; see `containers.opened`."""
+        return opened(self.path, self._max_pixels)
 
     def _pixels(self, frame):
         """A frame as it is shown, uint8 `[height, width, 3]` in RGB."""

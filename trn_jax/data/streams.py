@@ -1,0 +1,124 @@
+"""Streams: cameras, URLs and standard input. URLs are never read from a list or a configuration."""
+
+import contextlib
+import os
+import re
+import sys
+
+from trn_jax.data.containers import CONTAINERS, decodable, explained, opened_by, pyav
+from trn_jax.data.decode import MAX_PIXELS, FrameError
+from trn_jax.data.videos import VideoFile
+
+STANDARD_INPUT = "-"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# What a URL may lead to: other places on the network, but never local files.
+_PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,rtp,srtp,rtsp,rtsps,rtmp,rtmps,srt,crypto,data"
+_FORMATS = (*CONTAINERS, "hls", "rtsp", "rtp", "sdp", "mpjpeg", "mjpeg")
+_CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # formats of FFmpeg
+ADVICE = "does the stream run?"
+_SECONDS_TO_OPEN, _SECONDS_TO_READ = 20.0, 20.0
+
+
+def is_url(text):
+    """Whether a text is a URL, such as `rtsp://camera/1`."""
+    return bool(_URL.match(text))
+
+
+def is_stream(text):
+    """Whether a source is a camera (a number), a URL or standard input (`-`), not a path."""
+    if os.path.exists(text):
+        return False
+    return text == STANDARD_INPUT or (text.isascii() and text.isdecimal()) or is_url(text)
+
+
+@contextlib.contextmanager
+def open_stream(text, max_pixels=MAX_PIXELS):
+    """Open a stream.
+
+    Args:
+        text: the number of a camera, a URL, or `-`.
+        max_pixels: frames with more pixels are rejected before memory is allocated.
+
+    Yields:
+        The container, its video stream, and the number of video streams.
+
+    Raises:
+        FrameError: it can't be opened, or has no video.
+    """
+    if text == STANDARD_INPUT:
+        formats = {"format_whitelist": ",".join(CONTAINERS)}
+        with _opened(
+            "standard input", sys.stdin.buffer, max_pixels, container_options=formats
+        ) as found:
+            yield found
+    elif is_url(text):
+        limits = {"protocol_whitelist": _PROTOCOLS, "format_whitelist": ",".join(_FORMATS)}
+        if text.startswith("rtsp"):
+            limits["rtsp_transport"] = "tcp"  # packets lost on the way would be lost frames
+        timeout = _SECONDS_TO_OPEN, _SECONDS_TO_READ
+        with _opened(text, text, max_pixels, container_options=limits, timeout=timeout) as found:
+            yield found
+    else:
+        name, kind = _camera(int(text))
+        with _opened(f"camera {text} ({name})", name, max_pixels, format=kind) as found:
+            yield found
+
+
+def _opened(name, place, max_pixels, **options):
+    return opened_by(name, place, max_pixels, advice=ADVICE, **options)
+
+
+def _camera(number):
+    """Name and format of a camera for FFmpeg."""
+    kind = _CAMERAS.get(sys.platform)
+    if kind is None or kind not in pyav().format.formats_available:
+        raise FrameError(f"camera {number}: PyAV reads no cameras on {sys.platform}")
+    if kind != "v4l2":
+        return (str(number) if kind == "avfoundation" else f"video={number}"), kind
+    name = f"/dev/video{number}"
+    if not os.path.exists(name):
+        there = sorted(each for each in os.listdir("/dev") if re.fullmatch(r"video\d+", each))
+        found = ", ".join(each.removeprefix("video") for each in there) or "none"
+        raise FrameError(f"camera {number} not found ({name}); cameras here: {found}")
+    return name, kind
+
+
+class StreamVideo(VideoFile):
+    """A stream that ends, such as standard input, as a video that is read once, in order.
+
+    Args:
+        text: see `open_stream`.
+        max_pixels: frames with more pixels are not decoded.
+    """
+
+    def __init__(self, text, *, max_pixels=MAX_PIXELS):
+        self.path = text
+        self.num_frames = self.num_lost = self.num_scaled = 0
+        self._size = 0, 0
+        self._index = None
+        self._max_pixels = max_pixels
+        self._reformatter = pyav().video.reformatter.VideoReformatter()
+        self._open = contextlib.ExitStack()
+        self._opened = self._open.enter_context(open_stream(text, max_pixels))
+        _, self._stream, self._num_streams = self._opened
+        self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+
+    @property
+    def is_live(self):
+        """Whether it has no end of its own."""
+        return self.path != STANDARD_INPUT and not self._opened[0].duration
+
+    def _reopened(self):
+        return contextlib.nullcontext(self._opened)
+
+    def arriving(self):
+        """Decode the frames as they come: frames of PyAV, which `upright` converts."""
+        container, stream, _ = self._opened
+        with explained(self.path, ADVICE):
+            yield from decodable(container, stream, [])
+
+    def upright(self, frame):
+        """A frame of `arriving` as it is shown, uint8 `[height, width, 3]` in RGB."""
+        if not any(self._size):
+            self._size = frame.width, frame.height
+        return self._pixels(frame)
