@@ -1,16 +1,18 @@
 """Video action recognition in JAX: TRN, TSN, TSM, TIN and TPN.
 
 `create_model` builds a model, `load_model` takes one from a checkpoint; `model(clips)` maps clips
-`[batch, frames, height, width, 3]`, RGB in 0..255, to logits `[batch, classes]`.
+`[batch, frames, height, width, 3]`, RGB in 0..255, to logits `[batch, classes]`. `predict` gives
+the scores of videos, with times.
 """
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "create_model", "list_models", "load_model"]
+__all__ = ["__version__", "create_model", "list_models", "load_model", "predict"]
 
 _HOMES = {
     "create_model": "trn_jax.loading",
     "list_models": "trn_jax.models",
     "load_model": "trn_jax.loading",
+    "predict": "trn_jax.prediction.api",
 }
 
 

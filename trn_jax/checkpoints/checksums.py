@@ -26,6 +26,14 @@ def write(folder, *, ignored=()):
     (folder / NAME).write_text(json.dumps(content, indent=1) + "\n")
 
 
+def of_folder(folder):
+    """The checksum of all files of `folder` (a `pathlib.Path`) by its list; `None` without one."""
+    try:
+        return int(json.loads((folder / NAME).read_text())["crc32"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def problems(folder, parts):
     """What happened to the files of `folder` since `write`.
 

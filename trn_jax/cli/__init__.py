@@ -1,8 +1,9 @@
-"""`trn-jax <command>`: prepare data, train, evaluate, report and convert.
+"""`trn-jax <command>`: prepare data, train, evaluate, predict, report and convert.
 
     trn-jax prepare myvideos --to=data/mine
     trn-jax train finetune --config.data_dir=data/mine
     trn-jax eval runs/finetune@best
+    trn-jax predict myvideos --checkpoint=runs/finetune@best
     trn-jax --help
 
 Exit statuses: 0; 1 if a command found problems or left something out (unreadable videos), or after
@@ -15,13 +16,16 @@ import argparse
 import os
 import sys
 
-from trn_jax.cli import data, prepare, results, training, weights
+from trn_jax.cli import data, predict, prepare, results, training, weights
 from trn_jax.errors import UserError
 
-_DESCRIPTION = "Prepare data, train, evaluate, report and convert models of actions in videos."
+_DESCRIPTION = (
+    "Prepare data, train, evaluate, predict, report and convert models of actions in videos."
+)
 COMMANDS = (
     training.add_train,
     training.add_eval,
+    predict.add_predict,
     prepare.add_prepare,
     prepare.add_extract,
     data.add_check,

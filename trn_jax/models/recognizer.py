@@ -75,6 +75,16 @@ class Recognizer(nnx.Module):
         """
         return self.outputs(clips, train=train, rngs=rngs, clip_index=clip_index)[0]
 
+    @property
+    def scores_frames(self):
+        """Whether frames meet only in the head, which draws nothing.
+
+        Then `features` of single frames, put together, are those of the clip.
+        """
+        by_frame = self.num_segments is None and self.neck is None and not self.backbone.sees_clips
+        draws = getattr(self.head, "eval_relations", "expected") == "sample"
+        return by_frame and self.head is not None and not draws
+
     def features(self, clips):
         """The features of every frame, averaged over height and width, before the head.
 

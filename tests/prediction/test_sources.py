@@ -1,0 +1,133 @@
+"""What a command names: files, folders, patterns and lists."""
+
+import numpy as np
+import painted
+import pytest
+from small_training import write_frames
+
+from trn_jax.data import streams
+from trn_jax.data.decode import FrameError
+from trn_jax.errors import UserError
+from trn_jax.prediction import sources
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """Two videos, a folder of frames, and what lies around beside videos."""
+    for name in ("a.mp4", "deep/er/b c.mp4"):
+        painted.write(tmp_path / "films" / name, painted.frames(5))
+    write_frames(tmp_path / "films" / "walk", 4, np.random.default_rng(0))
+    (tmp_path / "films" / "notes.txt").write_text("no list of videos")
+    (tmp_path / "films" / "._a.mp4").write_bytes(b"\0\0")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(*found):
+    return [each.name for each in sources.find(found)]
+
+
+def test_files_folders_and_patterns(tree):
+    assert names("films/a.mp4") == ["films/a.mp4"]
+    assert names("films") == ["films/a.mp4", "films/deep/er/b c.mp4", "films/walk"]
+    assert names("films/*.mp4") == ["films/a.mp4"]
+    assert names("films/**/*.mp4") == ["films/a.mp4", "films/deep/er/b c.mp4"]
+    assert names("films/walk") == ["films/walk"]
+    assert names(tree / "films" / "a.mp4") == [str(tree / "films" / "a.mp4")]
+    # Each video once, in the order given.
+    assert names("films/walk", "films", "films/*.mp4")[0] == "films/walk"
+    assert len(names("films/walk", "films", "films/*.mp4")) == 3
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_file(tree):
+    painted.write(tree / "clip[1].mp4", painted.frames(2))
+    assert names("clip[1].mp4") == ["clip[1].mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.txt", "films/a.mp4\nfilms/deep/er/b c.mp4\nfilms/walk\n"),
+        ("list.txt", "# mine\r\n\r\nfilms/a.mp4\r\nfilms/deep/er/b c.mp4\r\nfilms/walk"),
+        ("list.txt", "films/a.mp4 3\nfilms/deep/er/b c.mp4 1\nfilms/walk 4 2\n"),
+        ("list.csv", "video,label\nfilms/a.mp4,x\nfilms/deep/er/b c.mp4,y\nfilms/walk,x\n"),
+        ("list.csv", "video\nfilms/a.mp4\nfilms/deep/er/b c.mp4\nfilms/walk\n"),
+        ("list.tsv", "label\tpath\nx\tfilms/a.mp4\ny\tfilms/deep/er/b c.mp4\nx\tfilms/walk\n"),
+        (
+            "list.jsonl",
+            '{"video": "films/a.mp4"}\n{"video": "films/deep/er/b c.mp4"}\n{"video": "films/walk"}',
+        ),
+    ],
+)
+def test_lists_in_every_form(tree, name, text):
+    (tree / name).write_text(text)
+    found = sources.find([name])
+    assert [each.name for each in found] == ["films/a.mp4", "films/deep/er/b c.mp4", "films/walk"]
+    opened = sources.Inputs(found)
+    lengths = []
+    for record in opened.records:
+        with opened.open(record) as video:
+            lengths.append(video.num_frames)
+    assert lengths == [5, 5, 4]
+
+
+def test_paths_in_a_list_start_from_its_folder(tree, monkeypatch):
+    (tree / "films" / "list.txt").write_text("a.mp4\n")
+    monkeypatch.chdir(tree.parent)
+    (found,) = sources.find([tree / "films" / "list.txt"])
+    assert found.name == str(tree / "films" / "a.mp4")
+
+
+def test_a_bad_line_of_a_list_costs_itself(tree):
+    (tree / "list.txt").write_text("films/a.mp4\nfilms/gone.mp4\nrtsp://camera/1\nfilms/walk\n")
+    opened = sources.Inputs(sources.find(["list.txt"]))
+    problems = []
+    for record in opened.records:
+        try:
+            with opened.open(record):
+                problems.append("")
+        except FrameError as error:
+            problems.append(str(error))
+    assert [bool(problem) for problem in problems] == [False, True, True, False]
+    assert "gone.mp4" in problems[1]
+    assert "line 3" in problems[2] and "command line" in problems[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("gone.mp4", None, "'gone.mp4' not found"),
+        ("*.nothing", None, r"'\*\.nothing'"),
+        ("empty", "folder", "no videos in empty"),
+        ("list.txt", "\n\n", "list.txt is empty"),
+        ("list.csv", "video\n", "list.csv is empty"),
+    ],
+)
+def test_a_wrong_argument_is_refused(tree, name, content, match):
+    if content == "folder":
+        (tree / name).mkdir()
+    elif content is not None:
+        (tree / name).write_text(content)
+    with pytest.raises(UserError, match=match):
+        sources.find([name])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0", True), ("12", True), ("-", True), ("rtsp://a/b", True), ("http://a/b.m3u8", True)]
+    + [("a.mp4", False), ("C:/a.mp4", False), ("films", False)],
+)
+def test_streams_are_cameras_urls_and_standard_input(tree, text, expected):
+    assert streams.is_stream(text) == expected
+
+
+def test_a_folder_called_like_a_camera_is_a_folder(tree):
+    (tree / "0").mkdir()
+    assert not streams.is_stream("0")
+
+
+def test_frames_with_a_gap_are_named(tree):
+    (tree / "films" / "walk" / "00002.jpg").unlink()
+    opened = sources.Inputs(sources.find(["films/walk"]))
+    with pytest.raises(FrameError, match=r"00002\.jpg"):
+        opened.open(opened.records[0])

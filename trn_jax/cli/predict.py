@@ -1,0 +1,293 @@
+"""`trn-jax predict`: the classes of videos, with times."""
+
+import itertools
+import json
+import sys
+
+from trn_jax.cli.arguments import add_json, positive
+from trn_jax.errors import UserError, escaped
+
+_VIEW = ("num_segments", "crop", "short_side", "crop_size")
+_DETECTION = ("threshold", "hysteresis", "smoothing", "min_seconds")
+
+
+def add_predict(commands):
+    """`trn-jax predict SOURCE... --checkpoint=PATH`."""
+    parser = commands.add_parser(
+        "predict",
+        help="classes of videos, and when they happen",
+        description="Predict the classes of videos. A short video gets one answer, with the clips "
+        "and the scores of an evaluation; one that lasts more than three times as long as training "
+        "examples, and a stream, gets a timeline of windows, and the events in it. Exits with 1 "
+        "if a video could not be read.",
+    )
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="video, folder (of videos, frames or records), list (.txt, .csv, .tsv, .json), "
+        "pattern such as 'clips/*.mp4', number of a camera, URL, or - for standard input",
+    )
+    add("--checkpoint", help="checkpoint or working directory of a training, <directory>@best")
+    add("--protocol", help="of the recipe; default: the one with the fewest views")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--timeline", action="store_true", help="windows of every video")
+    mode.add_argument("--whole", action="store_true", help="one answer per video, however long")
+    add("--every", type=float, help="seconds between windows; default: half a window")
+    add("--seconds", type=float, help="length of a window; default: of training examples")
+    add("--frame-rate", type=float, help="of frames in folders; default: of training examples")
+    for key in _VIEW:
+        kind = str if key == "crop" else int
+        add(f"--{key.replace('_', '-')}", type=kind, help="of the view, instead of the recipe's")
+    add("--threshold", type=float, help="score that an event reaches; default: 0.5")
+    add("--hysteresis", type=float, help="share of it at which it ends; default: 0.7")
+    add("--smoothing", type=positive, help="windows averaged, an odd number; default: 1")
+    add("--min-seconds", type=float, help="of an event; default: 0")
+    add("--top", type=positive, help="classes shown; default: 5 of a single video, else 1")
+    add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")
+    add("--from-scores", metavar="DIR", help="find the events again in the scores of a folder")
+    add("--duration", type=float, help="seconds after which a live stream ends; default: never")
+    add("--num-threads", type=int, default=0, help="that decode; default: one per processor")
+    add("--num-processes", type=positive, default=1, help="of which each predicts a share")
+    add("--process-id", type=int, default=0, help="index of this process, from 0")
+    add_json(parser)
+    parser.set_defaults(run=_predict, stopped="stopped; the same command continues with --to")
+
+
+def _predict(arguments):
+    if not 0 <= arguments.process_id < arguments.num_processes:
+        raise UserError(
+            f"--process-id={arguments.process_id}: expected 0..{arguments.num_processes - 1} with "
+            f"--num-processes={arguments.num_processes}"
+        )
+    if arguments.from_scores:
+        return _from_scores(arguments)
+    if not arguments.checkpoint or not arguments.sources:
+        raise UserError(
+            "predict needs videos and a model: trn-jax predict clip.mp4 --checkpoint=runs/mine"
+        )
+    from trn_jax.data import memory
+
+    memory.keep()  # before the other imports, which start threads
+    from trn_jax.checkpoints.checkpoint import open_checkpoint
+    from trn_jax.data.streams import is_stream
+    from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.prediction.api import Predictor
+    from trn_jax.prediction.saved import PredictionFolder
+
+    settings = _detection(arguments)
+    _log(f"predicting with {open_checkpoint(arguments.checkpoint)}")
+    if arguments.to:
+        keep_programs(arguments.to)
+    predictor = Predictor(
+        arguments.checkpoint,
+        timeline=True if arguments.timeline else False if arguments.whole else None,
+        every=arguments.every,
+        protocol=arguments.protocol,
+        seconds=arguments.seconds,
+        frame_rate=arguments.frame_rate,
+        num_threads=arguments.num_threads,
+        **{key: getattr(arguments, key) for key in _VIEW},
+    )
+    for line in (predictor.contract, *predictor.contract.changes):
+        _log(line)
+    streams = [each for each in arguments.sources if is_stream(each)]
+    others = [each for each in arguments.sources if not is_stream(each)]
+    inputs = predictor.find(others)[arguments.process_id :: arguments.num_processes]
+    folder = PredictionFolder(arguments.to, predictor.about) if arguments.to else None
+    paths = {each.name: each.record.path for each in inputs} | dict.fromkeys(streams, "")
+    output = _Output(arguments, settings, predictor.multi_label, paths, folder)
+    done = {}
+    if folder:
+        done = {each.name: found for each in inputs if (found := folder.read(each.name))}
+        if done:
+            _log(f"{len(done)} of {len(inputs)} videos are done, in {arguments.to}")
+    answers = predictor([each for each in inputs if each.name not in done])
+    found = itertools.groupby(answers, key=lambda answer: answer.video)
+    for each in inputs:
+        if each.name in done:
+            output.show(done[each.name])
+        else:
+            _, of_video = next(found)
+            output.show(of_video, is_new=True)
+    stopped = False
+    for each in streams:
+        if stopped := output.show_stream(predictor.stream(each, duration=arguments.duration)):
+            break
+    return output.finish() or (130 if stopped else 0)
+
+
+def _from_scores(arguments):
+    from trn_jax.prediction.saved import PredictionFolder
+
+    folder = PredictionFolder(arguments.from_scores)
+    found = list(folder.all())
+    paths = {about["video"]: about.get("path", "") for _, about in found}
+    settings = _detection(arguments)
+    multi_label = bool(found[0][1].get("multi_label"))
+    to = PredictionFolder(arguments.to or arguments.from_scores)
+    output = _Output(arguments, settings, multi_label, paths, to)
+    for answers, _ in found:
+        output.show(answers)
+    return output.finish()
+
+
+def _detection(arguments):
+    from trn_jax.prediction.detection import DetectionSettings
+
+    given = {key: getattr(arguments, key) for key in _DETECTION}
+    return DetectionSettings(**{key: value for key, value in given.items() if value is not None})
+
+
+class _Output:
+    """Prints answers and events, as a table or as JSON lines, and fills the folder."""
+
+    def __init__(self, arguments, settings, multi_label, paths, folder):
+        self._json = arguments.json
+        self._settings = settings
+        self._multi_label = multi_label
+        self._folder = folder
+        self._events = {}
+        self._paths = paths
+        self._top = arguments.top or (5 if len(paths) == 1 else 1)
+        self._width = min(max(map(len, map(escaped, paths)), default=0), 60)
+        self._num_unreadable = 0
+        self._noted = set()
+
+    def show(self, answers, *, is_new=False):
+        """Print the answers of a video as they come, and its events; keep those that are new."""
+        from trn_jax.prediction.detection import EventDetector, events_of
+
+        kept, events, detector, problem = [], [], None, ""
+        for answer in answers:
+            last = answer
+            self._note(answer.notes)
+            if self._json:
+                self._print_json(answer)
+            if answer.problem:
+                problem = answer.problem
+                continue
+            if self._folder or not answer.is_window:
+                kept.append(answer)
+            if answer.is_window:
+                if detector is None:
+                    names = answer.class_names, self._settings
+                    detector = EventDetector(answer.video, *names, multi_label=self._multi_label)
+                events += self._print_events(detector.add(answer))
+        if problem:
+            self._num_unreadable += 1
+            _log(f"unreadable: {problem}")
+        if detector is not None:
+            events += self._print_events(detector.finish())
+            if not events and not self._json and not problem:
+                print(f"{escaped(last.video):{self._width}}  no event in {_clock(last.end)}")
+        elif kept:
+            names = last.class_names, self._settings
+            events = events_of(kept, *names, multi_label=self._multi_label)
+            if not self._json:
+                self._print_whole(last)
+            if self._folder and last.end is None:
+                _log(f"{last.video}: unknown length, so it is not in events.csv; see --frame-rate")
+        if self._folder and kept:
+            self._events[last.video] = sorted(events, key=lambda event: (event.start, event.end))
+            if is_new and not problem:
+                self._folder.write(kept, self._paths[last.video])
+
+    def show_stream(self, answers):
+        """Print the answers of a stream; returns whether Ctrl-C ended it."""
+        from trn_jax.prediction.live import Gap
+
+        stopped = False
+
+        def until_stopped():
+            nonlocal stopped
+            try:
+                for answer in answers:
+                    if isinstance(answer, Gap):
+                        self._print_gap(answer)
+                    else:
+                        yield answer
+            except KeyboardInterrupt:
+                stopped = True
+
+        found = until_stopped()
+        first = next(found, None)
+        if first is not None:
+            self.show(itertools.chain([first], found), is_new=True)
+        return stopped
+
+    def finish(self):
+        """Write the events of all videos; returns the exit status."""
+        if self._folder:
+            self._folder.write_events(self._events, self._paths)
+            _log(f"scores, captions and events.csv are in {self._folder.path}")
+        if self._num_unreadable:
+            _log(f"{self._num_unreadable} of {len(self._paths)} videos could not be read")
+        return 1 if self._num_unreadable else 0
+
+    def _note(self, notes):
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                _log(note)
+
+    def _print_gap(self, gap):
+        if self._json:
+            _print_line(
+                kind="gap", video=gap.video, start=round(gap.start, 3), end=round(gap.end, 3)
+            )
+        _log(f"{gap.video} broke for {gap.end - gap.start:.1f} s: {gap.reason}")
+
+    def _print_whole(self, answer):
+        name = escaped(answer.video)
+        for label, score in answer.top(self._top):
+            print(f"{name:{self._width}}  {score:.3f}  {escaped(label)}", flush=True)
+            name = ""
+
+    def _print_events(self, events):
+        for event in events:
+            if self._json:
+                _print_line(kind="event", **_as_dict(event))
+                continue
+            name, label = escaped(event.video), escaped(event.label)
+            times = f"{_clock(event.start)} - {_clock(event.end)}"
+            print(f"{name:{self._width}}  {times}  {event.score:.3f}  {label}", flush=True)
+        return events
+
+    def _print_json(self, answer):
+        if answer.problem:
+            _print_line(kind="problem", video=answer.video, problem=answer.problem)
+            return
+        live = {}
+        if answer.age is not None:
+            live = {"age": round(answer.age, 3), "dropped": answer.dropped}
+        top = [{"label": label, "score": score} for label, score in answer.top(self._top)]
+        kind = "window" if answer.is_window else "video"
+        end = None if answer.end is None else round(answer.end, 3)
+        _print_line(
+            kind=kind, video=answer.video, start=round(answer.start, 3), end=end, top=top, **live
+        )
+
+
+def _as_dict(event):
+    return dict(
+        video=event.video,
+        start=round(event.start, 3),
+        end=round(event.end, 3),
+        label=event.label,
+        score=event.score,
+    )
+
+
+def _print_line(**values):
+    print(json.dumps(values), flush=True)
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds, 1), 60)
+    return f"{int(minutes) // 60}:{int(minutes) % 60:02d}:{seconds:04.1f}"
+
+
+def _log(message):
+    print(escaped(message), file=sys.stderr, flush=True)

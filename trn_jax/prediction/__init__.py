@@ -1,0 +1,1 @@
+"""Prediction: videos, folders, lists and streams -> class scores with times."""

@@ -1,0 +1,209 @@
+"""`trn_jax.predict`: from any video to scores, with times."""
+
+import itertools
+import os
+import pathlib
+
+from trn_jax.checkpoints import checksums
+from trn_jax.data.decode import FrameError
+from trn_jax.data.streams import StreamVideo, is_stream
+from trn_jax.data.workers import num_cpus
+from trn_jax.errors import UserError
+from trn_jax.loading import load_model
+from trn_jax.prediction import sources
+from trn_jax.prediction.answers import Answer
+from trn_jax.prediction.contract import contract_of
+from trn_jax.prediction.live import grid, live_windows
+from trn_jax.prediction.timeline import TimelineScorer, plan_windows
+from trn_jax.prediction.whole import whole_videos
+from trn_jax.settings import from_dict
+
+
+class Predictor:
+    """Predicts videos with one model.
+
+    Args:
+        model: a loaded model, see `trn_jax.load_model`, or the path of a checkpoint.
+        timeline: `True` scores windows of every video, `False` every video as a whole, and `None`
+            windows of those that last more than three times as long as training examples.
+        every: seconds from one window to the next; by default half a window.
+        protocol: of the recipe, whose view is used; by default the one with the fewest views.
+        seconds: length of a window; by default that of training examples.
+        frame_rate: of frames in folders and records, per second; by default that of training
+            examples.
+        num_threads: threads that decode; 0: one per processor.
+        **view: other keys of the view, such as `num_segments` or `crop`.
+
+    Attributes:
+        model: the model.
+        contract: its `Contract`, how it looks at videos.
+        class_names: in the order of the scores.
+        multi_label: scores are sigmoids, one decision per class.
+        about: what makes the scores, a dict that JSON can hold.
+
+    Raises:
+        UserError: the model was not loaded from a checkpoint, or values are invalid.
+    """
+
+    def __init__(
+        self,
+        model,
+        *,
+        timeline=None,
+        every=None,
+        protocol=None,
+        seconds=None,
+        frame_rate=None,
+        num_threads=0,
+        **view,
+    ):
+        self.model = load_model(model) if isinstance(model, str | os.PathLike) else model
+        info = self.model.info
+        if info is None:
+            raise UserError(
+                "this model has no sampling contract; load it with trn_jax.load_model, or give the "
+                "path of a checkpoint"
+            )
+        config = from_dict(info.config)
+        self.contract = contract_of(
+            info, protocol=protocol, seconds=seconds, frame_rate=frame_rate, **view
+        )
+        self.multi_label = config.data.multi_label
+        num_classes = config.model.num_classes
+        self.class_names = info.class_names or tuple(f"class {n}" for n in range(num_classes))
+        self._timeline = timeline
+        self._every = every
+        self._frame_rate = frame_rate or self.contract.frame_rate
+        self._max_pixels = config.data.max_pixels
+        self._options = dict(
+            class_names=self.class_names,
+            multi_label=self.multi_label,
+            max_views=config.eval.max_views_per_step,
+            seed=config.seed,
+        )
+        self._num_threads = num_threads or num_cpus()
+        self.about = {
+            "step": info.step,
+            "checksum": checksums.of_folder(pathlib.Path(info.path)),
+            "contract": self.contract.to_dict(),
+            "timeline": timeline,
+            "every": every,
+            "multi_label": self.multi_label,
+        }
+        self._scorer = None
+
+    def find(self, source):
+        """The videos of a source or of several, see `sources.find`."""
+        several = [source] if isinstance(source, str | os.PathLike) else list(source)
+        return sources.find(
+            several,
+            frame_rate=self._frame_rate,
+            max_pixels=self._max_pixels,
+            multi_label=self.multi_label,
+        )
+
+    def __call__(self, inputs):
+        """Predict videos, in order.
+
+        Args:
+            inputs: a list of `Input`, from `find`.
+
+        Yields:
+            An `Answer` per video, or per window of it; a video that can't be read gives one with a
+            `problem`.
+        """
+        opened = sources.Inputs(inputs)
+        if self._timeline:
+            for index in range(len(inputs)):
+                yield from self._windows(opened, index)
+            return
+        workers = dict(num_threads=self._num_threads)
+        answers = whole_videos(self.model, self.contract, opened, workers=workers, **self._options)
+        for index, answer in enumerate(answers):
+            is_long = self._timeline is None and self.contract.is_long(answer.seconds)
+            if is_long and not answer.problem:
+                yield from self._windows(opened, index)
+            else:
+                yield answer
+
+    def stream(self, text, *, duration=None):
+        """Predict a stream.
+
+        One that ends by itself (standard input, a file on the web) is scored like a long video; of
+        a live one (a camera, RTSP) always the newest window, see `live_windows`.
+
+        Args:
+            text: the number of a camera, a URL, or `-` for standard input.
+            duration: seconds after which a live stream ends; `None`: never.
+
+        Yields:
+            An `Answer` per window, and a `Gap` where a live stream broke; an `Answer` with a
+            `problem`, if it can't be opened.
+        """
+        try:
+            video = StreamVideo(text, max_pixels=self._max_pixels)
+            if not video.is_live:
+                with video:
+                    yield from self.timeline_scorer().windows(text, video, every=self._every)
+                return
+            plan = plan_windows(
+                self.contract, every=self._every, frame_rate=video.rate, seed=self._options["seed"]
+            )
+            view, waiting = self.contract.view, [video]
+            numbers, step = grid(plan)
+            # As many clips per step as come from one window to the next.
+            new = min(max(round(plan.stride / step), 1), numbers.size)
+            new = new if self.model.scores_frames else view.num_views
+            options = self._options | dict(max_views=new)
+            scorer = TimelineScorer(self.model, self.contract, **options)
+
+            def opened():
+                return waiting.pop() if waiting else StreamVideo(text, max_pixels=self._max_pixels)
+
+            yield from live_windows(scorer, plan, view, opened, text, duration=duration)
+        except FrameError as error:
+            yield Answer(text, 0.0, None, problem=str(error))
+
+    def timeline_scorer(self):
+        """The `TimelineScorer` of all videos."""
+        if self._scorer is None:
+            self._scorer = TimelineScorer(self.model, self.contract, **self._options)
+        return self._scorer
+
+    def _windows(self, opened, index):
+        """The windows of one video."""
+        name = opened.name(index)
+        try:
+            with opened.open_in_order(index) as video:
+                offset = opened.records[index].start or 0.0
+                options = dict(every=self._every, offset=offset)
+                yield from self.timeline_scorer().windows(name, video, **options)
+        except FrameError as error:
+            yield Answer(name, 0.0, None, problem=str(error))
+
+
+def predict(source, model, **options):
+    """Predict videos.
+
+    Args:
+        source: a video file, a folder (of videos, of frames or of records), a list of videos
+            (`.txt`, `.csv`, `.tsv`, `.json`), a pattern such as `clips/*.mp4`, the number of a
+            camera, a URL, `-` for standard input; or several of these.
+        model: a loaded model, see `trn_jax.load_model`, or the path of a checkpoint.
+        **options: see `Predictor`.
+
+    Yields:
+        An `Answer` per video, or per window of long ones: `video`, `start` and `end` in seconds,
+        `scores` `[classes]`, `label` and `top(k)`; `problem`, if it can't be read.
+
+    Raises:
+        UserError: a source doesn't exist, or options don't fit the model.
+    """
+    predictor = Predictor(model, **options)
+    several = [source] if isinstance(source, str | os.PathLike) else source
+    for streams, each in itertools.groupby(map(os.fspath, several), is_stream):
+        if streams:
+            for stream in each:
+                yield from predictor.stream(stream)
+        else:
+            yield from predictor(predictor.find(list(each)))

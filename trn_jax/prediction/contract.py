@@ -1,0 +1,114 @@
+"""How a model looks at videos: a view of its recipe, and the lengths that it was trained on."""
+
+import dataclasses
+import math
+
+from trn_jax.data.views import View
+from trn_jax.errors import UserError, did_you_mean
+from trn_jax.settings import from_dict, protocol_names, resolved_views
+
+_LONG = 3  # times the length of a training example: such videos get a timeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """The sampling contract of a checkpoint, with what flags changed.
+
+    Attributes:
+        protocol: the protocol whose view is used.
+        view: the `View`.
+        section: the same as a section of the configuration.
+        num_frames: typical number of frames of a training example; `None` if unknown.
+        seconds: typical length of a training example; `None` if unknown.
+        frame_rate: typical frame rate of training examples, per second; `None` if unknown.
+        changes: messages about what differs from the checkpoint.
+    """
+
+    protocol: str
+    view: View
+    section: dict
+    num_frames: float | None
+    seconds: float | None
+    frame_rate: float | None
+    changes: tuple[str, ...] = ()
+
+    def is_long(self, seconds):
+        """Whether a video of so many seconds (`None`: unknown) is longer than an example by far."""
+        return bool(seconds and self.seconds and seconds > _LONG * self.seconds)
+
+    def __str__(self):
+        view, known = self.view, []
+        if self.seconds:
+            known.append(f"training examples of {self.seconds:.3g} s")
+        elif self.num_frames:
+            known.append(f"training examples of {self.num_frames:g} frames")
+        if self.frame_rate:
+            known.append(f"{self.frame_rate:.3g} frames per second")
+        return ", ".join(
+            [
+                f"protocol {self.protocol}: {view.num_segments} frames (sampling={view.sampling})",
+                f"{view.crop} crop of {view.crop_size} pixels",
+                *known,
+            ]
+        )
+
+    def to_dict(self):
+        """What a file of scores keeps of it."""
+        return {
+            "protocol": self.protocol,
+            "view": self.section,
+            "num_frames": self.num_frames,
+            "seconds": self.seconds,
+            "frame_rate": self.frame_rate,
+        }
+
+
+def contract_of(info, *, protocol=None, seconds=None, frame_rate=None, **view):
+    """The contract of a loaded model.
+
+    Args:
+        info: its `loading.Info`.
+        protocol: name of a protocol of its recipe; by default the one with the fewest views, of
+            several the first.
+        seconds: length of a window instead of that of training examples.
+        frame_rate: of training examples, per second.
+        **view: keys of `config.ViewKeys` to change; `None` changes nothing.
+
+    Raises:
+        UserError: there is no such protocol, or values are invalid.
+    """
+    config = from_dict(info.config)
+    name = protocol or _cheapest(config)
+    protocol_names(config, name)
+    section = resolved_views(config)[f"protocols.{name}"].to_dict()
+    changed = {key: value for key, value in view.items() if value is not None}
+    for key in changed:
+        if key not in section:
+            raise UserError(f"a view has no key {key!r}{did_you_mean(key, section)}")
+    changes = [
+        f"{key}={value!r} instead of {section[key]!r} of the checkpoint"
+        for key, value in changed.items()
+        if value != section[key]
+    ]
+    section |= changed
+    lengths = dict(info.sampling)
+    for key, value in (("seconds", seconds), ("frame_rate", frame_rate)):
+        if value is None:
+            continue
+        if not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{key}={value}: expected a positive number")
+        if lengths[key] not in (None, value):
+            changes.append(f"{key}={value:g} instead of {lengths[key]:g} of the checkpoint")
+        lengths[key] = value
+    return Contract(
+        protocol=name, view=View(**section), section=section, **lengths, changes=tuple(changes)
+    )
+
+
+def _cheapest(config):
+    """The protocol with the fewest views; of several, the first."""
+    if not config.protocols:
+        protocol_names(config, "all")  # raises
+    views = resolved_views(config)
+    counts = {name: View(**views[f"protocols.{name}"]).num_views for name in config.protocols}
+    return min(counts, key=lambda name: counts[name])

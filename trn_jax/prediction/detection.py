@@ -1,0 +1,183 @@
+"""From scores of windows to events: smoothing, thresholds with hysteresis, shortest duration."""
+
+import collections
+import dataclasses
+import math
+
+import numpy as np
+
+from trn_jax.errors import UserError
+from trn_jax.evaluation.events import NOTHING, Event
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectionSettings:
+    """How events are found.
+
+    Attributes:
+        threshold: an event has a score of at least this somewhere; one number, or one per class.
+        hysteresis: it lasts as long as the score is at least this share of the threshold.
+        smoothing: windows whose mean score counts, an odd number.
+        min_seconds: shorter events are left out.
+
+    Raises:
+        UserError: values are out of range.
+    """
+
+    threshold: float | tuple[float, ...] = 0.5
+    hysteresis: float = 0.7
+    smoothing: int = 1
+    min_seconds: float = 0.0
+
+    def __post_init__(self):
+        thresholds = np.ravel(self.threshold)
+        if not (thresholds.size and np.all((thresholds >= 0) & (thresholds <= 1))):
+            raise UserError(f"threshold={self.threshold!r}: expected numbers in 0..1")
+        if not 0 < self.hysteresis <= 1:
+            raise UserError(f"hysteresis={self.hysteresis!r}: expected more than 0, at most 1")
+        if self.smoothing < 1 or self.smoothing % 2 == 0:
+            raise UserError(f"smoothing={self.smoothing!r}: expected an odd number of windows")
+        if not (self.min_seconds >= 0 and math.isfinite(self.min_seconds)):
+            raise UserError(f"min_seconds={self.min_seconds!r}: expected at least 0")
+
+
+class EventDetector:
+    """Finds the events of one video, window by window.
+
+    A window stands for the time around its middle: from halfway to the one before it until halfway
+    to the one after it, and the first and the last one until the ends of the video. Where classes
+    exclude each other, a time has only the class with the highest score; "nothing" is never an
+    event.
+
+    Args:
+        video: its name.
+        class_names: in the order of the scores.
+        settings: `DetectionSettings`.
+        multi_label: classes don't exclude each other.
+    """
+
+    def __init__(self, video, class_names, settings, *, multi_label=False):
+        self._video = video
+        self._class_names = class_names
+        self._settings = settings
+        self._exclusive = not multi_label
+        self._on = np.broadcast_to(np.asarray(settings.threshold, float), (len(class_names),))
+        self._off = self._on * settings.hysteresis
+        # Windows that the mean of the newest smoothed one takes in.
+        self._recent: collections.deque = collections.deque(maxlen=settings.smoothing)
+        self._num_windows = 0
+        self._cell: tuple | None = None  # (start, middle, end, scores) of the newest smoothed one
+        self._running: dict[int, _Running] = {}
+
+    def add(self, window):
+        """Add an `Answer`, in order; returns the `Event`s that have ended."""
+        self._recent.append(window)
+        self._num_windows += 1
+        # The smoothed scores of a window need those of half as many windows after it.
+        behind = self._settings.smoothing // 2
+        if self._num_windows <= behind:
+            return []
+        return self._advance(self._recent[-1 - behind], list(self._recent))
+
+    def finish(self):
+        """The `Event`s that last until the end of the video."""
+        found = []
+        behind = self._settings.smoothing // 2
+        waiting = list(self._recent)[-behind:] if behind else []
+        for index, window in enumerate(waiting):
+            around = list(self._recent)[len(self._recent) - len(waiting) - behind + index :]
+            found += self._advance(window, around)
+        if self._cell is None:
+            return found
+        start, _, end, scores = self._cell
+        found += self._count(start, end, scores)
+        return found + [event for label in sorted(self._running) for event in self._end(label)]
+
+    def _advance(self, window, around):
+        """Take a window with its smoothed scores; counts the one before it."""
+        scores = np.mean([each.scores for each in around], axis=0)
+        middle = (window.start + window.end) / 2
+        if self._cell is None:
+            self._cell = window.start, middle, window.end, scores
+            return []
+        start, before, _, before_scores = self._cell
+        border = (before + middle) / 2
+        self._cell = border, middle, window.end, scores
+        return self._count(start, border, before_scores)
+
+    def _count(self, start, end, scores):
+        """Continue, begin and end events with the scores of the time `[start, end)`."""
+        lasts = scores >= self._off
+        if self._exclusive:
+            lasts &= np.arange(len(scores)) == np.argmax(scores)
+        found = []
+        for label in np.flatnonzero(lasts).tolist():
+            if self._class_names[label] != NOTHING:
+                running = self._running.setdefault(label, _Running(start))
+                running.extend(end, float(scores[label]))
+        for label in [label for label in self._running if not lasts[label]]:
+            found += self._end(label)
+        return found
+
+    def _end(self, label):
+        running = self._running.pop(label)
+        seconds = running.end - running.start
+        if running.peak < self._on[label] or seconds < self._settings.min_seconds or not seconds:
+            return []
+        name = self._class_names[label]
+        return [Event(self._video, running.start, running.end, name, running.mean)]
+
+
+@dataclasses.dataclass
+class _Running:
+    """An event that may last."""
+
+    start: float
+    end: float = 0.0
+    peak: float = 0.0
+    _weighted: float = 0.0
+
+    def extend(self, end, score):
+        """Let it last until `end` with a score."""
+        self._weighted += score * (end - (self.end or self.start))
+        self.end, self.peak = end, max(self.peak, score)
+
+    @property
+    def mean(self):
+        """Its mean score over time."""
+        return self._weighted / (self.end - self.start)
+
+
+def events_of(answers, class_names, settings, *, multi_label=False):
+    """The events of one video.
+
+    Args:
+        answers: its `Answer`s, in order: windows, or one for the whole video.
+        class_names: in the order of the scores.
+        settings: `DetectionSettings`.
+        multi_label: classes don't exclude each other.
+
+    Returns:
+        A list of `Event`, sorted by start. A whole video is one event of the class with the highest
+        score, or of every class that reaches its threshold if they don't exclude each other; there
+        is none if it can't be read, or its length is unknown.
+    """
+    answers = list(answers)
+    if not answers or answers[0].problem:
+        return []
+    if answers[0].is_window:
+        detector = EventDetector(answers[0].video, class_names, settings, multi_label=multi_label)
+        found = [event for answer in answers for event in detector.add(answer)]
+        return sorted([*found, *detector.finish()], key=lambda event: (event.start, event.end))
+    (answer,) = answers
+    if not answer.end:
+        return []
+    thresholds = np.broadcast_to(np.asarray(settings.threshold, float), answer.scores.shape)
+    labels = np.flatnonzero(answer.scores >= thresholds) if multi_label else answer.top_labels(1)
+    return [
+        Event(
+            answer.video, answer.start, answer.end, class_names[label], float(answer.scores[label])
+        )
+        for label in labels
+        if class_names[label] != NOTHING
+    ]

@@ -1,0 +1,265 @@
+"""Finds the videos that a command names: files, folders, patterns, lists and streams."""
+
+import dataclasses
+import glob
+import os
+from typing import Any
+
+import numpy as np
+
+from trn_jax.data import records
+from trn_jax.data.annotations import Record
+from trn_jax.data.decode import MAX_PIXELS, FrameError, FrameFolders
+from trn_jax.data.parts import frames_between, is_interval
+from trn_jax.data.streams import is_url
+from trn_jax.data.videos import VideoFile, VideoFiles, is_video
+from trn_jax.errors import UserError
+from trn_jax.prepare import table_rows
+from trn_jax.prepare.folders import is_image, search
+from trn_jax.prepare.frame_folders import frame_folder
+from trn_jax.prepare.times import parse_seconds, time_columns
+from trn_jax.prepare.video_paths import PathResolver
+
+_NO_LABELS = 1 << 62  # stored labels are not compared with the classes of the model
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A video to predict.
+
+    Attributes:
+        name: in the output: its path as given, or as found below the folder that was given.
+        record: its `Record`; the label means nothing.
+        source: where it is read, with `open(record)`; `None` for what can't be read.
+        problem: why it can't be read, or "".
+    """
+
+    name: str
+    record: Record
+    source: Any = None
+    problem: str = ""
+
+
+class Inputs:
+    """Videos of different kinds as one source of videos, see `decode.FrameFolders`.
+
+    Args:
+        inputs: a list of `Input`.
+
+    Attributes:
+        records: one `Record` per input, numbered from 0.
+    """
+
+    def __init__(self, inputs):
+        self._inputs = inputs
+        self.records = [
+            dataclasses.replace(each.record, index=index) for index, each in enumerate(inputs)
+        ]
+
+    def name(self, index):
+        """Name of an input in the output."""
+        return self._inputs[index].name
+
+    def open(self, record):
+        """The video of one of `records`; use it in a `with`.
+
+        Raises:
+            FrameError: it can't be read.
+        """
+        found = self._inputs[record.index]
+        if found.problem:
+            raise FrameError(found.problem)
+        return found.source.open(record)
+
+    def open_in_order(self, index):
+        """Open a video, by its number, to read it once in order; see `open` for errors.
+
+        Files without an index are not decoded just to count their frames.
+        """
+        found, record = self._inputs[index], self.records[index]
+        if isinstance(found.source, VideoFiles) and record.start is None:
+            return VideoFile(record.path, max_pixels=found.source.max_pixels, count=False)
+        return self.open(record)
+
+
+def find(sources, *, frame_rate=None, max_pixels=MAX_PIXELS, multi_label=False):
+    """Find the videos of sources that are no streams.
+
+    Args:
+        sources: paths of video files, folders (of videos, of frames or of records), lists, or
+            patterns such as `clips/*.mp4`.
+        frame_rate: of stored frames, per second; `None` if unknown.
+        max_pixels: frames with more pixels are unreadable.
+        multi_label: records have several labels per video.
+
+    Returns:
+        A list of `Input`, each video once; entries of lists that name no video have a `problem`.
+
+    Raises:
+        UserError: a source doesn't exist, or there are no videos in it.
+    """
+    finder = _Finder(frame_rate, max_pixels, multi_label)
+    found: dict[str, Input] = {}
+    for source in sources:
+        for each in finder.find(os.fspath(source)):
+            found.setdefault(each.name, each)
+    return list(found.values())
+
+
+class _Finder:
+    """Makes `Input`s of paths."""
+
+    def __init__(self, frame_rate, max_pixels, multi_label):
+        self._files = VideoFiles(max_pixels=max_pixels)
+        self._folders = _Folders(frame_rate, max_pixels)
+        self._options = dict(frame_rate=frame_rate, max_pixels=max_pixels)
+        self._multi_label = multi_label
+
+    def find(self, path):
+        if os.path.isdir(path):
+            return self._folder(path)
+        if os.path.exists(path):
+            is_list = path.lower().endswith(table_rows.TABLE_EXTENSIONS)
+            return self._list(path) if is_list else [self._file(path)]
+        if glob.has_magic(path):
+            matches = sorted(glob.glob(path, recursive=True))
+            if matches:
+                return [each for match in matches for each in self.find(match)]
+            raise UserError(f"no file matches {path!r}")
+        raise UserError(
+            f"{path!r} not found; expected a video, a folder, a list, a pattern such as "
+            "'clips/*.mp4', the number of a camera, or a URL"
+        )
+
+    def _file(self, path):
+        return Input(path, Record(0, path, 0, 0), self._files)
+
+    def _frames(self, path):
+        return Input(path, Record(0, path, 0, 0), self._folders)
+
+    def _video(self, path):
+        return self._frames(path) if os.path.isdir(path) else self._file(path)
+
+    def _folder(self, path):
+        if records.is_records(path):
+            return self._records(path)
+        found = search(path)
+        if not found.videos:
+            # `search` doesn't take the folder that it is given for a video itself.
+            if any(is_image(name) for name in found.others if not os.path.dirname(name)):
+                return [self._frames(path)]
+            raise UserError(f"there are no videos in {path}, only {len(found.others)} other files")
+        unreadable = [
+            _unreadable(os.path.join(path, name), f"{os.path.join(path, name)} {reason}")
+            for name, reason in (*found.closed, *((p, r) for p, r in found.broken if is_video(p)))
+        ]
+        return [self._video(os.path.join(path, name)) for name in found.videos] + unreadable
+
+    def _records(self, path):
+        source = records.VideoRecords(path, **self._options)
+        return [
+            Input(record.path, record, source)
+            for split in source.splits
+            for record in source.videos(
+                split, num_classes=_NO_LABELS, multi_label=self._multi_label
+            )
+        ]
+
+    def _list(self, path):
+        folder = os.path.dirname(path)
+        resolver = PathResolver(folder or ".")
+        table = table_rows.read_rows(path, resolver, multi_label=True)
+        known = table_rows.known_columns(table.header) if table.header else {}
+        column = known.get("path", table.path_column)
+        rows = table.rows
+        if rows and table_rows.normalized(rows[0].text) in table_rows.HEADERS["path"]:
+            rows = rows[1:]
+        if not rows:
+            raise UserError(f"{path} is empty; expected a video per line")
+        header = [table_rows.normalized(name) for name in table.header or ()]
+        times = time_columns(header)
+        found = []
+        for row in rows:
+            name = _name_in(row, column, table.header is not None, resolver)
+            try:
+                if not name:
+                    raise ValueError("names no video")
+                if is_url(name):
+                    raise ValueError("is a URL; give URLs on the command line")
+                video = self._video(os.path.join(folder, resolver.resolve(name)))
+                found.append(_part_of(video, row, times))
+            except ValueError as error:
+                problem = f"{row.place} of {path}, {row.text.strip()!r}, {error}"
+                found.append(_unreadable(f"{path}: {row.place}", problem))
+        return found
+
+
+def _name_in(row, column, has_header, resolver):
+    """The video that a row of a list names, or ""."""
+    text = row.text.strip()
+    cell = row.cells[column] if column < len(row.cells) else ""
+    cell = cell.strip() if isinstance(cell, str) else ""
+    if has_header:
+        return cell
+    # A line without a class is a path, which may have spaces.
+    if not cell or resolver.exists(text):
+        return text
+    return text if is_video(text) and not (is_video(cell) or resolver.exists(cell)) else cell
+
+
+def _part_of(video, row, times):
+    """The part of an `Input` that a row names, or all of it.
+
+    Raises:
+        ValueError: the times are none.
+    """
+    texts = [row.cells[i].strip() if i < len(row.cells) else "" for i in times.values()]
+    if not any(texts):
+        return video
+    start, end = map(parse_seconds, texts)
+    if not is_interval(start, end):
+        raise ValueError(f"has the part from {start:g} to {end:g} s; expected 0 <= start < end")
+    record = dataclasses.replace(video.record, start=start, end=end)
+    return dataclasses.replace(video, name=record.named(), record=record)
+
+
+def _unreadable(name, problem):
+    return Input(name, Record(0, name, 0, 0), problem=problem)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Folders:
+    """Folders of frames as a source of videos, each with its own names of frames."""
+
+    frame_rate: float | None
+    max_pixels: int
+
+    def open(self, record):
+        try:
+            found = frame_folder(os.listdir(record.path))
+        except OSError as error:
+            raise FrameError(f"can't read {record.path}: {error.strerror}") from None
+        if isinstance(found, str):
+            raise FrameError(f"{record.path} is unreadable: {found}")
+        source = FrameFolders(
+            pattern=found.pattern,
+            first_frame=found.first_frame,
+            max_pixels=self.max_pixels,
+            frame_rate=self.frame_rate,
+        )
+        record = dataclasses.replace(record, num_frames=found.num_frames)
+        if record.start is None:
+            return source.open(record)
+        if not self.frame_rate:
+            raise FrameError(
+                f"the frame rate of {record.path} is unknown, so parts of it can't be found; give "
+                "it, such as --frame-rate=12"
+            )
+        times = np.arange(found.num_frames) / self.frame_rate
+        frames = frames_between(times, record.start, record.end)
+        if not frames:
+            raise FrameError(
+                f"{record.named()} has no frame: that video has {found.num_frames} frames, "
+                f"{self.frame_rate:g} per second"
+            )
+        return source.open(dataclasses.replace(record, num_frames=len(frames), offset=frames[0]))

@@ -1,0 +1,250 @@
+"""Scores of the windows of long videos; the backbone runs once per frame where it can."""
+
+import contextlib
+import math
+
+import jax
+import numpy as np
+from flax import nnx
+
+from trn_jax.errors import UserError
+from trn_jax.evaluation.merging import ScoreMerger, merge_views
+from trn_jax.evaluation.scoring import ClipScorer, relation_draws
+from trn_jax.prediction.answers import Answer
+from trn_jax.prediction.windows import (
+    Assembler,
+    Crops,
+    WindowPlan,
+    frame_clips,
+    wanted_times,
+    window_clips,
+)
+
+_USUAL_RATE = 30.0  # frames per second, where neither the checkpoint nor the video has one
+VIEW = "window"  # the name of the view in `Clip.places`
+
+
+def plan_windows(contract, *, every, frame_rate, seed):
+    """The `WindowPlan` of a contract.
+
+    Args:
+        contract: the `Contract`.
+        every: seconds from one window to the next; `None` for half a window.
+        frame_rate: of the video, per second; `None` if unknown.
+        seed: of what is drawn.
+
+    Raises:
+        UserError: the length of training examples is unknown, or `every` is not positive.
+    """
+    rate = contract.frame_rate or frame_rate or _USUAL_RATE
+    length = contract.seconds
+    if length is None and contract.num_frames:
+        length = contract.num_frames / rate
+    if length is None:
+        raise UserError(
+            "the checkpoint doesn't say how long its training examples lasted; give the length of "
+            "a window, such as --seconds=3"
+        )
+    if every is None:
+        # Windows a whole number of segments apart share frames.
+        segments = max(contract.view.num_segments // 2, 1)
+        every = length * segments / contract.view.num_segments
+    if not (every > 0 and math.isfinite(every)):
+        raise UserError(f"--every={every}: expected a positive number of seconds")
+    return WindowPlan(contract.view, length, every, rate, seed)
+
+
+class TimelineScorer:
+    """Scores the windows of videos.
+
+    Args:
+        model: a `Recognizer`.
+        contract: its `Contract`.
+        class_names: in the order of the scores.
+        multi_label: scores are sigmoids.
+        max_views: clips per step.
+        seed: of what is drawn.
+
+    Attributes:
+        class_names: the same.
+        by_frame: the backbone runs once per frame, not once per clip.
+
+    Raises:
+        UserError: the model doesn't take the clips of the view.
+    """
+
+    def __init__(self, model, contract, *, class_names, multi_label, max_views, seed):
+        self._contract = contract
+        self.class_names = class_names
+        self._seed = seed
+        self._multi_label = multi_label
+        self._merge = contract.view.merge_views
+        if self._merge == "model":
+            self._merge = model.merge_views
+        self._graph, state = nnx.split(model)
+        self._max_views = max_views
+        self._scorers = {max_views: ClipScorer(self._graph, max_views=max_views)}
+        self._scorer = self._scorers[max_views]
+        self._states = self._scorer.on_these_devices((nnx.as_pure(state),))
+        self._scorer.check({f"protocols.{contract.protocol}": contract.section}, self._states)
+        self._head = jax.jit(
+            lambda states, features: nnx.merge(self._graph, *states).head_logits(features)
+        )
+        self.by_frame = model.scores_frames and contract.view.relations == "model"
+
+    def windows(self, name, video, *, every=None, offset=0.0):
+        """Score the windows of an open video.
+
+        Args:
+            name: of the video, for the output.
+            video: a `decode.Video`; without an index, it is decoded in order and may be endless.
+            every: seconds from one window to the next; `None` for half a window.
+            offset: seconds before a video that is a part of another one.
+
+        Yields:
+            An `Answer` per window.
+
+        Raises:
+            FrameError: the video can't be read.
+            UserError: see `plan_windows`.
+        """
+        rate = video.num_frames / video.seconds if video.seconds else None
+        plan = plan_windows(self._contract, every=every, frame_rate=rate, seed=self._seed)
+        source = _WindowFrames(video, plan, self._contract.view)
+        self._fit(source.num_frames if self.by_frame else source.num_windows)
+        score = self._score_frames if self.by_frame else self._score_clips
+        with contextlib.closing(score(source)) as scored:
+            for window, scores in scored:
+                yield Answer(
+                    name,
+                    offset + window.start,
+                    offset + window.end,
+                    scores.astype(np.float32),
+                    self.class_names,
+                    is_window=True,
+                    notes=(video.loss,) if video.loss and not window.number else (),
+                )
+
+    def _fit(self, number):
+        """Let steps have as many clips as a video has frames or windows, if it has fewer.
+
+        Powers of two, so that few programs are compiled, whatever the lengths of videos.
+        """
+        size = self._max_views
+        if number is not None:
+            size = min(size, 1 << (max(number * self._contract.view.num_views, 1) - 1).bit_length())
+        if size not in self._scorers:
+            self._scorers[size] = ClipScorer(self._graph, max_views=size)
+        self._scorer = self._scorers[size]
+
+    def _score_clips(self, source):
+        """Pairs of a window and its scores `[classes]`, by the clips of every window."""
+        windows = {}
+
+        def videos():
+            for key, pixels in source.frames():
+                yield from clips(source.assembler.add(key, pixels))
+            yield from clips(source.finish())
+
+        def clips(complete):
+            for window, pixels in complete:
+                windows[window.number] = window
+                yield window_clips(source.crops, window.number, pixels, VIEW)
+
+        with contextlib.closing(self.clip_scores(videos())) as scored:
+            for number, scores in scored:
+                yield windows.pop(number), scores
+
+    def clip_scores(self, videos):
+        """Pairs of a number and merged scores `[classes]`, from an iterator of `window_clips`."""
+        done = []
+        views = {VIEW: self._contract.view}
+        kinds, draws = relation_draws(views)
+        merger = ScoreMerger(
+            views,
+            draws=draws,
+            model_merge=self._merge,
+            multi_label=self._multi_label,
+            merged=lambda number, merged: done.append((number, merged[VIEW].mean(axis=0))),
+        )
+        step = self._scorer.score_step(kinds, self._states)
+        with contextlib.closing(self._scorer.scored(videos, step, self._states)) as scored:
+            for found in scored:
+                merger.add(*found)
+                yield from done
+                done.clear()
+
+    def _score_frames(self, source):
+        """The same with one pass of the backbone per frame."""
+        keys: dict[int, float] = {}
+
+        def videos():
+            for number, (key, pixels) in enumerate(source.frames()):
+                keys[number] = key
+                yield frame_clips(source.crops, number, pixels, VIEW)
+
+        with contextlib.closing(self.frame_features(videos(), source.crops.num_crops)) as found:
+            for number, features in found:
+                yield from self._complete(source.assembler.add(keys.pop(number), features))
+        yield from self._complete(source.finish())
+
+    def frame_features(self, videos, num_crops):
+        """Pairs of a number and features `[crops, channels]`, from an iterator of `frame_clips`."""
+        unfinished: dict[int, list] = {}
+        step = self._scorer.feature_step()
+        with contextlib.closing(self._scorer.scored(videos, step, self._states)) as scored:
+            for features, clips, mirrored in scored:
+                for row, clip in zip(np.asarray(features)[:, 0], clips, strict=False):
+                    rows = unfinished.setdefault(clip.example, [None] * num_crops)
+                    for _, position, flip in clip.places:
+                        rows[position] = row if flip == mirrored else rows[position]
+                    if all(row is not None for row in rows):
+                        yield clip.example, np.stack(unfinished.pop(clip.example))
+
+    def _complete(self, windows):
+        """Scores of windows from the features of their frames, `[clips, segments, crops, ...]`."""
+        for window, features in windows:
+            yield window, self.head_scores(features)
+
+    def head_scores(self, features):
+        """Merged scores `[classes]` from features `[clips, segments, crops, channels]`."""
+        num_segments, channels = features.shape[1], features.shape[3]
+        # Views in the order of evaluations: `crop * num_clips + clip`.
+        views = np.moveaxis(features, 2, 0).reshape(-1, num_segments, channels)
+        logits = np.asarray(self._head(self._states, views))
+        return merge_views(logits, merge=self._merge, multi_label=self._multi_label)
+
+
+class _WindowFrames:
+    """The cropped frames that the windows of a video need.
+
+    Attributes:
+        crops: the `Crops` that cut them.
+        assembler: of the windows.
+        num_frames: how many there are; `None` if unknown.
+        num_windows: how many windows there are; `None` if unknown.
+    """
+
+    def __init__(self, video, plan, view):
+        self.crops = Crops(view)
+        self._video = video
+        times = video.listed_times
+        self.num_frames = self.num_windows = None
+        self._total = video.seconds if times is not None else None
+        if times is None:
+            self._keys = wanted_times(plan.windows())
+        else:
+            windows = list(plan.windows(times, self._total))
+            keys = sorted({key for window in windows for key in window.keys.flat})
+            self.num_frames, self.num_windows, self._keys = len(keys), len(windows), iter(keys)
+        self.assembler = Assembler(plan.windows(times, self._total), plan)
+
+    def frames(self):
+        """Pairs of a key and its distinct crops, `[boxes, size, size, 3]`."""
+        for key, frame in self._video.shown_at(self._keys):
+            yield float(key), self.crops.cut(frame)
+
+    def finish(self):
+        """The last window of a video that ended early, see `Assembler.finish`."""
+        total = self._video.seconds_shown
+        return [] if total is None else self.assembler.finish(total)
