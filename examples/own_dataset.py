@@ -8,10 +8,9 @@ from trn_jax.prepare import custom
 folder, to = sys.argv[1:]  # <folder>/<class>/<video>.mp4; the lists go to <to>
 print(custom.prepare_custom(folder, to))
 
-settings = config.recipe("finetune").get_config()
+settings = config.recipe("small").get_config()
 settings.data_dir = to
 settings.train.batch = 4
-settings.size = 64
 
 data = build.Data(settings, "runs/own_dataset")
 batches = data.train_batches(first_batch=0)  # endless, reproducible by seed

@@ -350,9 +350,11 @@ def test_the_command(folders, tmp_path, capsys):
     assert "train: 5 videos, 30 frames" in said and "of frames\n" in said
     (command,) = (line for line in said.splitlines() if "trn-jax train" in line)
     assert shlex.split(command)[2:] == [
-        "finetune",
+        "small",
         f"--config.data_dir={to}/video_folder",
-        "--workdir=runs/finetune",
+        "--workdir=runs/small",
+        "--config.train.epochs=960",
+        "--config.train.eval_every=48",
     ]
     before = {path: path.stat().st_mtime_ns for path in to.rglob("*") if path.is_file()}
     assert cli.main(["records", str(folders), f"--to={to}"]) == 0

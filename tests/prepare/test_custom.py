@@ -47,9 +47,11 @@ def test_folders_of_classes_become_lists(folder, tmp_path):
     assert "train: 14 videos" in summary and "val: 4 videos" in summary and "4 classes" in summary
     (command,) = (line for line in summary.splitlines() if "trn-jax train" in line)
     assert shlex.split(command)[2:] == [
-        "finetune",
+        "small",
         f"--config.data_dir={tmp_path}/to",
         "--workdir=runs/to",
+        "--config.train.epochs=343",
+        "--config.train.eval_every=18",
     ]
 
 
@@ -304,19 +306,16 @@ def test_the_command(folder, tmp_path, capsys):
 # End to end
 
 
-def fine_tune(summary, to):
-    """Run the printed command for two steps of a small network."""
+def train(summary, to):
+    """Run the printed command for two steps of a smaller network."""
     (command,) = (line for line in summary.splitlines() if "trn-jax train" in line)
     words = [word for word in shlex.split(command)[1:] if "workdir" not in word]
-    small = ["model.name=tsm_resnet10", "model.width=8", "train.batch=8", "model.norm_group=4"]
-    small += ["train.steps=2", "data.balanced=True", "train.class_weights=balanced"]
-    small += [f"{view}.short_side=40" for view in ("data.train", "data.val")]
-    small += [f"{view}.crop_size=32" for view in ("data.train", "data.val")]
-    for protocol, size in (("efficient", 32), ("accurate", 40)):
-        small += [f"protocols.{protocol}.short_side=40", f"protocols.{protocol}.crop_size={size}"]
+    smaller = ["model.width=4", "train.batch=8", "model.norm_group=4", "size=32"]
+    smaller += ["short_side=40", "protocols.accurate.short_side=40"]
+    smaller += ["train.steps=2", "data.balanced=True", "train.class_weights=balanced"]
     done = subprocess.run(
         [sys.executable, "-m", "trn_jax.cli", *words, f"--workdir={to}/run"]
-        + [f"--config.{setting}" for setting in small],
+        + [f"--config.{setting}" for setting in smaller],
         cwd=REPOSITORY,
         env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
         capture_output=True,
@@ -330,9 +329,17 @@ def fine_tune(summary, to):
 @pytest.mark.thorough
 def test_a_folder_of_videos_becomes_a_model_by_two_commands(folder, tmp_path):
     summary = prepared(folder, tmp_path / "to")
-    found = fine_tune(summary, tmp_path / "to")
+    found = train(summary, tmp_path / "to")
     assert (found["num_videos"], found["num_views"]) == (4, 6)
     assert [row["name"] for row in found["per_class"]] == sorted(CLASSES)
+
+
+@pytest.mark.thorough
+def test_folders_of_frames_become_a_model_by_two_commands(tmp_path):
+    for number in range(6):
+        write_frames(tmp_path / "mine" / "ab"[number % 2] / f"{number}", 4 + number, "f{:03d}.jpg")
+    found = train(prepared(tmp_path / "mine", tmp_path / "to"), tmp_path / "to")
+    assert [row["name"] for row in found["per_class"]] == ["a", "b"]
 
 
 @pytest.mark.thorough
@@ -343,4 +350,4 @@ def test_real_videos_become_a_model_by_two_commands(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / video.name).symlink_to(video)
     summary = prepared(tmp_path / "signs", tmp_path / "to")
-    assert fine_tune(summary, tmp_path / "to")["num_videos"] == 4
+    assert train(summary, tmp_path / "to")["num_videos"] == 4

@@ -76,10 +76,12 @@ def test_ucf101_has_three_splits(tmp_path, flat, packed):
     assert "validation: 3 videos in the annotations, officially 3,696" in str(writer)
     (command,) = (line for line in str(writer).splitlines() if "trn-jax train" in line)
     assert shlex.split(command)[2:] == [
-        "finetune",
+        "small",
         f"--config.data_dir={tmp_path}/to",
-        "--workdir=runs/finetune",
+        "--workdir=runs/small",
         "--config.data.dataset=ucf101",
+        "--config.train.epochs=1600",
+        "--config.train.eval_every=80",
     ]
     assert "nothing to do" in str(prepare("ucf101", tmp_path / "in", tmp_path / "to"))
 

@@ -1,9 +1,9 @@
 """`trn-jax <command>`: prepare data, train, evaluate, predict, report and convert.
 
     trn-jax prepare myvideos --to=data/mine
-    trn-jax train finetune --config.data_dir=data/mine
-    trn-jax eval runs/finetune@best
-    trn-jax predict myvideos --checkpoint=runs/finetune@best
+    trn-jax train small --config.data_dir=data/mine
+    trn-jax eval runs/small@best
+    trn-jax predict myvideos --checkpoint=runs/small@best
     trn-jax --help
 
 Exit statuses: 0; 1 if a command found problems or left something out (unreadable videos), or after

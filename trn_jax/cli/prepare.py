@@ -136,6 +136,13 @@ def _add_custom_flags(group):
             help="frames per second of folders of frames with parts in seconds, or of annotations "
             "in frames; default: annotated frames are those of the video",
         ),
+        add(
+            "--init-from",
+            default="",
+            metavar="WEIGHTS",
+            help="weights of a ResNet-50 or of a whole model: print the command that fine-tunes "
+            "from them, not that of a small network, which needs none",
+        ),
     ]
     return [flag.dest for flag in flags]
 
@@ -168,7 +175,7 @@ def _prepare(arguments):
             print(build_records.build_prepared(writer))
         elif arguments.records:
             to, options = os.path.join(arguments.to, "records"), dict(files=writer.naming)
-            options["multi_label"] = arguments.multi_label
+            options |= dict(multi_label=arguments.multi_label, training=writer.training)
             print("records:", build_records.build_records(arguments.to, to, **options), sep="\n")
     return writer.status
 

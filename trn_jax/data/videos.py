@@ -93,15 +93,15 @@ class Probe:
         num_frames: number of frames.
         size: width and height of the frames in pixels.
         notes: messages about anything unusual.
+        seconds: see `VideoFile.seconds`; 0 if unknown.
         times: see `VideoFile.times`; empty unless it was timed.
-        seconds: see `VideoFile.seconds`; 0 unless it was timed.
     """
 
     num_frames: int
     size: tuple[int, int]
     notes: tuple[str, ...]
-    times: Any = ()
     seconds: float = 0.0
+    times: Any = ()
 
 
 def probe(path, *, max_pixels=MAX_PIXELS, timed=False):
@@ -124,10 +124,8 @@ def probe(path, *, max_pixels=MAX_PIXELS, timed=False):
         size = 0, 0
         for _, frame in video.frames({n for m in (0, last // 2, last) for n in video.group(m)}):
             size = frame.shape[1], frame.shape[0]
-        found = Probe(video.num_frames, size, video.notes)
-        if timed:
-            found = dataclasses.replace(found, times=video.times, seconds=video.seconds)
-        return found
+        times = video.times if timed else ()
+        return Probe(video.num_frames, size, video.notes, video.seconds or 0.0, times)
 
     return read_video(lambda: VideoFile(path, max_pixels=max_pixels, timed=timed), read)
 

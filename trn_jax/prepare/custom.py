@@ -16,6 +16,7 @@ The videos stay where they are. Beside a link to them, the data set has `train_l
 import collections
 import dataclasses
 import os
+import statistics
 
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare import class_names, splits
@@ -24,7 +25,9 @@ from trn_jax.prepare.custom_sources import SourceOptions, find_examples
 from trn_jax.prepare.dataset_writer import DatasetWriter
 from trn_jax.prepare.examples import SPLIT_NAMES
 from trn_jax.prepare.left_out import is_line
+from trn_jax.prepare.list_files import default_files
 from trn_jax.prepare.opened_videos import naming_of, only_kind, open_all
+from trn_jax.prepare.training_command import WEIGHTS_NOTE, own_recipe
 
 
 def prepare_custom(
@@ -37,6 +40,7 @@ def prepare_custom(
     merge_classes=False,
     background=0.0,
     frame_rate=None,
+    init_from="",
     **options,
 ):
     """Write the lists of a custom data set.
@@ -50,14 +54,16 @@ def prepare_custom(
         merge_classes: merge classes whose names differ only in case, spaces or Unicode normal form.
         background: parts without a label to add as a class, as a share of the labelled parts.
         frame_rate: see `opened_videos.open_all`.
+        init_from: weights that the printed command starts from, as `config.init_from`; "" for none.
         **options: fields of `SourceOptions`.
 
     Returns:
         A `DatasetWriter`.
 
     Raises:
-        UserError: no video is usable, or the source is not as expected.
+        UserError: no video is usable, or the source or `init_from` are not as expected.
     """
+    _check_weights(init_from)
     if not 0 < val_share < 1:
         raise UserError(f"--val-share={val_share} must be a share between 0 and 1, such as 0.2")
     if frame_rate is not None and not 0 < frame_rate <= 100_000:
@@ -82,17 +88,35 @@ def prepare_custom(
     _check_spaces(found, chosen.multi_label)
     writer.link(root, "videos" if kind == "video" else "rawframes")
     _write_lists(writer, division, found, labels)
-    _add_command(writer, chosen.multi_label)
+    lengths = [found[example].seconds for example in division.examples["train"]]
+    recipe, flags = own_recipe(
+        len(lengths),
+        init_from=init_from,
+        seconds=statistics.median(lengths),
+        multi_label=chosen.multi_label,
+    )
+    writer.then_train(
+        recipe,
+        "frames",
+        [default_files("frames")],
+        num_classes=len(labels),
+        recipe_classes=None,
+        multi_label=chosen.multi_label,
+        source="videos" if kind == "video" else "frames",
+        flags=flags,
+        run=os.path.basename(os.path.abspath(to)),
+    )
+    if not init_from:
+        writer.note(WEIGHTS_NOTE)
     return writer
 
 
-def _add_command(writer, multi_label):
-    """Add the command that trains."""
-    command = ["trn-jax", "train", "finetune", f"--config.data_dir={writer.to}"]
-    command += ["--config.data.multi_label=True"] if multi_label else []
-    command += [f"--workdir=runs/{os.path.basename(os.path.abspath(writer.to))}"]
-    writer.then(*command, *(f"--config.data.{k}={v}" for k, v in writer.naming.items()))
-    writer.note("to start from other weights, add --config.init_from=<file> to the command")
+def _check_weights(init_from):
+    """Check that there are weights, if some are named: a file, a folder or a run."""
+    if init_from and not any(map(os.path.exists, (init_from, init_from.rpartition("@")[0]))):
+        raise UserError(
+            f"--init-from={init_from}: there is no such file of weights, folder, run or checkpoint"
+        )
 
 
 def _merge_rows(source, examples, multi_label):

@@ -30,6 +30,7 @@ class OpenedVideo:
         pattern: file name of a frame of a folder.
         first_frame: number of the first frame of a folder.
         notes: messages on anything unusual.
+        seconds: of a file, 0 if unknown, and of a folder.
         length: of a file whose parts are wanted, in milliseconds; of a folder, in frames.
         step: longest time from one frame to the next, in the same unit.
         places: `{Part: its Place, or why it has none}`.
@@ -40,6 +41,7 @@ class OpenedVideo:
     pattern: str = ""
     first_frame: int = 1
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
     length: int = 0
     step: int = 1
     places: dict = dataclasses.field(default_factory=dict)
@@ -71,6 +73,13 @@ class Found:
 
     video: OpenedVideo
     place: Place | None = None
+
+    @property
+    def seconds(self):
+        """How long it lasts; 0 if unknown."""
+        if self.place and self.video.kind == "video":
+            return (self.place.end - self.place.first) / 1000
+        return self.video.seconds
 
     def line(self, path, labels, *, with_offset):
         """The line of a list, see `annotations.read_list`."""
@@ -167,7 +176,7 @@ def _open(root, frame_rate, wanted):
         found = probe(path, timed=bool(parts))
     except FrameError as error:
         return str(error)
-    video = OpenedVideo("video", found.num_frames, notes=found.notes)
+    video = OpenedVideo("video", found.num_frames, notes=found.notes, seconds=found.seconds)
     if not parts:
         return video
     # A single frame without a rate still lasts a moment.

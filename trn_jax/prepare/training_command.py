@@ -1,8 +1,18 @@
 """The command that trains a recipe on a prepared data set."""
 
 import dataclasses
+import math
 
 from trn_jax.prepare.list_files import default_files
+
+# Of the recipe `small`, which a test compares.
+SMALL_BATCH, SMALL_EPOCHS, SMALL_SEGMENTS = 16, 20, 8
+_MIN_STEPS = 300  # the fewest to train a network from scratch
+_MAX_GAP = 1.0  # seconds between the frames of a clip: an action of two seconds is in two
+WEIGHTS_NOTE = (
+    "small trains from scratch; with weights of a ResNet-50, train finetune instead and add "
+    "--config.init_from=<weights>"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +27,7 @@ class Training:
         source: "frames" or "videos", what the lists name.
         lists: fields of `datasets.Dataset` that differ from the defaults of this data set.
         flags: further flags of the command.
+        run: name of the folder of the run; by default that of the recipe.
     """
 
     recipe: str
@@ -26,10 +37,12 @@ class Training:
     source: str
     lists: dict[str, str | int]
     flags: tuple[str, ...]
+    run: str = ""
 
     def command(self, data_dir, *flags):
         """The command line for the data in a folder, as words."""
-        places = [f"--config.data_dir={data_dir}", f"--workdir=runs/{self.recipe}"]
+        run = self.run or self.recipe
+        places = [f"--config.data_dir={data_dir}", f"--workdir=runs/{run}"]
         return ["trn-jax", "train", self.recipe, *places, *flags, *self.flags]
 
 
@@ -44,6 +57,8 @@ def plan_training(
     multi_label=False,
     source="frames",
     naming=None,
+    flags=(),
+    run="",
 ):
     """Choose the lists and flags that a recipe needs for a prepared data set.
 
@@ -57,6 +72,8 @@ def plan_training(
         multi_label: whether videos have several labels.
         source: "frames" or "videos", what the lists name.
         naming: `frame_pattern` and `first_frame` where they differ from the data set's defaults.
+        flags: further flags of the command.
+        run: name of the folder of the run; by default that of the recipe.
 
     Returns:
         A `Training`.
@@ -70,8 +87,37 @@ def plan_training(
     }
     changed = {key: name for key, (name, default) in lists.items() if name != default}
     changed |= (naming or {}) if source == "frames" else {}
-    flags = [f"--config.data.dataset={dataset}"] if name_dataset else []
-    flags += ["--config.data.multi_label=True"] if multi_label else []
+    chosen = [f"--config.data.dataset={dataset}"] if name_dataset else []
+    chosen += ["--config.data.multi_label=True"] if multi_label else []
     if recipe_classes not in (None, num_classes):
-        flags.append(f"--config.model.num_classes={num_classes}")
-    return Training(recipe, dataset, num_classes, multi_label, source, changed, tuple(flags))
+        chosen.append(f"--config.model.num_classes={num_classes}")
+    chosen += flags
+    return Training(recipe, dataset, num_classes, multi_label, source, changed, tuple(chosen), run)
+
+
+def own_recipe(num_train, *, init_from="", seconds=0.0, multi_label=False):
+    """The recipe for videos that no published recipe is for, and its flags.
+
+    `finetune` starts from weights; `small` trains from scratch.
+
+    Args:
+        num_train: number of training videos.
+        init_from: weights to start from; "" for none.
+        seconds: how long the median video lasts; 0 if unknown.
+        multi_label: whether videos have several labels.
+
+    Returns:
+        `(recipe, flags)`.
+    """
+    if init_from:
+        smoothed = ["--config.train.label_smoothing=0.0"] if multi_label else []
+        return "finetune", [f"--config.init_from={init_from}", *smoothed]
+    flags = []
+    epochs = math.ceil(_MIN_STEPS * SMALL_BATCH / max(num_train, 1))
+    if epochs > SMALL_EPOCHS:
+        flags.append(f"--config.train.epochs={epochs}")
+        # As many evaluations as usual: each writes a checkpoint.
+        flags.append(f"--config.train.eval_every={math.ceil(epochs / SMALL_EPOCHS)}")
+    if seconds / SMALL_SEGMENTS > _MAX_GAP:
+        flags.append(f"--config.model.num_segments={2 * SMALL_SEGMENTS}")
+    return "small", flags

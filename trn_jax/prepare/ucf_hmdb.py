@@ -29,6 +29,7 @@ from trn_jax.prepare.folders import find_videos
 from trn_jax.prepare.frame_folders import find_folders
 from trn_jax.prepare.list_files import ListFiles
 from trn_jax.prepare.lists import Annotations
+from trn_jax.prepare.training_command import WEIGHTS_NOTE, own_recipe
 
 _NUMBERS = (1, 2, 3)  # of the official splits
 _OFFICIAL = {
@@ -93,15 +94,18 @@ def _prepare(source, folder, to, workers, check):
                 lists.write_frame_lists(writer, annotations, *where, **options)
     kind = _FRAMES if frames else _VIDEOS
     first, second = (_list_files(source, number, kind) for number in _NUMBERS[:2])
+    recipe, flags = own_recipe(len(official_splits[0]["train"]))
     writer.then_train(
-        "finetune",
+        recipe,
         source.name,
         [first],
         num_classes=len(class_names),
         recipe_classes=None,
         name_dataset=True,
         source="frames" if frames else "videos",
+        flags=flags,
     )
+    writer.note(WEIGHTS_NOTE)
     writer.note(
         f"the command is for split 1; for the others: --config.data.train_list={second.train} "
         f"--config.data.val_list={second.val}, ..."

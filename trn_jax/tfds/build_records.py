@@ -17,6 +17,7 @@ from trn_jax.errors import UserError, listed
 from trn_jax.files import write_text
 from trn_jax.prepare.extraction import Settings
 from trn_jax.prepare.left_out import UNREADABLE, printable, reason_lines
+from trn_jax.prepare.training_command import own_recipe
 from trn_jax.progress import Progress
 from trn_jax.tfds import BUILDERS, VideoFolder
 
@@ -25,7 +26,6 @@ _RECIPES = {
     "sthv2": "trn_sthv2",
     "jester": "trn_bninception_jester",
     "k400": "tsn_k400_8seg",
-    "frames": "finetune",
 }
 
 
@@ -163,8 +163,10 @@ def _counts(parts, contents):
 
 
 def _command(root, contents, dataset, multi_label):
-    recipe = _RECIPES.get(dataset, "finetune")
+    recipe, flags = _RECIPES.get(dataset), []
+    if recipe is None:
+        recipe, flags = own_recipe(len(contents.videos["train"]), multi_label=multi_label)
     command = ["trn-jax", "train", recipe, f"--config.data_dir={root}"]
     if multi_label:
         command.append("--config.data.multi_label=True")
-    return [*command, f"--workdir=runs/{recipe}"]
+    return [*command, f"--workdir=runs/{recipe}", *flags]
