@@ -1,13 +1,14 @@
 """Fine-tuning on your own videos, by default of a TSM with ResNet-50.
 
-    trn-jax prepare myvideos --to=data/mine
+    trn-jax prepare myvideos --to=data/mine --init-from=tsm.pth
     python -m trn_jax.main --config=configs/finetune.py --config.data_dir=data/mine \
         --config.init_from=tsm.pth --workdir=runs/mine
 
 Start from published weights of the whole model (Something-Something for motions, Kinetics for
-actions) or from ImageNet weights. The classifier is new and trains at ten times the learning rate
-of the rest. Another model: `model.name=trn_resnet50`; little data: `model.frozen_stages=3`;
-unbalanced classes: `data.balanced=True` or `train.class_weights=balanced`.
+actions) or from ImageNet weights; without any, train `small`. The classifier is new and trains at
+ten times the learning rate of the rest, whose pretrained features that preserves. Another model:
+`model.name=trn_resnet50`; little data: `model.frozen_stages=3`; unbalanced classes:
+`data.balanced=True` or `train.class_weights=balanced`.
 """
 
 from trn_jax.config import base, view
@@ -17,6 +18,7 @@ def get_config():
     """The recipe."""
     config = base(dataset="frames", model="tsm_resnet50")
     config.model.norm_group = 8
+    config.init_required = True
 
     config.data.train.flip_rate = 0.5
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import painted
 import pytest
@@ -15,6 +16,7 @@ from trn_jax import config as configuration
 from trn_jax.config import base
 from trn_jax.errors import UserError
 from trn_jax.settings import from_dict, protocol_names, to_json
+from trn_jax.training import loop, start
 
 NAMES = ("Waving left", "Waving right", "Nodding", "Leaning to port", "Leaning to starboard")
 
@@ -265,3 +267,33 @@ def test_the_typical_length_of_video_files_is_their_own(config, tmp_path):
     (tmp_path / "train_list.txt").write_text("".join(lines))
     found = data(config).sampling()
     assert found == {"num_frames": 20, "seconds": pytest.approx(0.8), "frame_rate": 25}
+@pytest.mark.parametrize(("init_from", "rate"), [(None, 1.0), ("weights.pth", 0.1)])
+def test_a_drawn_backbone_trains_at_the_full_rate(init_from, rate):
+    config = configuration.base(dataset="frames", model="tsm_resnet10", num_classes=2)
+    config.init_from, config.optim.lr, config.optim.backbone_rate = init_from, 1.0, 0.1
+    config.optim.update(schedule="constant", momentum=0.0, weight_decay=0.0, clip_norm=0.0)
+    params = {"backbone": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+    optimizer = build.parts(config, steps_per_epoch=1).make_optimizer(params)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert float(updates["head"]["kernel"][0]) == -1
+    assert float(updates["backbone"]["kernel"][0]) == pytest.approx(-rate)
+    assert config.optim.backbone_rate == 0.1  # as it is stored
+    warning = start.describe_start(config)
+    assert ("optim.backbone_rate=0.1" in warning) == (init_from is None)
+
+
+def test_a_recipe_that_fine_tunes_needs_weights(tmp_path):
+    config = configuration.recipe("finetune").get_config()
+    config.data_dir = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"--config\.init_from=.*trn-jax train small.*tsm_resnet50"):
+        loop.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    for changes in (dict(init_from="weights.pth"), dict(init_required=False)):
+        changed = config.copy_and_resolve_references()
+        changed.update(changes)
+        checks.check_start(changed)
+    assert [n for n in configuration.recipe_names() if _needs_weights(n)] == ["finetune"]
+
+
+def _needs_weights(name):
+    return configuration.recipe(name).get_config().init_required

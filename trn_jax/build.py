@@ -346,7 +346,7 @@ def parts(config, *, steps_per_epoch, train_labels=None):
         loss_options["class_weights"] = balanced_weights(train_labels, num_classes)
     return Parts(
         make_model=lambda: create_model(**model_options(config), rngs=nnx.Rngs(config.seed)),
-        make_optimizer=partial(optim.sgd, rate=rate, settings=config.optim),
+        make_optimizer=partial(optim.sgd, rate=rate, settings=optim_settings(config)),
         rate=rate,
         loss_options=loss_options,
         steps_per_epoch=steps_per_epoch,
@@ -376,3 +376,15 @@ def model_options(config):
     if not config.init_from:
         options |= dict(partial_bn=None, frozen_stages=None)
     return options
+
+
+def optim_settings(config):
+    """The section `optim` for a training.
+
+    Without `init_from`, the backbone trains at the full rate: the lower one that preserves
+    pretrained features would leave it near its random start.
+    """
+    settings = config.optim.copy_and_resolve_references()
+    if not config.init_from:
+        settings.backbone_rate = 1.0
+    return settings

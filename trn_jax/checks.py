@@ -69,6 +69,21 @@ def _check_multi_label(config):
         )
 
 
+def check_start(config):
+    """Check that there are weights to start from, if the recipe needs some.
+
+    Raises:
+        UserError: `init_required` is set, and `init_from` isn't.
+    """
+    if config.init_required and not config.init_from:
+        raise UserError(
+            "init_from isn't set, and this recipe fine-tunes weights: add "
+            "--config.init_from=<file of weights, run or checkpoint>. To train from scratch, take "
+            "the recipe `small` with the same data: trn-jax train small; "
+            f"--config.init_required=False trains {config.model.name} from scratch all the same"
+        )
+
+
 def check_batch(config, num_devices, num_processes=1):
     """Check that the batch divides evenly among devices, accumulation steps and norm groups.
 

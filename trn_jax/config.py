@@ -91,6 +91,7 @@ _CONFIG = dict(
     # or "@<step>" for another checkpoint than the newest. None: random weights.
     init_from=str,
     init_head=False,  # load neck and head, too; from checkpoints, where the shapes match
+    init_required=False,  # training without init_from is an error
     init_url=str,  # URL of the weights that the published training started from
 )
 

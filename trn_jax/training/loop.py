@@ -48,6 +48,7 @@ def train(
         PassingError: another run holds the working directory.
     """
     checks.check(config)
+    checks.check_start(config)
     mesh = make_mesh()
     checks.check_batch(config, mesh.size, jax.process_count())
     with contextlib.ExitStack() as stack:

@@ -231,9 +231,23 @@ def initial_weights(config):
 
 
 def describe_start(config):
-    """A warning where the published numbers started from weights that are not given, or ""."""
-    if config.init_from or not config.init_url:
+    """Warnings on weights that are not given, where the recipe counts on them, or ""."""
+    if config.init_from:
         return ""
+    found = []
+    if config.init_url:
+        found.append(_published_start(config))
+    if config.optim.backbone_rate != 1:
+        found.append(
+            "warning: the backbone starts from random weights, so it learns at the full rate: "
+            f"optim.backbone_rate={config.optim.backbone_rate:g} has no effect without "
+            "--config.init_from"
+        )
+    return "\n".join(found)
+
+
+def _published_start(config):
+    """A warning that the published numbers started from weights that are not given."""
     name = config.init_url.rpartition("/")[2]
     digest = re.search(r"-([0-9a-f]{8,})\.", name)
     frozen = [key for key in ("partial_bn", "frozen_stages") if config.model[key] is not None]

@@ -26,6 +26,7 @@ _FREE_KEYS = (
     "data.on_error",
     "data.val",
     "eval",
+    "init_required",
     "model.remat",
     "protocols",
     "published",
