@@ -24,7 +24,7 @@ def get_config():
     config.data.train.flip_rate = 0.5
 
     config.train.update(batch=16, epochs=20.0)
-    # Sixty times the backbone's rate in `finetune`, which leaves random weights near chance.
+    # Sixty times the backbone's rate in `finetune`, at which random weights hardly train.
     config.optim.update(lr=0.03, base_batch=16, nesterov=True, clip_norm=20.0, schedule="cosine")
 
     # Crops as large as in training; those of a larger short side cost this network accuracy.
