@@ -267,6 +267,8 @@ def test_the_typical_length_of_video_files_is_their_own(config, tmp_path):
     (tmp_path / "train_list.txt").write_text("".join(lines))
     found = data(config).sampling()
     assert found == {"num_frames": 20, "seconds": pytest.approx(0.8), "frame_rate": 25}
+
+
 @pytest.mark.parametrize(("init_from", "rate"), [(None, 1.0), ("weights.pth", 0.1)])
 def test_a_drawn_backbone_trains_at_the_full_rate(init_from, rate):
     config = configuration.base(dataset="frames", model="tsm_resnet10", num_classes=2)

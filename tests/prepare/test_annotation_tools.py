@@ -185,7 +185,7 @@ def test_every_format_gives_the_same_parts(root, name):
     source = folder if len(files) > 1 else folder / next(iter(files))
     summary = prepared(source, root / "to", videos=str(root))
     assert listed(root / "to") == EXPECTED
-    assert "trn-jax train finetune" in summary
+    assert "trn-jax train small" in summary
     if "boris" in name:
         assert "point events" in summary and "sneeze" in summary
     if "label studio" in name:

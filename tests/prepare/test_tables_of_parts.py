@@ -78,7 +78,7 @@ def test_a_table_of_times_becomes_lists_of_parts(tmp_path):
     line = (tmp_path / "to" / "val_list.txt").read_text().splitlines()[0]
     assert line.split(" ", 1)[1] == "0.200 0.700 1"
     assert "parts of 3 videos" in summary and "parts of 1 videos" in summary
-    assert "trn-jax train finetune" in summary and "with_offset" not in summary
+    assert "trn-jax train small" in summary and "with_offset" not in summary
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "to").glob("*.txt")}
     assert "nothing to do" in prepared(table, tmp_path / "to")
     assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "to").glob("*.txt")}
