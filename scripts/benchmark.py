@@ -19,6 +19,9 @@ data: the stages of the pipeline. Files are read, decoded and cropped in one thr
 views: reads the clips of the protocol with the most pixels, and crops them with OpenCV and NumPy
     for comparison.
 eval: evaluates the validation list by all protocols in one pass, and by the largest one alone.
+predict: the timeline of a long film against decoding it once and one pass of the backbone per
+    sampled frame (goal for the ratio of CPU time: 1.15); prediction of the validation videos
+    against their evaluation (1 / 0.95); and the age of answers to a camera. The weights are random.
 models: evaluation and training step of one model after the other, against eager PyTorch
     (`trn_jax.torch_models`) with the same weights, batch and threads; then the step of TSM against
     that of TSN.
@@ -55,12 +58,13 @@ other work prolongs that: `--threads=1` compares the work alone. On a GPU, compa
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from benchmarks import (
     evaluation,
@@ -68,6 +72,7 @@ from benchmarks import (
     machine,
     measurement,
     models,
+    prediction,
     protocol,
     recipes,
     training,
@@ -81,7 +86,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; not for --wha
 _WHAT = flags.DEFINE_enum(
     "what",
     "both",
-    ["data", "step", "both", "train", "views", "eval", "protocol", "models", "torch"],
+    ["data", "step", "both", "train", "views", "eval", "predict", "protocol", "models", "torch"],
     "What to measure.",
 )
 _MODELS = flags.DEFINE_string(
@@ -126,6 +131,9 @@ _PYTORCH = flags.DEFINE_list(
     list(recipes.PYTORCH),
     "With --what=train: PyTorch modes to compare with; empty: none.",
 )
+_SECONDS = flags.DEFINE_integer(
+    "seconds", 120, "With --what=predict: length of the film.", lower_bound=1
+)
 _RECORD = flags.DEFINE_string(
     "record", None, "With --what=train: append a line of JSON per recipe to this file."
 )
@@ -164,6 +172,9 @@ def main(_: Sequence[str]) -> None:
         name, steps = _PROTOCOL.value, _STEPS.value
         print(protocol.measure_protocol(_CONFIG.value, name, rounds=rounds, steps=steps))
         return
+    if what == "predict":
+        _run_prediction(_CONFIG.value, rounds)
+        return
     if what in _VIDEO_SIDES:
         make, goal = _VIDEO_SIDES[what]
         sides = make(_CONFIG.value, _WORKDIR.value)
@@ -178,6 +189,18 @@ def main(_: Sequence[str]) -> None:
             pairs = dict.fromkeys(_RATIOS[what])
             sides = [side for side in sides if what in ("both", side.name)]
         print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), pairs))
+
+
+def _run_prediction(config: ConfigDict, rounds: int) -> None:
+    steps = _STEPS.value or 1
+    with tempfile.TemporaryDirectory() as folder:
+        sides = prediction.timeline_sides(config, folder, _SECONDS.value)
+        turns = measure(sides, rounds=rounds, steps=steps)
+        print(table(turns, {(sides[0].name, sides[1].name): 1.15}, unit="window"))
+    sides = prediction.folder_sides(config, _WORKDIR.value)
+    turns = measure(sides, rounds=rounds, steps=steps)
+    print("\n" + table(turns, {(sides[0].name, sides[1].name): 1 / 0.95}, unit="video"))
+    print("\n" + prediction.live_ages(config))
 
 
 def _run_models(pattern: str, threads: int, rounds: int) -> None:

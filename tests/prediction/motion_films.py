@@ -24,22 +24,28 @@ def motion(label, rng):
     return np.stack([cv2.resize(frame, (WIDTH, HEIGHT)) for frame in clip])
 
 
-def stillness(seconds, rng):
+def stillness(scene, seconds, rng):
     """A scene in which nothing moves, with the noise of a camera."""
-    scene = motion(CLASSES[0], rng)[rng.integers(24)].astype(np.int16)
     noise = rng.integers(-8, 9, (round(seconds * RATE), HEIGHT, WIDTH, 1))
-    return (scene + noise).clip(0, 255).astype(np.uint8)
+    return (scene.astype(np.int16) + noise).clip(0, 255).astype(np.uint8)
 
 
 def write_film(path, rng, *, num_events=6):
-    """Write a film; returns its events as `(start, end, label)`, in seconds. It ends with one."""
-    parts, events, now = [], [], 0.0
+    """Write a film; returns its events as `(start, end, label)`, in seconds. It ends with one.
+
+    Between two events, the camera rests on the last frame of one, then on the first of the other.
+    """
+    parts, events, now, scene = [], [], 0.0, None
     for _ in range(num_events):
-        pause = rng.integers(2 * RATE, 4 * RATE) / RATE
         label = CLASSES[rng.integers(len(CLASSES))]
-        parts += [stillness(pause, rng), motion(label, rng)]
-        events.append((now + pause, now + pause + SECONDS, label))
-        now += pause + SECONDS
+        clip = motion(label, rng)
+        pauses = rng.integers(RATE, 2 * RATE, 2) / RATE
+        rests = [clip[0] if scene is None else scene, clip[0]]
+        parts += [stillness(rest, pause, rng) for rest, pause in zip(rests, pauses, strict=True)]
+        start = now + pauses.sum()
+        parts.append(clip)
+        events.append((start, start + SECONDS, label))
+        now, scene = start + SECONDS, clip[-1]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"

@@ -70,13 +70,13 @@ def test_a_folder_of_predictions_is_resumed(place, capsys, tmp_path, monkeypatch
     from trn_jax.prediction import whole
 
     asked = []
-    original = whole.whole_videos
+    original = whole.WholeScorer.answers
 
-    def counted(model, contract, inputs, **options):
+    def counted(scorer, inputs, workers):
         asked.append([inputs.name(n) for n in range(len(inputs.records))])
-        return original(model, contract, inputs, **options)
+        return original(scorer, inputs, workers)
 
-    monkeypatch.setattr("trn_jax.prediction.api.whole_videos", counted)
+    monkeypatch.setattr(whole.WholeScorer, "answers", counted)
     _, second, messages = run(capsys, *command)
     assert second == first and (to / "events.csv").read_text() == table
     assert asked == [[str(place / "short" / "film1.mp4")]] and "3 of 4" in messages

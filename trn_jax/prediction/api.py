@@ -15,7 +15,7 @@ from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.contract import contract_of
 from trn_jax.prediction.live import grid, live_windows
 from trn_jax.prediction.timeline import TimelineScorer, plan_windows
-from trn_jax.prediction.whole import whole_videos
+from trn_jax.prediction.whole import WholeScorer
 from trn_jax.settings import from_dict
 
 
@@ -90,7 +90,7 @@ class Predictor:
             "every": every,
             "multi_label": self.multi_label,
         }
-        self._scorer = None
+        self._whole = self._scorer = None
 
     def find(self, source):
         """The videos of a source or of several, see `sources.find`."""
@@ -118,8 +118,9 @@ class Predictor:
                 yield from self._windows(opened, index)
             return
         workers = dict(num_threads=self._num_threads)
-        answers = whole_videos(self.model, self.contract, opened, workers=workers, **self._options)
-        for index, answer in enumerate(answers):
+        if self._whole is None:
+            self._whole = WholeScorer(self.model, self.contract, **self._options)
+        for index, answer in enumerate(self._whole.answers(opened, workers)):
             is_long = self._timeline is None and self.contract.is_long(answer.seconds)
             if is_long and not answer.problem:
                 yield from self._windows(opened, index)

@@ -286,4 +286,5 @@ class LiveWindow:
         found = dict(self._scorer.frame_features(new, self._crops.num_crops))
         self._features |= found
         stacked = np.stack([np.stack([self._features[n] for n in r]) for r in numbers.tolist()])
-        return self._scorer.head_scores(stacked)
+        (scores,) = self._scorer.head_scores(stacked[None])
+        return scores

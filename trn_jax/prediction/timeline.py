@@ -83,6 +83,7 @@ class TimelineScorer:
             self._merge = model.merge_views
         self._graph, state = nnx.split(model)
         self._max_views = max_views
+        self._windows_per_head = max(max_views // contract.view.num_views, 1)
         self._scorers = {max_views: ClipScorer(self._graph, max_views=max_views)}
         self._scorer = self._scorers[max_views]
         self._states = self._scorer.on_these_devices((nnx.as_pure(state),))
@@ -184,9 +185,13 @@ class TimelineScorer:
                 yield frame_clips(source.crops, number, pixels, VIEW)
 
         with contextlib.closing(self.frame_features(videos(), source.crops.num_crops)) as found:
+            complete = []
             for number, features in found:
-                yield from self._complete(source.assembler.add(keys.pop(number), features))
-        yield from self._complete(source.finish())
+                complete += source.assembler.add(keys.pop(number), features)
+                if len(complete) >= self._windows_per_head:
+                    yield from self._complete(complete)
+                    complete = []
+        yield from self._complete([*complete, *source.finish()])
 
     def frame_features(self, videos, num_crops):
         """Pairs of a number and features `[crops, channels]`, from an iterator of `frame_clips`."""
@@ -202,17 +207,30 @@ class TimelineScorer:
                         yield clip.example, np.stack(unfinished.pop(clip.example))
 
     def _complete(self, windows):
-        """Scores of windows from the features of their frames, `[clips, segments, crops, ...]`."""
-        for window, features in windows:
-            yield window, self.head_scores(features)
+        """Scores of windows, in few passes of the head, whose weights take long to read."""
+        for start in range(0, len(windows), self._windows_per_head):
+            part = windows[start : start + self._windows_per_head]
+            scores = self.head_scores(np.stack([features for _, features in part]))
+            yield from zip((window for window, _ in part), scores, strict=True)
 
     def head_scores(self, features):
-        """Merged scores `[classes]` from features `[clips, segments, crops, channels]`."""
-        num_segments, channels = features.shape[1], features.shape[3]
+        """Merged scores from features of frames.
+
+        Args:
+            features: `[windows, clips, segments, crops, channels]`.
+
+        Returns:
+            float64 `[windows, classes]`.
+        """
+        num_windows, _, num_segments, _, channels = features.shape
         # Views in the order of evaluations: `crop * num_clips + clip`.
-        views = np.moveaxis(features, 2, 0).reshape(-1, num_segments, channels)
-        logits = np.asarray(self._head(self._states, views))
-        return merge_views(logits, merge=self._merge, multi_label=self._multi_label)
+        views = np.moveaxis(features, 3, 1).reshape(num_windows, -1, num_segments, channels)
+        size = 1 << (num_windows - 1).bit_length()  # few programs
+        views = np.pad(views, [(0, size - num_windows), *[(0, 0)] * 3])
+        logits = np.asarray(self._head(self._states, views.reshape(-1, num_segments, channels)))
+        logits = logits.reshape(size, views.shape[1], -1)[:num_windows]
+        options = dict(merge=self._merge, multi_label=self._multi_label)
+        return np.stack([merge_views(each, **options) for each in logits])
 
 
 class _WindowFrames:
@@ -230,14 +248,14 @@ class _WindowFrames:
         self._video = video
         times = video.listed_times
         self.num_frames = self.num_windows = None
-        self._total = video.seconds if times is not None else None
         if times is None:
             self._keys = wanted_times(plan.windows())
+            self.assembler = Assembler(plan.windows(), plan)
         else:
-            windows = list(plan.windows(times, self._total))
-            keys = sorted({key for window in windows for key in window.keys.flat})
+            windows = list(plan.windows(times, video.seconds))
+            keys = np.unique([window.keys for window in windows]).tolist()
             self.num_frames, self.num_windows, self._keys = len(keys), len(windows), iter(keys)
-        self.assembler = Assembler(plan.windows(times, self._total), plan)
+            self.assembler = Assembler(iter(windows), plan)
 
     def frames(self):
         """Pairs of a key and its distinct crops, `[boxes, size, size, 3]`."""

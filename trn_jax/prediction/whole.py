@@ -12,38 +12,80 @@ from trn_jax.evaluation.scoring import ClipScorer, relation_draws
 from trn_jax.prediction.answers import Answer
 
 
-def whole_videos(model, contract, inputs, *, class_names, multi_label, max_views, seed, workers):
-    """Score videos by a protocol: every clip and every score as in an evaluation of their list.
+class WholeScorer:
+    """Scores whole videos by a protocol, as an evaluation of their list does.
 
     Args:
         model: a `Recognizer`.
         contract: its `Contract`.
-        inputs: the `Inputs`.
         class_names: in the order of the scores.
         multi_label: scores are sigmoids.
         max_views: most clips per step; fewer videos take fewer.
         seed: of what is drawn.
-        workers: of the loader, `num_threads` and `num_workers`, see `EvalVideos`.
 
-    Yields:
-        An `Answer` per video, in order.
+    Raises:
+        UserError: the model doesn't take the clips of the protocol.
     """
-    graph, state = nnx.split(model)
-    views = {contract.protocol: contract.view}
-    num_clips = contract.view.num_views * len(inputs.records)
-    # Powers of two, so that few programs are compiled, whatever the number of videos.
-    scorer = ClipScorer(graph, max_views=min(max_views, 1 << (num_clips - 1).bit_length()))
-    states = scorer.on_these_devices((nnx.as_pure(state),))
-    scorer.check({f"protocols.{contract.protocol}": contract.section}, states)
-    kinds, draws = relation_draws(views)
-    read: dict[int, Answer] = {}  # without scores
-    scores: dict[int, np.ndarray] = {}
 
-    def keep(example, merged):
-        # The mean over drawn relations; there is usually one draw.
-        scores[example] = merged[contract.protocol].astype(np.float32).mean(axis=0)
+    def __init__(self, model, contract, *, class_names, multi_label, max_views, seed):
+        self._class_names = class_names
+        self._max_views = max_views
+        self._seed = seed
+        self._graph, state = nnx.split(model)
+        self._view = contract.protocol, contract.view
+        self._merging = dict(model_merge=model.merge_views, multi_label=multi_label)
+        self._scorers = {max_views: ClipScorer(self._graph, max_views=max_views)}
+        scorer = self._scorers[max_views]
+        self._states = scorer.on_these_devices((nnx.as_pure(state),))
+        scorer.check({f"protocols.{contract.protocol}": contract.section}, self._states)
 
-    def readable(videos):
+    def answers(self, inputs, workers):
+        """Score videos.
+
+        Args:
+            inputs: the `Inputs`.
+            workers: of the loader, `num_threads` and `num_workers`, see `EvalVideos`.
+
+        Yields:
+            An `Answer` per video, in order.
+        """
+        name, view = self._view
+        kinds, draws = relation_draws({name: view})
+        scores: dict[int, np.ndarray] = {}
+
+        def keep(example, merged):
+            # The mean over drawn relations; there is usually one draw.
+            scores[example] = merged[name].astype(np.float32).mean(axis=0)
+
+        merger = ScoreMerger({name: view}, draws=draws, merged=keep, **self._merging)
+        options = dict(seed=self._seed, on_error="skip", **workers)
+        videos = EvalVideos(inputs.records, {name: view}, inputs, **options)
+        scorer = self._scorer(view.num_views * len(inputs.records))
+        step = scorer.score_step(kinds, self._states)
+        read: dict[int, Answer] = {}  # without scores
+        readable = self._readable(iter(videos), inputs, read)
+        first = 0  # that has not been yielded
+        with (
+            contextlib.closing(videos),
+            contextlib.closing(scorer.scored(readable, step, self._states)) as scored,
+        ):
+            for found in scored:
+                merger.add(*found)
+                while first in read and (read[first].problem or first in scores):
+                    yield dataclasses.replace(read.pop(first), scores=scores.pop(first, None))
+                    first += 1
+        for index in range(first, len(inputs.records)):
+            yield dataclasses.replace(read.pop(index), scores=scores.pop(index, None))
+
+    def _scorer(self, num_clips):
+        """What scores so many clips, in steps of a power of two, so that few are compiled."""
+        size = min(self._max_views, 1 << (num_clips - 1).bit_length())
+        if size not in self._scorers:
+            self._scorers[size] = ClipScorer(self._graph, max_views=size)
+        return self._scorers[size]
+
+    def _readable(self, videos, inputs, read):
+        """Pass on the `VideoClips` of readable videos; `read` receives all without scores."""
         try:
             for video in videos:
                 start = inputs.records[video.example].start or 0.0
@@ -51,7 +93,7 @@ def whole_videos(model, contract, inputs, *, class_names, multi_label, max_views
                     video=inputs.name(video.example),
                     start=start,
                     end=start + video.seconds if video.seconds else None,
-                    class_names=class_names,
+                    class_names=self._class_names,
                     problem=video.problem,
                     notes=(video.loss,) if video.loss else (),
                 )
@@ -59,25 +101,3 @@ def whole_videos(model, contract, inputs, *, class_names, multi_label, max_views
                     yield video
         finally:
             videos.close()
-
-    merger = ScoreMerger(
-        views,
-        draws=draws,
-        model_merge=model.merge_views,
-        multi_label=multi_label,
-        merged=keep,
-    )
-    videos = EvalVideos(inputs.records, views, inputs, seed=seed, on_error="skip", **workers)
-    step = scorer.score_step(kinds, states)
-    first = 0  # that has not been yielded
-    with (
-        contextlib.closing(videos),
-        contextlib.closing(scorer.scored(readable(iter(videos)), step, states)) as scored,
-    ):
-        for found in scored:
-            merger.add(*found)
-            while first in read and (read[first].problem or first in scores):
-                yield dataclasses.replace(read.pop(first), scores=scores.pop(first, None))
-                first += 1
-    for index in range(first, len(inputs.records)):
-        yield dataclasses.replace(read.pop(index), scores=scores.pop(index, None))
