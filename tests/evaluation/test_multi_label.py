@@ -57,7 +57,7 @@ def settings(tmp_path):
     return settings
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_training_with_several_labels(settings, tmp_path):
     workdir = tmp_path / "run"
     assert loop.train(settings, str(workdir)) == 0

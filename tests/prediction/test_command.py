@@ -44,7 +44,9 @@ def test_tables(place, capsys):
 def test_json_lines(place, capsys):
     sources = place / "long.mp4", place / "short" / "film1.mp4"
     model = f"--checkpoint={place / 'model'}"
-    _, lines, _ = run(capsys, *sources, model, "--json", "--threshold=0.26", "--top=2")
+    _, lines, _ = run(
+        capsys, *sources, model, "--json", "--threshold=0.26", "--top=2", "--every=0.4"
+    )
     entries = list(map(json.loads, lines))
     kinds = collections.Counter(entry["kind"] for entry in entries)
     assert kinds["window"] == 8 and kinds["video"] == 1 and kinds["event"] >= 1

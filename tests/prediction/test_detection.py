@@ -31,7 +31,7 @@ IDLE, UP, DOWN = (0.1, 0.8, 0.1), (0.1, 0.0, 0.9), (0.9, 0.1, 0.0)
 
 def test_a_window_stands_for_the_time_around_its_middle():
     # Middles at 1, 2, 3, 4, 5: borders halfway.
-    assert found(windows(IDLE, UP, UP, IDLE, DOWN)) == [
+    assert found(windows(IDLE, UP, UP, IDLE, DOWN), extend=False) == [
         ("rising", 1.5, 3.5, 0.9),
         ("falling", 4.5, 6.0, 0.9),
     ]
@@ -39,7 +39,26 @@ def test_a_window_stands_for_the_time_around_its_middle():
 
 def test_the_first_and_the_last_window_reach_the_ends_of_the_video():
     assert found(windows(UP)) == [("rising", 0.0, 2.0, 0.9)]
-    assert found(windows(UP, IDLE, UP)) == [("rising", 0, 1.5, 0.9), ("rising", 2.5, 4.0, 0.9)]
+    ends = [("rising", 0, 1.5, 0.9), ("rising", 2.5, 4.0, 0.9)]
+    assert found(windows(UP, IDLE, UP), extend=False) == ends
+
+
+def test_an_event_lasts_as_long_as_a_window_where_it_has_room():
+    rows = IDLE, IDLE, UP, IDLE, IDLE, IDLE
+    assert found(windows(*rows, length=3.0)) == [("rising", 2.0, 5.0, 0.9)]
+    # Another event, and the ends of the video, limit it.
+    rows = UP, IDLE, IDLE, UP, DOWN, DOWN
+    assert found(windows(*rows, length=3.0)) == [
+        ("rising", 0.0, 2.5, 0.9),
+        ("rising", 3.0, 5.0, 0.9),
+        ("falling", 5.0, 8.0, 0.9),
+    ]
+    # Where classes don't exclude each other, only events of the same class do.
+    both = windows(UP, IDLE, DOWN, IDLE, IDLE, length=3.0)
+    assert found(both, multi_label=True, threshold=0.85) == [
+        ("rising", 0.0, 2.5, 0.9),
+        ("falling", 2.0, 5.0, 0.9),
+    ]
 
 
 def test_nothing_is_no_event():

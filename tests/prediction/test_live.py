@@ -204,7 +204,7 @@ def test_scores_of_a_live_window_are_those_of_its_clip(trn):
 
 def test_the_next_window_is_a_stride_after_the_newest_one(trn, monkeypatch):
     predictor = Predictor(trn, seconds=0.4)
-    options = dict(every=None, frame_rate=25.0, seed=0)
+    options = dict(every=0.2, frame_rate=25.0, seed=0)
     plan = plan_windows(predictor.contract, **options)
     crop = np.zeros((1, 28, 28, 3), np.uint8)
     wanted, newest = [], [5, 17, 31]  # the network takes longer than a stride, two samples

@@ -47,7 +47,7 @@ def example_scores(model, contract, film, first, count):
 @pytest.mark.parametrize("kind", ["trn", "tsm"])
 def test_a_window_is_scored_like_an_example(request, film, kind, protocol):
     model = load_model(request.getfixturevalue(kind))
-    predictor = Predictor(model, protocol=protocol)
+    predictor = Predictor(model, protocol=protocol, every=0.4)
     answers = list(predictor(predictor.find(film)))
     assert all(answer.is_window for answer in answers)
     # 3.48 seconds, in windows of 0.8 every 0.4; the last one ends with the video.
@@ -70,7 +70,7 @@ def test_the_backbone_runs_once_per_frame(film, trn, monkeypatch):
             yield number, frame
 
     monkeypatch.setattr(VideoFile, "frames", counted)
-    answers = list(predict(film, trn, timeline=True))
+    answers = list(predict(film, trn, timeline=True, every=0.4))
     assert set(read.values()) == {1}
     # Windows half of their length apart share half of their frames; the last one has its own.
     assert len(read) == 4 + 6 * 2 + 4 and len(answers) == 8
@@ -80,8 +80,8 @@ def test_the_backbone_runs_once_per_frame(film, trn, monkeypatch):
 @pytest.mark.parametrize(("codec", "name"), [("mpeg4", "film.avi"), ("libx264", "film.h264")])
 def test_a_video_without_an_index_is_scored_to_its_end(tmp_path, film, trn, codec, name):
     path = str(painted.write(tmp_path / name, painted.frames(87), codec=codec, g=12))
-    answers = list(predict(path, trn))
-    expected = list(predict(film, trn))
+    answers = list(predict(path, trn, every=0.4))
+    expected = list(predict(film, trn, every=0.4))
     np.testing.assert_allclose(
         [(a.start, a.end) for a in answers], [(a.start, a.end) for a in expected], atol=0.05
     )
@@ -121,7 +121,8 @@ def test_a_corrupt_video_is_scored_as_far_as_it_decodes(tmp_path, trn):
 
 def test_an_unreadable_video_costs_itself(tmp_path, film, trn):
     (tmp_path / "text.mp4").write_text("no video")
-    answers = list(predict([tmp_path / "text.mp4", film], trn, timeline=True))
+    sources = [tmp_path / "text.mp4", film]
+    answers = list(predict(sources, trn, timeline=True, every=0.4))
     assert "text.mp4" in answers[0].problem and answers[0].scores is None
     assert len(answers) == 9 and not any(answer.problem for answer in answers[1:])
 
@@ -210,8 +211,8 @@ def test_video_files_as_a_source_are_untouched(film):
 
 def test_a_part_of_a_video_has_times_of_the_whole(tmp_path, film, trn):
     (tmp_path / "parts.csv").write_text(f"video,start,end\n{film},0.4,1.2\n{film},0.4,3.2\n")
-    short, *windows = predict(tmp_path / "parts.csv", trn)
-    whole = list(predict(film, trn))
+    short, *windows = predict(tmp_path / "parts.csv", trn, every=0.4)
+    whole = list(predict(film, trn, every=0.4))
     assert (short.start, short.end) == (0.4, pytest.approx(1.2)) and not short.is_window
     assert short.video == f"{film} [0.400-1.200]"
     np.testing.assert_allclose(short.scores, whole[1].scores, atol=1e-5)

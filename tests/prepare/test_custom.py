@@ -342,7 +342,7 @@ def test_folders_of_frames_become_a_model_by_two_commands(tmp_path):
     assert [row["name"] for row in found["per_class"]] == ["a", "b"]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
 def test_real_videos_become_a_model_by_two_commands(tmp_path):
     for number, video in enumerate(sorted((SHARED / "asl_gestures").glob("*.mkv"))):

@@ -99,7 +99,7 @@ def test_eval_compares_all_protocols_with_the_largest(tree):
     assert all(number > 0 for numbers in found.values() for number in numbers)
 
 
-@pytest.mark.thorough(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "shown"),
     [

@@ -34,7 +34,11 @@ def add_predict(commands):
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--timeline", action="store_true", help="windows of every video")
     mode.add_argument("--whole", action="store_true", help="one answer per video, however long")
-    add("--every", type=float, help="seconds between windows; default: half a window")
+    add(
+        "--every",
+        type=float,
+        help="seconds between windows; default: a quarter of a window, or a segment of TSN and TRN",
+    )
     add("--seconds", type=float, help="length of a window; default: of training examples")
     add("--frame-rate", type=float, help="of frames in folders; default: of training examples")
     for key in _VIEW:
@@ -44,6 +48,7 @@ def add_predict(commands):
     add("--hysteresis", type=float, help="share of it at which it ends; default: 0.7")
     add("--smoothing", type=positive, help="windows averaged, an odd number; default: 1")
     add("--min-seconds", type=float, help="of an event; default: 0")
+    add("--no-extend", action="store_true", help="events may be shorter than a window")
     add("--top", type=positive, help="classes shown; default: 5 of a single video, else 1")
     add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")
     add("--from-scores", metavar="DIR", help="find the events again in the scores of a folder")
@@ -137,6 +142,7 @@ def _detection(arguments):
     from trn_jax.prediction.detection import DetectionSettings
 
     given = {key: getattr(arguments, key) for key in _DETECTION}
+    given["extend"] = not arguments.no_extend
     return DetectionSettings(**{key: value for key, value in given.items() if value is not None})
 
 

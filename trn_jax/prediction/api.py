@@ -26,7 +26,7 @@ class Predictor:
         model: a loaded model, see `trn_jax.load_model`, or the path of a checkpoint.
         timeline: `True` scores windows of every video, `False` every video as a whole, and `None`
             windows of those that last more than three times as long as training examples.
-        every: seconds from one window to the next; by default half a window.
+        every: seconds from one window to the next; by default as `timeline.plan_windows` has it.
         protocol: of the recipe, whose view is used; by default the one with the fewest views.
         seconds: length of a window; by default that of training examples.
         frame_rate: of frames in folders and records, per second; by default that of training
@@ -147,8 +147,12 @@ class Predictor:
                 with video:
                     yield from self.timeline_scorer().windows(text, video, every=self._every)
                 return
+            options = dict(frame_rate=video.rate, seed=self._options["seed"])
             plan = plan_windows(
-                self.contract, every=self._every, frame_rate=video.rate, seed=self._options["seed"]
+                self.contract,
+                every=self._every,
+                by_frame=self.model.scores_frames,
+                **options,
             )
             view, waiting = self.contract.view, [video]
             numbers, step = grid(plan)

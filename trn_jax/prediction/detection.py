@@ -18,7 +18,10 @@ class DetectionSettings:
         threshold: an event has a score of at least this somewhere; one number, or one per class.
         hysteresis: it lasts as long as the score is at least this share of the threshold.
         smoothing: windows whose mean score counts, an odd number.
-        min_seconds: shorter events are left out.
+        min_seconds: events whose score stays up for a shorter time are left out.
+        extend: let an event last at least as long as a window, where it has room: a window that
+            shows a class shows it from its start to its end, but the score is up only while windows
+            show most of it.
 
     Raises:
         UserError: values are out of range.
@@ -28,6 +31,7 @@ class DetectionSettings:
     hysteresis: float = 0.7
     smoothing: int = 1
     min_seconds: float = 0.0
+    extend: bool = True
 
     def __post_init__(self):
         thresholds = np.ravel(self.threshold)
@@ -68,6 +72,10 @@ class EventDetector:
         self._num_windows = 0
         self._cell: tuple | None = None  # (start, middle, end, scores) of the newest smoothed one
         self._running: dict[int, _Running] = {}
+        self._length = 0.0  # of a window
+        self._first = 0.0  # the start of the video
+        self._ended: list[tuple[int, Event]] = []  # with labels, until it is known what follows
+        self._given: dict[int, float] = {}  # the ends of the events before, by label
 
     def add(self, window):
         """Add an `Answer`, in order; returns the `Event`s that have ended."""
@@ -91,13 +99,16 @@ class EventDetector:
             return found
         start, _, end, scores = self._cell
         found += self._count(start, end, scores)
-        return found + [event for label in sorted(self._running) for event in self._end(label)]
+        for label in sorted(self._running):
+            self._end(label)
+        return found + self._release(end, is_last=True)
 
     def _advance(self, window, around):
         """Take a window with its smoothed scores; counts the one before it."""
         scores = np.mean([each.scores for each in around], axis=0)
         middle = (window.start + window.end) / 2
         if self._cell is None:
+            self._length, self._first = window.end - window.start, window.start
             self._cell = window.start, middle, window.end, scores
             return []
         start, before, _, before_scores = self._cell
@@ -110,22 +121,51 @@ class EventDetector:
         lasts = scores >= self._off
         if self._exclusive:
             lasts &= np.arange(len(scores)) == np.argmax(scores)
-        found = []
         for label in np.flatnonzero(lasts).tolist():
             if self._class_names[label] != NOTHING:
                 running = self._running.setdefault(label, _Running(start))
                 running.extend(end, float(scores[label]))
         for label in [label for label in self._running if not lasts[label]]:
-            found += self._end(label)
-        return found
+            self._end(label)
+        return self._release(end)
 
     def _end(self, label):
         running = self._running.pop(label)
         seconds = running.end - running.start
         if running.peak < self._on[label] or seconds < self._settings.min_seconds or not seconds:
-            return []
+            return
         name = self._class_names[label]
-        return [Event(self._video, running.start, running.end, name, running.mean)]
+        event = Event(self._video, running.start, running.end, name, running.mean)
+        self._ended.append((label, event))
+
+    def _release(self, now, *, is_last=False):
+        """The events of which it is known by the time `now` how far they reach."""
+        self._ended.sort(key=lambda pair: (pair[1].start, pair[1].end))
+        found = []
+        while self._ended:
+            label, event = self._ended[0]
+            if not is_last and now < event.end + self._length / 2:
+                break
+            del self._ended[0]
+            extended = self._extended(label, event, now) if self._settings.extend else event
+            self._given[label] = extended.end
+            found.append(extended)
+        return found
+
+    def _extended(self, label, event, now):
+        """An event that is at least as long as a window, if it has room."""
+        missing = self._length - (event.end - event.start)
+        if missing <= 0:
+            return event
+        # Where classes exclude each other, events of all classes limit it.
+        before = [e for other, e in self._given.items() if self._exclusive or other == label]
+        after = [e.start for other, e in self._ended if self._exclusive or other == label]
+        after += [
+            each.start for other, each in self._running.items() if self._exclusive or other == label
+        ]
+        start = max(event.start - missing / 2, self._first, *before)
+        end = min([event.end + missing / 2, now, *((event.end + each) / 2 for each in after)])
+        return dataclasses.replace(event, start=min(start, event.start), end=max(end, event.end))
 
 
 @dataclasses.dataclass

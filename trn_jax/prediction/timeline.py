@@ -24,14 +24,16 @@ _USUAL_RATE = 30.0  # frames per second, where neither the checkpoint nor the vi
 VIEW = "window"  # the name of the view in `Clip.places`
 
 
-def plan_windows(contract, *, every, frame_rate, seed):
+def plan_windows(contract, *, every, frame_rate, seed, by_frame=False):
     """The `WindowPlan` of a contract.
 
     Args:
         contract: the `Contract`.
-        every: seconds from one window to the next; `None` for half a window.
+        every: seconds from one window to the next; `None` for a quarter of a window, or, with
+            `by_frame`, for a segment of it, which takes no more passes of the backbone.
         frame_rate: of the video, per second; `None` if unknown.
         seed: of what is drawn.
+        by_frame: the backbone runs once per frame.
 
     Raises:
         UserError: the length of training examples is unknown, or `every` is not positive.
@@ -47,7 +49,7 @@ def plan_windows(contract, *, every, frame_rate, seed):
         )
     if every is None:
         # Windows a whole number of segments apart share frames.
-        segments = max(contract.view.num_segments // 2, 1)
+        segments = 1 if by_frame else max(contract.view.num_segments // 4, 1)
         every = length * segments / contract.view.num_segments
     if not (every > 0 and math.isfinite(every)):
         raise UserError(f"--every={every}: expected a positive number of seconds")
@@ -99,7 +101,7 @@ class TimelineScorer:
         Args:
             name: of the video, for the output.
             video: a `decode.Video`; without an index, it is decoded in order and may be endless.
-            every: seconds from one window to the next; `None` for half a window.
+            every: seconds from one window to the next; by default as `plan_windows` has it.
             offset: seconds before a video that is a part of another one.
 
         Yields:
@@ -110,7 +112,8 @@ class TimelineScorer:
             UserError: see `plan_windows`.
         """
         rate = video.num_frames / video.seconds if video.seconds else None
-        plan = plan_windows(self._contract, every=every, frame_rate=rate, seed=self._seed)
+        options = dict(frame_rate=rate, seed=self._seed, by_frame=self.by_frame)
+        plan = plan_windows(self._contract, every=every, **options)
         source = _WindowFrames(video, plan, self._contract.view)
         self._fit(source.num_frames if self.by_frame else source.num_windows)
         score = self._score_frames if self.by_frame else self._score_clips
