@@ -147,7 +147,7 @@ def test_few_modules_see_a_configuration():
 
 
 def test_metrics_need_numpy_only():
-    for name in ("metrics", "event_metrics"):
+    for name in ("calibration", "metrics", "event_metrics"):
         assert outside_imports(TREES[f"trn_jax.evaluation.{name}"]) == {"numpy"}
 
 

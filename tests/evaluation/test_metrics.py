@@ -203,3 +203,22 @@ def test_any_k():
 def test_an_empty_list_is_refused():
     with pytest.raises(UserError, match="no videos"):
         metrics.classification(np.zeros((0, 4)), np.zeros(0, int))
+
+
+def test_the_calibration_error_of_several_labels_counts_every_score():
+    scores = np.array([[0.9, 0.3], [0.9, 0.3]])
+    labels = np.array([[1.0, 0.0], [0.0, 0.0]])
+    # 0.9 is right in one of two cases, 0.3 in none.
+    assert metrics.calibration_error(scores, labels) == pytest.approx((0.4 + 0.3) / 2)
+    counts, confidence, right = metrics.reliability_bins(scores, labels, num_bins=10)
+    assert counts.tolist() == [0, 0, 2, 0, 0, 0, 0, 0, 2, 0]
+    assert (confidence[8], right[8], right[2]) == (pytest.approx(1.8), 1, 0)
+
+
+def test_negative_log_likelihood_by_hand():
+    scores = np.array([[0.5, 0.5], [0.25, 0.75]])
+    found = metrics.negative_log_likelihood(scores, np.array([0, 0]))
+    assert found == pytest.approx(-(np.log(0.5) + np.log(0.25)) / 2)
+    found = metrics.negative_log_likelihood(scores, np.array([[1.0, 0.0], [1.0, 1.0]]))
+    assert found == pytest.approx(-np.log([0.5, 0.5, 0.25, 0.75]).mean())
+    assert metrics.negative_log_likelihood(np.array([[0.0, 1.0]]), np.array([0])) < 88

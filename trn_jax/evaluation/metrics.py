@@ -53,7 +53,23 @@ def calibration_error(scores, labels, num_bins=15):
 
     Videos are binned by their highest score into `num_bins` equal intervals; the result is the mean
     difference between the mean score and the accuracy of a bin, weighted by its videos (Guo et al.,
-    "On Calibration of Modern Neural Networks", ICML 2017).
+    "On Calibration of Modern Neural Networks", ICML 2017). Of several labels per video, every score
+    counts by itself.
+
+    Raises:
+        UserError: the scores are not probabilities.
+    """
+    _, confidence, right = reliability_bins(scores, labels, num_bins)
+    num_decisions = len(scores) if labels.ndim == 1 else scores.size
+    return float(np.abs(confidence - right).sum() / num_decisions)
+
+
+def reliability_bins(scores, labels, num_bins=15):
+    """The bins of `calibration_error`.
+
+    Returns:
+        Three arrays `[num_bins]`: number of decisions, sum of their scores, and number of right
+        ones (of several labels: of positive ones).
 
     Raises:
         UserError: the scores are not probabilities.
@@ -63,12 +79,32 @@ def calibration_error(scores, labels, num_bins=15):
             "the calibration error needs probabilities; these scores are in "
             f"{scores.min():g}..{scores.max():g}"
         )
-    confidence = scores.max(axis=1).astype(np.float64)
-    right = np.argmax(scores, axis=1) == labels
+    if labels.ndim == 2:
+        confidence, right = scores.ravel().astype(np.float64), labels.ravel() > 0
+    else:
+        confidence = scores.max(axis=1).astype(np.float64)
+        right = np.argmax(scores, axis=1) == labels
     # Bins are open below: a confidence of 1 belongs to the last one.
     bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    surplus = np.bincount(bins, confidence - right, num_bins)
-    return float(np.abs(surplus).sum() / len(scores))
+    return (
+        np.bincount(bins, minlength=num_bins),
+        np.bincount(bins, confidence, num_bins),
+        np.bincount(bins, right, num_bins),
+    )
+
+
+def negative_log_likelihood(scores, labels):
+    """Mean of `-log(score of the label)`; of several labels, mean of all decisions.
+
+    Scores of 0 count as the smallest one that float32 has with all digits, 1.2e-38.
+    """
+    scores = np.asarray(scores, np.float64)
+    lowest = np.finfo(np.float32).tiny
+    if labels.ndim == 1:
+        scores = scores[np.arange(len(labels)), labels]
+    else:
+        scores = np.where(labels > 0, scores, 1 - scores)
+    return float(-np.mean(np.log(np.clip(scores, lowest, 1))))
 
 
 def are_probabilities(scores):
