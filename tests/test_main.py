@@ -367,6 +367,15 @@ BAD_FLAGS = {
         "no checkpoint in /nonexistent",
     ),
     "eval without checkpoint": (["--mode=eval"], "--checkpoint"),
+    "calibrate without checkpoint": (["--mode=calibrate"], "--checkpoint"),
+    "dump of a calibration": (
+        ["--mode=calibrate", "--checkpoint=/nonexistent", "--dump=scores.npz"],
+        "--dump",
+    ),
+    "workdir of a calibration": (
+        ["--mode=calibrate", "--checkpoint=/nonexistent"],
+        "--workdir requires --mode=eval",
+    ),
     "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
     "split of a training": (["--split=test"], "--mode=eval"),
     "unknown split": (["--mode=eval", "--split=dev"], "val|test|train"),

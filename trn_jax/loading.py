@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from flax import nnx
 
@@ -28,6 +29,8 @@ class Info:
         config: the whole configuration, as nested dictionaries.
         metrics: of its validation, such as `{"top1": 0.5}`; empty if not evaluated.
         source: the file that it was converted from, with its SHA-256; empty if trained here.
+        calibration: temperature and thresholds of its scores, a
+            `checkpoints.calibration_file.Calibration`; `None` if it has none.
     """
 
     path: str
@@ -38,6 +41,7 @@ class Info:
     config: dict
     metrics: dict
     source: dict
+    calibration: Any = None
 
 
 def load_model(path, *, mesh=None, **overrides):
@@ -70,6 +74,7 @@ def load_model(path, *, mesh=None, **overrides):
         config=about["config"],
         metrics=about.get("metrics") or {},
         source=about.get("source") or {},
+        calibration=found.calibration(),
     )
     return model
 

@@ -1,4 +1,4 @@
-"""Train or evaluate.
+"""Train, evaluate or calibrate.
 
     python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn
     trn-jax train trn_synthetic --workdir=runs/trn
@@ -6,7 +6,8 @@
 With `--mode=eval --checkpoint=runs/trn` the newest checkpoint of a training is evaluated, with
 `--checkpoint=runs/trn@best` the best one, with `runs/trn@1200` that of step 1200. `--config` is
 optional then, because checkpoints carry their configuration; `--config.data.val_list=...` changes a
-setting of it. The other commands of `trn-jax` check data, plan for other devices, convert weights
+setting of it. `--mode=calibrate` fits temperature and thresholds to its scores and stores them in
+it. The other commands of `trn-jax` check data, plan for other devices, convert weights
 and more.
 
 In multi-process runs, every process runs the same command. Slurm, Open MPI, Cloud TPU and
@@ -37,21 +38,24 @@ _WORKDIR = flags.DEFINE_string(
     "Folder for checkpoints, logs and results, by default runs/<recipe>; with --mode=eval for "
     "results only, by default that of the training.",
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "calibrate"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "With --mode=eval: a checkpoint; the working directory of a training, for its newest one; "
-    "<directory>@best or <directory>@<step>.",
+    "With --mode=eval or calibrate: a checkpoint; the working directory of a training, for its "
+    "newest one; <directory>@best or <directory>@<step>.",
 )
 _PROTOCOL = flags.DEFINE_string(
-    "protocol", "all", "With --mode=eval: names of protocols of the recipe, or all."
+    "protocol",
+    "all",
+    "With --mode=eval: names of protocols of the recipe, or all. With --mode=calibrate: one name; "
+    "by default the one with the fewest views.",
 )
 _SPLIT = flags.DEFINE_enum(
     "split",
     "val",
     ["val", "test", "train"],
-    "With --mode=eval: the split to evaluate; results of a split other than val go to "
+    "With --mode=eval or calibrate: the split to evaluate; results of a split other than val go to "
     "<workdir>/results/<split>.",
 )
 _DUMP = flags.DEFINE_string(
@@ -61,7 +65,7 @@ _DUMP = flags.DEFINE_string(
     "several protocols have one each, <name>_<protocol>.<format>.",
 )
 _JSON = flags.DEFINE_bool(
-    "json", False, "With --mode=eval: print the results as JSON instead of tables."
+    "json", False, "With --mode=eval or calibrate: print JSON instead of tables."
 )
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps",
@@ -100,7 +104,7 @@ _IGNORE_LISTS = flags.DEFINE_bool(
 
 
 def main(_):
-    """Train or evaluate."""
+    """Train, evaluate or calibrate."""
     logging.set_verbosity(logging.FATAL)  # again: parsing the flags has reset it
     # After a crash, print the stack of that thread only; absl prints all of them.
     faulthandler.enable(all_threads=False)
@@ -117,11 +121,12 @@ def _main(signals):
     memory.keep()  # before the other imports, which start threads
     from trn_jax.checkpoints import checkpoint
     from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.evaluation.calibrate import calibrate
     from trn_jax.evaluation.evaluate import evaluate
     from trn_jax.training.loop import train
 
     config = loaded(_CONFIG.value, flags.FLAGS)
-    if _SPLIT.value != "val" and _MODE.value != "eval":
+    if _SPLIT.value != "val" and _MODE.value == "train":
         raise UserError(f"--split={_SPLIT.value} requires --mode=eval")
     if _MODE.value == "train":
         if config is None:
@@ -141,20 +146,23 @@ def _main(signals):
             signals=signals,
         )
     if not _CHECKPOINT.value:
-        raise UserError("--mode=eval needs --checkpoint=<checkpoint or working directory>")
+        mode = f"--mode={_MODE.value}"
+        raise UserError(f"{mode} needs --checkpoint=<checkpoint or working directory>")
+    if _MODE.value == "calibrate" and (_DUMP.value or _WORKDIR.value):
+        flag = "--dump" if _DUMP.value else "--workdir"
+        raise UserError(f"{flag} requires --mode=eval; a calibration is stored in the checkpoint")
     _connect_processes()
     workdir = _WORKDIR.value or _workdir_of(checkpoint.find(_CHECKPOINT.value))
     keep_programs(workdir)
-    num_unreadable = evaluate(
-        config,
-        _CHECKPOINT.value,
-        workdir,
-        protocols=_PROTOCOL.value,
-        dump=_DUMP.value,
-        ignore_class_names=_IGNORE_CLASS_NAMES.value,
-        split=_SPLIT.value,
-        as_json=_JSON.value,
+    options = dict(
+        ignore_class_names=_IGNORE_CLASS_NAMES.value, split=_SPLIT.value, as_json=_JSON.value
     )
+    of_checkpoint = config, _CHECKPOINT.value, workdir
+    if _MODE.value == "calibrate":
+        num_unreadable = calibrate(*of_checkpoint, protocol=_PROTOCOL.value, **options)
+    else:
+        options |= dict(protocols=_PROTOCOL.value, dump=_DUMP.value)
+        num_unreadable = evaluate(*of_checkpoint, **options)
     return 1 if num_unreadable else 0
 
 
@@ -208,7 +216,7 @@ def _use_stored_config(arguments):
     flags.FLAGS(others)
     path, mode = _CHECKPOINT.value, _MODE.value
     flags.FLAGS.unparse_flags()
-    if mode != "eval" or not path:
+    if mode == "train" or not path:
         raise UserError("settings need a recipe, --config=<recipe>, or a --checkpoint to evaluate")
     from trn_jax.checkpoints import checkpoint
 

@@ -55,7 +55,7 @@ def delete(path, _):
 
 DAMAGES = (truncate, flip_bit, delete)
 # Of Orbax, from which nothing is read; and of the evaluation, which can be made again.
-UNUSED = ("_CHECKPOINT_METADATA", "commit_success.txt", "metrics.json")
+UNUSED = ("_CHECKPOINT_METADATA", "commit_success.txt", "metrics.json", "calibration.json")
 
 
 @pytest.mark.by_default(6, slow=tuple(f"{seed}]" for seed in range(10, 20)))

@@ -2,8 +2,8 @@
 
 `<directory>/<step>/` is written atomically and holds the items `model` (parameters and statistics),
 `optimizer` (momentum) and `about` (configuration, class names, version) with checksums of their
-files; `metrics.json` is added after the evaluation. The step is also the data position, because a
-batch is a function of its number.
+files; `metrics.json` and `calibration.json` are added after the evaluation. The step is also the
+data position, because a batch is a function of its number.
 
 Corrupt checkpoints are never loaded: training renames them to `<step>.damaged` and resumes from the
 previous one. Checkpoints written before there were checksums are loaded unchecked.
@@ -20,12 +20,14 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from trn_jax.backbones.mobileone import reparameterize
-from trn_jax.checkpoints import arrays, checksums, integrity
+from trn_jax.checkpoints import arrays, calibration_file, checksums, integrity
 from trn_jax.checkpoints.manager import Best
+from trn_jax.distributed.processes import log
 from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.errors import UserError, listed
 from trn_jax.files import reading, sync_folder
 from trn_jax.models import create_model
+from trn_jax.settings import from_dict
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +74,24 @@ class Checkpoint:
         model = nnx.merge(graph, arrays.filled(nnx.as_pure(state), values))
         return reparameterize(model) if fuse else model
 
+    @property
+    def class_names(self):
+        """Names of its outputs, a tuple; `class <number>` where they are unknown."""
+        found = self.info["class_names"]
+        return tuple(found or class_numbers(self.info["config"]["model"].get("num_classes") or 0))
+
+    def calibration(self):
+        """Its `calibration_file.Calibration`; `None` if it has none, or a corrupt one (logged)."""
+        try:
+            found = calibration_file.read(self.directory, self.class_names)
+            several = from_dict(self.info["config"]).data.multi_label
+            if found and found.multi_label != several:
+                raise UserError(f"its multi_label={found.multi_label}, but the model's {several}")
+            return found
+        except UserError as error:
+            log(f"the calibration is ignored: {error}; `trn-jax calibrate` makes it again")
+            return None
+
     def weights(self):
         """Parameters and statistics as host arrays, `{name: array}`; see `load` for errors."""
         return jax.device_get(arrays.named(nnx.as_pure(nnx.state(self.load()))))
@@ -86,6 +106,11 @@ class Checkpoint:
         kinds += ["the best"] * (int(name) == best)
         other = f"; the best is that of step {best}, @best" if best not in (None, int(name)) else ""
         return f"{directory}, {' and '.join(kinds) or 'neither the newest nor the best'}{other}"
+
+
+def class_numbers(count):
+    """Names of the outputs of a model whose classes have none, a list."""
+    return [f"class {number}" for number in range(count)]
 
 
 def open_checkpoint(path):

@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from trn_jax.checkpoints import arrays, checksums, integrity
+from trn_jax.checkpoints import arrays, calibration_file, checksums, integrity
 from trn_jax.errors import UserError, first_line
 from trn_jax.files import sync, sync_folder
 
@@ -90,8 +90,8 @@ class Checkpoints:
         """Validation metrics of a checkpoint, a dict; empty if it was not evaluated."""
         return integrity.read_json(self.directory / str(step))["metrics"]
 
-    def add_metrics(self, step, metrics):
-        """Store the validation metrics of a checkpoint once it is on disk.
+    def add_metrics(self, step, metrics, calibration=None):
+        """Store the validation metrics and the `Calibration` of a checkpoint once it is on disk.
 
         If it becomes the best one, the previous best is deleted unless it is among the latest.
 
@@ -100,6 +100,9 @@ class Checkpoints:
         """
         self.wait()
         if jax.process_index() == 0:
+            # Metrics come last: a checkpoint that has them is not evaluated again.
+            if calibration is not None:
+                calibration_file.write(self.directory / str(step), calibration)
             integrity.write_metrics(self.directory / str(step), metrics)
         self._best.record(step, metrics)
         steps = sorted(self._manager.all_steps())

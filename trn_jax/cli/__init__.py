@@ -25,6 +25,7 @@ _DESCRIPTION = (
 COMMANDS = (
     training.add_train,
     training.add_eval,
+    training.add_calibrate,
     predict.add_predict,
     prepare.add_prepare,
     prepare.add_extract,

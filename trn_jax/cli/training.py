@@ -1,4 +1,4 @@
-"""`trn-jax train`, `eval`, `plan` and `recipes`: what reads a recipe."""
+"""`trn-jax train`, `eval`, `calibrate`, `plan` and `recipes`: what reads a recipe."""
 
 import json
 import os
@@ -53,6 +53,38 @@ def _eval(arguments):
     flags += [
         f"--{name}={getattr(arguments, name)}"
         for name in ("protocol", "split", "dump")
+        if getattr(arguments, name) is not None
+    ]
+    return _main(arguments, *flags, *(["--json"] if arguments.json else []))
+
+
+def add_calibrate(commands):
+    """`trn-jax calibrate <checkpoint>`."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="fit temperature and thresholds, with which predict says none of these",
+        description="Evaluate a checkpoint by one protocol, fit a temperature (of the negative log "
+        "likelihood) and a threshold per class (of F1) to the scores, and store them in the "
+        "checkpoint as calibration.json. Trainings do so by themselves; this is for converted "
+        "checkpoints, older ones and other lists. Exits with 1 if videos could not be read; they "
+        "don't count.",
+        epilog="Settings of its configuration follow, such as --config.data_dir=data/mine; "
+        "--config=<recipe> takes another one.",
+    )
+    parser.add_argument(
+        "checkpoint", help="working directory of a training, <directory>@best, <directory>@<step>"
+    )
+    parser.add_argument("--protocol", help="name; default: the one with the fewest views")
+    parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
+    add_json(parser)
+    parser.set_defaults(run=_calibrate, takes_settings=True, workdir=None)
+
+
+def _calibrate(arguments):
+    flags = ["--mode=calibrate", f"--checkpoint={arguments.checkpoint}"]
+    flags += [
+        f"--{name}={getattr(arguments, name)}"
+        for name in ("protocol", "split")
         if getattr(arguments, name) is not None
     ]
     return _main(arguments, *flags, *(["--json"] if arguments.json else []))

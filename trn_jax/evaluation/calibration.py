@@ -166,10 +166,10 @@ def fit_thresholds(scores, labels):
         a class with n videos is a mean: its own counts n times, that of all `PRIOR_EXAMPLES` times.
     """
     positive = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(scores.shape[1])
-    scores = scores.astype(np.float64)
     of_all = best_threshold(scores.ravel(), positive.ravel())
     found = []
-    for column, wanted in zip(scores.T, positive.T, strict=True):
+    columns = np.ascontiguousarray(scores.T), np.ascontiguousarray(positive.T)
+    for column, wanted in zip(*columns, strict=True):
         count = int(wanted.sum())
         own = count * best_threshold(column, wanted) if count else 0.0
         found.append((own + PRIOR_EXAMPLES * of_all) / (count + PRIOR_EXAMPLES))
@@ -186,11 +186,14 @@ def best_threshold(scores, positive):
         scores: `[n]`, at least 0.
         positive: bool `[n]`, with at least one true.
     """
-    order = np.argsort(-scores, kind="stable")
-    ranked, found = scores[order], np.cumsum(positive[order])
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    accepted, rejected = ranked[ends], np.append(ranked[ends[1:]], 0.0)
-    f1 = 2 * found[ends] / (ends + 1 + found[-1])
-    gaps = np.where(f1 == f1.max(), accepted - rejected, -1.0)
-    best = len(gaps) - 1 - int(np.argmax(gaps[::-1]))
-    return float((accepted[best] + rejected[best]) / 2)
+    right, wrong = np.sort(scores[positive]), np.sort(scores[~positive])
+    # The best one is reached by a positive score: down to the next one, only wrong ones are added.
+    reached = np.unique(right)
+    num_right = len(right) - np.searchsorted(right, reached)
+    num_below = np.searchsorted(wrong, reached)
+    f1 = 2 * num_right / (num_right + len(wrong) - num_below + len(right))
+    next_wrong = np.append(0.0, wrong)[num_below]
+    rejected = np.maximum(np.append(0.0, reached[:-1]), next_wrong)
+    gaps = np.where(f1 == f1.max(), reached - rejected, -1.0)
+    best = int(np.argmax(gaps))
+    return float(reached[best] + rejected[best]) / 2

@@ -1,6 +1,7 @@
 """Evaluates a checkpoint by the protocols of a recipe and writes the results."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from flax import nnx
 from trn_jax import __version__, build, checks
 from trn_jax.checkpoints import checkpoint
 from trn_jax.checks import differing_names
+from trn_jax.data.views import View
 from trn_jax.distributed import processes
 from trn_jax.distributed.run_lock import hold
 from trn_jax.distributed.sharding import make_mesh
@@ -59,6 +61,56 @@ def evaluate(
     """
     if dump:
         check_dump(dump)
+    options = dict(split=split, ignore_class_names=ignore_class_names)
+    with evaluating(
+        config, path, workdir, choose=lambda each: protocol_names(each, protocols), **options
+    ) as done:
+        folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
+        results.write(done.results, folder, dump=dump, as_json=as_json)
+    return done.num_unreadable
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """A checkpoint, its data and its results.
+
+    Attributes:
+        opened: the `Checkpoint`.
+        data: the `build.Data`.
+        class_order: int `[classes]`, the output of each label; `None`: the same.
+        results: a list, see `run_protocols`.
+    """
+
+    opened: checkpoint.Checkpoint
+    data: build.Data
+    class_order: np.ndarray | None
+    results: list[dict]
+
+    @property
+    def num_unreadable(self):
+        """Number of unreadable videos."""
+        return self.results[0]["num_unreadable"]
+
+
+@contextlib.contextmanager
+def evaluating(config, path, workdir, *, choose, split, ignore_class_names):
+    """Evaluate a checkpoint, and hold `workdir` until its results are written.
+
+    Args:
+        config: see `evaluate`.
+        path: see `evaluate`.
+        workdir: belongs to one run at a time.
+        choose: function of the configuration: a list of names of protocols.
+        split: "val", "test" or "train".
+        ignore_class_names: see `evaluate`.
+
+    Yields:
+        What was `Evaluated`.
+
+    Raises:
+        UserError: see `evaluate`.
+        PassingError: another run holds `workdir`.
+    """
     mesh = make_mesh()
     opened = checkpoint.open_checkpoint(path)
     stored = opened.info["config"]
@@ -67,7 +119,7 @@ def evaluate(
         config.model.num_classes = stored["model"]["num_classes"]
     checks.check(config)
     checks.check_model(config, stored, opened.directory)
-    names = protocol_names(config, protocols)
+    names = choose(config)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         watchdog.note("startup (reading the lists)")
@@ -91,13 +143,26 @@ def evaluate(
         )
         origin = opened.directory, opened.info["step"]
         found = run_protocols(evaluator, data, config, (nnx.as_pure(state),), *origin, names)
-        folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
-        results.write(found, folder, dump=dump, as_json=as_json)
+        if calibration := opened.calibration():
+            found = [each | {"temperature": calibration.temperature} for each in found]
+        yield Evaluated(opened, data, order, found)
         # If a process exits with an error, launchers kill the one that is writing.
         processes.barrier()
     for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
         print(escaped(message), file=sys.stderr, flush=True)
-    return found[0]["num_unreadable"]
+
+
+def cheapest_protocol(config):
+    """The protocol with the fewest views; of several, the first.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not config.protocols:
+        protocol_names(config, "all")  # raises
+    views = resolved_views(config)
+    counts = {name: View(**views[f"protocols.{name}"]).num_views for name in config.protocols}
+    return min(counts, key=lambda name: counts[name])
 
 
 def run_protocols(evaluator, data, config, states, directory, step, names):

@@ -1,4 +1,4 @@
-"""Plots of confusion matrices and training curves, drawn with OpenCV."""
+"""Plots of confusion matrices, reliability and training curves, drawn with OpenCV."""
 
 import math
 import unicodedata
@@ -69,6 +69,46 @@ def confusion_plot(confusion, class_names):
             y = top + cell * row + cell // 2 + 4
             color = WHITE if shares[row, column] > 0.3 else BLACK
             write(image, text, x, y, color)
+    return image
+
+
+def reliability_plot(before, after):
+    """Plot how often scores are right, against the scores.
+
+    Args:
+        before: of the scores, see `metrics.reliability_bins`.
+        after: the same of calibrated scores, which lie closer to the diagonal.
+
+    Returns:
+        uint8 `[440, 560, 3]`, RGB. The area of a point is the share of decisions.
+    """
+    image = paper(440, 560)
+    left, top, side = 70, 30, 340
+    bottom = top + side
+
+    def place(score, share):
+        return round(left + side * score), round(bottom - side * share)
+
+    for number in range(6):
+        x, y = place(number / 5, number / 5)
+        cv2.line(image, (left, y), (left + side, y), LIGHT, 1)
+        text = f"{20 * number} %"
+        write(image, text, left - 8 - text_width(text), y + 4)
+        write(image, text, x - text_width(text) // 2, bottom + 18)
+    cv2.line(image, place(0, 0), place(1, 1), GRAY, 1, cv2.LINE_AA)
+    cv2.rectangle(image, (left, top), (left + side, bottom), GRAY, 1)
+    write(image, "right", left, top - 12)
+    write(image, "mean score", left + (side - text_width("mean score")) // 2, bottom + 38)
+    for number, (name, bins) in enumerate((("scores", before), ("calibrated", after))):
+        color = COLORS[1 - number]
+        counts, scores, right = (values[bins[0] > 0] for values in bins)
+        points = [place(*each) for each in zip(scores / counts, right / counts, strict=True)]
+        cv2.polylines(image, [np.array(points).reshape(-1, 1, 2)], False, color, 1, cv2.LINE_AA)
+        for point, share in zip(points, counts / counts.sum(), strict=True):
+            cv2.circle(image, point, round(2 + 12 * math.sqrt(share)), color, 2, cv2.LINE_AA)
+        y = top + 10 + 20 * number
+        cv2.circle(image, (left + side + 20, y - 4), 4, color, 2, cv2.LINE_AA)
+        write(image, name, left + side + 32, y)
     return image
 
 

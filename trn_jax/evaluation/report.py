@@ -5,8 +5,9 @@ import os
 
 import numpy as np
 
+from trn_jax.checkpoints.calibration_file import TEMPERATURES
 from trn_jax.errors import UserError, escaped
-from trn_jax.evaluation import drawing, metrics, plots, score_files
+from trn_jax.evaluation import calibration, drawing, metrics, plots, score_files
 from trn_jax.evaluation.events import EXTENSIONS
 from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
@@ -85,7 +86,8 @@ def confusion_table(unit, rows):
 def write_report(path, folder=None, *, top_k=(1, 5)):
     """Write per-class accuracy, confusion matrix and training curves.
 
-    The files are `<name>.txt` and `<name>_confusion.png` per result, and `training.png`.
+    The files are `<name>.txt`, `<name>_confusion.png` and, of a calibrated checkpoint,
+    `<name>_reliability.png` per result, and `training.png`.
 
     Args:
         path: a working directory, a folder of results, a result file, or a score file.
@@ -106,11 +108,11 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
     for name, source in sources:
         result, found = _read(source)
         with reading(source, "the result of an evaluation"):
-            text, matrix = _describe(name, result, found, top_k)
+            text, drawn = _describe(name, result, found, top_k)
         texts.append(text)
         contents[f"{name}.txt"] = text + "\n"
-        if matrix is not None:
-            contents[f"{name}_confusion.png"] = drawing.encode_png(matrix)
+        for kind, image in drawn.items():
+            contents[f"{name}_{kind}.png"] = drawing.encode_png(image)
     curves = _read_curves(log) if log else {}
     if any(curves.values()):
         contents["training.png"] = drawing.encode_png(plots.training_plot(**curves))
@@ -144,7 +146,11 @@ def write_files(path, folder, contents):
 
 
 def read_results(path, *, top_k=(1, 5)):
-    """The numbers of `write_report`: `{name: {"videos", "metrics", "per_class"}}`."""
+    """The numbers of `write_report`: `{name: {"videos", "metrics", "per_class"}}`.
+
+    Scores of a calibrated checkpoint have `temperature` and `reliability`, too: `before` and
+    `after`, each with `ece` and `nll`.
+    """
     results = {}
     for name, source in _sources(path)[0]:
         result, found = _read(source)
@@ -155,7 +161,8 @@ def read_results(path, *, top_k=(1, 5)):
             else:
                 num_videos, measured = len(found.scores), found.metrics(top_k)
                 rows = found.per_class()
-        results[name] = dict(videos=num_videos, metrics=measured, per_class=rows)
+            reliability = _reliability(found) if found else {}
+        results[name] = dict(videos=num_videos, metrics=measured, per_class=rows) | reliability
     return results
 
 
@@ -201,20 +208,28 @@ def _read_json(path):
 
 
 def _describe(name, result, found, top_k):
-    """The tables of a result, and the plot of its confusion matrix or `None`."""
+    """The tables of a result, and its plots, `{"confusion": image, "reliability": image}`."""
     if found is None:
         head = metric_table(
             ["protocol", "videos"], [([name, str(result["num_videos"])], result["metrics"])]
         )
         note = "a confusion matrix needs the score file beside the result"
-        return "\n\n".join([head, class_table(result["per_class"]), note]), None
+        return "\n\n".join([head, class_table(result["per_class"]), note]), {}
     head = metric_table(
         ["protocol", "videos"],
         [([found.protocol or name, str(len(found.scores))], found.metrics(top_k))],
     )
     parts = [head, class_table(found.per_class())]
+    drawn = {}
+    if reliability := _reliability(found):
+        parts.insert(1, _reliability_table(**reliability))
+        bins = [
+            metrics.reliability_bins(scores, found.labels[~found.is_missing])
+            for scores in _before_and_after(found, reliability["temperature"])
+        ]
+        drawn["reliability"] = plots.reliability_plot(*bins)
     if found.multi_label:
-        return "\n\n".join(parts), None
+        return "\n\n".join(parts), drawn
     read = ~found.is_missing
     if not read.all():
         parts[0] += f"\n{int((~read).sum())} videos are unreadable and count as wrong"
@@ -227,9 +242,40 @@ def _describe(name, result, found, top_k):
     parts.append(confused_pairs(found) or "no confusions")
     if found.scores.shape[1] > MAX_DRAWN:
         parts.append(f"confusion matrices of more than {MAX_DRAWN} classes are not drawn")
-        return "\n\n".join(parts), None
+        return "\n\n".join(parts), drawn
     names = [found.class_name(label) for label in range(found.scores.shape[1])]
-    return "\n\n".join(parts), plots.confusion_plot(found.confusion(), names)
+    drawn["confusion"] = plots.confusion_plot(found.confusion(), names)
+    return "\n\n".join(parts), drawn
+
+
+def _reliability(found):
+    """`temperature` and `reliability` of the scores of a calibrated checkpoint; else empty."""
+    temperature = found.about.get("temperature")
+    read = ~found.is_missing
+    if not TEMPERATURES.allows(temperature) or not metrics.are_probabilities(found.scores[read]):
+        return {}
+    before, after = (
+        calibration.reliability(scores, found.labels[read])
+        for scores in _before_and_after(found, temperature)
+    )
+    return {"temperature": temperature, "reliability": {"before": before, "after": after}}
+
+
+def _before_and_after(found, temperature):
+    """The scores of readable videos, and the calibrated ones."""
+    scores = found.scores[~found.is_missing]
+    return scores, calibration.calibrated(scores, temperature, multi_label=found.multi_label)
+
+
+def _reliability_table(temperature, reliability):
+    rows = [
+        [title, f"{percent(found['ece'])} %", f"{found['nll']:.4f}"]
+        for title, found in zip(
+            ("scores", f"at temperature {temperature:.3g}"), reliability.values(), strict=True
+        )
+    ]
+    header = ["reliability", "expected calibration error", "negative log likelihood"]
+    return aligned([header, *rows], "lrr")
 
 
 def _read_curves(path):

@@ -12,10 +12,10 @@ from trn_jax.evaluation.scores import Scores
 from trn_jax.files import write_text
 
 _MAX_NAMED = 100  # unreadable videos that a result names
-# Entries of a result that its file of scores has, too.
+# Entries of a result that its file of scores has, too, as far as there are any.
 _ORIGIN = (
     *("checkpoint", "step", "model", "config_sha256", "list", "list_sha256"),
-    *("trn_jax", "jax", "time"),
+    *("trn_jax", "jax", "time", "temperature"),
 )
 
 
@@ -81,7 +81,7 @@ def write(results, folder, *, dump=None, as_json=False):
     contents = {}
     for found in results:
         path = os.path.join(folder, found["protocol"])
-        about = {name: found[name] for name in _ORIGIN}
+        about = {name: found[name] for name in _ORIGIN if name in found}
         scores = dataclasses.replace(found["scores"], about=about)
         content = {key: value for key, value in found.items() if key != "scores"}
         contents[found["protocol"]] = content

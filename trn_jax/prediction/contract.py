@@ -5,6 +5,7 @@ import math
 
 from trn_jax.data.views import View
 from trn_jax.errors import UserError, did_you_mean
+from trn_jax.evaluation.evaluate import cheapest_protocol
 from trn_jax.settings import from_dict, protocol_names, resolved_views
 
 _LONG = 3  # times the length of a training example: such videos get a timeline
@@ -78,7 +79,7 @@ def contract_of(info, *, protocol=None, seconds=None, frame_rate=None, **view):
         UserError: there is no such protocol, or values are invalid.
     """
     config = from_dict(info.config)
-    name = protocol or _cheapest(config)
+    name = protocol or cheapest_protocol(config)
     protocol_names(config, name)
     section = resolved_views(config)[f"protocols.{name}"].to_dict()
     changed = {key: value for key, value in view.items() if value is not None}
@@ -103,12 +104,3 @@ def contract_of(info, *, protocol=None, seconds=None, frame_rate=None, **view):
     return Contract(
         protocol=name, view=View(**section), section=section, **lengths, changes=tuple(changes)
     )
-
-
-def _cheapest(config):
-    """The protocol with the fewest views; of several, the first."""
-    if not config.protocols:
-        protocol_names(config, "all")  # raises
-    views = resolved_views(config)
-    counts = {name: View(**views[f"protocols.{name}"]).num_views for name in config.protocols}
-    return min(counts, key=lambda name: counts[name])

@@ -1,7 +1,10 @@
 """Events of the training loop: log, save, evaluate, and the last lines."""
 
+import jax
+
 from trn_jax.data.memory import give_back
 from trn_jax.distributed.processes import log
+from trn_jax.evaluation.calibrate import calibration_of, validation_protocol
 from trn_jax.settings import resolved_views
 from trn_jax.training import not_finite
 from trn_jax.training.logs import duration
@@ -55,10 +58,17 @@ def evaluate(run, step, state):
         unreadable = f"  {num} videos unreadable, which count as wrong" if num else ""
         shares = "  ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items())
         run.log(f"step {step}  val  {shares}{unreadable}")
-        run.checkpoints.add_metrics(step, metrics)
+        run.checkpoints.add_metrics(step, metrics, _calibration(run, results["val"]["scores"]))
     give_back()
     run.meter.restart()
     run.stopped_by = run.watchdog.stops_here(requested=results is None)
+
+
+def _calibration(run, scores):
+    """The calibration of a validation, on the process that stores it; else `None`."""
+    if jax.process_index():
+        return None
+    return calibration_of(scores, run.data, protocol=validation_protocol(run.config))
 
 
 def log_times(run, step, seconds):

@@ -7,13 +7,14 @@ import time
 import jax
 
 from trn_jax import build, checks
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import calibration_file, checkpoint
 from trn_jax.distributed.run_lock import hold
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import INTERRUPTED
 from trn_jax.evaluation import results
-from trn_jax.evaluation.evaluate import run_protocols
+from trn_jax.evaluation.calibrate import calibration_of
+from trn_jax.evaluation.evaluate import cheapest_protocol, run_protocols
 from trn_jax.signals import StopSignals
 from trn_jax.training import first_batch, not_finite
 from trn_jax.training.events import evaluate, log_end, log_progress, log_times, save
@@ -138,7 +139,19 @@ def _finish(run, state):
         if found is None:
             run.stopped_by = run.watchdog.stops_here(requested=True)
     log_end(run, step)
-    if run.stopped_by:
+    if found is None or run.stopped_by:
         return INTERRUPTED
-    results.write(found, os.path.join(run.workdir, "results"))
+    if jax.process_index() == 0:
+        calibration = _calibrate(run, found, newest)
+        found = [each | {"temperature": calibration.temperature} for each in found]
+        results.write(found, os.path.join(run.workdir, "results"))
     return 0
+
+
+def _calibrate(run, found, newest):
+    """Store the calibration of the newest checkpoint by the protocol that `predict` takes."""
+    name = cheapest_protocol(run.config)
+    scores = next(each["scores"] for each in found if each["protocol"] == name)
+    calibration = calibration_of(scores, run.data)
+    calibration_file.write(newest, calibration)
+    return calibration
