@@ -1,5 +1,6 @@
 """`trn-jax predict`: the classes of videos, with times."""
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -44,7 +45,13 @@ def add_predict(commands):
     for key in _VIEW:
         kind = str if key == "crop" else int
         add(f"--{key.replace('_', '-')}", type=kind, help="of the view, instead of the recipe's")
-    add("--threshold", type=float, help="score that an event reaches; default: 0.5")
+    add(
+        "--threshold",
+        type=float,
+        help="score that an event and the class of a video reach; default: those of the "
+        "calibration, see `trn-jax calibrate`; without one, 0.5, for events only",
+    )
+    add("--no-calibration", action="store_true", help="use scores and thresholds as without one")
     add("--hysteresis", type=float, help="share of it at which it ends; default: 0.7")
     add("--smoothing", type=positive, help="windows averaged, an odd number; default: 1")
     add("--min-seconds", type=float, help="of an event; default: 0")
@@ -75,13 +82,44 @@ def _predict(arguments):
     from trn_jax.data import memory
 
     memory.keep()  # before the other imports, which start threads
-    from trn_jax.checkpoints.checkpoint import open_checkpoint
     from trn_jax.data.streams import is_stream
-    from trn_jax.distributed.compilation_cache import keep_programs
-    from trn_jax.prediction.api import Predictor
+    from trn_jax.prediction.detection import settings_for
     from trn_jax.prediction.saved import PredictionFolder
 
-    settings = _detection(arguments)
+    settings_for(None, (), **_detection(arguments))  # raises before anything is read
+    predictor = _predictor(arguments)
+    streams = [each for each in arguments.sources if is_stream(each)]
+    others = [each for each in arguments.sources if not is_stream(each)]
+    inputs = predictor.find(others)[arguments.process_id :: arguments.num_processes]
+    folder = PredictionFolder(arguments.to, predictor.about) if arguments.to else None
+    paths = {each.name: each.record.path for each in inputs} | dict.fromkeys(streams, "")
+    output = _Output(arguments, predictor.multi_label, paths, folder)
+    done = {}
+    if folder:
+        done = {each.name: found for each in inputs if (found := folder.read(each.name))}
+        if done:
+            _log(f"{len(done)} of {len(inputs)} videos are done, in {arguments.to}")
+    answers = predictor([each for each in inputs if each.name not in done])
+    found = itertools.groupby(answers, key=lambda answer: answer.video)
+    for each in inputs:
+        if each.name in done:
+            output.show(_with(predictor.calibration, done[each.name]))
+        else:
+            _, of_video = next(found)
+            output.show(of_video, is_new=True)
+    stopped = False
+    for each in streams:
+        if stopped := output.show_stream(predictor.stream(each, duration=arguments.duration)):
+            break
+    return output.finish() or (130 if stopped else 0)
+
+
+def _predictor(arguments):
+    """The `Predictor`; what it is and what was changed are logged."""
+    from trn_jax.checkpoints.checkpoint import open_checkpoint
+    from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.prediction.api import Predictor
+
     _log(f"predicting with {open_checkpoint(arguments.checkpoint)}")
     if arguments.to:
         keep_programs(arguments.to)
@@ -93,34 +131,14 @@ def _predict(arguments):
         seconds=arguments.seconds,
         frame_rate=arguments.frame_rate,
         num_threads=arguments.num_threads,
+        calibrate=not arguments.no_calibration,
         **{key: getattr(arguments, key) for key in _VIEW},
     )
     for line in (predictor.contract, *predictor.contract.changes):
         _log(line)
-    streams = [each for each in arguments.sources if is_stream(each)]
-    others = [each for each in arguments.sources if not is_stream(each)]
-    inputs = predictor.find(others)[arguments.process_id :: arguments.num_processes]
-    folder = PredictionFolder(arguments.to, predictor.about) if arguments.to else None
-    paths = {each.name: each.record.path for each in inputs} | dict.fromkeys(streams, "")
-    output = _Output(arguments, settings, predictor.multi_label, paths, folder)
-    done = {}
-    if folder:
-        done = {each.name: found for each in inputs if (found := folder.read(each.name))}
-        if done:
-            _log(f"{len(done)} of {len(inputs)} videos are done, in {arguments.to}")
-    answers = predictor([each for each in inputs if each.name not in done])
-    found = itertools.groupby(answers, key=lambda answer: answer.video)
-    for each in inputs:
-        if each.name in done:
-            output.show(done[each.name])
-        else:
-            _, of_video = next(found)
-            output.show(of_video, is_new=True)
-    stopped = False
-    for each in streams:
-        if stopped := output.show_stream(predictor.stream(each, duration=arguments.duration)):
-            break
-    return output.finish() or (130 if stopped else 0)
+    if predictor.calibration:
+        _log(f"calibrated: {predictor.calibration}")
+    return predictor
 
 
 def _from_scores(arguments):
@@ -129,29 +147,29 @@ def _from_scores(arguments):
     folder = PredictionFolder(arguments.from_scores)
     found = list(folder.all())
     paths = {about["video"]: about.get("path", "") for _, about in found}
-    settings = _detection(arguments)
     multi_label = bool(found[0][1].get("multi_label"))
     to = PredictionFolder(arguments.to or arguments.from_scores)
-    output = _Output(arguments, settings, multi_label, paths, to)
+    output = _Output(arguments, multi_label, paths, to)
     for answers, _ in found:
-        output.show(answers)
+        output.show(_with(None, answers) if arguments.no_calibration else answers)
     return output.finish()
 
 
 def _detection(arguments):
-    from trn_jax.prediction.detection import DetectionSettings
-
     given = {key: getattr(arguments, key) for key in _DETECTION}
-    given["extend"] = not arguments.no_extend
-    return DetectionSettings(**{key: value for key, value in given.items() if value is not None})
+    return given | {"extend": not arguments.no_extend}
+
+
+def _with(calibration, answers):
+    return [dataclasses.replace(answer, calibration=calibration) for answer in answers]
 
 
 class _Output:
     """Prints answers and events, as a table or as JSON lines, and fills the folder."""
 
-    def __init__(self, arguments, settings, multi_label, paths, folder):
+    def __init__(self, arguments, multi_label, paths, folder):
         self._json = arguments.json
-        self._settings = settings
+        self._detection = _detection(arguments)
         self._multi_label = multi_label
         self._folder = folder
         self._events = {}
@@ -163,22 +181,26 @@ class _Output:
 
     def show(self, answers, *, is_new=False):
         """Print the answers of a video as they come, and its events; keep those that are new."""
-        from trn_jax.prediction.detection import EventDetector, events_of
+        from trn_jax.prediction.detection import EventDetector, events_of, settings_for
 
-        kept, events, detector, problem = [], [], None, ""
+        kept, events, detector, settings, problem = [], [], None, None, ""
         for answer in answers:
             last = answer
             self._note(answer.notes)
-            if self._json:
-                self._print_json(answer)
             if answer.problem:
                 problem = answer.problem
+                self._print_problem(answer)
                 continue
+            if settings is None:
+                of_answer = answer.calibration, answer.class_names
+                settings = settings_for(*of_answer, **self._detection)
+            if self._json:
+                self._print_json(answer, settings)
             if self._folder or not answer.is_window:
                 kept.append(answer)
             if answer.is_window:
                 if detector is None:
-                    names = answer.class_names, self._settings
+                    names = answer.class_names, settings
                     detector = EventDetector(answer.video, *names, multi_label=self._multi_label)
                 events += self._print_events(detector.add(answer))
         if problem:
@@ -189,10 +211,10 @@ class _Output:
             if not events and not self._json and not problem:
                 print(f"{escaped(last.video):{self._width}}  no event in {_clock(last.end)}")
         elif kept:
-            names = last.class_names, self._settings
+            names = last.class_names, settings
             events = events_of(kept, *names, multi_label=self._multi_label)
             if not self._json:
-                self._print_whole(last)
+                self._print_whole(last, settings)
             if self._folder and last.end is None:
                 _log(f"{last.video}: unknown length, so it is not in events.csv; see --frame-rate")
         if self._folder and kept:
@@ -245,11 +267,20 @@ class _Output:
             )
         _log(f"{gap.video} broke for {gap.end - gap.start:.1f} s: {gap.reason}")
 
-    def _print_whole(self, answer):
-        name = escaped(answer.video)
-        for label, score in answer.top(self._top):
-            print(f"{name:{self._width}}  {score:.3f}  {escaped(label)}", flush=True)
-            name = ""
+    def _print_whole(self, answer, settings):
+        name, best = escaped(answer.video), escaped(answer.label)
+        none = f"none of these (best: {best})" if self._is_none(answer, settings) else ""
+        for label in answer.top_labels(self._top):
+            text = none or escaped(answer.class_names[label])
+            print(f"{name:{self._width}}  {answer.decisive[label]:.3f}  {text}", flush=True)
+            name = none = ""
+
+    def _is_none(self, answer, settings):
+        """Whether thresholds reject a whole video."""
+        from trn_jax.prediction.detection import accepted_labels
+
+        labels = accepted_labels(answer, settings, multi_label=self._multi_label)
+        return settings.rejects and not labels
 
     def _print_events(self, events):
         for event in events:
@@ -261,18 +292,24 @@ class _Output:
             print(f"{name:{self._width}}  {times}  {event.score:.3f}  {label}", flush=True)
         return events
 
-    def _print_json(self, answer):
-        if answer.problem:
+    def _print_problem(self, answer):
+        if self._json:
             _print_line(kind="problem", video=answer.video, problem=answer.problem)
-            return
-        live = {}
+
+    def _print_json(self, answer, settings):
+        more = {}
         if answer.age is not None:
-            live = {"age": round(answer.age, 3), "dropped": answer.dropped}
+            more = {"age": round(answer.age, 3), "dropped": answer.dropped}
+        if settings.rejects and not answer.is_window:
+            more = {"none_of_these": self._is_none(answer, settings)}
         top = [{"label": label, "score": score} for label, score in answer.top(self._top)]
+        if answer.calibrated is not None:
+            for entry, label in zip(top, answer.top_labels(self._top), strict=True):
+                entry["calibrated"] = float(answer.calibrated[label])
         kind = "window" if answer.is_window else "video"
         end = None if answer.end is None else round(answer.end, 3)
         _print_line(
-            kind=kind, video=answer.video, start=round(answer.start, 3), end=end, top=top, **live
+            kind=kind, video=answer.video, start=round(answer.start, 3), end=end, top=top, **more
         )
 
 

@@ -1,10 +1,13 @@
 """`trn_jax.predict`: from any video to scores, with times."""
 
+import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
 
 from trn_jax.checkpoints import checksums
+from trn_jax.checkpoints.checkpoint import class_numbers
 from trn_jax.data.decode import FrameError
 from trn_jax.data.streams import StreamVideo, is_stream
 from trn_jax.data.workers import num_cpus
@@ -32,6 +35,7 @@ class Predictor:
         frame_rate: of frames in folders and records, per second; by default that of training
             examples.
         num_threads: threads that decode; 0: one per processor.
+        calibrate: give answers the calibration of the checkpoint, if it has one.
         **view: other keys of the view, such as `num_segments` or `crop`.
 
     Attributes:
@@ -39,7 +43,8 @@ class Predictor:
         contract: its `Contract`, how it looks at videos.
         class_names: in the order of the scores.
         multi_label: scores are sigmoids, one decision per class.
-        about: what makes the scores, a dict that JSON can hold.
+        calibration: the `Calibration` of the answers; `None` if they have none.
+        about: what makes the scores and their calibration, a dict that JSON can hold.
 
     Raises:
         UserError: the model was not loaded from a checkpoint, or values are invalid.
@@ -55,6 +60,7 @@ class Predictor:
         seconds=None,
         frame_rate=None,
         num_threads=0,
+        calibrate=True,
         **view,
     ):
         self.model = load_model(model) if isinstance(model, str | os.PathLike) else model
@@ -70,7 +76,8 @@ class Predictor:
         )
         self.multi_label = config.data.multi_label
         num_classes = config.model.num_classes
-        self.class_names = info.class_names or tuple(f"class {n}" for n in range(num_classes))
+        self.class_names = info.class_names or tuple(class_numbers(num_classes))
+        self.calibration = info.calibration if calibrate else None
         self._timeline = timeline
         self._every = every
         self._frame_rate = frame_rate or self.contract.frame_rate
@@ -89,6 +96,7 @@ class Predictor:
             "timeline": timeline,
             "every": every,
             "multi_label": self.multi_label,
+            "calibration": info.calibration and info.calibration.to_dict(),
         }
         self._whole = self._scorer = None
 
@@ -112,6 +120,11 @@ class Predictor:
             An `Answer` per video, or per window of it; a video that can't be read gives one with a
             `problem`.
         """
+        with contextlib.closing(self._answers(inputs)) as answers:
+            for answer in answers:
+                yield dataclasses.replace(answer, calibration=self.calibration)
+
+    def _answers(self, inputs):
         opened = sources.Inputs(inputs)
         if self._timeline:
             for index in range(len(inputs)):
@@ -141,6 +154,13 @@ class Predictor:
             An `Answer` per window, and a `Gap` where a live stream broke; an `Answer` with a
             `problem`, if it can't be opened.
         """
+        with contextlib.closing(self._streamed(text, duration)) as found:
+            for each in found:
+                if isinstance(each, Answer):
+                    each = dataclasses.replace(each, calibration=self.calibration)
+                yield each
+
+    def _streamed(self, text, duration):
         try:
             video = StreamVideo(text, max_pixels=self._max_pixels)
             if not video.is_live:
@@ -199,7 +219,8 @@ def predict(source, model, **options):
 
     Yields:
         An `Answer` per video, or per window of long ones: `video`, `start` and `end` in seconds,
-        `scores` `[classes]`, `label` and `top(k)`; `problem`, if it can't be read.
+        `scores` `[classes]`, `label` and `top(k)`; `calibrated` and `is_none`, if the checkpoint is
+        calibrated; `problem`, if it can't be read.
 
     Raises:
         UserError: a source doesn't exist, or options don't fit the model.

@@ -22,6 +22,7 @@ class DetectionSettings:
         extend: let an event last at least as long as a window, where it has room: a window that
             shows a class shows it from its start to its end, but the score is up only while windows
             show most of it.
+        rejects: a whole video is no event, either, unless its score reaches the threshold.
 
     Raises:
         UserError: values are out of range.
@@ -32,6 +33,7 @@ class DetectionSettings:
     smoothing: int = 1
     min_seconds: float = 0.0
     extend: bool = True
+    rejects: bool = False
 
     def __post_init__(self):
         thresholds = np.ravel(self.threshold)
@@ -43,6 +45,21 @@ class DetectionSettings:
             raise UserError(f"smoothing={self.smoothing!r}: expected an odd number of windows")
         if not (self.min_seconds >= 0 and math.isfinite(self.min_seconds)):
             raise UserError(f"min_seconds={self.min_seconds!r}: expected at least 0")
+
+
+def settings_for(calibration, class_names, **given):
+    """The `DetectionSettings` for the scores of a checkpoint.
+
+    Args:
+        calibration: its `Calibration`, whose thresholds are the default; `None` if it has none.
+        class_names: in the order of the scores.
+        **given: settings; `None` stands for the default. A threshold that is given rejects whole
+            videos, as those of a calibration do.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    if calibration is not None:
+        given = {"threshold": calibration.thresholds_of(class_names)} | given
+    return DetectionSettings(rejects="threshold" in given, **given)
 
 
 class EventDetector:
@@ -105,7 +122,7 @@ class EventDetector:
 
     def _advance(self, window, around):
         """Take a window with its smoothed scores; counts the one before it."""
-        scores = np.mean([each.scores for each in around], axis=0)
+        scores = np.mean([each.decisive for each in around], axis=0)
         middle = (window.start + window.end) / 2
         if self._cell is None:
             self._length, self._first = window.end - window.start, window.start
@@ -200,7 +217,7 @@ def events_of(answers, class_names, settings, *, multi_label=False):
     Returns:
         A list of `Event`, sorted by start. A whole video is one event of the class with the highest
         score, or of every class that reaches its threshold if they don't exclude each other; there
-        is none if it can't be read, or its length is unknown.
+        is none if it can't be read, its length is unknown, or the settings reject it.
     """
     answers = list(answers)
     if not answers or answers[0].problem:
@@ -212,12 +229,17 @@ def events_of(answers, class_names, settings, *, multi_label=False):
     (answer,) = answers
     if not answer.end:
         return []
-    thresholds = np.broadcast_to(np.asarray(settings.threshold, float), answer.scores.shape)
-    labels = np.flatnonzero(answer.scores >= thresholds) if multi_label else answer.top_labels(1)
+    labels = accepted_labels(answer, settings, multi_label=multi_label)
+    scores = answer.decisive
     return [
-        Event(
-            answer.video, answer.start, answer.end, class_names[label], float(answer.scores[label])
-        )
+        Event(answer.video, answer.start, answer.end, class_names[label], float(scores[label]))
         for label in labels
         if class_names[label] != NOTHING
     ]
+
+
+def accepted_labels(answer, settings, *, multi_label=False):
+    """Numbers of the classes of a whole video; none if the settings reject it."""
+    if settings.rejects or multi_label:
+        return answer.accepted(settings.threshold, multi_label=multi_label)
+    return answer.top_labels(1)

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from trn_jax.checkpoints import calibration_file
 from trn_jax.errors import UserError
 from trn_jax.evaluation.events import write_events
 from trn_jax.files import reading, write_bytes, write_text
@@ -25,8 +26,9 @@ class PredictionFolder:
     """The results of a command in a folder, which it continues when it is run again.
 
     `scores/<video>.npz` has the arrays `start`, `end` (seconds; NaN: unknown) and `scores`
-    `[windows, classes]`, `class_names`, and `about`, JSON with the name of the video and what made
-    them. `captions/<video>.vtt` are its events as WebVTT, `events.csv` all events.
+    `[windows, classes]`, not calibrated, `class_names`, and `about`, JSON with the name of the
+    video and what made and calibrates them. `captions/<video>.vtt` are its events as WebVTT,
+    `events.csv` all events.
 
     Args:
         path: the folder.
@@ -49,6 +51,7 @@ class PredictionFolder:
             return None
         answers, about = _read(path)
         mine = json.loads(json.dumps(self._about))
+        calibrated = mine.pop("calibration", None)
         differing = sorted(key for key in mine if about.get(key) != mine[key])
         if differing:
             raise UserError(
@@ -56,6 +59,8 @@ class PredictionFolder:
                 f"{about.get(differing[0])}, now {mine[differing[0]]}; choose another folder with "
                 "--to, or remove this one"
             )
+        if about.get("calibration") != calibrated:  # the scores are the same
+            self.write(answers, about["path"])
         return answers
 
     def write(self, answers, path):
@@ -146,6 +151,10 @@ def _read(path):
         about = json.loads(str(arrays["about"]))
         starts, ends, scores = arrays["start"], arrays["end"], arrays["scores"]
         names = tuple(map(str, arrays["class_names"]))
+        calibration = about.get("calibration")
+        calibration = calibration and calibration_file.from_dict(calibration, names)
+        if not isinstance(about.setdefault("path", ""), str):
+            raise UserError(f"its path is {about['path']!r:.80}, expected text")
         if not (len(starts) == len(ends) == len(scores) and scores.shape[1:] == (len(names),)):
             raise UserError(
                 f"it has {len(starts)} windows and {len(names)} classes, but scores of shape "
@@ -159,6 +168,7 @@ def _read(path):
                 row.astype(np.float32),
                 names,
                 is_window=bool(about["windows"]),
+                calibration=calibration,
             )
             for start, end, row in zip(starts, ends, scores, strict=True)
         ]
