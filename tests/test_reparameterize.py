@@ -1,14 +1,18 @@
 """`trn-jax reparameterize`, and checkpoints that are fused as they are read."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from trn_jax import checks, cli, config, create_model
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import calibration_file, checkpoint
 from trn_jax.convert import variables
 from trn_jax.errors import UserError
+from trn_jax.evaluation import calibration
+from trn_jax.evaluation.scores import Scores
 from trn_jax.settings import from_dict
 
 
@@ -60,6 +64,16 @@ def test_a_trained_checkpoint_becomes_one_in_deploy_form(trained, tmp_path, caps
     assert cli.main(["reparameterize", f"{tmp_path}/fused", f"--to={tmp_path}/twice"]) == 2
     assert "deploy=True" in capsys.readouterr().err
     assert not (tmp_path / "twice").exists()
+
+
+@pytest.mark.thorough
+def test_the_calibration_stays(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "trained")
+    scores = Scores(np.eye(5, dtype=np.float32), np.arange(5), [], list("abcde"))
+    fitted = calibration.fit(scores, split="val", list_sha256="")
+    calibration_file.write(folder, fitted)
+    assert cli.main(["reparameterize", str(folder), f"--to={tmp_path}/fused"]) == 0
+    assert checkpoint.open_checkpoint(tmp_path / "fused").calibration() == fitted
 
 
 @pytest.mark.thorough

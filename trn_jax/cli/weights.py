@@ -1,6 +1,7 @@
 """`trn-jax models`, `convert` and `reparameterize`: models and their weights."""
 
 import json
+import pathlib
 from functools import partial
 
 from trn_jax.cli.arguments import add_json, positive
@@ -202,7 +203,7 @@ def add_reparameterize(commands):
 
 def _reparameterize(arguments):
     from trn_jax import convert
-    from trn_jax.checkpoints import checkpoint
+    from trn_jax.checkpoints import calibration_file, checkpoint
 
     stored = checkpoint.open_checkpoint(arguments.checkpoint)
     directory, about = stored.directory, stored.info
@@ -216,6 +217,8 @@ def _reparameterize(arguments):
         "metrics": about.pop("metrics", {}),
     }
     checkpoint.save_model(arguments.to, model, about)
+    if calibration := stored.calibration():  # of the same scores
+        calibration_file.write(pathlib.Path(arguments.to), calibration)
     size = sum(variable.size for variable in convert.variables(model).values())
     print(f"fused {directory} into {size:,} parameters: {arguments.to}")
 
