@@ -90,6 +90,21 @@ def test_a_video_without_an_index_is_scored_to_its_end(tmp_path, film, trn, code
         np.testing.assert_allclose(mine.scores, theirs.scores, atol=0.35)
 
 
+def test_a_video_whose_times_begin_again_is_scored_to_its_end(tmp_path, trn):
+    """Recordings that were joined without new times."""
+    path = tmp_path / "joined.ts"
+    halves = [
+        painted.write(tmp_path / f"{start}.ts", painted.frames(30, start=start))
+        for start in (0, 100)
+    ]
+    path.write_bytes(b"".join(half.read_bytes() for half in halves))
+    answers = list(predict(path, trn, timeline=True))
+    assert answers[-1].end == pytest.approx(60 / RATE, abs=0.05)
+    with VideoFile(str(path), count=False) as video:
+        shown = [painted.number(frame) for _, frame in video.shown_at([0.02, 1.18, 1.22, 2.38])]
+    assert shown == [0, 29, 100, 129]
+
+
 def test_a_short_video_is_one_window(tmp_path, trn):
     path = str(painted.write(tmp_path / "short.mp4", painted.frames(11)))
     (window,) = predict(path, trn, timeline=True)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import math
 import os
 import threading
 
@@ -181,14 +182,33 @@ def ascending(times, rate):
         times: in seconds, float64 `[frames]`; NaN: unknown.
         rate: frames per second.
     """
-    found: list[float] = []
-    known, steps = 0.0, 0  # the last known time, and frames since then
-    for time in times.tolist():
-        if time >= (found[-1] if found else time):
-            known, steps = time, 0
-        found.append(known + steps / rate)
-        steps += 1
-    return np.array(found)
+    clock = AscendingClock(rate)
+    return np.array([clock.time(time) for time in times.tolist()])
+
+
+class AscendingClock:
+    """`ascending`, frame by frame.
+
+    Args:
+        rate: frames per second.
+    """
+
+    def __init__(self, rate):
+        self._rate = rate
+        self._known, self._steps = 0.0, 0  # the last known time, and frames since then
+        self._last = -math.inf
+
+    def time(self, stamp):
+        """The time of the next frame, in seconds.
+
+        Args:
+            stamp: its time, if it were right; NaN: unknown.
+        """
+        if stamp >= self._last:
+            self._known, self._steps = stamp, 0
+        self._last = self._known + self._steps / self._rate
+        self._steps += 1
+        return self._last
 
 
 @functools.lru_cache(maxsize=100_000)

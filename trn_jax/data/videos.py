@@ -4,6 +4,7 @@ import bisect
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from trn_jax.data.decode import (
     read_video,
 )
 from trn_jax.data.frame_index import (
+    AscendingClock,
     KeptPackets,
     ascending,
     count_frames,
@@ -252,17 +254,16 @@ class VideoFile(Video):
     def _decoded_from(self, step):
         """Decode all frames that decode: pairs of a frame and the time from which it is shown.
 
-        `step` is the time from frame to frame where they have none.
+        `step` is the time from frame to frame where they have none, or damaged ones, which go back.
         """
-        first, start = None, 0.0
+        first, clock = math.nan, AscendingClock(1 / step)
         with explained(self.path), self._reopened() as (container, stream, _):
             for number, frame in enumerate(decodable(container, stream, [])):
                 if number == 0:
                     self._size = frame.width, frame.height
-                time = number * step if frame.time is None else float(frame.time)
-                first = time if first is None else first
-                start = max(time - first, start)  # damaged times may go back
-                yield frame, start
+                time = math.nan if frame.time is None else float(frame.time)
+                first = time - number * step if math.isnan(first) else first
+                yield frame, clock.time(time - first)
 
     @property
     def notes(self):
