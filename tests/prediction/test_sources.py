@@ -78,6 +78,36 @@ def test_paths_in_a_list_start_from_its_folder(tree, monkeypatch):
     assert found.name == str(tree / "films" / "a.mp4")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "video,start,end\nfilms/a.mp4,0.04,0.12\nfilms/deep/er/b c.mp4,0.08,0.16\n"),
+        ("list.csv", "films/a.mp4,0.04,0.12,x\nfilms/deep/er/b c.mp4,0.08,0.16,y\n"),
+        ("list.txt", "films/a.mp4 0.04 0.12 x\nfilms/deep/er/b c.mp4 0.08 0.16 1\n"),
+    ],
+)
+def test_parts_in_lists_with_and_without_a_header(tree, name, text):
+    (tree / name).write_text(text)
+    found = [(each.name, each.record.start, each.record.end) for each in sources.find([name])]
+    assert found == [
+        ("films/a.mp4 [0.040-0.120]", 0.04, 0.12),
+        ("films/deep/er/b c.mp4 [0.080-0.160]", 0.08, 0.16),
+    ]
+
+
+@pytest.mark.parametrize("times", ["start_frame,end_frame", "start_ms,end_ms", "begin,label"])
+def test_times_that_are_no_seconds_are_not_left_out(tree, times):
+    (tree / "list.csv").write_text(f"video,{times}\nfilms/a.mp4,10,20\n")
+    with pytest.raises(UserError, match=times.split(",")[0]):
+        sources.find(["list.csv"])
+
+
+def test_an_empty_folder_among_the_matches_of_a_pattern_costs_itself(tree):
+    (tree / "films" / "empty").mkdir()
+    found = {each.name: bool(each.problem) for each in sources.find(["films/[aew]*"])}
+    assert found == {"films/a.mp4": False, "films/empty": True, "films/walk": False}
+
+
 def test_a_bad_line_of_a_list_costs_itself(tree):
     (tree / "list.txt").write_text("films/a.mp4\nfilms/gone.mp4\nrtsp://camera/1\nfilms/walk\n")
     opened = sources.Inputs(sources.find(["list.txt"]))

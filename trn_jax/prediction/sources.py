@@ -17,7 +17,7 @@ from trn_jax.errors import UserError
 from trn_jax.prepare import table_rows
 from trn_jax.prepare.folders import is_image, search
 from trn_jax.prepare.frame_folders import frame_folder
-from trn_jax.prepare.times import parse_seconds, time_columns
+from trn_jax.prepare.times import is_time, parse_seconds, time_columns
 from trn_jax.prepare.video_paths import PathResolver
 
 _NO_LABELS = 1 << 62  # stored labels are not compared with the classes of the model
@@ -124,12 +124,19 @@ class _Finder:
         if glob.has_magic(path):
             matches = sorted(glob.glob(path, recursive=True))
             if matches:
-                return [each for match in matches for each in self.find(match)]
+                return [each for match in matches for each in self._match(match)]
             raise UserError(f"no file matches {path!r}")
         raise UserError(
             f"{path!r} not found; expected a video, a folder, a list, a pattern such as "
             "'clips/*.mp4', the number of a camera, or a URL"
         )
+
+    def _match(self, path):
+        """One of several matches of a pattern: if there is nothing in it, it costs itself."""
+        try:
+            return self.find(path)
+        except UserError as error:
+            return [_unreadable(path, str(error))]
 
     def _file(self, path):
         return Input(path, Record(0, path, 0, 0), self._files)
@@ -176,8 +183,7 @@ class _Finder:
             rows = rows[1:]
         if not rows:
             raise UserError(f"{path} is empty; expected a video per line")
-        header = [table_rows.normalized(name) for name in table.header or ()]
-        times = time_columns(header)
+        times = _time_columns(path, table)
         found = []
         for row in rows:
             name = _name_in(row, column, table.header is not None, resolver)
@@ -205,6 +211,19 @@ def _name_in(row, column, has_header, resolver):
     if not cell or resolver.exists(text):
         return text
     return text if is_video(text) and not (is_video(cell) or resolver.exists(cell)) else cell
+
+
+def _time_columns(path, table):
+    """`{"start": index, "end": index}` of the columns of parts, if there are any."""
+    names = [table_rows.normalized(name) for name in table.header or ()]
+    found = time_columns(names) or table.times
+    others = [name for name in names if is_time(name)]
+    if others and not found:
+        raise UserError(
+            f"{path} has columns with times, {', '.join(others)}, but not start and end of parts "
+            "in seconds; call these start and end, or remove the others to predict whole videos"
+        )
+    return found
 
 
 def _part_of(video, row, times):
