@@ -12,6 +12,7 @@ from flax import nnx
 from trn_jax import load_model, predict
 from trn_jax.data import sampling
 from trn_jax.data.annotations import Record
+from trn_jax.data.decode import FrameError
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.videos import VideoFile, VideoFiles
 from trn_jax.evaluation.merging import merge_views
@@ -160,6 +161,13 @@ def test_windows_cover_the_video(total, last):
     for (start, end), (after, _) in itertools.pairwise(found):
         assert start < after <= end
     assert all(end - start == pytest.approx(min(2, total)) for start, end in found)
+
+
+def test_absurd_numbers_of_windows_are_refused(film, trn):
+    with pytest.raises(FrameError, match="--every"):
+        next(plan_of().stretches(1e9))
+    (answer,) = predict(film, trn, timeline=True, every=1e-9)
+    assert "--every" in answer.problem
 
 
 @pytest.mark.parametrize("rate", [10, 29.97, 60])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from trn_jax.data import augment, memory
+from trn_jax.data.decode import FrameError
 from trn_jax.data.reader import Box, Clip, VideoClips
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
@@ -22,6 +23,7 @@ _VIRTUAL = 1000
 _SPREAD = ("center", "twice")  # samplings that cover an example, whatever its number of frames
 _DIGITS = 6  # of a time in seconds
 _TOLERANCE = 1e-3  # of a window's length, within which its end is that of the video
+_MAX_WINDOWS = 1_000_000  # of a video, such as 4 days at 3 per second
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +66,16 @@ class WindowPlan:
 
         Args:
             total: length of the video in seconds; `None`: unknown, so windows never end.
+
+        Raises:
+            FrameError: there are too many; the length or the frame rate can't be right.
         """
+        if total is not None and total / self.stride > _MAX_WINDOWS:
+            raise FrameError(
+                f"a video of {total:.6g} s has {total / self.stride:.3g} windows, one every "
+                f"{self.stride:.3g} s, more than {_MAX_WINDOWS:,}; if it does last so long, give "
+                "fewer, such as --every=5"
+            )
         tolerance = _TOLERANCE * self.length
         end = 0.0
         for number in itertools.count():
