@@ -165,7 +165,8 @@ class Predictor:
             video = StreamVideo(text, max_pixels=self._max_pixels)
             if not video.is_live:
                 with video:
-                    yield from self.timeline_scorer().windows(text, video, every=self._every)
+                    windows = self.timeline_scorer().windows(text, video, every=self._every)
+                    yield from _any(windows, text)
                 return
             options = dict(frame_rate=video.rate, seed=self._options["seed"])
             plan = plan_windows(
@@ -202,9 +203,22 @@ class Predictor:
             with opened.open_in_order(index) as video:
                 offset = opened.records[index].start or 0.0
                 options = dict(every=self._every, offset=offset)
-                yield from self.timeline_scorer().windows(name, video, **options)
+                yield from _any(self.timeline_scorer().windows(name, video, **options), name)
         except FrameError as error:
             yield Answer(name, 0.0, None, problem=str(error))
+
+
+def _any(windows, name):
+    """The windows of a video.
+
+    Raises:
+        FrameError: there are none.
+    """
+    window = None
+    for window in windows:
+        yield window
+    if window is None:
+        raise FrameError(f"{name} has no frames that can be decoded")
 
 
 def predict(source, model, **options):

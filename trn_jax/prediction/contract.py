@@ -80,7 +80,8 @@ def contract_of(info, *, protocol=None, seconds=None, frame_rate=None, **view):
     """
     config = from_dict(info.config)
     name = protocol or cheapest_protocol(config)
-    protocol_names(config, name)
+    if protocol_names(config, name) != [name]:
+        raise UserError(f"--protocol={name}: expected one of them: {', '.join(config.protocols)}")
     section = resolved_views(config)[f"protocols.{name}"].to_dict()
     changed = {key: value for key, value in view.items() if value is not None}
     for key in changed:
