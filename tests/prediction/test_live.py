@@ -32,6 +32,12 @@ def server(transport_stream):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path == "/film.ts":
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(transport_stream)))
+                self.end_headers()
+                self.wfile.write(transport_stream)
+                return
             if self.path != "/live":
                 self.send_error(404)
                 return
@@ -71,6 +77,13 @@ def test_a_live_stream_is_answered_and_reopened(server, trn, monkeypatch):
     # No window reaches over the gap.
     assert all(a.end <= gap.start + 0.2 or a.start >= gap.end - 0.2 for a in answers)
     assert answers[-1].dropped > 0
+
+
+def test_a_file_of_a_server_ends(server, transport_stream, trn, tmp_path):
+    (tmp_path / "film.ts").write_bytes(transport_stream)
+    answers = list(predict(f"{server}/film.ts", trn))
+    expected = list(predict(tmp_path / "film.ts", trn, timeline=True))
+    assert len(answers) == len(expected) and answers[-1].age is None
 
 
 def test_a_stream_that_cannot_be_opened_costs_itself(server, trn, capsys):

@@ -14,6 +14,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # What a URL may lead to: other places on the network, but never local files.
 _PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,rtp,srtp,rtsp,rtsps,rtmp,rtmps,srt,crypto,data"
 _FORMATS = (*CONTAINERS, "hls", "rtsp", "rtp", "sdp", "mpjpeg", "mjpeg")
+_CAMERA = re.compile(r"[0-9]{1,4}")
 _CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # formats of FFmpeg
 ADVICE = "does the stream run?"
 _SECONDS_TO_OPEN, _SECONDS_TO_READ = 20.0, 20.0
@@ -28,7 +29,7 @@ def is_stream(text):
     """Whether a source is a camera (a number), a URL or standard input (`-`), not a path."""
     if os.path.exists(text):
         return False
-    return text == STANDARD_INPUT or (text.isascii() and text.isdecimal()) or is_url(text)
+    return text == STANDARD_INPUT or bool(_CAMERA.fullmatch(text)) or is_url(text)
 
 
 @contextlib.contextmanager
@@ -106,7 +107,11 @@ class StreamVideo(VideoFile):
     @property
     def is_live(self):
         """Whether it has no end of its own."""
-        return self.path != STANDARD_INPUT and not self._opened[0].duration
+        container, *_ = self._opened
+        # A server that sends a file says how large it is, also where its length is unknown; the
+        # size of a playlist says nothing.
+        is_file = container.size > 0 and "hls" not in container.format.name
+        return self.path != STANDARD_INPUT and not container.duration and not is_file
 
     def _reopened(self):
         return contextlib.nullcontext(self._opened)
