@@ -116,6 +116,45 @@ def test_processes_share_the_videos(place, capsys, tmp_path):
     assert seen == [["film0.mp4", "film2.mp4"], ["film1.mp4"]]
 
 
+def test_the_last_of_several_processes_writes_the_events_of_all(place, capsys, tmp_path):
+    command = [place / "short", f"--checkpoint={place / 'model'}", f"--to={tmp_path / 'to'}"]
+    for process in range(2):
+        run(capsys, *command, "--num-processes=2", f"--process-id={process}")
+    shared = (tmp_path / "to" / "events.csv").read_text()
+    run(capsys, *command)
+    assert sorted(shared.splitlines()) == sorted(
+        (tmp_path / "to" / "events.csv").read_text().splitlines()
+    )
+    assert len(shared.splitlines()) >= 3
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_done(place, capsys, tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        write_films(tmp_path / folder, (20,))
+    command = ["film0.mp4", f"--checkpoint={place / 'model'}", f"--to={tmp_path / 'to'}"]
+    monkeypatch.chdir(tmp_path / "one")
+    assert run(capsys, *command)[0] == run(capsys, *command)[0] == 0
+    monkeypatch.chdir(tmp_path / "two")
+    status, lines, messages = run(capsys, *command)
+    assert (status, lines) == (2, []) and "path" in messages and "--to" in messages
+
+
+@pytest.mark.parametrize("name", ["cut.ts", "cut.avi"])
+def test_a_video_without_any_frame_is_named(place, capsys, tmp_path, name):
+    codec = "libx264" if name.endswith("ts") else "mpeg4"
+    whole = painted.write(tmp_path / f"whole_{name}", painted.frames(30), codec=codec).read_bytes()
+    for size in (1316, 5800, len(whole) // 12):
+        (tmp_path / name).write_bytes(whole[:size])
+        sources = tmp_path / name, place / "long.mp4"
+        status, lines, messages = run(
+            capsys, *sources, f"--checkpoint={place / 'model'}", "--timeline", "--json"
+        )
+        entries = list(map(json.loads, lines))
+        mine = [entry for entry in entries if entry["video"] == str(sources[0])]
+        assert mine and len(entries) - len(mine) >= 8
+        assert status == any(entry["kind"] == "problem" for entry in mine), messages
+
+
 def test_one_unreadable_video_is_named_and_the_others_are_done(place, capsys, tmp_path):
     (tmp_path / "text.mp4").write_text("not a film\n")
     sources = tmp_path / "text.mp4", place / "short"
@@ -135,6 +174,9 @@ def test_one_unreadable_video_is_named_and_the_others_are_done(place, capsys, tm
         (["{place}/gone.mp4", "--checkpoint={place}/model"], "gone.mp4"),
         (["{place}/short", "--checkpoint={place}/short"], "no checkpoint"),
         (["{place}/short", "--checkpoint={place}/model", "--protocol=acurate"], "'acurate'"),
+        (["{place}/short", "--checkpoint={place}/model", "--protocol=all"], "--protocol=all"),
+        (["{place}/short", "--checkpoint={place}/model", "--duration=nan"], "--duration=nan"),
+        (["9" * 5000, "--checkpoint={place}/model"], "not found"),
         (["{place}/short", "--checkpoint={place}/model", "--crop=middle"], "'middle'"),
         (["{place}/short", "--checkpoint={place}/model", "--num-segments=3"], "3"),
         (["{place}/short", "--checkpoint={place}/model", "--seconds=-1"], "seconds=-1"),

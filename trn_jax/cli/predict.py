@@ -73,6 +73,8 @@ def _predict(arguments):
             f"--process-id={arguments.process_id}: expected 0..{arguments.num_processes - 1} with "
             f"--num-processes={arguments.num_processes}"
         )
+    if not (arguments.duration is None or arguments.duration > 0):
+        raise UserError(f"--duration={arguments.duration}: expected a positive number of seconds")
     if arguments.from_scores:
         return _from_scores(arguments)
     if not arguments.checkpoint or not arguments.sources:
@@ -90,13 +92,14 @@ def _predict(arguments):
     predictor = _predictor(arguments)
     streams = [each for each in arguments.sources if is_stream(each)]
     others = [each for each in arguments.sources if not is_stream(each)]
-    inputs = predictor.find(others)[arguments.process_id :: arguments.num_processes]
+    all_inputs = predictor.find(others)
+    inputs = all_inputs[arguments.process_id :: arguments.num_processes]
     folder = PredictionFolder(arguments.to, predictor.about) if arguments.to else None
     paths = {each.name: each.record.path for each in inputs} | dict.fromkeys(streams, "")
     output = _Output(arguments, predictor.multi_label, paths, folder)
     done = {}
     if folder:
-        done = {each.name: found for each in inputs if (found := folder.read(each.name))}
+        done = _done(folder, inputs)
         if done:
             _log(f"{len(done)} of {len(inputs)} videos are done, in {arguments.to}")
     answers = predictor([each for each in inputs if each.name not in done])
@@ -111,6 +114,13 @@ def _predict(arguments):
     for each in streams:
         if stopped := output.show_stream(predictor.stream(each, duration=arguments.duration)):
             break
+    if folder and arguments.num_processes > 1:
+        # So the process that ends last writes the events of all.
+        others = [each for each in all_inputs if each.name not in paths]
+        done = _done(folder, others)
+        for each in others:
+            if each.name in done:
+                output.keep(_with(predictor.calibration, done[each.name]), each.record.path)
     return output.finish() or (130 if stopped else 0)
 
 
@@ -139,6 +149,12 @@ def _predictor(arguments):
     if predictor.calibration:
         _log(f"calibrated: {predictor.calibration}")
     return predictor
+
+
+def _done(folder, inputs):
+    """`{video: answers}` of the inputs whose scores a folder has."""
+    found = ((each.name, folder.read(each.name, each.record.path)) for each in inputs)
+    return {name: answers for name, answers in found if answers}
 
 
 def _from_scores(arguments):
@@ -174,6 +190,7 @@ class _Output:
         self._folder = folder
         self._events = {}
         self._paths = paths
+        self._others = {}  # paths of the videos of other processes
         self._top = arguments.top or (5 if len(paths) == 1 else 1)
         self._width = min(max(map(len, map(escaped, paths)), default=0), 60)
         self._num_unreadable = 0
@@ -222,6 +239,16 @@ class _Output:
             if is_new and not problem:
                 self._folder.write(kept, self._paths[last.video])
 
+    def keep(self, answers, path):
+        """Keep the events of a video that another process has done."""
+        from trn_jax.prediction.detection import events_of, settings_for
+
+        first = answers[0]
+        settings = settings_for(first.calibration, first.class_names, **self._detection)
+        names = first.class_names, settings
+        self._others[first.video] = path
+        self._events[first.video] = events_of(answers, *names, multi_label=self._multi_label)
+
     def show_stream(self, answers):
         """Print the answers of a stream; returns whether Ctrl-C ended it."""
         from trn_jax.prediction.live import Gap
@@ -248,7 +275,7 @@ class _Output:
     def finish(self):
         """Write the events of all videos; returns the exit status."""
         if self._folder:
-            self._folder.write_events(self._events, self._paths)
+            self._folder.write_events(self._events, self._paths | self._others)
             _log(f"scores, captions and events.csv are in {self._folder.path}")
         if self._num_unreadable:
             _log(f"{self._num_unreadable} of {len(self._paths)} videos could not be read")

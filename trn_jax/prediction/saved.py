@@ -40,17 +40,17 @@ class PredictionFolder:
         self.path = os.fspath(path)
         self._about = about
 
-    def read(self, video):
-        """The `Answer`s of a video, or `None` if there are none yet.
+    def read(self, video, path):
+        """The `Answer`s of a video, or `None` if there are none yet; `path`: its file or folder.
 
         Raises:
-            UserError: they are of another model or other settings, or corrupt.
+            UserError: they are of another model, other settings or another file, or corrupt.
         """
+        mine = json.loads(json.dumps(self._about | {"path": path and os.path.abspath(path)}))
         path = self._file(video)
         if not os.path.exists(path):
             return None
         answers, about = _read(path)
-        mine = json.loads(json.dumps(self._about))
         calibrated = mine.pop("calibration", None)
         differing = sorted(key for key in mine if about.get(key) != mine[key])
         if differing:
