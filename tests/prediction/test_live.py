@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -107,6 +108,21 @@ def test_standard_input_is_a_long_video(transport_stream, trn, tmp_path, monkeyp
     assert len(piped) == len(expected) and piped[-1].end == pytest.approx(2.4, abs=0.05)
     for mine, theirs in zip(piped[:-1], expected[:-1], strict=True):
         np.testing.assert_allclose(mine.scores, theirs.scores, atol=1e-5)
+
+
+def test_a_server_that_does_not_answer(trn, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(streams, "_SECONDS_TO_OPEN", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/film.mp4"
+        status = cli.main(["predict", url, f"--checkpoint={trn}", f"--to={tmp_path / 'to'}"])
+    assert status == 1 and "no answer in time" in capsys.readouterr().err
+    assert (tmp_path / "to" / "events.csv").read_text().count("\n") == 1
+
+
+def test_standard_input_may_be_closed(trn, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    (answer,) = predict("-", trn)
+    assert "standard input is closed" in answer.problem
 
 
 @pytest.mark.parametrize("text", ["", "no video\n"])

@@ -123,6 +123,8 @@ def explained(path, advice=_COMPLETE):
     except pyav().FFmpegError as error:
         what = _what_it_is(path) or advice
         message = error.strerror or error
+        if isinstance(error, pyav().error.ExitError):  # what PyAV's timeouts raise
+            message = "no answer in time"
         if error.errno == errno.EINVAL:  # also for formats off the whitelist
             message = "unknown video format"
         raise FrameError(f"can't read {path}: {message}; {what}") from None

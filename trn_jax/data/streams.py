@@ -47,6 +47,8 @@ def open_stream(text, max_pixels=MAX_PIXELS):
         FrameError: it can't be opened, or has no video.
     """
     if text == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise FrameError("standard input is closed; give a video, such as with < clip.mp4")
         formats = {"format_whitelist": ",".join(CONTAINERS)}
         with _opened(
             "standard input", sys.stdin.buffer, max_pixels, container_options=formats

@@ -115,8 +115,8 @@ class PredictionFolder:
         for video, found in events.items():
             place = self._relative(paths[video]) if paths[video] else video
             rows += [dataclasses.replace(event, video=place) for event in found]
-        write_events(os.path.join(self.path, _EVENTS), rows)
         os.makedirs(os.path.join(self.path, _CAPTIONS), exist_ok=True)
+        write_events(os.path.join(self.path, _EVENTS), rows)
         for video, found in events.items():
             path = os.path.join(self.path, _CAPTIONS, f"{_file_name(video)}.vtt")
             write_text(path, web_vtt(found))
