@@ -4,6 +4,7 @@ import collections
 import csv
 import json
 
+import numpy as np
 import painted
 import pytest
 from small_models import NAMES, config_of, store, write_films
@@ -190,6 +191,17 @@ def test_one_unreadable_video_is_named_and_the_others_are_done(place, capsys, tm
 def test_what_is_wrong_is_said(place, capsys, arguments, match):
     status, lines, messages = run(capsys, *(each.format(place=place) for each in arguments))
     assert (status, lines) == (2, []) and match in messages and "Traceback" not in messages
+
+
+@pytest.mark.parametrize("about", [[1], {"video": 5, "windows": True}, {"windows": True}])
+def test_foreign_scores_are_named(capsys, tmp_path, about):
+    (tmp_path / "scores").mkdir()
+    arrays = dict(start=np.zeros(2), end=np.ones(2), scores=np.zeros((2, 1)))
+    about = np.array(json.dumps(about))
+    path = tmp_path / "scores" / "x.npz"
+    np.savez(path, **arrays, class_names=np.array(["a"]), about=about)
+    status, lines, messages = run(capsys, f"--from-scores={tmp_path}")
+    assert (status, lines) == (2, []) and str(path) in messages
 
 
 @pytest.mark.thorough

@@ -149,6 +149,8 @@ def _read(path):
         except (EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"it is corrupt ({error}); remove it to predict it again") from None
         about = json.loads(str(arrays["about"]))
+        if not all(isinstance(about.get(key, ""), str) for key in ("video", "path")):
+            raise UserError(f"its video is {about['video']!r}, of {about.get('path')!r}")
         starts, ends, scores = arrays["start"], arrays["end"], arrays["scores"]
         names = tuple(map(str, arrays["class_names"]))
         calibration = about.get("calibration")
