@@ -177,6 +177,11 @@ def test_everything_imported_is_a_declared_dependency():
                 assert name == "trn_jax.data.containers"
                 assert "av" in map(distribution, project["optional-dependencies"]["video"])
                 continue
+            if imported == "pyarrow":
+                assert name == "trn_jax.prediction.feature_files"
+                extra = project["optional-dependencies"]["parquet"]
+                assert "pyarrow" in map(distribution, extra)
+                continue
             if imported == "tensorflow_datasets" and name.startswith("trn_jax.tfds"):
                 assert "tensorflow-datasets" in map(
                     distribution, project["optional-dependencies"]["tfds"]

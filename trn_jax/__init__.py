@@ -2,14 +2,22 @@
 
 `create_model` builds a model, `load_model` takes one from a checkpoint; `model(clips)` maps clips
 `[batch, frames, height, width, 3]`, RGB in 0..255, to logits `[batch, classes]`. `predict` gives
-the scores of videos, with times.
+the scores of videos, with times, and `extract_features` their features.
 """
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "create_model", "list_models", "load_model", "predict"]
+__all__ = [
+    "__version__",
+    "create_model",
+    "extract_features",
+    "list_models",
+    "load_model",
+    "predict",
+]
 
 _HOMES = {
     "create_model": "trn_jax.loading",
+    "extract_features": "trn_jax.prediction.features",
     "list_models": "trn_jax.models",
     "load_model": "trn_jax.loading",
     "predict": "trn_jax.prediction.api",

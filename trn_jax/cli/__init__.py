@@ -16,7 +16,7 @@ import argparse
 import os
 import sys
 
-from trn_jax.cli import data, predict, prepare, results, training, weights
+from trn_jax.cli import data, features, predict, prepare, results, training, weights
 from trn_jax.errors import UserError
 
 _DESCRIPTION = (
@@ -27,6 +27,7 @@ COMMANDS = (
     training.add_eval,
     training.add_calibrate,
     predict.add_predict,
+    features.add_features,
     prepare.add_prepare,
     prepare.add_extract,
     data.add_check,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trn_jax.data import augment, memory
-from trn_jax.data.decode import read_video
+from trn_jax.data.decode import FrameError, read_video
 
 Box = tuple[int, int, int, int]
 # The fields of a `Clip` that make it distinct: frames, short side, box, size, flip and colours.
@@ -63,6 +63,7 @@ class VideoClips(NamedTuple):
         loss: see `decode.Video.loss`.
         num_frames: of the whole video.
         seconds: see `decode.Video.seconds`.
+        times: see `decode.Video.listed_times`.
         problem: why the video can't be read, or "".
     """
 
@@ -72,6 +73,7 @@ class VideoClips(NamedTuple):
     loss: str = ""
     num_frames: int = 0
     seconds: float | None = None
+    times: np.ndarray | None = None
     problem: str = ""
 
     def pairs(self) -> Iterator[tuple[Clip, np.ndarray]]:
@@ -141,7 +143,12 @@ class ClipReader:
                     augment.cut(scaled, clip.box, clip.flip, target)
         for clip, target in found.pairs():
             augment.color(target, clip.colors)
-        return found._replace(loss=video.loss, num_frames=video.num_frames, seconds=video.seconds)
+        return found._replace(
+            loss=video.loss,
+            num_frames=video.num_frames,
+            seconds=video.seconds,
+            times=_times(video),
+        )
 
     def _clips(self, example, drawn, height, width):
         """The distinct clips of frames of a size, sorted by shape.
@@ -161,6 +168,13 @@ class ClipReader:
                 places.setdefault(cut, []).append((name, position, mirrored))
         clips = [Clip(example, *cut, tuple(at)) for cut, at in places.items()]
         return sorted(clips, key=lambda clip: clip.shape)
+
+
+def _times(video):
+    try:
+        return video.listed_times
+    except FrameError:  # neither time stamps nor a rate
+        return None
 
 
 def _allocate(clips):

@@ -30,6 +30,39 @@ def _sigmoid(logits):
     return (1 + np.tanh(logits / 2)) / 2  # does not overflow
 
 
+class ViewRows:
+    """Collects what a step gives for clips; a video is complete once all of its views are there.
+
+    Args:
+        num_views: `{name of a view: number of its views}`.
+        complete: called once per video as `complete(example, {name: rows [views, ...]})`.
+    """
+
+    def __init__(self, num_views, complete):
+        self._num_views = num_views
+        self._complete = complete
+        self._open: dict[int, int] = {}  # places without a row, per video
+        self._rows: dict[int, dict[str, np.ndarray]] = {}
+
+    def add(self, rows, clips, mirrored):
+        """Add the rows `[batch, ...]` of `Clip`s that the device mirrored or not."""
+        for row, clip in zip(np.asarray(rows), clips, strict=False):
+            example = clip.example
+            if example not in self._open:
+                self._open[example] = sum(self._num_views.values())
+                self._rows[example] = {
+                    name: np.empty((count, *row.shape), row.dtype)
+                    for name, count in self._num_views.items()
+                }
+            for name, position, flip in clip.places:
+                if flip == mirrored:
+                    self._rows[example][name][position] = row
+                    self._open[example] -= 1
+            if not self._open[example]:
+                del self._open[example]
+                self._complete(example, self._rows.pop(example))
+
+
 class ScoreMerger:
     """Collects the logits of clips, and merges those of a video as soon as the last one arrives.
 
@@ -48,33 +81,20 @@ class ScoreMerger:
         self._model_merge = model_merge
         self._multi_label = multi_label
         self._merged = merged
-        self._num_views = {name: view.num_views for name, view in views.items()}
-        self._open: dict[int, int] = {}  # places without logits, per video
-        self._logits: dict[int, dict[str, np.ndarray]] = {}
+        self._rows = ViewRows({n: view.num_views for n, view in views.items()}, self._complete)
 
     def add(self, logits, clips, mirrored):
         """Add the logits `[batch, draws, classes]` of `Clip`s that the device mirrored or not."""
-        for found, clip in zip(np.asarray(logits), clips, strict=False):
-            example = clip.example
-            if example not in self._open:
-                self._open[example] = sum(self._num_views.values())
-                self._logits[example] = {
-                    name: np.empty((count, *found[self._draws[name]].shape), found.dtype)
-                    for name, count in self._num_views.items()
-                }
-            for name, position, flip in clip.places:
-                if flip == mirrored:
-                    self._logits[example][name][position] = found[self._draws[name]]
-                    self._open[example] -= 1
-            if not self._open[example]:
-                del self._open[example]
-                logits_of_views = self._logits.pop(example)
-                self._merged(example, {n: self._merge(n, v) for n, v in logits_of_views.items()})
+        self._rows.add(logits, clips, mirrored)
+
+    def _complete(self, example, rows):
+        self._merged(example, {name: self._merge(name, found) for name, found in rows.items()})
 
     def _merge(self, name, logits):
         merge = self._views[name].merge_views
         merge = self._model_merge if merge == "model" else merge
-        return merge_views(logits, merge=merge, multi_label=self._multi_label)
+        drawn = logits[:, self._draws[name]]
+        return merge_views(drawn, merge=merge, multi_label=self._multi_label)
 
 
 class RunningAccuracy:

@@ -76,14 +76,15 @@ class Recognizer(nnx.Module):
         return self.outputs(clips, train=train, rngs=rngs, clip_index=clip_index)[0]
 
     @property
-    def scores_frames(self):
-        """Whether frames meet only in the head, which draws nothing.
+    def sees_frames(self):
+        """Whether `features` of single frames, put together, are those of the clip."""
+        return self.num_segments is None and self.neck is None and not self.backbone.sees_clips
 
-        Then `features` of single frames, put together, are those of the clip.
-        """
-        by_frame = self.num_segments is None and self.neck is None and not self.backbone.sees_clips
+    @property
+    def scores_frames(self):
+        """Whether frames meet only in the head, which draws nothing, see `sees_frames`."""
         draws = getattr(self.head, "eval_relations", "expected") == "sample"
-        return by_frame and self.head is not None and not draws
+        return self.sees_frames and self.head is not None and not draws
 
     def features(self, clips):
         """The features of every frame, averaged over height and width, before the head.

@@ -114,7 +114,7 @@ class TimelineScorer:
         rate = video.num_frames / video.seconds if video.seconds else None
         options = dict(frame_rate=rate, seed=self._seed, by_frame=self.by_frame)
         plan = plan_windows(self._contract, every=every, **options)
-        source = _WindowFrames(video, plan, self._contract.view)
+        source = WindowFrames(video, plan, self._contract.view)
         self._fit(source.num_frames if self.by_frame else source.num_windows)
         score = self._score_frames if self.by_frame else self._score_clips
         with contextlib.closing(score(source)) as scored:
@@ -236,8 +236,13 @@ class TimelineScorer:
         return np.stack([merge_views(each, **options) for each in logits])
 
 
-class _WindowFrames:
+class WindowFrames:
     """The cropped frames that the windows of a video need.
+
+    Args:
+        video: an open `decode.Video`.
+        plan: the `WindowPlan`.
+        view: the `View` of a window.
 
     Attributes:
         crops: the `Crops` that cut them.

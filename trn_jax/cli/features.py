@@ -1,0 +1,95 @@
+"""`trn-jax features`: vectors of videos, per frame or per clip."""
+
+import sys
+
+from trn_jax.cli.arguments import positive
+from trn_jax.errors import escaped
+
+_VIEW = ("num_segments", "crop", "short_side", "crop_size")
+
+
+def add_features(commands):
+    """`trn-jax features SOURCE... --checkpoint=PATH --to=FILE`."""
+    parser = commands.add_parser(
+        "features",
+        help="a vector per frame or clip of videos, as a table",
+        description="Compute the features of videos, the output of the backbone: a row per frame "
+        "or clip with the name of the video, the time in seconds and a vector. The same command "
+        "resumes. Exits with 1 if a video could not be read.",
+    )
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="video, folder (of videos, frames or records), list (.txt, .csv, .tsv, .json), or "
+        "pattern such as 'clips/*.mp4'",
+    )
+    add(
+        "--checkpoint",
+        required=True,
+        help="checkpoint or working directory of a training, <directory>@best",
+    )
+    add("--to", metavar="FILE", required=True, help=".npz, or .parquet, which needs pyarrow")
+    add(
+        "--per",
+        choices=("frame", "clip"),
+        help="default: frame, or clip if the backbone exchanges features among frames",
+    )
+    add("--every", type=float, help="seconds from row to row; default: the frames of the view")
+    add("--protocol", help="of the recipe; default: the one with the fewest views")
+    add("--seconds", type=float, help="length of a clip with --every; default: of the training")
+    add("--frame-rate", type=float, help="of frames in folders; default: of training examples")
+    for key in _VIEW:
+        kind = str if key == "crop" else int
+        add(f"--{key.replace('_', '-')}", type=kind, help="of the view, instead of the recipe's")
+    add("--num-threads", type=positive, default=0, help="that decode; default: one per processor")
+    parser.set_defaults(run=_features, stopped="stopped; the same command resumes")
+
+
+def _features(arguments):
+    from trn_jax.prediction.feature_files import FeatureFile, kind_of
+
+    kind_of(arguments.to)  # before what takes long
+
+    from trn_jax.data import memory
+
+    memory.keep()  # before the other imports, which start threads
+    from trn_jax.checkpoints.checkpoint import open_checkpoint
+    from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.prediction.features import FeatureExtractor
+    from trn_jax.progress import Progress
+
+    _log(f"features of {open_checkpoint(arguments.checkpoint)}")
+    keep_programs(arguments.to)
+    options = ("per", "every", "protocol", "seconds", "frame_rate", "num_threads", *_VIEW)
+    extractor = FeatureExtractor(
+        arguments.checkpoint, **{key: getattr(arguments, key) for key in options}
+    )
+    for line in (extractor.contract, *extractor.contract.changes):
+        _log(line)
+    inputs = extractor.find(arguments.sources)
+    num_unreadable = 0
+    with FeatureFile(arguments.to, extractor.about) as file:
+        left = [each for each in inputs if each.name not in file.done]
+        if len(left) < len(inputs):
+            _log(f"{len(inputs) - len(left)} of {len(inputs)} videos are done")
+        with Progress("Features", len(left), "videos") as progress:
+            for found in extractor(left):
+                progress.add()
+                for note in found.notes:
+                    _log(note)
+                if found.problem:
+                    num_unreadable += 1
+                    _log(f"unreadable: {found.problem}")
+                else:
+                    file.add(found)
+        num_rows = file.finish()
+    print(f"{num_rows:,} vectors of {len(file.done):,} videos, per {extractor.per}: {file.path}")
+    if num_unreadable:
+        _log(f"{num_unreadable} of {len(inputs)} videos could not be read")
+    return 1 if num_unreadable else 0
+
+
+def _log(message):
+    print(escaped(message), file=sys.stderr, flush=True)
