@@ -25,7 +25,7 @@ FLOORS = (
     ("convert", "distributed", "tfds", "torch_models"),
     ("build", "checkpoints", "checks", "loading", "optim", "verify"),
     ("evaluation", "planning", "training"),
-    ("prediction",),
+    ("prediction", "probing"),
     ("cli", "main"),
 )
 

@@ -65,6 +65,25 @@ def read_config(arguments):
     return loaded(config.value, values)
 
 
+def with_settings(config, arguments):
+    """Change settings of a configuration.
+
+    Args:
+        config: the configuration; may be changed.
+        arguments: `["--config.optim.lr=0.1", ...]`.
+
+    Raises:
+        UserError: one is no setting of it.
+    """
+    values = flags.FlagValues()
+
+    def define(_):  # when ml_collections can read the settings
+        config_flags.DEFINE_config_dict("config", config, flag_values=values)
+
+    parse(values, ["trn-jax", *arguments], prepare=define)
+    return values["config"].value
+
+
 def loaded(config, values):
     """The configuration; ml_collections reports a missing recipe only on first access."""
     try:

@@ -26,6 +26,7 @@ COMMANDS = (
     training.add_train,
     training.add_eval,
     training.add_calibrate,
+    training.add_probe,
     predict.add_predict,
     features.add_features,
     prepare.add_prepare,

@@ -1,10 +1,11 @@
-"""`trn-jax train`, `eval`, `calibrate`, `plan` and `recipes`: what reads a recipe."""
+"""`trn-jax train`, `eval`, `calibrate`, `probe`, `plan` and `recipes`: what reads a recipe."""
 
 import json
 import os
+import sys
 
 from trn_jax.cli.arguments import add_json, add_recipe, positive, read_recipe
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 
 _SETTINGS = "Settings of the recipe follow, such as --config.data_dir=data/sthv1"
 
@@ -95,6 +96,67 @@ def _main(arguments, *flags):
 
     own = [] if arguments.workdir is None else [f"--workdir={arguments.workdir}"]
     return main.run(["trn-jax", *flags, *own, *arguments.settings])
+
+
+def add_probe(commands):
+    """`trn-jax probe DATA --checkpoint=PATH`."""
+    parser = commands.add_parser(
+        "probe",
+        help="train a head on the features of a frozen model, which are computed once",
+        description="Train a head on the features of a frozen model. Passes over the training "
+        "videos, with the augmentation of a training, compute them once; then an epoch takes a "
+        "moment. The checkpoint is an ordinary one, of the whole model. The same command resumes; "
+        "with other settings of the head it reuses the features and replaces the head. Exits with "
+        "1 if videos are unreadable or have lost frames.",
+        epilog=f"{_SETTINGS} or --config.optim.lr=0.05.",
+    )
+    add = parser.add_argument
+    add("data", help="folder from `trn-jax prepare`, or name or file of a recipe")
+    add("--checkpoint", required=True, help="model whose backbone is used; it needs no head")
+    add("--head", choices=("trn", "tsn"), default="trn", help="trn is multi-scale; default: trn")
+    add("--config", metavar="RECIPE", help="data and views; default: views of the checkpoint")
+    add("--passes", type=positive, default=2, help="over the training videos; default: 2")
+    add("--workdir", default="runs/probe", help="for features and checkpoints; default: runs/probe")
+    add_json(parser)
+    parser.set_defaults(
+        run=_probe, takes_settings=True, stopped="stopped; the same command resumes"
+    )
+
+
+def _probe(arguments):
+    from trn_jax.data import memory
+
+    memory.keep()  # before the other imports, which start threads
+    from trn_jax.checkpoints.checkpoint import open_checkpoint
+    from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.probing.probe import probe
+    from trn_jax.probing.settings import probe_config
+
+    opened = open_checkpoint(arguments.checkpoint)
+    print(escaped(f"features of {opened}"), file=sys.stderr, flush=True)
+    config = probe_config(
+        opened.info["config"],
+        arguments.head,
+        checkpoint=str(opened.directory),
+        data=arguments.data,
+        recipe=arguments.config,
+        settings=arguments.settings,
+    )
+    keep_programs(arguments.workdir)
+    found = probe(config, opened, arguments.workdir, passes=arguments.passes)
+    for message in found.messages:
+        print(escaped(message), file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(vars(found), indent=1))
+        return 1 if found.messages else 0
+    for kind, step, metrics in (
+        ("last", found.step, found.metrics),
+        ("best", found.best_step, found.best_metrics),
+    ):
+        shares = "  ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items())
+        print(f"{kind}: step {step}  val  {shares}")
+    print(f"evaluate it: trn-jax eval {arguments.workdir}@best")
+    return 1 if found.messages else 0
 
 
 def add_plan(commands):

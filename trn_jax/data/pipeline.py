@@ -44,6 +44,22 @@ def train_batches(
     return iterate(batches, num_threads=2, num_workers=num_workers)
 
 
+def single_rows(reader, entries, *, num_threads, num_workers=0):
+    """Iterate over some rows of training batches, each as a batch of its own.
+
+    Args:
+        reader: a `BatchReader`.
+        entries: `(epoch, record)` per row.
+        num_threads: threads that decode, in every process.
+        num_workers: worker processes of the loader; 0 reads in threads of this process.
+
+    Returns:
+        As `train_batches`.
+    """
+    batches = grain.MapDataset.source(entries).batch(1, batch_fn=list).map(reader)
+    return iterate(batches, num_threads=num_threads, num_workers=num_workers)
+
+
 def train_rows(records, *, seed, balanced=False):
     """The rows of all training batches, an endless sequence of `(epoch, record)`.
 

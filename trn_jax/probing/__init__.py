@@ -1,0 +1,1 @@
+"""Probing: trains a head on features of a frozen backbone, which are computed once."""
