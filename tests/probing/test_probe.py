@@ -255,3 +255,23 @@ def test_features_that_are_not_finite(place, tmp_path, capsys):
     checkpoint.save_model(str(tmp_path / "model"), model, about)
     assert run(place, tmp_path / "run", checkpoint=tmp_path / "model") == 2
     assert "not finite" in capsys.readouterr().err
+
+
+@pytest.mark.thorough
+def test_data_and_views_of_a_recipe(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from trn_jax.config import base\n"
+        "def get_config():\n"
+        "    config = base(dataset='frames', model='tsn_resnet18')\n"
+        "    config.update(size=20, short_side=20)\n"
+        "    config.model.num_segments = 3\n"
+        "    config.train.epochs = 1.0\n"
+        "    return config\n"
+    )
+    command = ["probe", "mine.py", f"--checkpoint={place / 'model'}", "--workdir=run", "--passes=1"]
+    assert cli.main([*command, f"--config.data_dir={place / 'data'}", "--head=tsn"]) == 0
+    config = load_model("run").info.config
+    assert config["model"]["name"] == "tsn_resnet10" and config["model"]["num_segments"] == 3
+    assert config["size"] == 20 and config["train"]["epochs"] == 1.0
+    assert cli.main(["probe", "mine", f"--checkpoint={place / 'model'}", "--workdir=run"]) == 2

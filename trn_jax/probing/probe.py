@@ -137,11 +137,20 @@ def _save(directory, parts, kept, about, last, best, *, multi_label):
     try:
         for each in sorted({best.step: best, last.step: last}.values(), key=lambda e: e.step):
             head = {name: jnp.asarray(v) for name, v in _named(each.model).items()}
-            model = arrays.filled(tree, kept | head)
+            model = arrays.filled(tree, kept | head | _auxiliary(tree, kept))
             manager.save(each.step, (model,), jax.tree.map(jnp.asarray, each.opt_state))
             manager.add_metrics(each.step, each.metrics)
     finally:
         manager.close()
+
+
+def _auxiliary(tree, kept):
+    """Zeros for an auxiliary classifier that had other classes; only training uses it."""
+    return {
+        name: jnp.zeros(leaf.shape, leaf.dtype)
+        for name, leaf in arrays.named(tree).items()
+        if name.startswith("neck.auxiliary.") and kept[name].shape != leaf.shape
+    }
 
 
 def _named(states):
