@@ -54,7 +54,7 @@ def add_predict(commands):
     add("--no-calibration", action="store_true", help="use scores and thresholds as without one")
     add("--hysteresis", type=float, help="share of it at which it ends; default: 0.7")
     add("--smoothing", type=positive, help="windows averaged, an odd number; default: 1")
-    add("--min-seconds", type=float, help="of an event; default: 0")
+    add("--min-seconds", type=float, help="an event's score stays up; default: 0.15 of a window")
     add("--no-extend", action="store_true", help="events may be shorter than a window")
     add("--top", type=positive, help="classes shown; default: 5 of a single video, else 1")
     add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")

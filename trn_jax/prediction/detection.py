@@ -9,6 +9,8 @@ import numpy as np
 from trn_jax.errors import UserError
 from trn_jax.evaluation.events import NOTHING, Event
 
+_SHORTEST = 0.15  # of a window
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DetectionSettings:
@@ -18,7 +20,8 @@ class DetectionSettings:
         threshold: an event has a score of at least this somewhere; one number, or one per class.
         hysteresis: it lasts as long as the score is at least this share of the threshold.
         smoothing: windows whose mean score counts, an odd number.
-        min_seconds: events whose score stays up for a shorter time are left out.
+        min_seconds: events whose score stays up for a shorter time are left out; `None`: 0.15 of a
+            window, so that a single one of many windows is no event.
         extend: let an event last at least as long as a window, where it has room: a window that
             shows a class shows it from its start to its end, but the score is up only while windows
             show most of it.
@@ -31,7 +34,7 @@ class DetectionSettings:
     threshold: float | tuple[float, ...] = 0.5
     hysteresis: float = 0.7
     smoothing: int = 1
-    min_seconds: float = 0.0
+    min_seconds: float | None = None
     extend: bool = True
     rejects: bool = False
 
@@ -43,7 +46,8 @@ class DetectionSettings:
             raise UserError(f"hysteresis={self.hysteresis!r}: expected more than 0, at most 1")
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise UserError(f"smoothing={self.smoothing!r}: expected an odd number of windows")
-        if not (self.min_seconds >= 0 and math.isfinite(self.min_seconds)):
+        shortest = self.min_seconds or 0.0
+        if not (shortest >= 0 and math.isfinite(shortest)):
             raise UserError(f"min_seconds={self.min_seconds!r}: expected at least 0")
 
 
@@ -148,8 +152,10 @@ class EventDetector:
 
     def _end(self, label):
         running = self._running.pop(label)
-        seconds = running.end - running.start
-        if running.peak < self._on[label] or seconds < self._settings.min_seconds or not seconds:
+        seconds, shortest = running.end - running.start, self._settings.min_seconds
+        if shortest is None:
+            shortest = _SHORTEST * self._length
+        if running.peak < self._on[label] or seconds < shortest or not seconds:
             return
         name = self._class_names[label]
         event = Event(self._video, running.start, running.end, name, running.mean)
