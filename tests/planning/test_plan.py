@@ -306,7 +306,7 @@ def command(tmp_path, *flags):
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_command(tmp_path):
     done = command(tmp_path, "--config=recipe.py", "--topology=cpu:2", "--batch=16")
     assert done.returncode == 0, done.stderr

@@ -117,6 +117,7 @@ def test_processes_share_the_videos(place, capsys, tmp_path):
     assert seen == [["film0.mp4", "film2.mp4"], ["film1.mp4"]]
 
 
+@pytest.mark.thorough
 def test_the_last_of_several_processes_writes_the_events_of_all(place, capsys, tmp_path):
     command = [place / "short", f"--checkpoint={place / 'model'}", f"--to={tmp_path / 'to'}"]
     for process in range(2):
@@ -129,6 +130,7 @@ def test_the_last_of_several_processes_writes_the_events_of_all(place, capsys, t
     assert len(shared.splitlines()) >= 3
 
 
+@pytest.mark.thorough
 def test_another_file_of_the_same_name_is_not_taken_for_done(place, capsys, tmp_path, monkeypatch):
     for folder in ("one", "two"):
         write_films(tmp_path / folder, (20,))
@@ -140,6 +142,7 @@ def test_another_file_of_the_same_name_is_not_taken_for_done(place, capsys, tmp_
     assert (status, lines) == (2, []) and "path" in messages and "--to" in messages
 
 
+@pytest.mark.thorough
 def test_a_video_without_any_frame_is_named(place, capsys, tmp_path):
     path = painted.write(tmp_path / "empty.avi", painted.frames(9), codec="mpeg4")
     content = bytearray(path.read_bytes())

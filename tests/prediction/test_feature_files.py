@@ -92,6 +92,7 @@ def test_parts_that_survive_their_file_add_no_rows(place, tmp_path, capsys, monk
     assert "16 vectors of 4 videos" in out
 
 
+@pytest.mark.thorough
 def test_one_unreadable_video_is_named_and_done_later(place, tmp_path, capsys):
     films = tmp_path / "films"
     write_films(films, (5, 9))
@@ -108,6 +109,7 @@ def test_one_unreadable_video_is_named_and_done_later(place, tmp_path, capsys):
     assert status == 1 and "0 vectors" in out and not (tmp_path / "b.npz").exists()
 
 
+@pytest.mark.thorough
 def test_features_of_another_model_are_not_continued(place, tmp_path, capsys):
     run(capsys, place, tmp_path / "a.npz")
     status, _, messages = run(capsys, place, tmp_path / "a.npz", "--every=0.1")

@@ -73,6 +73,7 @@ def test_views_with_several_crops_and_clips(trn, films):
     np.testing.assert_allclose(two.vectors.mean(0), one.vectors.mean(0), atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_frames_at_regular_times(trn, extractor, films):
     found = list(extract_features(films, trn, every=0.2))
     for each, count in zip(found, LENGTHS, strict=True):
@@ -87,6 +88,7 @@ def test_frames_at_regular_times(trn, extractor, films):
     np.testing.assert_allclose(found[2].vectors[1], vector, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_windows_at_regular_times(tsm, films):
     found = list(extract_features(films, tsm, every=0.4))
     # Windows of 0.8 s: short videos have one, the last one ends with the video.
@@ -110,6 +112,7 @@ def test_a_model_without_a_head(tmp_path, trn, films):
         np.testing.assert_allclose(each.vectors, other.vectors, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_frame_folders_parts_and_unreadable_videos(tmp_path, trn, films):
     rng = np.random.default_rng(0)
     write_frames(tmp_path / "frames", 8, rng)
@@ -144,6 +147,7 @@ def test_wrong_options(trn, options, match):
         FeatureExtractor(trn, **options)
 
 
+@pytest.mark.thorough
 def test_wrong_models_and_sources(trn, tsm, films):
     with pytest.raises(UserError, match="per='frame'"):
         FeatureExtractor(tsm, per="frame")

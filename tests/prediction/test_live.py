@@ -80,6 +80,7 @@ def test_a_live_stream_is_answered_and_reopened(server, trn, monkeypatch):
     assert answers[-1].dropped > 0
 
 
+@pytest.mark.thorough
 def test_a_file_of_a_server_ends(server, transport_stream, trn, tmp_path):
     (tmp_path / "film.ts").write_bytes(transport_stream)
     answers = list(predict(f"{server}/film.ts", trn))

@@ -62,6 +62,7 @@ def run(capsys, *arguments):
     return status, printed.out.splitlines(), printed.err
 
 
+@pytest.mark.thorough
 def test_scores_stay_those_of_an_evaluation(place, model):
     film = place / "short" / "film0.mp4"
     (plain,) = predict(film, model)

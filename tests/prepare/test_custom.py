@@ -326,7 +326,7 @@ def train(summary, to):
     return json.loads((to / "run" / "results" / "accurate.json").read_text())
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_folder_of_videos_becomes_a_model_by_two_commands(folder, tmp_path):
     summary = prepared(folder, tmp_path / "to")
     found = train(summary, tmp_path / "to")

@@ -102,6 +102,7 @@ def test_the_backbone_is_that_of_the_checkpoint(place, probed):
     assert after["head.relations.0.output.bias"].shape == (2,)
 
 
+@pytest.mark.thorough
 def test_an_evaluation_finds_the_metrics_of_the_probe(probed, tmp_path):
     for which in ("", "@best"):
         info = load_model(f"{probed}{which}").info
@@ -110,6 +111,7 @@ def test_an_evaluation_finds_the_metrics_of_the_probe(probed, tmp_path):
         assert found["metrics"] == info.metrics
 
 
+@pytest.mark.thorough
 def test_cached_features_are_those_of_the_training_clips(place, probed):
     from trn_jax.build import Data
     from trn_jax.settings import from_dict
@@ -142,6 +144,7 @@ def reads(monkeypatch):
     return counted
 
 
+@pytest.mark.thorough
 def test_features_are_computed_once(place, probed, tmp_path, reads):
     shutil.copytree(probed, tmp_path / "run")
     flags = ["--config.optim.lr=0.007", "--config.train.epochs=4", "--passes=3"]
@@ -223,6 +226,7 @@ def test_wrong_settings(place, probed, tmp_path, capsys, flags, match):
     assert load_model(tmp_path / "run").info.metrics  # nothing is lost
 
 
+@pytest.mark.thorough
 def test_wrong_places(place, probed, tmp_path, capsys):
     def message(*flags, **named):
         assert run(place, tmp_path / "run", *flags, **named) == 2
