@@ -27,14 +27,15 @@ def config_of(model, *, num_classes=4, **options):
     return config
 
 
-def store(folder, config, *, class_names=NAMES, sampling=SAMPLING, seed=0):
+def store(folder, config, *, class_names=NAMES, sampling=SAMPLING, seed=0, fill=None):
     """Write a checkpoint whose scores differ between videos; returns its path."""
     model = create_model(**config.model, rngs=nnx.Rngs(seed))
     # Fresh heads are almost 0, so that all videos would have almost the same scores.
     state = nnx.state(model.head)
     rng = np.random.default_rng(seed)
     for _, leaf in nnx.to_flat_state(state):
-        leaf[...] = rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+        drawn = rng.normal(0, 0.1, leaf.shape) if fill is None else np.full(leaf.shape, fill)
+        leaf[...] = drawn.astype(np.float32)
     nnx.update(model.head, state)
     about = {"config": config.to_dict(), "class_names": class_names[: config.model.num_classes]}
     checkpoint.save_model(str(folder), model, about | ({"sampling": sampling} if sampling else {}))

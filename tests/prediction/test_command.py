@@ -237,3 +237,13 @@ def test_two_classes_and_several_labels(place, capsys, tmp_path):
     (entry,) = map(json.loads, lines)
     assert status == 0 and len(entry["top"]) == 2
     assert sum(each["score"] for each in entry["top"]) != pytest.approx(1, abs=1e-3)
+
+
+def test_scores_that_are_no_numbers_are_a_problem(place, capsys, tmp_path):
+    config = config_of("tsn_resnet10")
+    model = store(tmp_path / "nan", config, fill=float("nan"))
+    status, lines, messages = run(
+        capsys, place / "short" / "film0.mp4", f"--checkpoint={model}", "--json"
+    )
+    (entry,) = map(json.loads, lines)
+    assert status == 1 and entry["kind"] == "problem" and "NaN" in messages

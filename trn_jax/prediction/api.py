@@ -6,6 +6,8 @@ import itertools
 import os
 import pathlib
 
+import numpy as np
+
 from trn_jax.checkpoints import checksums
 from trn_jax.checkpoints.checkpoint import class_numbers
 from trn_jax.data.decode import FrameError
@@ -122,7 +124,17 @@ class Predictor:
         """
         with contextlib.closing(self._answers(inputs)) as answers:
             for answer in answers:
-                yield dataclasses.replace(answer, calibration=self.calibration)
+                yield self._checked(answer)
+
+    def _checked(self, answer):
+        """An answer with the calibration, or a problem, if its scores are no numbers."""
+        if answer.scores is None or np.isfinite(answer.scores).all():
+            return dataclasses.replace(answer, calibration=self.calibration)
+        problem = (
+            f"the scores of {answer.video} are no numbers (NaN or infinite); its checkpoint "
+            f"{self.model.info.path} has such weights, or they overflow in its dtype"
+        )
+        return dataclasses.replace(answer, scores=None, problem=problem)
 
     def _answers(self, inputs):
         opened = sources.Inputs(inputs)
@@ -136,7 +148,9 @@ class Predictor:
         for index, answer in enumerate(self._whole.answers(opened, workers)):
             is_long = self._timeline is None and self.contract.is_long(answer.seconds)
             if is_long and not answer.problem:
-                yield from self._windows(opened, index)
+                for window in self._windows(opened, index):
+                    yield dataclasses.replace(window, notes=(*answer.notes, *window.notes))
+                    answer = dataclasses.replace(answer, notes=())
             else:
                 yield answer
 
@@ -156,9 +170,7 @@ class Predictor:
         """
         with contextlib.closing(self._streamed(text, duration)) as found:
             for each in found:
-                if isinstance(each, Answer):
-                    each = dataclasses.replace(each, calibration=self.calibration)
-                yield each
+                yield self._checked(each) if isinstance(each, Answer) else each
 
     def _streamed(self, text, duration):
         try:
