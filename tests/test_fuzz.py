@@ -35,7 +35,7 @@ NAMING = {
 }
 NAMING |= {name for name in fuzzing.TARGETS if name.startswith(("scores", "weights"))}
 
-# What is wrong with a log is left out, and 300 mutations need not make class names wrong.
+# What is wrong with a log is left out, and 500 mutations need not make class names wrong.
 UNREFUSED = {"log", "log that is resumed", "class names"}
 
 
@@ -56,8 +56,8 @@ def run(tmp_path, first, count):
     return collections.Counter((o["target"], o["kind"]) for o in found)
 
 
-def test_three_hundred_mutations(tmp_path):
-    counts = run(tmp_path, 0, 300)
+def test_five_hundred_mutations(tmp_path):
+    counts = run(tmp_path, 0, 500)
     for target in TARGETS:  # the mutations reach something
         assert counts[target, "refused"] or target in UNREFUSED, target
 
