@@ -334,7 +334,7 @@ def test_a_folder_of_videos_becomes_a_model_by_two_commands(folder, tmp_path):
     assert [row["name"] for row in found["per_class"]] == sorted(CLASSES)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_folders_of_frames_become_a_model_by_two_commands(tmp_path):
     for number in range(6):
         write_frames(tmp_path / "mine" / "ab"[number % 2] / f"{number}", 4 + number, "f{:03d}.jpg")

@@ -85,6 +85,7 @@ def metrics_of(workdir):
     return [line for line in lines if line["group"] == "val"]
 
 
+@pytest.mark.thorough
 def test_it_learns_the_order_of_frames(probed):
     info = load_model(f"{probed}@best").info
     assert info.metrics["top1"] == 1.0 and info.step <= 40
@@ -92,6 +93,7 @@ def test_it_learns_the_order_of_frames(probed):
     assert info.sampling["num_frames"] == 8
 
 
+@pytest.mark.thorough
 def test_the_backbone_is_that_of_the_checkpoint(place, probed):
     before = checkpoint.open_checkpoint(place / "model").weights()
     after = checkpoint.open_checkpoint(probed).weights()
@@ -167,7 +169,7 @@ def test_an_interrupted_probe_resumes_with_the_same_result(place, probed, tmp_pa
         np.testing.assert_array_equal(after[name], value, err_msg=name)
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize("kind", ["tsm_resnet10", "tpn_slowonly_resnet14", "headless"])
 def test_other_models(place, tmp_path, kind):
     config = config_of("tsn_resnet10" if kind == "headless" else kind)
@@ -190,7 +192,7 @@ def test_a_mean_of_frames_cannot_learn_their_order(place, probed, tmp_path):
     assert info.config["model"]["head"] == "tsn" and info.metrics["top1"] <= 0.85
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_unreadable_videos_are_named_and_cost_only_themselves(place, tmp_path, capsys):
     shutil.copytree(place / "data", tmp_path / "data")
     for name in ("train3", "val2"):
@@ -208,7 +210,7 @@ def test_unreadable_videos_are_named_and_cost_only_themselves(place, tmp_path, c
     assert found["metrics"] == load_model(tmp_path / "run").info.metrics
 
 
-@pytest.mark.by_default("rate", "num_segments")
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
@@ -261,7 +263,7 @@ def test_features_that_are_not_finite(place, tmp_path, capsys):
     assert "not finite" in capsys.readouterr().err
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_data_and_views_of_a_recipe(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
