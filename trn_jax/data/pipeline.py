@@ -102,6 +102,7 @@ class EvalVideos:
         num_processes: number of processes.
         num_threads: threads that decode, in every process.
         num_workers: worker processes of the loader; 0 reads in threads of this process.
+        timed: see `reader.ClipReader`.
 
     Raises:
         UserError: a view has random crops.
@@ -119,10 +120,11 @@ class EvalVideos:
         num_processes=1,
         num_threads=1,
         num_workers=0,
+        timed=False,
     ):
         check_fixed_crops(views)
         share = grain.MapDataset.source(records)[process::num_processes]
-        read = partial(_read_video, ClipReader(views, source), seed, on_error)
+        read = partial(_read_video, ClipReader(views, source, timed=timed), seed, on_error)
         self._videos = share.map(read)
         self._num_threads = num_threads
         self._num_workers = num_workers

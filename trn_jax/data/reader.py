@@ -61,9 +61,9 @@ class VideoClips(NamedTuple):
         clips: sorted by `Clip.shape`.
         pixels: of the clips of each shape, uint8 `[clips, segments, size, size, 3]`.
         loss: see `decode.Video.loss`.
-        num_frames: of the whole video.
-        seconds: see `decode.Video.seconds`.
-        times: see `decode.Video.listed_times`.
+        num_frames: of the whole video, if it was read `timed`.
+        seconds: see `decode.Video.seconds`; likewise.
+        times: see `decode.Video.listed_times`; likewise.
         problem: why the video can't be read, or "".
     """
 
@@ -92,9 +92,11 @@ class ClipReader:
         flip: an `augment.Flip`, for training; `None` draws nothing.
         exact_resize: see `crops.MultiScaleCrop.exact`.
         draft: see `decode.decode_image`.
+        timed: note the number of frames and their times.
     """
 
-    def __init__(self, views, source, *, flip=None, exact_resize=True, draft=None):
+    def __init__(self, views, source, *, flip=None, exact_resize=True, draft=None, timed=False):
+        self._timed = timed
         self._source = source
         self._flip = flip
         self._draft = draft
@@ -143,12 +145,12 @@ class ClipReader:
                     augment.cut(scaled, clip.box, clip.flip, target)
         for clip, target in found.pairs():
             augment.color(target, clip.colors)
-        return found._replace(
-            loss=video.loss,
-            num_frames=video.num_frames,
-            seconds=video.seconds,
-            times=_times(video),
-        )
+        found = found._replace(loss=video.loss)
+        if self._timed:  # neither training nor evaluation needs it, and long files have many times
+            found = found._replace(
+                num_frames=video.num_frames, seconds=video.seconds, times=_times(video)
+            )
+        return found
 
     def _clips(self, example, drawn, height, width):
         """The distinct clips of frames of a size, sorted by shape.

@@ -181,7 +181,7 @@ class FeatureExtractor:
 
         rows = ViewRows({name: view.num_views for name, view in views.items()}, complete)
         options = dict(seed=self._seed, on_error="skip", num_threads=self._num_threads)
-        videos = EvalVideos(opened.records, views, opened, **options)
+        videos = EvalVideos(opened.records, views, opened, timed=True, **options)
         scorer = self._scorer(self.contract.view.num_views * len(opened.records))
         with contextlib.closing(videos):
             yield from _run(scorer, self._states, readable(iter(videos)), rows, waiting)

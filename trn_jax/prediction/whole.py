@@ -58,7 +58,7 @@ class WholeScorer:
             scores[example] = merged[name].astype(np.float32).mean(axis=0)
 
         merger = ScoreMerger({name: view}, draws=draws, merged=keep, **self._merging)
-        options = dict(seed=self._seed, on_error="skip", **workers)
+        options = dict(seed=self._seed, on_error="skip", timed=True, **workers)
         videos = EvalVideos(inputs.records, {name: view}, inputs, **options)
         scorer = self._scorer(view.num_views * len(inputs.records))
         step = scorer.score_step(kinds, self._states)
