@@ -171,6 +171,32 @@ class ClipScorer:
         )
 
 
+class ClipScorers:
+    """`ClipScorer`s of one model: a few clips take smaller steps.
+
+    Steps have a power of two of clips, so that few programs are compiled, whatever the number of
+    clips.
+
+    Args:
+        graph: the structure of the model.
+        max_views: most clips per step.
+    """
+
+    def __init__(self, graph, *, max_views):
+        self._graph = graph
+        self._max_views = max_views
+        self._scorers: dict[int, ClipScorer] = {}
+
+    def of(self, num_clips=None):
+        """What scores so many clips; `None`: an unknown number."""
+        size = self._max_views
+        if num_clips is not None:
+            size = min(size, 1 << (max(num_clips, 1) - 1).bit_length())
+        if size not in self._scorers:
+            self._scorers[size] = ClipScorer(self._graph, max_views=size)
+        return self._scorers[size]
+
+
 def graph_with(graph, mode, states):
     """The structure of a model with other relations in evaluation, see `View.relations`.
 

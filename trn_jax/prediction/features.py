@@ -18,7 +18,7 @@ from trn_jax.data.streams import is_stream
 from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ViewRows
-from trn_jax.evaluation.scoring import ClipScorer, clip_features
+from trn_jax.evaluation.scoring import ClipScorers, clip_features
 from trn_jax.loading import load_model
 from trn_jax.prediction import sources
 from trn_jax.prediction.contract import contract_of
@@ -87,12 +87,11 @@ class FeatureExtractor:
         _check(self.per, every, model)
         self._frame_rate = frame_rate or self.contract.frame_rate
         self._found = dict(max_pixels=config.data.max_pixels, multi_label=config.data.multi_label)
-        self._max_views = config.eval.max_views_per_step
         self._seed = config.seed
         self._num_threads = num_threads or num_cpus()
         self._graph, state = nnx.split(model)
-        self._scorers: dict[int, ClipScorer] = {}  # by clips per step
-        self._states = self._scorer(1).on_these_devices((nnx.as_pure(state),))
+        self._scorers = ClipScorers(self._graph, max_views=config.eval.max_views_per_step)
+        self._states = self._scorers.of().on_these_devices((nnx.as_pure(state),))
         self._check_view()
         self.about = {
             "step": info.step,
@@ -101,16 +100,6 @@ class FeatureExtractor:
             "per": self.per,
             "every": every,
         }
-
-    def _scorer(self, num_clips):
-        """What computes so many clips; a few take smaller steps.
-
-        Powers of two, so that few programs are compiled, whatever the number of videos.
-        """
-        size = min(self._max_views, 1 << (num_clips - 1).bit_length())
-        if size not in self._scorers:
-            self._scorers[size] = ClipScorer(self._graph, max_views=size)
-        return self._scorers[size]
 
     def _check_view(self):
         """Check that the backbone takes the clips of the view."""
@@ -182,7 +171,7 @@ class FeatureExtractor:
         rows = ViewRows({name: view.num_views for name, view in views.items()}, complete)
         options = dict(seed=self._seed, on_error="skip", num_threads=self._num_threads)
         videos = EvalVideos(opened.records, views, opened, timed=True, **options)
-        scorer = self._scorer(self.contract.view.num_views * len(opened.records))
+        scorer = self._scorers.of(self.contract.view.num_views * len(opened.records))
         with contextlib.closing(videos):
             yield from _run(scorer, self._states, readable(iter(videos)), rows, waiting)
 
@@ -232,7 +221,7 @@ class FeatureExtractor:
 
         of_frame = Crops(view).num_crops
         rows = ViewRows({_VIEW: of_frame if self.per == "frame" else view.num_views}, complete)
-        scorer = self._scorer(self._max_views)
+        scorer = self._scorers.of()
         yield from _run(scorer, self._states, videos(), rows, waiting)
 
     def _windows(self, video, every, view):

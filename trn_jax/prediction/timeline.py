@@ -9,7 +9,7 @@ from flax import nnx
 
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ScoreMerger, merge_views
-from trn_jax.evaluation.scoring import ClipScorer, relation_draws
+from trn_jax.evaluation.scoring import ClipScorers, relation_draws
 from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.windows import (
     Assembler,
@@ -84,10 +84,9 @@ class TimelineScorer:
         if self._merge == "model":
             self._merge = model.merge_views
         self._graph, state = nnx.split(model)
-        self._max_views = max_views
         self._windows_per_head = max(max_views // contract.view.num_views, 1)
-        self._scorers = {max_views: ClipScorer(self._graph, max_views=max_views)}
-        self._scorer = self._scorers[max_views]
+        self._scorers = ClipScorers(self._graph, max_views=max_views)
+        self._scorer = self._scorers.of()
         self._states = self._scorer.on_these_devices((nnx.as_pure(state),))
         self._scorer.check({f"protocols.{contract.protocol}": contract.section}, self._states)
         self._head = jax.jit(
@@ -115,7 +114,9 @@ class TimelineScorer:
         options = dict(frame_rate=rate, seed=self._seed, by_frame=self.by_frame)
         plan = plan_windows(self._contract, every=every, **options)
         source = WindowFrames(video, plan, self._contract.view)
-        self._fit(source.num_frames if self.by_frame else source.num_windows)
+        number = source.num_frames if self.by_frame else source.num_windows
+        num_views = self._contract.view.num_views
+        self._scorer = self._scorers.of(number and number * num_views)
         score = self._score_frames if self.by_frame else self._score_clips
         with contextlib.closing(score(source)) as scored:
             for window, scores in scored:
@@ -128,18 +129,6 @@ class TimelineScorer:
                     is_window=True,
                     notes=(video.loss,) if video.loss and not window.number else (),
                 )
-
-    def _fit(self, number):
-        """Let steps have as many clips as a video has frames or windows, if it has fewer.
-
-        Powers of two, so that few programs are compiled, whatever the lengths of videos.
-        """
-        size = self._max_views
-        if number is not None:
-            size = min(size, 1 << (max(number * self._contract.view.num_views, 1) - 1).bit_length())
-        if size not in self._scorers:
-            self._scorers[size] = ClipScorer(self._graph, max_views=size)
-        self._scorer = self._scorers[size]
 
     def _score_clips(self, source):
         """Pairs of a window and its scores `[classes]`, by the clips of every window."""

@@ -8,7 +8,7 @@ from flax import nnx
 
 from trn_jax.data.pipeline import EvalVideos
 from trn_jax.evaluation.merging import ScoreMerger
-from trn_jax.evaluation.scoring import ClipScorer, relation_draws
+from trn_jax.evaluation.scoring import ClipScorers, relation_draws
 from trn_jax.prediction.answers import Answer
 
 
@@ -29,13 +29,12 @@ class WholeScorer:
 
     def __init__(self, model, contract, *, class_names, multi_label, max_views, seed):
         self._class_names = class_names
-        self._max_views = max_views
         self._seed = seed
-        self._graph, state = nnx.split(model)
+        graph, state = nnx.split(model)
         self._view = contract.protocol, contract.view
         self._merging = dict(model_merge=model.merge_views, multi_label=multi_label)
-        self._scorers = {max_views: ClipScorer(self._graph, max_views=max_views)}
-        scorer = self._scorers[max_views]
+        self._scorers = ClipScorers(graph, max_views=max_views)
+        scorer = self._scorers.of()
         self._states = scorer.on_these_devices((nnx.as_pure(state),))
         scorer.check({f"protocols.{contract.protocol}": contract.section}, self._states)
 
@@ -60,7 +59,7 @@ class WholeScorer:
         merger = ScoreMerger({name: view}, draws=draws, merged=keep, **self._merging)
         options = dict(seed=self._seed, on_error="skip", timed=True, **workers)
         videos = EvalVideos(inputs.records, {name: view}, inputs, **options)
-        scorer = self._scorer(view.num_views * len(inputs.records))
+        scorer = self._scorers.of(view.num_views * len(inputs.records))
         step = scorer.score_step(kinds, self._states)
         read: dict[int, Answer] = {}  # without scores
         readable = self._readable(iter(videos), inputs, read)
@@ -76,13 +75,6 @@ class WholeScorer:
                     first += 1
         for index in range(first, len(inputs.records)):
             yield dataclasses.replace(read.pop(index), scores=scores.pop(index, None))
-
-    def _scorer(self, num_clips):
-        """What scores so many clips, in steps of a power of two, so that few are compiled."""
-        size = min(self._max_views, 1 << (num_clips - 1).bit_length())
-        if size not in self._scorers:
-            self._scorers[size] = ClipScorer(self._graph, max_views=size)
-        return self._scorers[size]
 
     def _readable(self, videos, inputs, read):
         """Pass on the `VideoClips` of readable videos; `read` receives all without scores."""
