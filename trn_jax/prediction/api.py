@@ -4,24 +4,19 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import pathlib
 
 import numpy as np
 
-from trn_jax.checkpoints import checksums
 from trn_jax.checkpoints.checkpoint import class_numbers
 from trn_jax.data.decode import FrameError
 from trn_jax.data.streams import StreamVideo, is_stream
 from trn_jax.data.workers import num_cpus
-from trn_jax.errors import UserError
-from trn_jax.loading import load_model
 from trn_jax.prediction import sources
 from trn_jax.prediction.answers import Answer
-from trn_jax.prediction.contract import contract_of
+from trn_jax.prediction.contract import contract_of, open_model, origin
 from trn_jax.prediction.live import grid, live_windows
 from trn_jax.prediction.timeline import TimelineScorer, plan_windows
 from trn_jax.prediction.whole import WholeScorer
-from trn_jax.settings import from_dict
 
 
 class Predictor:
@@ -65,14 +60,8 @@ class Predictor:
         calibrate=True,
         **view,
     ):
-        self.model = load_model(model) if isinstance(model, str | os.PathLike) else model
+        self.model, config = open_model(model)
         info = self.model.info
-        if info is None:
-            raise UserError(
-                "this model has no sampling contract; load it with trn_jax.load_model, or give the "
-                "path of a checkpoint"
-            )
-        config = from_dict(info.config)
         self.contract = contract_of(
             info, protocol=protocol, seconds=seconds, frame_rate=frame_rate, **view
         )
@@ -91,10 +80,7 @@ class Predictor:
             seed=config.seed,
         )
         self._num_threads = num_threads or num_cpus()
-        self.about = {
-            "step": info.step,
-            "checksum": checksums.of_folder(pathlib.Path(info.path)),
-            "contract": self.contract.to_dict(),
+        self.about = origin(info, self.contract) | {
             "timeline": timeline,
             "every": every,
             "multi_label": self.multi_label,

@@ -2,10 +2,14 @@
 
 import dataclasses
 import math
+import os
+import pathlib
 
+from trn_jax.checkpoints import checksums
 from trn_jax.data.views import View
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.evaluation.evaluate import cheapest_protocol
+from trn_jax.loading import load_model
 from trn_jax.settings import from_dict, protocol_names, resolved_views
 
 _LONG = 3  # times the length of a training example: such videos get a timeline
@@ -62,6 +66,36 @@ class Contract:
             "seconds": self.seconds,
             "frame_rate": self.frame_rate,
         }
+
+
+def open_model(model):
+    """A model that was loaded from a checkpoint.
+
+    Args:
+        model: a loaded model, see `trn_jax.load_model`, or the path of a checkpoint.
+
+    Returns:
+        The `Recognizer` and its configuration.
+
+    Raises:
+        UserError: the model was not loaded from a checkpoint.
+    """
+    model = load_model(model) if isinstance(model, str | os.PathLike) else model
+    if model.info is None:
+        raise UserError(
+            "this model has no sampling contract; load it with trn_jax.load_model, or give the "
+            "path of a checkpoint"
+        )
+    return model, from_dict(model.info.config)
+
+
+def origin(info, contract):
+    """What makes the features of a loaded model, with its `Info` and `Contract`, for a file."""
+    return {
+        "step": info.step,
+        "checksum": checksums.of_folder(pathlib.Path(info.path)),
+        "contract": contract.to_dict(),
+    }
 
 
 def contract_of(info, *, protocol=None, seconds=None, frame_rate=None, **view):

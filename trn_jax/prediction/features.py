@@ -4,14 +4,12 @@ import contextlib
 import itertools
 import math
 import os
-import pathlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 from flax import nnx
 
-from trn_jax.checkpoints import checksums
 from trn_jax.data.decode import FrameError
 from trn_jax.data.pipeline import EvalVideos
 from trn_jax.data.streams import is_stream
@@ -19,13 +17,11 @@ from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ViewRows
 from trn_jax.evaluation.scoring import ClipScorers, clip_features
-from trn_jax.loading import load_model
 from trn_jax.prediction import sources
-from trn_jax.prediction.contract import contract_of
+from trn_jax.prediction.contract import contract_of, open_model, origin
 from trn_jax.prediction.feature_rows import InOrder
 from trn_jax.prediction.timeline import WindowFrames, plan_windows
 from trn_jax.prediction.windows import Crops, frame_clips, window_clips
-from trn_jax.settings import from_dict
 
 _VIEW = "window"  # as `window_clips` and `frame_clips` are called
 KINDS = ("frame", "clip")
@@ -71,14 +67,8 @@ class FeatureExtractor:
         num_threads=0,
         **view,
     ):
-        model = load_model(model) if isinstance(model, str | os.PathLike) else model
+        model, config = open_model(model)
         info = model.info
-        if info is None:
-            raise UserError(
-                "this model has no sampling contract; load it with trn_jax.load_model, or give the "
-                "path of a checkpoint"
-            )
-        config = from_dict(info.config)
         self.contract = contract_of(
             info, protocol=protocol, seconds=seconds, frame_rate=frame_rate, **view
         )
@@ -93,10 +83,7 @@ class FeatureExtractor:
         self._scorers = ClipScorers(self._graph, max_views=config.eval.max_views_per_step)
         self._states = self._scorers.of().on_these_devices((nnx.as_pure(state),))
         self._check_view()
-        self.about = {
-            "step": info.step,
-            "checksum": checksums.of_folder(pathlib.Path(info.path)),
-            "contract": self.contract.to_dict(),
+        self.about = origin(info, self.contract) | {
             "per": self.per,
             "every": every,
         }
