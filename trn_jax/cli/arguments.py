@@ -37,3 +37,24 @@ def read_recipe(arguments):
 def add_json(parser):
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+_VIEW = ("num_segments", "crop", "short_side", "crop_size")  # keys of the view that are flags
+
+
+def add_sampling(parser):
+    """Add how a checkpoint samples videos, see `sampling_of`."""
+    add = parser.add_argument
+    add("--protocol", help="of the recipe; default: the one with the fewest views")
+    add("--seconds", type=float, help="length of a window; default: of training examples")
+    add("--frame-rate", type=float, help="of frames in folders; default: of training examples")
+    for key in _VIEW:
+        kind = str if key == "crop" else int
+        add(f"--{key.replace('_', '-')}", type=kind, help="of the view, instead of the recipe's")
+    add("--num-threads", type=positive, default=0, help="that decode; default: one per processor")
+
+
+def sampling_of(arguments):
+    """The flags of `add_sampling` as arguments of `prediction.api.Predictor`."""
+    keys = ("protocol", "seconds", "frame_rate", "num_threads", *_VIEW)
+    return {key: getattr(arguments, key) for key in keys}

@@ -2,10 +2,8 @@
 
 import sys
 
-from trn_jax.cli.arguments import positive
+from trn_jax.cli.arguments import add_sampling, sampling_of
 from trn_jax.errors import escaped
-
-_VIEW = ("num_segments", "crop", "short_side", "crop_size")
 
 
 def add_features(commands):
@@ -37,13 +35,7 @@ def add_features(commands):
         help="default: frame, or clip if the backbone exchanges features among frames",
     )
     add("--every", type=float, help="seconds from row to row; default: the frames of the view")
-    add("--protocol", help="of the recipe; default: the one with the fewest views")
-    add("--seconds", type=float, help="length of a clip with --every; default: of the training")
-    add("--frame-rate", type=float, help="of frames in folders; default: of training examples")
-    for key in _VIEW:
-        kind = str if key == "crop" else int
-        add(f"--{key.replace('_', '-')}", type=kind, help="of the view, instead of the recipe's")
-    add("--num-threads", type=positive, default=0, help="that decode; default: one per processor")
+    add_sampling(parser)
     parser.set_defaults(run=_features, stopped="stopped; the same command resumes")
 
 
@@ -62,9 +54,11 @@ def _features(arguments):
 
     _log(f"features of {open_checkpoint(arguments.checkpoint)}")
     keep_programs(arguments.to)
-    options = ("per", "every", "protocol", "seconds", "frame_rate", "num_threads", *_VIEW)
     extractor = FeatureExtractor(
-        arguments.checkpoint, **{key: getattr(arguments, key) for key in options}
+        arguments.checkpoint,
+        per=arguments.per,
+        every=arguments.every,
+        **sampling_of(arguments),
     )
     for line in (extractor.contract, *extractor.contract.changes):
         _log(line)

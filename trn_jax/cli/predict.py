@@ -5,10 +5,9 @@ import itertools
 import json
 import sys
 
-from trn_jax.cli.arguments import add_json, positive
+from trn_jax.cli.arguments import add_json, add_sampling, positive, sampling_of
 from trn_jax.errors import UserError, escaped
 
-_VIEW = ("num_segments", "crop", "short_side", "crop_size")
 _DETECTION = ("threshold", "hysteresis", "smoothing", "min_seconds")
 
 
@@ -31,7 +30,7 @@ def add_predict(commands):
         "pattern such as 'clips/*.mp4', number of a camera, URL, or - for standard input",
     )
     add("--checkpoint", help="checkpoint or working directory of a training, <directory>@best")
-    add("--protocol", help="of the recipe; default: the one with the fewest views")
+    add_sampling(parser)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--timeline", action="store_true", help="windows of every video")
     mode.add_argument("--whole", action="store_true", help="one answer per video, however long")
@@ -40,11 +39,6 @@ def add_predict(commands):
         type=float,
         help="seconds between windows; default: a quarter of a window, or a segment of TSN and TRN",
     )
-    add("--seconds", type=float, help="length of a window; default: of training examples")
-    add("--frame-rate", type=float, help="of frames in folders; default: of training examples")
-    for key in _VIEW:
-        kind = str if key == "crop" else int
-        add(f"--{key.replace('_', '-')}", type=kind, help="of the view, instead of the recipe's")
     add(
         "--threshold",
         type=float,
@@ -60,7 +54,6 @@ def add_predict(commands):
     add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")
     add("--from-scores", metavar="DIR", help="find the events again in the scores of a folder")
     add("--duration", type=float, help="seconds after which a live stream ends; default: never")
-    add("--num-threads", type=int, default=0, help="that decode; default: one per processor")
     add("--num-processes", type=positive, default=1, help="of which each predicts a share")
     add("--process-id", type=int, default=0, help="index of this process, from 0")
     add_json(parser)
@@ -137,12 +130,8 @@ def _predictor(arguments):
         arguments.checkpoint,
         timeline=True if arguments.timeline else False if arguments.whole else None,
         every=arguments.every,
-        protocol=arguments.protocol,
-        seconds=arguments.seconds,
-        frame_rate=arguments.frame_rate,
-        num_threads=arguments.num_threads,
         calibrate=not arguments.no_calibration,
-        **{key: getattr(arguments, key) for key in _VIEW},
+        **sampling_of(arguments),
     )
     for line in (predictor.contract, *predictor.contract.changes):
         _log(line)
