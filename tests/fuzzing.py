@@ -181,10 +181,10 @@ def image(extension):
     """Pictures as frames of a video."""
 
     def make(folder):
-        from trn_jax.data import decode
         from trn_jax.data.annotations import Record
+        from trn_jax.data.frame_folders import FrameFolders
 
-        source = decode.FrameFolders(pattern="{:05d}" + extension, first_frame=1)
+        source = FrameFolders(pattern="{:05d}" + extension, first_frame=1)
 
         def read(path):
             with source.open(Record(0, folder, 1, 0)) as opened:

@@ -15,6 +15,7 @@ from flax import nnx
 
 from trn_jax import optim
 from trn_jax.data import annotations, batches, datasets, decode, pipeline, records, videos
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.labels import mirrored_labels, paired_labels
 from trn_jax.data.views import View
 from trn_jax.data.workers import num_cpus
@@ -267,7 +268,7 @@ def _source(files, max_pixels):
         root = os.path.dirname(files.frames)
         return records.VideoRecords(root, max_pixels=max_pixels, frame_rate=files.frame_rate)
     naming = dict(pattern=files.frame_pattern, first_frame=files.first_frame)
-    return decode.FrameFolders(**naming, max_pixels=max_pixels, frame_rate=files.frame_rate)
+    return FrameFolders(**naming, max_pixels=max_pixels, frame_rate=files.frame_rate)
 
 
 def _default_data_dir(dataset, workdir):

@@ -42,7 +42,7 @@ class _Noise(Video):
 
 @dataclasses.dataclass(frozen=True)
 class _NoiseSource:
-    """A source of `_Noise`, see `decode.FrameFolders`."""
+    """A source of `_Noise`, see `frame_folders.FrameFolders`."""
 
     short_side: int
 

@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import simplejpeg
 
-from trn_jax.data import annotations, batches, decode, pipeline
+from trn_jax.data import annotations, batches, pipeline
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.views import View
 
 NUM_VIDEOS = 11
-FOLDERS = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
+FOLDERS = FrameFolders(pattern="{:05d}.jpg", first_frame=1)
 VIEW = dict(
     num_segments=3,
     sampling="random",

@@ -12,8 +12,9 @@ import pytest
 import weights
 from grey_videos import clips_of
 
-from trn_jax.data import augment, crops, decode
+from trn_jax.data import augment, crops
 from trn_jax.data.annotations import Record
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
@@ -228,7 +229,7 @@ def read_clip(crop_size, **settings):
     right = dict(frame_order="forward", short_side=256, scales=(1,), num_positions=5)
     right |= dict(flip_rate=0, flip_labels=False, crop_size=crop_size)
     record = Record(0, str(IMAGES), 10, 4)
-    source = decode.FrameFolders(pattern="img_{:05d}.jpg", first_frame=1)
+    source = FrameFolders(pattern="img_{:05d}.jpg", first_frame=1)
     reader = ClipReader({"one": View(**right | settings)}, source)
     return clips_of(reader.read(record, 0)), record.label
 

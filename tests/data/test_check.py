@@ -9,12 +9,13 @@ import pytest
 import simplejpeg
 
 from trn_jax import cli
-from trn_jax.data import annotations, batches, check, decode, videos
+from trn_jax.data import annotations, batches, check, videos
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 
 CLASSES = ["a", "b", "c", "d"]
-FOLDERS = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
+FOLDERS = FrameFolders(pattern="{:05d}.jpg", first_frame=1)
 
 
 def write_frames(folder, count, *, size=(24, 32), first=1, pattern="{:05d}.jpg"):

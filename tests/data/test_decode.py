@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from trn_jax.data import decode
+from trn_jax.data import frame_folders
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
+from trn_jax.data.frame_folders import FrameFolders
 
 PATTERN = "{:05d}.jpg"
 
@@ -38,14 +39,14 @@ def folder(tmp_path):
 
 
 def read(folder, indices, pattern=PATTERN, first_frame=1):
-    source = decode.FrameFolders(pattern=pattern, first_frame=first_frame)
+    source = FrameFolders(pattern=pattern, first_frame=first_frame)
     with source.open(Record(0, str(folder), 10, 0)) as video:
         assert video.num_frames == 10
         return video.read(indices)
 
 
 def check(folder, num_frames=10, pattern=PATTERN, first_frame=1):
-    source = decode.FrameFolders(pattern=pattern, first_frame=first_frame)
+    source = FrameFolders(pattern=pattern, first_frame=first_frame)
     source.check(Record(0, str(folder), num_frames, 0))
 
 
@@ -86,7 +87,7 @@ def test_only_the_frames_that_are_used_are_opened_and_each_only_once(folder, mon
 
 
 def test_frames_overwrite_each_other_but_not_those_of_another_video(folder):
-    source = decode.FrameFolders(pattern=PATTERN, first_frame=1)
+    source = FrameFolders(pattern=PATTERN, first_frame=1)
     with source.open(Record(0, str(folder), 10, 0)) as video:
         one, other = video.frames([5, 2, 5]), video.frames([7, 9])
         (first, low), (second, high) = next(one), next(other)
@@ -103,9 +104,7 @@ def test_drafts_are_close_and_no_smaller_than_wanted(tmp_path, draft, height):
     waves = np.stack([np.sin(20 * x), np.cos(15 * y), np.sin(10 * (x + y))], -1)
     image = (127 + 100 * waves).astype(np.uint8)
     (tmp_path / "00001.jpg").write_bytes(simplejpeg.encode_jpeg(image, quality=90))
-    with decode.FrameFolders(pattern=PATTERN, first_frame=1).open(
-        Record(0, str(tmp_path), 1, 0)
-    ) as video:
+    with FrameFolders(pattern=PATTERN, first_frame=1).open(Record(0, str(tmp_path), 1, 0)) as video:
         (frame,) = [frame.copy() for _, frame in video.frames([0], draft)]
         (exact,) = video.read([0])
     assert frame.shape == (height, height * 4 // 3, 3)
@@ -173,7 +172,7 @@ def test_a_folder_whose_names_cannot_be_read(folder, call, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(decode.os, "listdir", refuse)
+    monkeypatch.setattr(frame_folders.os, "listdir", refuse)
     fails(f"can't read {folder}: Permission denied", call, folder)
 
 

@@ -12,11 +12,12 @@ import simplejpeg
 from trn_jax.data import batches, decode, image_header
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.memory import Scratch
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
 
-FOLDERS = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
+FOLDERS = FrameFolders(pattern="{:05d}.jpg", first_frame=1)
 PICTURE = painted.frames(1, width=64, height=48)[0]
 
 

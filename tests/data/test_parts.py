@@ -14,9 +14,10 @@ import simplejpeg
 from grey_videos import assert_same_batches, assert_same_videos
 
 from trn_jax import cli
-from trn_jax.data import annotations, batches, check, decode, frame_index, parts, records, videos
+from trn_jax.data import annotations, batches, check, frame_index, parts, records, videos
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError, read_video
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
@@ -359,7 +360,7 @@ def test_a_part_of_a_folder_has_the_frames_behind_its_offset(tmp_path):
         path = tmp_path / "a" / f"{number:05d}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(_png(image))
-    folders = decode.FrameFolders(pattern="{:05d}.png", first_frame=1)
+    folders = FrameFolders(pattern="{:05d}.png", first_frame=1)
     record = Record(0, str(tmp_path / "a"), 8, 0, offset=12)
     folders.check(record)
     assert numbers(record, source=folders) == list(range(12, 20))
@@ -407,7 +408,7 @@ def test_clips_of_a_part_are_those_of_a_video_of_its_frames(tree, tmp_path):
         for number, frame in enumerate(frames, start=1):
             (folder / f"{number:05d}.png").write_bytes(_png(frame))
         copies.append(Record(record.index, str(folder), len(frames), record.label))
-    folders = decode.FrameFolders(pattern="{:05d}.png", first_frame=1)
+    folders = FrameFolders(pattern="{:05d}.png", first_frame=1)
     read_batch, clips = [], []
     for source, records_of in ((FILES, found), (folders, copies)):
         reader = batches.BatchReader(records_of, View(**VIEW), source, **OPTIONS)
@@ -464,7 +465,7 @@ def test_the_check_reads_lines_with_offsets(tmp_path):
     (tmp_path / "train_list.txt").write_text("a 0 5 0\na 4 5 1\na 9 4 1\n")
     (tmp_path / "val_list.txt").write_text("b 10 2 0\nc 0 12 1\n")
     lists = {n: (tmp_path / f"{n}_list.txt", tmp_path / "rawframes") for n in ("train", "val")}
-    folders = decode.FrameFolders(pattern="{:05d}.png", first_frame=1)
+    folders = FrameFolders(pattern="{:05d}.png", first_frame=1)
     findings = check.check(lists, folders, class_names=["a", "b"], with_offset=True)
     first, second, third = findings.lists["train"]
     assert "in the validation list" in first.problems[0]
@@ -518,7 +519,7 @@ def test_batches_of_records_are_those_of_folders_with_offsets(tmp_path):
         num_classes=2,
         with_offset=True,
     )
-    folders = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
+    folders = FrameFolders(pattern="{:05d}.jpg", first_frame=1)
     rows = [
         batches.BatchReader(each, View(**VIEW), opened, **OPTIONS)([(2, one) for one in each])
         for each, opened in ((found, folders), (stored, source))

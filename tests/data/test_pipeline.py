@@ -130,11 +130,12 @@ def test_evaluation_covers_the_list_once_whatever_the_processes(grey, num_proces
 
 READ_A_BATCH = """
 import pathlib, sys
-from trn_jax.data import annotations, batches, decode, pipeline, views
+from trn_jax.data import annotations, batches, pipeline, views
+from trn_jax.data.frame_folders import FrameFolders
 root = pathlib.Path({root!r})
 records = annotations.read_list(root / "list.txt", frames_root=root, num_classes=4)
 reader = batches.BatchReader(
-    records, views.View(**{view!r}), decode.FrameFolders(pattern="{{:05d}}.jpg", first_frame=1),
+    records, views.View(**{view!r}), FrameFolders(pattern="{{:05d}}.jpg", first_frame=1),
     seed=0, label_map={{}}, exact_resize=False, on_error="raise", num_threads=1,
 )
 stream = pipeline.train_batches(reader, batch=2, seed=0)

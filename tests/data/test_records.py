@@ -19,8 +19,9 @@ from absl import flags
 from grey_videos import EVAL, VIEW, assert_same_batches, assert_same_videos, train
 
 from trn_jax import cli
-from trn_jax.data import annotations, batches, datasets, decode, records, tf_example
+from trn_jax.data import annotations, batches, datasets, records, tf_example
 from trn_jax.data.decode import FrameError
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.shards import Shards
 from trn_jax.data.views import View
@@ -86,7 +87,7 @@ def read(root, split="train", **options):
         return source, source.videos("train" if split == "train" else "validation", **options)
     path = files.train_list if split == "train" else files.val_list
     found = annotations.read_list(path, frames_root=files.frames, **options)
-    return decode.FrameFolders(pattern=files.frame_pattern, first_frame=1), found
+    return FrameFolders(pattern=files.frame_pattern, first_frame=1), found
 
 
 def reader(root, **options):
@@ -381,7 +382,7 @@ def test_records_have_the_test_list_too(folders, tmp_path, stored):
     assert video.name == names[1] and video.path == f"{files.test_frames}/{names[1]}"
     with source.open(video) as found:
         stored_pixels = found.read([0, 3])
-    with decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1).open(
+    with FrameFolders(pattern="{:05d}.jpg", first_frame=1).open(
         annotations.Record(0, str(folders / "rawframes" / names[1]), video.num_frames, 0)
     ) as found:
         np.testing.assert_array_equal(stored_pixels, found.read([0, 3]))

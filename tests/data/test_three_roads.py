@@ -11,8 +11,9 @@ import numpy as np
 import painted
 import pytest
 
-from trn_jax.data import annotations, batches, check, datasets, decode, records, videos
+from trn_jax.data import annotations, batches, check, datasets, records, videos
 from trn_jax.data.decode import read_video
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
 from trn_jax.prepare import custom, extraction
@@ -109,7 +110,7 @@ def each_video(root):
     """Per video its name, and what opens it over each road."""
     opening = {}
     stored = records.VideoRecords(str(root / "records" / "video_folder"))
-    folders = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
+    folders = FrameFolders(pattern="{:05d}.jpg", first_frame=1)
     lines = (root / "frames" / "rawframes" / "manifest.jsonl").read_text().splitlines()
     counts = {entry["video"]: entry["frames"] for entry in map(json.loads, lines)}
     for split in records.SPLITS:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from grey_videos import assert_same_videos
 
-from trn_jax.data import annotations, batches, datasets, decode, frame_index, videos
+from trn_jax.data import annotations, batches, datasets, frame_index, videos
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.frame_index import FrameIndex
 from trn_jax.data.reader import ClipReader
 from trn_jax.data.views import View
@@ -281,7 +282,7 @@ def test_files_and_folders_give_the_same_clips(tree):
     found = {}
     for form, source in (
         ("videos", videos.VideoFiles()),
-        ("rawframes", decode.FrameFolders(pattern="{:05d}.png", first_frame=1)),
+        ("rawframes", FrameFolders(pattern="{:05d}.png", first_frame=1)),
     ):
         records = annotations.read_list(
             tree / f"sthv1_train_list_{form}.txt", frames_root=tree / form, num_classes=3
@@ -326,7 +327,7 @@ def test_a_list_of_own_files_is_recognised(tree, tmp_path):
 
 
 def test_files_among_folders_are_refused_and_folders_among_files(tmp_path):
-    folders = decode.FrameFolders(pattern="{:05d}.jpg", first_frame=1)
+    folders = FrameFolders(pattern="{:05d}.jpg", first_frame=1)
     record = Record(0, str(tmp_path / "v.mp4"), 0, 0)
     for use in (folders.check, folders.open):
         with pytest.raises(FrameError, match=r"v\.mp4.*data\.source='frames'"):

@@ -6,7 +6,8 @@ import miniature
 import pytest
 from miniature import prepare
 
-from trn_jax.data import annotations, datasets, decode
+from trn_jax.data import annotations, datasets
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.errors import UserError
 
 
@@ -41,7 +42,7 @@ def test_charades_can_be_read(tmp_path):
         files.train_list, frames_root=files.frames, num_classes=3, multi_label=True
     )
     assert [(record.num_frames, record.label) for record in records] == [(36, (2, 0)), (30, (1,))]
-    source = decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
+    source = FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
     for record in records:
         source.check(record)
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from trn_jax import cli
-from trn_jax.data import decode
 from trn_jax.data.annotations import Record
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.errors import UserError
 from trn_jax.prepare import extraction, frame_writer, worker_pool
 from trn_jax.prepare.extraction import Settings
@@ -81,7 +81,7 @@ def test_all_frames_are_written_in_order(tmp_path):
     assert first["video"] == "a class/ü 1.mp4" and second["video"] == "b.avi"
     assert first["sha256"] == hashlib.sha256(video.read_bytes()).hexdigest()
     assert (first["frames"], first["size"], first["fps"]) == (7, [WIDTH, HEIGHT], 10.0)
-    source = decode.FrameFolders(pattern="img_{:05d}.jpg", first_frame=1)
+    source = FrameFolders(pattern="img_{:05d}.jpg", first_frame=1)
     with source.open(Record(0, str(tmp_path / "to" / "b"), 3, 0)) as folder:
         found = folder.read([0, 2])
     assert [frame.shape for frame in found] == [(HEIGHT, WIDTH, 3)] * 2

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from miniature import DOINGS, STHV2, TEMPLATES, prepare, published_names
 
-from trn_jax.data import annotations, datasets, decode
+from trn_jax.data import annotations, datasets
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.errors import UserError
 from trn_jax.prepare import lists, split_tar
 
@@ -61,7 +62,7 @@ def test_jester_can_be_read_without_further_settings(tmp_path):
     assert [class_names[record.label] for record in train] == ["Drumming Fingers", "Swiping Left"]
     assert [class_names[r.label] for r in val] == ["Swiping Right", "Doing other things"]
     files = datasets.DATASETS["jester"]
-    source = decode.FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
+    source = FrameFolders(pattern=files.frame_pattern, first_frame=files.first_frame)
     for record in (*train, *val):
         source.check(record)
     with source.open(train[1]) as video:
@@ -362,7 +363,7 @@ def test_frames_under_other_names_are_read_with_the_printed_command(tmp_path):
     assert "--config.data.frame_pattern={:06d}.jpg" in command
     files = datasets.locate("sthv2", tmp_path / "sthv2", frame_pattern="{:06d}.jpg")
     (record,) = annotations.read_list(files.train_list, frames_root=files.frames, num_classes=2)
-    decode.FrameFolders(pattern=files.frame_pattern, first_frame=1).check(record)
+    FrameFolders(pattern=files.frame_pattern, first_frame=1).check(record)
     assert writer.status == 0
     third = {"train": (*STHV2["train"], ("5", "Holding [something] next to [something]", b""))}
     miniature.sthv2(tmp_path / "in", STHV2 | third, TEMPLATES)

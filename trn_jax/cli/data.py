@@ -78,11 +78,12 @@ def _check_list(arguments):
     others = arguments.settings or arguments.recipe or arguments.config
     if others or not (arguments.videos and arguments.classes):
         raise UserError("--list needs --videos=<folder> and --classes=<file>, and no recipe")
-    from trn_jax.data import annotations, check, decode, videos
+    from trn_jax.data import annotations, check, videos
+    from trn_jax.data.frame_folders import FrameFolders
 
     frames = dict(pattern=arguments.frame_pattern, first_frame=arguments.first_frame)
     of_files = annotations.lists_videos(arguments.list)
-    source = videos.VideoFiles() if of_files else decode.FrameFolders(**frames)
+    source = videos.VideoFiles() if of_files else FrameFolders(**frames)
     return check.check(
         {"list": (arguments.list, arguments.videos)},
         source,

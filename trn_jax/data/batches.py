@@ -22,7 +22,7 @@ class BatchReader:
     Args:
         records: all examples; an unreadable one is replaced by the next readable one.
         view: a `View` that gives one clip of a video.
-        source: where videos are read, such as `decode.FrameFolders`.
+        source: where videos are read, such as `frame_folders.FrameFolders`.
         seed: of the augmentation.
         label_map: labels that change when a clip is flipped.
         exact_resize: see `crops.MultiScaleCrop.exact`.

@@ -12,7 +12,8 @@ from functools import partial
 import tqdm
 
 from trn_jax.data import annotations
-from trn_jax.data.decode import FrameError, FrameFolders, read_video
+from trn_jax.data.decode import FrameError, read_video
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.parts import milliseconds
 from trn_jax.errors import UserError, escaped
 from trn_jax.files import write_text
@@ -147,7 +148,7 @@ def check(
 
     Args:
         lists: `{"train": (path of the list, folder of its videos), "val": ..., "test": ...}`.
-        source: where videos are read, such as `decode.FrameFolders`.
+        source: where videos are read, such as `frame_folders.FrameFolders`.
         class_names: in the order of the labels.
         multi_label: videos have several labels each.
         with_offset: see `annotations.read_list`.

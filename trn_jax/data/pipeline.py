@@ -95,7 +95,7 @@ class EvalVideos:
     Args:
         records: the list of `Record`; this process reads `records[process::num_processes]`.
         views: `{name: View}`, of fixed crops.
-        source: where videos are read, such as `decode.FrameFolders`.
+        source: where videos are read, such as `frame_folders.FrameFolders`.
         seed: of samplings, orders and colours that are drawn.
         on_error: "raise", or "skip": unreadable videos give a `VideoClips.problem`.
         process: number of this process.

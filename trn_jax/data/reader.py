@@ -88,7 +88,7 @@ class ClipReader:
 
     Args:
         views: `{name: View}`.
-        source: where videos are read, such as `decode.FrameFolders`.
+        source: where videos are read, such as `frame_folders.FrameFolders`.
         flip: an `augment.Flip`, for training; `None` draws nothing.
         exact_resize: see `crops.MultiScaleCrop.exact`.
         draft: see `decode.decode_image`.

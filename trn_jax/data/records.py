@@ -60,7 +60,7 @@ class StoredVideo(Record):
 
 
 class VideoRecords:
-    """The records in a folder as a source of videos, see `decode.FrameFolders`.
+    """The records in a folder as a source of videos, see `frame_folders.FrameFolders`.
 
     Args:
         root: folder with the parts `videos` and `frames`.

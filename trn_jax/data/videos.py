@@ -52,7 +52,7 @@ def is_video(path):
 
 @dataclasses.dataclass(frozen=True)
 class VideoFiles:
-    """Video files as a source of videos, see `decode.FrameFolders`.
+    """Video files as a source of videos, see `frame_folders.FrameFolders`.
 
     Attributes:
         max_pixels: frames with more pixels are unreadable.

@@ -9,7 +9,8 @@ import numpy as np
 
 from trn_jax.data import records
 from trn_jax.data.annotations import Record
-from trn_jax.data.decode import MAX_PIXELS, FrameError, FrameFolders
+from trn_jax.data.decode import MAX_PIXELS, FrameError
+from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.parts import frames_between, is_interval
 from trn_jax.data.streams import is_url
 from trn_jax.data.videos import VideoFile, VideoFiles, is_video
@@ -41,7 +42,7 @@ class Input:
 
 
 class Inputs:
-    """Videos of different kinds as one source of videos, see `decode.FrameFolders`.
+    """Videos of different kinds as one source of videos, see `frame_folders.FrameFolders`.
 
     Args:
         inputs: a list of `Input`.

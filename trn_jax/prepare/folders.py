@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from trn_jax.data.decode import guess_pattern
+from trn_jax.data.frame_folders import guess_pattern
 from trn_jax.data.videos import is_video
 from trn_jax.errors import UserError
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from functools import partial
 
-from trn_jax.data.decode import guess_pattern
+from trn_jax.data.frame_folders import guess_pattern
 from trn_jax.errors import UserError
 from trn_jax.prepare.folders import is_clutter, is_image
 from trn_jax.prepare.worker_pool import Died, for_each

@@ -13,7 +13,8 @@ import simplejpeg
 
 from trn_jax.data import annotations, datasets
 from trn_jax.data.augment import resize_short_side
-from trn_jax.data.decode import FrameError, read_image_file, read_video
+from trn_jax.data.decode import FrameError, read_video
+from trn_jax.data.frame_folders import read_image_file
 from trn_jax.data.records import SPLITS, TEST, StoredVideo
 from trn_jax.data.videos import VideoFiles
 from trn_jax.data.workers import num_cpus
