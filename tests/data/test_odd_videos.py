@@ -14,6 +14,7 @@ import simplejpeg
 from trn_jax.data import videos
 from trn_jax.data.decode import FrameError, read_video
 from trn_jax.data.orientation import display_matrix, oriented, symmetry
+from trn_jax.prepare.probe import probe
 
 GROUPS = dict(g=10, bf=2)
 
@@ -362,9 +363,9 @@ def test_frames_that_are_too_large_are_refused_before_they_are_decoded(tmp_path)
 
 def test_probes_decode_parts_of_all_groups(tmp_path):
     path = painted.write(tmp_path / "v.mp4", painted.frames(40), g=10)
-    found = videos.probe(str(path))
+    found = probe(str(path))
     assert (found.num_frames, found.size, found.notes) == (40, (160, 96), ())
-    found = videos.probe(str(painted.INPUTS / "corrupt_mid.mp4"))
+    found = probe(str(painted.INPUTS / "corrupt_mid.mp4"))
     assert found.num_frames == 58 and "2 of 60" in found.notes[0]
     with videos.VideoFile(str(path)) as video:
         groups = [list(video.group(number)) for number in (0, 9, 19, 39)]
@@ -372,7 +373,7 @@ def test_probes_decode_parts_of_all_groups(tmp_path):
     for name in ("trunc_nomoov.mp4",):
         (tmp_path / name).write_bytes(path.read_bytes()[:3000])
         with pytest.raises(FrameError, match=name):
-            videos.probe(str(tmp_path / name))
+            probe(str(tmp_path / name))
 
 
 def test_symmetries_follow_the_definition_of_oriented():

@@ -9,11 +9,12 @@ import numpy as np
 from trn_jax.data.datasets import Dataset
 from trn_jax.data.decode import FrameError
 from trn_jax.data.parts import decimal, frames_between, milliseconds
-from trn_jax.data.videos import VideoFiles, is_video, probe
+from trn_jax.data.videos import VideoFiles, is_video
 from trn_jax.errors import UserError
 from trn_jax.prepare.folders import visible_entries
 from trn_jax.prepare.frame_folders import frame_folder
 from trn_jax.prepare.left_out import is_line
+from trn_jax.prepare.probe import probe
 from trn_jax.prepare.worker_pool import CRASHED, Died, for_each
 from trn_jax.progress import Progress
 
