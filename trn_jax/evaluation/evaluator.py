@@ -12,7 +12,7 @@ from trn_jax.data import pipeline
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 from trn_jax.evaluation import results
-from trn_jax.evaluation.merging import RunningAccuracy, ScoreMerger
+from trn_jax.evaluation.merging import MergedScores, RunningAccuracy, ScoreMerger
 from trn_jax.evaluation.scoring import ClipScorer, relation_draws
 from trn_jax.progress import Progress
 
@@ -84,31 +84,25 @@ class Evaluator:
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
         share = len(range(process, num_videos, jax.process_count()))
-        order = slice(None) if self._class_order is None else self._class_order
-        scores = {
-            name: np.zeros((num_videos, view.num_draws, len(data.class_names)), np.float32)
-            for name, view in parsed.items()
-        }
         with Progress("Evaluating", share, "videos", shown=process == 0) as progress:
-            accuracy = RunningAccuracy(data.val_labels, progress.add)
-
-            def keep(example, merged):
-                for name, found in merged.items():
-                    scores[name][example] = found[:, order]
-                first = next(iter(merged))
-                accuracy(example, scores[first][example, 0])
-
+            kept = MergedScores(
+                parsed,
+                num_videos=num_videos,
+                num_classes=len(data.class_names),
+                class_order=self._class_order,
+                count=RunningAccuracy(data.val_labels, progress.add),
+            )
             merger = ScoreMerger(
                 parsed,
                 draws=draws,
                 model_merge=nnx.merge(self._graph, *states).merge_views,
                 multi_label=self._multi_label,
-                merged=keep,
+                merged=kept,
             )
             step = self._scorer.score_step(kinds, states)
             num_clips = self._score(self._scorer.scored(videos, step, states, self._stop), merger)
         missing = np.isin(np.arange(num_videos), list(problems))
-        rows, num_clips = _gather({"scores": scores, "missing": missing}, num_clips)
+        rows, num_clips = _gather({"scores": kept.scores, "missing": missing}, num_clips)
         if rows is None:
             return None
         scores, missing = rows["scores"], rows["missing"]

@@ -97,6 +97,36 @@ class ScoreMerger:
         return merge_views(drawn, merge=merge, multi_label=self._multi_label)
 
 
+class MergedScores:
+    """Keeps the merged scores of a list of videos; the `merged` of a `ScoreMerger`.
+
+    Args:
+        views: `{name: View}`.
+        num_videos: length of the list.
+        num_classes: classes of the scores.
+        class_order: int `[num_classes]`, the output of each label; `None`: the same.
+        count: called as `count(example, scores [classes])` with the first view of each video.
+
+    Attributes:
+        scores: `{name: [videos, draws, classes]}`, float32; 0 for videos without scores.
+    """
+
+    def __init__(self, views, *, num_videos, num_classes, class_order, count):
+        self.scores = {
+            name: np.zeros((num_videos, view.num_draws, num_classes), np.float32)
+            for name, view in views.items()
+        }
+        self._order = slice(None) if class_order is None else class_order
+        self._count = count
+
+    def __call__(self, example, merged):
+        """Keep `{name: scores [draws, classes]}` of one video."""
+        for name, found in merged.items():
+            self.scores[name][example] = found[:, self._order]
+        first = next(iter(merged))
+        self._count(example, self.scores[first][example, 0])
+
+
 class RunningAccuracy:
     """Top-1 accuracy of the videos so far.
 
