@@ -20,8 +20,8 @@ views: reads the clips of the protocol with the most pixels, and crops them with
     for comparison.
 eval: evaluates the validation list by all protocols in one pass, and by the largest one alone.
 predict: the timeline of a long film against decoding it once and one pass of the backbone per
-    sampled frame (goal for the ratio of CPU time: 1.15); prediction of the validation videos
-    against their evaluation (1 / 0.95); and the age of answers to a camera. The weights are random.
+    sampled frame (goal for the ratio of CPU time: 1.15); the age of answers to a camera; and
+    prediction of the validation videos against their evaluation (1 / 0.95). The weights are random.
 models: evaluation and training step of one model after the other, against eager PyTorch
     (`trn_jax.torch_models`) with the same weights, batch and threads; then the step of TSM against
     that of TSN.
@@ -196,11 +196,11 @@ def _run_prediction(config: ConfigDict, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sides = prediction.timeline_sides(config, folder, _SECONDS.value)
         turns = measure(sides, rounds=rounds, steps=steps)
-        print(table(turns, {(sides[0].name, sides[1].name): 1.15}, unit="window"))
-    sides = prediction.folder_sides(config, _WORKDIR.value)
+        print(table(turns, {(sides[0].name, sides[1].name): 1.15}, unit="window"), flush=True)
+    print("\n" + prediction.live_ages(config), flush=True)
+    sides = prediction.folder_sides(config, _WORKDIR.value)  # the only part that needs the data set
     turns = measure(sides, rounds=rounds, steps=steps)
     print("\n" + table(turns, {(sides[0].name, sides[1].name): 1 / 0.95}, unit="video"))
-    print("\n" + prediction.live_ages(config))
 
 
 def _run_models(pattern: str, threads: int, rounds: int) -> None:
