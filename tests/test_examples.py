@@ -39,7 +39,7 @@ def write_video(path, color):
 
 def test_all_are_short_and_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"own_loop", "own_head", "own_dataset", "features"}
+    assert names == {"own_loop", "own_head", "own_dataset", "features", "motion_videos"}
     for path in EXAMPLES.glob("*.py"):
         lines = [line for line in path.read_text().splitlines() if line.strip()]
         assert len(lines) <= 25, path.name
@@ -63,6 +63,18 @@ def test_own_videos_become_batches(tmp_path):
             write_video(tmp_path / "videos" / label / f"{number}.mp4", color)
     said = run("own_dataset", "videos", "data", cwd=tmp_path)
     assert "batch 2: clips (4, 8, 64, 64, 3), labels [" in said
+
+
+@pytest.mark.thorough
+def test_motion_videos(tmp_path):
+    run("motion_videos", cwd=tmp_path)
+    for label in ("Something appearing", "Something disappearing", "nothing"):
+        paths = sorted((tmp_path / "myvideos" / label).iterdir())
+        assert len(paths) == (160 if label == "nothing" else 80)
+        with av.open(str(paths[0])) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 24
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 6 * 72
 
 
 @pytest.mark.thorough

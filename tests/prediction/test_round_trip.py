@@ -9,25 +9,33 @@ import sys
 import motion_films
 import pytest
 
+from trn_jax import cli
 from trn_jax.evaluation.event_metrics import event_f1
 from trn_jax.evaluation.events import Event, read_events
 
 TINY = ("--config.model.width=4", "--config.train.eval_every=0", "--config.data.num_threads=2")
 
 
-def command(*arguments):
-    """Run `trn-jax`; returns what it printed."""
-    words = [sys.executable, "-m", "trn_jax.cli", *map(str, arguments)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=3000)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def command(capfd):
+    """Run `trn-jax` in this process; returns what it printed."""
+
+    def run(*arguments):
+        status = cli.main([str(word) for word in arguments])
+        out, err = capfd.readouterr()
+        assert status == 0, err
+        return out + err
+
+    return run
 
 
 def train(prepared, workdir, *flags):
-    """Train by the command that `prepare` printed, with further flags."""
+    """Train by the command that `prepare` printed, with further flags, in a new process."""
     (line,) = re.findall(r"trn-jax (train small .*)", prepared)
     words = [word for word in shlex.split(line) if not word.startswith("--workdir")]
-    command(*words, f"--workdir={workdir}", *flags)
+    words = [sys.executable, "-m", "trn_jax.cli", *words, f"--workdir={workdir}", *flags]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stderr
 
 
 def events_in(path):
@@ -39,7 +47,7 @@ def events_in(path):
 
 
 @pytest.mark.thorough
-def test_predictions_are_a_table_to_train_on(tmp_path):
+def test_predictions_are_a_table_to_train_on(tmp_path, command):
     table = motion_films.write_films(tmp_path / "films", 5, num_events=3)
     prepared = command("prepare", table, f"--to={tmp_path}/data", "--background=0.5")
     train(prepared, tmp_path / "run", *TINY, "--config.train.steps=5")
@@ -63,7 +71,7 @@ def test_predictions_are_a_table_to_train_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_events_of_a_film_are_found(tmp_path):
+def test_events_of_a_film_are_found(tmp_path, command):
     table = motion_films.write_films(tmp_path / "films", 70, seed=1)
     prepared = command("prepare", table, f"--to={tmp_path}/data", "--background=1.0")
     options = "--config.model.name=trn_resnet10", "--config.train.epochs=12"

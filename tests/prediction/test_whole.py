@@ -136,7 +136,7 @@ def test_records_get_the_scores_of_an_evaluation(tmp_path, multi_label):
     assert [answer.end for answer in answers] == [count / 25 for count in LENGTHS]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_validation_clip_of_the_synthetic_recipe(tmp_path):
     config = recipe("trn_synthetic").get_config()
     config.data_dir = str(tmp_path / "synthetic")

@@ -92,6 +92,29 @@ def test_several_labels_keep_to_what_they_allow(tmp_path, monkeypatch, init_from
     checks.check(found)  # label smoothing is for one label per video
 
 
+def test_a_head_alone_is_for_those_with_weights(videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def commands(init_from):
+        (line,) = (
+            line
+            for line in prepared(videos, tmp_path / "my own", init_from=init_from).splitlines()
+            if "trn-jax probe" in line
+        )
+        words = shlex.split(line[line.index("trn-jax") :])
+        cut = len(words) - words[::-1].index("trn-jax")
+        return words[: cut - 1], words[cut:]
+
+    to = str(tmp_path / "my own")
+    probe = ["probe", to, "--checkpoint=a run@best", "--workdir=runs/my own_probe"]
+    (tmp_path / "a run").mkdir()
+    assert commands("a run@best") == ([], probe)
+    (tmp_path / "r50.pth").write_bytes(b"")
+    convert, probe = commands("r50.pth")
+    assert convert[:3] == ["trn-jax", "convert", "--from=r50.pth"] and convert[-1] == "&&"
+    assert f"--checkpoint={convert[-2].removeprefix('--to=')}" in probe
+
+
 def test_weights_that_are_not_there(videos, tmp_path):
     for name in ("nowhere.pth", "runs/none@best", "@"):
         with pytest.raises(UserError, match=f"--init-from={name}"):

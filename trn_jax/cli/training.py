@@ -115,7 +115,7 @@ def add_probe(commands):
     add("--checkpoint", required=True, help="model whose backbone is used; it needs no head")
     add("--head", choices=("trn", "tsn"), default="trn", help="trn is multi-scale; default: trn")
     add("--config", metavar="RECIPE", help="data and views; default: views of the checkpoint")
-    add("--passes", type=positive, default=2, help="over the training videos; default: 2")
+    add("--passes", type=positive, default=1, help="over the training videos; default: 1")
     add("--workdir", default="runs/probe", help="for features and checkpoints; default: runs/probe")
     add_json(parser)
     parser.set_defaults(

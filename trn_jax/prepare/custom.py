@@ -27,7 +27,7 @@ from trn_jax.prepare.examples import SPLIT_NAMES
 from trn_jax.prepare.left_out import is_line
 from trn_jax.prepare.list_files import default_files
 from trn_jax.prepare.opened_videos import naming_of, only_kind, open_all
-from trn_jax.prepare.training_command import WEIGHTS_NOTE, own_recipe
+from trn_jax.prepare.training_command import own_recipe, weights_note
 
 
 def prepare_custom(
@@ -106,8 +106,7 @@ def prepare_custom(
         flags=flags,
         run=os.path.basename(os.path.abspath(to)),
     )
-    if not init_from:
-        writer.note(WEIGHTS_NOTE)
+    writer.note(weights_note(to, init_from))
     return writer
 
 

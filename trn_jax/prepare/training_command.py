@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import shlex
 
 from trn_jax.prepare.list_files import default_files
 
@@ -9,6 +11,7 @@ from trn_jax.prepare.list_files import default_files
 SMALL_BATCH, SMALL_EPOCHS, SMALL_SEGMENTS = 16, 20, 8
 _MIN_STEPS = 300  # the fewest to train a network from scratch
 _MAX_GAP = 1.0  # seconds between the frames of a clip: an action of two seconds is in two
+_BACKBONE = ["--model=tsn_resnet50", "--backbone-only"]
 WEIGHTS_NOTE = (
     "small trains from scratch; with weights of a ResNet-50, train finetune instead and add "
     "--config.init_from=<weights>"
@@ -121,3 +124,22 @@ def own_recipe(num_train, *, init_from="", seconds=0.0, multi_label=False):
     if seconds / SMALL_SEGMENTS > _MAX_GAP:
         flags.append(f"--config.model.num_segments={2 * SMALL_SEGMENTS}")
     return "small", flags
+
+
+def weights_note(to, init_from):
+    """What else may be trained: `finetune` where no weights are named, or a head alone.
+
+    Args:
+        to: folder of the prepared data set.
+        init_from: weights to start from; "" for none.
+    """
+    if not init_from:
+        return WEIGHTS_NOTE
+    run = os.path.basename(os.path.abspath(to))
+    checkpoint, commands = init_from, []
+    if os.path.isfile(init_from):
+        checkpoint = f"runs/{run}_weights"
+        commands = [["convert", f"--from={init_from}", *_BACKBONE, f"--to={checkpoint}"]]
+    commands.append(["probe", to, f"--checkpoint={checkpoint}", f"--workdir=runs/{run}_probe"])
+    lines = " && ".join(shlex.join(["trn-jax", *words]) for words in commands)
+    return f"much faster on a CPU, a new head on frozen features: {lines}"

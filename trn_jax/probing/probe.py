@@ -43,7 +43,7 @@ class ProbeResult:
     messages: list
 
 
-def probe(config, opened, workdir, *, passes=2):
+def probe(config, opened, workdir, *, passes=1):
     """Train a head on the features of a checkpoint.
 
     `<workdir>/features` keeps the features, so the same command resumes, and other settings of the
