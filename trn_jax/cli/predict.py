@@ -52,6 +52,7 @@ def add_predict(commands):
     add("--top", type=positive, help="classes shown; default: 5 of a single video, else 1")
     add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")
     add("--from-scores", metavar="DIR", help="find the events again in the scores of a folder")
+    add("--render", action="store_true", help="also write the videos with captions: <to>/videos/")
     add("--duration", type=float, help="seconds after which a live stream ends; default: never")
     add("--num-processes", type=positive, default=1, help="of which each predicts a share")
     add("--process-id", type=int, default=0, help="index of this process, from 0")
@@ -78,17 +79,20 @@ def _predict(arguments):
     memory.keep()  # before the other imports, which start threads
     from trn_jax.data.streams import is_stream
     from trn_jax.prediction.detection import settings_for
+    from trn_jax.prediction.render import by_name
     from trn_jax.prediction.saved import PredictionFolder
 
     settings_for(None, (), **_detection(arguments))  # raises before anything is read
-    predictor = _predictor(arguments)
     streams = [each for each in arguments.sources if is_stream(each)]
+    _check_render(arguments, streams)
+    predictor = _predictor(arguments)
     others = [each for each in arguments.sources if not is_stream(each)]
     all_inputs = predictor.find(others)
     inputs = all_inputs[arguments.process_id :: arguments.num_processes]
     folder = PredictionFolder(arguments.to, predictor.about) if arguments.to else None
     paths = {each.name: each.record.path for each in inputs} | dict.fromkeys(streams, "")
-    output = _output(arguments, predictor.multi_label, paths, folder)
+    films = _films(arguments, by_name(inputs), predictor.multi_label, folder)
+    output = _output(arguments, predictor.multi_label, paths, folder, films)
     done = {}
     if folder:
         done = _done(folder, inputs)
@@ -146,14 +150,22 @@ def _done(folder, inputs):
 
 
 def _from_scores(arguments):
+    from trn_jax.prediction.render import found_again
     from trn_jax.prediction.saved import PredictionFolder
 
     folder = PredictionFolder(arguments.from_scores)
     found = list(folder.all())
-    paths = {about["video"]: about.get("path", "") for _, about in found}
+    abouts = {about["video"]: about for _, about in found}
+    paths = {video: about.get("path", "") for video, about in abouts.items()}
     multi_label = bool(found[0][1].get("multi_label"))
     to = PredictionFolder(arguments.to or arguments.from_scores)
-    output = _output(arguments, multi_label, paths, to)
+    films = _films(
+        arguments,
+        lambda video: found_again(video, abouts[video], arguments.frame_rate),
+        multi_label,
+        to,
+    )
+    output = _output(arguments, multi_label, paths, to, films)
     for answers, _ in found:
         output.show(_with(None, answers) if arguments.no_calibration else answers)
     return output.finish()
@@ -168,10 +180,33 @@ def _with(calibration, answers):
     return [dataclasses.replace(answer, calibration=calibration) for answer in answers]
 
 
-def _output(arguments, multi_label, paths, folder):
+def _check_render(arguments, streams):
+    """Check that the sources of `--render` are videos, and that it has a folder."""
+    if not arguments.render:
+        return
+    if not arguments.to:
+        raise UserError("--render needs a folder to write the videos to, such as --to=predictions")
+    if streams:
+        raise UserError(
+            f"--render: a stream such as {streams[0]} is not recorded, as it may never end; "
+            "record it to a file, and predict that"
+        )
+
+
+def _films(arguments, opening, multi_label, folder):
+    """The `Films` of `--render`; `None` without it."""
+    if not arguments.render:
+        return None
+    from trn_jax.prediction.render import Films
+
+    top = arguments.top or 3
+    return Films(opening, folder.film, multi_label=multi_label, top=top, log=_log)
+
+
+def _output(arguments, multi_label, paths, folder, films):
     from trn_jax.prediction.output import Output
 
-    shown = dict(as_json=arguments.json, top=arguments.top)
+    shown = dict(as_json=arguments.json, top=arguments.top, films=films)
     return Output(_detection(arguments), multi_label, paths, folder, **shown)
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 
 _ANGLE = math.radians(0.5)  # tolerance of display matrices around quarter turns, as in FFmpeg
@@ -15,6 +16,15 @@ def oriented(pixels, transposed, upside_down, mirrored):
     pixels = pixels[::-1] if upside_down else pixels
     pixels = pixels[:, ::-1] if mirrored else pixels
     return np.ascontiguousarray(pixels)
+
+
+def squared(pixels, aspect):
+    """Resample pixels that are `aspect` times as wide as high to square ones; no side shrinks."""
+    if aspect == 1:
+        return pixels
+    height, width = pixels.shape[:2]
+    size = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
 
 
 def display_matrix(frame):

@@ -28,7 +28,7 @@ from trn_jax.data.frame_index import (
     read_packets,
     time_frames,
 )
-from trn_jax.data.orientation import display_matrix, oriented, symmetry
+from trn_jax.data.orientation import display_matrix, oriented, squared, symmetry
 from trn_jax.data.parts import VideoPart
 
 EXTENSIONS = (
@@ -42,6 +42,7 @@ _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _kept_packets = KeptPackets(1_000_000)  # frames, of about 150 bytes each
 
 _USUAL_RATE = 25.0  # frames per second of a stream without times and rate, as FFmpeg assumes
+_MAX_ASPECT = 10  # width of a pixel by its height
 
 
 def is_video(path):
@@ -204,6 +205,23 @@ class VideoFile(Video):
             yield wanted, pixels
             wanted = next(times, None)
         self.seconds_shown = start + step
+
+    def in_order(self):
+        """Decode all frames that decode, in order, without an index and however many there are.
+
+        Yields:
+            Pairs of a frame as it is shown, uint8 `[height, width, 3]` in RGB with square pixels,
+            and its time in seconds from the first one.
+
+        Raises:
+            FrameError: the file can't be read.
+        """
+        aspect = float(self._stream.sample_aspect_ratio or 1)
+        if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
+            aspect = 1.0  # no camera has such pixels
+        for frame, time in self._decoded_from(1 / (self.rate or _USUAL_RATE)):
+            is_turned, *_ = symmetry(display_matrix(frame))
+            yield squared(self._pixels(frame), 1 / aspect if is_turned else aspect), time
 
     def _decoded_from(self, step):
         """Decode all frames that decode: pairs of a frame and the time from which it is shown.

@@ -19,15 +19,17 @@ class Output:
         multi_label: classes don't exclude each other.
         paths: `{video: its file or folder}`; "" for streams.
         folder: the `PredictionFolder` to fill, or `None`.
+        films: the `render.Films` to make, or `None`.
         as_json: print JSON lines.
         top: classes shown; `None`: five of a single video, else one.
     """
 
-    def __init__(self, detection, multi_label, paths, folder, *, as_json, top):
+    def __init__(self, detection, multi_label, paths, folder, *, as_json, top, films=None):
         self._json = as_json
         self._detection = detection
         self._multi_label = multi_label
         self._folder = folder
+        self._films = films
         self._events = {}
         self._paths = paths
         self._others = {}  # paths of the videos of other processes
@@ -76,6 +78,9 @@ class Output:
             self._events[last.video] = sorted(events, key=lambda event: (event.start, event.end))
             if is_new and not problem:
                 self._folder.write(kept, self._paths[last.video])
+            if self._films and not problem:
+                is_none = not last.is_window and self._is_none(last, settings)
+                self._films.render(kept, self._events[last.video], is_none=is_none)
 
     def keep(self, answers, path):
         """Keep the events of a video that another process has done."""
@@ -113,7 +118,10 @@ class Output:
             log(f"scores, captions and events.csv are in {self._folder.path}")
         if self._num_unreadable:
             log(f"{self._num_unreadable} of {len(self._paths)} videos could not be read")
-        return 1 if self._num_unreadable else 0
+        num_failed = self._films.num_failed if self._films else 0
+        if num_failed:
+            log(f"{num_failed} of {len(self._paths)} videos could not be rendered")
+        return 1 if self._num_unreadable or num_failed else 0
 
     def _note(self, notes):
         for note in notes:

@@ -18,7 +18,7 @@ from trn_jax.files import reading, write_bytes, write_text
 from trn_jax.npz import read_npz
 from trn_jax.prediction.answers import Answer
 
-_SCORES, _CAPTIONS, _EVENTS = "scores", "captions", "events.csv"
+_SCORES, _CAPTIONS, _EVENTS, _FILMS = "scores", "captions", "events.csv", "videos"
 _MAX_NAME = 80  # characters of a video's name in the name of a file
 
 
@@ -28,7 +28,7 @@ class PredictionFolder:
     `scores/<video>.npz` has the arrays `start`, `end` (seconds; NaN: unknown) and `scores`
     `[windows, classes]`, not calibrated, `class_names`, and `about`, JSON with the name of the
     video and what made and calibrates them. `captions/<video>.vtt` are its events as WebVTT,
-    `events.csv` all events.
+    `events.csv` all events, `videos/<video>.mp4` the films that `render` makes.
 
     Args:
         path: the folder.
@@ -120,6 +120,10 @@ class PredictionFolder:
         for video, found in events.items():
             path = os.path.join(self.path, _CAPTIONS, f"{_file_name(video)}.vtt")
             write_text(path, web_vtt(found))
+
+    def film(self, video):
+        """Path of the film of a video, see `render`."""
+        return os.path.join(self.path, _FILMS, f"{_file_name(video)}.mp4")
 
     def _relative(self, path):
         """A path as a table in the folder names it, so that `prepare` finds it."""
