@@ -77,7 +77,7 @@ def test_motion_videos(tmp_path):
         assert sum(1 for _ in container.decode(video=0)) == 6 * 72
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_features_of_a_video(tmp_path):
     write_video(tmp_path / "a.mp4", 100)
     assert "a.mp4: features (8, 2048), float32" in run("features", "a.mp4", cwd=tmp_path)

@@ -126,7 +126,7 @@ def evaluations(monkeypatch):
     return happens
 
 
-@pytest.mark.by_default(slow=("2-6",))
+@pytest.mark.by_default(slow=("1-3", "2-6"))
 @pytest.mark.parametrize(("number", "stops_at"), [(1, 3), (2, 6), (3, 6)])
 def test_a_signal_ends_an_evaluation_which_is_made_later(
     trained, tmp_path, evaluations, capsys, number, stops_at

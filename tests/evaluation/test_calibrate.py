@@ -43,7 +43,7 @@ def test_a_training_calibrates_its_checkpoints(trained):
     assert calibrate.validation_protocol(config) == "data.val"
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_parameters_are_those_of_a_training_without(trained, tmp_path, monkeypatch):
     config, workdir = trained
     monkeypatch.setattr(events, "calibration_of", lambda *_, **__: None)

@@ -135,7 +135,7 @@ def check_outputs(model, num_classes):
         assert auxiliary is None or auxiliary.shape == logits.shape
 
 
-@pytest.mark.thorough("resnet10", "resnet14", "trn_resnet50", "tin_resnet50")
+@pytest.mark.thorough("resnet10", "resnet14", "trn_resnet50")
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_scores_clips_of_every_data_set(name, monkeypatch):
     whole = abstract(name, num_classes=174, num_segments=3)
