@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 
 # Controls (terminals obey some), marks that break lines or reorder the text around them, and halves
 # of characters, which can't be encoded. What people write with stays, in every script.
@@ -53,6 +54,11 @@ def escaped(text, *, keep=""):
 
 def _escape(character):
     return character.encode("unicode_escape").decode()
+
+
+def log(message):
+    """Print a line to standard error, where messages and progress go, see `escaped`."""
+    print(escaped(message), file=sys.stderr, flush=True)
 
 
 def first_line(error):

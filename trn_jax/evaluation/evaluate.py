@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import time
 
 import jax
@@ -20,7 +19,7 @@ from trn_jax.distributed import processes
 from trn_jax.distributed.run_lock import hold
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.distributed.watchdog import Watchdog
-from trn_jax.errors import UserError, escaped
+from trn_jax.errors import UserError, escaped, log
 from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.evaluation.score_files import check_dump
@@ -149,7 +148,7 @@ def evaluating(config, path, workdir, *, choose, split, ignore_class_names):
         # If a process exits with an error, launchers kill the one that is writing.
         processes.barrier()
     for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
-        print(escaped(message), file=sys.stderr, flush=True)
+        log(message)
 
 
 def cheapest_protocol(config):
