@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import tempfile
 
 from trn_jax.errors import UserError, first_line
 
@@ -10,6 +12,7 @@ from trn_jax.errors import UserError, first_line
 # numbers are text of one digit. Whole files of zeros are the exception, so small ones may be so.
 _MAX_INFLATION = 16
 _ALWAYS_ALLOWED = 64 << 20  # bytes
+_BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")  # of a file name that is not UTF-8
 
 
 def check_memory(needed, size):
@@ -118,6 +121,59 @@ def read_json_lines(path, **types):
             else:
                 num_bad += 1
     return entries, num_bad
+
+
+def as_text(name):
+    r"""The name of a file for a text in UTF-8: bytes that are not UTF-8 become escapes, `\udce9`.
+
+    `from_text` is the inverse.
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def from_text(text):
+    """The name of a file that `as_text` has written."""
+    return _BYTE.sub(lambda m: chr(0xDC00 + int(m[1], 16)), text)
+
+
+def check_folder(path, flag="--to"):
+    """Check, before what takes long, that a folder is there or can be made, and be written to.
+
+    Args:
+        path: the folder.
+        flag: that names it, for messages.
+
+    Raises:
+        UserError: it can't be written to, or there is a file in its place.
+    """
+    _check_place(path, os.path.abspath(path), "a folder", flag)
+
+
+def check_file(path, flag="--to", *, makes_folder=True):
+    """As `check_folder`, of a file; `makes_folder`: its folder is made by who writes it."""
+    if os.path.isdir(path):
+        raise UserError(f"{flag}={path} is a folder; expected the name of a file")
+    folder = os.path.dirname(os.path.abspath(path))
+    if not (makes_folder or os.path.lexists(folder)):
+        raise UserError(f"{flag}={path}: there is no folder {folder}; make it, or choose another")
+    _check_place(path, folder, "a file", flag)
+
+
+def _check_place(path, folder, what, flag):
+    while not os.path.lexists(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise UserError(
+            f"{flag}={path} can't be {what}, as {folder} is not a folder; choose another place"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{flag}={path} can't be written: {folder}: {error.strerror or error}; choose another "
+            "place"
+        ) from None
 
 
 def write_text(path, text):

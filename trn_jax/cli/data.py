@@ -5,7 +5,8 @@ import os
 import sys
 
 from trn_jax.cli.arguments import add_json, add_recipe, positive, read_recipe
-from trn_jax.errors import UserError, did_you_mean, escaped
+from trn_jax.errors import UserError, did_you_mean, escaped, log
+from trn_jax.files import check_file, check_folder
 
 _MOST_SHOWN = 200  # clips
 _FILE_FLAGS = ("train_list", "val_list", "test_list", "class_names", "frame_pattern")
@@ -36,6 +37,7 @@ def add_check(commands):
 
 
 def _check(arguments):
+    check_folder(arguments.to)
     findings = _check_recipe(arguments) if arguments.list is None else _check_list(arguments)
     findings.write(arguments.to)
     if arguments.json:
@@ -125,6 +127,7 @@ def _show(arguments):
         raise UserError(
             f"--num-clips={arguments.num_clips} is more than {_MOST_SHOWN}; --seed shows others"
         )
+    check_file(arguments.to, makes_folder=False)
     from trn_jax import checks
     from trn_jax.evaluation import clip_sheet, drawing, show
     from trn_jax.files import write_bytes
@@ -147,7 +150,7 @@ def _show(arguments):
     else:
         print(sheet.title, *map(escaped, sheet.notes), arguments.to, sep="\n")
         for problem in problems:
-            print(escaped(problem), file=sys.stderr)
+            log(problem)
     return 1 if problems else 0
 
 

@@ -2,10 +2,10 @@
 
 import json
 import os
-import sys
 
 from trn_jax.cli.arguments import add_json, add_recipe, positive, read_recipe
-from trn_jax.errors import UserError, escaped
+from trn_jax.errors import UserError, log
+from trn_jax.files import check_folder
 
 _SETTINGS = "Settings of the recipe follow, such as --config.data_dir=data/sthv1"
 
@@ -126,6 +126,7 @@ def add_probe(commands):
 def _probe(arguments):
     from trn_jax.data import memory
 
+    check_folder(arguments.workdir, "--workdir")
     memory.keep()  # before the other imports, which start threads
     from trn_jax.checkpoints.checkpoint import open_checkpoint
     from trn_jax.distributed.compilation_cache import keep_programs
@@ -133,7 +134,7 @@ def _probe(arguments):
     from trn_jax.probing.settings import probe_config
 
     opened = open_checkpoint(arguments.checkpoint)
-    print(escaped(f"features of {opened}"), file=sys.stderr, flush=True)
+    log(f"features of {opened}")
     config = probe_config(
         opened.info["config"],
         arguments.head,
@@ -145,7 +146,7 @@ def _probe(arguments):
     keep_programs(arguments.workdir)
     found = probe(config, opened, arguments.workdir, passes=arguments.passes)
     for message in found.messages:
-        print(escaped(message), file=sys.stderr)
+        log(message)
     if arguments.json:
         print(json.dumps(vars(found), indent=1))
         return 1 if found.messages else 0

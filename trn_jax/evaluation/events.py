@@ -8,7 +8,7 @@ import os
 import re
 
 from trn_jax.errors import UserError, listed
-from trn_jax.files import read_text, write_bytes
+from trn_jax.files import as_text, read_text, write_bytes
 
 COLUMNS = ("video", "start", "end", "label", "score")
 EXTENSIONS = (".csv", ".tsv")
@@ -62,8 +62,8 @@ def write_events(path, events):
     Times are in seconds with three decimals, scores have six digits, and are empty if `None`. An
     event that rounds to nothing lasts a millisecond. Names are written as they are, quoted where
     CSV needs it, even if a spreadsheet takes them for a formula (`=...`): a mark in front would
-    make them other names when the table is read again. Halves of characters, which file names that
-    are not UTF-8 have, become Python escapes.
+    make them other names when the table is read again. Bytes of file names that are not UTF-8
+    become escapes, see `files.as_text`, by which the table finds them again as a source.
 
     Args:
         path: the file, complete or not there whenever the process is killed.
@@ -80,7 +80,7 @@ def write_events(path, events):
         end = max(round(event.end, 3), start + _SHORTEST)
         score = "" if event.score is None else f"{event.score:.6g}"
         table.writerow([event.video, f"{start:.3f}", f"{end:.3f}", event.label, score])
-    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    write_bytes(path, as_text(text.getvalue()).encode())
 
 
 def read_events(path):

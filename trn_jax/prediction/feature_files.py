@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 
 from trn_jax.errors import UserError
-from trn_jax.files import open_atomic, reading, write_bytes
+from trn_jax.files import as_text, from_text, open_atomic, reading, write_bytes
 from trn_jax.npz import read_npz
 
 _KINDS = (".npz", ".parquet")
@@ -34,8 +34,9 @@ class FeatureFile:
     """A file of features, which a command continues when it is run again; use it in a `with`.
 
     A row has the name of a `video`, a `time` in seconds and a `vector`. `.npz` has these three as
-    arrays, and `about`, JSON with what made them; Parquet has three columns, and `about` in the
-    metadata of its schema. Until all videos are done, the rows are in parts, in `<path>.parts`.
+    arrays, and `about`, JSON with what made them; Parquet has three columns, with names as of
+    `files.as_text`, and `about` in the metadata of its schema. Until all videos are done, the rows
+    are in parts, in `<path>.parts`.
     Videos that an earlier run wrote stay; new ones follow.
 
     Args:
@@ -166,7 +167,7 @@ def read_features(path):
             about = json.loads((table.schema.metadata or {})[b"trn_jax"])
             vectors = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
             part = _Part(
-                np.array(table["video"].to_pylist(), str),
+                np.array([from_text(name) for name in table["video"].to_pylist()], str),
                 table["time"].to_numpy(),
                 vectors.reshape(table.num_rows, -1),
             )
@@ -232,7 +233,7 @@ def _write_parquet(path, parts, about):
             part = read()
             flat = pyarrow.array(np.ascontiguousarray(part.vectors).ravel(), pyarrow.float32())
             columns = [
-                pyarrow.array(part.videos.tolist(), pyarrow.string()),
+                pyarrow.array(list(map(as_text, part.videos.tolist())), pyarrow.string()),
                 pyarrow.array(part.times, pyarrow.float64()),
                 pyarrow.FixedSizeListArray.from_arrays(flat, channels),
             ]

@@ -7,9 +7,15 @@ import unicodedata
 import urllib.parse
 
 from trn_jax.data.videos import is_video
+from trn_jax.files import from_text
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _URL = re.compile(r"file:(//[^/]*(?=/))?", re.IGNORECASE)  # with its host, if any
+
+
+def local_path(text):
+    """The path that a `file://` URL names; other texts are paths as they are."""
+    return next(_readings(text)) if text.lower().startswith("file://") else text
 
 
 class PathResolver:
@@ -17,7 +23,8 @@ class PathResolver:
 
     Besides plain paths, it finds Windows paths (`clips\a.mp4`), `file://` URLs, paths that begin
     with the name of the folder itself, names without extension if they are unique, names in another
-    Unicode normal form, and the ends of absolute paths of another machine.
+    Unicode normal form or with escapes for bytes that are not UTF-8 (`caf\udce9.mp4`), and the ends
+    of absolute paths of another machine.
 
     Args:
         root: the folder.
@@ -101,5 +108,7 @@ def _readings(text):
         path = urllib.parse.unquote(text[url.end() :])
         text = path[1:] if _DRIVE.match(path[1:]) else path
     yield text
+    if from_text(text) != text:
+        yield from_text(text)
     if "\\" in text:
         yield text.replace("\\", "/")
