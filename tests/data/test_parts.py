@@ -277,7 +277,9 @@ def test_unknown_and_earlier_times_follow_by_the_rate():
         ([0, 0.4, nan, nan, 2], [0, 0.4, 0.9, 1.4, 2]),
         ([0, 10, 2, 3, 11, 11], [0, 10, 10.5, 11, 11, 11]),
     ):
-        np.testing.assert_allclose(frame_index.ascending(np.array(times), 2.0), expected)
+        clock = frame_index.AscendingClock(2.0)
+        np.testing.assert_allclose([clock.time(float(time)) for time in times], expected)
+        assert not clock.jumps
 
 
 # Lists

@@ -89,6 +89,14 @@ class Video(abc.ABC):
         """
         return None
 
+    @property
+    def listed_seconds(self):
+        """About how long it lasts, in seconds, known without decoding it; `None` if unknown."""
+        return self.seconds
+
+    def count(self):  # noqa: B027
+        """Decode a video that was opened without counting its frames, to count them."""
+
     def shown_at(self, times):
         """Decode the frames that are shown at some times, each once.
 

@@ -57,6 +57,7 @@ class _FrameFolder(StoredImages):
     """A folder of images, or a part of one, with the number of frames in the list."""
 
     advice = _ADVICE
+    notes: tuple[str, ...] = ()  # of who opens a part of a folder
 
     def __init__(self, source, record):
         self.path = record.path

@@ -13,6 +13,9 @@ from trn_jax.data.containers import decodable, explained, opened, pyav
 
 # AVI has no time stamps, and its frames may be packed together or left out: only decoding counts.
 _UNTIMED = ("avi",)
+# A stream whose time stamps jump forward by more than this, in seconds, has new ones: FFmpeg's own
+# program takes it so, too. It is at least the time of so many frames.
+_LONGEST_GAP, _FRAMES_OF_GAP = 10.0, 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +47,14 @@ class Packets:
         num_listed: number of frames that the file lists.
         is_whole: no packet is visibly corrupt or missing.
         begins_with_shown: the first packet is not discarded by an edit list.
+        num_present: number of packets that are there, without those that an edit list discards.
     """
 
     index: FrameIndex | None
     num_listed: int
     is_whole: bool
     begins_with_shown: bool
+    num_present: int = 0
 
 
 class KeptPackets:
@@ -120,7 +125,7 @@ def read_packets(container, stream, path):
         is_whole = False
     if container.format.name == "avi" and _is_truncated_avi(path):
         num_listed, is_whole = max(stream.frames, num_listed), False
-    return Packets(index, num_listed, is_whole, begins_with_shown)
+    return Packets(index, num_listed, is_whole, begins_with_shown, len(times))
 
 
 def _length_size(context):
@@ -175,28 +180,47 @@ def time_frames(path, max_pixels, _modified, _size):
     return len(stamps), len(failed), size, np.array(stamps, np.float64)
 
 
-def ascending(times, rate):
-    """Times of frames where each unknown or earlier one follows the one before by the rate.
+def shown_in_order(decoded, times, step):
+    """The frames that are shown at some times.
 
     Args:
-        times: in seconds, float64 `[frames]`; NaN: unknown.
-        rate: frames per second.
+        decoded: pairs of a frame and the time from which it is shown, in order.
+        times: an iterator of ascending times.
+        step: for how long the last frame is shown.
+
+    Yields:
+        Pairs of a time and a frame, until the last frame; all are decoded, whatever is wanted.
     """
-    clock = AscendingClock(rate)
-    return np.array([clock.time(time) for time in times.tolist()])
+    wanted, shown, start = next(times, None), None, 0.0
+    for frame, start in decoded:
+        while wanted is not None and shown is not None and wanted < start:
+            yield wanted, shown
+            wanted = next(times, None)
+        shown = frame
+    while shown is not None and wanted is not None and wanted < start + step:
+        yield wanted, shown
+        wanted = next(times, None)
 
 
 class AscendingClock:
-    """`ascending`, frame by frame.
+    """Times of frames where each unknown, earlier or much later one follows the one before.
 
     Args:
-        rate: frames per second.
+        rate: frames per second, by which it follows.
+        trusted: later ones are right, however much later they are.
+
+    Attributes:
+        jumps: number of jumps to much later time stamps.
     """
 
-    def __init__(self, rate):
+    def __init__(self, rate, *, trusted=False):
+        self.jumps = 0
         self._rate = rate
+        self._longest = math.inf if trusted else max(_LONGEST_GAP, _FRAMES_OF_GAP / rate)
         self._known, self._steps = 0.0, 0  # the last known time, and frames since then
         self._last = -math.inf
+        self._shift = 0.0  # sum of the jumps
+        self._first_jump = 0.0, 0.0  # its time and its length
 
     def time(self, stamp):
         """The time of the next frame, in seconds.
@@ -204,11 +228,28 @@ class AscendingClock:
         Args:
             stamp: its time, if it were right; NaN: unknown.
         """
+        stamp -= self._shift
+        following = self._known + self._steps / self._rate
+        if math.isfinite(self._last) and stamp - following > self._longest:
+            if not self.jumps:
+                self._first_jump = following, stamp - following
+            self.jumps += 1
+            self._shift += stamp - following
+            stamp = following
         if stamp >= self._last:
             self._known, self._steps = stamp, 0
         self._last = self._known + self._steps / self._rate
         self._steps += 1
         return self._last
+
+    def note(self, path):
+        """A message about the jumps in the time stamps of a file."""
+        time, seconds = self._first_jump
+        more = f", {self.jumps} times in all" if self.jumps > 1 else ""
+        return (
+            f"the time stamps of {path} jump forward by {seconds:.1f} s at {time:.1f} s{more}; the "
+            "frames after a jump follow at once, and times are counted so"
+        )
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -70,7 +70,7 @@ class VideoPart(Video):
             self._video.__exit__(None, None, None)
             raise
         self.num_frames, self._first = len(frames), frames[0]
-        self._note = ""
+        self._note = self._loss = ""
         if milliseconds(end) > milliseconds(length):
             self._note = f"{name} ends after that video, which lasts {decimal(length)} s"
 
@@ -99,12 +99,26 @@ class VideoPart(Video):
     @property
     def loss(self):
         """See `Video.loss`; of the whole file."""
-        return self._video.loss
+        return self._loss or self._video.loss
 
     @property
     def notes(self):
         """See `Video.notes`."""
-        return (*self._video.notes, *([self._note] if self._note else []))
+        own = [each for each in (self._loss, self._note) if each]
+        return (*self._video.notes, *own)
+
+    def shown_at(self, times):
+        """See `Video.shown_at`; from a corrupt frame on, with the frames that decode."""
+        times, last = list(times), -1.0
+        try:
+            for last, frame in super().shown_at(times):
+                yield last, frame
+            return
+        except CorruptVideo as error:
+            decodable = error.decodable
+        with decodable() as part:
+            yield from part.shown_at([time for time in times if time > last])
+            self._loss = part.loss
 
     def _decode(self, wanted, memory, draft):
         outside = [number for number in wanted if not 0 <= number < self.num_frames]

@@ -64,6 +64,7 @@ class VideoClips(NamedTuple):
         num_frames: of the whole video, if it was read `timed`.
         seconds: see `decode.Video.seconds`; likewise.
         times: see `decode.Video.listed_times`; likewise.
+        notes: see `decode.Video.notes`; likewise.
         problem: why the video can't be read, or "".
     """
 
@@ -74,6 +75,7 @@ class VideoClips(NamedTuple):
     num_frames: int = 0
     seconds: float | None = None
     times: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
     problem: str = ""
 
     def pairs(self) -> Iterator[tuple[Clip, np.ndarray]]:
@@ -92,7 +94,7 @@ class ClipReader:
         flip: an `augment.Flip`, for training; `None` draws nothing.
         exact_resize: see `crops.MultiScaleCrop.exact`.
         draft: see `decode.decode_image`.
-        timed: note the number of frames and their times.
+        timed: note the number of frames, their times and what is unusual in them.
     """
 
     def __init__(self, views, source, *, flip=None, exact_resize=True, draft=None, timed=False):
@@ -148,7 +150,10 @@ class ClipReader:
         found = found._replace(loss=video.loss)
         if self._timed:  # neither training nor evaluation needs it, and long files have many times
             found = found._replace(
-                num_frames=video.num_frames, seconds=video.seconds, times=_times(video)
+                num_frames=video.num_frames,
+                seconds=video.seconds,
+                times=_times(video),
+                notes=video.notes,
             )
         return found
 

@@ -11,6 +11,13 @@ from trn_jax.data.videos import VideoFile
 
 STANDARD_INPUT = "-"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_FILE_URL = re.compile(r"file://", re.IGNORECASE)
+_LOGIN = re.compile(r"(://)([^/?#\s@:]*)(:[^/?#\s]*)?@(?=[^/?#\s@]*(?:[/?#\s]|$))")
+# A slash in a password should be escaped; what follows a host and a colon is a number otherwise.
+_ODD_LOGIN = re.compile(r"(://[^/?#\s@:]*:)(?!\d*(?:[/?#\s]|$))[^\s@]*@")
+_SECRET = re.compile(
+    r"(?i)([?&;](?:[\w.-]*(?:pass|pwd|user|usr|login|token|key|secret|sig|auth)[\w.-]*)=)[^&;#\s]+"
+)
 # What a URL may lead to: other places on the network, but never local files.
 _PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,rtp,srtp,rtsp,rtsps,rtmp,rtmps,srt,crypto,data"
 _FORMATS = (*CONTAINERS, "hls", "rtsp", "rtp", "sdp", "mpjpeg", "mjpeg")
@@ -25,9 +32,23 @@ def is_url(text):
     return bool(_URL.match(text))
 
 
+def is_file_url(text):
+    """Whether a text is a URL of a file of this machine, `file:///clips/a.mp4`: no stream."""
+    return bool(_FILE_URL.match(text))
+
+
+def masked(text):
+    """A text with user names and passwords in URLs as `***`, to print or to store.
+
+    The user name stays where there is a password: `rtsp://user:***@camera/1`.
+    """
+    text = _LOGIN.sub(lambda m: f"{m[1]}{m[2]}:***@" if m[3] else f"{m[1]}***@", text)
+    return _SECRET.sub(r"\1***", _ODD_LOGIN.sub(r"\1***@", text))
+
+
 def is_stream(text):
     """Whether a source is a camera (a number), a URL or standard input (`-`), not a path."""
-    if os.path.exists(text):
+    if os.path.exists(text) or is_file_url(text):
         return False
     return text == STANDARD_INPUT or bool(_CAMERA.fullmatch(text)) or is_url(text)
 
@@ -50,16 +71,17 @@ def open_stream(text, max_pixels=MAX_PIXELS):
         if sys.stdin is None:
             raise FrameError("standard input is closed; give a video, such as with < clip.mp4")
         formats = {"format_whitelist": ",".join(CONTAINERS)}
-        with _opened(
-            "standard input", sys.stdin.buffer, max_pixels, container_options=formats
-        ) as found:
+        # Without a buffer, whose lock would be held by a thread that waits for a stalled pipe.
+        pipe = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
+        with _opened("standard input", pipe, max_pixels, container_options=formats) as found:
             yield found
     elif is_url(text):
         limits = {"protocol_whitelist": _PROTOCOLS, "format_whitelist": ",".join(_FORMATS)}
         if text.startswith("rtsp"):
             limits["rtsp_transport"] = "tcp"  # packets lost on the way would be lost frames
         timeout = _SECONDS_TO_OPEN, _SECONDS_TO_READ
-        with _opened(text, text, max_pixels, container_options=limits, timeout=timeout) as found:
+        options = dict(container_options=limits, timeout=timeout)
+        with _opened(masked(text), text, max_pixels, **options) as found:
             yield found
     else:
         name, kind = _camera(int(text))
@@ -94,8 +116,10 @@ class StreamVideo(VideoFile):
         max_pixels: frames with more pixels are not decoded.
     """
 
+    _is_read = False
+
     def __init__(self, text, *, max_pixels=MAX_PIXELS):
-        self.path = text
+        self.path = masked(text)
         self.num_frames = self.num_lost = self.num_scaled = 0
         self._size = 0, 0
         self._index = None
@@ -115,8 +139,21 @@ class StreamVideo(VideoFile):
         is_file = container.size > 0 and "hls" not in container.format.name
         return self.path != STANDARD_INPUT and not container.duration and not is_file
 
+    def _count(self, num_frames, num_failed):
+        self.num_frames, self.num_lost = num_frames, num_failed
+
+    @contextlib.contextmanager
     def _reopened(self):
-        return contextlib.nullcontext(self._opened)
+        self._is_read = True
+        try:
+            yield self._opened
+        finally:
+            self._is_read = False
+
+    def __exit__(self, *details):
+        # A thread that waits for a stalled pipe still reads it.
+        if not self._is_read:
+            super().__exit__(*details)
 
     def arriving(self):
         """Decode the frames as they come: frames of PyAV, which `upright` converts."""

@@ -22,10 +22,10 @@ from trn_jax.data.decode import (
 from trn_jax.data.frame_index import (
     AscendingClock,
     KeptPackets,
-    ascending,
     count_frames,
     first_size,
     read_packets,
+    shown_in_order,
     time_frames,
 )
 from trn_jax.data.orientation import display_matrix, oriented, squared, symmetry
@@ -104,7 +104,7 @@ class VideoFile(Video):
         timed: `times` will be read, and the file opened again: where frames are decoded to count
             them, this notes their times, too, and what the packets show is kept.
         count: false: decode nothing to count frames; without an index, `num_frames` is 0 until
-            `stream` has ended.
+            `count` was called, or `stream` or `shown_at` has ended.
 
     Attributes:
         num_frames: exact number of frames.
@@ -115,6 +115,8 @@ class VideoFile(Video):
     Raises:
         FrameError: the file is missing, corrupt, or has no video.
     """
+
+    _clock: AscendingClock | None = None  # of times that are not those of an index
 
     def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False, count=True, timed=False):
         self.path = path
@@ -138,11 +140,9 @@ class VideoFile(Video):
             self._index: Any = self._packets.index
             if decodable:
                 self._index = None
-            if count and self._index is None:
-                decode = time_frames if timed else count_frames
-                num_frames, num_failed, self._size, *_ = decode(*version)
-                self._count(num_frames, num_failed)
-            elif self._index is not None:
+            if count:
+                self.count()
+            if self._index is not None:
                 # FFmpeg decodes H.264 as it opens a file; other sizes are those of the container.
                 is_known = context.name == "h264" and self._packets.begins_with_shown
                 self._size = (context.width, context.height) if is_known else first_size(*version)
@@ -151,6 +151,13 @@ class VideoFile(Video):
 
     def __exit__(self, *_):
         self._open.close()
+
+    def count(self):
+        """See `Video.count`."""
+        if self._index is None and not self.num_frames:
+            decode = time_frames if self._timed else count_frames
+            num_frames, num_failed, self._size, *_ = decode(*self._version)
+            self._count(num_frames, num_failed)
 
     def _count(self, num_frames, num_failed):
         if not num_frames:
@@ -188,23 +195,12 @@ class VideoFile(Video):
         yield from self._shown_in_order(iter(times))
 
     def _shown_in_order(self, times):
-        """`shown_at` by decoding all frames that decode; sets `seconds_shown` at the end."""
-        wanted, shown, pixels, start = next(times, None), None, None, 0.0
-        step = 1 / (self.rate or _USUAL_RATE)
-        for frame, start in self._decoded_from(step):
-            while wanted is not None and shown is not None and wanted < start:
-                pixels = self._pixels(shown) if pixels is None else pixels
-                yield wanted, pixels
-                wanted = next(times, None)
-            if wanted is None:
-                return
-            shown, pixels = frame, None
-        # The last frame is shown as long as the rate says.
-        while shown is not None and wanted is not None and wanted < start + step:
-            pixels = self._pixels(shown) if pixels is None else pixels
-            yield wanted, pixels
-            wanted = next(times, None)
-        self.seconds_shown = start + step
+        """`shown_at` by decoding all frames, which also counts them; sets `seconds_shown`."""
+        step, last, pixels = 1 / (self.rate or _USUAL_RATE), None, None
+        for time, frame in shown_in_order(self._decoded_from(step), times, step):
+            if frame is not last:
+                last, pixels = frame, self._pixels(frame)
+            yield time, pixels
 
     def in_order(self):
         """Decode all frames that decode, in order, without an index and however many there are.
@@ -226,16 +222,23 @@ class VideoFile(Video):
     def _decoded_from(self, step):
         """Decode all frames that decode: pairs of a frame and the time from which it is shown.
 
-        `step` is the time from frame to frame where they have none, or damaged ones, which go back.
+        `step` is the time from frame to frame where they have none, or damaged ones, see
+        `frame_index.AscendingClock`.
         """
-        first, clock = math.nan, AscendingClock(1 / step)
+        first, failed, number, start = math.nan, list[Exception](), -1, 0.0
+        # Behind frames that don't decode, those of a file with an index have their times.
+        self._clock = clock = AscendingClock(1 / step, trusted=self._index is not None)
         with explained(self.path), self._reopened() as (container, stream, _):
-            for number, frame in enumerate(decodable(container, stream, [])):
+            for number, frame in enumerate(decodable(container, stream, failed)):
                 if number == 0:
                     self._size = frame.width, frame.height
                 time = math.nan if frame.time is None else float(frame.time)
                 first = time - number * step if math.isnan(first) else first
-                yield frame, clock.time(time - first)
+                start = clock.time(time - first)
+                yield frame, start
+        if number >= 0:
+            self.seconds_shown = start + step
+            self._count(number + 1, len(failed))
 
     @property
     def notes(self):
@@ -246,6 +249,8 @@ class VideoFile(Video):
                 f"{self.path} has {self._num_streams} video streams; stream {self._stream.index} "
                 "is used"
             )
+        if self._clock and self._clock.jumps:
+            notes.append(self._clock.note(self.path))
         if self.num_scaled:
             width, height = self._size
             notes.append(
@@ -260,7 +265,7 @@ class VideoFile(Video):
 
         They are those of the packets, or of the decoded frames where only decoding can number them.
         A frame without a time stamp, or with an earlier one than the frame before it, follows that
-        one by the rate of the file.
+        one by the rate of the file; and, without an index, one with a much later time stamp.
 
         Raises:
             FrameError: there is neither a time stamp nor a rate.
@@ -274,14 +279,16 @@ class VideoFile(Video):
         first = index.times[0] if index else stamps[0]
         base = self._stream.time_base
         times = (stamps - first) * base.numerator / base.denominator if base else stamps * np.nan
-        if np.isfinite(times[0]) and np.all(np.diff(times) >= 0):  # false for NaN
+        is_known = np.isfinite(times[0]) and np.all(np.diff(times) >= 0)  # false for NaN
+        if is_known and (index or not self.rate):
             return times
         if not self.rate:
             raise FrameError(
                 f"{self.path} has frames without time stamps, and no frame rate, so parts of it "
                 "can't be found; convert it to MP4, or extract its frames"
             )
-        return ascending(times, self.rate)
+        self._clock = AscendingClock(self.rate, trusted=index is not None)
+        return np.array([self._clock.time(time) for time in times.tolist()])
 
     @property
     def seconds(self):
@@ -296,6 +303,16 @@ class VideoFile(Video):
         if last > first:
             return last + (last - first) / (len(self.times) - 1)
         return last + (1 / self.rate if self.rate else 0.0)
+
+    @property
+    def listed_seconds(self):
+        """See `Video.listed_seconds`; without an index, by the number of its packets."""
+        if self._index is not None or self.num_frames:
+            return self.seconds
+        if self.rate:
+            return self._packets.num_present / self.rate
+        duration = self._container.duration
+        return duration / pyav().time_base if duration else None
 
     def group(self, number):
         """The group of pictures of a frame, a `range` of frames."""
