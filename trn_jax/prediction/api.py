@@ -9,7 +9,7 @@ import numpy as np
 
 from trn_jax.checkpoints.checkpoint import class_numbers
 from trn_jax.data.decode import FrameError
-from trn_jax.data.streams import StreamVideo, is_stream
+from trn_jax.data.streams import StreamVideo, is_stream, masked
 from trn_jax.data.workers import num_cpus
 from trn_jax.prediction import sources
 from trn_jax.prediction.answers import Answer
@@ -108,9 +108,36 @@ class Predictor:
             An `Answer` per video, or per window of it; a video that can't be read gives one with a
             `problem`.
         """
-        with contextlib.closing(self._answers(inputs)) as answers:
-            for answer in answers:
-                yield self._checked(answer)
+        with contextlib.closing(self.by_video(inputs)) as found:
+            for _, answers in found:
+                yield from answers
+
+    def by_video(self, inputs):
+        """Predict videos, in order, so that the end of each is known at once.
+
+        Args:
+            inputs: a list of `Input`, from `find`.
+
+        Yields:
+            Pairs of an `Input` and an iterator of its `Answer`s, which ends before the next pair.
+        """
+        opened = sources.Inputs(inputs, self.contract.is_long if self._timeline is None else None)
+        if self._timeline:
+            for index, each in enumerate(inputs):
+                yield each, self._all_checked(self._windows(opened, index))
+            return
+        workers = dict(num_threads=self._num_threads)
+        if self._whole is None:
+            self._whole = WholeScorer(self.model, self.contract, **self._options)
+        with contextlib.closing(self._whole.answers(opened, workers)) as answers:
+            for index, answer in enumerate(answers):
+                one = (each for each in (answer,))
+                windows = self._windows(opened, index) if index in opened.long else one
+                yield inputs[index], self._all_checked(windows)
+
+    def _all_checked(self, answers):
+        with contextlib.closing(answers):
+            yield from map(self._checked, answers)
 
     def _checked(self, answer):
         """An answer with the calibration, or a problem, if its scores are no numbers."""
@@ -122,25 +149,7 @@ class Predictor:
         )
         return dataclasses.replace(answer, scores=None, problem=problem)
 
-    def _answers(self, inputs):
-        opened = sources.Inputs(inputs)
-        if self._timeline:
-            for index in range(len(inputs)):
-                yield from self._windows(opened, index)
-            return
-        workers = dict(num_threads=self._num_threads)
-        if self._whole is None:
-            self._whole = WholeScorer(self.model, self.contract, **self._options)
-        for index, answer in enumerate(self._whole.answers(opened, workers)):
-            is_long = self._timeline is None and self.contract.is_long(answer.seconds)
-            if is_long and not answer.problem:
-                for window in self._windows(opened, index):
-                    yield dataclasses.replace(window, notes=(*answer.notes, *window.notes))
-                    answer = dataclasses.replace(answer, notes=())
-            else:
-                yield answer
-
-    def stream(self, text, *, duration=None):
+    def stream(self, text, *, duration=None, name=None):
         """Predict a stream.
 
         One that ends by itself (standard input, a file on the web) is scored like a long video; of
@@ -148,23 +157,28 @@ class Predictor:
 
         Args:
             text: the number of a camera, a URL, or `-` for standard input.
-            duration: seconds after which a live stream ends; `None`: never.
+            duration: seconds of the stream after which to stop; `None`: never.
+            name: in the answers; by default the text without user names and passwords.
 
         Yields:
             An `Answer` per window, and a `Gap` where a live stream broke; an `Answer` with a
             `problem`, if it can't be opened.
         """
-        with contextlib.closing(self._streamed(text, duration)) as found:
+        name = name or masked(text)
+        with contextlib.closing(self._streamed(text, duration, name)) as found:
             for each in found:
                 yield self._checked(each) if isinstance(each, Answer) else each
 
-    def _streamed(self, text, duration):
+    def _streamed(self, text, duration, name):
         try:
             video = StreamVideo(text, max_pixels=self._max_pixels)
             if not video.is_live:
                 with video:
-                    windows = self.timeline_scorer().windows(text, video, every=self._every)
-                    yield from _any(windows, text)
+                    windows = self.timeline_scorer().windows(name, video, every=self._every)
+                    for window in _any(windows, name):
+                        yield window
+                        if duration is not None and window.end >= duration:
+                            return
                 return
             options = dict(frame_rate=video.rate, seed=self._options["seed"])
             plan = plan_windows(
@@ -184,9 +198,9 @@ class Predictor:
             def opened():
                 return waiting.pop() if waiting else StreamVideo(text, max_pixels=self._max_pixels)
 
-            yield from live_windows(scorer, plan, view, opened, text, duration=duration)
+            yield from live_windows(scorer, plan, view, opened, name, duration=duration)
         except FrameError as error:
-            yield Answer(text, 0.0, None, problem=str(error))
+            yield Answer(name, 0.0, None, problem=str(error))
 
     def timeline_scorer(self):
         """The `TimelineScorer` of all videos."""
@@ -199,8 +213,7 @@ class Predictor:
         name = opened.name(index)
         try:
             with opened.open_in_order(index) as video:
-                offset = opened.records[index].start or 0.0
-                options = dict(every=self._every, offset=offset)
+                options = dict(every=self._every, offset=opened.start(index))
                 yield from _any(self.timeline_scorer().windows(name, video, **options), name)
         except FrameError as error:
             yield Answer(name, 0.0, None, problem=str(error))

@@ -12,7 +12,7 @@ from flax import nnx
 
 from trn_jax.data.decode import FrameError
 from trn_jax.data.pipeline import EvalVideos
-from trn_jax.data.streams import is_stream
+from trn_jax.data.streams import is_stream, masked
 from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ViewRows
@@ -112,8 +112,8 @@ class FeatureExtractor:
         for each in several:
             if is_stream(os.fspath(each)):
                 raise UserError(
-                    f"{os.fspath(each)!r} is a stream; features are computed of files and folders, "
-                    "so record it first"
+                    f"{masked(os.fspath(each))!r} is a stream; features are computed of files and "
+                    "folders, so record it first"
                 )
         return sources.find(several, frame_rate=self._frame_rate, **self._found)
 
@@ -143,7 +143,7 @@ class FeatureExtractor:
                         waiting.end(video.example, problem=video.problem)
                         continue
                     waiting.videos[video.example] = video._replace(pixels=())
-                    waiting.end(video.example, count=1, notes=(video.loss,) if video.loss else ())
+                    waiting.end(video.example, count=1, notes=video.notes)
                     yield video
             finally:
                 videos.close()
@@ -152,8 +152,7 @@ class FeatureExtractor:
             (found,) = rows.values()
             video = waiting.videos.pop(example)
             times, vectors = self._rows(video, found)
-            start = opened.records[example].start or 0.0
-            waiting.add(example, start + times, vectors)
+            waiting.add(example, opened.start(example) + times, vectors)
 
         rows = ViewRows({name: view.num_views for name, view in views.items()}, complete)
         options = dict(seed=self._seed, on_error="skip", num_threads=self._num_threads)
@@ -186,17 +185,17 @@ class FeatureExtractor:
 
         def videos():
             numbers = itertools.count()
-            for example, record in enumerate(opened.records):
+            for example in range(len(opened.records)):
                 count, problem = 0, ""
                 notes: tuple[str, ...] = ()
                 try:
                     with opened.open_in_order(example) as video:
                         for time, clips in pieces(video, self._every, view):
                             number = next(numbers)
-                            places[number] = example, (record.start or 0.0) + time
+                            places[number] = example, opened.start(example) + time
                             count += 1
                             yield clips(number)
-                        notes = (video.loss,) if video.loss else ()
+                        notes = video.notes
                 except FrameError as error:
                     problem = str(error)
                 waiting.end(example, count=count, problem=problem, notes=notes)

@@ -1,25 +1,29 @@
-"""Finds the videos that a command names: files, folders, patterns, lists and streams."""
+"""Finds the videos that a command names: files, folders, patterns and lists."""
 
 import dataclasses
 import glob
 import os
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from trn_jax.data import records
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import MAX_PIXELS, FrameError
-from trn_jax.data.frame_folders import FrameFolders
-from trn_jax.data.parts import frames_between, is_interval
-from trn_jax.data.streams import is_url
+from trn_jax.data.parts import is_interval
+from trn_jax.data.streams import is_file_url, is_url, masked
 from trn_jax.data.videos import VideoFile, VideoFiles, is_video
 from trn_jax.errors import UserError
+from trn_jax.prediction.frame_parts import (
+    Folders,
+    frame_columns,
+    have_offsets,
+    numbers_in,
+    with_frames,
+)
 from trn_jax.prepare import table_rows
 from trn_jax.prepare.folders import is_image, search
-from trn_jax.prepare.frame_folders import frame_folder
 from trn_jax.prepare.times import is_time, parse_seconds, time_columns
-from trn_jax.prepare.video_paths import PathResolver
+from trn_jax.prepare.video_paths import PathResolver, local_path
 
 _NO_LABELS = 1 << 62  # stored labels are not compared with the classes of the model
 
@@ -46,13 +50,18 @@ class Inputs:
 
     Args:
         inputs: a list of `Input`.
+        is_long: whether a video of so many seconds (`None`: unknown) is not read as a whole; by
+            default, all are.
 
     Attributes:
         records: one `Record` per input, numbered from 0.
+        long: numbers of the inputs that `open` has found to be long.
     """
 
-    def __init__(self, inputs):
+    def __init__(self, inputs, is_long: Callable | None = None):
         self._inputs = inputs
+        self._is_long = is_long
+        self.long: set[int] = set()
         self.records = [
             dataclasses.replace(each.record, index=index) for index, each in enumerate(inputs)
         ]
@@ -61,16 +70,34 @@ class Inputs:
         """Name of an input in the output."""
         return self._inputs[index].name
 
+    def start(self, index):
+        """When an input begins, if it is a part of a video, in seconds from the start of that."""
+        source, record = self._inputs[index].source, self.records[index]
+        if isinstance(source, Folders) and record.offset and source.frame_rate:
+            return record.offset / source.frame_rate
+        return record.start or 0.0
+
     def open(self, record):
         """The video of one of `records`; use it in a `with`.
 
         Raises:
-            FrameError: it can't be read.
+            FrameError: it can't be read, or is long.
         """
         found = self._inputs[record.index]
         if found.problem:
             raise FrameError(found.problem)
-        return found.source.open(record)
+        if self._is_long is None:
+            return found.source.open(record)
+        video = self.open_in_order(record.index)
+        try:
+            if self._is_long(video.listed_seconds):
+                self.long.add(record.index)
+                raise FrameError(f"{found.name} is long")  # before anything of it is decoded
+            video.count()
+        except BaseException:
+            video.__exit__(None, None, None)
+            raise
+        return video
 
     def open_in_order(self, index):
         """Open a video, by its number, to read it once in order; see `open` for errors.
@@ -78,33 +105,48 @@ class Inputs:
         Files without an index are not decoded just to count their frames.
         """
         found, record = self._inputs[index], self.records[index]
+        if found.problem:
+            raise FrameError(found.problem)
         if isinstance(found.source, VideoFiles) and record.start is None:
             return VideoFile(record.path, max_pixels=found.source.max_pixels, count=False)
-        return self.open(record)
+        return found.source.open(record)
 
 
 def find(sources, *, frame_rate=None, max_pixels=MAX_PIXELS, multi_label=False):
     """Find the videos of sources that are no streams.
 
     Args:
-        sources: paths of video files, folders (of videos, of frames or of records), lists, or
-            patterns such as `clips/*.mp4`.
+        sources: paths or `file://` URLs of video files, folders (of videos, of frames or of
+            records), lists, or patterns such as `clips/*.mp4`.
         frame_rate: of stored frames, per second; `None` if unknown.
         max_pixels: frames with more pixels are unreadable.
         multi_label: records have several labels per video.
 
     Returns:
-        A list of `Input`, each video once; entries of lists that name no video have a `problem`.
+        A list of `Input`, each video or part of one once, under the first of its names; entries of
+        lists that name no video have a `problem`.
 
     Raises:
         UserError: a source doesn't exist, or there are no videos in it.
     """
     finder = _Finder(frame_rate, max_pixels, multi_label)
-    found: dict[str, Input] = {}
+    found: dict[tuple, Input] = {}
+    names = set()
     for source in sources:
-        for each in finder.find(os.fspath(source)):
-            found.setdefault(each.name, each)
+        for each in finder.find(local_path(os.fspath(source))):
+            if each.name not in names:
+                names.add(each.name)
+                found.setdefault(_identity(each), each)
     return list(found.values())
+
+
+def _identity(found):
+    """What an `Input` has in common with others of the same video or part, whatever its name."""
+    if not isinstance(found.source, VideoFiles | Folders):
+        return (found.name,)
+    record = found.record
+    times = (record.start, record.end, record.offset, record.num_frames)
+    return (os.path.realpath(record.path), *times)
 
 
 class _Finder:
@@ -112,7 +154,7 @@ class _Finder:
 
     def __init__(self, frame_rate, max_pixels, multi_label):
         self._files = VideoFiles(max_pixels=max_pixels)
-        self._folders = _Folders(frame_rate, max_pixels)
+        self._folders = Folders(frame_rate, max_pixels)
         self._options = dict(frame_rate=frame_rate, max_pixels=max_pixels)
         self._multi_label = multi_label
 
@@ -184,21 +226,44 @@ class _Finder:
             rows = rows[1:]
         if not rows:
             raise UserError(f"{path} is empty; expected a video per line")
-        times = _time_columns(path, table)
-        found = []
+        times, frames = _time_columns(path, table), frame_columns(table)
+        found: list[Input] = []
+        numbers: dict[int, tuple] = {}  # the row and its numbers, of the folders in `found`
         for row in rows:
             name = _name_in(row, column, table.header is not None, resolver)
             try:
                 if not name:
                     raise ValueError("names no video")
-                if is_url(name):
+                if is_url(name) and not is_file_url(name):
                     raise ValueError("is a URL; give URLs on the command line")
                 video = self._video(os.path.join(folder, resolver.resolve(name)))
                 found.append(_part_of(video, row, times))
+                if video.source is self._folders and found[-1] is video:
+                    numbers[len(found) - 1] = row, numbers_in(row, name, table, frames)
             except ValueError as error:
-                problem = f"{row.place} of {path}, {row.text.strip()!r}, {error}"
-                found.append(_unreadable(f"{path}: {row.place}", problem))
+                found.append(_wrong(path, row, error))
+        self._take_frames(path, found, numbers, has_columns=bool(frames))
         return found
+
+    def _take_frames(self, path, found, numbers, *, has_columns):
+        """Let folders in `found` be the parts that the numbers in their rows name."""
+        rows = [(found[index].record.path, each) for index, (_, each) in numbers.items()]
+        listed = have_offsets(rows)
+        for index, (row, each) in numbers.items():
+            video = found[index]
+            try:
+                is_part = has_columns or (listed and len(each) > 2)
+                record = with_frames(video.record, each, with_offset=is_part)
+                name = record.named() if is_part else video.name
+                found[index] = dataclasses.replace(video, name=name, record=record)
+            except ValueError as error:
+                found[index] = _wrong(path, row, error)
+
+
+def _wrong(path, row, error):
+    """What can't be read because its row of a list is wrong."""
+    problem = f"{row.place} of {path}, {masked(row.text.strip())!r}, {error}"
+    return _unreadable(f"{path}: {row.place}", problem)
 
 
 def _name_in(row, column, has_header, resolver):
@@ -245,41 +310,3 @@ def _part_of(video, row, times):
 
 def _unreadable(name, problem):
     return Input(name, Record(0, name, 0, 0), problem=problem)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Folders:
-    """Folders of frames as a source of videos, each with its own names of frames."""
-
-    frame_rate: float | None
-    max_pixels: int
-
-    def open(self, record):
-        try:
-            found = frame_folder(os.listdir(record.path))
-        except OSError as error:
-            raise FrameError(f"can't read {record.path}: {error.strerror}") from None
-        if isinstance(found, str):
-            raise FrameError(f"{record.path} is unreadable: {found}")
-        source = FrameFolders(
-            pattern=found.pattern,
-            first_frame=found.first_frame,
-            max_pixels=self.max_pixels,
-            frame_rate=self.frame_rate,
-        )
-        record = dataclasses.replace(record, num_frames=found.num_frames)
-        if record.start is None:
-            return source.open(record)
-        if not self.frame_rate:
-            raise FrameError(
-                f"the frame rate of {record.path} is unknown, so parts of it can't be found; give "
-                "it, such as --frame-rate=12"
-            )
-        times = np.arange(found.num_frames) / self.frame_rate
-        frames = frames_between(times, record.start, record.end)
-        if not frames:
-            raise FrameError(
-                f"{record.named()} has no frame: that video has {found.num_frames} frames, "
-                f"{self.frame_rate:g} per second"
-            )
-        return source.open(dataclasses.replace(record, num_frames=len(frames), offset=frames[0]))

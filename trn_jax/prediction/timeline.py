@@ -1,12 +1,14 @@
 """Scores of the windows of long videos; the backbone runs once per frame where it can."""
 
 import contextlib
+import dataclasses
 import math
 
 import jax
 import numpy as np
 from flax import nnx
 
+from trn_jax.data.decode import FrameError
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ScoreMerger, merge_views
 from trn_jax.evaluation.scoring import ClipScorers, relation_draws
@@ -104,12 +106,27 @@ class TimelineScorer:
             offset: seconds before a video that is a part of another one.
 
         Yields:
-            An `Answer` per window.
+            An `Answer` per window; the last one has the notes on the video.
 
         Raises:
             FrameError: the video can't be read.
             UserError: see `plan_windows`.
         """
+        last, problem = None, None
+        try:
+            with contextlib.closing(self._windows(name, video, every, offset)) as answers:
+                for answer in answers:
+                    if last is not None:
+                        yield last
+                    last = answer
+        except FrameError as error:
+            problem = error
+        if last is not None:
+            yield dataclasses.replace(last, notes=video.notes)
+        if problem is not None:
+            raise problem
+
+    def _windows(self, name, video, every, offset):
         rate = video.num_frames / video.seconds if video.seconds else None
         options = dict(frame_rate=rate, seed=self._seed, by_frame=self.by_frame)
         plan = plan_windows(self._contract, every=every, **options)
@@ -127,7 +144,6 @@ class TimelineScorer:
                     scores.astype(np.float32),
                     self.class_names,
                     is_window=True,
-                    notes=(video.loss,) if video.loss and not window.number else (),
                 )
 
     def _score_clips(self, source):

@@ -80,14 +80,14 @@ class WholeScorer:
         """Pass on the `VideoClips` of readable videos; `read` receives all without scores."""
         try:
             for video in videos:
-                start = inputs.records[video.example].start or 0.0
+                start = inputs.start(video.example)
                 read[video.example] = Answer(
                     video=inputs.name(video.example),
                     start=start,
                     end=start + video.seconds if video.seconds else None,
                     class_names=self._class_names,
                     problem=video.problem,
-                    notes=(video.loss,) if video.loss else (),
+                    notes=video.notes,
                 )
                 if not video.problem:
                     yield video
