@@ -1,10 +1,12 @@
 """Stop signals: from a terminal, a job manager or a preempted machine."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from typing import Any
 
 from trn_jax.errors import INTERRUPTED
 
@@ -14,6 +16,7 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal,
 # Seconds in which the same signal counts once: a terminal sends it to all processes, and the one
 # that started this one may pass it on.
 _PASSED_ON = 1.0
+_interrupted = threading.Event()
 
 
 def ignore(numbers=STOP_SIGNALS):
@@ -26,6 +29,52 @@ def exit_at_once(name):
     """End a run that has computed nothing yet."""
     print(f"stopped by {name} during startup", file=sys.stderr, flush=True)
     os._exit(INTERRUPTED)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal to stop other than Ctrl-C; `status` is that of an interrupted command."""
+
+    status = INTERRUPTED
+
+
+def interrupted_status(error):
+    """The exit status after a `KeyboardInterrupt`: 130 after Ctrl-C."""
+    return getattr(error, "status", 130)
+
+
+@contextlib.contextmanager
+def interrupting():
+    """Let `STOP_SIGNALS` raise `Interrupted`, once, or `KeyboardInterrupt`, in the main thread.
+
+    A signal that was ignored from the start stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers: dict[int, Any] = {}
+
+    def interrupt(number, _):
+        _interrupted.set()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        for other in handlers.keys() - {signal.SIGINT}:
+            signal.signal(other, signal.SIG_IGN)  # what is written now must be complete
+        raise Interrupted
+
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            handlers[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        _interrupted.clear()
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def is_interrupted():
+    """Whether a signal came to stop what is done in `interrupting`."""
+    return _interrupted.is_set()
 
 
 class StopSignals:

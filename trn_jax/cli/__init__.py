@@ -18,6 +18,7 @@ import sys
 
 from trn_jax.cli import data, features, predict, prepare, results, training, weights
 from trn_jax.errors import UserError
+from trn_jax.signals import interrupted_status
 
 _DESCRIPTION = (
     "Prepare data, train, evaluate, predict, report and convert models of actions in videos."
@@ -65,7 +66,7 @@ def exit_status(command, stopped="stopped"):
         stopped: the message after Ctrl-C.
 
     Returns:
-        Its exit status, 2 after a user's or a disk's error, or 130 after Ctrl-C.
+        Its exit status, 2 after a user's or a disk's error, or that of an interruption.
     """
     try:
         status = command() or 0
@@ -79,7 +80,7 @@ def exit_status(command, stopped="stopped"):
         return 0
     except OSError as error:
         print(f"error: {error}; fix that and run the same command again", file=sys.stderr)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(stopped, file=sys.stderr)
-        return 130
+        return interrupted_status(error)
     return 2

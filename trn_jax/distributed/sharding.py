@@ -8,8 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from trn_jax import signals
 from trn_jax.errors import UserError
 
+_PATIENCE = 2.0  # seconds
 _BATCHES_AHEAD = 2
 _SMALL = 4096  # elements up to which an array isn't worth a collective of its own
 _END = object()
@@ -145,5 +147,7 @@ class DevicePrefetch:
     def close(self):
         """Stop the thread and the loader behind it."""
         self._closed.set()
-        self._thread.join()
-        self._batches.close()
+        # After an interruption, the loader may wait for what never comes: frames of a stalled pipe.
+        self._thread.join(_PATIENCE if signals.is_interrupted() else None)
+        if not self._thread.is_alive():
+            self._batches.close()

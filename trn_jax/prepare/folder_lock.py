@@ -1,4 +1,4 @@
-"""Lock of the folder that a data set is written to."""
+"""Lock of a folder that is written to."""
 
 import contextlib
 import os
@@ -12,10 +12,14 @@ from trn_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def locked_folder(folder):
-    """Make a folder, unless it exists, and lock it against other preparations.
+def locked_folder(folder, *, wait=False):
+    """Make a folder, unless it exists, and lock it against other processes.
 
     The lock ends with the process. On Windows there is none.
+
+    Args:
+        folder: its path.
+        wait: wait until no other process has locked it.
 
     Raises:
         UserError: the folder cannot be made or written to, or another process has locked it.
@@ -32,7 +36,7 @@ def locked_folder(folder):
         if not os.access(folder, os.W_OK):
             raise _unusable(folder, "it is read-only")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UserError(
                 f"another process is writing to {folder}; wait for it, or stop it and run this "
