@@ -34,6 +34,17 @@ def read_recipe(arguments):
     return read_config([*([f"--config={recipe}"] if recipe else []), *arguments.settings])
 
 
+def check_unused(arguments, names, reason):
+    """Refuse flags that have no effect; `default_of` is `get_default` of the parser.
+
+    Raises:
+        UserError: one of the flags with these names is given; `reason` completes the sentence.
+    """
+    for name in names:
+        if getattr(arguments, name) != arguments.default_of(name):
+            raise UserError(f"--{name.replace('_', '-')} {reason}")
+
+
 def add_json(parser):
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")

@@ -1,9 +1,8 @@
 """`trn-jax features`: vectors of videos, per frame or per clip."""
 
-import sys
-
-from trn_jax.cli.arguments import add_sampling, sampling_of
-from trn_jax.errors import escaped
+from trn_jax.cli.arguments import add_sampling, check_unused, sampling_of
+from trn_jax.errors import log
+from trn_jax.files import check_file
 
 
 def add_features(commands):
@@ -36,13 +35,19 @@ def add_features(commands):
     )
     add("--every", type=float, help="seconds from row to row; default: the frames of the view")
     add_sampling(parser)
-    parser.set_defaults(run=_features, stopped="stopped; the same command resumes")
+    parser.set_defaults(
+        run=_features,
+        stopped="stopped; the same command resumes",
+        default_of=parser.get_default,
+    )
 
 
 def _features(arguments):
     from trn_jax.prediction.feature_files import FeatureFile, kind_of
 
     kind_of(arguments.to)  # before what takes long
+    check_file(arguments.to)
+    _check_flags(arguments)
 
     from trn_jax.data import memory
 
@@ -52,7 +57,7 @@ def _features(arguments):
     from trn_jax.prediction.features import FeatureExtractor
     from trn_jax.progress import Progress
 
-    _log(f"features of {open_checkpoint(arguments.checkpoint)}")
+    log(f"features of {open_checkpoint(arguments.checkpoint)}")
     keep_programs(arguments.to)
     extractor = FeatureExtractor(
         arguments.checkpoint,
@@ -61,29 +66,38 @@ def _features(arguments):
         **sampling_of(arguments),
     )
     for line in (extractor.contract, *extractor.contract.changes):
-        _log(line)
+        log(line)
     inputs = extractor.find(arguments.sources)
     num_unreadable = 0
     with FeatureFile(arguments.to, extractor.about) as file:
         left = [each for each in inputs if each.name not in file.done]
         if len(left) < len(inputs):
-            _log(f"{len(inputs) - len(left)} of {len(inputs)} videos are done")
+            log(f"{len(inputs) - len(left)} of {len(inputs)} videos are done")
         with Progress("Features", len(left), "videos") as progress:
             for found in extractor(left):
                 progress.add()
                 for note in found.notes:
-                    _log(note)
+                    log(note)
                 if found.problem:
                     num_unreadable += 1
-                    _log(f"unreadable: {found.problem}")
+                    log(f"unreadable: {found.problem}")
                 else:
                     file.add(found)
         num_rows = file.finish()
     print(f"{num_rows:,} vectors of {len(file.done):,} videos, per {extractor.per}: {file.path}")
     if num_unreadable:
-        _log(f"{num_unreadable} of {len(inputs)} videos could not be read")
+        log(f"{num_unreadable} of {len(inputs)} videos could not be read")
     return 1 if num_unreadable else 0
 
 
-def _log(message):
-    print(escaped(message), file=sys.stderr, flush=True)
+def _check_flags(arguments):
+    """Refuse flags that have no effect with the others."""
+    if arguments.every is None:
+        reason = "is the length of the clips of --every; add that, or leave it out"
+        check_unused(arguments, ("seconds",), reason)
+        return
+    reason = "is for the frames of the view, not with --every; leave it out"
+    check_unused(arguments, ("num_threads",), reason)
+    if arguments.per == "frame":
+        reason = "is for clips, not with --per=frame and --every; leave it out"
+        check_unused(arguments, ("seconds", "num_segments"), reason)

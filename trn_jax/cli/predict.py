@@ -1,11 +1,10 @@
 """`trn-jax predict`: the classes of videos, with times."""
 
-import dataclasses
-import itertools
-import sys
-
 from trn_jax.cli.arguments import add_json, add_sampling, positive, sampling_of
-from trn_jax.errors import UserError, escaped
+from trn_jax.cli.predict_flags import check_flags, check_flags_of_streams
+from trn_jax.errors import log
+from trn_jax.files import check_folder
+from trn_jax.signals import interrupted_status, interrupting
 
 _DETECTION = ("threshold", "hysteresis", "smoothing", "min_seconds")
 
@@ -53,27 +52,26 @@ def add_predict(commands):
     add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")
     add("--from-scores", metavar="DIR", help="find the events again in the scores of a folder")
     add("--render", action="store_true", help="also write the videos with captions: <to>/videos/")
-    add("--duration", type=float, help="seconds after which a live stream ends; default: never")
+    add("--duration", type=float, help="seconds of a stream after which to stop; default: never")
     add("--num-processes", type=positive, default=1, help="of which each predicts a share")
     add("--process-id", type=int, default=0, help="index of this process, from 0")
     add_json(parser)
-    parser.set_defaults(run=_predict, stopped="stopped; the same command continues with --to")
+    parser.set_defaults(
+        run=_predict,
+        stopped="stopped; the same command continues with --to",
+        default_of=parser.get_default,
+    )
 
 
 def _predict(arguments):
-    if not 0 <= arguments.process_id < arguments.num_processes:
-        raise UserError(
-            f"--process-id={arguments.process_id}: expected 0..{arguments.num_processes - 1} with "
-            f"--num-processes={arguments.num_processes}"
-        )
-    if not (arguments.duration is None or arguments.duration > 0):
-        raise UserError(f"--duration={arguments.duration}: expected a positive number of seconds")
-    if arguments.from_scores:
-        return _from_scores(arguments)
-    if not arguments.checkpoint or not arguments.sources:
-        raise UserError(
-            "predict needs videos and a model: trn-jax predict clip.mp4 --checkpoint=runs/mine"
-        )
+    check_flags(arguments)
+    if place := arguments.to or arguments.from_scores:
+        check_folder(place, "--to" if arguments.to else "--from-scores")
+    with interrupting():
+        return _from_scores(arguments) if arguments.from_scores else _predict_all(arguments)
+
+
+def _predict_all(arguments):
     from trn_jax.data import memory
 
     memory.keep()  # before the other imports, which start threads
@@ -81,43 +79,46 @@ def _predict(arguments):
     from trn_jax.prediction.detection import settings_for
     from trn_jax.prediction.render import by_name
     from trn_jax.prediction.saved import PredictionFolder
+    from trn_jax.prediction.share import Share
 
     settings_for(None, (), **_detection(arguments))  # raises before anything is read
-    streams = [each for each in arguments.sources if is_stream(each)]
-    _check_render(arguments, streams)
-    predictor = _predictor(arguments)
+    streams = [each for each in dict.fromkeys(arguments.sources) if is_stream(each)]
     others = [each for each in arguments.sources if not is_stream(each)]
-    all_inputs = predictor.find(others)
-    inputs = all_inputs[arguments.process_id :: arguments.num_processes]
+    check_flags_of_streams(arguments, streams, others)
+    predictor = _predictor(arguments)
+    inputs = predictor.find(others)
     folder = PredictionFolder(arguments.to, predictor.about) if arguments.to else None
-    paths = {each.name: each.record.path for each in inputs} | dict.fromkeys(streams, "")
-    films = _films(arguments, by_name(inputs), predictor.multi_label, folder)
-    output = _output(arguments, predictor.multi_label, paths, folder, films)
-    done = {}
-    if folder:
-        done = _done(folder, inputs)
-        if done:
-            _log(f"{len(done)} of {len(inputs)} videos are done, in {arguments.to}")
-    answers = predictor([each for each in inputs if each.name not in done])
-    found = itertools.groupby(answers, key=lambda answer: answer.video)
-    for each in inputs:
-        if each.name in done:
-            output.show(_with(predictor.calibration, done[each.name]))
+    share = Share(predictor, folder, inputs, streams, arguments.process_id, arguments.num_processes)
+    films = _films(arguments, by_name(share.inputs), predictor.multi_label, folder)
+    found = predictor.multi_label, share.paths, folder, films
+    output = _output(arguments, *found, others=share.done_elsewhere)
+    for answers, path in share.earlier:
+        output.keep(answers, path)
+    if share.done:
+        log(f"{len(share.done)} of {len(share.inputs)} videos are done, in {arguments.to}")
+    stopped = 0
+    try:
+        _show_all(arguments, predictor, share, output)
+    except KeyboardInterrupt as error:
+        stopped = interrupted_status(error)
+        if share.inputs:  # a stream begins anew
+            log(arguments.stopped)
+    status = output.finish()
+    return stopped or status
+
+
+def _show_all(arguments, predictor, share, output):
+    """Predict the videos of this process, then its streams."""
+    new = predictor.by_video([each for each in share.inputs if each.name not in share.done])
+    for each in share.inputs:
+        if each.name in share.done:
+            output.show(share.done[each.name])
         else:
-            _, of_video = next(found)
-            output.show(of_video, is_new=True)
-    stopped = False
-    for each in streams:
-        if stopped := output.show_stream(predictor.stream(each, duration=arguments.duration)):
-            break
-    if folder and arguments.num_processes > 1:
-        # So the process that ends last writes the events of all.
-        others = [each for each in all_inputs if each.name not in paths]
-        done = _done(folder, others)
-        for each in others:
-            if each.name in done:
-                output.keep(_with(predictor.calibration, done[each.name]), each.record.path)
-    return output.finish() or (130 if stopped else 0)
+            _, answers = next(new)
+            output.show(answers, is_new=True)
+    for name, text in share.streams.items():
+        found = predictor.stream(text, duration=arguments.duration, name=name)
+        output.show_stream(found)
 
 
 def _predictor(arguments):
@@ -126,7 +127,7 @@ def _predictor(arguments):
     from trn_jax.distributed.compilation_cache import keep_programs
     from trn_jax.prediction.api import Predictor
 
-    _log(f"predicting with {open_checkpoint(arguments.checkpoint)}")
+    log(f"predicting with {open_checkpoint(arguments.checkpoint)}")
     if arguments.to:
         keep_programs(arguments.to)
     predictor = Predictor(
@@ -137,21 +138,15 @@ def _predictor(arguments):
         **sampling_of(arguments),
     )
     for line in (predictor.contract, *predictor.contract.changes):
-        _log(line)
+        log(line)
     if predictor.calibration:
-        _log(f"calibrated: {predictor.calibration}")
+        log(f"calibrated: {predictor.calibration}")
     return predictor
-
-
-def _done(folder, inputs):
-    """`{video: answers}` of the inputs whose scores a folder has."""
-    found = ((each.name, folder.read(each.name, each.record.path)) for each in inputs)
-    return {name: answers for name, answers in found if answers}
 
 
 def _from_scores(arguments):
     from trn_jax.prediction.render import found_again
-    from trn_jax.prediction.saved import PredictionFolder
+    from trn_jax.prediction.saved import PredictionFolder, with_calibration
 
     folder = PredictionFolder(arguments.from_scores)
     found = list(folder.all())
@@ -159,38 +154,16 @@ def _from_scores(arguments):
     paths = {video: about.get("path", "") for video, about in abouts.items()}
     multi_label = bool(found[0][1].get("multi_label"))
     to = PredictionFolder(arguments.to or arguments.from_scores)
-    films = _films(
-        arguments,
-        lambda video: found_again(video, abouts[video], arguments.frame_rate),
-        multi_label,
-        to,
-    )
+    films = _films(arguments, lambda video: found_again(video, abouts[video]), multi_label, to)
     output = _output(arguments, multi_label, paths, to, films)
     for answers, _ in found:
-        output.show(_with(None, answers) if arguments.no_calibration else answers)
+        output.show(with_calibration(None, answers) if arguments.no_calibration else answers)
     return output.finish()
 
 
 def _detection(arguments):
     given = {key: getattr(arguments, key) for key in _DETECTION}
     return given | {"extend": not arguments.no_extend}
-
-
-def _with(calibration, answers):
-    return [dataclasses.replace(answer, calibration=calibration) for answer in answers]
-
-
-def _check_render(arguments, streams):
-    """Check that the sources of `--render` are videos, and that it has a folder."""
-    if not arguments.render:
-        return
-    if not arguments.to:
-        raise UserError("--render needs a folder to write the videos to, such as --to=predictions")
-    if streams:
-        raise UserError(
-            f"--render: a stream such as {streams[0]} is not recorded, as it may never end; "
-            "record it to a file, and predict that"
-        )
 
 
 def _films(arguments, opening, multi_label, folder):
@@ -200,15 +173,11 @@ def _films(arguments, opening, multi_label, folder):
     from trn_jax.prediction.render import Films
 
     top = arguments.top or 3
-    return Films(opening, folder.film, multi_label=multi_label, top=top, log=_log)
+    return Films(opening, folder.film, multi_label=multi_label, top=top, log=log)
 
 
-def _output(arguments, multi_label, paths, folder, films):
+def _output(arguments, multi_label, paths, folder, films, others=None):
     from trn_jax.prediction.output import Output
 
-    shown = dict(as_json=arguments.json, top=arguments.top, films=films)
+    shown = dict(as_json=arguments.json, top=arguments.top, films=films, others=others)
     return Output(_detection(arguments), multi_label, paths, folder, **shown)
-
-
-def _log(message):
-    print(escaped(message), file=sys.stderr, flush=True)

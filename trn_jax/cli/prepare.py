@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from trn_jax.cli.arguments import positive
+from trn_jax.cli.arguments import check_unused, positive
 from trn_jax.errors import UserError, did_you_mean
 
 _PREPARE = """Prepare a data set for training.
@@ -158,11 +158,11 @@ def _prepare(arguments):
                 f"there is no data set {arguments.source!r}{hint} --archives is for "
                 f"{', '.join(PREPARATIONS)}"
             )
-        _check_unused(arguments, arguments.custom_flags, "is not for --archives")
+        check_unused(arguments, arguments.custom_flags, "is not for --archives")
     else:
         if arguments.source in PREPARATIONS and not os.path.exists(arguments.source):
             raise UserError(f"{arguments.source} needs --archives=<folder of the downloads>")
-        _check_unused(arguments, arguments.archive_flags, "needs --archives")
+        check_unused(arguments, arguments.archive_flags, "needs --archives")
     if arguments.records:
         from trn_jax.tfds import build_records  # now, as it raises if a package is missing
     with locked_folder(arguments.to):
@@ -178,12 +178,6 @@ def _prepare(arguments):
             options |= dict(multi_label=arguments.multi_label, training=writer.training)
             print("records:", build_records.build_records(arguments.to, to, **options), sep="\n")
     return writer.status
-
-
-def _check_unused(arguments, names, reason):
-    for name in names:
-        if getattr(arguments, name) != arguments.default_of(name):
-            raise UserError(f"--{name.replace('_', '-')} {reason}")
 
 
 def _prepare_public(arguments):

@@ -252,13 +252,12 @@ def by_name(inputs):
     return lambda name: opened.open_in_order(numbers[name])
 
 
-def found_again(name, about, frame_rate=None):
+def found_again(name, about):
     """Open a video of which there are scores.
 
     Args:
         name: of the video.
         about: what its file of scores says, see `saved.PredictionFolder`.
-        frame_rate: of frames in folders; by default that of the scores.
 
     Raises:
         FrameError: it can't be opened.
@@ -271,7 +270,7 @@ def found_again(name, about, frame_rate=None):
     contract = about.get("contract")
     known = contract.get("frame_rate") if isinstance(contract, dict) else None
     try:
-        inputs = sources.find([path], frame_rate=frame_rate or known)
+        inputs = sources.find([path], frame_rate=known)
     except UserError as error:
         raise FrameError(str(error)) from None
     part = None if _PART.search(path) else _PART.search(name)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -14,11 +15,12 @@ import numpy as np
 from trn_jax.checkpoints import calibration_file
 from trn_jax.errors import UserError
 from trn_jax.evaluation.events import write_events
-from trn_jax.files import reading, write_bytes, write_text
+from trn_jax.files import as_text, reading, write_bytes, write_text
 from trn_jax.npz import read_npz
 from trn_jax.prediction.answers import Answer
 
 _SCORES, _CAPTIONS, _EVENTS, _FILMS = "scores", "captions", "events.csv", "videos"
+_PIECE = re.compile(r"(.*?)(?:\.(\d{5,}))?\.npz", re.DOTALL)
 _MAX_NAME = 80  # characters of a video's name in the name of a file
 
 
@@ -27,7 +29,8 @@ class PredictionFolder:
 
     `scores/<video>.npz` has the arrays `start`, `end` (seconds; NaN: unknown) and `scores`
     `[windows, classes]`, not calibrated, `class_names`, and `about`, JSON with the name of the
-    video and what made and calibrates them. `captions/<video>.vtt` are its events as WebVTT,
+    video and what made and calibrates them. Those of streams are written in pieces as they come;
+    `scores/<video>.00001.npz` is the second. `captions/<video>.vtt` are its events as WebVTT,
     `events.csv` all events, `videos/<video>.mp4` the films that `render` makes.
 
     Args:
@@ -47,24 +50,37 @@ class PredictionFolder:
             UserError: they are of another model, other settings or another file, or corrupt.
         """
         mine = json.loads(json.dumps(self._about | {"path": path and os.path.abspath(path)}))
-        path = self._file(video)
-        if not os.path.exists(path):
-            return None
-        answers, about = _read(path)
         calibrated = mine.pop("calibration", None)
-        differing = sorted(key for key in mine if about.get(key) != mine[key])
-        if differing:
-            raise UserError(
-                f"{path} was made with another {' and '.join(differing)}: "
-                f"{about.get(differing[0])}, now {mine[differing[0]]}; choose another folder with "
-                "--to, or remove this one"
-            )
-        if about.get("calibration") != calibrated:  # the scores are the same
-            self.write(answers, about["path"])
-        return answers
+        answers: list[Answer] = []
+        for piece in itertools.count():
+            file = self._file(video, piece)
+            if not os.path.exists(file):
+                break
+            found, about = _read(file)
+            differing = sorted(key for key in mine if about.get(key) != mine[key])
+            if differing:
+                raise UserError(
+                    f"{file} was made with another {' and '.join(differing)}: "
+                    f"{about.get(differing[0])}, now {mine[differing[0]]}; choose another folder "
+                    "with --to, or remove this one"
+                )
+            if about.get("calibration") != calibrated:  # the scores are the same
+                self.write(found, about["path"], piece=piece)
+            answers += found
+        return answers or None
 
-    def write(self, answers, path):
-        """Write the `Answer`s of a readable video; `path`: its file or folder, "" for a stream."""
+    def has(self, video):
+        """Whether there are scores of a video."""
+        return os.path.exists(self._file(video))
+
+    def write(self, answers, path, *, piece=0):
+        """Write the `Answer`s of a readable video, or a piece of them.
+
+        Args:
+            answers: a list of `Answer`.
+            path: its file or folder, "" for a stream.
+            piece: number of the piece.
+        """
         about = self._about | {
             "video": answers[0].video,
             "path": path and os.path.abspath(path),
@@ -81,7 +97,7 @@ class PredictionFolder:
             class_names=np.array(answers[0].class_names, str),
             about=np.array(json.dumps(about)),
         )
-        path = self._file(answers[0].video)
+        path = self._file(answers[0].video, piece)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_bytes(path, file.getvalue())
 
@@ -96,13 +112,16 @@ class PredictionFolder:
         """
         folder = os.path.join(self.path, _SCORES)
         try:
-            names = sorted(name for name in os.listdir(folder) if name.endswith(".npz"))
+            names = sorted(filter(_PIECE.fullmatch, os.listdir(folder)), key=_piece_of)
         except OSError as error:
             raise UserError(f"cannot read {folder}: {error.strerror}") from None
         if not names:
             raise UserError(f"there are no scores in {folder}, as `trn-jax predict --to` writes")
-        found = [_read(os.path.join(folder, name)) for name in names]
-        yield from sorted(found, key=lambda pair: pair[1]["video"])
+        found: dict[str, tuple] = {}
+        for name in names:
+            answers, about = _read(os.path.join(folder, name))
+            found.setdefault(about["video"], ([], about))[0].extend(answers)
+        yield from (found[video] for video in sorted(found))
 
     def write_events(self, events, paths):
         """Write events as a table, with paths relative to it, and as captions.
@@ -121,10 +140,6 @@ class PredictionFolder:
             path = os.path.join(self.path, _CAPTIONS, f"{_file_name(video)}.vtt")
             write_text(path, web_vtt(found))
 
-    def film(self, video):
-        """Path of the film of a video, see `render`."""
-        return os.path.join(self.path, _FILMS, f"{_file_name(video)}.mp4")
-
     def _relative(self, path):
         """A path as a table in the folder names it, so that `prepare` finds it."""
         try:
@@ -132,14 +147,26 @@ class PredictionFolder:
         except ValueError:  # another drive of Windows
             return os.path.abspath(path)
 
-    def _file(self, video):
-        return os.path.join(self.path, _SCORES, f"{_file_name(video)}.npz")
+    def _file(self, video, piece=0):
+        number = f".{piece:05d}" if piece else ""
+        return os.path.join(self.path, _SCORES, f"{_file_name(video)}{number}.npz")
+
+
+def _piece_of(name):
+    """What sorts the pieces of a video."""
+    match = _PIECE.fullmatch(name)
+    return (match[1], int(match[2] or 0)) if match else (name, 0)
+
+
+def with_calibration(calibration, answers):
+    """The same `Answer`s with another `Calibration`, or `None`."""
+    return [dataclasses.replace(answer, calibration=calibration) for answer in answers]
 
 
 def _file_name(video):
     """A name that no other video has, and that every file system takes."""
     plain = re.sub(r"[^\w.-]+", "_", os.path.splitext(os.path.basename(video))[0])[:_MAX_NAME]
-    digest = hashlib.sha256(video.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    digest = hashlib.sha256(as_text(video).encode()).hexdigest()[:8]
     return f"{plain.strip('.') or 'video'}-{digest}"
 
 
