@@ -38,9 +38,9 @@ def is_file_url(text):
 
 
 def masked(text):
-    """A text with user names and passwords in URLs as `***`, to print or to store.
+    """A text with passwords and keys in URLs as `***`, to print or to store.
 
-    The user name stays where there is a password: `rtsp://user:***@camera/1`.
+    A user name stays only beside a password, `rtsp://user:***@camera/1`: it may be a key.
     """
     text = _LOGIN.sub(lambda m: f"{m[1]}{m[2]}:***@" if m[3] else f"{m[1]}***@", text)
     return _SECRET.sub(r"\1***", _ODD_LOGIN.sub(r"\1***@", text))

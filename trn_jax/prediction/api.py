@@ -158,7 +158,7 @@ class Predictor:
         Args:
             text: the number of a camera, a URL, or `-` for standard input.
             duration: seconds of the stream after which to stop; `None`: never.
-            name: in the answers; by default the text without user names and passwords.
+            name: in the answers; by default the text, `streams.masked`.
 
         Yields:
             An `Answer` per window, and a `Gap` where a live stream broke; an `Answer` with a

@@ -22,7 +22,7 @@ class Share:
 
     Attributes:
         inputs: those of this process.
-        streams: `{name: text}` of this process; user names and passwords are masked in names.
+        streams: `{name: text}` of this process; passwords are masked in names.
         done: `{name: answers}` of the inputs of this process that are done.
         earlier: pairs of the answers and the path, "", of these streams in earlier commands.
 
