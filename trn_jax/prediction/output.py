@@ -93,7 +93,8 @@ class Output:
             if is_new and not video.problem:
                 self._folder.write(video.kept, self._paths[name])
             if self._films and not video.problem:
-                is_none = not video.last.is_window and self._is_none(video.last, video.settings)
+                last = video.kept[-1]
+                is_none = not last.is_window and self._is_none(last, video.settings)
                 self._films.render(video.kept, video.in_order, is_none=is_none)
 
     def show_stream(self, answers):

@@ -140,6 +140,10 @@ class PredictionFolder:
             path = os.path.join(self.path, _CAPTIONS, f"{_file_name(video)}.vtt")
             write_text(path, web_vtt(found))
 
+    def film(self, video):
+        """Path of the film of a video, see `render`."""
+        return os.path.join(self.path, _FILMS, f"{_file_name(video)}.mp4")
+
     def _relative(self, path):
         """A path as a table in the folder names it, so that `prepare` finds it."""
         try:
