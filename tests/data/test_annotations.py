@@ -1,5 +1,6 @@
 """Lists of videos, and the errors of wrong ones."""
 
+import dataclasses
 import os
 
 import pytest
@@ -218,3 +219,14 @@ def test_wrong_lines_among_several_labels(tmp_path, line, message):
     with pytest.raises(UserError) as error:
         read(tmp_path, f"a 7 2 1\n{line}\n", multi_label=True)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{}, {"start": 1.5, "end": 1234.5}, {"offset": 0, "num_frames": 3}, {"offset": 7}],
+)
+def test_a_name_says_which_part_it_is(part):
+    whole = annotations.Record(0, "a [b].mp4", 5, 1)
+    record = dataclasses.replace(whole, **part)
+    assert whole.part_called(record.named()) == record
+    assert annotations.without_part(record.named()) == whole.path

@@ -188,6 +188,9 @@ def test_parts_and_folders_of_frames(tmp_path, film):
     frames, times = read(path)
     assert [painted.number(frame[:192]) for frame in frames] == list(range(4))
     np.testing.assert_allclose(times, np.arange(4) / 10, atol=1e-5)
+    other = tmp_path / "part of a folder.mp4"
+    render(lambda: found_again(f"{folder} [1:3]", about), str(other), STORY)
+    assert [painted.number(frame[:192]) for frame in read(other)[0]] == [1, 2]
     about = {"path": str(film)}
     with found_again(f"{film} [0.200-0.600]", about) as video:
         assert video.num_frames == 10

@@ -47,6 +47,27 @@ class Record:
             return f"{name} [{self.offset}:{self.offset + self.num_frames}]"
         return name
 
+    def part_called(self, name):
+        """The part of this whole video that a name of `named` has at its end."""
+        found = _PART.search(name)
+        if found is None:
+            return self
+        if found["start"] is None:
+            offset = int(found["first"])
+            count = max(int(found["last"]) - offset, 1)
+            return dataclasses.replace(self, offset=offset, num_frames=count)
+        start, end = float(found["start"]), float(found["end"])
+        return dataclasses.replace(self, start=start, end=end) if is_interval(start, end) else self
+
+
+def without_part(name):
+    """A name of `Record.named` without the part at its end."""
+    return _PART.sub("", name)
+
+
+_PART = re.compile(
+    r" \[(?:(?P<start>\d+\.\d{3})-(?P<end>\d+\.\d{3})|(?P<first>\d+):(?P<last>\d+))\]$"
+)
 
 # Names of video files may have spaces; only numbers follow them. Times have a point, labels none.
 _ENDS = "|".join(map(re.escape, videos.EXTENSIONS))

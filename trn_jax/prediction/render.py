@@ -6,14 +6,13 @@ import hashlib
 import itertools
 import json
 import os
-import re
 
 import cv2
 import numpy as np
 
+from trn_jax.data.annotations import without_part
 from trn_jax.data.containers import pyav
 from trn_jax.data.decode import FrameError, read_video
-from trn_jax.data.parts import is_interval
 from trn_jax.data.videos import VideoFile
 from trn_jax.errors import UserError
 from trn_jax.evaluation import lettering
@@ -28,7 +27,6 @@ _VERSION = 1  # of how films look
 _H264 = "libx264", {"preset": "superfast", "crf": "20"}
 _MPEG4 = "mpeg4", {"qmin": "2", "qmax": "8"}  # PyAV may be built without x264
 _BT601 = 6  # SMPTE 170M, to which PyAV converts
-_PART = re.compile(r" \[(\d+\.\d{3})-(\d+\.\d{3})\]$")
 
 
 class Films:
@@ -222,7 +220,7 @@ class _Encoder:
 
 def _origin(video, story):
     """A text that says of which video and story a film is."""
-    path = os.path.abspath(_PART.sub("", video.path))
+    path = os.path.abspath(without_part(video.path))
     # Captions change with the fonts of the machine.
     names = [caption_name(story.class_names, label) for label in _labels(story)]
     about = [_VERSION, os.path.abspath(video.path), dataclasses.asdict(story), names]
@@ -273,14 +271,9 @@ def found_again(name, about):
         inputs = sources.find([path], frame_rate=known)
     except UserError as error:
         raise FrameError(str(error)) from None
-    part = None if _PART.search(path) else _PART.search(name)
-    if part:
-        start, end = map(float, part.groups())
-        if is_interval(start, end):
-            records = [dataclasses.replace(i.record, start=start, end=end) for i in inputs]
-            inputs = [
-                dataclasses.replace(i, record=r) for i, r in zip(inputs, records, strict=True)
-            ]
     if len(inputs) != 1:
         raise FrameError(f"{path} is not one video any more; predict it again")
+    if without_part(path) == path:  # else the file itself is called like a part
+        record = inputs[0].record.part_called(name)
+        inputs = [dataclasses.replace(inputs[0], record=record)]
     return sources.Inputs(inputs).open_in_order(0)
