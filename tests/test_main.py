@@ -228,8 +228,21 @@ def is_gone(group):
     return False
 
 
+MOBILENET = {
+    'model="trn_resnet10"': 'model="tsm_mobilenetv2"',
+    "config.model.width = 4": 'config.model.update(backbone="mobilenetv2_tiny", width_factor=0.25)',
+}
+
+
 @pytest.mark.slow
-def test_killed_runs_go_on_as_if_nothing_had_happened(tree):
+@pytest.mark.parametrize("changes", [{}, MOBILENET], ids=["trn", "tsm_mobilenetv2"])
+def test_killed_runs_go_on_as_if_nothing_had_happened(tree, changes):
+    recipe = tree / "recipe.py"
+    text = recipe.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    recipe.write_text(text)
     kill_and_resume(tree, epochs=6, kills=3, seed=0)
 
 

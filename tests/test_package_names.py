@@ -17,6 +17,8 @@ from trn_jax.convert.recognition import layer, recognise
 
 CASES = {
     "torchvision swin_b": ("torchvision_swin", "tsn_swin_base"),
+    "torchvision mobilenet_v2": ("torchvision_mobilenetv2", "tsn_mobilenetv2"),
+    "timm mobilenetv2_100": ("timm_mobilenetv2", "tsn_mobilenetv2"),
     "timm mobileone_s4": ("timm_mobileone", "tsn_mobileone_s4"),
     "timm mobileone_s4 deployed": ("timm_mobileone", "tsn_mobileone_s4"),
     "transformers resnet18": ("hugging_face_resnet", "tsn_resnet18"),

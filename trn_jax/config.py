@@ -109,6 +109,7 @@ _MODEL = dict(
     neck=str,
     head=str,
     width=Key(int, COUNT),  # channels of a ResNet's stem
+    width_factor=Key(float, Range(0, 4, "low")),  # MobileNetV2: factor of all numbers of channels
     shift_div=Key(int, COUNT),  # TSM, TIN: 1 / shift_div of the channels moves in time
     shift_place=Key(str, OneOf(("blockres", "block"))),  # TSM: residual branch only, or the block
     shift_every=Key(int, COUNT),  # TSM, TIN: every how many blocks of a stage

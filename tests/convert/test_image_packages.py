@@ -63,6 +63,10 @@ CASES = {
     "timm resnet101": ("tsn_resnet101", timm, ("resnet101",)),
     "timm resnext101_32x4d": ("tsn_resnext101_32x4d", timm, ("resnext101_32x4d",)),
     "timm swin": ("tsn_swin_base", timm, ("swin_base_patch4_window7_224",)),
+    "torchvision mobilenet_v2": ("tsn_mobilenetv2", torchvision, ("mobilenet_v2",)),
+    "timm mobilenetv2_100": ("tsn_mobilenetv2", timm, ("mobilenetv2_100",)),
+    "timm mobilenetv2_050": ("tsn_mobilenetv2", timm, ("mobilenetv2_050",)),
+    "timm mobilenetv2_140": ("tsn_mobilenetv2", timm, ("mobilenetv2_140",)),
     "timm mobileone_s4": ("tsn_mobileone_s4", timm, ("mobileone_s4",)),
     "transformers resnet18": ("tsn_resnet18", transformers, ("ResNet",), BASIC),
     "transformers resnet50": ("tsn_resnet50", transformers, ("ResNet",)),
@@ -78,12 +82,20 @@ CASES = {
         mmpretrain,
         (dict(type="SwinTransformer", arch="base", img_size=224), 1024),
     ),
+    "mmpretrain mobilenet_v2": (
+        "tsn_mobilenetv2",
+        mmpretrain,
+        (dict(type="MobileNetV2"), 1280),
+    ),
     "mmpretrain mobileone_s4": (
         "tsn_mobileone_s4",
         mmpretrain,
         (dict(type="MobileOne", arch="s4", out_indices=(3,)), 2048),
     ),
 }
+
+
+WIDTHS = {"timm mobilenetv2_050": 0.5, "timm mobilenetv2_140": 1.4}
 
 
 def randomise(network):
@@ -110,7 +122,8 @@ def test_logits_are_those_of_the_package(case, tmp_path):
 
     weights = convert.read_torch_file(tmp_path / "model.pth")
     assert convert.num_classes(convert.shapes(weights)) == CLASSES
-    model = nnx.eval_shape(lambda: create_model(ours, num_classes=CLASSES, num_segments=1))
+    sizes = dict(num_classes=CLASSES, num_segments=1, width_factor=WIDTHS.get(case))
+    model = nnx.eval_shape(lambda: create_model(ours, **sizes))
     rows = convert.load_state_dict(model, weights, take_classifier=True)
     assert not convert.unread(weights, rows)
     with jax.default_matmul_precision("highest"):
@@ -161,3 +174,51 @@ def test_features_of_densenet_are_those_of_the_package(package):
     with torch.inference_mode():
         expected = features(torch.from_numpy(frame.transpose(0, 3, 1, 2))).numpy()
     assert np.abs(found - expected.transpose(0, 2, 3, 1)).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+def test_mobilenetv2_trains_as_torchvision_s():
+    """Loss, gradients and statistics, in double precision."""
+    torch.manual_seed(0)
+    network = torchvision("mobilenet_v2").train()
+    network.classifier[0].p = 0.0
+    randomise(network)
+    state = {name: value.numpy().copy() for name, value in network.state_dict().items()}
+    frames = np.random.default_rng(0).integers(0, 256, (4, 1, 64, 64, 3), np.uint8)
+    labels = np.arange(4)
+    options = dict(num_classes=CLASSES, num_segments=1, dropout_rate=0.0, dtype="float64")
+    with jax.enable_x64(True):
+        model = nnx.eval_shape(lambda: create_model("tsn_mobilenetv2", **options))
+        convert.load_state_dict(model, state, take_classifier=True)
+        graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+        params, stats = map(nnx.as_pure, states)
+
+        def loss(params):
+            model = nnx.merge(graph, params, stats)
+            scores = jax.nn.log_softmax(model(frames, train=True, rngs=nnx.Rngs(0)))
+            after = nnx.as_pure(nnx.state(model, nnx.BatchStat))
+            return -scores[np.arange(4), labels].mean(), after
+
+        (found, after), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    x = (frames[:, 0] - np.array(model.mean)) / np.array(model.std)
+    logits = network.double()(torch.from_numpy(x.transpose(0, 3, 1, 2)))
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))
+    expected.backward()
+    assert float(found) == pytest.approx(expected.item(), rel=1e-10)
+    values = convert.variables(nnx.merge(graph, gradients, after))
+    tensors = {name: p.grad for name, p in network.named_parameters()}
+    tensors |= dict(network.named_buffers())
+    sizes = {}
+    for name, tensor in tensors.items():
+        path = convert.our_path(name, "torchvision_mobilenetv2", values) or ""
+        path = path.replace("classifier/", "head/fc/")
+        if path:
+            value = np.asarray(values[path][...])
+            value = np.moveaxis(value, (-1, -2), (0, 1)) if path.endswith("kernel") else value
+            # Biases in front of a norm have no gradient but rounding.
+            size = float(tensor.abs().max())
+            atol = 1e-8 * size + 1e-12
+            np.testing.assert_allclose(value, tensor, rtol=0, atol=atol, err_msg=name)
+            sizes[path] = size
+    assert sizes.keys() == values.keys()
+    assert np.mean(np.array(list(sizes.values())) > 1e-6) > 0.9

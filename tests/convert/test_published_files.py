@@ -68,6 +68,25 @@ ORIGINAL_TPN = (
     (r"aux_head\.conv\.(conv|bn)", r"aux_head.convs.\1"),
 )
 SHIFTED_NOT_INTERLACED = ((r"\.net2\b", ".net"),)
+# MobileNetV2 of the TSM repository: one sequence of blocks, each of which is one of layers.
+MOBILENET_SEQUENCE = (
+    *(
+        (rf"\.layer{layer}\.{block}\.conv\.", f".features.{first + block}.conv.")
+        for layer, (first, depth) in enumerate(
+            [(1, 1), (2, 2), (4, 3), (7, 4), (11, 3), (14, 3), (17, 1)], start=1
+        )
+        for block in range(depth)
+    ),
+    (r"\.conv1\.conv\.", ".features.0.0."),
+    (r"\.conv1\.bn\.", ".features.0.1."),
+    (r"\.conv2\.conv\.", ".features.18.0."),
+    (r"\.conv2\.bn\.", ".features.18.1."),
+    *(
+        (rf"(features\.\d+\.conv)\.{part}(\.net)?\.{name}\.", rf"\1.{number}{wrapper}.")
+        for part in (2, 1, 0)
+        for name, number, wrapper in (("conv", 3 * part, r"\2"), ("bn", 3 * part + 1, ""))
+    ),
+)
 TIMM_SWIN = ((r"^backbone\.", ""), (r"^cls_head\.fc_cls", "head.fc"))
 TIMM_SWIN_OLD = ((r"^backbone\.", ""), (r"^cls_head\.fc_cls", "head"))
 CAFFE = ((r"^base_model\.", ""), (r"^new_fc", "fc"))

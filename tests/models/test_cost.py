@@ -28,7 +28,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_cost_is_the_published_one(name):
     options, frames, pixels, parameters, gflops = PUBLISHED[name]
-    model = nnx.eval_shape(lambda: create_model(name, num_segments=8, **options))
+    model = nnx.eval_shape(lambda: create_model(name.split()[0], num_segments=8, **options))
     cost = measure(model, 1, frames, pixels, pixels, 3)
     assert cost.parameters == parameters
     assert cost.flops == pytest.approx(gflops * 1e9, rel=5e-3)
@@ -51,6 +51,7 @@ def test_activations_are_the_published_ones(name):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=400))
     cost = measure(model, 1, 8, 224, 224, 3)
     assert cost.activations == pytest.approx(8e6 * ACTIVATIONS[name], rel=5e-3)
+    "tsn_mobilenetv2": 6.68,
 
 
 def test_taps_over_time_put_out_one_map():

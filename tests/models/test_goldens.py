@@ -239,8 +239,11 @@ def test_stages_and_logits_match_the_reference(case):
 
 
 def check_against_reference(numbers, model, clips):
-    found, logits = jitted(stages_and_logits, model, clips)
-    assert check_stages(found, numbers) == numbers["outputs"]["stages"].keys()
+    if "stages" in numbers["outputs"]:
+        found, logits = jitted(stages_and_logits, model, clips)
+        assert check_stages(found, numbers) == numbers["outputs"]["stages"].keys()
+    else:
+        logits = jitted(lambda model, clips: model(clips), model, clips)
     expected = np.array(numbers["outputs"]["scores_per_view"])
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 

@@ -307,6 +307,17 @@ def test_relu_is_that_of_jax_and_keeps_only_its_output(dtype):
     assert "bool" not in str(jax.make_jaxpr(lambda x: jax.vjp(layers.relu, x))(x))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu6_is_that_of_pytorch_and_keeps_only_its_output(dtype):
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0, 5.96875, 6.0, 7.0, jnp.inf], dtype)
+    y, pull = jax.vjp(layers.relu6, x)
+    np.testing.assert_array_equal(y, jnp.array([0, 0, 0, 3, 5.96875, 6, 6, 6], dtype))
+    (dx,) = pull(jnp.arange(1, 9, dtype=dtype))
+    np.testing.assert_array_equal(dx, jnp.array([0, 0, 0, 4, 5, 0, 0, 0], dtype))
+    assert (y.dtype, dx.dtype) == (dtype, dtype)
+    assert "bool" not in str(jax.make_jaxpr(lambda x: jax.vjp(layers.relu6, x))(x))
+
+
 # Pooling
 
 

@@ -16,6 +16,7 @@ from trn_jax.backbones.densenet import DenseNet
 from trn_jax.backbones.swin import Swin
 from trn_jax.errors import UserError
 
+from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 torch = pytest.importorskip("torch")
 torch_models = importlib.import_module("trn_jax.torch_models")  # which needs torch
 

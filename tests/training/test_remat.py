@@ -51,7 +51,7 @@ MODELS = {
     "bninception": (named_model("tsn_bninception", width=4), 3),
     "densenet": (named_model("tsn_densenet161", growth=2, width=4), 4),
 }
-SLOW = ("slowonly", "mobileone", "bninception", "densenet")
+SLOW = ("slowonly", "mobileone", "mobilenetv2", "bninception", "densenet")
 
 
 def two_steps(make_model, remat):

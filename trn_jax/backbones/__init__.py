@@ -4,6 +4,7 @@ from functools import partial
 
 from trn_jax.backbones.bninception import BLOCKS, BNInception
 from trn_jax.backbones.densenet import DenseNet
+from trn_jax.backbones.mobilenet import MobileNetV2
 from trn_jax.backbones.mobileone import MobileOne
 from trn_jax.backbones.resnet import BasicBlock, Bottleneck, ResNet, ResNeXtBottleneck
 from trn_jax.backbones.resnet3d import SlowOnly
@@ -23,6 +24,8 @@ BACKBONES = {
     "swin_base": partial(Swin, (2, 2, 18, 2), width=128),
     "resnext14_32x4d": partial(ResNet, ResNeXtBottleneck, (1, 1, 1, 1)),
     "resnext101_32x4d": partial(ResNet, ResNeXtBottleneck, (3, 4, 23, 3)),
+    "mobilenetv2": MobileNetV2,
+    "mobilenetv2_tiny": partial(MobileNetV2, ((1, 8, 1, 1), (2, 16, 2, 2)), ((1,), (2,))),
     "mobileone_tiny": partial(MobileOne, (1, 2), (8, 16), stem_width=8, num_se_blocks=(0, 1)),
     "mobileone_s4": partial(
         MobileOne, (2, 8, 10, 1), (192, 448, 896, 2048), num_se_blocks=(0, 0, 5, 1)

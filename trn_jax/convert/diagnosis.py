@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from flax import nnx
 
+from trn_jax.convert import recognition
 from trn_jax.errors import escaped
 
 # Patterns of tensor names that identify a method or a backbone.
@@ -21,6 +22,7 @@ _BACKBONES = (
     (r".*inception_3a_.*", "BNInception"),
     (r".*(denseblock1|stages\.0\.block)\..*", "DenseNet"),
     (r".*relative_position_bias_table", "Swin"),
+    (r".*\bfeatures\.18\.0\..*|.*\bconv_pwl\..*|.*\blayer7\.0\.conv\.2\..*", "MobileNetV2"),
 )
 # By the number of blocks in the third stage, and whether they are bottlenecks.
 _RESNETS = {
@@ -39,8 +41,9 @@ _CLASSIFIERS = (
 )
 # A temporal op wraps the first convolution of a block, or a whole block.
 _WRAPPED = (
-    (r".*\blayer(\d)\.(\d{1,4})\.(?:block\.)?conv1(?:\.conv)?\.net2?\..*", "blockres"),
-    (r".*\b(?:layer|stage)(\d)\.(\d{1,4})\.net\..*", "block"),
+    (r".*\blayer\d\.\d{1,4}\.(?:block\.)?conv1(?:\.conv)?\.net2?\..*", "blockres"),
+    (r".*\b(?:layer|stage)\d\.\d{1,4}\.net\..*", "block"),
+    (r".*\.conv\.0\.net\..*", "blockres"),  # MobileNetV2
 )
 
 
@@ -153,17 +156,14 @@ def compare_shifts(model, source, names):
     show which blocks are shifted, and whether with their shortcuts.
     """
     theirs = {
-        (int(match[1]), int(match[2])): place
+        _numbers(path): place
         for name in names
         for pattern, place in _WRAPPED
-        if (match := re.fullmatch(pattern, name))
-    }
-    ours = {
-        tuple(map(int, re.findall(r"\d+", "/".join(map(str, path))))): place
-        for path, place in _shift_places(model)
+        if re.fullmatch(pattern, name) and (path := recognition.layer(name, source))
     }
     if not theirs:
         if ours and source == "tpn":
+    ours = {_numbers("/".join(map(str, path))): place for path, place in _shift_places(model)}
             return "shifts the input of strided shortcuts as well, the model does not"
         wraps = source in ("mmaction2", "mmpretrain", "tsm", "tin")
         return "does not shift frames, the model does" if ours and wraps else None
@@ -185,6 +185,11 @@ def compare_shifts(model, source, names):
 
 def _shift_places(model):
     """The paths of the blocks with a temporal op, and its place."""
+def _numbers(path):
+    """Stage and index of a block, from a path in our model."""
+    return tuple(map(int, re.findall(r"\d+", path)))[:2]
+
+
     for path, node in nnx.iter_graph(model):
         if getattr(node, "temporal_op", None) is not None:
             yield path, getattr(node, "shift_place", None) or "block"

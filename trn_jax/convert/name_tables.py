@@ -24,6 +24,12 @@ from trn_jax.convert.image_name_tables import (
     TORCHVISION_SWIN,
     under,
 )
+from trn_jax.convert.mobilenet_name_tables import (
+    MMPRETRAIN_MOBILENETV2,
+    TIMM_MOBILENETV2,
+    TORCHVISION_MOBILENETV2,
+    TSM_MOBILENETV2,
+)
 
 # Single-scale relations are our scale 0.
 _CONSENSUS = (
@@ -70,9 +76,14 @@ _MMACTION2 = (
     (r"data_preprocessor", r""),
 )
 MMACTION2 = _MMACTION2 + under(r"backbone\.", SWIN)
+    *MMPRETRAIN_MOBILENETV2,
 MMACTION2_SWIN_OLD = _MMACTION2 + under(r"backbone\.", SWIN_OLD)
 
-TSM = (*under(r"base_model\.", RESNET), (r"new_fc|base_model\.fc", r"head/fc"))
+TSM = (
+    *under(r"base_model\.", RESNET),
+    *under(r"base_model\.", TSM_MOBILENETV2),
+    (r"new_fc|base_model\.(?:fc|classifier)", r"head/fc"),
+)
 
 _TIN_NETS = r"base_model\.layer(\d)\.(\d+)\.conv1\.net1\."
 TIN = (
@@ -122,6 +133,7 @@ MMPRETRAIN = (
     (r"backbone\.(conv1|bn1)", r"backbone/\1"),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
     (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
+    *MMPRETRAIN_MOBILENETV2,
     (_STEM + r"branch_scale\.(conv|norm)", r"backbone/stage0/branch_scale/\1"),
     (
         _STEM + r"branch_conv_list\.(\d+)\.(conv|norm)",
@@ -160,6 +172,12 @@ _SOURCES: dict[str, tuple[str, tuple]] = {
     "hugging_face_resnet": (
         "encoder.stages.0.layers.0.layer.0.convolution.weight",
         HUGGING_FACE_RESNET,
+    "torchvision_mobilenetv2": ("features.2.conv.0.0.weight", TORCHVISION_MOBILENETV2),
+    "timm_mobilenetv2": ("blocks.1.0.conv_pwl.weight", TIMM_MOBILENETV2),
+    "tsm_mobilenetv2": (
+        "features.2.conv.6.weight",
+        (*TSM_MOBILENETV2, (r"classifier", CLASSIFIER)),
+    ),
     ),
     "hugging_face_swin": ("encoder.layers.0.blocks.0.layernorm_before.weight", HUGGING_FACE_SWIN),
     "bninception": (

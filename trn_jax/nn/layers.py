@@ -62,6 +62,19 @@ def _relu_jvp(primals, tangents):
     return y, tangent * jnp.sign(y)
 
 
+@jax.custom_jvp
+def relu6(x):
+    """`min(max(x, 0), 6)`, with a gradient of 0 at 0 and at 6, as in PyTorch."""
+    return jnp.clip(x, 0, 6)
+
+
+@relu6.defjvp
+def _relu6_jvp(primals, tangents):
+    y = relu6(*primals)
+    (tangent,) = tangents
+    return y, tangent * (jnp.sign(y) * jnp.sign(6 - y))
+
+
 class Linear(nnx.Module):
     """`x @ kernel + bias`, or `x @ kernel`.
 
@@ -159,8 +172,8 @@ class BatchNorm(nnx.Module):
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
 
 
-class ConvNormRelu(nnx.Module):
-    """A convolution, its batch norm, ReLU.
+class ConvNorm(nnx.Module):
+    """A convolution and its batch norm.
 
     Args:
         conv: the convolution.
@@ -176,7 +189,15 @@ class ConvNormRelu(nnx.Module):
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
-        return relu(self.bn(self.conv(x), **statistics))
+        return self.bn(self.conv(x), **statistics)
+
+
+class ConvNormRelu(ConvNorm):
+    """A convolution, its batch norm, ReLU; arguments as in `ConvNorm`."""
+
+    def __call__(self, x, **statistics):
+        """Map `[batch, ..., in_channels]` to `[batch, ..., out_channels]`."""
+        return relu(super().__call__(x, **statistics))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -23,6 +23,7 @@ from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 from trn_jax.torch_models.bninception import BNInception
 from trn_jax.torch_models.densenet import DenseNet
 from trn_jax.torch_models.heads import AverageHead, FrameHead, TRNHead
+from trn_jax.torch_models.mobilenet import MobileNetV2
 from trn_jax.torch_models.mobileone import MobileOne
 from trn_jax.torch_models.recognizer import OriginalRecognizer, Recognizer, channels_last
 from trn_jax.torch_models.resnet import BasicBlock, Bottleneck, ResNet, ResNeXt, SlowOnly
@@ -44,6 +45,8 @@ BACKBONES = {
     "swin_base": partial(Swin, (2, 2, 18, 2), width=128),
     "resnext14_32x4d": partial(ResNeXt, (1, 1, 1, 1)),
     "resnext101_32x4d": partial(ResNeXt, (3, 4, 23, 3)),
+    "mobilenetv2": MobileNetV2,
+    "mobilenetv2_tiny": partial(MobileNetV2, ((1, 8, 1, 1), (2, 16, 2, 2)), ((1,), (2,))),
     "mobileone_tiny": partial(MobileOne, (1, 2), (8, 16), stem_width=8, num_se_blocks=(0, 1)),
     "mobileone_s4": partial(
         MobileOne, (2, 8, 10, 1), (192, 448, 896, 2048), num_se_blocks=(0, 0, 5, 1)

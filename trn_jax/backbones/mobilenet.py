@@ -1,0 +1,222 @@
+"""MobileNetV2 (Sandler et al., "Inverted Residuals and Linear Bottlenecks", 2018).
+
+Numerics and channels at other widths are torchvision's. The names of the stages are mmaction2's:
+`layer2[1].expand` here is `layer2.1.conv.0` there.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+
+from trn_jax.backbones.stages import check_remat, run_stages
+from trn_jax.errors import UserError
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm, ConvNorm, freeze, relu6
+
+# Of `layer1`, `layer2`, ...: channels inside a block for each channel of its input, channels of the
+# output, number of blocks, stride of the first block.
+LAYERS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+# The layers of each stage, whose maps have half the height and width of those before. The last
+# convolution belongs to the last stage.
+STAGES = ((1,), (2,), (3,), (4, 5), (6, 7))
+_STEM, _LAST = 32, 1280  # channels of the first and of the last convolution
+_MAX_WIDTH_FACTOR = 4
+
+
+def scaled(channels, factor):
+    """`channels * factor` as the nearest multiple of 8, but at least 90 % of it."""
+    exact = channels * factor
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded
+
+
+class ConvNormRelu6(ConvNorm):
+    """A convolution, zero-padded to keep the size, its batch norm, ReLU6.
+
+    Args:
+        in_channels: channels of the input.
+        channels: channels of the output.
+        size: height and width of the kernel, in pixels; odd.
+        conv: constructor of convolutions.
+        norm: constructor of batch norms.
+        **geometry: `stride` and `groups` of the convolution.
+    """
+
+    def __init__(self, in_channels, channels, size, *, conv, norm, **geometry):
+        layer = conv(in_channels, channels, size, padding=size // 2, **geometry)
+        super().__init__(layer, norm(channels))
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height', width', channels]`."""
+        return relu6(super().__call__(x, **statistics))
+
+
+class InvertedResidual(nnx.Module):
+    """1x1, depthwise 3x3 and 1x1 convolutions, the last without ReLU, and a shortcut.
+
+    The first one, `expand`, is missing where the block is not wider inside. Only blocks that keep
+    the shape have a shortcut.
+
+    Args:
+        in_channels: channels of the input.
+        channels: channels of the output.
+        expansion: channels inside for each channel of the input.
+        stride: stride of the 3x3 convolution, in pixels.
+        temporal: a `TemporalHook`, or `None`. Its op is applied before `expand`, in the residual
+            branch only, of blocks with a shortcut.
+        conv: constructor of convolutions.
+        norm: constructor of batch norms.
+    """
+
+    def __init__(self, in_channels, channels, *, expansion, stride, temporal=None, conv, norm):
+        inner = in_channels * expansion
+        self.has_shortcut = stride == 1 and in_channels == channels
+        shifts = temporal and self.has_shortcut and expansion > 1
+        self.temporal_op = temporal.op(in_channels) if shifts else None
+        self.shift_place = "blockres" if shifts else None
+        layer = partial(ConvNormRelu6, conv=conv, norm=norm)
+        self.expand = layer(in_channels, inner, 1) if expansion > 1 else None
+        self.depthwise = layer(inner, inner, 3, stride=stride, groups=inner)
+        self.project = ConvNorm(conv(inner, channels, 1), norm(channels))
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height', width', channels]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        y = x if self.temporal_op is None else self.temporal_op(x)
+        y = y if self.expand is None else self.expand(y, **statistics)
+        y = self.project(self.depthwise(y, **statistics), **statistics)
+        return x + y if self.has_shortcut else y
+
+
+class MobileNetV2(nnx.Module):
+    """MobileNetV2 without its classifier.
+
+    As in mmaction2 and in the repository of TSM, temporal ops are in the residual branches of the
+    ten blocks with a shortcut. That repository rounds the channels of other widths differently; its
+    published weights have width 1.
+
+    Args:
+        layers: shapes of the blocks, see `LAYERS`.
+        stages: numbers of the layers of each stage, see `STAGES`.
+        width_factor: factor of all numbers of channels, such as 0.5 or 1.4; the last convolution
+            keeps its 1280 channels if the factor is below 1.
+        temporal: the hook of TSM and TIN, a `TemporalHook`.
+        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
+            Networks", 2016, section 3.2).
+        frozen_stages: number of stages to freeze, and the stem; -1 freezes nothing, 0 the stem.
+        remat: number of stages to rematerialise, see `run_stages`.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+
+    Attributes:
+        stage_channels: channels of the features of each stage.
+        out_channels: those of the last stage.
+    """
+
+    sees_clips = False
+    draws = False
+
+    def __init__(
+        self,
+        layers=LAYERS,
+        stages=STAGES,
+        *,
+        width_factor=1.0,
+        temporal=None,
+        partial_bn=False,
+        frozen_stages=-1,
+        remat=0,
+        dtype=jnp.float32,
+        rngs,
+    ):
+        _check(len(stages), width_factor, temporal, frozen_stages)
+        check_remat(remat, len(stages))
+        self.remat = remat
+        self.dtype = dtype
+        self.stages = stages
+
+        def parts(stage):
+            frozen = frozen_stages >= stage
+            conv = partial(Conv, frozen=frozen, dtype=dtype, rngs=rngs)
+            norm = partial(BatchNorm, frozen=frozen or (partial_bn and stage > 0), dtype=dtype)
+            return dict(conv=conv, norm=norm)
+
+        channels = scaled(_STEM, width_factor)
+        self.conv1 = parts(0)["conv"](3, channels, 3, stride=2, padding=1)
+        self.bn1 = parts(0)["norm"](channels)
+        stage_channels = []
+        for stage, numbers in enumerate(stages, start=1):
+            for number in numbers:
+                expansion, width, depth, stride = layers[number - 1]
+                blocks = []
+                for index in range(depth):
+                    shape = dict(expansion=expansion, stride=1 if index else stride)
+                    shape |= dict(temporal=temporal, **parts(stage))
+                    in_channels, channels = channels, scaled(width, width_factor)
+                    blocks.append(InvertedResidual(in_channels, channels, **shape))
+                    if frozen_stages >= stage:
+                        freeze(blocks[-1].temporal_op)
+                setattr(self, f"layer{number}", nnx.List(blocks))
+            stage_channels.append(channels)
+        self.out_channels = scaled(_LAST, max(1.0, width_factor))
+        self.conv2 = ConvNormRelu6(channels, self.out_channels, 1, **parts(len(stages)))
+        self.stage_channels = (*stage_channels[:-1], self.out_channels)
+
+    def __call__(self, frames, *, train=False, num_groups=1):
+        """Compute the features of all stages.
+
+        Args:
+            frames: normalised frames, `[frames, height, width, 3]`.
+            train: normalise with batch statistics and update the running ones.
+            num_groups: number of groups for the batch statistics, see `BatchNorm`.
+
+        Returns:
+            A list with one array `[frames, height / 2**i, width / 2**i, channels]` for each stage
+            i = 1, 2, ...
+        """
+        statistics = dict(train=train, num_groups=num_groups)
+        stages = [
+            [block for number in numbers for block in getattr(self, f"layer{number}")]
+            for numbers in self.stages
+        ]
+        stages[-1].append(self.conv2)
+        x = self.stem(frames, **statistics)
+        return run_stages(stages, x, remat=self.remat if train else 0, **statistics)
+
+    def stem(self, frames, **statistics):
+        """Map `[frames, height, width, 3]` to `[frames, height / 2, width / 2, channels]`."""
+        return relu6(self.bn1(self.conv1(frames), **statistics))
+
+
+def _check(num_stages, width_factor, temporal, frozen_stages):
+    """Check the options of the network.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
+    if not 0 < width_factor <= _MAX_WIDTH_FACTOR:
+        raise UserError(
+            f"width_factor={width_factor} is not in 0..{_MAX_WIDTH_FACTOR}, exclusive of 0; it is "
+            "a factor of all numbers of channels, such as 0.5 or 1.4"
+        )
+    if not -1 <= frozen_stages <= num_stages:
+        raise UserError(
+            f"frozen_stages={frozen_stages} is not in -1..{num_stages}: "
+            "-1 freezes nothing, 0 the stem, k the stem and k stages"
+        )
+    if temporal and (temporal.place == "block" or temporal.every(()) > 1):
+        raise UserError(
+            "MobileNetV2 shifts the residual branch of every block with a shortcut, not "
+            f"shift_place={temporal.shift_place!r} with shift_every={temporal.shift_every}"
+        )
