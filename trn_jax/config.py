@@ -114,6 +114,8 @@ _MODEL = dict(
     shift_place=Key(str, OneOf(("blockres", "block"))),  # TSM: residual branch only, or the block
     shift_every=Key(int, COUNT),  # TSM, TIN: every how many blocks of a stage
     causal=bool,  # TSM: features move to later frames only
+    # ResNet: non-local blocks behind five blocks of a ResNet-50, over all frames of a clip
+    non_local=Key(str, OneOf(("embedded_gaussian", "gaussian", "dot_product"))),
     partial_bn=bool,  # freeze all batch norms but the first
     frozen_stages=Key(int, Range(-1)),  # freeze the stem (0) and the first stages (1, 2, ...)
     remat=Key(int, NOT_NEGATIVE),  # recompute the activations inside the blocks of the first so

@@ -9,6 +9,7 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
+from trn_jax.backbones.non_local import PLACES, NonLocal
 from trn_jax.backbones.stages import check_remat, residual_shapes, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
@@ -21,7 +22,7 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels, channels, *, stride, temporal=None, conv, norm):
+    def __init__(self, in_channels, channels, *, stride, temporal=None, non_local=None, conv, norm):
         self.temporal_op = temporal.op(in_channels) if temporal else None
         self.shift_place = temporal.place if temporal else None
         self.conv1 = conv(in_channels, channels, 3, stride=stride, padding=1)
@@ -29,6 +30,7 @@ class BasicBlock(nnx.Module):
         self.conv2 = conv(channels, channels, 3, padding=1)
         self.bn2 = norm(channels)
         self.downsample = downsample(in_channels, channels, stride, conv, norm)
+        self.non_local = non_local(channels) if non_local else None
 
     def __call__(self, x, **statistics):
         """Map `[frames, height, width, in_channels]` to `[frames, height', width', channels]`.
@@ -39,7 +41,8 @@ class BasicBlock(nnx.Module):
         x = y if self.shift_place == "block" else x
         y = relu(self.bn1(self.conv1(y), **statistics))
         y = self.bn2(self.conv2(y), **statistics)
-        return relu(y + shortcut(self.downsample, x, statistics))
+        y = relu(y + shortcut(self.downsample, x, statistics))
+        return y if self.non_local is None else self.non_local(y, **statistics)
 
 
 class Bottleneck(nnx.Module):
@@ -50,6 +53,8 @@ class Bottleneck(nnx.Module):
         channels: channels inside.
         stride: stride of the 3x3 convolution and of the shortcut, in pixels.
         temporal: a `TemporalHook`, or `None`.
+        non_local: function of a number of channels that builds the `NonLocal` behind the block, or
+            `None`.
         conv: constructor of convolutions.
         norm: constructor of batch norms.
 
@@ -62,7 +67,7 @@ class Bottleneck(nnx.Module):
     groups = 1
     group_width = 64
 
-    def __init__(self, in_channels, channels, *, stride, temporal=None, conv, norm):
+    def __init__(self, in_channels, channels, *, stride, temporal=None, non_local=None, conv, norm):
         out_channels = channels * self.expansion
         inner = channels * self.group_width // 64 * self.groups
         if not inner:
@@ -79,6 +84,7 @@ class Bottleneck(nnx.Module):
         self.conv3 = conv(inner, out_channels, 1)
         self.bn3 = norm(out_channels)
         self.downsample = downsample(in_channels, out_channels, stride, conv, norm)
+        self.non_local = non_local(out_channels) if non_local else None
 
     def __call__(self, x, **statistics):
         """Map `[frames, height, width, in_channels]` to `[frames, height', width', 4 * channels]`.
@@ -90,7 +96,8 @@ class Bottleneck(nnx.Module):
         y = relu(self.bn1(self.conv1(y), **statistics))
         y = relu(self.bn2(self.conv2(y), **statistics))
         y = self.bn3(self.conv3(y), **statistics)
-        return relu(y + shortcut(self.downsample, x, statistics))
+        y = relu(y + shortcut(self.downsample, x, statistics))
+        return y if self.non_local is None else self.non_local(y, **statistics)
 
 
 class ResNeXtBottleneck(Bottleneck):
@@ -131,6 +138,9 @@ class ResNet(nnx.Module):
         width: channels of the stem; stage i works with `width * 2**i`, bottlenecks put out four
             times as many.
         temporal: the hook of TSM and TIN, a `TemporalHook`.
+        non_local: "embedded_gaussian", "gaussian" or "dot_product" puts a non-local block behind
+            blocks 0 and 2 of the second stage and 0, 2 and 4 of the third, see `NonLocal`.
+        num_segments: number of frames of a clip, for non-local blocks.
         partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
             Networks", 2016, section 3.2).
         frozen_stages: number of stages to freeze, and the stem; -1 freezes nothing, 0 the stem.
@@ -141,6 +151,7 @@ class ResNet(nnx.Module):
     Attributes:
         stage_channels: channels of the features of each stage.
         out_channels: those of the last stage.
+        mixes_frames: whether frames of a clip exchange features, temporal ops aside.
     """
 
     sees_clips = False
@@ -153,6 +164,8 @@ class ResNet(nnx.Module):
         *,
         width=64,
         temporal=None,
+        non_local=None,
+        num_segments=None,
         partial_bn=False,
         frozen_stages=-1,
         remat=0,
@@ -176,15 +189,25 @@ class ResNet(nnx.Module):
             frozen = frozen_stages >= stage
             conv, norm = _layers(frozen=frozen, freeze_norm=partial_bn, dtype=dtype, rngs=rngs)
             blocks = []
+            behind = partial(
+                NonLocal,
+                mode=non_local,
+                num_segments=num_segments,
+                conv=conv,
+                # mmaction2's partial_bn freezes norms of 2-D maps only, and these are of clips.
+                norm=partial(BatchNorm, frozen=frozen, dtype=dtype),
+            )
             for index, (in_channels, channels, stride) in enumerate(shapes):
-                hook = None if index % every else temporal
-                layers = dict(conv=conv, norm=norm)
-                blocks.append(block(in_channels, channels, stride=stride, temporal=hook, **layers))
+                layers = dict(conv=conv, norm=norm, temporal=None if index % every else temporal)
+                if non_local is not None and index in PLACES[stage - 1]:
+                    layers["non_local"] = behind
+                blocks.append(block(in_channels, channels, stride=stride, **layers))
                 if frozen:
                     freeze(blocks[-1].temporal_op)
             setattr(self, f"layer{stage}", nnx.List(blocks))
         self.stage_channels = tuple(width * 2**i * block.expansion for i in range(len(depths)))
         self.out_channels = self.stage_channels[-1]
+        self.mixes_frames = non_local is not None
 
     def __call__(self, frames, *, train=False, num_groups=1):
         """Compute the features of all stages.

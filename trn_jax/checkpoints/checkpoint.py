@@ -29,6 +29,9 @@ from trn_jax.files import reading, sync_folder
 from trn_jax.models import create_model
 from trn_jax.settings import from_dict
 
+# Parts of a backbone that its pretrained form may lack.
+_ADDED = (".temporal_op.", ".non_local.")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -219,7 +222,7 @@ def take_weights(trees, values, *, backbone_only):
     Returns:
         The new trees, sharded as the old ones, and the names of the arrays that were left
         unchanged: those of neck and head that the checkpoint lacks or has in another shape, such as
-        a classifier of other classes; and a temporal op that it lacks.
+        a classifier of other classes; and a temporal op or non-local blocks that it lacks.
 
     Raises:
         UserError: the backbone differs.
@@ -232,7 +235,7 @@ def take_weights(trees, values, *, backbone_only):
         in_backbone = name.startswith("backbone.")
         if found is not None and found.shape == leaf.shape and (in_backbone or not backbone_only):
             return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
-        if in_backbone and (found is not None or ".temporal_op." not in name):
+        if in_backbone and (found is not None or not any(part in name for part in _ADDED)):
             has = "is missing" if found is None else f"has shape {found.shape}"
             problems.append(f"{name} {has}, expected {leaf.shape}")
         drawn.append(name)

@@ -142,6 +142,8 @@ class Problems:
                 "backbone_only=True (--backbone-only) or reset_temporal_op=True "
                 "(--reset-temporal-op)."
             )
+        if hint := _non_local_hint(shapes, ours):
+            yield hint
         if set(self.missing) == {"head/fc/kernel", "head/fc/bias"} and num_classes(shapes):
             yield "take_classifier=True (--take-classifier) loads the classifier as the head."
         heads = [path for path in ours if path.startswith(("head/", "neck/"))]
@@ -161,9 +163,9 @@ def compare_shifts(model, source, names):
         for pattern, place in _WRAPPED
         if re.fullmatch(pattern, name) and (path := recognition.layer(name, source))
     }
+    ours = {_numbers("/".join(map(str, path))): place for path, place in _shift_places(model)}
     if not theirs:
         if ours and source == "tpn":
-    ours = {_numbers("/".join(map(str, path))): place for path, place in _shift_places(model)}
             return "shifts the input of strided shortcuts as well, the model does not"
         wraps = source in ("mmaction2", "mmpretrain", "tsm", "tin")
         return "does not shift frames, the model does" if ours and wraps else None
@@ -183,16 +185,36 @@ def compare_shifts(model, source, names):
     return None
 
 
-def _shift_places(model):
-    """The paths of the blocks with a temporal op, and its place."""
 def _numbers(path):
     """Stage and index of a block, from a path in our model."""
     return tuple(map(int, re.findall(r"\d+", path)))[:2]
 
 
+def _shift_places(model):
+    """The paths of the blocks with a temporal op, and its place."""
     for path, node in nnx.iter_graph(model):
         if getattr(node, "temporal_op", None) is not None:
             yield path, getattr(node, "shift_place", None) or "block"
+
+
+def _non_local_hint(shapes, ours):
+    """Advice if the file and the model differ in their non-local blocks, else `None`."""
+    theirs, mine = (
+        tuple(_any(rf".*non_local\w*[./]{part}[./].*", names) for part in ("g", "theta"))
+        for names in (shapes, ours)
+    )
+    has, embeds = theirs
+    if theirs == mine:
+        return None
+    if not has:
+        return (
+            "The file has no non-local blocks; backbone_only=True (--backbone-only) keeps those of "
+            "the model."
+        )
+    modes = (
+        "embedded_gaussian or dot_product, which have the same weights" if embeds else "gaussian"
+    )
+    return f"The file has non-local blocks: create the model with non_local={modes} (--option)."
 
 
 def describe_network(shapes):

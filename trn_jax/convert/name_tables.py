@@ -42,6 +42,7 @@ _CONSENSUS = (
 # mmaction2 0.x and 1.x use the same names. `.net` wraps shifted layers, `.block` those with a
 # non-local layer behind them.
 _LAYER = r"backbone\.layer(\d)\.(\d+)(?:\.net|\.block)?\."
+_NON_LOCAL = r"backbone\.layer(\d)\.(\d+)\.non_local_block\."
 _MMACTION2 = (
     (r"backbone\.conv1\.conv", r"backbone/conv1"),
     (r"backbone\.conv1\.bn", r"backbone/bn1"),
@@ -50,6 +51,8 @@ _MMACTION2 = (
     # TSM and TIN wrap the first convolution of a block.
     (_LAYER + r"conv(\d)\.conv(?:\.net2?)?", r"backbone/layer\1/\2/conv\3"),
     (_LAYER + r"conv(\d)\.bn", r"backbone/layer\1/\2/bn\3"),
+    (_NON_LOCAL + r"(g|theta|phi)(?:\.0)?\.conv", r"backbone/layer\1/\2/non_local/\3"),
+    (_NON_LOCAL + r"conv_out\.(conv|bn)", r"backbone/layer\1/\2/non_local/\3"),
     (
         r"backbone\.layer(\d)\.(\d+)\.conv1\.conv\.net1\.(offset|weight)_net\.(conv|fc1|fc2)",
         r"backbone/layer\1/\2/temporal_op/\3_\4",
@@ -73,10 +76,10 @@ _MMACTION2 = (
     (r"cls_head\.new_cls", r""),
     *under(r"cls_head\.", _CONSENSUS),
     *under(r"backbone\.", DENSENET),
+    *MMPRETRAIN_MOBILENETV2,
     (r"data_preprocessor", r""),
 )
 MMACTION2 = _MMACTION2 + under(r"backbone\.", SWIN)
-    *MMPRETRAIN_MOBILENETV2,
 MMACTION2_SWIN_OLD = _MMACTION2 + under(r"backbone\.", SWIN_OLD)
 
 TSM = (
@@ -130,10 +133,10 @@ TPN = (
 _STEM, _BLOCK = r"backbone\.stage0(?:\.net)?\.", r"backbone\.stage(\d)\.(\d+)(?:\.net)?\."
 MMPRETRAIN = (
     *MMPRETRAIN_SWIN,
+    *MMPRETRAIN_MOBILENETV2,
     (r"backbone\.(conv1|bn1)", r"backbone/\1"),
     (r"backbone\.layer(\d)\.(\d+)\.downsample\.(\d)", r"backbone/layer\1/\2/downsample/\3"),
     (r"backbone\.layer(\d)\.(\d+)\.(conv|bn)(\d)", r"backbone/layer\1/\2/\3\4"),
-    *MMPRETRAIN_MOBILENETV2,
     (_STEM + r"branch_scale\.(conv|norm)", r"backbone/stage0/branch_scale/\1"),
     (
         _STEM + r"branch_conv_list\.(\d+)\.(conv|norm)",
@@ -169,15 +172,15 @@ _SOURCES: dict[str, tuple[str, tuple]] = {
     ),
     "timm_mobileone": ("stages.0.0.conv_kxk.0.conv.weight", TIMM_MOBILEONE),
     "apple_mobileone": ("stage1.0.rbr_conv.0.conv.weight", APPLE_MOBILEONE),
-    "hugging_face_resnet": (
-        "encoder.stages.0.layers.0.layer.0.convolution.weight",
-        HUGGING_FACE_RESNET,
     "torchvision_mobilenetv2": ("features.2.conv.0.0.weight", TORCHVISION_MOBILENETV2),
     "timm_mobilenetv2": ("blocks.1.0.conv_pwl.weight", TIMM_MOBILENETV2),
     "tsm_mobilenetv2": (
         "features.2.conv.6.weight",
         (*TSM_MOBILENETV2, (r"classifier", CLASSIFIER)),
     ),
+    "hugging_face_resnet": (
+        "encoder.stages.0.layers.0.layer.0.convolution.weight",
+        HUGGING_FACE_RESNET,
     ),
     "hugging_face_swin": ("encoder.layers.0.blocks.0.layernorm_before.weight", HUGGING_FACE_SWIN),
     "bninception": (

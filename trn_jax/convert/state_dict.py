@@ -48,8 +48,8 @@ def load_state_dict(
         model: a `Recognizer`; values that the file has may be abstract (`nnx.eval_shape`).
         state_dict: `{name: array}` in PyTorch's layout.
         source: one of `NAME_TABLES`, or "auto" for the one that knows most of the names.
-        backbone_only: keep the model's neck and head; also the parameters of its temporal op if the
-            file has none.
+        backbone_only: keep the model's neck and head; also the parameters of its temporal op and of
+            its non-local blocks if the file has none.
         reset_head: keep the model's classifiers, whose sizes depend on the number of classes.
         reset_temporal_op: keep the model's parameters of the temporal op, to start a TIN from a
             TSM. `None`: if the file has none.
@@ -69,9 +69,12 @@ def load_state_dict(
     if take_classifier:
         _check_classifier(found.source, targets)
     paths = _paths(found, targets, "head/fc" if take_classifier else "", backbone_only)
-    if backbone_only or reset_temporal_op is None:
-        reset_temporal_op = reset_temporal_op or _lacks_temporal_op(paths, targets)
+    may_lack = backbone_only or reset_temporal_op is None
+    if may_lack:
+        reset_temporal_op = reset_temporal_op or _lacks("temporal_op", paths, targets)
     kept = _kept(targets, backbone_only, reset_head, reset_temporal_op)
+    if may_lack and _lacks("non_local", paths, targets):
+        kept |= _parts("non_local", targets)
 
     problems = Problems()
     values = _values(tensors, paths, targets, kept, problems)
@@ -100,19 +103,20 @@ def _shapes(tensors, found):
     return {plain: np.shape(tensors[name]) for name, plain in found.names.items()}
 
 
-def _temporal_op(targets):
-    return {path for path in targets if "/temporal_op/" in path}
+def _parts(name, targets):
+    """The paths of all parts of a backbone with this name."""
+    return {path for path in targets if f"/{name}/" in path}
 
 
-def _lacks_temporal_op(paths, targets):
-    """Whether the temporal op has parameters, and the file none of them."""
-    ours = _temporal_op(targets)
+def _lacks(name, paths, targets):
+    """Whether the parts with this name have parameters, and the file none of them."""
+    ours = _parts(name, targets)
     return bool(ours) and ours.isdisjoint(paths.values())
 
 
 def _kept(targets, backbone_only, reset_head, reset_temporal_op):
     """Paths of the variables that keep the model's values."""
-    kept = _temporal_op(targets) if reset_temporal_op else set()
+    kept = _parts("temporal_op", targets) if reset_temporal_op else set()
     if backbone_only:
         kept |= {path for path in targets if path.startswith(("head/", "neck/"))}
     if reset_head:

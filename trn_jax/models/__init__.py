@@ -118,14 +118,14 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         name: one of `list_models()`.
         num_classes: number of classes; 0 for a feature extractor without a head, see
             `Recognizer.features`.
-        num_segments: frames of a clip. Models without a `temporal_op` whose head averages frames
-            accept any number later.
+        num_segments: frames of a clip. Models without `temporal_op` and `non_local` whose head
+            averages frames accept any number later.
         rngs: source of the `params` keys; `nnx.Rngs(0)` by default.
         dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32.
         **overrides: `backbone`, `temporal_op`, `neck` and `head` replace a part of the model: a
             name, or a constructor with the arguments of those in the registries here. Every other
-            keyword is an option of the recognizer or of a part, such as `norm_group`, `partial_bn`,
-            `shift_place` or `dropout_rate`. `None` keeps the default.
+            keyword is an option of the recognizer or of a part, such as `norm_group`, `non_local`,
+            `partial_bn`, `shift_place` or `dropout_rate`. `None` keeps the default.
 
     Returns:
         A `Recognizer`.
@@ -160,6 +160,8 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         op, frames = partial(build, parts["temporal_op"]), num_segments
         hook["temporal"] = build(TemporalHook, op=op)
     backbone = build(parts["backbone"], **hook)
+    if getattr(backbone, "mixes_frames", False):
+        frames = num_segments
     neck = build(parts["neck"], backbone.stage_channels) if "neck" in parts else None
     head = build(parts["head"], (neck or backbone).out_channels) if "head" in parts else None
     del options["num_segments"]

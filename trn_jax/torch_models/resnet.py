@@ -13,6 +13,7 @@ from trn_jax.torch_models.layers import (
     conv_norm_3d,
     run_stages,
 )
+from trn_jax.torch_models.non_local import BlockBeforeNonLocal, is_behind
 
 
 class BasicBlock(nn.Module):
@@ -64,12 +65,23 @@ class ResNet(nn.Module):
             such as `shifted` and `interlaced`.
         shift_place: "blockres" wraps the first convolution of a block, "block" the whole block.
         shift_every: wraps one block in so many of a stage; `None` is TSM's rule.
+        non_local: mode of the `NonLocal` behind some blocks, or `None`.
+        num_segments: number of frames of a clip, for non-local blocks.
     """
 
     sees_clips = False
 
     def __init__(
-        self, block, depths, *, width=64, wrap=None, shift_place="blockres", shift_every=None
+        self,
+        block,
+        depths,
+        *,
+        width=64,
+        wrap=None,
+        shift_place="blockres",
+        shift_every=None,
+        non_local=None,
+        num_segments=None,
     ):
         super().__init__()
         if shift_every is None:
@@ -77,7 +89,7 @@ class ResNet(nn.Module):
         self.conv1 = conv_norm(3, width, 7, 2)
         self.max_pool = nn.MaxPool2d(3, 2, 1)
 
-        def build(in_channels, channels, stride, stage, index):
+        def shifting(in_channels, channels, stride, index):
             module = block(in_channels, channels, stride)
             if wrap is None or index % shift_every:
                 return module
@@ -85,6 +97,13 @@ class ResNet(nn.Module):
                 return wrap(module, in_channels)
             module.conv1.conv = wrap(module.conv1.conv, in_channels)
             return module
+
+        def build(in_channels, channels, stride, stage, index):
+            module = shifting(in_channels, channels, stride, index)
+            if non_local is None or not is_behind(stage, index):
+                return module
+            options = dict(mode=non_local, num_segments=num_segments)
+            return BlockBeforeNonLocal(module, channels * block.expansion, **options)
 
         add_residual_stages(self, depths, width, block.expansion, build)
 
