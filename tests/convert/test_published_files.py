@@ -283,6 +283,11 @@ HEADLESS = ("--backbone-only", "--num-classes=400")
 BACKBONE = dict(absent="^(head|neck)/")
 NETS = r"\.net1\."
 
+
+def non_local(mode):
+    return "tsm_resnet50", f"--option=non_local={mode}"
+
+
 FILES = [
     File("tsn_r50_3seg", as_it_is, mmaction2_0x, ("tsn_resnet50", "--num-segments=3")),
     File("tsn_r50_3seg", as_it_is, mmaction2_1x, ("tsn_resnet50",)),
@@ -298,6 +303,15 @@ FILES = [
     File("tsm_r50", as_it_is, mmaction2_0x, ("tsm_resnet50",)),
     File("tsm_r50", as_it_is, mmaction2_1x, ("tsm_resnet50",)),
     File("tsm_r50", renamed(ORIGINAL), tsm_repository, ("tsm_resnet50",)),
+    File("tsm_mobilenetv2", as_it_is, mmaction2_1x, ("tsm_mobilenetv2",)),
+    File(
+        "tsm_mobilenetv2",
+        renamed(MOBILENET_SEQUENCE, ORIGINAL),
+        tsm_repository,
+        ("tsm_mobilenetv2",),
+    ),
+    File("tsm_r50_nl_gaussian", as_it_is, mmaction2_1x, non_local("gaussian")),
+    File("tsm_r50_nl_dot_product", as_it_is, mmaction2_1x, non_local("dot_product")),
     File("tin_r50", as_it_is, mmaction2_1x, ("tin_resnet50",)),
     File("tin_r50", renamed(ORIGINAL_TIN), tsm_repository, ("tin_resnet50",)),
     # A TIN as it starts from a TSM, but for the parameters that only a TIN has.

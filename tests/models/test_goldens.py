@@ -13,6 +13,7 @@ from trn_jax import convert, create_model
 from trn_jax.backbones.bninception import BNInception
 from trn_jax.backbones.densenet import DenseNet
 from trn_jax.backbones.mobileone import MobileOne, reparameterize
+from trn_jax.backbones.non_local import MODES
 from trn_jax.backbones.resnet import ResNet
 from trn_jax.backbones.resnet3d import SlowOnly
 from trn_jax.backbones.swin import Swin
@@ -22,6 +23,10 @@ from trn_jax.nn.pooling import max_pool
 
 pytestmark = pytest.mark.thorough
 
+NON_LOCAL = {
+    f"tsm_r50_nl_{mode}": dict(name="tsm_resnet50", num_classes=400, non_local=mode)
+    for mode in MODES
+}
 CASES = {
     "tsn_r50_3seg": dict(name="tsn_resnet50", num_classes=400, num_segments=3),
     "trn_r50_single": dict(name="trn_resnet50", num_classes=174, head="trn"),
@@ -30,6 +35,10 @@ CASES = {
     ),
     "tsn_r101_8seg": dict(name="tsn_resnet101", num_classes=400),
     "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
+    "tsm_r50_16seg": dict(name="tsm_resnet50", num_classes=174, num_segments=16),
+    "tsm_r101": dict(name="tsm_resnet101", num_classes=174),
+    "tsm_mobilenetv2": dict(name="tsm_mobilenetv2", num_classes=400),
+    **NON_LOCAL,
     "tin_r50": dict(name="tin_resnet50", num_classes=174),
     "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
     "tpn_tsm_r50": dict(name="tpn_tsm_resnet50", num_classes=174),
@@ -49,6 +58,9 @@ SLOW = {
     "tin_r50",
     "trn_bninception_multiscale",
     "tsn_r101_8seg",
+    "tsm_r50_16seg",
+    "tsm_r101",
+    *NON_LOCAL,
     "tpn_slowonly_r50",
     "tpn_tsm_r50",
     "tsn_densenet161",

@@ -13,19 +13,28 @@ from flax import nnx
 from trn_jax import backbones, convert, create_model, list_models, models
 from trn_jax.backbones.bninception import BNInception
 from trn_jax.backbones.densenet import DenseNet
+from trn_jax.backbones.non_local import MODES
 from trn_jax.backbones.swin import Swin
 from trn_jax.errors import UserError
-
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
+
 torch = pytest.importorskip("torch")
 torch_models = importlib.import_module("trn_jax.torch_models")  # which needs torch
 
+NON_LOCAL = {
+    f"tsm_r50_nl_{mode}": dict(name="tsm_resnet50", num_classes=400, non_local=mode)
+    for mode in MODES
+}
 CASES = {
     "tsn_r50_3seg": dict(name="tsn_resnet50", num_classes=400, num_segments=3),
     "trn_r50_single": dict(name="trn_resnet50", num_classes=174, head="trn"),
     "trn_r50_multiscale": dict(name="trn_resnet50", num_classes=174, eval_relations="first"),
     "tsn_r101_8seg": dict(name="tsn_resnet101", num_classes=400),
     "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
+    "tsm_r50_16seg": dict(name="tsm_resnet50", num_classes=174, num_segments=16),
+    "tsm_r101": dict(name="tsm_resnet101", num_classes=174),
+    "tsm_mobilenetv2": dict(name="tsm_mobilenetv2", num_classes=400),
+    **NON_LOCAL,
     "tin_r50": dict(name="tin_resnet50", num_classes=174),
     "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
     "tpn_tsm_r50": dict(name="tpn_tsm_resnet50", num_classes=174),
@@ -122,6 +131,10 @@ TINY = {
     "mobileone": dict(name="tsn_mobileone_s4", backbone="mobileone_tiny"),
     "mobileone, deployed": dict(name="tsn_mobileone_s4", backbone="mobileone_tiny", deploy=True),
     "mobileone, tsm": dict(name="tsm_mobileone_s4", backbone="mobileone_tiny", num_convs=2),
+    "mobilenetv2": dict(name="trn_mobilenetv2", backbone="mobilenetv2_tiny", width_factor=0.3),
+    "mobilenetv2, tsm": dict(name="tsm_mobilenetv2", backbone="mobilenetv2_tiny"),
+    **{f"{mode}, tsm": dict(name="tsm_resnet18", width=8, non_local=mode) for mode in MODES},
+    "non-local, bottlenecks": dict(name="tsn_resnet50", width=4, non_local="gaussian"),
     "bninception": dict(name="tsn_bninception", width=16),
     "bninception, trn": dict(name="trn_bninception", width=16, num_segments=2),
     "densenet": dict(name="tsn_densenet161"),
@@ -193,6 +206,51 @@ def test_training_computes_the_same_outputs(case):
     assert (auxiliary is None) == (found_auxiliary is None) == (case == "tsn")
     if auxiliary is not None:
         assert_close(found_auxiliary, auxiliary.detach())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", ["mobilenetv2, tsm", "embedded_gaussian, tsm", "dot_product, tsm"])
+def test_a_training_step_is_pytorch_s(case):
+    """Loss, gradients and statistics, in double precision."""
+    pixels = {
+        key: np.float32(value).tolist()
+        for key, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+    }
+    labels = np.array([1, 3])
+    with jax.enable_x64(True):
+        options = TINY[case] | pixels | dict(dropout_rate=0.0, dtype="float64")
+        model, theirs, clips = both(**options, pixels=64)
+        graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+        params, stats = map(nnx.as_pure, states)
+
+        def loss(params):
+            model = nnx.merge(graph, params, stats)
+            scores = jax.nn.log_softmax(model(clips, train=True, rngs=nnx.Rngs(0)))
+            after = nnx.as_pure(nnx.state(model, nnx.BatchStat))
+            return -scores[np.arange(2), labels].mean(), after
+
+        (found, after), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    expected = torch.nn.functional.cross_entropy(
+        theirs.double()(torch.from_numpy(clips)), torch.from_numpy(labels)
+    )
+    expected.backward()
+    assert float(found) == pytest.approx(expected.item(), rel=1e-10)
+    values = convert.variables(nnx.merge(graph, gradients, after))
+    tensors = {name: p.grad for name, p in theirs.named_parameters()} | dict(theirs.named_buffers())
+    sizes = {}
+    for name, tensor in tensors.items():
+        if path := convert.our_path(name, "mmaction2", values):
+            value = np.asarray(values[path][...])
+            if path.endswith("kernel"):
+                value = np.moveaxis(value, (-1, -2), (0, 1))
+            # Biases in front of a norm or of a softmax have no gradient but rounding.
+            size = float(tensor.abs().max())
+            np.testing.assert_allclose(
+                value.reshape(tensor.shape), tensor, rtol=0, atol=1e-8 * size + 1e-12, err_msg=name
+            )
+            sizes[path] = size
+    assert sizes.keys() == values.keys()
+    assert np.mean(np.array(list(sizes.values())) > 1e-6) > 0.9
 
 
 def test_relations_are_drawn_and_features_dropped_in_training():

@@ -40,6 +40,8 @@ MODELS = {
     "bninception": (named("tsn_bninception", width=4), True),
     "densenet": (named("tsn_densenet161", growth=2, width=4), True),
     "mobileone": (named("tsn_mobileone_s4", backbone="mobileone_tiny"), False),
+    "mobilenetv2": (named("tsm_mobilenetv2", backbone="mobilenetv2_tiny"), False),
+    "non_local": (named("tsm_resnet10", width=4, non_local="gaussian"), True),
 }
 
 

@@ -48,6 +48,11 @@ MODELS = {
     "swin": (swin, 2),
     "slowonly": (named_model("tpn_slowonly_resnet50", backbone="slowonly_resnet14", width=4), 4),
     "mobileone": (named_model("tsn_mobileone_s4", backbone="mobileone_tiny"), 2),
+    "mobilenetv2": (
+        named_model("tsm_mobilenetv2", backbone="mobilenetv2_tiny", width_factor=0.25),
+        2,
+    ),
+    "non_local": (named_model("tsm_resnet10", width=4, non_local="dot_product"), 4),
     "bninception": (named_model("tsn_bninception", width=4), 3),
     "densenet": (named_model("tsn_densenet161", growth=2, width=4), 4),
 }

@@ -211,6 +211,22 @@ def test_eight_devices_train_as_one(one_device, eight_devices):
     assert largest_difference(eight_devices[1], one_device[1]) < 1e-9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(backbone="mobilenetv2_tiny", temporal_op="tsm", width=None, width_factor=0.25),
+        dict(non_local="embedded_gaussian"),
+    ],
+    ids=["mobilenetv2", "non_local"],
+)
+def test_other_networks_train_on_eight_devices_as_on_one(options):
+    with jax.enable_x64(True):
+        (loss, parameters), (losses, expected) = (run(n, steps=3, **options) for n in (8, 1))
+    np.testing.assert_allclose(loss, losses, rtol=0, atol=1e-9)
+    assert largest_difference(parameters, expected) < 1e-9
+
+
 def test_one_device_takes_the_batch_of_eight_in_eight_parts(eight_devices):
     with jax.enable_x64(True):
         losses, parameters = run(1, accumulation=8)
