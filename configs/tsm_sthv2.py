@@ -8,26 +8,17 @@ of mmaction2 1.x (`tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb`: 8 GPU
 Published: 62.72 % top-1 and 87.70 % top-5 from 2 clips in 3 crops each.
 """
 
-from trn_jax.config import base, view
+from trn_jax.config import base, recipe, view
 
-_NAME = "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb"
-_ROW = dict(
-    source=f"mmaction2 1.x, configs/recognition/tsm/README.md, {_NAME}",
-    config=f"{_NAME}.py",
-    checkpoint=f"{_NAME}_20230317-be0fc26e.pth",
-    resolution="224x224",
-    gpus="8",
-    pretrain="ImageNet",
-    testing_protocol="8 clips x 3 crop",
-    gflops=32.88,
-    million_parameters=23.87,
-)
+row = recipe("tsm_k400").row
+_ROW = row("r50_8xb16-1x1x8-50e_sthv2-rgb", "20230317-be0fc26e", crops=3, top1=62.72, top5=87.70)
 
 
-def get_config():
-    """The recipe."""
-    config = base(dataset="sthv2", model="tsm_resnet50", num_classes=174)
+def get_config(published=_ROW, *, num_segments=8, model="tsm_resnet50"):
+    """The recipe; `published` is its row in the published table."""
+    config = base(dataset="sthv2", model=model, num_classes=174)
     config.init_url = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+    config.model.num_segments = num_segments
     config.model.norm_group = 16
 
     config.data.train.update(flip_rate=0.5)
@@ -38,5 +29,5 @@ def get_config():
     config.optim.update(warmup_epochs=5.0, warmup_by="epoch")
 
     config.protocols.accurate = view(sampling="twice", crop="three")
-    config.published.accurate = dict(top1=62.72, top5=87.70, **_ROW)
+    config.published.accurate = published
     return config

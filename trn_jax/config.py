@@ -113,6 +113,7 @@ _MODEL = dict(
     shift_div=Key(int, COUNT),  # TSM, TIN: 1 / shift_div of the channels moves in time
     shift_place=Key(str, OneOf(("blockres", "block"))),  # TSM: residual branch only, or the block
     shift_every=Key(int, COUNT),  # TSM, TIN: every how many blocks of a stage
+    shift_segments=Key(int, COUNT),  # TSM: frames of the runs that are shifted; default: the clip
     causal=bool,  # TSM: features move to later frames only
     # ResNet: non-local blocks behind five blocks of a ResNet-50, over all frames of a clip
     non_local=Key(str, OneOf(("embedded_gaussian", "gaussian", "dot_product"))),

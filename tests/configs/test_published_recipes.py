@@ -52,6 +52,10 @@ def warm_up_by_epoch(lr):
     return {0: 0.1 * lr, 199: 0.325 * lr, 399: 0.775 * lr, 400: lr, 2500: lr / 10, 4500: lr / 100}
 
 
+# Its variant of 100 epochs: within ten epochs, drops after 50 and 90.
+_LONG_WARM_UP = {0: 0.002, 199: 0.004, 899: 0.018, 900: 0.02, 5000: 0.002, 9000: 0.0002}
+
+
 _SYNTHETIC = {
     step: 0.015 * (1 + math.cos(math.pi * step / 400)) for step in (0, 1, 100, 200, 399, 400)
 }
@@ -81,8 +85,18 @@ RATES = {
     "trn_sthv2": drops(30, 45, 50, 0.002),
     "tsm_jester": drops(20, 40, 50, 0.01),
     "tsm_k400": warm_up_by_epoch(0.02),
+    "tsm_k400_100e": _LONG_WARM_UP,
+    "tsm_k400_16seg": warm_up_by_epoch(0.02),
+    "tsm_k400_dense8": warm_up_by_epoch(0.02),
+    "tsm_k400_dot_product": warm_up_by_epoch(0.02),
+    "tsm_k400_embedded_gaussian": warm_up_by_epoch(0.02),
+    "tsm_k400_gaussian": warm_up_by_epoch(0.02),
+    "tsm_mobilenetv2_k400": drops(40, 80, 100, 0.02),
+    "tsm_mobileone_k400_16seg": warm_up_by_epoch(0.01),
+    "tsm_resnet101_sthv2": warm_up_by_epoch(0.02),
     "tsm_sthv1": drops(20, 40, 50, 0.01),
     "tsm_sthv2": warm_up_by_epoch(0.02),
+    "tsm_sthv2_16seg": warm_up_by_epoch(0.02),
     "tsn_densenet161_k400_3seg": drops(40, 80, 100, 0.01),
     "tsn_k400_3seg": drops(40, 80, 100, 0.01),
     "tsn_k400_5seg": drops(40, 80, 100, 0.01),
@@ -119,11 +133,23 @@ PLAIN = ("tsn_", "tpn_")  # and the recipes of the synthetic data set: one group
 # TIN 2 convolutions and 2 linear layers in each of 16 blocks, BNInception 69 convolutions.
 _TSM = {(1, 1): 53, (1, 0): 106, (5, 1): 1, (10, 0): 1}
 _TIN = {(1, 1): 53 + 64, (2, 0): 64, (1, 0): 106, (5, 1): 1, (10, 0): 1}
+# Five blocks: three convolutions with biases (one, if nothing is embedded), and one with a norm.
+_NON_LOCAL = {(1, 1): 53 + 20, (2, 0): 15, (1, 0): 106 + 10, (5, 1): 1, (10, 0): 1}
 COUNTS = {
     "trn_sthv1": {(1, 1): 53 + 15, (2, 0): 15, (1, 0): 2},
     "trn_sthv2": {(1, 1): 53 + 15, (2, 0): 15, (1, 0): 2},
     "trn_bninception_jester": {(1, 1): 69 + 15, (2, 0): 69 + 15, (1, 0): 2},
     **{f"tsm_{data}": _TSM for data in ("k400", "sthv1", "sthv2", "jester")},
+    **{f"tsm_{variant}": _TSM for variant in ("k400_100e", "k400_16seg", "k400_dense8")},
+    "tsm_sthv2_16seg": _TSM,
+    "tsm_k400_dot_product": _NON_LOCAL,
+    "tsm_k400_embedded_gaussian": _NON_LOCAL,
+    "tsm_k400_gaussian": {(1, 1): 53 + 10, (2, 0): 5, (1, 0): 106 + 10, (5, 1): 1, (10, 0): 1},
+    # ResNet-101 has 104 convolutions, MobileNetV2 52; MobileOne 65 in 99 branches, of which some
+    # are norms alone, and 12 x 2 with biases that weight channels.
+    "tsm_mobileone_k400_16seg": {(1, 1): 89, (2, 0): 24, (1, 0): 198, (5, 1): 1, (10, 0): 1},
+    "tsm_resnet101_sthv2": {(1, 1): 104, (1, 0): 208, (5, 1): 1, (10, 0): 1},
+    "tsm_mobilenetv2_k400": {(1, 1): 52, (1, 0): 104, (5, 1): 1, (10, 0): 1},
     **{f"tin_{data}": _TIN for data in ("k400", "sthv1", "sthv2")},
 }
 
@@ -185,6 +211,7 @@ def test_optimizers_of_recipes_can_be_built(name):
 
 _TSN = (256, 32, 1e-4, 40, False)
 _TPN = (64, 8, 1e-4, 40, True)
+_TSM_1X = (128, 16, 1e-4, 20, False, 0.5, 13, 0.5)
 SETTINGS = {
     "tin_k400": (48, 6, 1e-4, 20, False, 0.5, 5, 0.5, {"efficient": (70.89, 89.89)}),
     "tin_sthv1": (48, 6, 5e-4, 20, False, 0.8, 5, 0, {"efficient": (44.25, 73.94)}),
@@ -206,6 +233,16 @@ SETTINGS = {
         {"efficient": (96.5, None), "accurate": (97.2, None)},
     ),
     "tsm_k400": (128, 16, 1e-4, 20, False, 0.5, 13, 0.5, {"1x10": (73.18, 90.56)}),
+    "tsm_k400_100e": (*_TSM_1X, {"1x10": (73.22, 90.22)}),
+    "tsm_k400_16seg": (*_TSM_1X, {"1x10": (75.12, 91.55)}),
+    "tsm_k400_dense8": (*_TSM_1X, {"10x10": (73.38, 90.78)}),
+    "tsm_k400_dot_product": (*_TSM_1X, {"1x10": (74.49, 91.15)}),
+    "tsm_k400_embedded_gaussian": (*_TSM_1X, {"1x10": (74.34, 91.23)}),
+    "tsm_k400_gaussian": (*_TSM_1X, {"1x10": (73.66, 90.99)}),
+    "tsm_mobilenetv2_k400": (128, 16, 2e-5, *_TSM_1X[3:], {"1x3": (68.71, 88.32)}),
+    "tsm_mobileone_k400_16seg": (64, 8, 2e-5, *_TSM_1X[3:], {"1x3": (74.38, 91.71)}),
+    "tsm_resnet101_sthv2": (128, 16, 5e-4, *_TSM_1X[3:], {"accurate": (63.70, 88.28)}),
+    "tsm_sthv2_16seg": (128, 16, 5e-4, *_TSM_1X[3:], {"accurate": (64.16, 88.61)}),
     "tsm_sthv1": (
         *(64, 8, 5e-4, 20, False, 0.5, 13, 0),
         {"efficient": (45.58, 75.02), "accurate": (47.70, 76.12)},
@@ -239,6 +276,23 @@ ROWS = {
     "tsm_k400": "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb",
     "tsm_sthv1": "tsm_r50_1x1x8_50e_sthv1_rgb",
     "tsm_sthv2": "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb",
+    **{
+        recipe: f"tsm_imagenet-pretrained-{row}"
+        for recipe, row in {
+            "tsm_k400_100e": "r50_8xb16-1x1x8-100e_kinetics400-rgb",
+            "tsm_k400_16seg": "r50_8xb16-1x1x16-50e_kinetics400-rgb",
+            "tsm_k400_dense8": "r50_8xb16-dense-1x1x8-50e_kinetics400-rgb",
+            "tsm_k400_dot_product": "r50-nl-dot-product_8xb16-1x1x8-50e_kinetics400-rgb",
+            "tsm_k400_embedded_gaussian": (
+                "r50-nl-embedded-gaussian_8xb16-1x1x8-50e_kinetics400-rgb"
+            ),
+            "tsm_k400_gaussian": "r50-nl-gaussian_8xb16-1x1x8-50e_kinetics400-rgb",
+            "tsm_mobilenetv2_k400": "mobilenetv2_8xb16-1x1x8-100e_kinetics400-rgb",
+            "tsm_mobileone_k400_16seg": "mobileone-s4_8xb16-1x1x16-50e_kinetics400-rgb",
+            "tsm_resnet101_sthv2": "r101_8xb16-1x1x8-50e_sthv2-rgb",
+            "tsm_sthv2_16seg": "r50_8xb16-1x1x16-50e_sthv2-rgb",
+        }.items()
+    },
     **{
         recipe: f"tsn_imagenet-pretrained-{row}"
         for recipe, row in {
@@ -363,7 +417,16 @@ def parse(view):
     return View(**view)
 
 
-VIEWS = {"efficient": 1, "accurate": 6, "1x10": 10, "25x10": 10, "10x25": 10, "10x3": 30}
+VIEWS = {
+    "efficient": 1,
+    "accurate": 6,
+    "1x3": 3,
+    "1x10": 10,
+    "10x3": 30,
+    "10x10": 100,
+    "10x25": 10,
+    "25x10": 10,
+}
 
 
 @pytest.mark.smoke
@@ -374,7 +437,7 @@ def test_protocols_have_the_views_that_their_names_tell(name):
         protocol = key.removeprefix("protocols.")
         if protocol == key:
             continue
-        if name == "tsn_k400_dense5" and protocol == "efficient":
+        if name in ("tsn_k400_dense5", "tsm_k400_dense8") and protocol == "efficient":
             assert parse(view).num_views == 10  # its validation: ten windows, too
         elif not name.endswith("_synthetic"):
             assert parse(view).num_views == VIEWS[protocol]

@@ -8,6 +8,7 @@ from recipe_files import load
 # checkpoints), and the columns of the table: resolution, GPUs, pretrain, testing protocol, GFLOPs,
 # million parameters, MB per GPU.
 _TSN = ("224x224", "8", "ImageNet", "25 clips x 10 crop")
+_TSM = ("224x224", "8", "ImageNet", "8 clips x 10 crop")
 _R50 = (*_TSN, 102.7, 24.33, None)
 _SWIN = (*_TSN, 386.7, 87.15, None)
 COLUMNS = {
@@ -28,8 +29,18 @@ COLUMNS = {
     "trn_sthv2": (1, "height 256", "8", "ImageNet", None, None, None, 11010),
     "tsm_jester": (2, "height 100", "8", "ImageNet", None, None, None, None),
     "tsm_k400": (1, "224x224", "8", "ImageNet", "8 clips x 10 crop", 32.88, 23.87, None),
+    "tsm_k400_100e": (1, *_TSM, 32.88, 23.87, None),
+    "tsm_k400_16seg": (1, *_TSM[:3], "16 clips x 10 crop", 65.75, 23.87, None),
+    "tsm_k400_dense8": (1, *_TSM, 32.88, 23.87, None),
+    "tsm_k400_dot_product": (1, *_TSM, 61.30, 31.68, None),
+    "tsm_k400_embedded_gaussian": (1, *_TSM, 61.30, 31.68, None),
+    "tsm_k400_gaussian": (1, *_TSM, 59.06, 28.00, None),
+    "tsm_mobilenetv2_k400": (1, *_TSM[:3], "8 clips x 3 crop", 3.269, 2.736, None),
+    "tsm_mobileone_k400_16seg": (1, *_TSM[:3], "16 clips x 10 crop", 48.65, 13.72, None),
+    "tsm_resnet101_sthv2": (1, *_TSM[:3], "8 clips x 3 crop", 62.66, 42.86, None),
     "tsm_sthv1": (2, "height 100", "8", "ImageNet", None, None, None, 7077),
     "tsm_sthv2": (1, "224x224", "8", "ImageNet", "8 clips x 3 crop", 32.88, 23.87, None),
+    "tsm_sthv2_16seg": (1, *_TSM[:3], "16 clips x 3 crop", 65.75, 23.87, None),
     "tsn_densenet161_k400_3seg": (1, *_TSN, 194.6, 27.36, None),
     "tsn_k400_3seg": (1, *_R50),
     "tsn_k400_5seg": (1, *_R50),
@@ -65,10 +76,23 @@ CHECKPOINTS = {
     "tsm_jester": "tsm_r50_1x1x8_50e_jester_rgb-c799267e.pth",
     "tsm_sthv1": "tsm_r50_1x1x8_50e_sthv1_rgb_20210203-01dce462.pth",
     **{
-        recipe: f"tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_{name}.pth"
+        f"tsm_{recipe}": f"tsm_imagenet-pretrained-{name}.pth"
         for recipe, name in {
-            "tsm_k400": "kinetics400-rgb_20220831-64d69186",
-            "tsm_sthv2": "sthv2-rgb_20230317-be0fc26e",
+            "k400": "r50_8xb16-1x1x8-50e_kinetics400-rgb_20220831-64d69186",
+            "k400_100e": "r50_8xb16-1x1x8-100e_kinetics400-rgb_20220831-a6db1e5d",
+            "k400_16seg": "r50_8xb16-1x1x16-50e_kinetics400-rgb_20220831-042b1748",
+            "k400_dense8": "r50_8xb16-dense-1x1x8-50e_kinetics400-rgb_20220831-f55d3c2b",
+            "k400_dot_product": "r50-nl-dot-product_8xb16-1x1x8-50e_kinetics400-rgb"
+            "_20220831-108bfde5",
+            "k400_embedded_gaussian": "r50-nl-embedded-gaussian_8xb16-1x1x8-50e_kinetics400-rgb"
+            "_20220831-35eddb57",
+            "k400_gaussian": "r50-nl-gaussian_8xb16-1x1x8-50e_kinetics400-rgb_20220831-7e54dacf",
+            "mobilenetv2_k400": "mobilenetv2_8xb16-1x1x8-100e_kinetics400-rgb_20230414-401127fd",
+            "mobileone_k400_16seg": "mobileone-s4_8xb16-1x1x16-50e_kinetics400-rgb"
+            "_20230825-a7f8876b",
+            "resnet101_sthv2": "r101_8xb16-1x1x8-50e_sthv2-rgb_20230320-efcc0d1b",
+            "sthv2": "r50_8xb16-1x1x8-50e_sthv2-rgb_20230317-be0fc26e",
+            "sthv2_16seg": "r50_8xb16-1x1x16-50e_sthv2-rgb_20230317-ec6696ad",
         }.items()
     },
     **{
