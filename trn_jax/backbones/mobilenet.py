@@ -207,8 +207,8 @@ def _check(num_stages, width_factor, temporal, frozen_stages):
     """
     if not 0 < width_factor <= _MAX_WIDTH_FACTOR:
         raise UserError(
-            f"width_factor={width_factor} is not in 0..{_MAX_WIDTH_FACTOR}, exclusive of 0; it is "
-            "a factor of all numbers of channels, such as 0.5 or 1.4"
+            f"width_factor={width_factor} must be more than 0 and at most {_MAX_WIDTH_FACTOR}: a "
+            "factor of all numbers of channels, such as 0.5 or 1.4"
         )
     if not -1 <= frozen_stages <= num_stages:
         raise UserError(
