@@ -13,6 +13,8 @@ _MAX_PREFIX = 6  # components
 _MIN_SHARE = 0.1  # of the names that begin with a prefix
 _MAX_SAMPLE = 5000  # names that every source is tried on
 _KNOWN_SHARE = 0.5  # of the names that a source knows, or it is none of ours
+# The first layers of most networks of torchvision, and so no evidence for one of them.
+_SHARED = re.compile(r"features\.0\.[01]\.\w+")
 # Counters of moving averages, and tensors that follow from the architecture.
 _DERIVED = re.compile(
     r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask)|"
@@ -167,7 +169,8 @@ def _parts(prefixes, own, sizes):
 
 
 def _check_known(source, known, count, names):
-    if count and len(known) >= _KNOWN_SHARE * count:
+    evidence = [name for name in known if not _SHARED.fullmatch(name)]
+    if evidence and len(known) >= _KNOWN_SHARE * count:
         return
     shown = "".join(f"\n  {escaped(name)}" for name in names[:5])
     more = "\n  ..." if len(names) > 5 else ""
