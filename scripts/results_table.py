@@ -101,7 +101,7 @@ def cost_table():
         clip = (view.num_segments, view.crop_size, view.crop_size, 3)
         config.model.num_classes = config.model.num_classes or 2  # else from the label map
         options = {key: value for key, value in config.model.items() if value is not None}
-        key = (clip, *(options.get(name) for name in ("name", "num_classes", "width")))
+        key = (clip, *(options.get(name) for name in ("name", "num_classes", "width", "non_local")))
         if key not in known:
             model = nnx.eval_shape(lambda options=options: create_model(**options))
             known[key] = measure(model, 1, *clip)
