@@ -2,7 +2,8 @@
 
 `create_model` builds a model, `load_model` takes one from a checkpoint; `model(clips)` maps clips
 `[batch, frames, height, width, 3]`, RGB in 0..255, to logits `[batch, classes]`. `predict` gives
-the scores of videos, with times, and `extract_features` their features.
+the scores of videos, with times, and `extract_features` their features. `streaming` makes a model
+take one frame at a time.
 """
 
 __version__ = "0.1.0"
@@ -13,6 +14,7 @@ __all__ = [
     "list_models",
     "load_model",
     "predict",
+    "streaming",
 ]
 
 _HOMES = {
@@ -21,6 +23,7 @@ _HOMES = {
     "list_models": "trn_jax.models",
     "load_model": "trn_jax.loading",
     "predict": "trn_jax.prediction.api",
+    "streaming": "trn_jax.models.streaming",
 }
 
 

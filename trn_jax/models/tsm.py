@@ -69,6 +69,58 @@ class TemporalShift(nnx.Module):
         return shift(split_clips(x, self.num_segments), steps, self.num_shifted).reshape(x.shape)
 
 
+class Carried(nnx.Variable):
+    """What a module keeps from one frame of a stream for the next one."""
+
+
+class StreamedShift(nnx.Module):
+    """A causal `TemporalShift` that sees one frame at a time.
+
+    Args:
+        num_shifted: number of channels that come from the previous frame.
+        dtype: dtype of the features.
+
+    Attributes:
+        previous: these channels of the last frame, `[batch, height, width, num_shifted]`; before
+            the first one zeros, which may be of a single pixel.
+    """
+
+    def __init__(self, num_shifted, *, dtype=jnp.float32):
+        self.num_shifted = num_shifted
+        self.previous = Carried(jnp.zeros((1, 1, 1, num_shifted), dtype))
+
+    def __call__(self, x):
+        """Map `[batch, height, width, channels]`, one frame per stream.
+
+        Raises:
+            UserError: the frames have another size than those before.
+        """
+        current, previous = x[..., : self.num_shifted], self.previous[...].astype(x.dtype)
+        if previous.shape[1:3] not in ((1, 1), current.shape[1:3]):
+            raise UserError(
+                f"the frames have changed their size: features of {current.shape[1:3]} follow "
+                f"those of {previous.shape[1:3]} pixels; resize the frames, or begin with "
+                "stream.init(batch)"
+            )
+        self.previous.set_value(current)
+        previous = jnp.broadcast_to(previous, current.shape)
+        return lax.platform_dependent(
+            previous, x, cpu=_replace_selected, tpu=_replace_selected, default=_replace_slice
+        )
+
+
+def _replace_slice(first, x):
+    """Replace the first channels of `x`, as `shift_by_slices` does."""
+    return jnp.concatenate([first, x[..., first.shape[-1] :]], axis=-1)
+
+
+def _replace_selected(first, x):
+    """Replace the first channels of `x`, as `shift_by_selection` does."""
+    missing = x.shape[-1] - first.shape[-1]
+    padded = jnp.pad(first, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    return jnp.where(jnp.arange(x.shape[-1]) < first.shape[-1], padded, x)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def shift(x, steps, width):
     """Shift the first `width` channels by the first of `steps` frames, the next by the second, ...

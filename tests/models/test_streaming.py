@@ -1,0 +1,360 @@
+"""Streams against clips: the same logits, one frame at a time."""
+
+import functools
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import trn_jax
+from trn_jax import models
+from trn_jax.backbones import BACKBONES
+from trn_jax.convert import variables
+from trn_jax.errors import UserError
+from trn_jax.models.recognizer import Recognizer
+
+FRAMES, SIZE, CLASSES = 4, (32, 40), 5
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def fill(model):
+    """Give an abstract model numbers from NumPy, the same for the same names and shapes."""
+    for seed, (path, leaf) in enumerate(variables(model).items()):
+        value = draw(*leaf.shape, seed=seed)
+        if path.endswith("kernel"):
+            value /= math.sqrt(leaf.size / leaf.shape[-1])
+        elif path.endswith(("scale", "var")):
+            value = 0.5 + np.abs(value)
+        leaf.set_value(jnp.asarray(value, leaf.dtype))
+    return model
+
+
+@functools.cache
+def build(name, *, num_segments=FRAMES, **options):
+    """A model with numbers; not to be changed."""
+
+    def make():
+        return models.create_model(name, num_classes=CLASSES, num_segments=num_segments, **options)
+
+    return fill(nnx.eval_shape(make))
+
+
+def causal(**options):
+    """A causal TSM in which many channels move."""
+    return build("tsm_resnet10", **dict(width=8, shift_div=4, causal=True) | options)
+
+
+@functools.cache
+def stream_of(model, **options):
+    """Compiles its step once, for all tests."""
+    return trn_jax.streaming(model, **options)
+
+
+def clips(*shape, seed=9):
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+logits_of = nnx.jit(lambda model, clips: model(clips))
+features_of = nnx.jit(lambda model, clips: model.features(clips))
+head_of = nnx.jit(lambda model, features: model.head_logits(features))
+
+
+def streamed(stream, frames, state=None):
+    """Logits after every frame of `[batch, frames, ...]`, and the last state."""
+    state = stream.init(len(frames), frames.shape[2:4]) if state is None else state
+    found = []
+    for frame in frames.swapaxes(0, 1):
+        logits, state = stream.step(state, frame)
+        found.append(np.asarray(logits))
+    return np.stack(found, axis=1), state
+
+
+def close(found, expected, tolerance=1e-5):
+    expected = np.asarray(expected)
+    atol = tolerance * np.abs(expected).max()
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=atol)
+
+
+# Every backbone that takes TSM, with the places that it has
+
+
+SHIFTED = [
+    ("resnet10", "blockres"),
+    ("mobileone_tiny", None),
+    ("resnet10", "block"),
+    ("resnext14_32x4d", "blockres"),
+    ("resnext14_32x4d", "block"),
+    ("resnet50", "blockres"),
+    ("resnet50", "block"),
+]
+
+
+def test_every_kind_of_backbone_that_takes_a_shift_is_here():
+    def kind(name):
+        return BACKBONES[name].func, *BACKBONES[name].args[:1][: name.startswith("res")]
+
+    takes = {
+        kind(name)
+        for name, make in BACKBONES.items()
+        if "temporal" in inspect.signature(make.func.__init__).parameters
+    }
+    assert takes == {kind(name) for name, _ in SHIFTED}
+
+
+@pytest.mark.by_default(2)
+@pytest.mark.parametrize(("backbone", "place"), SHIFTED)
+def test_frames_one_by_one_give_the_logits_of_the_clip(backbone, place):
+    width = {} if backbone.startswith("mobileone") else dict(width=16 if "next" in backbone else 8)
+    model = causal(**dict(width=None) | width, backbone=backbone, shift_place=place)
+    clip = clips(2, FRAMES, *SIZE)
+    expected = logits_of(model, clip)
+    found, state = streamed(stream_of(model), clip)
+    close(found[:, -1], expected)
+    # Shifts matter, and every array has a row per stream and at most four dimensions.
+    apart = logits_of(model, clip[:, ::-1])
+    assert np.abs(apart - expected).max() > 1e-3 * np.abs(expected).max()
+    leaves = jax.tree.leaves(state)
+    assert len(leaves) > 2 and all(leaf.ndim <= 4 and len(leaf) == 2 for leaf in leaves)
+
+
+@pytest.mark.thorough
+def test_in_float64_they_are_equal_to_twelve_digits():
+    with jax.enable_x64(True):
+        model = causal(dtype="float64")
+        clip = clips(2, FRAMES, *SIZE)
+        found, _ = streamed(stream_of(model), clip)
+        assert found.dtype == np.float64
+        close(found[:, -1], logits_of(model, clip), 1e-12)
+
+
+@pytest.mark.by_default(2, slow=("densenet", "bninception", "swin"))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tsn_resnet10", dict(width=8)),
+        ("trn_resnet10", dict(width=8)),
+        ("trn_resnet10", dict(width=8, head="trn")),
+        ("trn_resnet10", dict(width=8, eval_relations="first")),
+        ("tsn_densenet161", {}),
+        ("trn_bninception", {}),
+        ("tsn_swin_base", {}),
+    ],
+)
+def test_heads_see_the_last_frames(name, options):
+    model = build(name, **options)
+    stream = stream_of(model, window=FRAMES)
+    clip = clips(2, FRAMES + 2, *SIZE)
+    found, _ = streamed(stream, clip)
+    for end in range(FRAMES, FRAMES + 3):
+        close(found[:, end - 1], logits_of(model, clip[:, end - FRAMES : end]))
+
+
+def test_before_there_are_enough_frames_a_trn_repeats_the_first_one():
+    model = build("trn_resnet10", width=8)
+    clip = clips(2, FRAMES, *SIZE)
+    found, _ = streamed(stream_of(model, window=FRAMES), clip)
+    for count in range(1, FRAMES):
+        padded = [clip[:, :1]] * (FRAMES - count) + [clip[:, :count]]
+        close(found[:, count - 1], logits_of(model, np.concatenate(padded, axis=1)))
+
+
+@pytest.mark.by_default("exponential")
+@pytest.mark.parametrize("pooling", ["window", "mean", "exponential"])
+def test_poolings_average_the_features(pooling):
+    model = build("tsn_resnet10", width=8)
+    clip, window = clips(2, 7, *SIZE), 3
+    found, _ = streamed(stream_of(model, pooling=pooling, window=window), clip)
+    features = np.asarray(features_of(model, clip), np.float64)
+    mean = features[:, 0]
+    for count in range(1, 8):
+        if pooling == "window":
+            mean = features[:, max(count - window, 0) : count].mean(axis=1)
+        elif pooling == "mean":
+            mean = features[:, :count].mean(axis=1)
+        elif count > 1:
+            weight = max(1 / count, 2 / (window + 1))
+            mean = (1 - weight) * mean + weight * features[:, count - 1]
+        close(found[:, count - 1], head_of(model, mean[:, None].astype(np.float32)))
+
+
+# Long streams
+
+
+@pytest.mark.thorough
+def test_a_thousand_frames_do_not_drift():
+    """Shifts reach back further with every block, so a clip of all frames is the reference."""
+    count, size = 1000, 16
+    model, whole = causal(), causal(num_segments=count)
+    clip = clips(2, count, size, size)
+    found, _ = streamed(stream_of(model), clip)
+    features = features_of(whole, clip)
+    for end in (FRAMES, count // 2, count):
+        close(found[:, end - 1], head_of(model, features[:, end - FRAMES : end]))
+    found, _ = streamed(stream_of(model, pooling="mean"), clip)
+    close(found[:, -1], logits_of(whole, clip))
+
+
+def test_streams_begin_anew_by_mask():
+    stream = stream_of(causal())
+    clip = clips(2, FRAMES, *SIZE)
+    alone, _ = streamed(stream, clip)
+    _, state = streamed(stream, clips(2, 3, *SIZE, seed=1))
+    found, _ = streamed(stream, clip, stream.reset(state, np.array([True, False])))
+    close(found[0], alone[0])
+    assert np.abs(found[1, 0] - alone[1, 0]).max() > 1e-3
+    everything = stream.reset(state, np.ones(2, bool))
+    assert all(not np.asarray(leaf, np.float32).any() for leaf in jax.tree.leaves(everything))
+
+
+# Programs
+
+
+def test_a_step_is_compiled_once(monkeypatch):
+    stream = trn_jax.streaming(causal())
+    state = stream.init(2, SIZE)
+    calls = []
+    original = Recognizer.head_logits
+
+    def counted(self, *arguments, **options):
+        calls.append(arguments)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Recognizer, "head_logits", counted)
+    streamed(stream, clips(2, 5, *SIZE), state)
+    assert len(calls) == 1
+    # Without a size, the first step is a program of its own.
+    streamed(stream, clips(2, 5, *SIZE), stream.init(2))
+    assert len(calls) == 2
+
+
+def test_the_size_may_be_that_of_the_first_frame():
+    stream = stream_of(causal())
+    clip = clips(2, FRAMES, *SIZE)
+    found, state = streamed(stream, clip, stream.init(2))
+    expected, other = streamed(stream, clip)
+    np.testing.assert_array_equal(found, expected)
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, other)
+
+
+def test_it_works_in_a_program_of_the_user():
+    stream = stream_of(causal())
+    clip = clips(2, FRAMES, *SIZE)
+    traces = []
+
+    @jax.jit
+    def run(frames):
+        traces.append(frames.shape)
+        state = stream.reset(stream.init(2, SIZE), jnp.array([True, False]))
+
+        def step(state, frame):
+            logits, state = stream.step(state, frame)
+            return state, logits
+
+        return jax.lax.scan(step, state, frames)[1]
+
+    for _ in range(2):
+        found = run(jnp.asarray(clip.swapaxes(0, 1)))
+    close(found.swapaxes(0, 1), streamed(stream, clip)[0])
+    assert len(traces) == 1
+
+
+@pytest.mark.thorough
+def test_bfloat16_streams_carry_bfloat16():
+    model = causal(dtype="bfloat16")
+    clip = clips(2, FRAMES, *SIZE)
+    found, state = streamed(stream_of(model), clip)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.shifted)} == {"bfloat16"}
+    assert state.features.dtype == found.dtype == np.float32
+    close(found[:, -1], logits_of(model, clip), 2e-2)
+
+
+def test_the_model_itself_does_not_change():
+    model = causal()
+    clip = clips(2, FRAMES, *SIZE)
+    before = logits_of(model, clip)
+    streamed(stream_of(model), clip)
+    np.testing.assert_array_equal(logits_of(model, clip), before)
+    assert model.num_segments == FRAMES
+
+
+# What can't be streamed
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "match"),
+    [
+        (lambda: causal(causal=False), {}, r"next frame.*model\.causal=True.*tsm_causal_"),
+        (lambda: causal(num_segments=8, shift_segments=4), {}, r"shift_segments=4.*8"),
+        (lambda: build("tin_resnet10", width=16), {}, r"TIN .*model\.causal=True"),
+        (lambda: build("tpn_tsm_resnet10", width=8, causal=True), {}, r"TPN .*neck"),
+        (
+            lambda: build("tsn_resnet10", width=8, backbone="slowonly_resnet14"),
+            {},
+            "SlowOnly .*clips",
+        ),
+        (
+            lambda: build("trn_resnet10", width=8, eval_relations="sample"),
+            {},
+            r"eval_relations='expected'",
+        ),
+        (
+            lambda: build("trn_resnet10", width=8),
+            dict(pooling="mean"),
+            r"TRNHead.*pooling='window'",
+        ),
+        (lambda: build("trn_resnet10", width=8), dict(window=3), r"window=3.*num_segments=4"),
+        (lambda: build("tsn_resnet10", width=8), dict(window=0), r"window=0"),
+        (
+            lambda: build("tsn_resnet10", width=8),
+            dict(pooling="max"),
+            r"pooling='max'.*exponential",
+        ),
+        (lambda: build("tsn_resnet10", width=8).backbone, {}, r"ResNet.*create_model"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused(make, options, match):
+    with pytest.raises(UserError, match=match):
+        trn_jax.streaming(make(), **options)
+
+
+class Mixing(nnx.Module):
+    """A temporal op that nobody knows."""
+
+    def __init__(self, channels, *, num_segments):
+        self.num_segments = num_segments
+
+    def __call__(self, x):
+        return x
+
+
+def test_an_unknown_temporal_op_is_refused():
+    with pytest.raises(UserError, match="Mixing"):
+        trn_jax.streaming(build("tsn_resnet10", width=8, temporal_op=Mixing))
+
+
+def test_features_have_no_stream():
+    model = nnx.eval_shape(lambda: models.create_model("tsn_resnet10", num_classes=0))
+    with pytest.raises(UserError, match="num_classes=0"):
+        stream_of(model)
+
+
+def test_wrong_shapes_are_explained():
+    stream = stream_of(causal())
+    with pytest.raises(UserError, match=r"batch=0"):
+        stream.init(0)
+    state = stream.init(2, SIZE)
+    with pytest.raises(UserError, match=r"\(2, 4, 32, 40, 3\).*\[batch, height, width, 3\]"):
+        stream.step(state, clips(2, 4, *SIZE))
+    with pytest.raises(UserError, match=r"3 frames .*2 streams"):
+        stream.step(state, clips(3, *SIZE))
+    with pytest.raises(UserError, match=r"stream\.init"):
+        stream.step(state, clips(2, 64, 80))
+    with pytest.raises(UserError, match=r"\(3,\).*\(2,\)"):
+        stream.reset(state, np.ones(3, bool))
