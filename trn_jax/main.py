@@ -67,6 +67,19 @@ _DUMP = flags.DEFINE_string(
 _JSON = flags.DEFINE_bool(
     "json", False, "With --mode=eval or calibrate: print JSON instead of tables."
 )
+_STREAMED = flags.DEFINE_bool(
+    "streamed",
+    False,
+    "With --mode=eval: also evaluate frame by frame, as a stream with frames as far apart as those "
+    "of a clip, and report how early videos are recognised.",
+)
+_POOLING = flags.DEFINE_enum(
+    "pooling",
+    "window",
+    ["window", "mean", "exponential"],
+    "With --streamed: features that TSN and TSM average: of as many frames as a clip has (window), "
+    "or of all so far, equally or with weights that fall.",
+)
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps",
     None,
@@ -128,6 +141,10 @@ def _main(signals):
     config = loaded(_CONFIG.value, flags.FLAGS)
     if _SPLIT.value != "val" and _MODE.value == "train":
         raise UserError(f"--split={_SPLIT.value} requires --mode=eval")
+    if _STREAMED.value and _MODE.value != "eval":
+        raise UserError("--streamed requires --mode=eval")
+    if _POOLING.value != "window" and not _STREAMED.value:
+        raise UserError(f"--pooling={_POOLING.value} requires --streamed")
     if _MODE.value == "train":
         if config is None:
             raise UserError("training needs a recipe: --config=trn_synthetic")
@@ -162,6 +179,7 @@ def _main(signals):
         num_unreadable = calibrate(*of_checkpoint, protocol=_PROTOCOL.value, **options)
     else:
         options |= dict(protocols=_PROTOCOL.value, dump=_DUMP.value)
+        options |= dict(streamed=_POOLING.value if _STREAMED.value else None)
         num_unreadable = evaluate(*of_checkpoint, **options)
     return 1 if num_unreadable else 0
 

@@ -45,6 +45,16 @@ def add_eval(commands):
     parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
     parser.add_argument("--workdir", help="for the results; default: that of the training")
     parser.add_argument("--dump", help="file for the scores of every video: .npz, .json or .pkl")
+    parser.add_argument(
+        "--streamed",
+        action="store_true",
+        help="also frame by frame, as a stream, and how early videos are recognised",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=("window", "mean", "exponential"),
+        help="with --streamed: features that TSN and TSM average; default: window",
+    )
     add_json(parser)
     parser.set_defaults(run=_eval, takes_settings=True)
 
@@ -53,10 +63,11 @@ def _eval(arguments):
     flags = ["--mode=eval", f"--checkpoint={arguments.checkpoint}"]
     flags += [
         f"--{name}={getattr(arguments, name)}"
-        for name in ("protocol", "split", "dump")
+        for name in ("protocol", "split", "dump", "pooling")
         if getattr(arguments, name) is not None
     ]
-    return _main(arguments, *flags, *(["--json"] if arguments.json else []))
+    flags += [f"--{name}" for name in ("json", "streamed") if getattr(arguments, name)]
+    return _main(arguments, *flags)
 
 
 def add_calibrate(commands):

@@ -23,6 +23,7 @@ from trn_jax.errors import UserError, escaped, log
 from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.evaluation.score_files import check_dump
+from trn_jax.evaluation.streamed import StreamedEvaluator, streamed_protocol
 from trn_jax.settings import from_dict, protocol_names, resolved_views, to_json
 
 
@@ -36,6 +37,7 @@ def evaluate(
     split="val",
     ignore_class_names=False,
     as_json=False,
+    streamed=None,
 ):
     """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json` and `.npz`.
 
@@ -50,6 +52,9 @@ def evaluate(
         split: "val", "test" or "train".
         ignore_class_names: match classes by number if data and checkpoint name different ones.
         as_json: print the results as JSON instead of tables.
+        streamed: also evaluate frame by frame, as a stream, the protocol among these with the
+            fewest views; how features are pooled, one of `models.streaming.POOLINGS`. The result is
+            called `<protocol>_streamed`.
 
     Returns:
         Number of unreadable videos, which count as wrong.
@@ -60,7 +65,7 @@ def evaluate(
     """
     if dump:
         check_dump(dump)
-    options = dict(split=split, ignore_class_names=ignore_class_names)
+    options = dict(split=split, ignore_class_names=ignore_class_names, streamed=streamed)
     with evaluating(
         config, path, workdir, choose=lambda each: protocol_names(each, protocols), **options
     ) as done:
@@ -92,7 +97,7 @@ class Evaluated:
 
 
 @contextlib.contextmanager
-def evaluating(config, path, workdir, *, choose, split, ignore_class_names):
+def evaluating(config, path, workdir, *, choose, split, ignore_class_names, streamed=None):
     """Evaluate a checkpoint, and hold `workdir` until its results are written.
 
     Args:
@@ -102,6 +107,7 @@ def evaluating(config, path, workdir, *, choose, split, ignore_class_names):
         choose: function of the configuration: a list of names of protocols.
         split: "val", "test" or "train".
         ignore_class_names: see `evaluate`.
+        streamed: see `evaluate`.
 
     Yields:
         What was `Evaluated`.
@@ -131,24 +137,37 @@ def evaluating(config, path, workdir, *, choose, split, ignore_class_names):
         names_of_model = opened.info["class_names"]
         order = class_order(names_of_model, data.class_names, ignore=ignore_class_names)
         watchdog.note(f"startup (reading {opened.directory})")
-        graph, state = nnx.split(opened.load(mesh=mesh, **config.model))
+        model = opened.load(mesh=mesh, **config.model)
         watchdog.note("the evaluation")
-        evaluator = Evaluator(
-            graph,
+        options = dict(
             multi_label=data.multi_label,
             max_views=config.eval.max_views_per_step,
             class_order=order,
             alive=watchdog.alive,
         )
-        origin = opened.directory, opened.info["step"]
-        found = run_protocols(evaluator, data, config, (nnx.as_pure(state),), *origin, names)
-        if calibration := opened.calibration():
-            found = [each | {"temperature": calibration.temperature} for each in found]
+        messages, found = _run(model, data, config, opened, names, streamed, options)
         yield Evaluated(opened, data, order, found)
         # If a process exits with an error, launchers kill the one that is writing.
         processes.barrier()
-    for message in evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable]:
+    for message in messages:
         log(message)
+
+
+def _run(model, data, config, opened, names, streamed, options):
+    """Messages about videos, and the results of the protocols `names`, also `streamed`."""
+    graph, state = nnx.split(model)
+    evaluator = Evaluator(graph, **options)
+    origin = opened.directory, opened.info["step"]
+    # Raises before anything is read.
+    stream = _stream(model, data, config, opened, names, streamed, options) if streamed else None
+    found = run_protocols(evaluator, data, config, (nnx.as_pure(state),), *origin, names)
+    if stream:
+        clip_wise = next(each for each in found if each["protocol"] == stream.protocol)
+        result = stream.run(data) | {"clip_wise": clip_wise["metrics"]}
+        found.append(result | origin_of(data, config, *origin))
+    if calibration := opened.calibration():
+        found = [each | {"temperature": calibration.temperature} for each in found]
+    return evaluator.losses + [f"unreadable: {each}" for each in evaluator.unreadable], found
 
 
 def cheapest_protocol(config):
@@ -173,8 +192,16 @@ def run_protocols(evaluator, data, config, states, directory, step, names):
     Returns:
         A list of results, or `None` if the evaluation was stopped.
     """
+    origin = origin_of(data, config, directory, step)
+    sections = resolved_views(config)
+    found = evaluator.run(data, {name: sections[f"protocols.{name}"] for name in names}, states)
+    return None if found is None else [result | origin for result in found.values()]
+
+
+def origin_of(data, config, directory, step):
+    """Entries of every result about the model and the data; see `run_protocols`."""
     text = to_json(config)
-    origin = {
+    return {
         "checkpoint": os.path.relpath(directory),
         "step": step,
         "model": config.model.name,
@@ -187,9 +214,17 @@ def run_protocols(evaluator, data, config, states, directory, step, names):
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "config": json.loads(text),
     }
+
+
+def _stream(model, data, config, opened, names, pooling, options):
+    """The `StreamedEvaluator` of one of the protocols `names`."""
     sections = resolved_views(config)
-    found = evaluator.run(data, {name: sections[f"protocols.{name}"] for name in names}, states)
-    return None if found is None else [result | origin for result in found.values()]
+    views = {name: sections[f"protocols.{name}"] for name in names}
+    protocol = streamed_protocol(views)
+    stored = opened.info.get("sampling")
+    sampling = stored if isinstance(stored, dict) and stored.get("num_frames") else data.sampling()
+    options = options | dict(pooling=pooling, num_frames=sampling["num_frames"])
+    return StreamedEvaluator(model, protocol, views[protocol], **options)
 
 
 def class_order(model_names, data_names, *, ignore=False):

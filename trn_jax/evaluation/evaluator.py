@@ -102,7 +102,7 @@ class Evaluator:
             step = self._scorer.score_step(kinds, states)
             num_clips = self._score(self._scorer.scored(videos, step, states, self._stop), merger)
         missing = np.isin(np.arange(num_videos), list(problems))
-        rows, num_clips = _gather({"scores": kept.scores, "missing": missing}, num_clips)
+        rows, num_clips = gather({"scores": kept.scores, "missing": missing}, num_clips)
         if rows is None:
             return None
         scores, missing = rows["scores"], rows["missing"]
@@ -149,7 +149,7 @@ class Evaluator:
         return num_clips
 
 
-def _gather(rows, num_clips):
+def gather(rows, num_clips):
     """Collect the rows that each process scored, and the total number of clips.
 
     Both are `None` on all processes if `num_clips` is on any.

@@ -39,6 +39,15 @@ def protocol_table(results):
     )
 
 
+def early_table(found):
+    """Table of the metrics after each tenth of the frames, of a streamed result."""
+    rows = []
+    for each in found["early_recognition"]:
+        values = {name: value for name, value in each.items() if name != "share"}
+        rows.append(([f"{each['share']:.0%}"], values))
+    return metric_table(["frames seen"], rows)
+
+
 def fusion_table(parts):
     """Table of metrics of pairs `(name, Scores)`."""
     rows = [([name, str(len(found.scores))], found.metrics()) for name, found in parts]

@@ -33,18 +33,7 @@ def summarize(data, name, view, scores, missing):
         A dict that JSON can hold, except its entry `scores`, the `Scores` of the first draw. Of
         several draws, `metrics` are the means and `spread` the standard deviations.
     """
-    draws = [
-        Scores(
-            scores=drawn,
-            labels=data.val_labels,
-            videos=data.val_names,
-            class_names=data.class_names,
-            reversed_class=data.reversed_class,
-            protocol=name,
-            missing=missing if missing.any() else None,
-        )
-        for drawn in scores.swapaxes(0, 1)
-    ]
+    draws = [scores_of(data, name, drawn, missing) for drawn in scores.swapaxes(0, 1)]
     return {
         "protocol": name,
         **_mean_and_spread([drawn.metrics() for drawn in draws]),
@@ -55,6 +44,19 @@ def summarize(data, name, view, scores, missing):
         "per_class": draws[0].per_class(),
         "scores": draws[0],
     }
+
+
+def scores_of(data, name, scores, missing):
+    """The `Scores` `[videos, classes]` of a view; see `summarize`."""
+    return Scores(
+        scores=scores,
+        labels=data.val_labels,
+        videos=data.val_names,
+        class_names=data.class_names,
+        reversed_class=data.reversed_class,
+        protocol=name,
+        missing=missing if missing.any() else None,
+    )
 
 
 def _mean_and_spread(metrics):
@@ -95,8 +97,10 @@ def write(results, folder, *, dump=None, as_json=False):
     if as_json:
         print(json.dumps(contents, indent=1), flush=True)
         return
-    tables = f"{report.class_table(results[0]['per_class'])}\n\n{report.protocol_table(results)}"
-    print(f"\n{tables}\n{_speed(results[0])}\n\nresults in {folder}", flush=True)
+    tables = [report.class_table(results[0]["per_class"]), report.protocol_table(results)]
+    tables += [report.early_table(each) for each in results if "early_recognition" in each]
+    text = "\n\n".join(tables)
+    print(f"\n{text}\n{_speed(results[0])}\n\nresults in {folder}", flush=True)
 
 
 def _speed(found):

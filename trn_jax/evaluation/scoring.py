@@ -113,12 +113,7 @@ class ClipScorer:
 
     def on_these_devices(self, states):
         """States of the global mesh, on the devices of this process."""
-        states = gathered(states)
-        if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(states)):
-            return states
-        return jax.tree.map(
-            lambda leaf: jax.device_put(leaf.addressable_data(0), replicated(self._mesh)), states
-        )
+        return on_these_devices(states, self._mesh)
 
     def scored(self, videos, step, states, before_step=lambda: None):
         """Score all clips.
@@ -169,6 +164,16 @@ class ClipScorer:
         return jax.jit(
             function, in_shardings=(whole, sharded, sharded, whole), out_shardings=sharded
         )
+
+
+def on_these_devices(states, mesh):
+    """States of the global mesh, replicated over `mesh`, the devices of this process."""
+    states = gathered(states)
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(states)):
+        return states
+    return jax.tree.map(
+        lambda leaf: jax.device_put(leaf.addressable_data(0), replicated(mesh)), states
+    )
 
 
 class ClipScorers:
