@@ -32,6 +32,18 @@ def add_predict(commands):
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--timeline", action="store_true", help="windows of every video")
     mode.add_argument("--whole", action="store_true", help="one answer per video, however long")
+    mode.add_argument(
+        "--stream",
+        action="store_true",
+        help="an answer after every frame, with frames as far apart as in training and one pass of "
+        "the backbone per frame; TSN, TRN or a causal TSM",
+    )
+    add(
+        "--pooling",
+        choices=("window", "mean", "exponential"),
+        help="of --stream: features that TSN and TSM average: of as many frames as a clip has "
+        "(window), or of all so far, equally or with weights that fall; default: window",
+    )
     add(
         "--every",
         type=float,
@@ -134,6 +146,8 @@ def _predictor(arguments):
         arguments.checkpoint,
         timeline=True if arguments.timeline else False if arguments.whole else None,
         every=arguments.every,
+        stream=arguments.stream,
+        pooling=arguments.pooling or "window",
         calibrate=not arguments.no_calibration,
         **sampling_of(arguments),
     )

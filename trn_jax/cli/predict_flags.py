@@ -5,7 +5,17 @@ from trn_jax.errors import UserError
 
 _OF_MODEL = (
     *("checkpoint", "protocol", "seconds", "frame_rate", "num_segments", "crop", "short_side"),
-    *("crop_size", "num_threads", "timeline", "whole", "every", "duration", "num_processes"),
+    *(
+        "crop_size",
+        "num_threads",
+        "timeline",
+        "whole",
+        "every",
+        "stream",
+        "pooling",
+        "duration",
+        "num_processes",
+    ),
     "process_id",
 )
 _OF_EVENTS = ("hysteresis", "smoothing", "min_seconds", "no_extend")
@@ -39,10 +49,17 @@ def check_flags(arguments):
     if arguments.whole:
         reason = "is for windows, and --whole has none; leave one of them out"
         check_unused(arguments, ("every", "seconds", *_OF_EVENTS), reason)
-    if arguments.timeline:
-        reason = "is for whole videos, and with --timeline there are none; leave one of them out"
+    if arguments.timeline or arguments.stream:
+        mode = "--timeline" if arguments.timeline else "--stream"
+        reason = f"is for whole videos, and with {mode} there are none; leave one of them out"
         check_unused(arguments, ("num_threads",), reason)
         _check_top(arguments)
+    if arguments.stream:
+        reason = "is for windows, and --stream has an answer after every frame; leave one out"
+        check_unused(arguments, ("every",), reason)
+    else:
+        reason = "is for --stream; add it, or leave --pooling out"
+        check_unused(arguments, ("pooling",), reason)
 
 
 def check_flags_of_streams(arguments, streams, others):

@@ -11,9 +11,11 @@ from trn_jax.checkpoints.checkpoint import class_numbers
 from trn_jax.data.decode import FrameError
 from trn_jax.data.streams import StreamVideo, is_stream, masked
 from trn_jax.data.workers import num_cpus
+from trn_jax.errors import UserError
 from trn_jax.prediction import sources
 from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.contract import contract_of, open_model, origin
+from trn_jax.prediction.frame_by_frame import FrameScorer
 from trn_jax.prediction.live import grid, live_windows
 from trn_jax.prediction.timeline import TimelineScorer, plan_windows
 from trn_jax.prediction.whole import WholeScorer
@@ -27,6 +29,9 @@ class Predictor:
         timeline: `True` scores windows of every video, `False` every video as a whole, and `None`
             windows of those that last more than three times as long as training examples.
         every: seconds from one window to the next; by default as `timeline.plan_windows` has it.
+        stream: score every video frame by frame, see `frame_by_frame.FrameScorer`, with one pass of
+            the backbone per frame.
+        pooling: of a stream, see `models.streaming.Stream`.
         protocol: of the recipe, whose view is used; by default the one with the fewest views.
         seconds: length of a window; by default that of training examples.
         frame_rate: of frames in folders and records, per second; by default that of training
@@ -41,6 +46,7 @@ class Predictor:
         class_names: in the order of the scores.
         multi_label: scores are sigmoids, one decision per class.
         calibration: the `Calibration` of the answers; `None` if they have none.
+        frame_scorer: the `FrameScorer` of a stream; `None` without `stream`.
         about: what makes the scores and their calibration, a dict that JSON can hold.
 
     Raises:
@@ -53,6 +59,8 @@ class Predictor:
         *,
         timeline=None,
         every=None,
+        stream=False,
+        pooling="window",
         protocol=None,
         seconds=None,
         frame_rate=None,
@@ -71,6 +79,11 @@ class Predictor:
         self.calibration = info.calibration if calibrate else None
         self._timeline = timeline
         self._every = every
+        if stream and (timeline is not None or every is not None):
+            raise UserError(
+                "a stream has an answer after every frame: it takes neither timeline nor every "
+                "(--timeline, --whole, --every)"
+            )
         self._frame_rate = frame_rate or self.contract.frame_rate
         self._max_pixels = config.data.max_pixels
         self._options = dict(
@@ -83,10 +96,14 @@ class Predictor:
         self.about = origin(info, self.contract) | {
             "timeline": timeline,
             "every": every,
+            "stream": pooling if stream else None,
             "multi_label": self.multi_label,
             "calibration": info.calibration and info.calibration.to_dict(),
         }
-        self._whole = self._scorer = None
+        self._whole = self._scorer = self.frame_scorer = None
+        if stream:
+            options = dict(class_names=self.class_names, multi_label=self.multi_label)
+            self.frame_scorer = FrameScorer(self.model, self.contract, pooling=pooling, **options)
 
     def find(self, source):
         """The videos of a source or of several, see `sources.find`."""
@@ -121,8 +138,10 @@ class Predictor:
         Yields:
             Pairs of an `Input` and an iterator of its `Answer`s, which ends before the next pair.
         """
-        opened = sources.Inputs(inputs, self.contract.is_long if self._timeline is None else None)
-        if self._timeline:
+        in_order = self._timeline or self.frame_scorer
+        is_long = None if in_order or self._timeline is False else self.contract.is_long
+        opened = sources.Inputs(inputs, is_long)
+        if in_order:
             for index, each in enumerate(inputs):
                 yield each, self._all_checked(self._windows(opened, index))
             return
@@ -174,11 +193,19 @@ class Predictor:
             video = StreamVideo(text, max_pixels=self._max_pixels)
             if not video.is_live:
                 with video:
-                    windows = self.timeline_scorer().windows(name, video, every=self._every)
-                    for window in _any(windows, name):
+                    for window in self._windows_of(name, video):
                         yield window
                         if duration is not None and window.end >= duration:
                             return
+                return
+            waiting = [video]
+
+            def opened():
+                return waiting.pop() if waiting else StreamVideo(text, max_pixels=self._max_pixels)
+
+            if self.frame_scorer:
+                options = dict(frame_rate=video.rate, duration=duration)
+                yield from self.frame_scorer.live(opened, name, **options)
                 return
             options = dict(frame_rate=video.rate, seed=self._options["seed"])
             plan = plan_windows(
@@ -187,17 +214,13 @@ class Predictor:
                 by_frame=self.model.scores_frames,
                 **options,
             )
-            view, waiting = self.contract.view, [video]
+            view = self.contract.view
             numbers, step = grid(plan)
             # As many clips per step as come from one window to the next.
             new = min(max(round(plan.stride / step), 1), numbers.size)
             new = new if self.model.scores_frames else view.num_views
             options = self._options | dict(max_views=new)
             scorer = TimelineScorer(self.model, self.contract, **options)
-
-            def opened():
-                return waiting.pop() if waiting else StreamVideo(text, max_pixels=self._max_pixels)
-
             yield from live_windows(scorer, plan, view, opened, name, duration=duration)
         except FrameError as error:
             yield Answer(name, 0.0, None, problem=str(error))
@@ -208,13 +231,21 @@ class Predictor:
             self._scorer = TimelineScorer(self.model, self.contract, **self._options)
         return self._scorer
 
+    def _windows_of(self, name, video, offset=0.0):
+        """The windows of an open video."""
+        if self.frame_scorer:
+            windows = self.frame_scorer.windows(name, video, offset=offset)
+        else:
+            options = dict(every=self._every, offset=offset)
+            windows = self.timeline_scorer().windows(name, video, **options)
+        yield from _any(windows, name)
+
     def _windows(self, opened, index):
         """The windows of one video."""
         name = opened.name(index)
         try:
             with opened.open_in_order(index) as video:
-                options = dict(every=self._every, offset=opened.start(index))
-                yield from _any(self.timeline_scorer().windows(name, video, **options), name)
+                yield from self._windows_of(name, video, opened.start(index))
         except FrameError as error:
             yield Answer(name, 0.0, None, problem=str(error))
 

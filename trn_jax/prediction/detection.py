@@ -128,8 +128,10 @@ class EventDetector:
         """Take a window with its smoothed scores; counts the one before it."""
         scores = np.mean([each.decisive for each in around], axis=0)
         middle = (window.start + window.end) / 2
+        # The first windows of a stream are shorter.
+        self._length = max(self._length, window.end - window.start)
         if self._cell is None:
-            self._length, self._first = window.end - window.start, window.start
+            self._first = window.start
             self._cell = window.start, middle, window.end, scores
             return []
         start, before, _, before_scores = self._cell

@@ -1,6 +1,7 @@
 """Windows of live streams: always the newest one, however slow the network is."""
 
 import collections
+import contextlib
 import dataclasses
 import threading
 import time
@@ -220,16 +221,12 @@ def live_windows(scorer, plan, view, opened, name, *, duration=None):
     capture = Capture(name, opened, view, step=step, kept=wanted[-1] + 1 + stride)
     window = LiveWindow(scorer, capture.crops, numbers)
     window.warm_up()
-    begin, due = time.monotonic(), wanted[-1]
-    capture.start()
-    try:
-        while duration is None or time.monotonic() - begin < duration:
-            found = capture.window(due, wanted, _POLL)
-            yield from capture.gaps()
-            if found is None:
+    with contextlib.closing(newest_samples(capture, wanted, stride, duration)) as windows:
+        for found in windows:
+            if isinstance(found, Gap):
+                yield found
                 continue
             newest, samples = found
-            due = newest + stride
             scores = window.scores(newest, {n: each.pixels for n, each in samples.items()})
             arrived = max(sample.arrived for sample in samples.values())
             end = newest * step
@@ -243,6 +240,33 @@ def live_windows(scorer, plan, view, opened, name, *, duration=None):
                 age=time.monotonic() - arrived,
                 dropped=capture.num_frames - capture.num_kept,
             )
+
+
+def newest_samples(capture, wanted, stride, duration):
+    """Capture a stream, and wait for the samples of its newest window, again and again.
+
+    Args:
+        capture: a `Capture` that has not started.
+        wanted: numbers of the samples of a window from its first one, ascending.
+        stride: from one window to the next at least, in samples.
+        duration: seconds after which it ends; `None`: never.
+
+    Yields:
+        The number of the last sample of a window and `{number: sample}`, and a `Gap` where the
+        stream broke.
+
+    Raises:
+        FrameError: the stream can't be opened, or opened again.
+    """
+    begin, due = time.monotonic(), wanted[-1]
+    capture.start()
+    try:
+        while duration is None or time.monotonic() - begin < duration:
+            found = capture.window(due, wanted, _POLL)
+            yield from capture.gaps()
+            if found is not None:
+                due = found[0] + stride
+                yield found
     finally:
         capture.close()
 

@@ -58,6 +58,23 @@ def plan_windows(contract, *, every, frame_rate, seed, by_frame=False):
     return WindowPlan(contract.view, length, every, rate, seed)
 
 
+def with_notes(answers, video):
+    """Answers of a video, the last one with the notes on it, which are known when it is decoded."""
+    last, problem = None, None
+    try:
+        with contextlib.closing(answers):
+            for answer in answers:
+                if last is not None:
+                    yield last
+                last = answer
+    except FrameError as error:
+        problem = error
+    if last is not None:
+        yield dataclasses.replace(last, notes=video.notes)
+    if problem is not None:
+        raise problem
+
+
 class TimelineScorer:
     """Scores the windows of videos.
 
@@ -112,19 +129,7 @@ class TimelineScorer:
             FrameError: the video can't be read.
             UserError: see `plan_windows`.
         """
-        last, problem = None, None
-        try:
-            with contextlib.closing(self._windows(name, video, every, offset)) as answers:
-                for answer in answers:
-                    if last is not None:
-                        yield last
-                    last = answer
-        except FrameError as error:
-            problem = error
-        if last is not None:
-            yield dataclasses.replace(last, notes=video.notes)
-        if problem is not None:
-            raise problem
+        yield from with_notes(self._windows(name, video, every, offset), video)
 
     def _windows(self, name, video, every, offset):
         rate = video.num_frames / video.seconds if video.seconds else None

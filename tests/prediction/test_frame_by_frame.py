@@ -1,0 +1,210 @@
+"""Predictions after every frame: against clips, windows and evaluations, and by the command."""
+
+import json
+
+import numpy as np
+import painted
+import pytest
+from small_models import config_of, store
+
+from trn_jax import cli, load_model, predict
+from trn_jax.data.decode import FrameError
+from trn_jax.errors import UserError
+from trn_jax.prediction import frame_by_frame, live
+from trn_jax.prediction.answers import Answer
+from trn_jax.prediction.api import Predictor
+from trn_jax.prediction.detection import DetectionSettings, EventDetector
+
+
+@pytest.fixture(scope="session")
+def causal(tmp_path_factory):
+    """A model that sees frames before, not after."""
+    config = config_of("tsm_resnet10", causal=True, shift_div=4)
+    return store(tmp_path_factory.mktemp("causal") / "model", config)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """A film as long as training examples, and one of 87 frames, 25 per second."""
+    folder = tmp_path_factory.mktemp("films")
+    return [
+        str(painted.write(folder / f"film{count}.mp4", painted.frames(count), g=12))
+        for count in (20, 87)
+    ]
+
+
+def last(answers):
+    *_, found = answers
+    return found
+
+
+@pytest.mark.parametrize("kind", ["causal", "trn"])
+def test_the_last_frame_of_an_example_has_the_scores_of_its_clip(request, films, kind):
+    model = load_model(request.getfixturevalue(kind))
+    answers = list(predict(films[0], model, stream=True))
+    # Four frames, in the middle of segments of 0.2 seconds.
+    np.testing.assert_allclose([answer.end for answer in answers], [0.1, 0.3, 0.5, 0.7])
+    assert all(answer.is_window and answer.start == 0 for answer in answers)
+    (whole,) = predict(films[0], model)
+    np.testing.assert_allclose(answers[-1].scores, whole.scores, atol=1e-5)
+    assert len({answer.scores.tobytes() for answer in answers}) == 4
+
+
+@pytest.mark.parametrize("crop", ["center", pytest.param("ten", marks=pytest.mark.thorough)])
+def test_answers_of_a_trn_are_those_of_windows_a_segment_apart(films, trn, crop):
+    model = load_model(trn)
+    windows = list(predict(films[1], model, timeline=True, crop=crop))
+    answers = list(predict(films[1], model, stream=True, crop=crop))
+    assert len(answers) == 17  # of 3.48 seconds
+    for answer, window in zip(answers[3:], windows[:-1], strict=True):
+        np.testing.assert_allclose(answer.scores, window.scores, atol=1e-5)
+        assert answer.end == pytest.approx(window.end - 0.1)
+        assert answer.end - answer.start == pytest.approx(min(answer.end, 0.8))
+
+
+def test_a_video_without_an_index_has_the_same_answers(films, causal, tmp_path):
+    path = str(painted.write(tmp_path / "film.h264", painted.frames(87), g=12))
+    mine, expected = (list(predict(film, causal, stream=True)) for film in (path, films[1]))
+    assert [answer.end for answer in mine] == [answer.end for answer in expected]
+    for answer, other in zip(mine, expected, strict=True):
+        np.testing.assert_allclose(answer.scores, other.scores, atol=0.02)
+
+
+def test_a_video_of_one_frame_has_an_answer(causal, tmp_path):
+    for name in ("one.mp4", "one.h264"):
+        path = str(painted.write(tmp_path / name, painted.frames(1)))
+        (answer,) = predict(path, causal, stream=True)
+        assert answer.scores is not None and answer.end > 0
+
+
+def test_another_video_begins_anew(films, causal):
+    found = list(predict(films[::-1], causal, stream=True))
+    (expected,) = [last(predict(films[0], causal, stream=True))]
+    np.testing.assert_array_equal(found[-1].scores, expected.scores)
+
+
+# The command
+
+
+def run(capsys, *arguments):
+    status = cli.main(["predict", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return status, [json.loads(line) for line in printed.out.splitlines()], printed.err
+
+
+def test_the_command_prints_an_answer_per_frame_and_events(films, causal, capsys, tmp_path):
+    command = [films[1], f"--checkpoint={causal}", "--stream", f"--to={tmp_path / 'to'}", "--json"]
+    command += ["--threshold=0.26", "--smoothing=3"]
+    status, first, _ = run(capsys, *command)
+    assert status == 0
+    kinds = [entry["kind"] for entry in first]
+    assert kinds.count("window") == 17 and kinds.count("event") >= 1
+    # An event comes while the video is read, not at its end.
+    table = (tmp_path / "to" / "events.csv").read_text()
+    assert table.count("\n") == 1 + kinds.count("event")
+    _, second, messages = run(capsys, *command)
+    assert sorted(map(str, second)) == sorted(map(str, first)) and "1 of 1" in messages
+    status = cli.main(["predict", *command[:2], "--timeline", command[3]])
+    assert status == 2 and "stream" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--every=0.5"], "--every"),
+        (["--protocol=clips", "--num-segments=3"], "num_segments=4"),
+    ],
+)
+def test_flags_that_mean_nothing_are_refused(films, trn, capsys, arguments, match):
+    status = cli.main(["predict", films[0], f"--checkpoint={trn}", "--stream", *arguments])
+    printed = capsys.readouterr()
+    assert status == 2 and match in printed.err and not printed.out
+
+
+def test_a_pooling_needs_a_stream(films, trn, capsys):
+    assert cli.main(["predict", films[0], f"--checkpoint={trn}", "--pooling=mean"]) == 2
+    assert "--pooling=mean" in capsys.readouterr().err
+
+
+def test_a_model_that_sees_the_next_frame_is_refused(films, tsm, capsys):
+    assert cli.main(["predict", films[0], f"--checkpoint={tsm}", "--stream"]) == 2
+    assert "model.causal=True" in capsys.readouterr().err
+
+
+# Cameras
+
+
+class Stopped(live.Capture):
+    """A camera whose frames a test hands over: numbers of samples, and gaps."""
+
+    script: tuple = ()
+
+    def start(self):
+        self.num_frames, self.num_kept = 40, 32
+        self._steps = iter(self.script)
+
+    def window(self, due, offsets, timeout):
+        step = next(self._steps, None)
+        if step is None:
+            raise FrameError("unplugged")
+        if step == "gap":
+            self._gaps.append(live.Gap("camera", 0.0, 1.0, "it ended"))
+            return None
+        assert step >= due and offsets == [0]
+        return step, {step: live.Sample(pixels_of(step), 0.0)}
+
+
+def pixels_of(number):
+    return np.random.default_rng(number).integers(0, 256, (1, 28, 28, 3), np.uint8)
+
+
+def scores_of(predictor, numbers):
+    """Scores after some frames in a row."""
+    scorer = predictor.frame_scorer
+    scoring = scorer.scoring(live.Crops(predictor.contract.view))
+    scoring.warm_up()
+    for number in numbers:
+        logits = scoring.logits(pixels_of(number))
+    return scorer.merged(logits)
+
+
+def test_a_camera_is_scored_frame_by_frame_and_begins_anew_after_a_gap(causal, monkeypatch):
+    monkeypatch.setattr(frame_by_frame, "Capture", Stopped)
+    monkeypatch.setattr(Stopped, "script", (0, 1, 3, "gap", 9, 10))
+    predictor = Predictor(causal, stream=True)
+    found = []
+
+    def watch():
+        found.extend(predictor.frame_scorer.live(None, "camera", frame_rate=25.0))
+
+    with pytest.raises(FrameError, match="unplugged"):
+        watch()
+    assert [type(each) for each in found] == [Answer] * 3 + [live.Gap] + [Answer] * 2
+    answers = [each for each in found if isinstance(each, Answer)]
+    np.testing.assert_allclose([answer.end for answer in answers], [0, 0.2, 0.6, 1.8, 2.0])
+    assert answers[-1].start == pytest.approx(1.2) and answers[-1].age > 0
+    assert answers[-1].dropped == 8
+    for answer, frames in zip(answers, [[0], [0, 1], [0, 1, 3], [9], [9, 10]], strict=True):
+        np.testing.assert_allclose(answer.scores, scores_of(predictor, frames), atol=1e-6)
+
+
+# Events of windows that begin with the video
+
+
+def test_an_event_is_as_long_as_a_window_also_where_the_first_ones_are_short():
+    settings = DetectionSettings(min_seconds=0.0)
+    detector = EventDetector("film", ("a", "b"), settings)
+    found = []
+    for number in range(20):
+        end = 0.1 + 0.2 * number
+        scores = np.array([0.9, 0.1] if number == 10 else [0.3, 0.3], np.float32)
+        answer = Answer("film", max(end - 0.8, 0.0), end, scores, ("a", "b"), is_window=True)
+        found += detector.add(answer)
+    (event,) = [*found, *detector.finish()]
+    assert event.end - event.start == pytest.approx(0.8)
+
+
+def test_a_stream_takes_no_windows(causal):
+    for options in (dict(timeline=True), dict(timeline=False), dict(every=1.0)):
+        with pytest.raises(UserError, match="--every"):
+            Predictor(causal, stream=True, **options)
