@@ -1,6 +1,10 @@
 """Videos evaluated frame by frame: scores against streams fed by hand, and results in files."""
 
 import json
+import os
+import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -202,3 +206,53 @@ def test_what_cannot_be_streamed_is_said_before_anything_is_read(settings):
     drawn = configuration.view(**SMALL, relations="sample")
     with pytest.raises(UserError, match=r"efficient\.relations='sample'"):
         streamed.StreamedEvaluator(model_of(settings), "efficient", drawn, **options)
+
+
+PROCESS = """
+import json, sys
+import jax, numpy as np
+from flax import nnx
+
+config, out, process, address = json.loads(sys.argv[1])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, 2, process)
+from trn_jax import build, create_model
+from trn_jax.distributed.sharding import make_mesh, replicated
+from trn_jax.evaluation.streamed import StreamedEvaluator
+from trn_jax.settings import from_dict
+
+settings = from_dict(config)
+make = lambda: create_model(**settings.model, rngs=nnx.Rngs(0))
+graph, state = nnx.split(nnx.eval_shape(make))
+whole = replicated(make_mesh())
+state = jax.jit(lambda: nnx.as_pure(nnx.state(make())), out_shardings=whole)()
+assert (jax.device_count(), jax.local_device_count()) == (4, 2)
+options = dict(num_frames=9.0, pooling="window", max_views=4)
+section = settings.protocols.efficient
+evaluator = StreamedEvaluator(nnx.merge(graph, state), "efficient", section, **options)
+found = evaluator.run(build.Data(settings, out))
+np.savez(f"{out}/{process}.npz", scores=found["scores"].scores, frames=found["distinct_views"])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(settings, tmp_path):
+    """Seven videos, unevenly shared; parameters are on the devices of both."""
+    data = build.Data(settings, str(tmp_path / "run"))
+    expected = list(scores_by_hand(model_of(settings), data, settings.protocols.efficient, 9.0))
+    address = f"127.0.0.1:{random.randrange(20_000, 32_000)}"
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    processes = []
+    for number in range(2):
+        arguments = json.dumps([settings.to_dict(), str(tmp_path), number, address])
+        command = [sys.executable, "-c", PROCESS, arguments]
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+    for process in processes:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors.decode()
+    for number in range(2):
+        with np.load(tmp_path / f"{number}.npz") as found:
+            last = np.stack([scores[-1] for scores in expected])
+            np.testing.assert_allclose(found["scores"], last, atol=1e-4)
+            assert found["frames"] == 44

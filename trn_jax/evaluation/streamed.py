@@ -80,7 +80,8 @@ class StreamedEvaluator:
         self._alive = alive
         self._num_rows = -(-max_views // mesh.size) * mesh.size
         self._size = view.cropping(exact=True).size
-        rows, whole = batch_sharding(mesh), replicated(mesh)
+        self._rows = rows = batch_sharding(mesh)
+        whole = replicated(mesh)
         # Raises if the model doesn't take the frames.
         self._begin = jax.device_put(self._stream.init(self._num_rows, self._size), rows)
         self._step = jax.jit(
@@ -168,7 +169,8 @@ class StreamedEvaluator:
                 for row, target in zip(rows, frames, strict=True):
                     if row:
                         target[...] = row.take()
-                logits, state = self._step(self._stream.parameters, state, frames, is_new)
+                inputs = jax.device_put((frames, is_new), self._rows)
+                logits, state = self._step(self._stream.parameters, state, *inputs)
                 running.append((logits, list(rows)))
                 if len(running) > _STEPS_AHEAD:
                     yield from self._ended(*running.popleft())
