@@ -7,6 +7,7 @@
     python scripts/benchmark.py --what=models --models='tsm_*' --rounds=3
     python scripts/benchmark.py --what=train --recipes=trn_sthv1,tsm_k400
     python scripts/benchmark.py --what=protocol --config=configs/tsn_k400_3seg.py --protocol=25x10
+    python scripts/benchmark.py --what=stream --models=tsm_resnet50
 
 `--what`:
 
@@ -26,6 +27,9 @@ models: evaluation and training step of one model after the other, against eager
     (`trn_jax.torch_models`) with the same weights, batch and threads; then the step of TSM against
     that of TSN.
 torch: short for `--what=models --models=tsn_resnet50`.
+stream: one more frame of a stream, for `--models`, by default tsm_resnet50: a step against the
+    backbone on one frame (goal for the ratio of CPU time: 1.1), and against a clip of the last
+    frames (1 / 6 of 8 frames).
 protocol: inference time of the published tables, without reading and preprocessing: scores all
     views of one video of noise by `--protocol`, by default the one with the most pixels. No data
     set is needed. As in evaluation, at most `eval.max_views_per_step` clips move to the device at a
@@ -75,6 +79,7 @@ from benchmarks import (
     prediction,
     protocol,
     recipes,
+    stream,
     training,
 )
 from benchmarks.turns import measure, table
@@ -86,11 +91,14 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; not for --wha
 _WHAT = flags.DEFINE_enum(
     "what",
     "both",
-    ["data", "step", "both", "train", "views", "eval", "predict", "protocol", "models", "torch"],
+    [
+        *("data", "step", "both", "train", "views", "eval", "predict", "protocol"),
+        *("models", "torch", "stream"),
+    ],
     "What to measure.",
 )
 _MODELS = flags.DEFINE_string(
-    "models", "*", "With --what=models: pattern of names, such as 'tsm_*'."
+    "models", None, "With --what=models and stream: pattern of names, such as 'tsm_*'."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/benchmark", "As in training: the synthetic data set is beside this folder."
@@ -115,10 +123,16 @@ _BATCH = flags.DEFINE_integer(
     "batch", None, "With --what=train: clips per batch; default: as published.", lower_bound=1
 )
 _FRAMES = flags.DEFINE_integer(
-    "frames", None, "Frames per clip: 8 for models, the recipe's for train.", lower_bound=1
+    "frames",
+    None,
+    "Frames per clip: 8 for models and stream, the recipe's for train.",
+    lower_bound=1,
 )
 _PIXELS = flags.DEFINE_integer(
-    "pixels", None, "Side of a frame: 224 for models, the recipe's for train.", lower_bound=32
+    "pixels",
+    None,
+    "Side of a frame: 224 for models and stream, the recipe's for train.",
+    lower_bound=32,
 )
 _RECIPES = flags.DEFINE_list(
     "recipes", list(recipes.RECIPES), "With --what=train and without --config: names of recipes."
@@ -161,10 +175,13 @@ def main(_: Sequence[str]) -> None:
     print(machine.describe())
     print(f"{what}, {threads} threads, {rounds} rounds: median (smallest..largest)", flush=True)
     if what in ("models", "torch"):
-        _run_models("tsn_resnet50" if what == "torch" else _MODELS.value, threads, rounds)
+        _run_models("tsn_resnet50" if what == "torch" else _MODELS.value or "*", threads, rounds)
         return
     if what == "train":
         _run_recipes(threads, rounds)
+        return
+    if what == "stream":
+        _run_streams(_MODELS.value or "tsm_resnet50", rounds)
         return
     if _CONFIG.value is None:
         raise UserError(f"--what={what} needs a recipe, such as --config=configs/trn_synthetic.py")
@@ -207,14 +224,29 @@ def _run_models(pattern: str, threads: int, rounds: int) -> None:
     jax.config.update("jax_platforms", "cpu")
     from trn_jax.torch_models import torch
 
+    names = _models(pattern)
+    torch.set_num_threads(threads)
+    shape = models.Shape(_CLIPS.value, _FRAMES.value or 8, _PIXELS.value or 224)
+    print("\n" + models.compare_models(names, shape, rounds=rounds, steps=_STEPS.value or 1))
+
+
+def _run_streams(pattern: str, rounds: int) -> None:
+    frames, pixels = _FRAMES.value or 8, _PIXELS.value or 224
+    for name in _models(pattern):
+        sides = stream.stream_sides(name, frames=frames, pixels=pixels)
+        turns = measure(sides, rounds=rounds, steps=_STEPS.value or 10)
+        text = table(turns, stream.goals(frames), unit="frame")
+        print(f"\n{name}, {frames} x {pixels} x {pixels}\n{text}", flush=True)
+        models.release()
+
+
+def _models(pattern: str) -> list[str]:
     names = list_models(pattern)
     if not names:
         raise UserError(
             f"--models={pattern}: no such model; expected some of {', '.join(list_models())}"
         )
-    torch.set_num_threads(threads)
-    shape = models.Shape(_CLIPS.value, _FRAMES.value or 8, _PIXELS.value or 224)
-    print("\n" + models.compare_models(names, shape, rounds=rounds, steps=_STEPS.value or 1))
+    return names
 
 
 def _run_recipes(threads: int, rounds: int) -> None:

@@ -552,3 +552,12 @@ def test_the_memory_of_a_gpu_is_shared(recipes):
 def test_the_bandwidth_of_a_device_is_measured(bandwidth, monkeypatch):
     monkeypatch.setattr(bandwidth, "NUM_BYTES", {"cpu": 1 << 20})
     assert 1e6 < bandwidth.measure_bandwidth(jax.devices()[0]) < 1e13
+
+
+def test_a_step_of_a_stream_is_compared_with_the_backbone_and_a_clip(tree):
+    done = run(tree, "--what=stream", "--models=tsm_resnet10", "--frames=4", "--pixels=32")
+    found = rows(done)
+    sides = "step", "backbone, one frame", "clip per frame"
+    pairs = "step / backbone, one frame", "step / clip per frame"
+    assert list(found) == [*sides, *pairs]
+    assert "<= 1.1" in done.stdout and "<= 0.333" in done.stdout
