@@ -28,7 +28,9 @@ README = ROOT / "README.md"
 RECIPES = CONFIGS / "README.md"
 RESULTS = CONFIGS / "results"
 PLANS = CONFIGS / "plans"
-SYNTHETIC = tuple(f"{model}_synthetic" for model in ("trn", "tsm", "tin", "tpn", "tsn"))
+SYNTHETIC = tuple(
+    f"{model}_synthetic" for model in ("trn", "tsm", "tsm_causal", "tin", "tpn", "tsn")
+)
 _REFERENCES = ("reference_top1", "reference_top5")
 # Columns of published tables, by their key in a recipe.
 _COLUMNS = {
@@ -45,14 +47,15 @@ _COLUMNS = {
 def synthetic_table():
     """Accuracy of each method on the synthetic clips, with their frames in three orders."""
     rows = []
+    orders = {"efficient": "in order", "efficient_streamed": "streamed"}
     for recipe in SYNTHETIC:
-        for protocol in get_config(recipe).protocols:
+        for protocol in (*get_config(recipe).protocols, "efficient_streamed"):
             found = measured(recipe, protocol)
             if found is None:
                 continue
             metrics = found["metrics"]
             names = ("top1", "partner", "pair")
-            order = {"efficient": "in order"}.get(protocol, protocol)
+            order = orders.get(protocol, protocol)
             rows.append([f"`{recipe}`", order, *(percent(metrics[name]) for name in names)])
     return markdown(["recipe", "frames", "top-1", "reversed class", "pair"], rows)
 

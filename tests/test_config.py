@@ -311,6 +311,17 @@ def test_the_synthetic_recipes_differ_in_their_models_only(method):
     assert parts[0]["backbone"] == parts[1]["backbone"]
 
 
+@pytest.mark.parametrize(
+    ("data", "others"), [("synthetic", {"data.train.sampling"}), ("jester", set())]
+)
+def test_causal_recipes_differ_in_the_direction_of_the_shift(data, others):
+    plain, causal = flat(load(f"tsm_{data}")), flat(load(f"tsm_causal_{data}"))
+    differing = {key for key in plain if plain[key] != causal.get(key, plain[key])}
+    assert differing == {"model.causal"} | others and causal["model.causal"] is True
+    # Nobody has published them.
+    assert {key.partition(".")[0] for key in plain.keys() - causal.keys()} <= {"published"}
+
+
 def test_the_synthetic_control_differs_in_its_head():
     parts = [MODELS[load(f"{method}_synthetic").model.name] for method in ("trn", "tsn")]
     assert [part.pop("head") for part in map(dict, parts)] == ["trn_multiscale", "tsn"]

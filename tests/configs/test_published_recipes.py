@@ -22,7 +22,7 @@ from trn_jax.nn.layers import BatchNorm, Linear
 from trn_jax.settings import resolved_views
 from trn_jax.training import start, train_step
 
-OWN = ("finetune", "small")  # for one's own videos: nobody has published them
+OWN = ("finetune", "small", "tsm_causal_jester")  # nobody has published them
 RECIPES = [name for name in ALL_RECIPES if name not in OWN]
 
 
@@ -110,7 +110,8 @@ RATES = {
     "tsn_swin_k400_3seg": drops(40, 80, 100, 0.01),
     "tsn_swin_k400_8seg": drops(20, 40, 50, 0.01),
     **dict.fromkeys(
-        [f"{method}_synthetic" for method in ("trn", "tsn", "tsm", "tin", "tpn")], _SYNTHETIC
+        [f"{method}_synthetic" for method in ("trn", "tsn", "tsm", "tsm_causal", "tin", "tpn")],
+        _SYNTHETIC,
     ),
 }
 
