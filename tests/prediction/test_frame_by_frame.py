@@ -77,6 +77,15 @@ def test_a_video_of_one_frame_has_an_answer(causal, tmp_path):
         assert answer.scores is not None and answer.end > 0
 
 
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [("efficient", (0.8, 0.2)), ("twice_ten", (0.8, 0.2)), ("clips", (0.48, 0.12))],
+)
+def test_frames_are_as_far_apart_as_in_a_clip_of_the_protocol(trn, protocol, expected):
+    scorer = Predictor(trn, stream=True, protocol=protocol).frame_scorer
+    assert scorer.plan(30.0) == pytest.approx(expected)
+
+
 def test_another_video_begins_anew(films, causal):
     found = list(predict(films[::-1], causal, stream=True))
     (expected,) = [last(predict(films[0], causal, stream=True))]

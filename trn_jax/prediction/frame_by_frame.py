@@ -9,11 +9,12 @@ import time
 import numpy as np
 
 from trn_jax.data.decode import FrameError
+from trn_jax.data.frame_views import frame_spacing
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import merge_views
 from trn_jax.models.streaming import streaming
 from trn_jax.prediction.answers import Answer
-from trn_jax.prediction.live import Capture, Gap, grid, newest_samples
+from trn_jax.prediction.live import Capture, Gap, newest_samples
 from trn_jax.prediction.timeline import plan_windows, with_notes
 from trn_jax.prediction.windows import Crops
 
@@ -66,8 +67,10 @@ class FrameScorer:
         Raises:
             UserError: the length of training examples is unknown.
         """
-        options = dict(every=None, by_frame=True, seed=0)  # the seed draws nothing that counts here
-        _, step = grid(plan_windows(self._contract, frame_rate=frame_rate, **options))
+        options = dict(every=None, by_frame=True, seed=0)  # neither changes the plan's length
+        plan = plan_windows(self._contract, frame_rate=frame_rate, **options)
+        view, rate = self._contract.view, plan.frame_rate
+        step = frame_spacing(view, plan.length * rate) / rate
         return step * self._stream.window, step
 
     def windows(self, name, video, *, offset=0.0):
