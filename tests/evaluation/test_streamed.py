@@ -95,6 +95,7 @@ def test_scores_are_those_of_streams_fed_by_hand(settings, tmp_path, crop):
     assert found["streamed"] == pytest.approx(about)
 
 
+@pytest.mark.thorough
 def test_an_unreadable_video_counts_as_wrong(settings, tmp_path):
     (tmp_path / "rawframes" / "v2" / "00005.jpg").write_bytes(b"")
     data = build.Data(settings, str(tmp_path / "run"))
@@ -196,6 +197,7 @@ def test_protocols_out_of_order_have_no_stream():
         streamed.streamed_protocol({"b": backward})
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_streamed_is_said_before_anything_is_read(settings):
     section = settings.protocols.efficient
     options = dict(num_frames=9.0, pooling="window", max_views=4)

@@ -16,11 +16,24 @@ from trn_jax.prediction.api import Predictor
 from trn_jax.prediction.detection import DetectionSettings, EventDetector
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def causal(tmp_path_factory):
-    """A model that sees frames before, not after."""
+    """A checkpoint of a model that sees frames before, not after."""
     config = config_of("tsm_resnet10", causal=True, shift_div=4)
     return store(tmp_path_factory.mktemp("causal") / "model", config)
+
+
+@pytest.fixture(scope="module")
+def predictors(causal, trn):
+    """Streams of both kinds of models, compiled once."""
+    return {
+        kind: Predictor(load_model(path), stream=True)
+        for kind, path in (("causal", causal), ("trn", trn))
+    }
+
+
+def answers_of(predictor, *films):
+    return list(predictor(predictor.find(films)))
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +46,19 @@ def films(tmp_path_factory):
     ]
 
 
-def last(answers):
-    *_, found = answers
-    return found
-
-
 @pytest.mark.parametrize("kind", ["causal", "trn"])
-def test_the_last_frame_of_an_example_has_the_scores_of_its_clip(request, films, kind):
-    model = load_model(request.getfixturevalue(kind))
-    answers = list(predict(films[0], model, stream=True))
+def test_the_last_frame_of_an_example_has_the_scores_of_its_clip(predictors, films, kind):
+    answers = answers_of(predictors[kind], films[0])
     # Four frames, in the middle of segments of 0.2 seconds.
     np.testing.assert_allclose([answer.end for answer in answers], [0.1, 0.3, 0.5, 0.7])
     assert all(answer.is_window and answer.start == 0 for answer in answers)
-    (whole,) = predict(films[0], model)
+    (whole,) = predict(films[0], predictors[kind].model)
     np.testing.assert_allclose(answers[-1].scores, whole.scores, atol=1e-5)
     assert len({answer.scores.tobytes() for answer in answers}) == 4
 
 
-@pytest.mark.parametrize("crop", ["center", pytest.param("ten", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("crop", ["center", "ten"])
 def test_answers_of_a_trn_are_those_of_windows_a_segment_apart(films, trn, crop):
     model = load_model(trn)
     windows = list(predict(films[1], model, timeline=True, crop=crop))
@@ -62,34 +70,36 @@ def test_answers_of_a_trn_are_those_of_windows_a_segment_apart(films, trn, crop)
         assert answer.end - answer.start == pytest.approx(min(answer.end, 0.8))
 
 
-def test_a_video_without_an_index_has_the_same_answers(films, causal, tmp_path):
+def test_a_video_without_an_index_has_the_same_answers(films, predictors, tmp_path):
     path = str(painted.write(tmp_path / "film.h264", painted.frames(87), g=12))
-    mine, expected = (list(predict(film, causal, stream=True)) for film in (path, films[1]))
+    mine, expected = (answers_of(predictors["causal"], film) for film in (path, films[1]))
     assert [answer.end for answer in mine] == [answer.end for answer in expected]
     for answer, other in zip(mine, expected, strict=True):
         np.testing.assert_allclose(answer.scores, other.scores, atol=0.02)
 
 
-def test_a_video_of_one_frame_has_an_answer(causal, tmp_path):
-    for name in ("one.mp4", "one.h264"):
-        path = str(painted.write(tmp_path / name, painted.frames(1)))
-        (answer,) = predict(path, causal, stream=True)
-        assert answer.scores is not None and answer.end > 0
+@pytest.mark.parametrize("name", ["one.mp4", "one.h264"])
+def test_a_video_of_one_frame_has_an_answer(predictors, tmp_path, name):
+    path = str(painted.write(tmp_path / name, painted.frames(1)))
+    (answer,) = answers_of(predictors["causal"], path)
+    assert answer.scores is not None and answer.end > 0
 
 
 @pytest.mark.parametrize(
     ("protocol", "expected"),
     [("efficient", (0.8, 0.2)), ("twice_ten", (0.8, 0.2)), ("clips", (0.48, 0.12))],
 )
-def test_frames_are_as_far_apart_as_in_a_clip_of_the_protocol(trn, protocol, expected):
-    scorer = Predictor(trn, stream=True, protocol=protocol).frame_scorer
+def test_frames_are_as_far_apart_as_in_a_clip_of_the_protocol(predictors, protocol, expected):
+    model = predictors["trn"].model
+    scorer = Predictor(model, stream=True, protocol=protocol).frame_scorer
     assert scorer.plan(30.0) == pytest.approx(expected)
 
 
-def test_another_video_begins_anew(films, causal):
-    found = list(predict(films[::-1], causal, stream=True))
-    (expected,) = [last(predict(films[0], causal, stream=True))]
-    np.testing.assert_array_equal(found[-1].scores, expected.scores)
+def test_another_video_begins_anew(films, predictors):
+    found = answers_of(predictors["causal"], *films[::-1])
+    expected = answers_of(predictors["causal"], films[0])
+    assert len(found) == 21
+    np.testing.assert_array_equal(found[-1].scores, expected[-1].scores)
 
 
 # The command
@@ -113,10 +123,11 @@ def test_the_command_prints_an_answer_per_frame_and_events(films, causal, capsys
     assert table.count("\n") == 1 + kinds.count("event")
     _, second, messages = run(capsys, *command)
     assert sorted(map(str, second)) == sorted(map(str, first)) and "1 of 1" in messages
-    status = cli.main(["predict", *command[:2], "--timeline", command[3]])
+    status = cli.main(["predict", *command[:2], "--whole", command[3]])
     assert status == 2 and "stream" in capsys.readouterr().err
 
 
+@pytest.mark.by_default(1)
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -177,10 +188,10 @@ def scores_of(predictor, numbers):
     return scorer.merged(logits)
 
 
-def test_a_camera_is_scored_frame_by_frame_and_begins_anew_after_a_gap(causal, monkeypatch):
+def test_a_camera_is_scored_frame_by_frame_and_begins_anew_after_a_gap(predictors, monkeypatch):
     monkeypatch.setattr(frame_by_frame, "Capture", Stopped)
     monkeypatch.setattr(Stopped, "script", (0, 1, 3, "gap", 9, 10))
-    predictor = Predictor(causal, stream=True)
+    predictor = predictors["causal"]
     found = []
 
     def watch():
@@ -213,7 +224,7 @@ def test_an_event_is_as_long_as_a_window_also_where_the_first_ones_are_short():
     assert event.end - event.start == pytest.approx(0.8)
 
 
-def test_a_stream_takes_no_windows(causal):
-    for options in (dict(timeline=True), dict(timeline=False), dict(every=1.0)):
-        with pytest.raises(UserError, match="--every"):
-            Predictor(causal, stream=True, **options)
+@pytest.mark.parametrize("options", [dict(timeline=True), dict(timeline=False), dict(every=1.0)])
+def test_a_stream_takes_no_windows(predictors, options):
+    with pytest.raises(UserError, match="--every"):
+        Predictor(predictors["trn"].model, stream=True, **options)
