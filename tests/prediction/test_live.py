@@ -62,9 +62,10 @@ def server(transport_stream):
         found.shutdown()
 
 
-def test_a_live_stream_is_answered_and_reopened(server, trn, monkeypatch):
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_a_live_stream_is_answered_and_reopened(server, trn, monkeypatch, stream):
     monkeypatch.setattr(live, "FIRST_WAIT", 0.1)
-    predictor = Predictor(trn, seconds=0.4)
+    predictor = Predictor(trn, seconds=0.4, stream=stream)
     answers, gaps = [], []
     for found in predictor.stream(f"{server}/live", duration=60):
         (gaps if isinstance(found, live.Gap) else answers).append(found)

@@ -52,6 +52,19 @@ def test_the_other_methods_use_the_order_too(tables, method):
     assert found["reversed"]["partner"] >= 0.9
 
 
+def test_causal_tsm_is_as_good_in_a_stream(tables):
+    by_clips, streamed = (
+        tables.measured("tsm_causal_synthetic", name)
+        for name in ("efficient", "efficient_streamed")
+    )
+    assert by_clips["metrics"]["top1"] >= 0.95
+    assert streamed["metrics"]["top1"] >= 0.93
+    assert streamed["clip_wise"] == by_clips["metrics"]
+    early = [entry["top1"] for entry in streamed["early_recognition"]]
+    # Half of the frames show more than the first one, and less than all.
+    assert len(early) == 10 and early[0] < early[4] < early[9] == streamed["metrics"]["top1"]
+
+
 def test_published_and_measured_numbers_are_not_mixed(tables, monkeypatch, tmp_path):
     assert "| 31.62 / 60.01 | not run |" in tables.recipe_table()
     monkeypatch.setattr(tables, "RESULTS", tmp_path)

@@ -129,10 +129,12 @@ class FrameScorer:
         capture = Capture(name, opened, self._contract.view, step=step, kept=1)
         scoring = self.scoring(capture.crops)
         scoring.warm_up()
+        begin = 0.0  # of what the state knows
         with contextlib.closing(newest_samples(capture, [0], 1, duration)) as newest:
             for found in newest:
                 if isinstance(found, Gap):
                     scoring.reset()
+                    begin = found.end
                     yield found
                     continue
                 number, samples = found
@@ -141,7 +143,7 @@ class FrameScorer:
                 end = number * step
                 yield Answer(
                     name,
-                    max(end - length, 0.0),
+                    min(max(end - length, begin), end),
                     end,
                     scores,
                     self.class_names,
