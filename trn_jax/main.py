@@ -75,10 +75,10 @@ _STREAMED = flags.DEFINE_bool(
 )
 _POOLING = flags.DEFINE_enum(
     "pooling",
-    "window",
+    None,
     ["window", "mean", "exponential"],
-    "With --streamed: features that TSN and TSM average: of as many frames as a clip has (window), "
-    "or of all so far, equally or with weights that fall.",
+    "With --streamed: features that TSN and TSM average: of all frames so far, equally (mean, the "
+    "default) or with weights that fall, or of as many as a clip has (window).",
 )
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps",
@@ -143,7 +143,7 @@ def _main(signals):
         raise UserError(f"--split={_SPLIT.value} requires --mode=eval")
     if _STREAMED.value and _MODE.value != "eval":
         raise UserError("--streamed requires --mode=eval")
-    if _POOLING.value != "window" and not _STREAMED.value:
+    if _POOLING.value and not _STREAMED.value:
         raise UserError(f"--pooling={_POOLING.value} requires --streamed")
     if _MODE.value == "train":
         if config is None:
@@ -179,7 +179,7 @@ def _main(signals):
         num_unreadable = calibrate(*of_checkpoint, protocol=_PROTOCOL.value, **options)
     else:
         options |= dict(protocols=_PROTOCOL.value, dump=_DUMP.value)
-        options |= dict(streamed=_POOLING.value if _STREAMED.value else None)
+        options |= dict(streamed=(_POOLING.value or "auto") if _STREAMED.value else None)
         num_unreadable = evaluate(*of_checkpoint, **options)
     return 1 if num_unreadable else 0
 

@@ -150,7 +150,7 @@ def test_the_command_streams(stored, tmp_path, capfd):
     found = json.loads(capfd.readouterr().out)
     assert list(found) == ["backward", "accurate", "accurate_streamed"]
     assert found["accurate_streamed"]["num_views"] == 3
-    assert found["accurate_streamed"]["streamed"]["pooling"] == "window"
+    assert found["accurate_streamed"]["streamed"]["pooling"] == "mean"
 
 
 # Which frames

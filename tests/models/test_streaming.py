@@ -15,6 +15,7 @@ from trn_jax import models
 from trn_jax.backbones import BACKBONES
 from trn_jax.convert import variables
 from trn_jax.errors import UserError
+from trn_jax.models import streaming
 from trn_jax.models.recognizer import Recognizer
 
 FRAMES, SIZE, CLASSES = 4, (32, 40), 5
@@ -163,6 +164,12 @@ def test_before_there_are_enough_frames_a_trn_repeats_the_first_one():
     for count in range(1, FRAMES):
         padded = [clip[:, :1]] * (FRAMES - count) + [clip[:, :count]]
         close(found[:, count - 1], logits_of(model, np.concatenate(padded, axis=1)))
+
+
+def test_which_heads_average():
+    names = ("tsn_resnet10", "trn_resnet10", "tin_resnet10")
+    found = [streaming.averages_features(build(name, width=16)) for name in names]
+    assert found == [True, False, True]
 
 
 @pytest.mark.by_default("exponential")

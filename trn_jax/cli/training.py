@@ -53,7 +53,8 @@ def add_eval(commands):
     parser.add_argument(
         "--pooling",
         choices=("window", "mean", "exponential"),
-        help="with --streamed: features that TSN and TSM average; default: window",
+        help="with --streamed: features that TSN and TSM average, of all frames so far (mean, the "
+        "default; exponential) or of as many as a clip has (window)",
     )
     add_json(parser)
     parser.set_defaults(run=_eval, takes_settings=True)

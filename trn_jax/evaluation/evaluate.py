@@ -53,7 +53,7 @@ def evaluate(
         ignore_class_names: match classes by number if data and checkpoint name different ones.
         as_json: print the results as JSON instead of tables.
         streamed: also evaluate frame by frame, as a stream, the protocol among these with the
-            fewest views; how features are pooled, one of `models.streaming.POOLINGS`. The result is
+            fewest views; how features are pooled, see `streamed.StreamedEvaluator`. The result is
             called `<protocol>_streamed`.
 
     Returns:

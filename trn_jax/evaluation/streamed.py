@@ -19,7 +19,7 @@ from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import gather
 from trn_jax.evaluation.merging import RunningAccuracy, merge_views
 from trn_jax.evaluation.scoring import on_these_devices
-from trn_jax.models.streaming import streaming
+from trn_jax.models.streaming import averages_features, streaming
 from trn_jax.progress import Progress
 
 TENTHS = range(1, 11)  # of the frames of a video, after which it is scored
@@ -38,7 +38,8 @@ class StreamedEvaluator:
         section: its view, a section of the configuration. Streams have its crops, and its frames
             tell the distance between two of theirs.
         num_frames: typical number of frames of a training example; `None` if unknown.
-        pooling: see `models.streaming.Stream`.
+        pooling: see `models.streaming.Stream`; "auto": "mean" for heads that average features,
+            because videos are recognised as a whole, and "window" for others.
         max_views: streams at a time; rounded up to a multiple of the devices of this process.
         multi_label: videos have several labels each.
         class_order: int `[classes]`, the output of each label; `None`: the same.
@@ -73,6 +74,8 @@ class StreamedEvaluator:
         mesh = make_mesh(jax.local_devices())
         graph, state = nnx.split(model)
         model = nnx.merge(graph, on_these_devices(nnx.as_pure(state), mesh))
+        if pooling == "auto":
+            pooling = "mean" if averages_features(model) else "window"
         self._stream = streaming(model, pooling=pooling, window=view.num_segments)
         self._merge = model.merge_views if view.merge_views == "model" else view.merge_views
         self._multi_label = multi_label

@@ -70,7 +70,7 @@ class Stream:
         _check(model)
         self.pooling = pooling
         self.window = _window(model, window)
-        self._averages = isinstance(model.head, (TSNHead, TSMHead))
+        self._averages = averages_features(model)
         if pooling not in POOLINGS:
             raise UserError(f"pooling={pooling!r} is not one of {', '.join(POOLINGS)}")
         if pooling != "window" and not self._averages:
@@ -223,6 +223,11 @@ def streaming(model, *, pooling="window", window=None):
         UserError: the model needs frames that come later, or options don't fit it.
     """
     return Stream(model, pooling=pooling, window=window)
+
+
+def averages_features(model):
+    """Whether the head averages the features of frames, so that a stream may pool them."""
+    return isinstance(model.head, TSNHead | TSMHead)
 
 
 def _streamed_copy(model):
