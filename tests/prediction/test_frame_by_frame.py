@@ -213,17 +213,33 @@ def test_a_camera_is_scored_frame_by_frame_and_begins_anew_after_a_gap(predictor
 # Events of windows that begin with the video
 
 
-def test_an_event_is_as_long_as_a_window_also_where_the_first_ones_are_short():
-    settings = DetectionSettings(min_seconds=0.0)
-    detector = EventDetector("film", ("a", "b"), settings)
+def events_of(scores, begin=0.0, **options):
+    """Events of a stream with these scores of the first of two classes, one every 0.2 seconds."""
+    detector = EventDetector("film", ("a", "b"), DetectionSettings(**options))
     found = []
-    for number in range(20):
+    for number, score in enumerate(scores):
         end = 0.1 + 0.2 * number
-        scores = np.array([0.9, 0.1] if number == 10 else [0.3, 0.3], np.float32)
-        answer = Answer("film", max(end - 0.8, 0.0), end, scores, ("a", "b"), is_window=True)
-        found += detector.add(answer)
-    (event,) = [*found, *detector.finish()]
+        scores = np.array([score, 0.3], np.float32)
+        start = max(end - 0.8, begin if end > begin else 0.0)
+        found += detector.add(Answer("film", start, end, scores, ("a", "b"), is_window=True))
+    return [*found, *detector.finish()]
+
+
+def test_an_event_is_as_long_as_a_window_also_where_the_first_ones_are_short():
+    (event,) = events_of([*[0.2] * 10, 0.9, *[0.2] * 9], min_seconds=0.0)
     assert event.end - event.start == pytest.approx(0.8)
+
+
+def test_of_windows_that_grow_the_last_one_counts():
+    """The scores of the first frames know little."""
+    assert events_of([0.9, 0.9, 0.9, *[0.2] * 17], min_seconds=0.0) == []
+    (event,) = events_of([0.2, 0.2, 0.2, *[0.9] * 17])
+    assert (event.start, event.end) == pytest.approx((0.0, 3.9))
+    # A gap ends at 2 seconds; the windows from there on grow, too.
+    assert events_of([*[0.2] * 10, 0.9, 0.9, *[0.2] * 8], begin=2.0, min_seconds=0.0) == []
+    # A video that is shorter than a window has one.
+    (event,) = events_of([0.2, 0.9])
+    assert (event.start, event.end) == pytest.approx((0.0, 0.3))
 
 
 @pytest.mark.parametrize("options", [dict(timeline=True), dict(timeline=False), dict(every=1.0)])

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from trn_jax.errors import UserError
 from trn_jax.evaluation.events import NOTHING, Event
 
 _SHORTEST = 0.15  # of a window
+_TOLERANCE = 1e-6  # of the length of a window, within which lengths are equal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,8 @@ class EventDetector:
     A window stands for the time around its middle: from halfway to the one before it until halfway
     to the one after it, and the first and the last one until the ends of the video. Where classes
     exclude each other, a time has only the class with the highest score; "nothing" is never an
-    event.
+    event. Windows of a stream grow until they have their length; of those with the same start, only
+    the last one counts, which knows most.
 
     Args:
         video: its name.
@@ -94,12 +97,23 @@ class EventDetector:
         self._cell: tuple | None = None  # (start, middle, end, scores) of the newest smoothed one
         self._running: dict[int, _Running] = {}
         self._length = 0.0  # of a window
+        self._held: Any = None  # a window that the next one replaces, if both have the same start
         self._first = 0.0  # the start of the video
         self._ended: list[tuple[int, Event]] = []  # with labels, until it is known what follows
         self._given: dict[int, float] = {}  # the ends of the events before, by label
 
     def add(self, window):
         """Add an `Answer`, in order; returns the `Event`s that have ended."""
+        found, held = [], self._held
+        if held is not None and window.start > held.start:
+            found += self._take(held)
+        seconds = window.end - window.start
+        may_grow = abs(seconds - self._length) > _TOLERANCE * self._length
+        self._held = window if may_grow else None
+        self._length = max(self._length, seconds)
+        return found if may_grow else found + self._take(window)
+
+    def _take(self, window):
         self._recent.append(window)
         self._num_windows += 1
         # The smoothed scores of a window need those of half as many windows after it.
@@ -110,7 +124,7 @@ class EventDetector:
 
     def finish(self):
         """The `Event`s that last until the end of the video."""
-        found = []
+        found = [] if self._held is None else self._take(self._held)
         behind = self._settings.smoothing // 2
         waiting = list(self._recent)[-behind:] if behind else []
         for index, window in enumerate(waiting):
@@ -128,8 +142,6 @@ class EventDetector:
         """Take a window with its smoothed scores; counts the one before it."""
         scores = np.mean([each.decisive for each in around], axis=0)
         middle = (window.start + window.end) / 2
-        # The first windows of a stream are shorter.
-        self._length = max(self._length, window.end - window.start)
         if self._cell is None:
             self._first = window.start
             self._cell = window.start, middle, window.end, scores
