@@ -89,6 +89,7 @@ def close(found, expected, tolerance=1e-5):
 SHIFTED = [
     ("resnet10", "blockres"),
     ("mobileone_tiny", None),
+    ("mobilenetv2_tiny", None),
     ("resnet10", "block"),
     ("resnext14_32x4d", "blockres"),
     ("resnext14_32x4d", "block"),
@@ -98,21 +99,25 @@ SHIFTED = [
 
 
 def test_every_kind_of_backbone_that_takes_a_shift_is_here():
+    def maker(name):
+        return getattr(BACKBONES[name], "func", BACKBONES[name])
+
     def kind(name):
-        return BACKBONES[name].func, *BACKBONES[name].args[:1][: name.startswith("res")]
+        block = BACKBONES[name].args[:1] if name.startswith("res") else ()
+        return maker(name), *block
 
     takes = {
         kind(name)
-        for name, make in BACKBONES.items()
-        if "temporal" in inspect.signature(make.func.__init__).parameters
+        for name in BACKBONES
+        if "temporal" in inspect.signature(maker(name).__init__).parameters
     }
     assert takes == {kind(name) for name, _ in SHIFTED}
 
 
-@pytest.mark.by_default(2)
+@pytest.mark.by_default(3)
 @pytest.mark.parametrize(("backbone", "place"), SHIFTED)
 def test_frames_one_by_one_give_the_logits_of_the_clip(backbone, place):
-    width = {} if backbone.startswith("mobileone") else dict(width=16 if "next" in backbone else 8)
+    width = {} if backbone.startswith("mobile") else dict(width=16 if "next" in backbone else 8)
     model = causal(**dict(width=None) | width, backbone=backbone, shift_place=place)
     clip = clips(2, FRAMES, *SIZE)
     expected = logits_of(model, clip)
@@ -341,9 +346,13 @@ class Mixing(nnx.Module):
         return x
 
 
-def test_an_unknown_temporal_op_is_refused():
+def test_what_mixes_frames_in_an_unknown_way_is_refused():
     with pytest.raises(UserError, match="Mixing"):
         trn_jax.streaming(build("tsn_resnet10", width=8, temporal_op=Mixing))
+    for options in (dict(causal=True, name="tsm_resnet50"), dict(name="tsn_resnet50")):
+        model = build(**options, width=8, non_local="gaussian")
+        with pytest.raises(UserError, match="NonLocal"):
+            trn_jax.streaming(model)
 
 
 def test_features_have_no_stream():

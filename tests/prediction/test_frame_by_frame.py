@@ -143,7 +143,7 @@ def test_flags_that_mean_nothing_are_refused(films, trn, capsys, arguments, matc
 
 def test_a_pooling_needs_a_stream(films, trn, capsys):
     assert cli.main(["predict", films[0], f"--checkpoint={trn}", "--pooling=mean"]) == 2
-    assert "--pooling=mean" in capsys.readouterr().err
+    assert "--pooling" in capsys.readouterr().err
 
 
 def test_a_model_that_sees_the_next_frame_is_refused(films, tsm, capsys):
