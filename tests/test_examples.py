@@ -39,7 +39,8 @@ def write_video(path, color):
 
 def test_all_are_short_and_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"own_loop", "own_head", "own_dataset", "features", "motion_videos"}
+    parts = {"own_backbone", "own_dataset", "own_head", "own_loop"}
+    assert names == parts | {"features", "motion_videos"}
     for path in EXAMPLES.glob("*.py"):
         lines = [line for line in path.read_text().splitlines() if line.strip()]
         assert len(lines) <= 25, path.name
@@ -54,6 +55,11 @@ def test_a_loop_of_ones_own_learns(tmp_path):
 @pytest.mark.thorough
 def test_a_head_of_ones_own(tmp_path):
     assert "logits [[" in run("own_head", cwd=tmp_path)
+
+
+@pytest.mark.thorough
+def test_a_backbone_of_ones_own(tmp_path):
+    assert "features (2, 4, 32) logits (2, 5)" in run("own_backbone", cwd=tmp_path)
 
 
 def test_own_videos_become_batches(tmp_path):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones import BACKBONES
+from trn_jax.backbones.adapter import adapted
 from trn_jax.backbones.temporal_hook import TemporalHook
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.models.recognizer import Recognizer
@@ -123,8 +124,11 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         rngs: source of the `params` keys; `nnx.Rngs(0)` by default.
         dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32.
         **overrides: `backbone`, `temporal_op`, `neck` and `head` replace a part of the model: a
-            name, or a constructor with the arguments of those in the registries here. Every other
-            keyword is an option of the recognizer or of a part, such as `norm_group`, `non_local`,
+            name, or a constructor with the arguments of those in the registries here. `backbone`
+            may also be any NNX module, or its constructor, that maps `[n, height, width, 3]` to
+            `[n, height', width', channels]` or `[n, channels]`, see `AdaptedBackbone`; TSM and TIN
+            need a constructor that takes `temporal`, see `TemporalHook`. Every other keyword is an
+            option of the recognizer or of a part, such as `norm_group`, `non_local`,
             `partial_bn`, `shift_place` or `dropout_rate`. `None` keeps the default.
 
     Returns:
@@ -154,12 +158,17 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
     if "temporal_op" in parts:
         if "temporal" not in _parameters(parts["backbone"]):
             raise UserError(
-                f"backbone {entry['backbone']!r} has no place for a temporal op such as "
-                f"{entry['temporal_op']!r}"
+                f"backbone {_named(entry['backbone'])} has no place for a temporal op such as "
+                f"{_named(entry['temporal_op'])}; its constructor would take temporal=, a "
+                "trn_jax.backbones.temporal_hook.TemporalHook"
             )
         op, frames = partial(build, parts["temporal_op"]), num_segments
         hook["temporal"] = build(TemporalHook, op=op)
-    backbone = build(parts["backbone"], **hook)
+    backbone = parts["backbone"]
+    if not isinstance(backbone, nnx.Module):
+        _check_constructor(backbone)
+        backbone = build(backbone, **hook)
+    backbone = adapted(backbone, num_frames=frames or 1, dtype=options["dtype"])
     if getattr(backbone, "mixes_frames", False):
         frames = num_segments
     neck = build(parts["neck"], backbone.stage_channels) if "neck" in parts else None
@@ -177,7 +186,7 @@ def _check_options(name, entry, parts, defaults, overrides):
     built = [Recognizer, *parts.values(), *([TemporalHook] if "temporal_op" in parts else [])]
     known = set().union(*map(_options, built))
     if unknown := sorted(overrides.keys() - known):
-        described = ", ".join(f"{_spoken(kind)} {choice!r}" for kind, choice in entry.items())
+        described = ", ".join(f"{_spoken(kind)} {_named(choice)}" for kind, choice in entry.items())
         raise UserError(
             f"model {name!r} ({described}) has no option {', '.join(map(repr, unknown))}; its "
             f"options are {', '.join(sorted(known))}"
@@ -191,12 +200,45 @@ def _options(part):
 
 
 def _parameters(part):
+    """Parameters of a constructor; none of a module that exists already."""
+    if isinstance(part, nnx.Module):
+        return {}
     part = getattr(part, "func", part)  # registries hold classes and partial applications of them
-    return inspect.signature(part.__init__).parameters  # NNX hides the signature of the class
+    # NNX hides the signature of the class.
+    return inspect.signature(part.__init__ if isinstance(part, type) else part).parameters
+
+
+def _check_constructor(backbone):
+    """Check that `create_model` has all arguments that the constructor of a backbone needs."""
+    given = {"self", "dtype", "rngs", "temporal"}
+    needed = [
+        name
+        for name, parameter in _parameters(backbone).items()
+        if parameter.default is parameter.empty and name not in given
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    if needed and not isinstance(backbone, partial):
+        raise UserError(
+            f"backbone {_named(backbone)} needs {', '.join(map(repr, needed))}: give them with "
+            "functools.partial, or give a module that is built already"
+        )
 
 
 def _part(kind, choice):
+    if isinstance(choice, nnx.Module) and kind != "backbone":
+        raise UserError(
+            f"{_spoken(kind)} {_named(choice)} is a module; expected its constructor, which gets "
+            "the number of channels, or a name"
+        )
     return choice if callable(choice) else _look_up(_REGISTRIES[kind], _spoken(kind), choice)
+
+
+def _named(choice):
+    """A part in a message: its name in a registry, or that of its class."""
+    choice = getattr(choice, "func", choice)
+    if isinstance(choice, str):
+        return repr(choice)
+    return getattr(choice, "__name__", type(choice).__name__)
 
 
 def _spoken(kind):
