@@ -122,7 +122,9 @@ _MODEL = dict(
     remat=Key(int, NOT_NEGATIVE),  # recompute the activations inside the blocks of the first so
     # many stages in the backward pass: less memory, more operations; None: 0
     dropout_rate=Key(float, Range(0, 1, "high")),
-    drop_path_rate=Key(float, Range(0, 1, "high")),  # Swin: how often the last block is left out
+    drop_path_rate=Key(float, Range(0, 1, "high")),  # Swin, ConvNeXt, EfficientNet: how often the
+    # last block is left out
+    norm_epsilon=Key(float, Range(0, excluded="low")),  # MobileNetV3: added to variances
     deploy=bool,  # MobileOne: one branch per block, as `trn-jax reparameterize` makes them
     init_std=Key(float, Range(0, excluded="low")),  # of the initial weights of the first layer on
     # the backbone's features

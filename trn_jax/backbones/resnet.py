@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.non_local import PLACES, NonLocal
-from trn_jax.backbones.stages import check_remat, residual_shapes, run_stages
+from trn_jax.backbones.stages import check_frozen, check_remat, residual_shapes, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, freeze, relu
@@ -172,11 +172,7 @@ class ResNet(nnx.Module):
         dtype=jnp.float32,
         rngs,
     ):
-        if not -1 <= frozen_stages <= len(depths):
-            raise UserError(
-                f"frozen_stages={frozen_stages} is not in -1..{len(depths)}: "
-                "-1 freezes nothing, 0 the stem, k the stem and k stages"
-            )
+        check_frozen(frozen_stages, len(depths))
         check_remat(remat, len(depths))
         every = temporal.every(depths) if temporal else 1
         self.remat = remat

@@ -1,5 +1,6 @@
 """Stages of a backbone: sizes of residual blocks, features of every stage, rematerialisation."""
 
+import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.errors import UserError
@@ -60,6 +61,36 @@ def run_block(block, x, *, remat, rngs=None, **options):
         return block(x, **options, **random)
 
     return (nnx.remat(run) if remat else run)(block, x, rngs)
+
+
+def drop_path_keys(rngs, clip_index, num_frames):
+    """Keyword arguments of blocks that skip branches at random, `rngs` and `clip_index`.
+
+    Args:
+        rngs: source of the `dropout` keys.
+        clip_index: index of each clip in the global batch, `[clips]`; `None` makes every frame a
+            clip.
+        num_frames: number of frames.
+
+    Raises:
+        UserError: `rngs` is missing.
+    """
+    if rngs is None:
+        raise UserError("drop path needs random keys: call the backbone with rngs=nnx.Rngs(...)")
+    return dict(rngs=rngs, clip_index=jnp.arange(num_frames) if clip_index is None else clip_index)
+
+
+def check_frozen(frozen_stages, num_stages):
+    """Check a number of frozen stages.
+
+    Raises:
+        UserError: it is not in -1..`num_stages`.
+    """
+    if not -1 <= frozen_stages <= num_stages:
+        raise UserError(
+            f"frozen_stages={frozen_stages} is not in -1..{num_stages}: "
+            "-1 freezes nothing, 0 the stem, k the stem and k stages"
+        )
 
 
 def check_remat(remat, num_stages):

@@ -7,33 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
-from trn_jax.backbones.stages import check_remat, run_stages
+from trn_jax.backbones.stages import check_remat, drop_path_keys, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import Linear, dropout, storage_dtype
+from trn_jax.nn.layers import LayerNorm, Linear, drop_path
 from trn_jax.nn.pooling import pick
 
 # Added to the scores of pixels that only share a window because of the cyclic shift.
 _APART = -100.0
-
-
-class LayerNorm(nnx.Module):
-    """Normalise each pixel over its `channels` (Ba et al., 2016), in float32."""
-
-    def __init__(self, channels, *, epsilon=1e-5, dtype=jnp.float32):
-        self.epsilon = epsilon  # PyTorch's default; Flax has 1e-6
-        self.dtype = dtype
-        self.scale = nnx.Param(jnp.ones((channels,), storage_dtype(dtype)))
-        self.bias = nnx.Param(jnp.zeros((channels,), storage_dtype(dtype)))
-
-    def __call__(self, x):
-        """Normalise `x` `[..., channels]`."""
-        x = x.astype(self.scale.dtype)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
-        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
 class WindowAttention(nnx.Module):
@@ -222,13 +204,7 @@ class Swin(nnx.Module):
         """
         random = {}
         if train and self.drop_path_rate:
-            if rngs is None:
-                raise UserError(
-                    "drop path needs random keys: call the backbone with rngs=nnx.Rngs(...)"
-                )
-            random = dict(rngs=rngs, clip_index=clip_index)
-            if clip_index is None:
-                random["clip_index"] = jnp.arange(len(frames))
+            random = drop_path_keys(rngs, clip_index, len(frames))
         x, remat = self.stem(frames), self.remat if train else 0
         features = run_stages(self.layers, x, remat=remat, between=self.merges, **random)
         features[-1] = self.norm(features[-1])
@@ -277,15 +253,3 @@ def shift_mask(height, width, window, shift):
     part = 2 * wrapped[0][:, None] + wrapped[1]
     part = partition(part[None, :, :, None], window)[0, :, :, 0]
     return np.where(part[:, :, None] == part[:, None], 0, _APART).astype(np.float32)
-
-
-def drop_path(x, rate, *, key, clip_index):
-    """Zero each frame of `x` `[frames, ...]` with probability `rate`; scale up the others.
-
-    The choice depends on `key` and the clip's index in the global batch, see `dropout`.
-    """
-    clips = len(clip_index)
-    kept = dropout(
-        jnp.ones((clips, len(x) // clips), x.dtype), rate, key=key, clip_index=clip_index
-    )
-    return x * kept.reshape(-1, *[1] * (x.ndim - 1))

@@ -22,6 +22,11 @@ _BACKBONES = (
     (r".*inception_3a_.*", "BNInception"),
     (r".*(denseblock1|stages\.0\.block)\..*", "DenseNet"),
     (r".*relative_position_bias_table", "Swin"),
+    (r".*\bMixed_6a\..*", "Inception-v3"),
+    (r".*\b(layer_scale|stages\.\d\.(blocks\.)?\d+\.gamma)", "ConvNeXt"),
+    (r".*\b(cls_token|class_token)", "ViT"),
+    (r".*\b(features\.7\.0\.block\..*|blocks\.5\.3\.se\..*)", "EfficientNet"),
+    (r".*\b(features\.15\.block|blocks\.6\.0\.conv|layer15\.linear_conv)\..*", "MobileNetV3"),
     (r".*\bfeatures\.18\.0\..*|.*\bconv_pwl\..*|.*\blayer7\.0\.conv\.2\..*", "MobileNetV2"),
 )
 # By the number of blocks in the third stage, and whether they are bottlenecks.
@@ -36,8 +41,8 @@ _RESNETS = {
 # Anchored, because a TIN has layers called `fc` in its blocks.
 _CLASSIFIERS = (
     r".*consensus\.(?:fc_fusion_scales\.0|classifier)\.3\.bias",
-    r"(?:module\.)*(?:cls_head\.|head\.|base_model\.)?"
-    r"(?:fc_cls|new_fc|fc_action|fc|head|classifier(?:\.1)?|last_linear|linear)\.bias",
+    r"(?:module\.)*(?:cls_head\.|heads?\.(?:layers\.(?:1\.)?)?|base_model\.)?"
+    r"(?:fc_cls|new_fc|fc_action|fc|head|classifier(?:\.[123])?|last_linear|linear)\.bias",
 )
 # A temporal op wraps the first convolution of a block, or a whole block.
 _WRAPPED = (

@@ -191,3 +191,106 @@ APPLE_MOBILEONE = (
     ),
     (r"linear", CLASSIFIER),
 )
+
+# mmaction2's classifier behind a backbone of another package.
+_HEAD = (r"cls_head\.fc_cls", r"head/fc")
+
+# The factors of a residual branch of ConvNeXt are parameters of the block itself, and tokens and
+# positions of ViT those of the whole network.
+TORCHVISION_CONVNEXT = (
+    (r"features\.0\.0", r"backbone/stem_conv"),
+    (r"features\.0\.1", r"backbone/stem_norm"),
+    *(
+        (rf"features\.{2 * stage + 1}\.(\d+){name}", rf"backbone/stages/{stage}/\1{path}")
+        for stage in range(4)
+        for name, path in (
+            (r"", r""),
+            (r"\.block\.0", r"/conv"),
+            (r"\.block\.2", r"/norm"),
+            (r"\.block\.3", r"/fc1"),
+            (r"\.block\.5", r"/fc2"),
+        )
+    ),
+    *(
+        (rf"features\.{2 * stage + 2}\.{number}", rf"backbone/downsamples/{stage}/{layer}")
+        for stage in range(3)
+        for number, layer in enumerate(("norm", "conv"))
+    ),
+    (r"classifier\.0", r"backbone/norm"),
+    (r"classifier\.2", CLASSIFIER),
+    _HEAD,
+)
+TIMM_CONVNEXT = (
+    (r"stem\.0", r"backbone/stem_conv"),
+    (r"stem\.1", r"backbone/stem_norm"),
+    (r"stages\.(\d)\.blocks\.(\d+)", r"backbone/stages/\1/\2"),
+    (r"stages\.(\d)\.blocks\.(\d+)\.conv_dw", r"backbone/stages/\1/\2/conv"),
+    (r"stages\.(\d)\.blocks\.(\d+)\.(?:mlp\.)?(norm|fc\d)", r"backbone/stages/\1/\2/\3"),
+    *(
+        (rf"stages\.{stage + 1}\.downsample\.{number}", rf"backbone/downsamples/{stage}/{layer}")
+        for stage in range(3)
+        for number, layer in enumerate(("norm", "conv"))
+    ),
+    (r"head\.norm", r"backbone/norm"),
+    (r"head\.fc", CLASSIFIER),
+    _HEAD,
+)
+_CONVNEXT_BLOCK = r"backbone\.stages\.(\d)\.(\d+)"
+MMPRETRAIN_CONVNEXT = (
+    (r"backbone\.downsample_layers\.0\.0", r"backbone/stem_conv"),
+    (r"backbone\.downsample_layers\.0\.1", r"backbone/stem_norm"),
+    (_CONVNEXT_BLOCK, r"backbone/stages/\1/\2"),
+    (_CONVNEXT_BLOCK + r"\.norm", r"backbone/stages/\1/\2/norm"),
+    (_CONVNEXT_BLOCK + r"\.depthwise_conv", r"backbone/stages/\1/\2/conv"),
+    (_CONVNEXT_BLOCK + r"\.pointwise_conv(\d)", r"backbone/stages/\1/\2/fc\3"),
+    *(
+        (
+            rf"backbone\.downsample_layers\.{stage + 1}\.{number}",
+            rf"backbone/downsamples/{stage}/{layer}",
+        )
+        for stage in range(3)
+        for number, layer in enumerate(("norm", "conv"))
+    ),
+)
+
+_VIT_BLOCK = r"encoder\.layers\.encoder_layer_(\d+)\."
+TORCHVISION_VIT = (
+    (r"class_token|encoder", r"backbone"),
+    (r"conv_proj", r"backbone/patch_embed"),
+    (_VIT_BLOCK + r"ln_(\d)", r"backbone/blocks/\1/norm\2"),
+    (_VIT_BLOCK + r"self_attention", r"backbone/blocks/\1/attn"),
+    (_VIT_BLOCK + r"self_attention\.out_proj", r"backbone/blocks/\1/attn/proj"),
+    # The published files are older than the code: `linear_1` instead of `0`.
+    (_VIT_BLOCK + r"mlp\.(?:0|linear_1)", r"backbone/blocks/\1/fc1"),
+    (_VIT_BLOCK + r"mlp\.(?:3|linear_2)", r"backbone/blocks/\1/fc2"),
+    (r"encoder\.ln", r"backbone/norm"),
+    (r"heads\.head", CLASSIFIER),
+    _HEAD,
+)
+TIMM_VIT = (
+    (r"cls_token|pos_embed", r"backbone"),
+    (r"patch_embed\.proj", r"backbone/patch_embed"),
+    (r"blocks\.(\d+)\.(norm\d)", r"backbone/blocks/\1/\2"),
+    (r"blocks\.(\d+)\.attn\.(qkv|proj)", r"backbone/blocks/\1/attn/\2"),
+    (r"blocks\.(\d+)\.mlp\.(fc\d)", r"backbone/blocks/\1/\2"),
+    (r"norm", r"backbone/norm"),
+    (r"head", CLASSIFIER),
+    _HEAD,
+)
+MMPRETRAIN_VIT = (
+    (r"backbone", r"backbone"),
+    (r"backbone\.layers\.(\d+)\.ln(\d)", r"backbone/blocks/\1/norm\2"),
+    (r"backbone\.layers\.(\d+)\.attn\.(qkv|proj)", r"backbone/blocks/\1/attn/\2"),
+    (r"backbone\.layers\.(\d+)\.ffn\.layers\.0\.0", r"backbone/blocks/\1/fc1"),
+    (r"backbone\.layers\.(\d+)\.ffn\.layers\.1", r"backbone/blocks/\1/fc2"),
+    (r"backbone\.ln1", r"backbone/norm"),
+    (r"head\.layers\.head", r"head/fc"),
+)
+
+_INCEPTION = (
+    (r"(Conv2d_\w+)\.(conv|bn)", r"backbone/\1/\2"),
+    (r"(Mixed_\w+)\.(\w+)\.(conv|bn)", r"backbone/\1/\2/\3"),
+    (r"AuxLogits\..*", r""),
+)
+INCEPTIONV3 = (*_INCEPTION, (r"fc", CLASSIFIER), _HEAD)
+MMPRETRAIN_INCEPTIONV3 = under(r"backbone\.", _INCEPTION)

@@ -118,7 +118,8 @@ def derived(name):
 
 def layer(name, source):
     """The layer of a tensor in our model; "" for one without use, `None` for an unknown one."""
-    return _layer(name.rpartition(".")[0], source)
+    # A parameter of the whole network, such as a token, has no layer in its name.
+    return _layer(name.rpartition(".")[0] or name, source)
 
 
 @functools.lru_cache(1 << 16)

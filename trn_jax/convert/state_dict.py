@@ -10,11 +10,20 @@ from flax import nnx
 from trn_jax.convert.diagnosis import Problems, compare_shifts
 from trn_jax.convert.image_name_tables import BEHIND_RELU, CLASSIFIER
 from trn_jax.convert.layout import fitted, rearranged
+from trn_jax.convert.mbconv_name_tables import EPSILONS
 from trn_jax.convert.recognition import derived, layer, recognise
 from trn_jax.errors import UserError, escaped, listed
+from trn_jax.nn.layers import BatchNorm
 
 _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-_OTHER_LEAVES = {"weight": "kernel"}
+_OTHER_LEAVES = {
+    "weight": "kernel",
+    "layer_scale": "gamma",
+    "class_token": "cls_token",
+    "pos_embedding": "pos_embed",
+    "in_proj_weight": "qkv/kernel",
+    "in_proj_bias": "qkv/bias",
+}
 _REAL = (jnp.floating, jnp.integer, jnp.bool_)  # complex numbers would silently lose a part
 # BN-Inception's, which is for pixels in BGR order in every file; ours are in RGB order.
 _BGR = "backbone/conv1_7x7_s2/conv/kernel"
@@ -84,6 +93,7 @@ def load_state_dict(
     if problems.count():
         ours = {path: leaf.shape for path, leaf in targets.items()}
         raise UserError(problems.text(found.source, _shapes(tensors, found), ours))
+    _check_epsilon(model, found.source)
     _check_finite(values, targets)
     _check_concrete(kept, targets)
     for path, (_, value) in values.items():
@@ -135,7 +145,9 @@ def _paths(found, targets, classifier, backbone_only):
         layer, _, leaf = (path or "").rpartition("/")
         if layer == CLASSIFIER:
             path = f"{classifier}/{leaf}" if classifier else ""
-        paths[name] = "" if backbone_only and _HEAD.fullmatch(plain) else path
+        # The last norm or layer of some backbones is named as a part of the classifier.
+        elsewhere = not (path or "").startswith("backbone/")
+        paths[name] = "" if backbone_only and elsewhere and _HEAD.fullmatch(plain) else path
     return paths
 
 
@@ -161,6 +173,22 @@ def _values(tensors, paths, targets, kept, problems):
             problems.misshapen.append((name, value.shape, path, shape))
         values[path] = name, value
     return values
+
+
+def _check_epsilon(model, source):
+    """Check that batch norms add what those of the file add to variances.
+
+    Raises:
+        UserError: they add something else, so that the model would compute something else.
+    """
+    norms = (part for _, part in nnx.iter_modules(model) if isinstance(part, BatchNorm))
+    epsilons = {norm.epsilon for norm in norms}
+    if epsilons - {EPSILONS.get(source)} and source in EPSILONS:
+        raise UserError(
+            f"the batch norms of {source} add {EPSILONS[source]:g} to variances, those of the "
+            f"model {', '.join(f'{epsilon:g}' for epsilon in epsilons)}; create the model with "
+            f"norm_epsilon={EPSILONS[source]:g} (--option norm_epsilon={EPSILONS[source]:g})"
+        )
 
 
 def _check_finite(values, targets):

@@ -44,6 +44,9 @@ _TIN = dict(shift_every=1, dropout_rate=0.8)
 # weights reverses the channels of the first kernel.
 _CAFFE_PIXELS = dict(mean=(128.0, 117.0, 104.0), std=(1.0, 1.0, 1.0))
 
+# Pixels of Inception-v3 are in -1..1.
+_UNIT_PIXELS = dict(mean=(127.5,) * 3, std=(127.5,) * 3)
+
 # `options` override the defaults of the parts; those that no part has any more, because a part was
 # replaced, are ignored.
 MODELS = {
@@ -78,6 +81,17 @@ MODELS = {
     "tpn_tsm_resnet10": dict(backbone="resnet10", temporal_op="tsm", neck="tpn", head="tpn"),
     "tpn_tsm_resnet50": dict(backbone="resnet50", temporal_op="tsm", neck="tpn", head="tpn"),
     "trn_bninception": dict(backbone="bninception", head="trn_multiscale", options=_CAFFE_PIXELS),
+    "tsn_swin_tiny": dict(backbone="swin_tiny", head="tsn"),
+    "tsn_swin_small": dict(backbone="swin_small", head="tsn"),
+    "tsn_swin_large": dict(backbone="swin_large", head="tsn"),
+    "tsn_resnext50_32x4d": dict(backbone="resnext50_32x4d", head="tsn"),
+    "tsn_convnext_tiny": dict(backbone="convnext_tiny", head="tsn"),
+    "tsn_convnext_base": dict(backbone="convnext_base", head="tsn"),
+    "tsn_efficientnet_b0": dict(backbone="efficientnet_b0", head="tsn"),
+    "tsn_mobilenetv3_large": dict(backbone="mobilenetv3_large", head="tsn"),
+    "tsn_vit_base": dict(backbone="vit_base", head="tsn"),
+    "tsn_inceptionv3": dict(backbone="inceptionv3", head="tsn", options=_UNIT_PIXELS),
+    "trn_inceptionv3": dict(backbone="inceptionv3", head="trn_multiscale", options=_UNIT_PIXELS),
 }
 
 # For synthetic data and tests, without published numbers: not listed.
@@ -205,7 +219,7 @@ def _parameters(part):
         return {}
     part = getattr(part, "func", part)  # registries hold classes and partial applications of them
     # NNX hides the signature of the class.
-    return inspect.signature(part.__init__ if isinstance(part, type) else part).parameters
+    return inspect.signature(part if inspect.isroutine(part) else part.__init__).parameters
 
 
 def _check_constructor(backbone):

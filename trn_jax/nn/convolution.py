@@ -34,9 +34,11 @@ class Conv(nnx.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        kernel_size: height and width of the kernel, in pixels.
+        kernel_size: height and width of the kernel, in pixels; one number, or a pair for stride 1
+            and one group.
         stride: step between outputs, in pixels.
-        padding: zeros on each side, in pixels. Explicit, because XLA's "SAME" pads strided
+        padding: zeros on each side, in pixels; one number, or a pair for (top and bottom, left and
+            right). Explicit, because XLA's "SAME" pads strided
             convolutions on one side only.
         use_bias: add a bias, zero at first.
         std: standard deviation of the normal initialisation; `None` takes sqrt(2 / fan_out), that
@@ -71,10 +73,11 @@ class Conv(nnx.Module):
         self.padding = padding
         self.groups = groups
         self.dtype = dtype
-        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+        size = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
+        shape = (*size, in_channels // groups, out_channels)
         kept = storage_dtype(dtype)
         if std is None:
-            std = math.sqrt(2 / (kernel_size * kernel_size * out_channels))
+            std = math.sqrt(2 / (math.prod(size) * out_channels))
         self.kernel = parameter(std * jax.random.normal(rngs.params(), shape, kept), frozen=frozen)
         self.use_bias = use_bias
         if use_bias:
@@ -98,9 +101,10 @@ def convolve(x, kernel, stride, padding, groups):
 
     Args:
         x: `[batch, height, width, in_channels]`.
-        kernel: `[size, size, in_channels / groups, out_channels]`, of the same dtype.
+        kernel: `[rows, columns, in_channels / groups, out_channels]`, of the same dtype; as many
+            rows as columns, unless stride and groups are 1.
         stride: step between outputs, in pixels.
-        padding: zeros on each side, in pixels.
+        padding: zeros on each side, in pixels; one number, or a pair for (rows, columns).
         groups: number of groups; divides both numbers of channels.
 
     Returns:
@@ -174,14 +178,19 @@ def _convolve_by_xla(x, kernel, *, stride, padding, groups):
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=((padding, padding),) * 2,
+        padding=_borders(padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
 
 
+def _borders(padding):
+    above, left = padding if isinstance(padding, tuple) else (padding, padding)
+    return (above, above), (left, left)
+
+
 def _pad(x, padding):
-    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return jnp.pad(x, ((0, 0), *_borders(padding), (0, 0)))
 
 
 def _taps(x, size, stride):
@@ -219,11 +228,12 @@ def _kernel_gradient_by_rows(x, kernel, gradient, *, padding):
 
     Shifted right by j pixels, the gradient is aligned with the part of `x` under column j of taps.
     """
-    size, height = kernel.shape[0], gradient.shape[1]
+    rows, columns, in_channels, out_channels = kernel.shape
+    height = gradient.shape[1]
     x = _pad(x, padding)
-    wide = jnp.concatenate(
-        [jnp.pad(gradient, ((0, 0), (0, 0), (j, size - 1 - j), (0, 0))) for j in range(size)], -1
-    ).reshape(-1, size * kernel.shape[3])
+    shifts = [((0, 0), (0, 0), (j, columns - 1 - j), (0, 0)) for j in range(columns)]
+    wide = jnp.concatenate([jnp.pad(gradient, shift) for shift in shifts], -1)
+    wide = wide.reshape(-1, columns * out_channels)
     per_row = [
         jnp.einsum(
             "pi,po->io",
@@ -231,10 +241,10 @@ def _kernel_gradient_by_rows(x, kernel, gradient, *, padding):
             wide,
             preferred_element_type=storage_dtype(x.dtype),
         )
-        for i in range(size)
+        for i in range(rows)
     ]
-    rows = jnp.stack(per_row).reshape(size, kernel.shape[2], size, kernel.shape[3])
-    return rows.swapaxes(1, 2).astype(kernel.dtype)
+    products = jnp.stack(per_row).reshape(rows, in_channels, columns, out_channels)
+    return products.swapaxes(1, 2).astype(kernel.dtype)
 
 
 # Depthwise convolutions on a CPU. Sums are in float32, as in XLA's own convolution.

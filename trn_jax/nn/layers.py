@@ -172,6 +172,23 @@ class BatchNorm(nnx.Module):
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
 
 
+class LayerNorm(nnx.Module):
+    """Normalise each pixel over its `channels` (Ba et al., 2016), in float32."""
+
+    def __init__(self, channels, *, epsilon=1e-5, dtype=jnp.float32):
+        self.epsilon = epsilon  # PyTorch's default; Flax has 1e-6
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones((channels,), storage_dtype(dtype)))
+        self.bias = nnx.Param(jnp.zeros((channels,), storage_dtype(dtype)))
+
+    def __call__(self, x):
+        """Normalise `x` `[..., channels]`."""
+        x = x.astype(self.scale.dtype)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
 class ConvNorm(nnx.Module):
     """A convolution and its batch norm.
 
@@ -280,3 +297,15 @@ def dropout(x, rate, *, key, clip_index):
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(clip_index)
     keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), 0)
+
+
+def drop_path(x, rate, *, key, clip_index):
+    """Zero each frame of `x` `[frames, ...]` with probability `rate`; scale up the others.
+
+    The choice depends on `key` and the clip's index in the global batch, see `dropout`.
+    """
+    clips = len(clip_index)
+    kept = dropout(
+        jnp.ones((clips, len(x) // clips), x.dtype), rate, key=key, clip_index=clip_index
+    )
+    return x * kept.reshape(-1, *[1] * (x.ndim - 1))

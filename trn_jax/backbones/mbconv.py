@@ -1,0 +1,262 @@
+"""Networks of mobile inverted bottlenecks with squeeze-and-excitation, such as EfficientNet.
+
+Numerics and stages are torchvision's; the blocks of a network are one list.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+
+from trn_jax.backbones.stages import check_frozen, check_remat, drop_path_keys, run_stages
+from trn_jax.errors import UserError
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm, drop_path, freeze, global_average_pool, relu
+
+ACTIVATIONS = {"relu": relu, "silu": jax.nn.silu, "hard_swish": jax.nn.hard_swish}
+
+
+class BlockShape(NamedTuple):
+    """Sizes of an inverted bottleneck.
+
+    Attributes:
+        size: height and width of the depthwise kernel, in pixels.
+        inner: channels inside.
+        channels: channels of the output.
+        squeezed: channels of the hidden layer of squeeze-and-excitation; 0 leaves it out.
+        activation: a name in `ACTIVATIONS`.
+        stride: stride of the depthwise convolution, in pixels.
+    """
+
+    size: int
+    inner: int
+    channels: int
+    squeezed: int
+    activation: str
+    stride: int
+
+
+class ConvNormActivation(nnx.Module):
+    """A convolution, zero-padded to keep the size, its batch norm, and an activation or none.
+
+    Args:
+        in_channels: channels of the input.
+        channels: channels of the output.
+        size: height and width of the kernel, in pixels; odd.
+        activation: a name in `ACTIVATIONS`, or `None`.
+        conv: constructor of convolutions.
+        norm: constructor of batch norms.
+        **geometry: `stride` and `groups` of the convolution.
+    """
+
+    def __init__(self, in_channels, channels, size, *, activation, conv, norm, **geometry):
+        self.activation = activation
+        self.conv = conv(in_channels, channels, size, padding=size // 2, **geometry)
+        self.bn = norm(channels)
+
+    def __call__(self, x, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height', width', channels]`.
+
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        """
+        y = self.bn(self.conv(x), **statistics)
+        return ACTIVATIONS[self.activation](y) if self.activation else y
+
+
+class SqueezeExcite(nnx.Module):
+    """Scale each channel by a number in 0..1 that depends on the means of all channels.
+
+    Hu et al., "Squeeze-and-Excitation Networks", 2018.
+
+    Args:
+        channels: channels of the input.
+        squeezed: channels of the hidden layer.
+        activation: of the hidden layer, a name in `ACTIVATIONS`.
+        gate: function that maps the output of the second layer to 0..1.
+        conv: constructor of convolutions.
+    """
+
+    def __init__(self, channels, squeezed, *, activation, gate, conv):
+        self.activation = activation
+        self.gate = gate
+        self.fc1 = conv(channels, squeezed, 1, use_bias=True)
+        self.fc2 = conv(squeezed, channels, 1, use_bias=True)
+
+    def __call__(self, x):
+        """Scale the channels of `x` `[frames, height, width, channels]`."""
+        means = global_average_pool(x)[:, None, None]  # [frames, 1, 1, channels]
+        hidden = ACTIVATIONS[self.activation](self.fc1(means))
+        return x * self.gate(self.fc2(hidden)).astype(x.dtype)
+
+
+class MBConv(nnx.Module):
+    """1x1, depthwise and 1x1 convolutions, the last without activation, and a shortcut.
+
+    The first one, `expand`, is missing where the block is not wider inside. Only blocks that keep
+    the shape have a shortcut.
+
+    Args:
+        in_channels: channels of the input.
+        shape: a `BlockShape`.
+        squeeze: `activation` and `gate` of squeeze-and-excitation, see `SqueezeExcite`.
+        drop_path_rate: probability that a frame skips the convolutions in training.
+        temporal: a `TemporalHook`, or `None`. Its op is applied before `expand`, in the residual
+            branch only, of blocks with a shortcut that are wider inside, as in MobileNetV2 (Lin et
+            al., "TSM", 2019).
+        conv: constructor of convolutions.
+        norm: constructor of batch norms.
+    """
+
+    def __init__(self, in_channels, shape, *, squeeze, drop_path_rate, temporal, conv, norm):
+        size, inner, channels, squeezed, activation, stride = shape
+        self.has_shortcut = stride == 1 and in_channels == channels
+        self.drop_path_rate = drop_path_rate if self.has_shortcut else 0.0
+        shifts = temporal and self.has_shortcut and inner > in_channels
+        self.temporal_op = temporal.op(in_channels) if shifts else None
+        self.shift_place = "blockres" if shifts else None
+        layer = partial(ConvNormActivation, conv=conv, norm=norm, activation=activation)
+        self.expand = layer(in_channels, inner, 1) if inner != in_channels else None
+        self.depthwise = layer(inner, inner, size, stride=stride, groups=inner)
+        self.se = SqueezeExcite(inner, squeezed, conv=conv, **squeeze) if squeezed else None
+        self.project = layer(inner, channels, 1, activation=None)
+
+    def __call__(self, x, *, rngs=None, clip_index=None, **statistics):
+        """Map `[frames, height, width, in_channels]` to `[frames, height', width', channels]`.
+
+        Args:
+            x: the frames' features.
+            rngs: source of the `dropout` keys; only in training.
+            clip_index: index of each clip in the global batch.
+            **statistics: keyword arguments of `BatchNorm.__call__`.
+        """
+        y = x if self.temporal_op is None else self.temporal_op(x)
+        y = y if self.expand is None else self.expand(y, **statistics)
+        y = self.depthwise(y, **statistics)
+        y = y if self.se is None else self.se(y)
+        y = self.project(y, **statistics)
+        if not self.has_shortcut:
+            return y
+        if rngs is not None and self.drop_path_rate:
+            y = drop_path(y, self.drop_path_rate, key=rngs.dropout(), clip_index=clip_index)
+        return x + y
+
+
+class MBConvNet(nnx.Module):
+    """A stem, inverted bottlenecks and a last 1x1 convolution, without classifier.
+
+    Args:
+        shapes: a `BlockShape` for each block. A block with stride 2 starts a stage; the last
+            convolution belongs to the last one.
+        stem_width: channels of the stem.
+        out_channels: channels of the last convolution.
+        activation: of the stem and the last convolution, a name in `ACTIVATIONS`.
+        squeeze: `activation` and `gate` of squeeze-and-excitation, see `SqueezeExcite`.
+        norm_options: arguments of batch norms, `epsilon` and `momentum`.
+        drop_path_rate: probability that a frame skips the last block in training. It rises
+            linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
+            Depth", 2016).
+        temporal: the hook of TSM and TIN, a `TemporalHook`.
+        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
+            Networks", 2016, section 3.2).
+        frozen_stages: number of stages to freeze, and the stem; -1 freezes nothing, 0 the stem.
+        remat: number of stages to rematerialise, see `run_stages`.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+
+    Attributes:
+        stage_channels: channels of the features of each stage.
+        out_channels: those of the last stage.
+        draws: whether blocks are skipped at random in training.
+    """
+
+    sees_clips = False
+
+    def __init__(
+        self,
+        shapes,
+        *,
+        stem_width,
+        out_channels,
+        activation,
+        squeeze,
+        norm_options,
+        drop_path_rate,
+        temporal,
+        partial_bn,
+        frozen_stages,
+        remat,
+        dtype,
+        rngs,
+    ):
+        starts = [i for i, shape in enumerate(shapes) if i == 0 or shape.stride == 2]
+        self.starts = (*starts, len(shapes))
+        check_frozen(frozen_stages, len(starts))
+        check_remat(remat, len(starts))
+        if temporal and (temporal.place == "block" or temporal.every(()) > 1):
+            raise UserError(
+                f"{type(self).__name__} shifts the residual branch of every block with a shortcut, "
+                f"not shift_place={temporal.shift_place!r} with shift_every={temporal.shift_every}"
+            )
+        self.remat = remat
+        self.dtype = dtype
+        self.drop_path_rate = drop_path_rate
+        self.draws = drop_path_rate > 0
+
+        def parts(stage):
+            frozen = frozen_stages >= stage
+            conv = partial(Conv, frozen=frozen, dtype=dtype, rngs=rngs)
+            frozen = frozen or (partial_bn and stage > 0)
+            return dict(
+                conv=conv, norm=partial(BatchNorm, frozen=frozen, dtype=dtype, **norm_options)
+            )
+
+        layer = partial(ConvNormActivation, activation=activation)
+        self.stem_conv = layer(3, stem_width, 3, stride=2, **parts(0))
+        self.blocks: nnx.List = nnx.List([])
+        channels = stem_width
+        for index, shape in enumerate(shapes):
+            stage = sum(start <= index for start in starts)
+            rate = drop_path_rate * index / len(shapes)
+            options = dict(squeeze=squeeze, drop_path_rate=rate, temporal=temporal)
+            block = MBConv(channels, shape, **options, **parts(stage))
+            if frozen_stages >= stage:
+                freeze(block.temporal_op)
+            self.blocks.append(block)
+            channels = shape.channels
+        self.last = layer(channels, out_channels, 1, **parts(len(starts)))
+        ends = [shapes[start - 1].channels for start in starts[1:]]
+        self.stage_channels = (*ends, out_channels)
+        self.out_channels = out_channels
+
+    def __call__(self, frames, *, train=False, num_groups=1, rngs=None, clip_index=None):
+        """Compute the features of all stages.
+
+        Args:
+            frames: normalised frames, `[frames, height, width, 3]`.
+            train: normalise with batch statistics and update the running ones; skip blocks at
+                random.
+            num_groups: number of groups for the batch statistics, see `BatchNorm`.
+            rngs: source of the `dropout` keys, needed in training if the backbone `draws`.
+            clip_index: index of each clip in the global batch, `[clips]`; the frames of a clip
+                are consecutive. By default every frame is a clip.
+
+        Returns:
+            A list with one array `[frames, height / 2**i, width / 2**i, channels]` for each stage
+            i = 1, 2, ...
+
+        Raises:
+            UserError: `rngs` is missing.
+        """
+        statistics = dict(train=train, num_groups=num_groups)
+        random = drop_path_keys(rngs, clip_index, len(frames)) if train and self.draws else {}
+        bounds = zip(self.starts[:-1], self.starts[1:], strict=True)
+        stages = [list(self.blocks[start:end]) for start, end in bounds]
+        x, remat = self.stem(frames, **statistics), self.remat if train else 0
+        features = run_stages(stages, x, remat=remat, **statistics, **random)
+        features[-1] = self.last(features[-1], **statistics)
+        return features
+
+    def stem(self, frames, **statistics):
+        """Map `[frames, height, width, 3]` to `[frames, height / 2, width / 2, channels]`."""
+        return self.stem_conv(frames, **statistics)
