@@ -298,6 +298,20 @@ def test_wrong_recipes_are_explained(arguments, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_backbones_are_listed_with_their_parameters_and_cost(capsys):
+    assert cli.main(["models", "--backbones", "re*18"]) == 0
+    row = capsys.readouterr().out.splitlines()[2]
+    assert row.split(maxsplit=4) == ["resnet18", "512", "11,176,512", "1.82", "tsm, tin"]
+    assert cli.main(["models", "slowonly_resnet14", "--backbones", "--frames=2", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["backbones"]
+    assert found["channels"] == 2048 and not found["temporal_ops"] and found["gflops"] > 1
+    assert cli.main(["models", "--backbones", "vit_*", "--pixels=64", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["backbones"]
+    assert "64x64 pixels" in found["problem"] and "gflops" not in found
+    assert cli.main(["models", "--backbones", "vgg*"]) == 2
+    assert "vgg*" in capsys.readouterr().err
+
+
 def test_models_as_json(capsys):
     assert cli.main(["models", "tsn_resnet50", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["models"]

@@ -6,12 +6,13 @@ import re
 
 import numpy as np
 import pytest
+import weights
 from flax import nnx
 
 from trn_jax import convert, create_model
 from trn_jax.convert import variables
 from trn_jax.convert.image_name_tables import CLASSIFIER
-from trn_jax.convert.layout import rearranged
+from trn_jax.convert.layout import fitted, rearranged
 from trn_jax.convert.name_tables import EXAMPLES, NAME_TABLES
 from trn_jax.convert.recognition import layer, recognise
 
@@ -54,6 +55,71 @@ def grouped(pairs):
     for name, size in pairs:
         found.setdefault(name, []).append(size)
     return {name: sorted(sizes) for name, sizes in found.items()}
+
+
+# Networks whose tensors aren't all of one layer each.
+NETWORKS = {
+    "torchvision convnext_tiny": ("torchvision_convnext", "convnext_tiny"),
+    "timm convnext_tiny": ("timm_convnext", "convnext_tiny"),
+    "mmpretrain convnext_tiny": ("mmpretrain", "convnext_tiny"),
+    "torchvision efficientnet_b0": ("torchvision_efficientnet", "efficientnet_b0"),
+    "timm efficientnet_b0": ("timm_efficientnet", "efficientnet_b0"),
+    "torchvision mobilenet_v3_large": ("torchvision_mobilenetv3", "mobilenetv3_large"),
+    "timm mobilenetv3_large": ("timm_mobilenetv3", "mobilenetv3_large"),
+    "mmpretrain mobilenetv3_large": ("mmpretrain", "mobilenetv3_large"),
+    "torchvision vit_b_16": ("torchvision_vit", "vit_base"),
+    "timm vit_base": ("timm_vit", "vit_base"),
+    "mmpretrain vit_base": ("mmpretrain", "vit_base"),
+    "torchvision inception_v3": ("inceptionv3", "inceptionv3"),
+}
+
+
+@pytest.mark.by_default(
+    "torchvision convnext", "timm mobilenetv3", "mmpretrain mobilenetv3", "vit_b"
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_tensor_has_its_variable(name, golden):
+    source, model = NETWORKS[name]
+    shapes = names(golden("package_names")[name])
+    state = {n: np.broadcast_to(np.float32(1), shape) for n, shape in shapes.items()}
+    found = recognise({n: value.size for n, value in state.items()})
+    assert found.source == source
+    assert (
+        convert.num_classes({n: state[foreign].shape for foreign, n in found.names.items()}) == 1000
+    )
+    built = nnx.eval_shape(lambda: create_model(f"tsn_{model}", num_classes=1000))
+    targets = variables(built)
+    places = [
+        (convert.our_path(plain, source, targets), state[foreign])
+        for foreign, plain in found.names.items()
+    ]
+    places = [(path.replace(CLASSIFIER, "head/fc"), value) for path, value in places if path != ""]
+    assert sorted(path for path, _ in places) == sorted(targets)
+    for path, value in places:
+        assert fitted(value, path, targets[path].shape).shape == targets[path].shape
+
+
+@pytest.mark.by_default("mobilenet")
+@pytest.mark.parametrize(
+    "name",
+    [name for name in NETWORKS if name.startswith("torchvision ")],
+)
+def test_logits_are_those_of_torchvision(name, golden):
+    expected = golden("image_logits")[name]
+    shapes = names(golden("package_names")[name])
+    # Attention has biases that are no `bias` of a layer.
+    manifest = [(n.replace("in_proj_", "in_proj."), s, "float32") for n, s in shapes.items()]
+    state = weights.deterministic_state_dict(manifest, expected["seed"])
+    state = {n.replace("in_proj.", "in_proj_"): value for n, value in state.items()}
+    pixels = expected["pixels"]
+    clips = weights.deterministic_clip((1, 1, pixels, pixels, 3), expected["clip_seed"])
+    build = functools.partial(create_model, f"tsn_{NETWORKS[name][1]}", num_classes=1000)
+    model = nnx.eval_shape(lambda: build(num_segments=1))
+    convert.load_state_dict(model, state, take_classifier=True)
+    logits = np.asarray(nnx.jit(lambda model, clips: model(clips))(model, clips))[0]
+    largest = expected["largest"]
+    assert np.abs(logits).max() == pytest.approx(largest, rel=1e-4)
+    np.testing.assert_allclose(logits[:16], expected["logits"], rtol=0, atol=1e-4 * largest)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -183,7 +183,9 @@ def load_torch_weights(torch_model, tensors, rows, options, *, backbone_only=Fal
         names = "its own names"
     else:
         names = "our tables"
-        model = nnx.eval_shape(lambda: create_model(**options))
+        # Only the names matter here: the numbers that norms add are not those of the file.
+        plain = options | dict(norm_epsilon=None)
+        model = nnx.eval_shape(lambda: create_model(**plain))
         values = {name: tensor.numpy() for name, tensor in wanted.items()}
         ours = {path: name for name, path, _ in convert.load_state_dict(model, values)}
         taken = {ours[path]: name for name, path, _ in rows}

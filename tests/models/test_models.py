@@ -78,6 +78,15 @@ def test_list_models_is_sorted_and_takes_a_pattern():
     assert trn_jax.list_models("nothing*") == []
 
 
+def test_list_backbones_has_those_of_listed_models():
+    names = models.list_backbones()
+    assert names == sorted(names) and set(names) < set(models.BACKBONES)
+    assert {"resnet50", "swin_tiny", "vit_base"} <= set(names)
+    assert {"resnet10", "resnext14_32x4d", "mobileone_tiny"}.isdisjoint(names)
+    assert models.list_backbones("resnet10") == ["resnet10"]
+    assert models.list_backbones("nothing*") == []
+
+
 def shape_of_logits(model, *shape):
     clips = jax.ShapeDtypeStruct(shape, jnp.uint8)
     return nnx.eval_shape(lambda model, clips: model(clips), model, clips)

@@ -12,9 +12,11 @@ from flax import nnx
 
 from trn_jax import backbones, convert, create_model, list_models, models
 from trn_jax.backbones.bninception import BNInception
+from trn_jax.backbones.convnext import ConvNeXt
 from trn_jax.backbones.densenet import DenseNet
 from trn_jax.backbones.non_local import MODES
 from trn_jax.backbones.swin import Swin
+from trn_jax.backbones.vit import ViT
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 
@@ -95,6 +97,14 @@ SMALL = {
         partial(DenseNet, (2, 1), growth=4, width=8),
         partial(torch_models.DenseNet, (2, 1), growth=4, width=8),
     ),
+    "convnext_tiny": (
+        partial(ConvNeXt, (1, 2), (8, 16)),
+        partial(torch_models.ConvNeXt, (1, 2), (8, 16)),
+    ),
+    "vit_base": (
+        partial(ViT, 2, width=32, head_channels=8, pixels=32),
+        partial(torch_models.ViT, 2, width=32, head_channels=8, pixels=32),
+    ),
     "swin_base": (
         partial(Swin, (2, 2), width=16, head_channels=8, window=2),
         partial(torch_models.Swin, (2, 2), width=16, head_channels=8, window=2),
@@ -139,6 +149,8 @@ TINY = {
     "bninception, trn": dict(name="trn_bninception", width=16, num_segments=2),
     "densenet": dict(name="tsn_densenet161"),
     "swin": dict(name="tsn_swin_base"),
+    "convnext": dict(name="tsn_convnext_tiny"),
+    "vit": dict(name="tsn_vit_base", pixels=32),
 }
 
 
@@ -150,7 +162,10 @@ def both(*, num_segments=4, pixels=32, **options):
         (name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
         for name, value in theirs.state_dict().items()
     ]
+    # Attention has biases that are no `bias` of a layer.
+    manifest = [(name.replace("in_proj_", "in_proj."), *rest) for name, *rest in manifest]
     state = weights.deterministic_state_dict(manifest, seed=0)
+    state = {name.replace("in_proj.", "in_proj_"): value for name, value in state.items()}
     theirs.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     model = nnx.eval_shape(lambda: create_model(**options))
     arrays = {name: value.numpy() for name, value in theirs.state_dict().items()}
@@ -188,6 +203,22 @@ def test_logits_are_ours(case, small):
 )
 def test_logits_of_models_without_reference_are_ours(name):
     model, theirs, clips = both(name=name, pixels=64)
+    assert_close(logits(model, clips), torch_logits(theirs, clips))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(name="tsn_efficientnet_b0"),
+        dict(name="tsn_efficientnet_b0", temporal_op="tsm", head="tsm"),
+        dict(name="tsn_mobilenetv3_large"),
+        dict(name="tsn_mobilenetv3_large", temporal_op="tsm", head="tsm"),
+        dict(name="trn_inceptionv3", pixels=96),
+    ],
+)
+def test_logits_of_networks_without_small_form_are_ours(options):
+    model, theirs, clips = both(**dict(pixels=64) | options)
     assert_close(logits(model, clips), torch_logits(theirs, clips))
 
 

@@ -228,6 +228,9 @@ def add_models(commands):
     parser = commands.add_parser("models", help="list the models with their size and cost")
     parser.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
     parser.add_argument("--num-classes", type=positive, default=400)
+    parser.add_argument(
+        "--backbones", action="store_true", help="list backbones instead, with the cost of a frame"
+    )
     parser.add_argument("--frames", type=positive, default=8, help="of a clip")
     parser.add_argument("--pixels", type=positive, default=224, help="height and width")
     add_json(parser)
@@ -239,6 +242,9 @@ def _models(arguments):
 
     from trn_jax.models import cost, create_model, list_models
 
+    if arguments.backbones:
+        _backbones(arguments)
+        return
     names = list_models(arguments.pattern)
     if not names:
         raise UserError(f"no model matches {arguments.pattern!r}; see `trn-jax models`")
@@ -258,3 +264,40 @@ def _models(arguments):
             print(f"{columns}  {size}", flush=True)
     if arguments.json:
         print(json.dumps(dict(clip=clip, num_classes=arguments.num_classes, models=rows), indent=1))
+
+
+def _backbones(arguments):
+    """List backbones; one that doesn't take frames of this size is listed with the reason."""
+    from flax import nnx
+
+    from trn_jax.backbones import BACKBONES
+    from trn_jax.models import cost, list_backbones, takes_temporal_op
+
+    names = list_backbones(arguments.pattern)
+    if not names:
+        raise UserError(
+            f"no backbone matches {arguments.pattern!r}; see `trn-jax models --backbones`"
+        )
+    pixels, rows = arguments.pixels, []
+    if not arguments.json:
+        print(f"GFLOPs are 10^9 multiply-adds for one frame of {pixels} x {pixels} pixels")
+        print(f"{'backbone':20}{'channels':>10}{'parameters':>14}{'GFLOPs':>10}  temporal ops")
+    for name in names:
+        backbone = nnx.eval_shape(lambda name=name: BACKBONES[name](rngs=nnx.Rngs(0)))
+        frames = arguments.frames if backbone.sees_clips else 1
+        shape = (frames, pixels, pixels, 3)
+        row = dict(name=name, channels=backbone.out_channels)
+        row |= dict(temporal_ops=takes_temporal_op(BACKBONES[name]))
+        try:
+            found = cost.measure(backbone, *([1] if backbone.sees_clips else []), *shape)
+            row |= dict(parameters=found.parameters, gflops=found.flops / frames / 1e9)
+            size = f"{found.parameters:14,}{row['gflops']:10.2f}  "
+            text = size + ("tsm, tin" if row["temporal_ops"] else "-")
+        except UserError as problem:
+            row |= dict(problem=str(problem))
+            text = f"  {problem}"
+        rows.append(row)
+        if not arguments.json:
+            print(f"{name:20}{backbone.out_channels:10,}{text}", flush=True)
+    if arguments.json:
+        print(json.dumps(dict(pixels=pixels, backbones=rows), indent=1))

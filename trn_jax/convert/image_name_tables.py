@@ -192,9 +192,6 @@ APPLE_MOBILEONE = (
     (r"linear", CLASSIFIER),
 )
 
-# mmaction2's classifier behind a backbone of another package.
-_HEAD = (r"cls_head\.fc_cls", r"head/fc")
-
 # The factors of a residual branch of ConvNeXt are parameters of the block itself, and tokens and
 # positions of ViT those of the whole network.
 TORCHVISION_CONVNEXT = (
@@ -218,7 +215,6 @@ TORCHVISION_CONVNEXT = (
     ),
     (r"classifier\.0", r"backbone/norm"),
     (r"classifier\.2", CLASSIFIER),
-    _HEAD,
 )
 TIMM_CONVNEXT = (
     (r"stem\.0", r"backbone/stem_conv"),
@@ -233,7 +229,6 @@ TIMM_CONVNEXT = (
     ),
     (r"head\.norm", r"backbone/norm"),
     (r"head\.fc", CLASSIFIER),
-    _HEAD,
 )
 _CONVNEXT_BLOCK = r"backbone\.stages\.(\d)\.(\d+)"
 MMPRETRAIN_CONVNEXT = (
@@ -265,7 +260,6 @@ TORCHVISION_VIT = (
     (_VIT_BLOCK + r"mlp\.(?:3|linear_2)", r"backbone/blocks/\1/fc2"),
     (r"encoder\.ln", r"backbone/norm"),
     (r"heads\.head", CLASSIFIER),
-    _HEAD,
 )
 TIMM_VIT = (
     (r"cls_token|pos_embed", r"backbone"),
@@ -275,7 +269,6 @@ TIMM_VIT = (
     (r"blocks\.(\d+)\.mlp\.(fc\d)", r"backbone/blocks/\1/\2"),
     (r"norm", r"backbone/norm"),
     (r"head", CLASSIFIER),
-    _HEAD,
 )
 MMPRETRAIN_VIT = (
     (r"backbone", r"backbone"),
@@ -292,5 +285,6 @@ _INCEPTION = (
     (r"(Mixed_\w+)\.(\w+)\.(conv|bn)", r"backbone/\1/\2/\3"),
     (r"AuxLogits\..*", r""),
 )
-INCEPTIONV3 = (*_INCEPTION, (r"fc", CLASSIFIER), _HEAD)
-MMPRETRAIN_INCEPTIONV3 = under(r"backbone\.", _INCEPTION)
+INCEPTIONV3 = (*_INCEPTION, (r"fc", CLASSIFIER))
+# mmpretrain keeps the classifier of the backbone beside its own, which is used.
+MMPRETRAIN_INCEPTIONV3 = under(r"backbone\.", (*_INCEPTION, (r"fc", r"")))

@@ -40,17 +40,14 @@ def _torchvision(blocks, prefix, last):
                 yield name + r"1", f"{path}/bn"
 
 
-_HEAD = (r"cls_head\.fc_cls", "head/fc")
 TORCHVISION_EFFICIENTNET = (
     *_torchvision(_EFFICIENTNET, lambda stage, index, _: rf"{stage + 1}\.{index}", len(B0) + 1),
     (r"classifier\.1", CLASSIFIER),
-    _HEAD,
 )
 TORCHVISION_MOBILENETV3 = (
     *_torchvision(_MOBILENETV3, lambda _, __, number: number + 1, len(LARGE) + 1),
     (r"classifier\.0", "backbone/hidden"),
     (r"classifier\.3", CLASSIFIER),
-    _HEAD,
 )
 
 
@@ -67,7 +64,6 @@ def _timm(blocks):
         yield block + r"se\.conv_reduce", f"{path}se/fc1"
         yield block + r"se\.conv_expand", f"{path}se/fc2"
     yield r"classifier", CLASSIFIER
-    yield _HEAD
 
 
 TIMM_EFFICIENTNET = (

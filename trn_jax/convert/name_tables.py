@@ -143,6 +143,9 @@ TPN = (
     (r"cls_head\.new_cls", r""),
 )
 
+# mmaction2's heads, behind backbones of other packages.
+_HEADS = ((r"cls_head\.fc_cls", r"head/fc"), *under(r"cls_head\.", _CONSENSUS))
+
 # mmpretrain, inside recognizers of mmaction2 (where temporal shifts add a component `net`) or with
 # its own classifier.
 _STEM, _BLOCK = r"backbone\.stage0(?:\.net)?\.", r"backbone\.stage(\d)\.(\d+)(?:\.net)?\."
@@ -169,7 +172,8 @@ MMPRETRAIN = (
     (_BLOCK + r"se\.conv(\d)\.conv", r"backbone/stage\1/\2/se/conv\3"),
     (_STEM + r"branch_reparam", r"backbone/stage0/branch_reparam"),
     (_BLOCK + r"branch_(norm|reparam)", r"backbone/stage\1/\2/branch_\3"),
-    (r"cls_head\.fc_cls|head\.fc", r"head/fc"),
+    (r"head\.fc", r"head/fc"),
+    *_HEADS,
 )
 
 # Each source with an example of its names.
@@ -191,15 +195,21 @@ _SOURCES: dict[str, tuple[str, tuple]] = {
     ),
     "timm_mobileone": ("stages.0.0.conv_kxk.0.conv.weight", TIMM_MOBILEONE),
     "apple_mobileone": ("stage1.0.rbr_conv.0.conv.weight", APPLE_MOBILEONE),
-    "torchvision_convnext": ("features.1.0.block.5.weight", TORCHVISION_CONVNEXT),
-    "timm_convnext": ("stages.0.blocks.0.conv_dw.weight", TIMM_CONVNEXT),
-    "torchvision_efficientnet": ("features.1.0.block.1.fc1.weight", TORCHVISION_EFFICIENTNET),
-    "timm_efficientnet": ("blocks.0.0.se.conv_reduce.weight", TIMM_EFFICIENTNET),
-    "torchvision_mobilenetv3": ("features.4.block.2.fc1.weight", TORCHVISION_MOBILENETV3),
-    "timm_mobilenetv3": ("blocks.6.0.conv.weight", TIMM_MOBILENETV3),
-    "torchvision_vit": ("encoder.layers.encoder_layer_0.ln_1.weight", TORCHVISION_VIT),
-    "timm_vit": ("blocks.0.attn.qkv.weight", TIMM_VIT),
-    "inceptionv3": ("Mixed_6a.branch3x3.conv.weight", INCEPTIONV3),
+    "torchvision_convnext": ("features.1.0.block.5.weight", (*TORCHVISION_CONVNEXT, *_HEADS)),
+    "timm_convnext": ("stages.0.blocks.0.conv_dw.weight", (*TIMM_CONVNEXT, *_HEADS)),
+    "torchvision_efficientnet": (
+        "features.1.0.block.1.fc1.weight",
+        (*TORCHVISION_EFFICIENTNET, *_HEADS),
+    ),
+    "timm_efficientnet": ("blocks.0.0.se.conv_reduce.weight", (*TIMM_EFFICIENTNET, *_HEADS)),
+    "torchvision_mobilenetv3": (
+        "features.4.block.2.fc1.weight",
+        (*TORCHVISION_MOBILENETV3, *_HEADS),
+    ),
+    "timm_mobilenetv3": ("blocks.6.0.conv.weight", (*TIMM_MOBILENETV3, *_HEADS)),
+    "torchvision_vit": ("encoder.layers.encoder_layer_0.ln_1.weight", (*TORCHVISION_VIT, *_HEADS)),
+    "timm_vit": ("blocks.0.attn.qkv.weight", (*TIMM_VIT, *_HEADS)),
+    "inceptionv3": ("Mixed_6a.branch3x3.conv.weight", (*INCEPTIONV3, *_HEADS)),
     "torchvision_mobilenetv2": ("features.2.conv.0.0.weight", TORCHVISION_MOBILENETV2),
     "timm_mobilenetv2": ("blocks.1.0.conv_pwl.weight", TIMM_MOBILENETV2),
     "tsm_mobilenetv2": (

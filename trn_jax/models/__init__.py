@@ -124,6 +124,16 @@ def list_models(pattern="*"):
     )
 
 
+def list_backbones(pattern="*"):
+    """Names of the backbones that match a shell-style `pattern`, sorted.
+
+    Those that no model of `list_models()` has, such as `resnet10`, match by their full name only.
+    """
+    listed = {MODELS[name]["backbone"] for name in list_models()}
+    found = fnmatch.filter(BACKBONES, pattern)
+    return sorted(name for name in found if name in listed or name == pattern)
+
+
 def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.float32, **overrides):
     """Build a model with randomly initialised parameters.
 
@@ -170,7 +180,7 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
 
     hook, frames = {}, None
     if "temporal_op" in parts:
-        if "temporal" not in _parameters(parts["backbone"]):
+        if not takes_temporal_op(parts["backbone"]):
             raise UserError(
                 f"backbone {_named(entry['backbone'])} has no place for a temporal op such as "
                 f"{_named(entry['temporal_op'])}; its constructor would take temporal=, a "
@@ -189,6 +199,11 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
     head = build(parts["head"], (neck or backbone).out_channels) if "head" in parts else None
     del options["num_segments"]
     return build(Recognizer, backbone, head, neck=neck, num_segments=frames)
+
+
+def takes_temporal_op(backbone):
+    """Whether the constructor of a backbone, such as one in `BACKBONES`, has a place for TSM."""
+    return "temporal" in _parameters(backbone)
 
 
 def _check_options(name, entry, parts, defaults, overrides):

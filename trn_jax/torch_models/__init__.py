@@ -21,8 +21,11 @@ except (ImportError, OSError) as error:
 from trn_jax.models import MODELS
 from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 from trn_jax.torch_models.bninception import BNInception
+from trn_jax.torch_models.convnext import ConvNeXt
 from trn_jax.torch_models.densenet import DenseNet
 from trn_jax.torch_models.heads import AverageHead, FrameHead, TRNHead
+from trn_jax.torch_models.inceptionv3 import InceptionV3
+from trn_jax.torch_models.mbconv import EfficientNetB0, MobileNetV3Large
 from trn_jax.torch_models.mobilenet import MobileNetV2
 from trn_jax.torch_models.mobileone import MobileOne
 from trn_jax.torch_models.recognizer import OriginalRecognizer, Recognizer, channels_last
@@ -30,6 +33,7 @@ from trn_jax.torch_models.resnet import BasicBlock, Bottleneck, ResNet, ResNeXt,
 from trn_jax.torch_models.swin import Swin
 from trn_jax.torch_models.temporal import interlaced, shifted
 from trn_jax.torch_models.tpn import TPN
+from trn_jax.torch_models.vit import ViT
 
 BACKBONES = {
     "resnet10": partial(ResNet, BasicBlock, (1, 1, 1, 1)),
@@ -42,8 +46,12 @@ BACKBONES = {
     "slowonly_resnet50": partial(SlowOnly, (3, 4, 6, 3)),
     "bninception": BNInception,
     "densenet161": partial(DenseNet, (6, 12, 36, 24), growth=48, width=96),
+    "swin_tiny": partial(Swin, (2, 2, 6, 2), width=96),
+    "swin_small": partial(Swin, (2, 2, 18, 2), width=96),
     "swin_base": partial(Swin, (2, 2, 18, 2), width=128),
+    "swin_large": partial(Swin, (2, 2, 18, 2), width=192),
     "resnext14_32x4d": partial(ResNeXt, (1, 1, 1, 1)),
+    "resnext50_32x4d": partial(ResNeXt, (3, 4, 6, 3)),
     "resnext101_32x4d": partial(ResNeXt, (3, 4, 23, 3)),
     "mobilenetv2": MobileNetV2,
     "mobilenetv2_tiny": partial(MobileNetV2, ((1, 8, 1, 1), (2, 16, 2, 2)), ((1,), (2,))),
@@ -51,6 +59,12 @@ BACKBONES = {
     "mobileone_s4": partial(
         MobileOne, (2, 8, 10, 1), (192, 448, 896, 2048), num_se_blocks=(0, 0, 5, 1)
     ),
+    "convnext_tiny": partial(ConvNeXt, (3, 3, 9, 3), (96, 192, 384, 768)),
+    "convnext_base": partial(ConvNeXt, (3, 3, 27, 3), (128, 256, 512, 1024)),
+    "efficientnet_b0": EfficientNetB0,
+    "inceptionv3": InceptionV3,
+    "mobilenetv3_large": MobileNetV3Large,
+    "vit_base": partial(ViT, 12, width=768),
 }
 TEMPORAL_OPS = {"tsm": shifted, "tin": interlaced}
 NECKS = {"tpn": TPN}
