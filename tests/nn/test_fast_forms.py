@@ -42,6 +42,28 @@ def assert_same(found, expected):
     )
 
 
+@pytest.mark.parametrize("kernel_size", [(1, 7), (7, 1), (3, 5)])
+def test_oblong_kernels(kernel_size):
+    padding = tuple(size // 2 for size in kernel_size)
+    options = dict(padding=padding, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    conv = Conv(64, 3, kernel_size, **options)
+    assert conv.kernel.shape == (*kernel_size, 64, 3)
+    graph, params = nnx.split(conv)
+
+    def textbook(params, x):
+        return lax.conv_general_dilated(
+            x,
+            params["kernel"],
+            window_strides=(1, 1),
+            padding=[(size, size) for size in padding],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    arguments = nnx.as_pure(params), draw(2, 6, 5, 64)
+    found = with_gradients(lambda params, x: nnx.merge(graph, params)(x), *arguments)
+    assert_same(found, with_gradients(textbook, *arguments))
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [(6, 8), (7, 5)])
 def test_1x1_convolution_as_a_product_of_matrices(stride, size):

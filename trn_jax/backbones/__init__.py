@@ -1,6 +1,8 @@
 """Registry of backbones, for frames or clips: name -> constructor."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from trn_jax.backbones.bninception import BLOCKS, BNInception
 from trn_jax.backbones.convnext import ConvNeXt
@@ -15,7 +17,7 @@ from trn_jax.backbones.resnet3d import SlowOnly
 from trn_jax.backbones.swin import Swin
 from trn_jax.backbones.vit import ViT
 
-BACKBONES = {
+BACKBONES: dict[str, Callable[..., Any]] = {
     "resnet10": partial(ResNet, BasicBlock, (1, 1, 1, 1)),
     "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
     "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3)),

@@ -3,6 +3,7 @@
 Numerics and stages are torchvision's; the blocks of a network are one list.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,27 +15,22 @@ from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, drop_path, freeze, global_average_pool, relu
 
-ACTIVATIONS = {"relu": relu, "silu": jax.nn.silu, "hard_swish": jax.nn.hard_swish}
+ACTIVATIONS: dict[str, Callable] = {
+    "relu": relu,
+    "silu": jax.nn.silu,
+    "hard_swish": jax.nn.hard_swish,
+}
 
 
 class BlockShape(NamedTuple):
-    """Sizes of an inverted bottleneck.
+    """Sizes of an inverted bottleneck."""
 
-    Attributes:
-        size: height and width of the depthwise kernel, in pixels.
-        inner: channels inside.
-        channels: channels of the output.
-        squeezed: channels of the hidden layer of squeeze-and-excitation; 0 leaves it out.
-        activation: a name in `ACTIVATIONS`.
-        stride: stride of the depthwise convolution, in pixels.
-    """
-
-    size: int
-    inner: int
-    channels: int
-    squeezed: int
-    activation: str
-    stride: int
+    size: int  # height and width of the depthwise kernel, in pixels
+    inner: int  # channels inside
+    channels: int  # of the output
+    squeezed: int  # channels of the hidden layer of squeeze-and-excitation; 0 leaves it out
+    activation: str  # a name in `ACTIVATIONS`
+    stride: int  # of the depthwise convolution, in pixels
 
 
 class ConvNormActivation(nnx.Module):
@@ -67,14 +63,8 @@ class ConvNormActivation(nnx.Module):
 class SqueezeExcite(nnx.Module):
     """Scale each channel by a number in 0..1 that depends on the means of all channels.
 
-    Hu et al., "Squeeze-and-Excitation Networks", 2018.
-
-    Args:
-        channels: channels of the input.
-        squeezed: channels of the hidden layer.
-        activation: of the hidden layer, a name in `ACTIVATIONS`.
-        gate: function that maps the output of the second layer to 0..1.
-        conv: constructor of convolutions.
+    Hu et al., "Squeeze-and-Excitation Networks", 2018. The hidden layer has `squeezed` channels and
+    an `activation`, a name in `ACTIVATIONS`; `gate` maps the output of the second one to 0..1.
     """
 
     def __init__(self, channels, squeezed, *, activation, gate, conv):
@@ -124,11 +114,8 @@ class MBConv(nnx.Module):
     def __call__(self, x, *, rngs=None, clip_index=None, **statistics):
         """Map `[frames, height, width, in_channels]` to `[frames, height', width', channels]`.
 
-        Args:
-            x: the frames' features.
-            rngs: source of the `dropout` keys; only in training.
-            clip_index: index of each clip in the global batch.
-            **statistics: keyword arguments of `BatchNorm.__call__`.
+        `rngs` and `clip_index`, see `drop_path_keys`, are for training only; `statistics` are the
+        keyword arguments of `BatchNorm.__call__`.
         """
         y = x if self.temporal_op is None else self.temporal_op(x)
         y = y if self.expand is None else self.expand(y, **statistics)

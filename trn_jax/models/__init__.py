@@ -4,6 +4,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -49,7 +50,7 @@ _UNIT_PIXELS = dict(mean=(127.5,) * 3, std=(127.5,) * 3)
 
 # `options` override the defaults of the parts; those that no part has any more, because a part was
 # replaced, are ignored.
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "tsn_resnet10": dict(backbone="resnet10", head="tsn"),
     "tsn_resnet18": dict(backbone="resnet18", head="tsn"),
     "tsn_resnet34": dict(backbone="resnet34", head="tsn"),
