@@ -259,13 +259,13 @@ def test_bninception_of_the_first_mmaction():
     "names",
     [
         [
-            "blocks.0.attn.qkv.weight",
-            "blocks.0.norm1.weight",
-            "cls_token",
-            "pos_embed",
-            "norm.bias",
+            "trunk.blocks.0.mixer.qkv.weight",
+            "trunk.blocks.0.mixer.scale.weight",
+            "register_tokens",
+            "positions",
+            "final_scale.bias",
         ],
-        ["features.0.0.weight", "features.0.1.weight", "features.1.block.0.0.weight", "x.weight"],
+        ["stem.0.weight", "trunk_output.block1.block1-0.f.a.0.weight", "x.weight"],
         ["patch_embed.backbone.conv.weight", "layers.0.mixer.weight", "layers.1.mixer.weight"],
     ],
 )
