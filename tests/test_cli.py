@@ -88,6 +88,8 @@ def test_convert_writes_a_checkpoint_that_describes_itself(file, tmp_path, capsy
         (["--model=trn_resnet10", "--option=num_classes=4"], "with one of the keys backbone, "),
         (["--model=trn_resnet10", "--option=width=wide"], "'wide', not a value of type int"),
         (["--model=trn_resnet10", "--option=partial_bn=no"], "'no', not true or false"),
+        (["--model=trn_resnet10", "--option=mean=1,x,2"], "'1,x,2', not numbers separated by"),
+        (["--model=trn_resnet10", "--option=std=1,0,2"], "std=(1.0, 0.0, 2.0) must be"),
         (["--model=trn_resnet10", "--option=causal=true"], "has no option 'causal'"),
         (["--model=tin_resnet10", "--reset-temporal-op"], "8 unexpected"),
         (["--model=trn_resnet10", "--key=ema"], "'ema'"),
@@ -177,10 +179,12 @@ def test_options_reach_the_model(tmp_path):
     (tmp_path / "tsm.safetensors").write_bytes(safetensors_file(shifted))
     arguments = ["convert", f"--from={tmp_path}/tsm.safetensors", "--model=tsm_resnet10"]
     arguments += ["--option=width=8", "--option=causal=True", f"--to={tmp_path}/out"]
+    arguments += ["--option=mean=1,2.5,3"]
     assert cli.main(arguments) == 0
     found = checkpoint.open_checkpoint(tmp_path / "out").load()
     assert found.backbone.layer2[0].temporal_op.causal
     assert found.backbone.conv1.kernel.shape[-1] == 8
+    assert found.mean == (1.0, 2.5, 3.0)
 
 
 @pytest.mark.parametrize(

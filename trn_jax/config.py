@@ -125,6 +125,8 @@ _MODEL = dict(
     drop_path_rate=Key(float, Range(0, 1, "high")),  # Swin, ConvNeXt, EfficientNet: how often the
     # last block is left out
     norm_epsilon=Key(float, Range(0, excluded="low")),  # MobileNetV3: added to variances
+    mean=Key(tuple, Each(Range(0, 255), 3)),  # subtracted from the pixels, red, green and blue
+    std=Key(tuple, Each(Range(0, 255, "low"), 3)),  # divides them afterwards
     deploy=bool,  # MobileOne: one branch per block, as `trn-jax reparameterize` makes them
     init_std=Key(float, Range(0, excluded="low")),  # of the initial weights of the first layer on
     # the backbone's features

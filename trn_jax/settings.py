@@ -142,9 +142,13 @@ def set_model_option(config, text):
     kind = config.model.get_type(key)
     words = {"true": True, "false": False}
     try:
-        config.model[key] = words[value.lower()] if kind is bool else kind(value)
+        if kind is tuple:
+            config.model[key] = tuple(map(float, value.strip("()").split(",")))
+        else:
+            config.model[key] = words[value.lower()] if kind is bool else kind(value)
     except (KeyError, ValueError):
-        expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
+        kinds = {bool: "true or false", tuple: "numbers separated by commas"}
+        expected = kinds.get(kind, f"a value of type {kind.__name__}")
         raise UserError(f"the option {key} of the model is {value!r}, not {expected}") from None
 
 

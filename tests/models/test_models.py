@@ -174,6 +174,8 @@ def abstract(name="trn_resnet10", **options):
         (dict(eval_relations="all"), ["eval_relations='all'", "sample, expected, first"]),
         (dict(train_relations="all"), ["train_relations='all'", "sample, expected, first"]),
         (dict(num_segments=1), ["at least 2 frames", "num_segments=1"]),
+        (dict(mean=(1.0, 2.0)), ["mean=(1.0, 2.0)", "three numbers"]),
+        (dict(std=(1.0, 0.0, 1.0)), ["std=(1.0, 0.0, 1.0)", "positive"]),
     ],
 )
 def test_errors_name_the_choices(options, words):

@@ -1,5 +1,7 @@
 """The recognizer: normalisation, backbone, neck and head."""
 
+import math
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -30,6 +32,9 @@ class Recognizer(nnx.Module):
         mean: subtracted from the pixels, per channel.
         std: divides the pixels afterwards, per channel.
 
+    Raises:
+        UserError: `mean` or `std` are not three numbers, or one of `std` is not positive.
+
     Attributes:
         merge_views: the scores whose mean over views is the prediction, "logits" or
             "probabilities".
@@ -47,6 +52,10 @@ class Recognizer(nnx.Module):
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     ):
+        for name, values, bound in (("mean", mean, -math.inf), ("std", std, 0)):
+            if len(values) != 3 or not all(bound < value < math.inf for value in values):
+                kind = "positive numbers" if name == "std" else "numbers"
+                raise UserError(f"{name}={tuple(values)} must be three {kind}, one per channel")
         self.backbone = backbone
         self.neck = neck
         self.head = head
