@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from flax import nnx
 import trn_jax
 from trn_jax import models
 from trn_jax.backbones import BACKBONES
+from trn_jax.backbones.efficientnet import B0, EfficientNet
+from trn_jax.backbones.mobilenetv3 import LARGE, MobileNetV3
 from trn_jax.convert import variables
 from trn_jax.errors import UserError
 from trn_jax.models import streaming
@@ -95,7 +98,14 @@ SHIFTED = [
     ("resnext14_32x4d", "block"),
     ("resnet50", "blockres"),
     ("resnet50", "block"),
+    ("efficientnet_b0", None),
+    ("mobilenetv3_large", None),
 ]
+# The first blocks of networks that have no small form.
+FEW_BLOCKS = {
+    "efficientnet_b0": partial(EfficientNet, B0[:3]),
+    "mobilenetv3_large": partial(MobileNetV3, LARGE[:5]),
+}
 
 
 def test_every_kind_of_backbone_that_takes_a_shift_is_here():
@@ -114,10 +124,11 @@ def test_every_kind_of_backbone_that_takes_a_shift_is_here():
     assert takes == {kind(name) for name, _ in SHIFTED}
 
 
-@pytest.mark.by_default(3)
+@pytest.mark.by_default(1, slow=("resnet50-block]", "resnext14_32x4d-block]"))
 @pytest.mark.parametrize(("backbone", "place"), SHIFTED)
 def test_frames_one_by_one_give_the_logits_of_the_clip(backbone, place):
-    width = {} if backbone.startswith("mobile") else dict(width=16 if "next" in backbone else 8)
+    width = dict(width=16 if "next" in backbone else 8) if backbone.startswith("res") else {}
+    backbone = FEW_BLOCKS.get(backbone, backbone)
     model = causal(**dict(width=None) | width, backbone=backbone, shift_place=place)
     clip = clips(2, FRAMES, *SIZE)
     expected = logits_of(model, clip)
@@ -130,10 +141,12 @@ def test_frames_one_by_one_give_the_logits_of_the_clip(backbone, place):
     assert len(leaves) > 2 and all(leaf.ndim <= 4 and len(leaf) == 2 for leaf in leaves)
 
 
-@pytest.mark.thorough
-def test_in_float64_they_are_equal_to_twelve_digits():
+@pytest.mark.thorough(1)
+@pytest.mark.parametrize("backbone", ["resnet10", "mobilenetv2_tiny", *FEW_BLOCKS])
+def test_in_float64_they_are_equal_to_twelve_digits(backbone):
     with jax.enable_x64(True):
-        model = causal(dtype="float64")
+        width = dict(width=8 if backbone == "resnet10" else None)
+        model = causal(**width, backbone=FEW_BLOCKS.get(backbone, backbone), dtype="float64")
         clip = clips(2, FRAMES, *SIZE)
         found, _ = streamed(stream_of(model), clip)
         assert found.dtype == np.float64
