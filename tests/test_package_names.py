@@ -15,6 +15,7 @@ from trn_jax.convert.image_name_tables import CLASSIFIER
 from trn_jax.convert.layout import fitted, rearranged
 from trn_jax.convert.name_tables import EXAMPLES, NAME_TABLES
 from trn_jax.convert.recognition import layer, recognise
+from trn_jax.errors import UserError
 
 CASES = {
     "torchvision swin_b": ("torchvision_swin", "tsn_swin_base"),
@@ -97,6 +98,25 @@ def test_every_tensor_has_its_variable(name, golden):
     assert sorted(path for path, _ in places) == sorted(targets)
     for path, value in places:
         assert fitted(value, path, targets[path].shape).shape == targets[path].shape
+
+
+@pytest.mark.by_default("timm mobilenet")
+@pytest.mark.parametrize(
+    "name", [n for n in NETWORKS if re.match(r"(torchvision|timm) (convnext|mobile)", n)]
+)
+def test_parts_that_are_named_like_a_classifier_belong_to_the_backbone(name, golden):
+    shapes = names(golden("package_names")[name])
+    state = {n: np.broadcast_to(np.float32(1), shape) for n, shape in shapes.items()}
+    options = dict(norm_epsilon=1e-5) if name == "timm mobilenetv3_large" else {}
+    build = functools.partial(create_model, f"tsn_{NETWORKS[name][1]}", num_classes=0)
+    model = nnx.eval_shape(lambda: build(**options))
+    rows = convert.load_state_dict(model, state, backbone_only=True)
+    unread = set(state) - {foreign for foreign, _, _ in rows}
+    assert len(unread) == 2 and {n.rpartition(".")[2] for n in unread} == {"weight", "bias"}
+    if options:
+        other = nnx.eval_shape(build)
+        with pytest.raises(UserError, match=r"norm_epsilon=1e-05"):
+            convert.load_state_dict(other, state, backbone_only=True)
 
 
 @pytest.mark.by_default("mobilenet")
