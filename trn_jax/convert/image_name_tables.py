@@ -280,11 +280,9 @@ MMPRETRAIN_VIT = (
     (r"head\.layers\.head", r"head/fc"),
 )
 
-_INCEPTION = (
+INCEPTIONV3 = (
     (r"(Conv2d_\w+)\.(conv|bn)", r"backbone/\1/\2"),
     (r"(Mixed_\w+)\.(\w+)\.(conv|bn)", r"backbone/\1/\2/\3"),
     (r"AuxLogits\..*", r""),
+    (r"fc", CLASSIFIER),
 )
-INCEPTIONV3 = (*_INCEPTION, (r"fc", CLASSIFIER))
-# mmpretrain keeps the classifier of the backbone beside its own, which is used.
-MMPRETRAIN_INCEPTIONV3 = under(r"backbone\.", (*_INCEPTION, (r"fc", r"")))

@@ -17,7 +17,6 @@ from trn_jax.convert.image_name_tables import (
     INCEPTIONV3,
     MMPRETRAIN_CONVNEXT,
     MMPRETRAIN_DENSENET,
-    MMPRETRAIN_INCEPTIONV3,
     MMPRETRAIN_SWIN,
     MMPRETRAIN_VIT,
     RESNET,
@@ -152,7 +151,6 @@ _STEM, _BLOCK = r"backbone\.stage0(?:\.net)?\.", r"backbone\.stage(\d)\.(\d+)(?:
 MMPRETRAIN = (
     *MMPRETRAIN_SWIN,
     *MMPRETRAIN_CONVNEXT,
-    *MMPRETRAIN_INCEPTIONV3,
     *MMPRETRAIN_MOBILENETV3,
     *MMPRETRAIN_VIT,
     *MMPRETRAIN_MOBILENETV2,
