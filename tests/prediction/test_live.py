@@ -33,11 +33,14 @@ def server(transport_stream):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            if self.path == "/film.ts":
+            if self.path in ("/film.ts", "/cut.ts"):
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(transport_stream)))
                 self.end_headers()
-                self.wfile.write(transport_stream)
+                is_cut = self.path == "/cut.ts"
+                self.wfile.write(
+                    transport_stream[: len(transport_stream) * 4 // 5 if is_cut else None]
+                )
                 return
             if self.path != "/live":
                 self.send_error(404)
@@ -87,6 +90,17 @@ def test_a_file_of_a_server_ends(server, transport_stream, trn, tmp_path):
     answers = list(predict(f"{server}/film.ts", trn))
     expected = list(predict(tmp_path / "film.ts", trn, timeline=True))
     assert len(answers) == len(expected) and answers[-1].age is None
+
+
+def test_a_file_whose_connection_is_lost_keeps_its_windows(server, trn, capsys):
+    arguments = ["predict", f"{server}/cut.ts", f"--checkpoint={trn}", "--json"]
+    assert cli.main(arguments) == 1
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in printed.out.splitlines()]
+    windows = [line for line in lines if line["kind"] == "window"]
+    (problem,) = (line for line in lines if line["kind"] == "problem")
+    assert 1.5 < windows[-1]["end"] < 2.1  # of 2.4
+    assert "/cut.ts" in problem["problem"] and problem["problem"] in printed.err
 
 
 def test_a_stream_that_cannot_be_opened_costs_itself(server, trn, capsys):

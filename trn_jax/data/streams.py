@@ -108,6 +108,33 @@ def _camera(number):
     return name, kind
 
 
+class _Arrival:
+    """The container of a stream, whose packets are counted as they come.
+
+    Args:
+        container: of PyAV.
+
+    Attributes:
+        num_packets: number of packets of the video that have come.
+        is_over: no more will come.
+        error: what ended them, an error of FFmpeg; `None` at their end.
+    """
+
+    def __init__(self, container):
+        self._container = container
+        self.num_packets, self.is_over, self.error = 0, False, None
+
+    def demux(self, stream):
+        """The packets of the video; errors end them."""
+        try:
+            for packet in self._container.demux(stream):
+                self.num_packets += bool(packet.size)
+                yield packet
+        except pyav().FFmpegError as error:
+            self.error = error
+        self.is_over = True
+
+
 class StreamVideo(VideoFile):
     """A stream that ends, such as standard input, as a video that is read once, in order.
 
@@ -127,7 +154,8 @@ class StreamVideo(VideoFile):
         self._reformatter = pyav().video.reformatter.VideoReformatter()
         self._open = contextlib.ExitStack()
         self._opened = self._open.enter_context(open_stream(text, max_pixels))
-        _, self._stream, self._num_streams = self._opened
+        container, self._stream, self._num_streams = self._opened
+        self._arrival = _Arrival(container)
         self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
 
     @property
@@ -144,11 +172,40 @@ class StreamVideo(VideoFile):
 
     @contextlib.contextmanager
     def _reopened(self):
+        _, *others = self._opened
         self._is_read = True
         try:
-            yield self._opened
+            yield self._arrival, *others
         finally:
             self._is_read = False
+
+    def check_whole(self):
+        """Check that a stream that was read did not end early.
+
+        Raises:
+            FrameError: the connection was lost, or fewer frames came than an MP4 lists.
+        """
+        arrival = self._arrival
+        num_left = len(self._stream.index_entries) - arrival.num_packets
+        is_mp4 = "mp4" in self._opened[0].format.name  # others may list what they don't have
+        if not arrival.is_over or not (arrival.error or (is_mp4 and num_left > 0)):
+            return
+        is_pipe = self.path == STANDARD_INPUT
+        name = "standard input" if is_pipe else f"the connection to {self.path}"
+        reason = "no answer in time" if isinstance(arrival.error, pyav().error.ExitError) else ""
+        reason = reason or getattr(arrival.error, "strerror", None) or "end of file"
+        advice = "give the whole video" if is_pipe else "try again, or download the video first"
+        raise FrameError(f"{name} ended early ({reason}): {self._share_come()}; {advice}")
+
+    def _share_come(self):
+        """How much of the video has come, such as "254 of 432 frames came"."""
+        num_listed, seconds = self._stream.frames, self.seconds_shown or 0.0
+        if num_listed > self.num_frames:
+            return f"{self.num_frames} of {num_listed} frames came"
+        total = (self._opened[0].duration or 0) / pyav().time_base
+        if total > seconds:
+            return f"{seconds:.1f} of {total:.1f} s came"
+        return f"{self.num_frames} frames ({seconds:.1f} s) came, but more was announced"
 
     def __exit__(self, *details):
         # A thread that waits for a stalled pipe still reads it.

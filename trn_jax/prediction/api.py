@@ -180,8 +180,8 @@ class Predictor:
             name: in the answers; by default the text, `streams.masked`.
 
         Yields:
-            An `Answer` per window, and a `Gap` where a live stream broke; an `Answer` with a
-            `problem`, if it can't be opened.
+            An `Answer` per window, and a `Gap` where a live stream broke; at last an `Answer` with
+            a `problem`, if it can't be opened or ends early.
         """
         name = name or masked(text)
         with contextlib.closing(self._streamed(text, duration, name)) as found:
@@ -197,6 +197,7 @@ class Predictor:
                         yield window
                         if duration is not None and window.end >= duration:
                             return
+                    video.check_whole()
                 return
             waiting = [video]
 
