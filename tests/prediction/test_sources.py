@@ -1,5 +1,7 @@
 """What a command names: files, folders, patterns and lists."""
 
+import os
+
 import numpy as np
 import painted
 import pytest
@@ -76,6 +78,36 @@ def test_paths_in_a_list_start_from_its_folder(tree, monkeypatch):
     monkeypatch.chdir(tree.parent)
     (found,) = sources.find([tree / "films" / "list.txt"])
     assert found.name == str(tree / "films" / "a.mp4")
+
+
+def paths_in_list(tree, text, name="val_list.txt"):
+    """Paths from the tree of the videos that a list names; "" for those that can't be read."""
+    (tree / name).write_text(text)
+    found = sources.find([tree / name])
+    return ["" if each.problem else os.path.relpath(each.record.path, tree) for each in found]
+
+
+def test_lists_of_data_sets_name_videos_in_their_folders(tree):
+    for place in ("videos/b c.mp4", "videos/d.mp4", "videos_val/k.mp4", "a.mp4", "videos/a.mp4"):
+        painted.write(tree / place, painted.frames(2))
+    write_frames(tree / "rawframes" / "d", 4, np.random.default_rng(0))
+    write_frames(tree / "rawframes" / "only frames", 4, np.random.default_rng(0))
+    found = paths_in_list(tree, "b c.mp4 1\nd.mp4 0\na.mp4 0\n")
+    assert found == ["videos/b c.mp4", "videos/d.mp4", "a.mp4"]  # beside the list comes first
+    # Not the video d.mp4, whose name has an extension.
+    found = paths_in_list(tree, "d 4 1\nonly frames 4 0\n")
+    assert found == ["rawframes/d", "rawframes/only frames"]
+    name = "kinetics400_val_list_videos.txt"
+    assert paths_in_list(tree, "k.mp4 1\n", name) == ["videos_val/k.mp4"]
+    # The end of a path of another machine is no name in these folders.
+    assert paths_in_list(tree, "/other/b c.mp4 1\nd.mp4 1\n") == ["", "videos/d.mp4"]
+
+
+def test_what_a_list_names_in_vain_is_explained_without_keys_of_training(tree):
+    (tree / "films" / "list.txt").write_text("gone/x.mp4 0\n")
+    (found,) = sources.find(["films/list.txt"])
+    assert "line 1" in found.problem and "films/rawframes" in found.problem
+    assert "data_dir" not in found.problem
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,21 @@ def detect(folder):
     return None
 
 
+def folders_of_list(file):
+    """Folders beside a list, by its file name, that may have its videos or frames.
+
+    Those that the catalogue has for a list of this name come first.
+    """
+    found = []
+    for dataset in DATASETS.values():
+        for split in ("train", "val", "test"):
+            name, folder = dataset.of_split(split)
+            folder = folder or dataset.frames
+            of_videos = [each.replace("rawframes", "videos") for each in (name, folder)]
+            found += [place for listed, place in ((name, folder), of_videos) if listed == file]
+    return tuple(dict.fromkeys([*found, "videos", "rawframes"]))
+
+
 def _not_found(name, root):
     """Message about a missing data set: its expected folder, and how to get it."""
     if name in ("frames", "synthetic"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from trn_jax.data import records
 from trn_jax.data.annotations import Record
+from trn_jax.data.datasets import folders_of_list
 from trn_jax.data.decode import MAX_PIXELS, FrameError
 from trn_jax.data.parts import is_interval
 from trn_jax.data.streams import is_file_url, is_url, masked
@@ -217,7 +218,8 @@ class _Finder:
 
     def _list(self, path):
         folder = os.path.dirname(path)
-        resolver = PathResolver(folder or ".")
+        places = folders_of_list(os.path.basename(path))
+        resolver = PathResolver(folder or ".", places)
         table = table_rows.read_rows(path, resolver, multi_label=True)
         known = table_rows.known_columns(table.header) if table.header else {}
         column = known.get("path", table.path_column)
@@ -236,7 +238,12 @@ class _Finder:
                     raise ValueError("names no video")
                 if is_url(name) and not is_file_url(name):
                     raise ValueError("is a URL; give URLs on the command line")
-                video = self._video(os.path.join(folder, resolver.resolve(name)))
+                place = os.path.join(folder, resolver.resolve(name))
+                if not os.path.lexists(place):
+                    problem = _missing(path, row, folder or ".", places)
+                    found.append(_unreadable(place, problem))
+                    continue
+                video = self._video(place)
                 found.append(_part_of(video, row, times))
                 if video.source is self._folders and found[-1] is video:
                     numbers[len(found) - 1] = row, numbers_in(row, name, table, frames)
@@ -262,8 +269,22 @@ class _Finder:
 
 def _wrong(path, row, error):
     """What can't be read because its row of a list is wrong."""
-    problem = f"{row.place} of {path}, {masked(row.text.strip())!r}, {error}"
-    return _unreadable(f"{path}: {row.place}", problem)
+    return _unreadable(f"{path}: {row.place}", _about(path, row, error))
+
+
+def _about(path, row, what):
+    return f"{row.place} of {path}, {masked(row.text.strip())!r}, {what}"
+
+
+def _missing(path, row, folder, places):
+    """Message about a row of a list whose video doesn't exist."""
+    below = ", ".join(os.path.join(folder, place) for place in places)
+    return _about(
+        path,
+        row,
+        f"names no file or folder in {folder}, {below}; expected a path from there, or an absolute "
+        "one",
+    )
 
 
 def _name_in(row, column, has_header, resolver):

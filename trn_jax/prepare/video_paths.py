@@ -28,20 +28,22 @@ class PathResolver:
 
     Args:
         root: the folder.
+        folders: names of folders in it where paths may begin, too, the first one first.
 
     Attributes:
         num_foreign: number of absolute paths that were found by their ends.
     """
 
-    def __init__(self, root):
+    def __init__(self, root, folders=()):
         self._root = os.path.abspath(root)
+        self._folders = folders
         self._names = functools.cache(self._list_names)
         self.num_foreign = 0
 
     def resolve(self, text):
         """The path relative to the root, or absolute if elsewhere; unchanged if nothing exists."""
         for candidate in _readings(text):
-            if found := self._find(candidate):
+            if found := self._find_anywhere(candidate):
                 return found
         *_, path = _readings(text)
         if os.path.isabs(path) or _DRIVE.match(path):
@@ -54,13 +56,21 @@ class PathResolver:
 
     def exists(self, text):
         """Whether a text names a file or folder."""
-        return bool(text.strip()) and any(self._find(path) for path in _readings(text))
+        return bool(text.strip()) and any(map(self._find_anywhere, _readings(text)))
 
     def num_files(self, text):
         """Number of files in the folder that a path names, or `None`."""
-        found = next(filter(None, map(self._find, _readings(text))), None)
+        found = next(filter(None, map(self._find_anywhere, _readings(text))), None)
         folder = os.path.join(self._root, found or "")
         return len(os.listdir(folder)) if found and os.path.isdir(folder) else None
+
+    def _find_anywhere(self, path):
+        """The existing path, below the root or below one of the folders."""
+        below = [f"{folder}/{self._relative(path)}" for folder in self._folders if path]
+        # A folder of frames may be called like a video without its extension, so what has just
+        # this name comes first.
+        literal = (each for each in (self._relative(path), *below) if self._is_there(each))
+        return next(literal, None) or next(filter(None, map(self._find, (path, *below))), None)
 
     def _find(self, path):
         """The existing path, with or without the name of the root in front."""
@@ -71,16 +81,19 @@ class PathResolver:
         )
 
     def _find_below(self, path):
+        if self._is_there(path):
+            return path
         if not path or path == ".":
-            return None
-        try:
-            if os.path.lexists(os.path.join(self._root, path)):
-                return path
-        except ValueError:  # a NUL byte
             return None
         folder, name = os.path.split(path)
         found = self._names(folder).get(unicodedata.normalize("NFC", name), [])
         return os.path.join(folder, found[0]) if len(found) == 1 else None
+
+    def _is_there(self, path):
+        try:
+            return path not in ("", ".") and os.path.lexists(os.path.join(self._root, path))
+        except ValueError:  # a NUL byte
+            return False
 
     def _relative(self, path):
         path = os.path.normpath(path) if path else path
