@@ -12,6 +12,7 @@ from trn_jax.errors import UserError, first_line
 # numbers are text of one digit. Whole files of zeros are the exception, so small ones may be so.
 _MAX_INFLATION = 16
 _ALWAYS_ALLOWED = 64 << 20  # bytes
+_MOST_DIFFERENCES = 5  # named in a message
 _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")  # of a file name that is not UTF-8
 
 
@@ -247,3 +248,31 @@ def sync(path):
             raise
     finally:
         os.close(handle)
+
+
+def differences(before, now):
+    """How two descriptions of what made a file differ, as text for a message.
+
+    Of nested dicts, such as a view, only what differs is named: `view.crop: 'center' -> 'ten'`.
+
+    Args:
+        before: a dict that JSON can hold.
+        now: the same; a "checksum" is that of a checkpoint, and a "step" its step.
+    """
+    before, now = dict(_flat(before)), dict(_flat(now))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    found = []
+    if "checksum" in keys:
+        found.append("another checkpoint (its checksum differs)")
+        keys = [key for key in keys if key not in ("checksum", "step")]
+    found += [f"{key}: {before.get(key)!r:.80} -> {now.get(key)!r:.80}" for key in keys]
+    more = len(found) - _MOST_DIFFERENCES
+    return "; ".join(found[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _flat(values, prefix=""):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

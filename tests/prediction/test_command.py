@@ -105,6 +105,7 @@ def test_scores_of_another_model_are_not_continued(place, capsys, tmp_path):
     command = [film, f"--checkpoint={place / 'model'}", f"--to={tmp_path / 'to'}", "--crop=ten"]
     status, _, messages = run(capsys, *command)
     assert status == 2 and "contract" in messages
+    assert "contract.view.crop: 'center' -> 'ten';" in messages and "short_side" not in messages
 
 
 @pytest.mark.thorough

@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 
 from trn_jax.errors import UserError
-from trn_jax.files import as_text, from_text, open_atomic, reading, write_bytes
+from trn_jax.files import as_text, differences, from_text, open_atomic, reading, write_bytes
 from trn_jax.npz import read_npz
 
 _KINDS = (".npz", ".parquet")
@@ -128,12 +128,11 @@ class FeatureFile:
 
     def _read(self, path):
         part, about = read_features(path)
-        differing = sorted(key for key in self._about if about.get(key) != self._about[key])
+        differing = differences({key: about.get(key) for key in self._about}, self._about)
         if differing:
             raise UserError(
-                f"{path} was made with another {' and '.join(differing)}: "
-                f"{about.get(differing[0])}, now {self._about[differing[0]]}; choose another file "
-                "with --to, or remove this one"
+                f"{path} was made otherwise: {differing}; choose another file with --to, or remove "
+                "this one"
             )
         return part
 

@@ -15,7 +15,7 @@ import numpy as np
 from trn_jax.checkpoints import calibration_file
 from trn_jax.errors import UserError
 from trn_jax.evaluation.events import write_events
-from trn_jax.files import as_text, reading, write_bytes, write_text
+from trn_jax.files import as_text, differences, reading, write_bytes, write_text
 from trn_jax.npz import read_npz
 from trn_jax.prediction.answers import Answer
 
@@ -57,12 +57,10 @@ class PredictionFolder:
             if not os.path.exists(file):
                 break
             found, about = _read(file)
-            differing = sorted(key for key in mine if about.get(key) != mine[key])
-            if differing:
+            if differing := differences({key: about.get(key) for key in mine}, mine):
                 raise UserError(
-                    f"{file} was made with another {' and '.join(differing)}: "
-                    f"{about.get(differing[0])}, now {mine[differing[0]]}; choose another folder "
-                    "with --to, or remove this one"
+                    f"{file} was made otherwise: {differing}; choose another folder with --to, or "
+                    "remove this one"
                 )
             if about.get("calibration") != calibrated:  # the scores are the same
                 self.write(found, about["path"], piece=piece)

@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from trn_jax.errors import UserError
-from trn_jax.files import open_atomic, reading, write_text
+from trn_jax.files import differences, open_atomic, reading, write_text
 
 _ROWS = 64  # of a piece: an interruption costs as many clips at most
 _ABOUT = "about.json"
@@ -158,14 +158,8 @@ class PieceWriter:
 def _check_same(path, about):
     with reading(path, "a description of cached features"), open(path, encoding="utf-8") as file:
         before = json.load(file)
-    differing = sorted(
-        key for key in before.keys() | about.keys() if before.get(key) != about.get(key)
-    )
-    if differing:
-        what = "; ".join(
-            f"{key}: {before.get(key)!r} -> {about.get(key)!r}" for key in differing[:3]
-        )
+    if differing := differences(before, about):
         raise UserError(
-            f"{os.path.dirname(path)} has features of another run ({what}); choose another "
+            f"{os.path.dirname(path)} has features of another run ({differing}); choose another "
             "--workdir, or remove this folder"
         )
