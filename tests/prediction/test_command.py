@@ -189,6 +189,7 @@ def test_one_unreadable_video_is_named_and_the_others_are_done(place, capsys, tm
         (["{place}/long.mp4", "--checkpoint={place}/model", "--every=0"], "every=0"),
         (["{place}/short", "--checkpoint={place}/model", "--threshold=2"], "threshold=2"),
         (["{place}/short", "--checkpoint={place}/model", "--process-id=1"], "--process-id=1"),
+        (["{place}/short", "--checkpoint={place}/model", "--num-processes=2"], "--process-id"),
         (["--from-scores={place}/short"], "short"),
     ],
 )

@@ -66,7 +66,7 @@ def add_predict(commands):
     add("--render", action="store_true", help="also write the videos with captions: <to>/videos/")
     add("--duration", type=float, help="seconds of a stream after which to stop; default: never")
     add("--num-processes", type=positive, default=1, help="of which each predicts a share")
-    add("--process-id", type=int, default=0, help="index of this process, from 0")
+    add("--process-id", type=int, help="index of this process, from 0; with --num-processes")
     add_json(parser)
     parser.set_defaults(
         run=_predict,
@@ -100,7 +100,8 @@ def _predict_all(arguments):
     predictor = _predictor(arguments)
     inputs = predictor.find(others)
     folder = PredictionFolder(arguments.to, predictor.about) if arguments.to else None
-    share = Share(predictor, folder, inputs, streams, arguments.process_id, arguments.num_processes)
+    process = arguments.process_id or 0, arguments.num_processes
+    share = Share(predictor, folder, inputs, streams, *process)
     films = _films(arguments, by_name(share.inputs), predictor.multi_label, folder)
     found = predictor.multi_label, share.paths, folder, films
     output = _output(arguments, *found, others=share.done_elsewhere)

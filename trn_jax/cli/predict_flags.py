@@ -27,9 +27,10 @@ def check_flags(arguments):
     Raises:
         UserError: a value is out of range, or a flag has no effect with the others.
     """
-    if not 0 <= arguments.process_id < arguments.num_processes:
+    process_id = arguments.process_id or 0
+    if not 0 <= process_id < arguments.num_processes:
         raise UserError(
-            f"--process-id={arguments.process_id}: expected 0..{arguments.num_processes - 1} with "
+            f"--process-id={process_id}: expected 0..{arguments.num_processes - 1} with "
             f"--num-processes={arguments.num_processes}"
         )
     if not (arguments.duration is None or arguments.duration > 0):
@@ -42,6 +43,12 @@ def check_flags(arguments):
             raise UserError(f"SOURCE {arguments.sources[0]!r} {reason}")
         check_unused(arguments, _OF_MODEL, reason)
         return
+    if arguments.num_processes > 1 and arguments.process_id is None:
+        raise UserError(
+            f"--num-processes={arguments.num_processes} without --process-id: each process "
+            "predicts only its share; start one with each of --process-id=0.."
+            f"{arguments.num_processes - 1}, or leave --num-processes out"
+        )
     if not arguments.checkpoint or not arguments.sources:
         raise UserError(
             "predict needs videos and a model: trn-jax predict clip.mp4 --checkpoint=runs/mine"
