@@ -222,6 +222,27 @@ def test_models_are_listed_with_their_parameters_and_cost(capsys):
     assert "tsm_vgg*" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("predict --top=0", "--top: 0 "),
+        ("predict --num-threads=0", "--num-threads: 0 "),
+        ("predict --num-processes=x", "--num-processes: .*'x'"),
+        ("predict --crop-size=1.5", "--crop-size: .*'1.5'"),
+        ("features a.mp4", "--checkpoint"),
+        ("predict --unknown", "--unknown"),
+        ("predictt", "'predictt'"),
+        ("", "command"),
+    ],
+)
+def test_a_wrong_argument_is_reported_in_one_line(capsys, arguments, expected):
+    with pytest.raises(SystemExit) as done:
+        cli.main(arguments.split())
+    printed = capsys.readouterr()
+    assert done.value.code == 2 and not printed.out
+    assert re.fullmatch(rf"error: .*{expected}.*; see trn-jax.* --help\n", printed.err)
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     ("failure", "status", "message"),

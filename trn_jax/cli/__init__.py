@@ -12,11 +12,11 @@ process died or hangs, or another run uses the folder: the same command may work
 Ctrl-C.
 """
 
-import argparse
 import os
 import sys
 
 from trn_jax.cli import data, features, predict, prepare, results, training, weights
+from trn_jax.cli.arguments import Parser
 from trn_jax.errors import UserError
 from trn_jax.signals import interrupted_status
 
@@ -47,7 +47,7 @@ COMMANDS = (
 
 def main(arguments=None):
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="trn-jax", description=_DESCRIPTION)
+    parser = Parser(prog="trn-jax", description=_DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="command")
     for add in COMMANDS:
         add(commands)

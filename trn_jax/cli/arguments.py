@@ -2,7 +2,15 @@
 
 import argparse
 
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, and those of its commands, that reports a wrong argument in one line."""
+
+    def error(self, message):
+        """Exit with 2, as after a `UserError`."""
+        self.exit(2, f"error: {escaped(message)}; see {self.prog} --help\n")
 
 
 def positive(text):
