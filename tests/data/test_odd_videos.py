@@ -83,6 +83,7 @@ CODECS = {
     "a.webm": dict(codec="libvpx-vp9", g=10),
     "a.mxf": dict(codec="mpeg2video", g=10),
     "a.flv": dict(codec="libx264", **GROUPS),
+    "a.h264": dict(codec="libx264", **GROUPS),
 }
 
 
@@ -94,6 +95,10 @@ def test_containers(tmp_path, name):
     assert numbers(frames) == list(range(30)) and painted.corners(frames[0]) == "..RB"
     for index in (0, 7, 20, 29):
         np.testing.assert_array_equal(read(path, [index])[0], frames[index])
+
+
+def test_times_of_parts_are_no_videos():
+    assert not videos.is_video("1.264") and not videos.is_video("0.265")
 
 
 # Orientation

@@ -34,8 +34,8 @@ from trn_jax.data.parts import VideoPart
 EXTENSIONS = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp"),
     *(".mts", ".m2ts", ".ts", ".ogv", ".vob", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
-    *(".m2v", ".mxf"),
-)
+    *(".m2v", ".mxf", ".h264", ".h265", ".hevc"),
+)  # not .264 and .265, as lists have times such as 1.264
 # Files with parts are opened for every one of them. Reading all packets again takes long for long
 # videos, and these containers can be read at any place without it.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
