@@ -5,6 +5,7 @@ import io
 import sys
 import threading
 
+import numpy as np
 import painted
 import pytest
 
@@ -18,10 +19,11 @@ _FAST_START = {"movflags": "faststart"}  # the header first, as a web server has
 def film(tmp_path_factory):
     """Function that gives the bytes of a film of 60 frames in a container."""
     folder = tmp_path_factory.mktemp("film")
-    frames = painted.frames(60)
+    # Noise, as FFmpeg holds small files in its buffer, and can seek in them.
+    frames = np.random.default_rng(0).integers(0, 256, (60, 96, 160, 3), np.uint8)
 
     def written(name):
-        muxer = _FAST_START if name.endswith(".mp4") else None
+        muxer = _FAST_START if name == "film.mp4" else None
         return painted.write(folder / name, frames, codec="mpeg4", muxer=muxer, g=5).read_bytes()
 
     return written
@@ -72,6 +74,12 @@ def test_a_lost_connection_is_no_end(film, serve, name, expected):
     assert read(serve(film(name), 1)) == 60
     url = serve(film(name), 0.6)
     with pytest.raises(FrameError, match=f"{url} .*{expected}"):
+        read(url)
+
+
+def test_a_header_at_the_end_needs_the_file(film, serve):
+    url = serve(film("late.mp4"), 1)  # from a server that can't seek
+    with pytest.raises(FrameError, match=f"{url} .* 0 of 60 .*the file itself"):
         read(url)
 
 

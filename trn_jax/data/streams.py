@@ -179,6 +179,11 @@ class StreamVideo(VideoFile):
         finally:
             self._is_read = False
 
+    def _decoded_from(self, step):
+        yield from super()._decoded_from(step)
+        if not self.num_frames:
+            self.check_whole()
+
     def check_whole(self):
         """Check that a stream that was read did not end early.
 
@@ -195,6 +200,8 @@ class StreamVideo(VideoFile):
         reason = "no answer in time" if isinstance(arrival.error, pyav().error.ExitError) else ""
         reason = reason or getattr(arrival.error, "strerror", None) or "end of file"
         advice = "give the whole video" if is_pipe else "try again, or download the video first"
+        if not self.num_frames:  # MP4 with its header at its end needs a place to seek in
+            advice = "if its header is at its end, give the file itself"
         raise FrameError(f"{name} ended early ({reason}): {self._share_come()}; {advice}")
 
     def _share_come(self):
