@@ -49,16 +49,48 @@ def test_an_event_lasts_as_long_as_a_window_where_it_has_room():
     # Another event, and the ends of the video, limit it.
     rows = UP, IDLE, IDLE, UP, DOWN, DOWN
     assert found(windows(*rows, length=3.0)) == [
-        ("rising", 0.0, 2.5, 0.9),
+        ("rising", 0.0, 3.0, 0.9),
         ("rising", 3.0, 5.0, 0.9),
         ("falling", 5.0, 8.0, 0.9),
     ]
     # Where classes don't exclude each other, only events of the same class do.
     both = windows(UP, IDLE, DOWN, IDLE, IDLE, length=3.0)
     assert found(both, multi_label=True, threshold=0.85) == [
-        ("rising", 0.0, 2.5, 0.9),
+        ("rising", 0.0, 3.0, 0.9),
         ("falling", 2.0, 5.0, 0.9),
     ]
+
+
+def test_what_has_no_room_on_one_side_goes_to_the_other():
+    # The end of the video, and an event before.
+    assert found(windows(IDLE, IDLE, IDLE, UP, length=3.0)) == [("rising", 3.0, 6.0, 0.9)]
+    rows = DOWN, DOWN, DOWN, UP, IDLE, IDLE, IDLE
+    assert found(windows(*rows, length=3.0)) == [
+        ("falling", 0.0, 4.0, 0.9),
+        ("rising", 4.0, 7.0, 0.9),
+    ]
+    # The next event needs nothing of the time between; what never becomes one has no say.
+    rows = DOWN, DOWN, DOWN, UP, IDLE, DOWN, DOWN, DOWN, DOWN
+    assert found(windows(*rows, length=2.5))[1] == ("rising", 3.75, 5.75, 0.9)
+    rows = DOWN, DOWN, DOWN, UP, (0.4, 0.6, 0.0), IDLE, IDLE
+    assert found(windows(*rows, length=3.0))[1] == ("rising", 4.0, 7.0, 0.9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_events_are_shorter_than_a_window_only_without_room(seed):
+    rng = np.random.default_rng(seed)
+    scores = windows(*rng.dirichlet((0.2, 0.5, 0.2), 100), length=3.0)
+    events = events_of(scores, NAMES, DetectionSettings(hysteresis=1.0))
+    ends = [0.0, *(event.end for event in events)]
+    starts = [*(event.start for event in events[1:]), scores[-1].end]
+    short = 0
+    for event, before, after in zip(events, ends, starts, strict=False):
+        if event.end - event.start < 3.0 - 1e-6:
+            short += 1
+            assert event.start == pytest.approx(before)
+            # The next one may have needed less than half of the time between.
+            assert after - event.end < 1.5
+    assert short and len(events) > short
 
 
 def test_nothing_is_no_event():

@@ -24,9 +24,9 @@ class DetectionSettings:
         smoothing: windows whose mean score counts, an odd number.
         min_seconds: events whose score stays up for a shorter time are left out; `None`: 0.15 of a
             window, so that a single one of many windows is no event.
-        extend: let an event last at least as long as a window, where it has room: a window that
-            shows a class shows it from its start to its end, but the score is up only while windows
-            show most of it.
+        extend: let an event last at least as long as a window, where it has room before or after
+            it: a window that shows a class shows it from its start to its end, but the score is up
+            only while windows show most of it.
         rejects: a whole video is no event, either, unless its score reaches the threshold.
 
     Raises:
@@ -181,28 +181,53 @@ class EventDetector:
         found = []
         while self._ended:
             label, event = self._ended[0]
-            if not is_last and now < event.end + self._length / 2:
+            extended, is_sure = self._extended(label, event, now)
+            if not (is_sure or is_last):
                 break
             del self._ended[0]
-            extended = self._extended(label, event, now) if self._settings.extend else event
             self._given[label] = extended.end
             found.append(extended)
         return found
 
     def _extended(self, label, event, now):
-        """An event that is at least as long as a window, if it has room."""
+        """An event that is at least as long as a window, if it has room.
+
+        Half of what is missing comes before it and half after it; what has no room on one side
+        goes to the other.
+
+        Returns:
+            The event, and whether later windows can't give it more room.
+        """
         missing = self._length - (event.end - event.start)
-        if missing <= 0:
-            return event
+        if not self._settings.extend or missing <= 0:
+            return event, True
         # Where classes exclude each other, events of all classes limit it.
-        before = [e for other, e in self._given.items() if self._exclusive or other == label]
-        after = [e.start for other, e in self._ended if self._exclusive or other == label]
-        after += [
-            each.start for other, each in self._running.items() if self._exclusive or other == label
-        ]
-        start = max(event.start - missing / 2, self._first, *before)
-        end = min([event.end + missing / 2, now, *((event.end + each) / 2 for each in after)])
-        return dataclasses.replace(event, start=min(start, event.start), end=max(end, event.end))
+        given = [end for other, end in self._given.items() if self._exclusive or other == label]
+        room_before = max(event.start - max([self._first, *given]), 0.0)
+        before = min(missing / 2, room_before)
+        limit, may_grow = self._limit_after(label, event)
+        after = min(missing - before, max(min(limit, now) - event.end, 0.0))
+        before = min(missing - after, room_before)
+        short = missing - before - after > _TOLERANCE * self._length
+        is_known = now >= event.end + missing - min(missing / 2, room_before)
+        start, end = event.start - before, event.end + after
+        extended = dataclasses.replace(event, start=start, end=end)
+        return extended, is_known and not (short and may_grow)
+
+    def _limit_after(self, label, event):
+        """Until when the events after an event let it last, and whether that may become later.
+
+        They keep half of the time between, or less if they need less to be as long as a window.
+        """
+        later = [(o, e.start, e.end, False) for o, e in self._ended if e is not event]
+        later += [(o, each.start, each.end, True) for o, each in self._running.items()]
+        limit, may_grow = math.inf, False
+        for other, start, end, is_running in later:
+            if self._exclusive or other == label:
+                needed = max(self._length - (end - start), 0.0)
+                limit = min(limit, max((event.end + start) / 2, start - needed))
+                may_grow |= is_running and needed > 0
+        return limit, may_grow
 
 
 @dataclasses.dataclass
