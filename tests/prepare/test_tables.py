@@ -150,7 +150,7 @@ def test_multi_label_lists_of_mmaction2(root):
     text = "folder 5 1\n34870 5 3 5\na.mp4 0 2 4\n"
     expected = [("folder", "1"), ("34870", "3", "5"), ("a.mp4", "0", "2", "4")]
     assert pairs(root, "t.txt", text, multi_label=True) == expected
-    with pytest.raises(UserError, match=r"line 2 of .*'34870 5 3 5', with 2 labels.*--multi-label"):
+    with pytest.raises(UserError, match=r"line 2 .*'34870 5 3 5', with 2 labels.*--multi-label"):
         read(root, "t.txt", text)
 
 

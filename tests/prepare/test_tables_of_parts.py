@@ -221,6 +221,32 @@ def test_parts_outside_of_their_video_are_named_and_left_out(tmp_path, capsys):
     assert [line.split("\t")[0] for line in unreadable] == ["clips/broken.mp4", "clips/missing.mp4"]
 
 
+def test_all_rows_to_correct_are_named_at_once(tmp_path, capsys):
+    write_videos(tmp_path, 1)
+    bad = {
+        3: "clips/v0.mp4,0.9,0.8,a,0.9",
+        4: "clips/v0.mp4,abc,0.8,a,",
+        5: "clips/v0.mp4,0.1,0.8, ,0.9",
+        6: "clips/v0.mp4,0.1,0.8",
+        7: ",0.1,0.8,a,0.9",
+    }
+    table = write_table(tmp_path / "t.csv", [ROWS[0], *bad.values()])
+    assert cli.main(["prepare", str(table), f"--to={tmp_path}/to"]) == 2
+    error = capsys.readouterr().err
+    assert "5 rows" in error and "video,start,end,label" in error and "'train'" not in error
+    for number, text in bad.items():
+        assert f"row {number} is {text!r}" in error
+    # One row of them is said the same way; parts that are none alone are left out.
+    write_table(table, [*ROWS[:2], bad[6]])
+    assert cli.main(["prepare", str(table), f"--to={tmp_path}/to"]) == 2
+    error = capsys.readouterr().err
+    assert "row 4" in error and "video,start,end,label" in error and "'train'" not in error
+    write_videos(tmp_path, 4)
+    write_table(table, [*ROWS, bad[3]])
+    assert cli.main(["prepare", str(table), f"--to={tmp_path}/to"]) == 1
+    assert "row 14" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "cell", ["soon", "nan", "inf", "1:99:00", "1;2", "0x10", "1.2.3", "9" * 400]
 )

@@ -20,6 +20,7 @@ from trn_jax.prepare.times import is_time, parse_seconds, time_columns
 from trn_jax.prepare.video_paths import PathResolver
 
 _EXPECTED = "a video, its class and perhaps 'train', 'val' or 'test'"
+_EXPECTED_PART = "video,start,end,label, with times in seconds or h:mm:ss"
 _EXPECTED_LINE = "'<video> <class>'"
 
 
@@ -49,35 +50,36 @@ def read_table(writer, path, root, options):
         options: `TableOptions`.
 
     Raises:
-        UserError: the file is not a table, its columns are unknown, or rows are malformed.
+        UserError: the file is not a table, its columns are unknown, or rows are malformed; all of
+            them are reported.
     """
     resolver = PathResolver(root)
     table = read_rows(path, resolver, multi_label=options.multi_label)
     columns = _find_columns(path, table, options) if table.rows or table.header else {}
     if not table.rows:
         raise UserError(f"{path} is empty; expected a video and its class per line")
-    examples, unlabelled, problems, empty = [], [], [], []
+    examples, unlabelled, refused, lost = [], [], [], []
     for row in table.rows:
-        example = _example(path, row, columns, options)
+        try:
+            example = _example(row, columns, options)
+            part = _part(row, columns) if example else None
+        except _MalformedRow as error:
+            refused.append((row, str(error)))
+            continue
         if example is None:
             unlabelled.append(row.text)
-            continue
-        try:
-            part = _part(row, columns)
-        except ValueError as error:
-            problems.append(f"{row.place}, {row.text!r}: {error}")
-            continue
-        if part and not part.is_interval:
-            empty.append(f"{row.place}, {example.path} [{part}]")
-            continue
-        place = resolver.resolve(example.path)
-        examples.append(dataclasses.replace(example, path=place, part=part))
-    if problems:
-        raise UserError(f"{path} has {len(problems)} rows with wrong times:{listed(problems)}")
+        elif part and not part.is_interval:
+            lost.append(f"{row.place}, {example.path} [{part}]")
+            refused.append((row, f"where {part} doesn't end after its start, or begins before 0"))
+        else:
+            place = resolver.resolve(example.path)
+            examples.append(dataclasses.replace(example, path=place, part=part))
+    if len(refused) > len(lost):  # parts that are none are left out, but corrected with the others
+        raise _malformed(path, table, columns, refused)
     writer.skip("test videos without a class", unlabelled)
-    writer.lose("parts that don't end after their start, or begin before their video", empty)
-    if not examples and empty:
-        raise UserError(f"no part in {path} ends after its start, such as {empty[0]}")
+    writer.lose("parts that don't end after their start, or begin before their video", lost)
+    if not examples and lost:
+        raise UserError(f"no part in {path} ends after its start, such as {lost[0]}")
     if resolver.num_foreign:
         writer.note(
             f"{resolver.num_foreign:,} absolute paths don't exist here; their ends do, in {root}"
@@ -86,46 +88,67 @@ def read_table(writer, path, root, options):
     return examples
 
 
+class _MalformedRow(Exception):
+    """What is wrong with a row."""
+
+
+def _malformed(path, table, columns, refused):
+    """The error for rows that can't be used, pairs of a `Row` and the reason."""
+    expected = _EXPECTED_LINE if refused[0][0].place.startswith("line") else _EXPECTED
+    if "start" in columns and table.header is not None:
+        expected = _EXPECTED_PART
+    if len(refused) == 1:
+        row, reason = refused[0]
+        return UserError(f"{row.place} of {path} is {row.text!r}, {reason}; expected {expected}")
+    lines = [f"{row.place} is {row.text!r}, {reason}" for row, reason in refused]
+    return UserError(
+        f"{path} has {len(refused):,} rows that can't be used; expected {expected}{listed(lines)}"
+    )
+
+
 def _part(row, columns):
-    """The `Part` of a row, `None` without times; `ValueError` if they are none."""
+    """The `Part` of a row, `None` without times; `_MalformedRow` if they are none."""
     if "start" not in columns:
         return None
-    cells = [
-        row.cells[index] if (index := columns[name]) < len(row.cells) else ""
-        for name in ("start", "end")
-    ]
+    cells = [_cell(row, columns, name) for name in ("start", "end")]
     if not any(str(cell).strip() for cell in cells):
         return None
-    return Part(*map(parse_seconds, cells))
+    try:
+        return Part(*map(parse_seconds, cells))
+    except ValueError as error:
+        raise _MalformedRow(f"where {error}") from None
 
 
-def _example(path, row, columns, options):
-    """The `Example` of a row, or `None` for a test video without a class."""
+def _cell(row, columns, column):
+    """The value of a row in a column; "" if there is none."""
+    index = columns.get(column)
+    return row.cells[index] if index is not None and index < len(row.cells) else ""
 
-    def cell(column):
-        index = columns.get(column)
-        return row.cells[index] if index is not None and index < len(row.cells) else ""
 
+def _example(row, columns, options):
+    """The `Example` of a row, or `None` for a test video without a class.
+
+    Raises:
+        _MalformedRow: it has no video or class, an unknown split or too many labels.
+    """
     name, split, group = (
         (value if isinstance(value, str) else ";".join(value)).strip()
-        for value in map(cell, ("path", "split", "group"))
+        for value in (_cell(row, columns, column) for column in ("path", "split", "group"))
     )
-    labels = cell("label")
+    labels = _cell(row, columns, "label")
     if isinstance(labels, str):
         labels = labels.split(";") if options.multi_label else [labels]
     labels = tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
-    split = split_called(split) if split else ""
-    if name and not labels and split == "test":
+    known = split_called(split) if split else ""
+    if name and not labels and known == "test":
         return None
-    if not name or not labels or split is None:
-        expected = _EXPECTED_LINE if row.place.startswith("line") else _EXPECTED
-        raise UserError(f"{row.place} of {path} is {row.text!r}; expected {expected}")
+    if not name or not labels:
+        raise _MalformedRow(f"without a {'class' if name else 'video'}")
+    if known is None:
+        raise _MalformedRow(f"where {split!r} is not 'train', 'val' or 'test'")
     if len(labels) > 1 and not options.multi_label:
-        raise UserError(
-            f"{row.place} of {path} is {row.text!r}, with {len(labels)} labels; expected one per "
-            "video, or --multi-label"
-        )
-    return Example(name, labels, split, group)
+        raise _MalformedRow(f"with {len(labels)} labels, not one or --multi-label")
+    return Example(name, labels, known, group)
 
 
 def _check_labels(path, examples):
