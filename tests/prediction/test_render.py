@@ -124,6 +124,34 @@ def test_times_of_a_variable_rate_stay(tmp_path):
     np.testing.assert_allclose(times, np.array(stamps) * 0.011, atol=1e-5)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize(
+    ("stamps", "tick", "seconds"),
+    [(range(5), 1, 5), (range(24), 12, 2), ([0, 1, 2, 7, 8, 30], 10, 3.6), ([0], 2, 0.5)],
+)
+def test_the_last_frame_has_its_length(tmp_path, monkeypatch, codec, stamps, tick, seconds):
+    film = tmp_path / "film.mp4"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("libx264", rate=tick, options=FAST)
+        stream.width, stream.height, stream.pix_fmt = 320, 192, "yuv420p"
+        for pixels, stamp in zip(
+            painted.frames(len(stamps), width=320, height=192), stamps, strict=True
+        ):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = stamp, fractions.Fraction(1, tick)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    if codec != "libx264":
+        monkeypatch.setattr(module, "_H264", ("gone", {}))
+    _, times = rendered(tmp_path, film)
+    np.testing.assert_allclose(times, np.array(stamps) / tick, atol=1e-5)
+    with av.open(str(tmp_path / "films" / "film.mp4")) as container:
+        (stream,) = container.streams
+        assert float(container.duration / av.time_base) == pytest.approx(seconds, abs=1e-3)
+        assert float(stream.duration * stream.time_base) == pytest.approx(seconds, abs=1e-3)
+        assert float(stream.average_rate) == pytest.approx(len(stamps) / seconds, rel=1e-3)
+
+
 def test_odd_sizes_are_padded(tmp_path):
     film = painted.write(
         tmp_path / "odd.mkv",

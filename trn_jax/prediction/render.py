@@ -1,5 +1,6 @@
 """Videos with their predictions: captions, and a bar over time, as MP4 files."""
 
+import collections
 import dataclasses
 import fractions
 import hashlib
@@ -23,8 +24,9 @@ from trn_jax.prediction.overlay import Story, Strip, caption_name
 _LEAST_WIDTH = 320  # of a film in pixels; smaller frames are magnified, so that text has room
 _TIME_BASE = fractions.Fraction(1, 60_000)  # exact for the usual rates, and MPEG-4 takes it
 _USUAL_RATE = 25.0  # frames per second of frames that have no times
-_VERSION = 1  # of how films look
-_H264 = "libx264", {"preset": "superfast", "crf": "20"}
+_VERSION = 2  # of how films look
+# Without frames in another order, every frame can have its own length in a file.
+_H264 = "libx264", {"preset": "superfast", "crf": "20", "bf": "0"}
 _MPEG4 = "mpeg4", {"qmin": "2", "qmax": "8"}  # PyAV may be built without x264
 _BT601 = 6  # SMPTE 170M, to which PyAV converts
 
@@ -123,7 +125,8 @@ def render(opening, path, story):
     """Write the film of a video; nothing happens if it is there, of the same video and story.
 
     Frames keep their times, stand upright and have square pixels; those that don't decode are left
-    out. Films have no sound. A strip below the frames has the caption and the bar over time.
+    out. The last one has their mean length. Films have no sound. A strip below the frames has the
+    caption and the bar over time.
 
     Args:
         opening: function that opens the `Video`.
@@ -176,7 +179,7 @@ def _write(file, origin, video, story):
                 encoder.add(pixels, time, last)
             if encoder is None:
                 raise FrameError(f"{video.path} has no frames that can be decoded")
-            encoder.finish()
+            encoder.finish(video.seconds or 1 / _USUAL_RATE)
     except pyav().FFmpegError as error:
         raise FrameError(f"can't render {video.path}: {error.strerror or error}") from None
 
@@ -200,6 +203,10 @@ class _Encoder:
         if codec != _H264[0]:
             context.bit_rate = context.width * context.height * 8
         self._canvas = np.zeros((context.height, context.width, 3), np.uint8)
+        self._stamps: list[int] = []  # of the first and the last frame
+        self._lengths: dict[int, int] = {}  # of frames without a packet, by their stamps
+        self._waiting: collections.deque = collections.deque()  # packets of frames without a length
+        self._num_frames = 0
 
     def add(self, pixels, time, stamp):
         """Encode a frame."""
@@ -211,11 +218,29 @@ class _Encoder:
         self._canvas[height:] = self._strip.draw(time)
         frame = pyav().VideoFrame.from_ndarray(self._canvas, format="rgb24")
         frame.pts, frame.time_base = stamp, _TIME_BASE
-        self._container.mux(self._stream.encode(frame))
+        if self._stamps:
+            self._lengths[self._stamps[-1]] = stamp - self._stamps[-1]
+        self._stamps = [*self._stamps[:1], stamp]
+        self._num_frames += 1
+        self._mux(self._stream.encode(frame))
 
-    def finish(self):
-        """Encode what is still waiting."""
-        self._container.mux(self._stream.encode(None))
+    def finish(self, seconds):
+        """Encode what is still waiting; `seconds` is the length of a film of one frame."""
+        first, last = self._stamps[0], self._stamps[-1]
+        length = (last - first) / (self._num_frames - 1) if last > first else seconds / _TIME_BASE
+        self._lengths[last] = max(round(length), 1)
+        self._mux(self._stream.encode(None))
+
+    def _mux(self, packets):
+        """Write packets, with the lengths of their frames, as soon as these are known.
+
+        Encoders know only a rate, which a film doesn't have.
+        """
+        self._waiting += packets
+        while self._waiting and self._waiting[0].pts in self._lengths:
+            packet = self._waiting.popleft()
+            packet.duration = self._lengths.pop(packet.pts)
+            self._container.mux(packet)
 
 
 def _origin(video, story):
