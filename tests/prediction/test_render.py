@@ -21,6 +21,7 @@ from trn_jax import cli
 from trn_jax.data.annotations import Record
 from trn_jax.data.decode import FrameError
 from trn_jax.data.videos import VideoFile, VideoFiles
+from trn_jax.evaluation import lettering
 from trn_jax.evaluation.events import Event
 from trn_jax.prediction import render as module
 from trn_jax.prediction.answers import Answer
@@ -297,6 +298,18 @@ def test_characters_without_a_font_are_named_once(tmp_path, film):
         films.render([answer([0.9, 0.1], names=names)], [])
     assert len(messages) == 1 and "\U0010fffd" in messages[0] and "install" in messages[0]
     assert films.num_failed == 0
+
+
+@pytest.mark.parametrize("has_font", [False, True])
+def test_only_letters_with_a_font_are_drawn_one_by_one(tmp_path, film, monkeypatch, has_font):
+    monkeypatch.setattr(lettering, "_face", lambda c: (has_font or c.isascii(), ""))
+    for name in ("_opencv_shapes", "_raqm"):
+        monkeypatch.setattr(lettering, name, lambda: False)
+    films, messages = films_of(tmp_path, film)
+    films.render([answer([0.9, 0.1], names=("\u091a\u0932\u0928\u093e 2", "wave"))], [])
+    (message,) = messages
+    assert ("Devanagari" in message) != has_font
+    assert (lettering.SHAPING_ADVICE in message) == has_font
 
 
 def test_an_unreadable_video_costs_its_film(tmp_path):

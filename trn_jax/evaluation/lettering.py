@@ -82,8 +82,14 @@ def missing(text):
 
 
 def unshaped(text):
-    """Whether a text is drawn letter by letter although its script joins or moves letters."""
-    return needs_shaping(text) and not (_opencv_shapes() or _raqm())
+    """Whether a text is drawn letter by letter although its script joins or moves letters.
+
+    Characters without a font, which become "?", don't count.
+    """
+    if not needs_shaping(text) or _opencv_shapes() or _raqm():
+        return False
+    unknown = missing(text)
+    return needs_shaping("".join(c for c in text if c not in unknown))
 
 
 def names_of_scripts(characters):
