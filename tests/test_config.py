@@ -122,7 +122,7 @@ def test_views_of_earlier_versions_inherit_as_well():
     values = json.loads(to_json(resolved(config)))
     for key in ("size", "short_side"):
         del values[key]
-    values["model"] |= dict(shift_segments=None, train_relations=None)
+    values["model"] |= dict(train_relations=None)
     values["optim"]["warmup_start"] = 0.1
     found = from_dict(values)
     assert flat(resolved(found)) == flat(resolved(config)) | dict(short_side=256)

@@ -154,7 +154,6 @@ def set_model_option(config, text):
 
 # Keys of earlier versions, with the only value that is still understood.
 REMOVED: dict[str, Any] = {
-    "model.shift_segments": None,
     "model.train_relations": None,
     "optim.warmup_start": 0.1,
 }
