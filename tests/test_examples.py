@@ -52,7 +52,7 @@ def test_a_loop_of_ones_own_learns(tmp_path):
     assert len(losses) == 20 and np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_head_of_ones_own(tmp_path):
     assert "logits [[" in run("own_head", cwd=tmp_path)
 
@@ -71,7 +71,7 @@ def test_own_videos_become_batches(tmp_path):
     assert "batch 2: clips (4, 8, 64, 64, 3), labels [" in said
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_motion_videos(tmp_path):
     run("motion_videos", cwd=tmp_path)
     for label in ("Something appearing", "Something disappearing", "nothing"):

@@ -119,7 +119,7 @@ def test_parts_that_are_named_like_a_classifier_belong_to_the_backbone(name, gol
             convert.load_state_dict(other, state, backbone_only=True)
 
 
-@pytest.mark.by_default("mobilenet")
+@pytest.mark.by_default("mobilenet", slow=("convnext", "vit", "inception", "efficientnet"))
 @pytest.mark.parametrize(
     "name",
     [name for name in NETWORKS if name.startswith("torchvision ")],

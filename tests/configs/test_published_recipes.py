@@ -368,7 +368,7 @@ def test_the_first_loss_is_that_of_a_guess(name):
         assert loss == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.by_default("tsm_sthv1")
+@pytest.mark.by_default("tsm_sthv1", slow=("trn_sthv1",))
 @pytest.mark.parametrize("name", ["trn_sthv1", "tsm_sthv1"])
 def test_the_first_loss_of_a_small_network_is_that_of_a_guess(name):
     options = build.model_options(load(name)) | {"norm_group": 0, "width": 8}

@@ -167,7 +167,7 @@ def add_25x10(settings):
     )
 
 
-@pytest.mark.by_default("tsm_resnet10")
+@pytest.mark.by_default("tsm_resnet10", slow=("tsn_resnet10",))
 @pytest.mark.parametrize("model", ["tsn_resnet10", "tsm_resnet10"])
 def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
     settings, tmp_path, monkeypatch, model

@@ -55,6 +55,7 @@ CASES = {
 # These take a minute to compile and to run. `FIRST_STAGES` are the quick part of some of them, and
 # the deployed form of MobileOne has the same weights.
 SLOW = {
+    "trn_r50_single",
     "tin_r50",
     "trn_bninception_multiscale",
     "tsn_r101_8seg",

@@ -54,7 +54,7 @@ def test_a_step_communicates_its_gradient_and_little_else(config):
     assert alone.flops > 4 * cost.flops > 0
 
 
-@pytest.mark.thorough("bfloat16")
+@pytest.mark.thorough(1)
 # The compiler warns of an old state that no part of the new one can take the place of.
 @pytest.mark.filterwarnings("error:Some donated buffers")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -46,7 +46,7 @@ def events_in(path):
     ]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_predictions_are_a_table_to_train_on(tmp_path, command):
     table = motion_films.write_films(tmp_path / "films", 5, num_events=3)
     prepared = command("prepare", table, f"--to={tmp_path}/data", "--background=0.5")

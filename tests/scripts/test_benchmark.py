@@ -554,6 +554,7 @@ def test_the_bandwidth_of_a_device_is_measured(bandwidth, monkeypatch):
     assert 1e6 < bandwidth.measure_bandwidth(jax.devices()[0]) < 1e13
 
 
+@pytest.mark.slow
 def test_a_step_of_a_stream_is_compared_with_the_backbone_and_a_clip(tree):
     done = run(tree, "--what=stream", "--models=tsm_resnet10", "--frames=4", "--pixels=32")
     found = rows(done)

@@ -113,6 +113,7 @@ def test_a_training_goes_on_without_such_steps(
     assert all(np.isfinite(entry["loss"]) for entry in told)
 
 
+@pytest.mark.slow
 def test_steps_are_not_skipped_for_ever(training, tmp_path, monkeypatch):
     set_loss(monkeypatch, weight=float("nan"))
     training.train.update(on_nan="skip", steps=400, log_every=400, checkpoint_every=400)
@@ -122,7 +123,7 @@ def test_steps_are_not_skipped_for_ever(training, tmp_path, monkeypatch):
     assert 20 <= int(batch.stem.rpartition("_")[2]) < 400
 
 
-@pytest.mark.thorough(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_a_state_that_is_not_finite_is_not_saved_whatever_the_loss_says(
     training, tmp_path, monkeypatch, on_nan

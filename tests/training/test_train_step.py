@@ -298,6 +298,7 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
 
 
 @pytest.mark.filterwarnings("error:Some donated buffers")
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_new_state_takes_the_place_of_the_old_one(dtype):
     mesh = make_mesh()
@@ -399,7 +400,7 @@ def good_and_bad():
     return good, bad
 
 
-@pytest.mark.thorough(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_skipping_changes_nothing_where_all_is_finite(accumulation):
     good, _ = good_and_bad()

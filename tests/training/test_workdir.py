@@ -133,7 +133,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.by_default(slow=("added", "removed", "counted", "moved"))
+@pytest.mark.by_default(slow=("added", "removed", "counted", "moved", "relabelled"))
 @pytest.mark.parametrize("case", CHANGES)
 def test_lists_that_change_are_noticed(trained, copy, tmp_path, case):
     config, data = own_data(trained[0], tmp_path)
