@@ -11,7 +11,7 @@ from trn_jax.checkpoints import arrays, manager
 from trn_jax.config import base, optim_keys
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, gathered, make_mesh
 from trn_jax.errors import UserError
-from trn_jax.evaluation.evaluator import Evaluator
+from trn_jax.evaluation.scoring import ClipScorer
 from trn_jax.planning import plan
 from trn_jax.training import train_step
 from trn_jax.training.start import restore
@@ -114,7 +114,7 @@ def test_the_training_is_the_same_in_less_memory(whole, shard, options):
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(part))
             is_cut = shard == "fsdp" or part is state.opt_state
             assert bytes_per_device(part) < 0.3 * size if is_cut else bytes_per_device(part) == size
-        Evaluator(graph)._on_these_devices(state.model)
+        ClipScorer(graph, max_views=1).on_these_devices((state.model,))
 
 
 @pytest.mark.thorough(1)
