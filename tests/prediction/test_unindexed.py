@@ -29,7 +29,7 @@ def film(tmp_path_factory):
 def num_decoded(monkeypatch):
     """`{path: number of frames decoded}`, as they are."""
     found = {}
-    for module in ("trn_jax.data.videos", "trn_jax.data.frame_index"):
+    for module in ("trn_jax.data.ordered_videos", "trn_jax.data.frame_index"):
         original = __import__(module, fromlist=["decodable"]).decodable
 
         def counted(container, *others, original=original):

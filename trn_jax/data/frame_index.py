@@ -1,5 +1,6 @@
 """Numbers and times of the frames of a video stream: from its packets, or by decoding all."""
 
+import bisect
 import collections
 import dataclasses
 import functools
@@ -36,6 +37,12 @@ class FrameIndex:
     def stamps(self):
         """The times as float64 `[frames]`."""
         return np.array(self.times, np.float64)
+
+    def group(self, number):
+        """The group of pictures of a frame, a `range` of frames from a key frame on."""
+        after = bisect.bisect_right(self.keys, number)
+        first = self.keys[after - 1] if after else 0
+        return range(first, self.keys[after] if after < len(self.keys) else len(self.times))
 
 
 @dataclasses.dataclass(frozen=True)

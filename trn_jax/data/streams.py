@@ -7,7 +7,7 @@ import sys
 
 from trn_jax.data.containers import CONTAINERS, decodable, explained, opened_by, pyav
 from trn_jax.data.decode import MAX_PIXELS, FrameError
-from trn_jax.data.videos import VideoFile
+from trn_jax.data.ordered_videos import OrderedVideo, rate_of
 
 STANDARD_INPUT = "-"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -135,7 +135,7 @@ class _Arrival:
         self.is_over = True
 
 
-class StreamVideo(VideoFile):
+class StreamVideo(OrderedVideo):
     """A stream that ends, such as standard input, as a video that is read once, in order.
 
     Args:
@@ -146,17 +146,12 @@ class StreamVideo(VideoFile):
     _is_read = False
 
     def __init__(self, text, *, max_pixels=MAX_PIXELS):
-        self.path = masked(text)
-        self.num_frames = self.num_lost = self.num_scaled = 0
-        self._size = 0, 0
-        self._index = None
-        self._max_pixels = max_pixels
-        self._reformatter = pyav().video.reformatter.VideoReformatter()
+        super().__init__(masked(text), max_pixels=max_pixels)
         self._open = contextlib.ExitStack()
         self._opened = self._open.enter_context(open_stream(text, max_pixels))
         container, self._stream, self._num_streams = self._opened
         self._arrival = _Arrival(container)
-        self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        self.rate = rate_of(self._stream)
 
     @property
     def is_live(self):
@@ -214,10 +209,10 @@ class StreamVideo(VideoFile):
             return f"{seconds:.1f} of {total:.1f} s came"
         return f"{self.num_frames} frames ({seconds:.1f} s) came, but more was announced"
 
-    def __exit__(self, *details):
+    def __exit__(self, *_):
         # A thread that waits for a stalled pipe still reads it.
         if not self._is_read:
-            super().__exit__(*details)
+            self._open.close()
 
     def arriving(self):
         """Decode the frames as they come: frames of PyAV, which `upright` converts."""

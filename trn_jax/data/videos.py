@@ -4,32 +4,24 @@ import bisect
 import contextlib
 import dataclasses
 import functools
-import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from trn_jax.data.containers import check_file, decodable, explained, opened, pyav
-from trn_jax.data.decode import (
-    MAX_PIXELS,
-    CorruptVideo,
-    FrameError,
-    Video,
-    check_shape,
-)
+from trn_jax.data.containers import check_file, explained, opened, pyav
+from trn_jax.data.decode import MAX_PIXELS, CorruptVideo, FrameError
 from trn_jax.data.frame_index import (
     AscendingClock,
     KeptPackets,
     count_frames,
     first_size,
     read_packets,
-    shown_in_order,
     time_frames,
 )
-from trn_jax.data.orientation import display_matrix, oriented, squared, symmetry
+from trn_jax.data.ordered_videos import OrderedVideo, rate_of
 from trn_jax.data.parts import VideoPart
+from trn_jax.data.seeking import decode_from_keys
 
 EXTENSIONS = (
     *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp"),
@@ -40,9 +32,6 @@ EXTENSIONS = (
 # videos, and these containers can be read at any place without it.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _kept_packets = KeptPackets(1_000_000)  # frames, of about 150 bytes each
-
-_USUAL_RATE = 25.0  # frames per second of a stream without times and rate, as FFmpeg assumes
-_MAX_ASPECT = 10  # width of a pixel by its height
 
 
 def is_video(path):
@@ -87,7 +76,7 @@ class VideoFiles:
         check_file(record.path)
 
 
-class VideoFile(Video):
+class VideoFile(OrderedVideo):
     """A video file; frames are numbered in display order.
 
     Frames that are not shown, such as those cut by an edit list, don't count; every frame of a
@@ -109,22 +98,14 @@ class VideoFile(Video):
     Attributes:
         num_frames: exact number of frames.
         num_lost: further frames that the file lists or has packets of; 0 if unknown.
-        num_scaled: frames read so far whose size differs from that of the first one.
-        rate: frames per second by the file, 0 if unknown.
 
     Raises:
         FrameError: the file is missing, corrupt, or has no video.
     """
 
-    _clock: AscendingClock | None = None  # of times that are not those of an index
-
     def __init__(self, path, *, max_pixels=MAX_PIXELS, decodable=False, count=True, timed=False):
-        self.path = path
-        self.num_frames = self.num_lost = self.num_scaled = 0
-        self._size = 0, 0
-        self._max_pixels, self._timed = max_pixels, timed
-        # Shared by all frames; one per frame takes three times as long.
-        self._reformatter = pyav().video.reformatter.VideoReformatter()
+        super().__init__(path, max_pixels=max_pixels)
+        self._timed = timed
         with contextlib.ExitStack() as stack, explained(path):
             check_file(path)
             status = os.stat(path)
@@ -133,7 +114,7 @@ class VideoFile(Video):
                 opened(path, max_pixels)
             )
             context = self._stream.codec_context
-            self.rate = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+            self.rate = rate_of(self._stream)
             read = functools.partial(read_packets, self._container, self._stream, path)
             keep = timed and self._container.format.name in _SEEKABLE
             self._packets = _kept_packets.get(version, read) if keep else read()
@@ -167,97 +148,9 @@ class VideoFile(Video):
             self.num_lost = max(self._packets.num_listed - num_frames, 0)
 
     @property
-    def loss(self):
-        """See `Video.loss`."""
-        if not self.num_lost:
-            return ""
-        return (
-            f"{self.path}: {self.num_lost} of {self.num_frames + self.num_lost} frames are missing "
-            f"or don't decode; the other {self.num_frames} are used"
-        )
-
-    @property
     def listed_times(self):
         """See `Video.listed_times`."""
         return self.times if self._index is not None else None
-
-    def shown_at(self, times):
-        """See `Video.shown_at`; without an index, everything is decoded in order."""
-        last = -1.0
-        if self._index is not None:
-            times = list(times)
-            try:
-                for last, frame in super().shown_at(times):
-                    yield last, frame
-                return
-            except CorruptVideo:
-                times = [time for time in times if time > last]
-        yield from self._shown_in_order(iter(times))
-
-    def _shown_in_order(self, times):
-        """`shown_at` by decoding all frames, which also counts them; sets `seconds_shown`."""
-        step, last, pixels = 1 / (self.rate or _USUAL_RATE), None, None
-        for time, frame in shown_in_order(self._decoded_from(step), times, step):
-            if frame is not last:
-                last, pixels = frame, self._pixels(frame)
-            yield time, pixels
-
-    def in_order(self):
-        """Decode all frames that decode, in order, without an index and however many there are.
-
-        Yields:
-            Pairs of a frame as it is shown, uint8 `[height, width, 3]` in RGB with square pixels,
-            and its time in seconds from the first one.
-
-        Raises:
-            FrameError: the file can't be read.
-        """
-        aspect = float(self._stream.sample_aspect_ratio or 1)
-        if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
-            aspect = 1.0  # no camera has such pixels
-        for frame, time in self._decoded_from(1 / (self.rate or _USUAL_RATE)):
-            is_turned, *_ = symmetry(display_matrix(frame))
-            yield squared(self._pixels(frame), 1 / aspect if is_turned else aspect), time
-
-    def _decoded_from(self, step):
-        """Decode all frames that decode: pairs of a frame and the time from which it is shown.
-
-        `step` is the time from frame to frame where they have none, or damaged ones, see
-        `frame_index.AscendingClock`.
-        """
-        first, failed, number, start = math.nan, list[Exception](), -1, 0.0
-        # Behind frames that don't decode, those of a file with an index have their times.
-        self._clock = clock = AscendingClock(1 / step, trusted=self._index is not None)
-        with explained(self.path), self._reopened() as (container, stream, _):
-            for number, frame in enumerate(decodable(container, stream, failed)):
-                if number == 0:
-                    self._size = frame.width, frame.height
-                time = math.nan if frame.time is None else float(frame.time)
-                first = time - number * step if math.isnan(first) else first
-                start = clock.time(time - first)
-                yield frame, start
-        if number >= 0:
-            self.seconds_shown = start + step
-            self._count(number + 1, len(failed))
-
-    @property
-    def notes(self):
-        """See `Video.notes`."""
-        notes = [self.loss] if self.loss else []
-        if self._num_streams > 1:
-            notes.append(
-                f"{self.path} has {self._num_streams} video streams; stream {self._stream.index} "
-                "is used"
-            )
-        if self._clock and self._clock.jumps:
-            notes.append(self._clock.note(self.path))
-        if self.num_scaled:
-            width, height = self._size
-            notes.append(
-                f"{self.path} changes its frame size; {self.num_scaled} frames are scaled to "
-                f"{width} x {height}, the size of the first one"
-            )
-        return tuple(notes)
 
     @functools.cached_property
     def times(self):
@@ -318,29 +211,7 @@ class VideoFile(Video):
         """The group of pictures of a frame, a `range` of frames."""
         if self._index is None:
             return range(number, number + 1)
-        keys = self._index.keys
-        after = bisect.bisect_right(keys, number)
-        first = keys[after - 1] if after else 0
-        return range(first, keys[after] if after < len(keys) else self.num_frames)
-
-    def stream(self):
-        """Decode the whole video once.
-
-        Yields:
-            Pairs of a frame, uint8 `[height, width, 3]` in RGB, and its time in seconds or `None`.
-
-        Raises:
-            FrameError: no frame decodes.
-        """
-        num_frames, failed = 0, list[Exception]()
-        with explained(self.path), opened(self.path, self._max_pixels) as (container, stream, _):
-            for num_frames, frame in enumerate(decodable(container, stream, failed), start=1):
-                if num_frames == 1:
-                    self._size = frame.width, frame.height
-                pixels = self._pixels(frame)
-                check_shape(pixels, f"frame {num_frames} of {self.path}")
-                yield pixels, frame.time
-        self._count(num_frames, len(failed))
+        return self._index.group(number)
 
     def _decode(self, wanted, memory, draft):
         """Decode the frames `wanted`, each from the key frame before it, or all in order."""
@@ -351,8 +222,7 @@ class VideoFile(Video):
             )
         found = -1
         try:
-            decoded = self._read_in_order(wanted) if self._index is None else self._seek(wanted)
-            for found, frame in decoded:
+            for found, frame in self._find(wanted):
                 yield found, self._pixels(frame)
         except pyav().FFmpegError:
             raise self._corrupt(found, wanted) from None
@@ -370,62 +240,12 @@ class VideoFile(Video):
         )
         return CorruptVideo(message, again)
 
-    def _seek(self, wanted):
-        """Decode the frames `wanted`, seeking to the key frames that they need."""
-        index, position = self._index, None
-        times = {index.times[number] for number in wanted}
-        decoded: Iterator = iter(())
-        for rank, number in enumerate(wanted):
-            before = bisect.bisect_right(index.keys, number) - 1
-            key = index.keys[before] if before >= 0 else 0
-            if position is None or key > position:
-                self._container.seek(index.times[key], stream=self._stream)
-                decoded = self._decode_only(times)
-            for frame in decoded:
-                # After a seek, frames before the key frame may come first.
-                position = index.numbers.get(frame.pts, -1)
-                if frame.is_corrupt and position >= key:
-                    # The decoder fills lost parts from earlier frames, so those are needed, too.
-                    return
-                if position >= number:
-                    break
-            if position != number:
-                # In streams without an index, a seek may end behind its target.
-                for found, frame in self._read_in_order(wanted[rank:]):
-                    if frame.pts != index.times[found]:
-                        return  # frames are lost, so the numbers of the others are wrong
-                    yield found, frame
-                return
-            yield number, frame
-
-    def _decode_only(self, times):
-        """Decode from here on, without frames that are neither at `times` nor references."""
-        for packet in self._container.demux(self._stream):
-            # FFmpeg decodes no other frame from a non-reference one, so it may be skipped.
-            shown = packet.pts in times
-            self._stream.codec_context.skip_frame = "DEFAULT" if shown else "NONREF"
-            yield from packet.decode()
-
-    def _read_in_order(self, wanted):
-        """Decode the frames `wanted`, starting at the first frame of the video."""
-        last, wanted = wanted[-1], set(wanted)
-        with opened(self.path, self._max_pixels) as (container, stream, _):
-            for number, frame in enumerate(decodable(container, stream, [])):
-                if number in wanted:
-                    yield number, frame
-                if number == last:
-                    break
+    def _find(self, wanted):
+        """Pairs of a number and its frame; ends early where one is lost."""
+        if self._index is None:
+            return self._read_in_order(wanted)
+        found = self._container, self._stream, self._index
+        return decode_from_keys(*found, wanted, in_order=self._read_in_order)
 
     def _reopened(self):
-        """The file, opened once more; see `containers.opened`."""
         return opened(self.path, self._max_pixels)
-
-    def _pixels(self, frame):
-        """A frame as it is shown, uint8 `[height, width, 3]` in RGB."""
-        scaled = {}
-        if (frame.width, frame.height) != self._size:
-            self.num_scaled += 1
-            width, height = self._size
-            scaled = dict(width=width, height=height, interpolation="BICUBIC")
-        rgb = self._reformatter.reformat(frame, format="rgb24", **scaled)
-        return oriented(rgb.to_ndarray(), *symmetry(display_matrix(frame)))
