@@ -29,6 +29,22 @@ def add_predict(commands):
     )
     add("--checkpoint", help="checkpoint or working directory of a training, <directory>@best")
     add_sampling(parser)
+    _add_modes(parser)
+    _add_detection(parser)
+    _add_output(parser)
+    add("--duration", type=float, help="seconds of a stream after which to stop; default: never")
+    add("--num-processes", type=positive, default=1, help="of which each predicts a share")
+    add("--process-id", type=int, help="index of this process, from 0; with --num-processes")
+    add_json(parser)
+    parser.set_defaults(
+        run=_predict,
+        stopped="stopped; the same command continues with --to",
+        default_of=parser.get_default,
+    )
+
+
+def _add_modes(parser):
+    """Add what an answer is for: a video, a window of it, or a frame."""
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--timeline", action="store_true", help="windows of every video")
     mode.add_argument("--whole", action="store_true", help="one answer per video, however long")
@@ -38,6 +54,7 @@ def add_predict(commands):
         help="an answer after every frame, with frames as far apart as in training and one pass of "
         "the backbone per frame; TSN, TRN or a causal TSM",
     )
+    add = parser.add_argument
     add(
         "--pooling",
         choices=("window", "mean", "exponential"),
@@ -49,6 +66,11 @@ def add_predict(commands):
         type=float,
         help="seconds between windows; default: a quarter of a window, or a segment of TSN and TRN",
     )
+
+
+def _add_detection(parser):
+    """Add how scores become events."""
+    add = parser.add_argument
     add(
         "--threshold",
         type=float,
@@ -60,19 +82,15 @@ def add_predict(commands):
     add("--smoothing", type=positive, help="windows averaged, an odd number; default: 1")
     add("--min-seconds", type=float, help="an event's score stays up; default: 0.15 of a window")
     add("--no-extend", action="store_true", help="events may be shorter than a window")
+
+
+def _add_output(parser):
+    """Add what is printed and written."""
+    add = parser.add_argument
     add("--top", type=positive, help="classes shown; default: 5 of a single video, else 1")
     add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")
     add("--from-scores", metavar="DIR", help="find the events again in the scores of a folder")
     add("--render", action="store_true", help="also write the videos with captions: <to>/videos/")
-    add("--duration", type=float, help="seconds of a stream after which to stop; default: never")
-    add("--num-processes", type=positive, default=1, help="of which each predicts a share")
-    add("--process-id", type=int, help="index of this process, from 0; with --num-processes")
-    add_json(parser)
-    parser.set_defaults(
-        run=_predict,
-        stopped="stopped; the same command continues with --to",
-        default_of=parser.get_default,
-    )
 
 
 def _predict(arguments):
