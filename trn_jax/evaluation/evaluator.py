@@ -80,7 +80,6 @@ class Evaluator:
         parsed = {name: View(**view) for name, view in views.items()}
         self.check(views, states)
         num_videos, process = len(data.val_records), jax.process_index()
-        kinds, draws = relation_draws(parsed)
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
         share = len(range(process, num_videos, jax.process_count()))
@@ -92,15 +91,7 @@ class Evaluator:
                 class_order=self._class_order,
                 count=RunningAccuracy(data.val_labels, progress.add),
             )
-            merger = ScoreMerger(
-                parsed,
-                draws=draws,
-                model_merge=nnx.merge(self._graph, *states).merge_views,
-                multi_label=self._multi_label,
-                merged=kept,
-            )
-            step = self._scorer.score_step(kinds, states)
-            num_clips = self._score(self._scorer.scored(videos, step, states, self._stop), merger)
+            num_clips = self._score(videos, parsed, states, kept)
         missing = np.isin(np.arange(num_videos), list(problems))
         rows, num_clips = gather({"scores": kept.scores, "missing": missing}, num_clips)
         if rows is None:
@@ -108,19 +99,8 @@ class Evaluator:
         scores, missing = rows["scores"], rows["missing"]
         self.unreadable, self.losses = sorted(problems.values()), sorted(losses)
         if missing.all():
-            path, _ = data.files.of_split(data.split)
-            first = "".join(f": {problem}" for problem in self.unreadable[:1])
-            raise UserError(
-                f"none of the {num_videos} videos of {path} can be read, such as "
-                f"{data.val_names[0]}{first}"
-            )
-        seconds = time.perf_counter() - start
-        speed = {
-            "distinct_views": num_clips,
-            "seconds": seconds,
-            "videos_per_second": num_videos / seconds,
-            "views_per_second": num_clips / seconds,
-        }
+            raise self._nothing_readable(data)
+        speed = _speed(num_clips, num_videos, time.perf_counter() - start)
         return {
             name: results.summarize(data, name, parsed[name], scores[name], missing)
             | {"view": view.to_dict(), **speed}
@@ -135,8 +115,21 @@ class Evaluator:
         if self._should_stop():
             raise _Stopped
 
-    def _score(self, scored, merger):
-        """Merge scored clips; returns their number, or `None` if `should_stop` ended it."""
+    def _score(self, videos, views, states, kept):
+        """Score all clips and keep the merged scores; returns the number of clips.
+
+        `None` if `should_stop` ended it.
+        """
+        kinds, draws = relation_draws(views)
+        merger = ScoreMerger(
+            views,
+            draws=draws,
+            model_merge=nnx.merge(self._graph, *states).merge_views,
+            multi_label=self._multi_label,
+            merged=kept,
+        )
+        step = self._scorer.score_step(kinds, states)
+        scored = self._scorer.scored(videos, step, states, self._stop)
         num_clips = 0
         try:
             with contextlib.closing(scored):
@@ -147,6 +140,24 @@ class Evaluator:
         except _Stopped:
             return None
         return num_clips
+
+    def _nothing_readable(self, data):
+        """The error for a list of which no video can be read."""
+        path, _ = data.files.of_split(data.split)
+        first = "".join(f": {problem}" for problem in self.unreadable[:1])
+        return UserError(
+            f"none of the {len(data.val_records)} videos of {path} can be read, such as "
+            f"{data.val_names[0]}{first}"
+        )
+
+
+def _speed(num_clips, num_videos, seconds):
+    return {
+        "distinct_views": num_clips,
+        "seconds": seconds,
+        "videos_per_second": num_videos / seconds,
+        "views_per_second": num_clips / seconds,
+    }
 
 
 def gather(rows, num_clips):
