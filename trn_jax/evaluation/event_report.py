@@ -107,30 +107,17 @@ def evaluate_events(path, truth_path):
     """
     path = _predictions_file(path)
     predictions, truth = read_events(path), read_events(truth_path)
-    if not truth:
-        raise UserError(f"{truth_path} has no events, only a header; expected the true ones")
     aligned = align_videos(truth, predictions)
-    if predictions and not aligned.predictions:
-        raise UserError(
-            f"no video is both in {path} and in {truth_path}; the first ones are "
-            f"{predictions[0].video!r} and {truth[0].video!r}, which match if the ends of their "
-            "paths are equal"
-        )
-    if aligned.predictions:
-        _check_labels(path, aligned.predictions, truth_path, truth)
+    _check_comparable(path, predictions, truth_path, truth, aligned)
+    is_scored = not predictions or any(event.score is not None for event in predictions)
+    average, precisions = _precisions(truth, aligned.predictions) if is_scored else ({}, {})
     f1 = event_metrics.event_f1(truth, aligned.predictions)
     per_class = f1.pop("per_class")
-    precisions, metrics = {}, {}
-    if not predictions or any(event.score is not None for event in predictions):
-        found = event_metrics.mean_average_precision(truth, aligned.predictions)
-        precisions = found["per_class"]
-        at_thresholds = zip(found["thresholds"], found["map_at"], strict=True)
-        metrics = {"map": found["map"]} | {f"map_at_{t:g}": value for t, value in at_thresholds}
     by_time = event_metrics.frame_accuracy(truth, aligned.predictions)
     return {
         "videos": len({event.video for event in truth}),
         "metrics": {
-            **metrics,
+            **average,
             "event_f1": f1["f1"],
             "precision": f1["precision"],
             "recall": f1["recall"],
@@ -148,6 +135,14 @@ def evaluate_events(path, truth_path):
         "left_out": aligned.left_out,
         "without_predictions": aligned.without_predictions,
     }
+
+
+def _precisions(truth, predictions):
+    """Mean average precisions as metrics, and `{label: [average precision of each threshold]}`."""
+    found = event_metrics.mean_average_precision(truth, predictions)
+    at_thresholds = zip(found["thresholds"], found["map_at"], strict=True)
+    means = {"map": found["map"]} | {f"map_at_{t:g}": value for t, value in at_thresholds}
+    return means, found["per_class"]
 
 
 def write_event_report(path, truth_path, folder=None):
@@ -246,9 +241,17 @@ def _remarks(result):
     return remarks
 
 
-def _check_labels(path, predictions, truth_path, truth):
-    """Refuse tables without a class in common, such as names and numbers."""
-    classes = [{event.label for event in each} - {NOTHING} for each in (predictions, truth)]
+def _check_comparable(path, predictions, truth_path, truth, aligned):
+    """Refuse tables without a video or a class in common, such as names and numbers."""
+    if not truth:
+        raise UserError(f"{truth_path} has no events, only a header; expected the true ones")
+    if predictions and not aligned.predictions:
+        raise UserError(
+            f"no video is both in {path} and in {truth_path}; the first ones are "
+            f"{predictions[0].video!r} and {truth[0].video!r}, which match if the ends of their "
+            "paths are equal"
+        )
+    classes = [{event.label for event in each} - {NOTHING} for each in (aligned.predictions, truth)]
     if all(classes) and not set.intersection(*classes):
         shown = [", ".join(map(repr, sorted(each)[:3])) for each in classes]
         raise UserError(
