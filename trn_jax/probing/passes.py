@@ -95,11 +95,11 @@ def training_features(backbone, config, data, folder, passes):
     ]
     missing = [(p, int(n)) for p, cache in enumerate(caches) for n in cache.missing]
     if missing:
-        _fill(caches, missing, backbone, config, data)
+        _fill_training(caches, missing, backbone, config, data)
     return caches
 
 
-def _fill(caches, missing, backbone, config, data):
+def _fill_training(caches, missing, backbone, config, data):
     """Compute the rows of passes that are missing, pairs of a pass and an example."""
     writers, labels = [cache.writer() for cache in caches], {}
     batches = pipeline.single_rows(
@@ -145,7 +145,7 @@ def validation_features(backbone, config, data, folder):
         A `FeatureCache` with a row per video, of features `[views, segments, channels]`.
     """
     section = resolved_views(config)["data.val"]
-    view, records, labels = View(**section), data.val_records, data.val_labels
+    view, records = View(**section), data.val_records
     cache = FeatureCache(
         os.path.join(folder, "val"),
         _about(backbone, config, section, records, data.val_names),
@@ -154,10 +154,16 @@ def validation_features(backbone, config, data, folder):
         label_shape=_label_shape(data),
     )
     missing = cache.missing
-    if not len(missing):
-        return cache
+    if len(missing):
+        _fill_validation(cache, missing, backbone, config, data, view)
+    return cache
+
+
+def _fill_validation(cache, missing, backbone, config, data, view):
+    """Compute the rows of validation that are missing; those of unreadable videos are 0."""
+    labels, unreadable = data.val_labels, []
     videos = pipeline.EvalVideos(
-        [records[number] for number in missing],
+        [data.val_records[number] for number in missing],
         {"val": view},
         data.source,
         seed=config.seed,
@@ -167,7 +173,6 @@ def validation_features(backbone, config, data, folder):
     )
     writer = cache.writer()
     progress = Progress("Features for validation", len(missing), "videos")
-    unreadable = []
 
     def readable(videos):
         try:
@@ -194,7 +199,6 @@ def validation_features(backbone, config, data, folder):
             rows.add(*each)
     for example in unreadable:
         writer.add(example, 0.0, labels[example], readable=False)
-    return cache
 
 
 def _about(backbone, config, section, records, names):
