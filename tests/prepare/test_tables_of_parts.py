@@ -236,7 +236,8 @@ def test_all_rows_to_correct_are_named_at_once(tmp_path, capsys):
     assert "5 rows" in error and "video,start,end,label" in error and "'train'" not in error
     for number, text in bad.items():
         assert f"row {number} is {text!r}" in error
-    # One row of them is said the same way; parts that are none alone are left out.
+    # A single malformed row gets the same message. Rows whose only fault is their interval are left
+    # out.
     write_table(table, [*ROWS[:2], bad[6]])
     assert cli.main(["prepare", str(table), f"--to={tmp_path}/to"]) == 2
     error = capsys.readouterr().err
