@@ -21,9 +21,8 @@ from trn_jax.prediction import sources
 from trn_jax.prediction.contract import contract_of, open_model, origin
 from trn_jax.prediction.feature_rows import InOrder
 from trn_jax.prediction.timeline import WindowFrames, plan_windows
-from trn_jax.prediction.windows import Crops, frame_clips, window_clips
+from trn_jax.prediction.windows import VIEW, Crops, frame_clips, window_clips
 
-_VIEW = "window"  # as `window_clips` and `frame_clips` are called
 KINDS = ("frame", "clip")
 
 
@@ -202,11 +201,11 @@ class FeatureExtractor:
 
         def complete(number, rows):
             example, time = places.pop(number)
-            vector = rows[_VIEW].mean(axis=(0, 1))  # over views and frames
+            vector = rows[VIEW].mean(axis=(0, 1))  # over views and frames
             waiting.add(example, np.array([time]), vector[None])
 
         of_frame = Crops(view).num_crops
-        rows = ViewRows({_VIEW: of_frame if self.per == "frame" else view.num_views}, complete)
+        rows = ViewRows({VIEW: of_frame if self.per == "frame" else view.num_views}, complete)
         scorer = self._scorers.of()
         yield from _run(scorer, self._states, videos(), rows, waiting)
 
@@ -220,7 +219,7 @@ class FeatureExtractor:
         for window, pixels in itertools.chain.from_iterable(itertools.chain(found, last)):
             yield (
                 (window.start + window.end) / 2,
-                lambda number, pixels=pixels: window_clips(frames.crops, number, pixels, _VIEW),
+                lambda number, pixels=pixels: window_clips(frames.crops, number, pixels),
             )
 
 
@@ -284,4 +283,4 @@ def _frames(video, every, view):
         multiples = itertools.takewhile(lambda time: time < end, multiples)
     for time, frame in video.shown_at(multiples):
         pixels = crops.cut(frame)
-        yield time, lambda number, pixels=pixels: frame_clips(crops, number, pixels, _VIEW)
+        yield time, lambda number, pixels=pixels: frame_clips(crops, number, pixels)

@@ -11,7 +11,6 @@ import numpy as np
 
 from trn_jax.data.decode import FrameError
 from trn_jax.prediction.answers import Answer
-from trn_jax.prediction.timeline import VIEW
 from trn_jax.prediction.windows import Crops, frame_clips, window_clips
 
 FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds before a stream is opened again
@@ -299,14 +298,12 @@ class LiveWindow:
         numbers = newest - self._numbers.max() + self._numbers
         if not self._scorer.by_frame:
             stacked = np.stack([np.stack([pixels[n] for n in row]) for row in numbers.tolist()])
-            clips = (window_clips(self._crops, 0, each, VIEW) for each in [stacked])
+            clips = (window_clips(self._crops, 0, each) for each in [stacked])
             ((_, scores),) = self._scorer.clip_scores(clips)
             return scores
         known = self._features
         self._features = {n: known[n] for n in pixels if n in known}
-        new = (
-            frame_clips(self._crops, n, pixels[n], VIEW) for n in pixels if n not in self._features
-        )
+        new = (frame_clips(self._crops, n, pixels[n]) for n in pixels if n not in self._features)
         found = dict(self._scorer.frame_features(new, self._crops.num_crops))
         self._features |= found
         stacked = np.stack([np.stack([self._features[n] for n in r]) for r in numbers.tolist()])

@@ -14,6 +14,7 @@ from trn_jax.evaluation.merging import ScoreMerger, merge_views
 from trn_jax.evaluation.scoring import ClipScorers, relation_draws
 from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.windows import (
+    VIEW,
     Assembler,
     Crops,
     WindowPlan,
@@ -23,7 +24,6 @@ from trn_jax.prediction.windows import (
 )
 
 _USUAL_RATE = 30.0  # frames per second, where neither the checkpoint nor the video has one
-VIEW = "window"  # the name of the view in `Clip.places`
 
 
 def plan_windows(contract, *, every, frame_rate, seed, by_frame=False):
@@ -163,7 +163,7 @@ class TimelineScorer:
         def clips(complete):
             for window, pixels in complete:
                 windows[window.number] = window
-                yield window_clips(source.crops, window.number, pixels, VIEW)
+                yield window_clips(source.crops, window.number, pixels)
 
         with contextlib.closing(self.clip_scores(videos())) as scored:
             for number, scores in scored:
@@ -195,7 +195,7 @@ class TimelineScorer:
         def videos():
             for number, (key, pixels) in enumerate(source.frames()):
                 keys[number] = key
-                yield frame_clips(source.crops, number, pixels, VIEW)
+                yield frame_clips(source.crops, number, pixels)
 
         with contextlib.closing(self.frame_features(videos(), source.crops.num_crops)) as found:
             complete = []

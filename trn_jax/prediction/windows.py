@@ -24,6 +24,7 @@ _SPREAD = ("center", "twice")  # samplings that cover an example, whatever its n
 _DIGITS = 6  # of a time in seconds
 _TOLERANCE = 1e-3  # of a window's length, within which its end is that of the video
 _MAX_WINDOWS = 1_000_000  # of a video, such as 4 days at 3 per second
+VIEW = "window"  # the name of the view in `Clip.places`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -244,31 +245,25 @@ class Crops:
         return found
 
 
-def frame_clips(crops, number, pixels, view):
+def frame_clips(crops, number, pixels):
     """A frame as a `VideoClips` of clips of one frame.
 
     Args:
         crops: the `Crops` that cut it.
         number: of the frame, from 0.
         pixels: its distinct crops, uint8 `[boxes, size, size, 3]`.
-        view: name of the view.
     """
-    return _video_clips(crops, number, pixels[None, None], view)
+    return window_clips(crops, number, pixels[None, None])
 
 
-def window_clips(crops, number, pixels, view):
+def window_clips(crops, number, pixels):
     """A window as a `VideoClips`.
 
     Args:
         crops: the `Crops` that cut its frames.
         number: of the window, from 0.
         pixels: uint8 `[clips, segments, boxes, size, size, 3]`.
-        view: name of the view.
     """
-    return _video_clips(crops, number, pixels, view)
-
-
-def _video_clips(crops, number, pixels, view):
     num_clips, num_segments = pixels.shape[:2]
     clips = [
         Clip(
@@ -279,7 +274,7 @@ def _video_clips(crops, number, pixels, view):
             box,
             crops.size,
             places=tuple(
-                (view, position * num_clips + clip, mirrored)
+                (VIEW, position * num_clips + clip, mirrored)
                 for position, (of, mirrored) in enumerate(crops.places)
                 if of == number_of_box
             ),
