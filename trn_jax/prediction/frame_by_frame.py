@@ -187,8 +187,7 @@ class Scoring:
 
     def warm_up(self):
         """Compile what `logits` needs."""
-        size = self.crops.size
-        np.asarray(self.logits(self.crops.cut(np.zeros((2 * size, 3 * size, 3), np.uint8))))
+        np.asarray(self.logits(self.crops.blank()))
         self.reset()
 
     def reset(self):

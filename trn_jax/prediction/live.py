@@ -281,11 +281,8 @@ class LiveWindow:
 
     def warm_up(self):
         """Compile what `scores` needs, before the stream is opened."""
-        pixels = self._crops.cut(
-            np.zeros((2 * self._crops.size, 3 * self._crops.size, 3), np.uint8)
-        )
         numbers = np.unique(self._numbers).tolist()
-        self.scores(numbers[-1], dict.fromkeys(numbers, pixels))
+        self.scores(numbers[-1], dict.fromkeys(numbers, self._crops.blank()))
         self._features.clear()
 
     def scores(self, newest, pixels):

@@ -244,6 +244,10 @@ class Crops:
                 augment.cut(scaled, box, False, target)
         return found
 
+    def blank(self):
+        """The crops of a black frame, as `cut` gives them, to compile what takes them."""
+        return self.cut(np.zeros((2 * self.size, 3 * self.size, 3), np.uint8))
+
 
 def frame_clips(crops, number, pixels):
     """A frame as a `VideoClips` of clips of one frame.
