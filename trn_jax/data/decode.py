@@ -82,6 +82,11 @@ class Video(abc.ABC):
         return None
 
     @property
+    def mean_rate(self):
+        """Its number of frames per second; `None` if unknown."""
+        return self.num_frames / self.seconds if self.seconds else None
+
+    @property
     def listed_times(self):
         """When its frames are shown, float64 `[frames]`, in seconds from the first one.
 

@@ -211,8 +211,8 @@ class FeatureExtractor:
 
     def _windows(self, video, every, view):
         """Windows of a video: pairs of the time of the middle and a function of a number."""
-        rate = video.num_frames / video.seconds if video.seconds else None
-        plan = plan_windows(self.contract, every=every, frame_rate=rate, seed=self._seed)
+        options = dict(frame_rate=video.mean_rate, seed=self._seed)
+        plan = plan_windows(self.contract, every=every, **options)
         frames = WindowFrames(video, plan, view)
         found = (frames.assembler.add(key, pixels) for key, pixels in frames.frames())
         last = (frames.finish() for _ in range(1))

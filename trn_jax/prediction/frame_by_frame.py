@@ -91,8 +91,7 @@ class FrameScorer:
         yield from with_notes(self._windows(name, video, offset), video)
 
     def _windows(self, name, video, offset):
-        rate = video.num_frames / video.seconds if video.seconds else None
-        length, step = self.plan(rate)
+        length, step = self.plan(video.mean_rate)
         scoring = self.scoring(Crops(self._contract.view))
         scored = (
             (end, scoring.logits(scoring.crops.cut(frame))) for end, frame in _frames(video, step)

@@ -132,8 +132,7 @@ class TimelineScorer:
         yield from with_notes(self._windows(name, video, every, offset), video)
 
     def _windows(self, name, video, every, offset):
-        rate = video.num_frames / video.seconds if video.seconds else None
-        options = dict(frame_rate=rate, seed=self._seed, by_frame=self.by_frame)
+        options = dict(frame_rate=video.mean_rate, seed=self._seed, by_frame=self.by_frame)
         plan = plan_windows(self._contract, every=every, **options)
         source = WindowFrames(video, plan, self._contract.view)
         number = source.num_frames if self.by_frame else source.num_windows
