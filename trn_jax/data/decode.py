@@ -14,6 +14,7 @@ from trn_jax.errors import UserError, first_line
 _JPEG_MAGIC = b"\xff\xd8"
 _ORIENTED = (b"\x89PNG", b"RIFF")  # formats besides JPEG whose orientation is applied here
 MAX_PIXELS = 100_000_000  # of a frame, by default
+USUAL_RATE = 25.0  # frames per second of videos without times and rate, as FFmpeg assumes
 _MAX_ASPECT = 100  # long side / short side
 
 
@@ -127,6 +128,22 @@ class Video(abc.ABC):
         for number, frame in self.frames(wanted):
             for time in wanted[number]:
                 yield time, frame
+
+    def in_order(self):
+        """Decode all frames, in order.
+
+        Yields:
+            Pairs of a frame as it is shown, uint8 `[height, width, 3]` in RGB with square pixels,
+            and its time in seconds from the first one.
+
+        Raises:
+            FrameError: the video can't be read.
+        """
+        times = self.listed_times
+        if times is None:
+            times = np.arange(self.num_frames) / USUAL_RATE
+        for number, frame in self.frames(range(self.num_frames)):
+            yield frame, float(times[number])
 
     @property
     def notes(self):

@@ -5,11 +5,10 @@ import math
 from typing import Any
 
 from trn_jax.data.containers import decodable, explained, pyav
-from trn_jax.data.decode import CorruptVideo, Video, check_shape
+from trn_jax.data.decode import USUAL_RATE, CorruptVideo, Video, check_shape
 from trn_jax.data.frame_index import AscendingClock, shown_in_order
 from trn_jax.data.orientation import display_matrix, oriented, squared, symmetry
 
-_USUAL_RATE = 25.0  # frames per second of a stream without times and rate, as FFmpeg assumes
 _MAX_ASPECT = 10  # width of a pixel by its height
 
 
@@ -95,26 +94,18 @@ class OrderedVideo(Video):
 
     def _shown_in_order(self, times):
         """`shown_at` by decoding all frames, which also counts them; sets `seconds_shown`."""
-        step, last, pixels = 1 / (self.rate or _USUAL_RATE), None, None
+        step, last, pixels = 1 / (self.rate or USUAL_RATE), None, None
         for time, frame in shown_in_order(self._decoded_from(step), times, step):
             if frame is not last:
                 last, pixels = frame, self._pixels(frame)
             yield time, pixels
 
     def in_order(self):
-        """Decode all frames that decode, in order, without an index and however many there are.
-
-        Yields:
-            Pairs of a frame as it is shown, uint8 `[height, width, 3]` in RGB with square pixels,
-            and its time in seconds from the first one.
-
-        Raises:
-            FrameError: the file can't be read.
-        """
+        """See `Video.in_order`; without an index, those that decode, however many there are."""
         aspect = float(self._stream.sample_aspect_ratio or 1)
         if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
             aspect = 1.0  # no camera has such pixels
-        for frame, time in self._decoded_from(1 / (self.rate or _USUAL_RATE)):
+        for frame, time in self._decoded_from(1 / (self.rate or USUAL_RATE)):
             is_turned, *_ = symmetry(display_matrix(frame))
             yield squared(self._pixels(frame), 1 / aspect if is_turned else aspect), time
 

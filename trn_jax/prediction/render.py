@@ -13,8 +13,7 @@ import numpy as np
 
 from trn_jax.data.annotations import without_part
 from trn_jax.data.containers import pyav
-from trn_jax.data.decode import FrameError, read_video
-from trn_jax.data.videos import VideoFile
+from trn_jax.data.decode import USUAL_RATE, FrameError, read_video
 from trn_jax.errors import UserError
 from trn_jax.evaluation import lettering
 from trn_jax.files import open_atomic
@@ -23,7 +22,6 @@ from trn_jax.prediction.overlay import Story, Strip, caption_name
 
 _LEAST_WIDTH = 320  # of a film in pixels; smaller frames are magnified, so that text has room
 _TIME_BASE = fractions.Fraction(1, 60_000)  # exact for the usual rates, and MPEG-4 takes it
-_USUAL_RATE = 25.0  # frames per second of frames that have no times
 _VERSION = 2  # of how films look
 # Without frames in another order, every frame can have its own length in a file.
 _H264 = "libx264", {"preset": "superfast", "crf": "20", "bf": "0"}
@@ -148,29 +146,13 @@ def render(opening, path, story):
     read_video(opening, written)
 
 
-def timed_frames(video):
-    """All frames of a video in order, with their times in seconds from the first one.
-
-    Yields:
-        Pairs of a frame, uint8 `[height, width, 3]` in RGB with square pixels, and its time.
-    """
-    if isinstance(video, VideoFile):
-        yield from video.in_order()
-        return
-    times = video.listed_times
-    if times is None:
-        times = np.arange(video.num_frames) / _USUAL_RATE
-    for number, frame in video.frames(range(video.num_frames)):
-        yield frame, float(times[number])
-
-
 def _write(file, origin, video, story):
     """Encode the frames of a video with their strip."""
     encoder = last = None
     try:
         with pyav().open(file, "w", format="mp4") as container:
             container.metadata["comment"] = origin
-            for pixels, time in timed_frames(video):
+            for pixels, time in video.in_order():
                 if encoder is None:
                     encoder = _Encoder(container, pixels.shape, story)
                 stamp = round(time / _TIME_BASE)
@@ -179,7 +161,7 @@ def _write(file, origin, video, story):
                 encoder.add(pixels, time, last)
             if encoder is None:
                 raise FrameError(f"{video.path} has no frames that can be decoded")
-            encoder.finish(video.seconds or 1 / _USUAL_RATE)
+            encoder.finish(video.seconds or 1 / USUAL_RATE)
     except pyav().FFmpegError as error:
         raise FrameError(f"can't render {video.path}: {error.strerror or error}") from None
 
