@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import os
 
 import numpy as np
 
@@ -107,9 +106,8 @@ class Predictor:
 
     def find(self, source):
         """The videos of a source or of several, see `sources.find`."""
-        several = [source] if isinstance(source, str | os.PathLike) else list(source)
         return sources.find(
-            several,
+            sources.several(source),
             frame_rate=self._frame_rate,
             max_pixels=self._max_pixels,
             multi_label=self.multi_label,
@@ -283,8 +281,7 @@ def predict(source, model, **options):
         UserError: a source doesn't exist, or options don't fit the model.
     """
     predictor = Predictor(model, **options)
-    several = [source] if isinstance(source, str | os.PathLike) else source
-    for streams, each in itertools.groupby(map(os.fspath, several), is_stream):
+    for streams, each in itertools.groupby(sources.several(source), is_stream):
         if streams:
             for stream in each:
                 yield from predictor.stream(stream)

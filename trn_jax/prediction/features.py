@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import math
-import os
 from collections.abc import Iterator
 
 import jax
@@ -107,12 +106,12 @@ class FeatureExtractor:
         Raises:
             UserError: one is a stream, doesn't exist, or has no videos.
         """
-        several = [source] if isinstance(source, str | os.PathLike) else list(source)
+        several = list(sources.several(source))
         for each in several:
-            if is_stream(os.fspath(each)):
+            if is_stream(each):
                 raise UserError(
-                    f"{masked(os.fspath(each))!r} is a stream; features are computed of files and "
-                    "folders, so record it first"
+                    f"{masked(each)!r} is a stream; features are computed of files and folders, so "
+                    "record it first"
                 )
         return sources.find(several, frame_rate=self._frame_rate, **self._found)
 

@@ -113,6 +113,11 @@ class Inputs:
         return found.source.open(record)
 
 
+def several(source):
+    """A path or URL, or several of them, as an iterator of texts."""
+    return map(os.fspath, [source] if isinstance(source, str | os.PathLike) else source)
+
+
 def find(sources, *, frame_rate=None, max_pixels=MAX_PIXELS, multi_label=False):
     """Find the videos of sources that are no streams.
 
