@@ -21,6 +21,11 @@ def merge_views(logits, *, merge, multi_label=False):
     return probabilities(logits).mean(axis=0)
 
 
+def merge_of(view, model_merge):
+    """How the views of a `View` merge, see `merge_views`; `model_merge`: as the model has it."""
+    return model_merge if view.merge_views == "model" else view.merge_views
+
+
 def _softmax(logits):
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
@@ -91,8 +96,7 @@ class ScoreMerger:
         self._merged(example, {name: self._merge(name, found) for name, found in rows.items()})
 
     def _merge(self, name, logits):
-        merge = self._views[name].merge_views
-        merge = self._model_merge if merge == "model" else merge
+        merge = merge_of(self._views[name], self._model_merge)
         drawn = logits[:, self._draws[name]]
         return merge_views(drawn, merge=merge, multi_label=self._multi_label)
 

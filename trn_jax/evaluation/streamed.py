@@ -17,7 +17,7 @@ from trn_jax.distributed.sharding import batch_sharding, make_mesh, replicated
 from trn_jax.errors import UserError
 from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import gather
-from trn_jax.evaluation.merging import RunningAccuracy, merge_views
+from trn_jax.evaluation.merging import RunningAccuracy, merge_of, merge_views
 from trn_jax.evaluation.scoring import on_these_devices
 from trn_jax.models.streaming import averages_features, streaming
 from trn_jax.progress import Progress
@@ -77,7 +77,7 @@ class StreamedEvaluator:
         if pooling == "auto":
             pooling = "mean" if averages_features(model) else "window"
         self._stream = streaming(model, pooling=pooling, window=view.num_segments)
-        self._merge = model.merge_views if view.merge_views == "model" else view.merge_views
+        self._merge = merge_of(view, model.merge_views)
         self._multi_label = multi_label
         self._class_order = slice(None) if class_order is None else class_order
         self._alive = alive

@@ -11,7 +11,7 @@ import numpy as np
 from trn_jax.data.decode import FrameError
 from trn_jax.data.frame_views import frame_spacing
 from trn_jax.errors import UserError
-from trn_jax.evaluation.merging import merge_views
+from trn_jax.evaluation.merging import merge_of, merge_views
 from trn_jax.models.streaming import streaming
 from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.live import Capture, Gap, newest_samples
@@ -53,7 +53,7 @@ class FrameScorer:
         self.class_names = class_names
         self._contract = contract
         self._stream = streaming(model, pooling=pooling, window=view.num_segments)
-        self._merge = model.merge_views if view.merge_views == "model" else view.merge_views
+        self._merge = merge_of(view, model.merge_views)
         self._multi_label = multi_label
         crops = Crops(view)
         self._start = self._stream.init(crops.num_crops, crops.size)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from trn_jax.data.decode import FrameError
 from trn_jax.errors import UserError
-from trn_jax.evaluation.merging import ScoreMerger, merge_views
+from trn_jax.evaluation.merging import ScoreMerger, merge_of, merge_views
 from trn_jax.evaluation.scoring import ClipScorers, relation_draws
 from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.windows import (
@@ -99,9 +99,7 @@ class TimelineScorer:
         self.class_names = class_names
         self._seed = seed
         self._multi_label = multi_label
-        self._merge = contract.view.merge_views
-        if self._merge == "model":
-            self._merge = model.merge_views
+        self._merge = merge_of(contract.view, model.merge_views)
         self._graph, state = nnx.split(model)
         self._windows_per_head = max(max_views // contract.view.num_views, 1)
         self._scorers = ClipScorers(self._graph, max_views=max_views)
