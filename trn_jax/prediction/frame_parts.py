@@ -120,7 +120,9 @@ def have_offsets(rows):
         rows: pairs of a folder and the numbers behind it.
     """
     longer = [(path, numbers) for path, numbers in rows if len(numbers) > 2]
-    return 2 * sum(_num_frames(path) == numbers[0] for path, numbers in longer) < len(longer)
+    # Each folder is listed once, however many parts of it there are.
+    totals = {path: _num_frames(path) for path in dict.fromkeys(path for path, _ in longer)}
+    return 2 * sum(totals[path] == numbers[0] for path, numbers in longer) < len(longer)
 
 
 def _num_frames(path):
