@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import math
 import os
-import statistics
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -13,124 +12,13 @@ import tqdm
 
 from trn_jax.data import annotations
 from trn_jax.data.decode import FrameError, read_video
+from trn_jax.data.findings import MAX_SHOWN, CheckedLine, Findings
 from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.parts import milliseconds
-from trn_jax.errors import UserError, escaped
-from trn_jax.files import write_text
+from trn_jax.errors import UserError
 
 _SAMPLE = 1 << 16  # bytes from the start, the middle and the end of a video file that are hashed
 _LIST_NAMES = {"val": "validation", "test": "test"}
-_MAX_SHOWN = 3
-_BAR = 24
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckedLine:
-    """One line of a list and its video.
-
-    Attributes:
-        number: of the line, from 1.
-        line: the line.
-        record: its `Record`, or `None` if it is malformed.
-        problems: messages; a video with problems is rejected.
-        notes: messages about a usable video.
-        num_frames: of the video, 0 if unreadable.
-        size: height and width in pixels, `None` if unreadable.
-        content: a hash of the content of the whole video, "" if unreadable.
-    """
-
-    number: int
-    line: str
-    record: annotations.Record | None
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    num_frames: int = 0
-    size: tuple[int, int] | None = None
-    content: str = ""
-
-
-@dataclasses.dataclass
-class Findings:
-    """Results of a check.
-
-    Attributes:
-        lists: `{"train": [CheckedLine, ...], "val": [...]}`.
-        class_problems: messages about the classes.
-        num_segments: frames of a clip; shorter videos are counted.
-    """
-
-    lists: dict[str, list[CheckedLine]]
-    class_problems: list[str]
-    num_segments: int = 0
-
-    @property
-    def num_problems(self):
-        """Number of rejected lines and of problems with classes."""
-        lines = (bool(each.problems) for found in self.lists.values() for each in found)
-        return sum(lines) + len(self.class_problems)
-
-    def write(self, folder):
-        """Write usable lines to `<list>_list.txt` and the others to `<list>_quarantine.txt`."""
-        os.makedirs(folder, exist_ok=True)
-        for name, found in self.lists.items():
-            good = [each.line for each in found if not each.problems]
-            bad = [f"{each.line}\t# {'; '.join(each.problems)}" for each in found if each.problems]
-            for kind, lines in (("list", good), ("quarantine", bad)):
-                text = "".join(f"{line}\n" for line in lines)
-                write_text(os.path.join(folder, f"{name}_{kind}.txt"), text)
-
-    def __str__(self):
-        """Counts, examples of problems, lengths and sizes, on one screen."""
-        parts = []
-        for name, found in self.lists.items():
-            bad = [each for each in found if each.problems]
-            parts.append(f"{name}: {len(found):,} videos, {len(bad):,} with problems")
-            parts += [f"  line {x.number}: {'; '.join(x.problems)}" for x in bad[:_MAX_SHOWN]]
-            if len(bad) > _MAX_SHOWN:
-                parts.append("  ...")
-            notes = [f"  line {x.number}: {note}" for x in found for note in x.notes]
-            if notes:
-                parts.append(f"{name}: {len(notes):,} notes on usable videos")
-                parts += [*notes[:_MAX_SHOWN], *(["  ..."] if len(notes) > _MAX_SHOWN else [])]
-        parts += [f"classes: {problem}" for problem in self.class_problems]
-        parts += [self._describe_short(name, found) for name, found in self.lists.items()]
-        everything = [each for found in self.lists.values() for each in found]
-        parts.append(_histogram("frames", [x.num_frames for x in everything if x.num_frames]))
-        parts.append(_sizes([x.size for x in everything if x.size]))
-        return escaped("\n".join(part for part in parts if part), keep="\n")
-
-    def to_dict(self):
-        """All problems and notes, as JSON types."""
-
-        def entries(found, kind):
-            return [
-                {"line": each.number, "text": each.line, kind: list(getattr(each, kind))}
-                for each in found
-                if getattr(each, kind)
-            ]
-
-        lists = {
-            name: {
-                "videos": len(found),
-                "problems": entries(found, "problems"),
-                "notes": entries(found, "notes"),
-                "shorter_than_a_clip": len(self._short(found)),
-            }
-            for name, found in self.lists.items()
-        }
-        return {"lists": lists, "classes": list(self.class_problems)}
-
-    def _short(self, found):
-        return [each for each in found if 0 < each.num_frames < self.num_segments]
-
-    def _describe_short(self, name, found):
-        short = self._short(found)
-        if not short:
-            return ""
-        return (
-            f"{name}: {len(short):,} videos have fewer frames than the {self.num_segments} of a "
-            f"clip, so some are repeated (line {short[0].number} has {short[0].num_frames})"
-        )
 
 
 def check(
@@ -333,27 +221,5 @@ def _class_problems(found, class_names, multi_label):
 
 
 def _named(names):
-    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
-    return ", ".join(map(repr, names[:_MAX_SHOWN])) + more
-
-
-def _histogram(what, values, num_bins=5):
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    width = max((high - low) // num_bins + 1, 1)
-    counts = collections.Counter((value - low) // width for value in values)
-    lines = [f"{what}: {low} to {high}, median {statistics.median_low(values)}"]
-    for index in range((high - low) // width + 1):
-        start = low + index * width
-        bar = "#" * round(_BAR * counts[index] / len(values))
-        lines.append(f"  {start:6} to {start + width - 1:6}  {counts[index]:8,} {bar}")
-    return "\n".join(lines)
-
-
-def _sizes(sizes):
-    if not sizes:
-        return ""
-    common = collections.Counter(sizes).most_common(_MAX_SHOWN)
-    shown = ", ".join(f"{width}x{height} ({count:,})" for (height, width), count in common)
-    return f"sizes: {len(set(sizes))}, most often {shown}"
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(map(repr, names[:MAX_SHOWN])) + more
