@@ -63,11 +63,7 @@ def prepare_custom(
     Raises:
         UserError: no video is usable, or the source or `init_from` are not as expected.
     """
-    _check_weights(init_from)
-    if not 0 < val_share < 1:
-        raise UserError(f"--val-share={val_share} must be a share between 0 and 1, such as 0.2")
-    if frame_rate is not None and not 0 < frame_rate <= 100_000:
-        raise UserError(f"--frame-rate={frame_rate:g} must be frames per second, such as 25")
+    _check_options(val_share, frame_rate, init_from)
     writer = DatasetWriter(to)
     chosen = SourceOptions(**options)
     root, examples, broken, order = find_examples(writer, source, to, chosen)
@@ -89,33 +85,20 @@ def prepare_custom(
     writer.link(root, "videos" if kind == "video" else "rawframes")
     _write_lists(writer, division, found, labels)
     lengths = [found[example].seconds for example in division.examples["train"]]
-    recipe, flags = own_recipe(
-        len(lengths),
-        init_from=init_from,
-        seconds=statistics.median(lengths),
-        multi_label=chosen.multi_label,
-    )
-    writer.then_train(
-        recipe,
-        "frames",
-        [default_files("frames")],
-        num_classes=len(labels),
-        recipe_classes=None,
-        multi_label=chosen.multi_label,
-        source="videos" if kind == "video" else "frames",
-        flags=flags,
-        run=os.path.basename(os.path.abspath(to)),
-    )
-    writer.note(weights_note(to, init_from))
+    _name_command(writer, kind, lengths, len(labels), init_from, chosen.multi_label)
     return writer
 
 
-def _check_weights(init_from):
-    """Check that there are weights, if some are named: a file, a folder or a run."""
+def _check_options(val_share, frame_rate, init_from):
+    """Check the shares and rates, and that there are weights, if some are named."""
     if init_from and not any(map(os.path.exists, (init_from, init_from.rpartition("@")[0]))):
         raise UserError(
             f"--init-from={init_from}: there is no such file of weights, folder, run or checkpoint"
         )
+    if not 0 < val_share < 1:
+        raise UserError(f"--val-share={val_share} must be a share between 0 and 1, such as 0.2")
+    if frame_rate is not None and not 0 < frame_rate <= 100_000:
+        raise UserError(f"--frame-rate={frame_rate:g} must be frames per second, such as 25")
 
 
 def _merge_rows(source, examples, multi_label):
@@ -218,6 +201,28 @@ def _write_lists(writer, division, found, labels):
     others = sorted(set(without) - set(alone))
     writer.skip("classes without a video for validation", others)
     writer.skip("classes without a video for training", division.without("train"))
+
+
+def _name_command(writer, kind, lengths, num_classes, init_from, multi_label):
+    """Note the command that trains on the data set, whose training videos last `lengths`."""
+    recipe, flags = own_recipe(
+        len(lengths),
+        init_from=init_from,
+        seconds=statistics.median(lengths),
+        multi_label=multi_label,
+    )
+    writer.then_train(
+        recipe,
+        "frames",
+        [default_files("frames")],
+        num_classes=num_classes,
+        recipe_classes=None,
+        multi_label=multi_label,
+        source="videos" if kind == "video" else "frames",
+        flags=flags,
+        run=os.path.basename(os.path.abspath(writer.to)),
+    )
+    writer.note(weights_note(writer.to, init_from))
 
 
 def _number_of(examples):
