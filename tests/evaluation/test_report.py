@@ -8,7 +8,7 @@ import pytest
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.evaluation import plots, report, score_files
+from trn_jax.evaluation import plots, report, score_files, tables
 from trn_jax.evaluation.scores import Scores
 
 
@@ -34,21 +34,21 @@ def write_result(folder, found):
 
 
 def test_classes_come_worst_first(found):
-    lines = report.class_table(found.per_class()).splitlines()
+    lines = tables.class_table(found.per_class()).splitlines()
     assert lines[0] == "  0.00 %       0 videos     3 Nothing"
     assert lines[1] == " 25.00 %       4 videos     0 Waving"
     assert lines[-1].endswith("1 Nodding")
 
 
 def test_the_most_confused_pairs_come_first(found):
-    lines = report.confused_pairs(found).splitlines()
+    lines = tables.confused_pairs(found).splitlines()
     assert [line.split() for line in lines[2:]] == [
         ["2", "50.0", "%", "Waving", "Nodding"],
         ["2", "66.7", "%", "Jumping", "Nodding"],
         ["1", "25.0", "%", "Waving", "Jumping"],
         ["1", "33.3", "%", "Nodding", "Waving"],
     ]
-    assert len(report.confused_pairs(found, 1).splitlines()) == 3
+    assert len(tables.confused_pairs(found, 1).splitlines()) == 3
 
 
 def test_a_report_on_scores(found, tmp_path, capsys):

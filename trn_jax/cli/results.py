@@ -19,13 +19,13 @@ def add_ensemble(commands):
 
 
 def _ensemble(arguments):
-    from trn_jax.evaluation import fusion, report, score_files
+    from trn_jax.evaluation import fusion, score_files, tables
 
     if arguments.dump:
         score_files.check_dump(arguments.dump)
     parts = [(path, score_files.read(path)) for path in arguments.files]
     fused = fusion.fuse(parts, arguments.weights)
-    print(report.fusion_table([*parts, ("fusion", fused)]))
+    print(tables.fusion_table([*parts, ("fusion", fused)]))
     if arguments.dump:
         score_files.write(arguments.dump, fused)
         print(f"\nscores in {arguments.dump}")

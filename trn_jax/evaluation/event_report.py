@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from trn_jax.errors import UserError, did_you_mean, listed
-from trn_jax.evaluation import drawing, event_metrics, plots, report
+from trn_jax.evaluation import drawing, event_metrics, plots, report, tables
 from trn_jax.evaluation.events import NOTHING, read_events
 
 _FILE = "events.csv"  # in a folder of predictions
@@ -183,7 +183,7 @@ def event_tables(name, result):
     """
     total = result["total"]
     counts = [str(result["videos"]), *_counts(total)]
-    head = report.metric_table(
+    head = tables.metric_table(
         ["events", "videos", "true", "predicted", "matched"], [([name, *counts], result["metrics"])]
     )
     confusions = _confusion_table(result["confusion"]) or "no confusions"
@@ -203,8 +203,8 @@ def _class_table(result):
     for row in sorted(result["per_class"], key=lambda row: (row["f1"], row["name"])):
         precisions = row["average_precision"] or [None] * len(thresholds)
         fractions = [*precisions, row["f1"], row["precision"], row["recall"]]
-        lines.append([row["name"], *_counts(row), *map(report.percent, fractions)])
-    return report.aligned(lines, "l" + "r" * (len(lines[0]) - 1))
+        lines.append([row["name"], *_counts(row), *map(tables.percent, fractions)])
+    return tables.aligned(lines, "l" + "r" * (len(lines[0]) - 1))
 
 
 def _confusion_table(confusion):
@@ -213,11 +213,11 @@ def _confusion_table(confusion):
     for true, _, seconds in confusion:
         whole[true] += seconds
     wrong = [each for each in confusion if each[0] != each[1]]
-    longest = sorted(wrong, key=lambda each: -each[2])[: report.NUM_PAIRS]
+    longest = sorted(wrong, key=lambda each: -each[2])[: tables.NUM_PAIRS]
     rows = [
         (f"{seconds:.1f}", seconds / whole[true], true, taken) for true, taken, seconds in longest
     ]
-    return report.confusion_table("seconds", rows)
+    return tables.confusion_table("seconds", rows)
 
 
 def _remarks(result):

@@ -1,95 +1,19 @@
-"""Result tables and the report of a training or an evaluation."""
+"""The report of a training or an evaluation."""
 
 import json
 import os
 
-import numpy as np
-
 from trn_jax.checkpoints.calibration_file import TEMPERATURES
-from trn_jax.errors import UserError, escaped
-from trn_jax.evaluation import calibration, drawing, metrics, plots, score_files
+from trn_jax.errors import UserError
+from trn_jax.evaluation import calibration, drawing, metrics, plots, score_files, tables
 from trn_jax.evaluation.events import EXTENSIONS
 from trn_jax.files import read_json_lines, reading, write_bytes, write_text
 
-_METRIC_NAMES = {
-    "mean_class": "mean class",
-    "partner": "reversed class",
-    "map": "mAP",
-    "map_by_video": "mAP by video",
-    "event_f1": "event F1",
-    "frame_accuracy": "frame accuracy",
-    "lr": "learning rate",
-}
-NUM_PAIRS = 20
 MAX_DRAWN = 1000  # classes of a confusion matrix, of at least 4 pixels each
 _MAX_STEP = 1e12
 # What training curves show: the panel, and the highest value that is none of a corrupt line.
 _CURVES = dict.fromkeys(("top1", "top5", "mean_class", "map"), ("curves", 1.0))
 _CURVES |= {"loss": ("losses", 1e9), "lr": ("rates", 1e9)}
-
-
-def protocol_table(results):
-    """Table of metrics, one line per protocol."""
-    return metric_table(
-        ["protocol", "views", "videos"],
-        [
-            ([r["protocol"], str(r["num_views"]), str(r["num_videos"])], r["metrics"])
-            for r in results
-        ],
-    )
-
-
-def early_table(found):
-    """Table of the metrics after each tenth of the frames, of a streamed result."""
-    rows = []
-    for each in found["early_recognition"]:
-        values = {name: value for name, value in each.items() if name != "share"}
-        rows.append(([f"{each['share']:.0%}"], values))
-    return metric_table(["frames seen"], rows)
-
-
-def fusion_table(parts):
-    """Table of metrics of pairs `(name, Scores)`."""
-    rows = [([name, str(len(found.scores))], found.metrics()) for name, found in parts]
-    return metric_table(["scores", "videos"], rows)
-
-
-def class_table(rows):
-    """Per-class accuracy table, worst first; see `Scores.per_class`."""
-    name = "accuracy" if "accuracy" in rows[0] else "average_precision"
-    ordered = sorted(rows, key=lambda row: -1 if row[name] is None else row[name])
-    return "\n".join(
-        f"{'   none' if row[name] is None else f'{100 * row[name]:6.2f}'} %  "
-        f"{row['videos']:6d} videos  {row['label']:4d} {escaped(row['name'])}"
-        for row in ordered
-    )
-
-
-def confused_pairs(found, count=NUM_PAIRS):
-    """Table of the most frequent confusions, or ""."""
-    confusion = found.confusion()
-    videos = confusion.sum(axis=1)
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    true, taken = np.nonzero(wrong)
-    counts = wrong[true, taken]
-    most = np.argsort(-counts, kind="stable")[:count]
-    rows = [
-        (str(number), number / videos[row], found.class_name(row), found.class_name(column))
-        for number, row, column in zip(counts[most], true[most], taken[most], strict=True)
-    ]
-    return confusion_table("videos", rows)
-
-
-def confusion_table(unit, rows):
-    """Table of confusions, or "" if there are none.
-
-    Args:
-        unit: what is counted.
-        rows: `(count as text, fraction of the true class, true class, predicted class)`.
-    """
-    lines = [[count, f"{100 * share:.1f} %", *names] for count, share, *names in rows]
-    return aligned([[unit, "of class", "true class", "taken for"], *lines], "rrll") if rows else ""
 
 
 def write_report(path, folder=None, *, top_k=(1, 5)):
@@ -219,16 +143,16 @@ def _read_json(path):
 def _describe(name, result, found, top_k):
     """The tables of a result, and its plots, `{"confusion": image, "reliability": image}`."""
     if found is None:
-        head = metric_table(
+        head = tables.metric_table(
             ["protocol", "videos"], [([name, str(result["num_videos"])], result["metrics"])]
         )
         note = "a confusion matrix needs the score file beside the result"
-        return "\n\n".join([head, class_table(result["per_class"]), note]), {}
-    head = metric_table(
+        return "\n\n".join([head, tables.class_table(result["per_class"]), note]), {}
+    head = tables.metric_table(
         ["protocol", "videos"],
         [([found.protocol or name, str(len(found.scores))], found.metrics(top_k))],
     )
-    parts = [head, class_table(found.per_class())]
+    parts = [head, tables.class_table(found.per_class())]
     drawn = {}
     if reliability := _reliability(found):
         parts.insert(1, _reliability_table(**reliability))
@@ -248,7 +172,7 @@ def _describe(name, result, found, top_k):
             f"\nmean confidence {100 * found.scores[read].max(axis=1).mean():.2f} %, expected "
             f"calibration error {100 * error:.2f} %"
         )
-    parts.append(confused_pairs(found) or "no confusions")
+    parts.append(tables.confused_pairs(found) or "no confusions")
     if found.scores.shape[1] > MAX_DRAWN:
         parts.append(f"confusion matrices of more than {MAX_DRAWN} classes are not drawn")
         return "\n\n".join(parts), drawn
@@ -278,13 +202,13 @@ def _before_and_after(found, temperature):
 
 def _reliability_table(temperature, reliability):
     rows = [
-        [title, f"{percent(found['ece'])} %", f"{found['nll']:.4f}"]
+        [title, f"{tables.percent(found['ece'])} %", f"{found['nll']:.4f}"]
         for title, found in zip(
             ("scores", f"at temperature {temperature:.3g}"), reliability.values(), strict=True
         )
     ]
     header = ["reliability", "expected calibration error", "negative log likelihood"]
-    return aligned([header, *rows], "lrr")
+    return tables.aligned([header, *rows], "lrr")
 
 
 def _read_curves(path):
@@ -295,7 +219,7 @@ def _read_curves(path):
     for entry in entries:
         for name, (panel, highest) in _CURVES.items():
             if _is_number(entry["step"], _MAX_STEP) and _is_number(entry.get(name), highest):
-                title = f"{entry['group']} {_title(name)}"
+                title = f"{entry['group']} {tables.title_of(name)}"
                 steps, values = panels[panel].setdefault(title, ([], []))
                 steps.append(entry["step"])
                 values.append(entry[name])
@@ -304,49 +228,3 @@ def _read_curves(path):
 
 def _is_number(value, highest):
     return type(value) in (int, float) and 0 <= value <= highest
-
-
-def _title(metric):
-    """`"top5"` -> `"top-5"`."""
-    if metric.startswith("map_at_"):
-        return f"mAP@{metric.removeprefix('map_at_')}"
-    is_top_k = metric.startswith("top") and metric[3:].isdecimal()
-    return f"top-{metric[3:]}" if is_top_k else _METRIC_NAMES.get(metric, metric)
-
-
-def metric_table(header, rows):
-    """Table of rows `(cells, metrics)`, with the names of the columns of `cells` as `header`.
-
-    Metrics are fractions, printed in per cent; `None` is printed as "-".
-    """
-    names = list(dict.fromkeys(name for _, found in rows for name in found))
-    lines = [header + [_title(name) for name in names]]
-    for cells, found in rows:
-        values = [percent(found[name]) if name in found else "" for name in names]
-        lines.append(cells + values)
-    return aligned(lines, "l" + "r" * (len(lines[0]) - 1))
-
-
-def percent(fraction):
-    """A fraction in per cent, with two decimals; "-" for `None`."""
-    return "-" if fraction is None else f"{100 * fraction:.2f}"
-
-
-def aligned(lines, sides):
-    """Table of lines of cells, with a rule below the first.
-
-    Args:
-        lines: lists of text, all of the same length.
-        sides: "l" or "r" per column.
-    """
-    lines = [[escaped(cell) for cell in cells] for cells in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = [
-        "  ".join(
-            cell.ljust(width) if side == "l" else cell.rjust(width)
-            for cell, width, side in zip(cells, widths, sides, strict=True)
-        )
-        for cells in lines
-    ]
-    rule = "-" * max(map(len, texts))
-    return "\n".join(text.rstrip() for text in [texts[0], rule, *texts[1:]])

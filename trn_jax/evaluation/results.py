@@ -7,7 +7,7 @@ import os
 import jax
 import numpy as np
 
-from trn_jax.evaluation import report, score_files
+from trn_jax.evaluation import score_files, tables
 from trn_jax.evaluation.scores import Scores
 from trn_jax.files import write_text
 
@@ -97,9 +97,9 @@ def write(results, folder, *, dump=None, as_json=False):
     if as_json:
         print(json.dumps(contents, indent=1), flush=True)
         return
-    tables = [report.class_table(results[0]["per_class"]), report.protocol_table(results)]
-    tables += [report.early_table(each) for each in results if "early_recognition" in each]
-    text = "\n\n".join(tables)
+    parts = [tables.class_table(results[0]["per_class"]), tables.protocol_table(results)]
+    parts += [tables.early_table(each) for each in results if "early_recognition" in each]
+    text = "\n\n".join(parts)
     print(f"\n{text}\n{_speed(results[0])}\n\nresults in {folder}", flush=True)
 
 
