@@ -100,7 +100,7 @@ class Evaluator:
         self.unreadable, self.losses = sorted(problems.values()), sorted(losses)
         if missing.all():
             raise self._nothing_readable(data)
-        speed = _speed(num_clips, num_videos, time.perf_counter() - start)
+        speed = results.speed(num_clips, num_videos, time.perf_counter() - start)
         return {
             name: results.summarize(data, name, parsed[name], scores[name], missing)
             | {"view": view.to_dict(), **speed}
@@ -149,15 +149,6 @@ class Evaluator:
             f"none of the {len(data.val_records)} videos of {path} can be read, such as "
             f"{data.val_names[0]}{first}"
         )
-
-
-def _speed(num_clips, num_videos, seconds):
-    return {
-        "distinct_views": num_clips,
-        "seconds": seconds,
-        "videos_per_second": num_videos / seconds,
-        "views_per_second": num_clips / seconds,
-    }
 
 
 def gather(rows, num_clips):

@@ -59,6 +59,16 @@ def scores_of(data, name, scores, missing):
     )
 
 
+def speed(num_views, num_videos, seconds):
+    """Entries of a result about the time of a pass over the videos."""
+    return {
+        "distinct_views": num_views,
+        "seconds": seconds,
+        "videos_per_second": num_videos / seconds,
+        "views_per_second": num_views / seconds,
+    }
+
+
 def _mean_and_spread(metrics):
     """Entries of a result for the metrics of every draw, a list of dicts."""
     if len(metrics) == 1:

@@ -140,12 +140,7 @@ class StreamedEvaluator:
             "spacing": self._view.spacing,
             "frames_per_video": num_frames / max(num_videos - int(missing.sum()), 1),
         }
-        speed = {
-            "distinct_views": num_frames,
-            "seconds": seconds,
-            "videos_per_second": num_videos / seconds,
-            "views_per_second": num_frames / seconds,
-        }
+        speed = results.speed(num_frames, num_videos, seconds)
         view = self._section.to_dict()
         return found | speed | {"view": view, "streamed": streamed, "early_recognition": early}
 
