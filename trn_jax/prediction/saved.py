@@ -182,14 +182,13 @@ def _read(path):
         except (EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"it is corrupt ({error}); remove it to predict it again") from None
         about = json.loads(str(arrays["about"]))
-        if not all(isinstance(about.get(key, ""), str) for key in ("video", "path")):
-            raise UserError(f"its video is {about['video']!r}, of {about.get('path')!r}")
+        about.setdefault("path", "")
+        if not all(isinstance(about[key], str) for key in ("video", "path")):
+            raise UserError(f"its video is {about['video']!r:.80}, of {about['path']!r:.80}")
         starts, ends, scores = arrays["start"], arrays["end"], arrays["scores"]
         names = tuple(map(str, arrays["class_names"]))
         calibration = about.get("calibration")
         calibration = calibration and calibration_file.from_dict(calibration, names)
-        if not isinstance(about.setdefault("path", ""), str):
-            raise UserError(f"its path is {about['path']!r:.80}, expected text")
         if not (len(starts) == len(ends) == len(scores) and scores.shape[1:] == (len(names),)):
             raise UserError(
                 f"it has {len(starts)} windows and {len(names)} classes, but scores of shape "
