@@ -5,18 +5,8 @@ from trn_jax.errors import UserError
 
 _OF_MODEL = (
     *("checkpoint", "protocol", "seconds", "frame_rate", "num_segments", "crop", "short_side"),
-    *(
-        "crop_size",
-        "num_threads",
-        "timeline",
-        "whole",
-        "every",
-        "stream",
-        "pooling",
-        "duration",
-        "num_processes",
-    ),
-    "process_id",
+    *("crop_size", "num_threads", "timeline", "whole", "every", "stream", "pooling", "duration"),
+    *("num_processes", "process_id"),
 )
 _OF_EVENTS = ("hysteresis", "smoothing", "min_seconds", "no_extend")
 
