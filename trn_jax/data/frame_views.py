@@ -35,6 +35,24 @@ def frame_spacing(view, num_frames):
     return num_frames / view.num_segments
 
 
+def check_streamable(protocol, view):
+    """Check that a stream can have the frames and the relations of a view.
+
+    Args:
+        protocol: name of the view.
+        view: a `View`.
+
+    Raises:
+        UserError: it can't.
+    """
+    for key, expected in (("relations", "model"), ("frame_order", "forward")):
+        if getattr(view, key) != expected:
+            raise UserError(
+                f"{protocol}.{key}={getattr(view, key)!r}, but a stream takes only {expected!r}; "
+                "choose another --protocol"
+            )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameView(View):
     """A view of a whole video, frame by frame: clips of one frame each, at equal distances.

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from trn_jax.data import pipeline
-from trn_jax.data.frame_views import FrameView, frame_spacing
+from trn_jax.data.frame_views import FrameView, check_streamable, frame_spacing
 from trn_jax.data.views import View
 from trn_jax.distributed.sharding import batch_sharding, make_mesh, replicated
 from trn_jax.errors import UserError
@@ -67,7 +67,7 @@ class StreamedEvaluator:
         alive=lambda: None,
     ):
         view = View(**section)
-        _check(protocol, view)
+        check_streamable(protocol, view)
         self.protocol, self.name = protocol, f"{protocol}_streamed"
         self._section = section
         self._view = FrameView(**section, spacing=frame_spacing(view, num_frames))
@@ -244,20 +244,3 @@ def streamed_protocol(views):
             "reversed or shuffled; choose another --protocol"
         )
     return min(forward, key=lambda name: parsed[name].num_views)
-
-
-def _check(protocol, view):
-    """Check that a view has a place in a stream.
-
-    Raises:
-        UserError: it has none.
-    """
-    if view.frame_order != "forward":
-        raise UserError(
-            f"{protocol}.frame_order={view.frame_order!r}: a stream has its frames in their order"
-        )
-    if view.relations != "model":
-        raise UserError(
-            f"{protocol}.relations={view.relations!r}: a stream takes those of the model, "
-            "model.eval_relations"
-        )

@@ -9,8 +9,7 @@ import time
 import numpy as np
 
 from trn_jax.data.decode import FrameError
-from trn_jax.data.frame_views import frame_spacing
-from trn_jax.errors import UserError
+from trn_jax.data.frame_views import check_streamable, frame_spacing
 from trn_jax.evaluation.merging import merge_of, merge_views
 from trn_jax.models.streaming import streaming
 from trn_jax.prediction.answers import Answer
@@ -44,12 +43,7 @@ class FrameScorer:
 
     def __init__(self, model, contract, *, class_names, multi_label, pooling):
         view = contract.view
-        for key, expected in (("relations", "model"), ("frame_order", "forward")):
-            if getattr(view, key) != expected:
-                raise UserError(
-                    f"protocol {contract.protocol} has {key}={getattr(view, key)!r}, but a stream "
-                    f"takes only {expected!r}; choose another --protocol"
-                )
+        check_streamable(contract.protocol, view)
         self.class_names = class_names
         self._contract = contract
         self._stream = streaming(model, pooling=pooling, window=view.num_segments)
