@@ -71,6 +71,25 @@ def clip_features(states, clips, videos, mirrored, *, graph):
     return nnx.merge(graph, *states).features(clips)
 
 
+def feature_shape(graph, states, view):
+    """Shape of the features of a clip of a `View`, `[segments, channels]`; computes nothing.
+
+    Args:
+        graph: the structure of the model.
+        states: the states that make up the model.
+        view: the `View`.
+
+    Raises:
+        UserError: the backbone doesn't take the clips.
+    """
+    size = view.crop_size
+    clips = jax.ShapeDtypeStruct((1, view.num_segments, size, size, 3), np.uint8)
+    features = jax.eval_shape(
+        lambda states, clips: clip_features(states, clips, 0, False, graph=graph), states, clips
+    )
+    return features.shape[1:]
+
+
 class ClipScorer:
     """Scores the clips of videos, whatever views and videos they are of, in batches of one size.
 

@@ -5,7 +5,6 @@ import itertools
 import math
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -15,7 +14,7 @@ from trn_jax.data.streams import is_stream, masked
 from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ViewRows
-from trn_jax.evaluation.scoring import ClipScorers, clip_features
+from trn_jax.evaluation.scoring import ClipScorers, feature_shape
 from trn_jax.prediction import sources
 from trn_jax.prediction.contract import contract_of, open_model, origin
 from trn_jax.prediction.feature_rows import InOrder
@@ -88,15 +87,8 @@ class FeatureExtractor:
 
     def _check_view(self):
         """Check that the backbone takes the clips of the view."""
-        view = self.contract.view
-        shape = (1, view.num_segments, view.crop_size, view.crop_size, 3)
-        clips = jax.ShapeDtypeStruct(shape, np.uint8)
         try:
-            jax.eval_shape(
-                lambda states, clips: clip_features(states, clips, 0, False, graph=self._graph),
-                self._states,
-                clips,
-            )
+            feature_shape(self._graph, self._states, self.contract.view)
         except UserError as error:
             raise UserError(f"protocols.{self.contract.protocol}: {error}") from None
 

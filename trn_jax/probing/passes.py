@@ -13,7 +13,7 @@ from trn_jax.data import pipeline
 from trn_jax.data.reader import VideoClips
 from trn_jax.data.views import View
 from trn_jax.evaluation.merging import ViewRows
-from trn_jax.evaluation.scoring import ClipScorer, clip_features
+from trn_jax.evaluation.scoring import ClipScorer, feature_shape
 from trn_jax.probing.cache import FeatureCache
 from trn_jax.progress import Progress
 from trn_jax.settings import resolved_views
@@ -46,14 +46,7 @@ class Backbone:
         Raises:
             UserError: the backbone doesn't take the clips.
         """
-        size = view.crop_size
-        clips = jax.ShapeDtypeStruct((1, view.num_segments, size, size, 3), np.uint8)
-        features = jax.eval_shape(
-            lambda states, clips: clip_features(states, clips, 0, False, graph=self._graph),
-            self._states,
-            clips,
-        )
-        return features.shape[1:]
+        return feature_shape(self._graph, self._states, view)
 
     def features(self, videos):
         """Compute features of an iterator of `VideoClips`; see `ClipScorer.scored`."""
