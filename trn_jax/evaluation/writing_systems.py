@@ -28,11 +28,6 @@ def is_invisible(character):
     return unicodedata.category(character) == "Cf" or 0xFE00 <= ord(character) <= 0xFE0F
 
 
-def is_right_to_left(character):
-    """Whether a character is written from right to left."""
-    return unicodedata.bidirectional(character) in ("R", "AL")
-
-
 def runs(text):
     """Divide a line into runs of one direction, a simple form of Unicode's algorithm.
 
