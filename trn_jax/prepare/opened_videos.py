@@ -136,12 +136,12 @@ def open_all(writer, root, examples, broken, *, workers, frame_rate=None):
     writer.cannot_read("videos that cannot be read", reasons)
     opened = {path: opened[path] for path in parts if path in opened}
     writer.note_used([note for video in opened.values() for note in video.notes])
-    found = _place_all(writer, root, examples, opened)
+    found = _place_all(writer, examples, opened)
     writer.list_left_out()
     return found
 
 
-def _place_all(writer, root, examples, opened):
+def _place_all(writer, examples, opened):
     """`{example: Found}` of those whose part is in its video."""
     found, outside, cut = {}, [], []
     for example in (example for example in examples if example.path in opened):
