@@ -192,6 +192,14 @@ class Video(abc.ABC):
     def _decode(self, wanted, memory, draft):
         """Yield `(number, frame)` of the ascending numbers `wanted`."""
 
+    def _check_within(self, wanted):
+        """Raise `FrameError` unless the video has all frames `wanted`."""
+        outside = [number for number in wanted if not 0 <= number < self.num_frames]
+        if outside:
+            raise FrameError(
+                f"{self.path} ends before frame {outside[0]}: it has {self.num_frames} frames"
+            )
+
 
 class StoredImages(Video):
     """A video whose frames are stored as images.

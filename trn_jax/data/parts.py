@@ -121,11 +121,7 @@ class VideoPart(Video):
             self._loss = part.loss
 
     def _decode(self, wanted, memory, draft):
-        outside = [number for number in wanted if not 0 <= number < self.num_frames]
-        if outside:
-            raise FrameError(
-                f"{self.path} ends before frame {outside[0]}: it has {self.num_frames} frames"
-            )
+        self._check_within(wanted)
         numbers = [self._first + number for number in wanted]
         try:
             for number, frame in self._video._decode(numbers, memory, draft):

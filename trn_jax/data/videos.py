@@ -215,11 +215,7 @@ class VideoFile(OrderedVideo):
 
     def _decode(self, wanted, memory, draft):
         """Decode the frames `wanted`, each from the key frame before it, or all in order."""
-        outside = [number for number in wanted if not 0 <= number < self.num_frames]
-        if outside:
-            raise FrameError(
-                f"{self.path} ends before frame {outside[0]}: it has {self.num_frames} frames"
-            )
+        self._check_within(wanted)
         found = -1
         try:
             for found, frame in self._find(wanted):
