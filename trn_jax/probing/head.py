@@ -12,7 +12,7 @@ from trn_jax.data.views import View
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.evaluation import results
-from trn_jax.evaluation.merging import merge_views
+from trn_jax.evaluation.merging import merge_of, merge_views
 from trn_jax.evaluation.scoring import graph_with, relation_draws, score_draws
 from trn_jax.settings import resolved_views
 from trn_jax.training.train_step import classification_loss, init_state, jit_train_step
@@ -165,9 +165,7 @@ class HeadTraining:
         if self._score is None:
             graphs = [(graph_with(graph, mode, states), count) for mode, count in kinds]
             self._score = jax.jit(partial(score_draws, kinds=graphs))
-        merge = self._view.merge_views
-        if merge == "model":
-            merge = nnx.merge(graph, *states).head.merge_views
+        merge = merge_of(self._view, nnx.merge(graph, *states).head.merge_views)
         records, num_views = self._data.val_records, self._view.num_views
         shape = len(records), self._view.num_draws, len(self._data.class_names)
         scores, missing = np.zeros(shape, np.float32), np.zeros(len(records), bool)
