@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-from typing import Any
 
 import numpy as np
 
@@ -118,7 +117,7 @@ class VideoFile(OrderedVideo):
             read = functools.partial(read_packets, self._container, self._stream, path)
             keep = timed and self._container.format.name in _SEEKABLE
             self._packets = _kept_packets.get(version, read) if keep else read()
-            self._index: Any = self._packets.index
+            self._index = self._packets.index
             if decodable:
                 self._index = None
             if count:
@@ -191,7 +190,7 @@ class VideoFile(OrderedVideo):
         by the rate of the file.
         """
         if self._index is None and "times" not in self.__dict__:
-            return self.num_frames / self.rate if self.rate else None
+            return super().seconds
         first, last = float(self.times[0]), float(self.times[-1])
         if last > first:
             return last + (last - first) / (len(self.times) - 1)
