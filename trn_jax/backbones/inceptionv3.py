@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.bninception import average_3x3
-from trn_jax.backbones.stages import check_frozen, check_remat, run_stages
+from trn_jax.backbones.stages import check_frozen, check_remat, run_stages, stage_layers
 from trn_jax.errors import UserError
-from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import BatchNorm, ConvNormRelu
+from trn_jax.nn.layers import ConvNormRelu
 from trn_jax.nn.pooling import max_pool
 
 MIN_PIXELS = 75
@@ -176,9 +175,8 @@ class InceptionV3(nnx.Module):
         self.dtype = dtype
 
         def layers(stage, *, freeze_norm=partial_bn):
-            frozen = frozen_stages >= stage
-            norm = partial(BatchNorm, frozen=frozen or freeze_norm, epsilon=1e-3, dtype=dtype)
-            return partial(_conv_norm, norm=norm, frozen=frozen, dtype=dtype, rngs=rngs)
+            options = dict(frozen=frozen_stages >= stage, freeze_norm=freeze_norm, epsilon=1e-3)
+            return partial(_conv_norm, **stage_layers(**options, dtype=dtype, rngs=rngs))
 
         stem = layers(0)
         first = layers(0, freeze_norm=False)
@@ -231,11 +229,11 @@ class InceptionV3(nnx.Module):
         return max_pool(x, 3, stride=2)
 
 
-def _conv_norm(in_channels, channels, size, *, stride=1, padding=None, norm, **options):
+def _conv_norm(in_channels, channels, size, *, stride=1, padding=None, conv, norm):
     """Convolution, batch norm, ReLU; by default the border is padded to keep the size."""
     if padding is None and stride == 2:
         padding = 0
     if padding is None:
         padding = tuple(n // 2 for n in size) if isinstance(size, tuple) else size // 2
-    conv = Conv(in_channels, channels, size, stride=stride, padding=padding, **options)
-    return ConvNormRelu(conv, norm(channels))
+    layer = conv(in_channels, channels, size, stride=stride, padding=padding)
+    return ConvNormRelu(layer, norm(channels))

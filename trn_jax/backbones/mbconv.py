@@ -10,10 +10,15 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from trn_jax.backbones.stages import check_frozen, check_remat, drop_path_keys, run_stages
+from trn_jax.backbones.stages import (
+    check_frozen,
+    check_remat,
+    drop_path_keys,
+    run_stages,
+    stage_layers,
+)
 from trn_jax.errors import UserError
-from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import BatchNorm, drop_path, freeze, global_average_pool, relu
+from trn_jax.nn.layers import drop_path, freeze, global_average_pool, relu
 
 ACTIVATIONS: dict[str, Callable] = {
     "relu": relu,
@@ -191,12 +196,8 @@ class MBConvNet(nnx.Module):
         self.draws = drop_path_rate > 0
 
         def parts(stage):
-            frozen = frozen_stages >= stage
-            conv = partial(Conv, frozen=frozen, dtype=dtype, rngs=rngs)
-            frozen = frozen or (partial_bn and stage > 0)
-            return dict(
-                conv=conv, norm=partial(BatchNorm, frozen=frozen, dtype=dtype, **norm_options)
-            )
+            options = dict(frozen=frozen_stages >= stage, freeze_norm=partial_bn and stage > 0)
+            return stage_layers(**options, dtype=dtype, rngs=rngs, **norm_options)
 
         layer = partial(ConvNormActivation, activation=activation)
         self.stem_conv = layer(3, stem_width, 3, stride=2, **parts(0))

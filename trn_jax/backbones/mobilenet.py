@@ -9,10 +9,9 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
-from trn_jax.backbones.stages import check_remat, run_stages
+from trn_jax.backbones.stages import check_frozen, check_remat, run_stages, stage_layers
 from trn_jax.errors import UserError
-from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import BatchNorm, ConvNorm, freeze, relu6
+from trn_jax.nn.layers import ConvNorm, freeze, relu6
 
 # Of `layer1`, `layer2`, ...: channels inside a block for each channel of its input, channels of the
 # output, number of blocks, stride of the first block.
@@ -140,17 +139,16 @@ class MobileNetV2(nnx.Module):
         dtype=jnp.float32,
         rngs,
     ):
-        _check(len(stages), width_factor, temporal, frozen_stages)
+        _check(width_factor, temporal)
+        check_frozen(frozen_stages, len(stages))
         check_remat(remat, len(stages))
         self.remat = remat
         self.dtype = dtype
         self.stages = stages
 
         def parts(stage):
-            frozen = frozen_stages >= stage
-            conv = partial(Conv, frozen=frozen, dtype=dtype, rngs=rngs)
-            norm = partial(BatchNorm, frozen=frozen or (partial_bn and stage > 0), dtype=dtype)
-            return dict(conv=conv, norm=norm)
+            options = dict(frozen=frozen_stages >= stage, freeze_norm=partial_bn and stage > 0)
+            return stage_layers(**options, dtype=dtype, rngs=rngs)
 
         channels = scaled(_STEM, width_factor)
         self.conv1 = parts(0)["conv"](3, channels, 3, stride=2, padding=1)
@@ -199,7 +197,7 @@ class MobileNetV2(nnx.Module):
         return relu6(self.bn1(self.conv1(frames), **statistics))
 
 
-def _check(num_stages, width_factor, temporal, frozen_stages):
+def _check(width_factor, temporal):
     """Check the options of the network.
 
     Raises:
@@ -209,11 +207,6 @@ def _check(num_stages, width_factor, temporal, frozen_stages):
         raise UserError(
             f"width_factor={width_factor} must be more than 0 and at most {_MAX_WIDTH_FACTOR}: a "
             "factor of all numbers of channels, such as 0.5 or 1.4"
-        )
-    if not -1 <= frozen_stages <= num_stages:
-        raise UserError(
-            f"frozen_stages={frozen_stages} is not in -1..{num_stages}: "
-            "-1 freezes nothing, 0 the stem, k the stem and k stages"
         )
     if temporal and (temporal.place == "block" or temporal.every(()) > 1):
         raise UserError(

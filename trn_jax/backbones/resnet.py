@@ -10,9 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.backbones.non_local import PLACES, NonLocal
-from trn_jax.backbones.stages import check_frozen, check_remat, residual_shapes, run_stages
+from trn_jax.backbones.stages import (
+    check_frozen,
+    check_remat,
+    residual_shapes,
+    run_stages,
+    stage_layers,
+)
 from trn_jax.errors import UserError
-from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, freeze, relu
 from trn_jax.nn.pooling import max_pool
 
@@ -177,24 +182,24 @@ class ResNet(nnx.Module):
         every = temporal.every(depths) if temporal else 1
         self.remat = remat
         self.dtype = dtype
-        conv, norm = _layers(frozen=frozen_stages >= 0, dtype=dtype, rngs=rngs)
-        self.conv1 = conv(3, width, 7, stride=2, padding=3)
-        self.bn1 = norm(width)
+        stem = stage_layers(frozen=frozen_stages >= 0, dtype=dtype, rngs=rngs)
+        self.conv1 = stem["conv"](3, width, 7, stride=2, padding=3)
+        self.bn1 = stem["norm"](width)
         self.num_stages = len(depths)
         for stage, shapes in enumerate(residual_shapes(depths, width, block.expansion), start=1):
             frozen = frozen_stages >= stage
-            conv, norm = _layers(frozen=frozen, freeze_norm=partial_bn, dtype=dtype, rngs=rngs)
+            parts = stage_layers(frozen=frozen, freeze_norm=partial_bn, dtype=dtype, rngs=rngs)
             blocks = []
             behind = partial(
                 NonLocal,
                 mode=non_local,
                 num_segments=num_segments,
-                conv=conv,
+                conv=parts["conv"],
                 # mmaction2's partial_bn freezes norms of 2-D maps only, and these are of clips.
                 norm=partial(BatchNorm, frozen=frozen, dtype=dtype),
             )
             for index, (in_channels, channels, stride) in enumerate(shapes):
-                layers = dict(conv=conv, norm=norm, temporal=None if index % every else temporal)
+                layers = dict(parts, temporal=None if index % every else temporal)
                 if non_local is not None and index in PLACES[stage - 1]:
                     layers["non_local"] = behind
                 blocks.append(block(in_channels, channels, stride=stride, **layers))
@@ -226,10 +231,3 @@ class ResNet(nnx.Module):
         """Map `[frames, height, width, 3]` to `[frames, height / 4, width / 4, width_of_stem]`."""
         x = relu(self.bn1(self.conv1(frames), **statistics))
         return max_pool(x, 3, stride=2, padding=1)
-
-
-def _layers(*, frozen, freeze_norm=False, dtype, rngs):
-    """Constructors of the convolutions and norms of one stage."""
-    conv = partial(Conv, frozen=frozen, dtype=dtype, rngs=rngs)
-    norm = partial(BatchNorm, frozen=frozen or freeze_norm, dtype=dtype)
-    return conv, norm

@@ -1,9 +1,28 @@
-"""Stages of a backbone: sizes of residual blocks, features of every stage, rematerialisation."""
+"""Stages of a backbone: sizes of residual blocks, layers, features, rematerialisation."""
+
+from functools import partial
 
 import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.errors import UserError
+from trn_jax.nn.convolution import Conv
+from trn_jax.nn.layers import BatchNorm
+
+
+def stage_layers(*, frozen, freeze_norm=False, dtype, rngs, **norm_options):
+    """Constructors of the layers of one stage, `dict(conv=..., norm=...)`.
+
+    Args:
+        frozen: freeze all of them.
+        freeze_norm: freeze the batch norms.
+        dtype: dtype of the computation.
+        rngs: source of the `params` keys.
+        **norm_options: other arguments of `BatchNorm`.
+    """
+    conv = partial(Conv, frozen=frozen, dtype=dtype, rngs=rngs)
+    norm = partial(BatchNorm, frozen=frozen or freeze_norm, dtype=dtype, **norm_options)
+    return dict(conv=conv, norm=norm)
 
 
 def residual_shapes(depths, width, expansion):
