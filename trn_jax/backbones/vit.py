@@ -128,7 +128,7 @@ class ViT(nnx.Module):
 
         Args:
             frames: normalised frames, `[frames, height, width, 3]`.
-            train: recompute activations, if `remat` asks for it.
+            train: rematerialise the blocks if `remat` is 1; nothing else differs in training.
             num_groups: unused, there are no batch statistics.
 
         Returns:
