@@ -102,16 +102,11 @@ class InceptionBlock(nnx.Module):
 
 
 class BNInception(nnx.Module):
-    """BN-Inception without its classifier.
+    """BN-Inception without its classifier; other arguments as in `ResNet`.
 
     Args:
         blocks: the table of the inception blocks, see `BLOCKS`.
         width: channels of the stem's first convolution; even. All others scale with it.
-        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
-            Networks", 2016, section 3.2).
-        remat: number of stages to rematerialise, see `run_stages`.
-        dtype: dtype of the computation.
-        rngs: source of the `params` keys.
 
     Attributes:
         stage_channels: channels of the features of each stage.

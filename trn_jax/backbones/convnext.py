@@ -56,7 +56,7 @@ class Downsample(nnx.Module):
 
 
 class ConvNeXt(nnx.Module):
-    """ConvNeXt without its classifier.
+    """ConvNeXt without its classifier; other arguments as in `ResNet`.
 
     Its last norm sees the means of all pixels. The features of the last stage are therefore
     vectors, `[frames, 1, 1, channels]`.
@@ -68,10 +68,6 @@ class ConvNeXt(nnx.Module):
         drop_path_rate: probability that a frame skips the last block in training. It rises
             linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
             Depth", 2016).
-        frozen_stages: number of stages to freeze, and the stem; -1 freezes nothing, 0 the stem.
-        remat: number of stages to rematerialise, see `run_stages`.
-        dtype: dtype of the computation.
-        rngs: source of the `params` keys.
 
     Attributes:
         stage_channels: channels of the features of each stage.

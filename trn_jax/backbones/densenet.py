@@ -95,17 +95,13 @@ class Transition(nnx.Module):
 class DenseNet(nnx.Module):
     """DenseNet without its classifier and the ReLU that torchvision has before it.
 
-    mmaction2 trains its heads on the output of the last batch norm, negative values included.
+    mmaction2 trains its heads on the output of the last batch norm, negative values included. Other
+    arguments as in `ResNet`.
 
     Args:
         depths: number of layers in each block.
         growth: channels that a layer adds.
         width: channels of the stem.
-        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
-            Networks", 2016, section 3.2).
-        remat: number of stages to rematerialise, see `run_stages`.
-        dtype: dtype of the computation.
-        rngs: source of the `params` keys.
 
     Attributes:
         stage_channels: channels of the features of each stage.

@@ -147,16 +147,10 @@ class MixedBlock(nnx.Module):
 
 
 class InceptionV3(nnx.Module):
-    """Inception-v3 without its classifiers.
+    """Inception-v3 without its classifiers; other arguments as in `ResNet`.
 
     Args:
         stages: the table of the blocks, see `STAGES`.
-        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
-            Networks", 2016, section 3.2).
-        frozen_stages: number of stages to freeze, and the stem; -1 freezes nothing, 0 the stem.
-        remat: number of stages to rematerialise, see `run_stages`.
-        dtype: dtype of the computation.
-        rngs: source of the `params` keys.
 
     Attributes:
         stage_channels: channels of the features of each stage.

@@ -137,6 +137,8 @@ class MBConv(nnx.Module):
 class MBConvNet(nnx.Module):
     """A stem, inverted bottlenecks and a last 1x1 convolution, without classifier.
 
+    Other arguments as in `ResNet`.
+
     Args:
         shapes: a `BlockShape` for each block. A block with stride 2 starts a stage; the last
             convolution belongs to the last one.
@@ -148,13 +150,6 @@ class MBConvNet(nnx.Module):
         drop_path_rate: probability that a frame skips the last block in training. It rises
             linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
             Depth", 2016).
-        temporal: the hook of TSM and TIN, a `TemporalHook`.
-        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
-            Networks", 2016, section 3.2).
-        frozen_stages: number of stages to freeze, and the stem; -1 freezes nothing, 0 the stem.
-        remat: number of stages to rematerialise, see `run_stages`.
-        dtype: dtype of the computation.
-        rngs: source of the `params` keys.
 
     Attributes:
         stage_channels: channels of the features of each stage.

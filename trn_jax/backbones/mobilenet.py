@@ -99,7 +99,7 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV2(nnx.Module):
-    """MobileNetV2 without its classifier.
+    """MobileNetV2 without its classifier; other arguments as in `ResNet`.
 
     As in mmaction2 and in the repository of TSM, temporal ops are in the residual branches of the
     ten blocks with a shortcut. That repository rounds the channels of other widths differently; its
@@ -110,13 +110,6 @@ class MobileNetV2(nnx.Module):
         stages: numbers of the layers of each stage, see `STAGES`.
         width_factor: factor of all numbers of channels, such as 0.5 or 1.4; the last convolution
             keeps its 1280 channels if the factor is below 1.
-        temporal: the hook of TSM and TIN, a `TemporalHook`.
-        partial_bn: freeze every batch norm but the first one (Wang et al., "Temporal Segment
-            Networks", 2016, section 3.2).
-        frozen_stages: number of stages to freeze, and the stem; -1 freezes nothing, 0 the stem.
-        remat: number of stages to rematerialise, see `run_stages`.
-        dtype: dtype of the computation.
-        rngs: source of the `params` keys.
 
     Attributes:
         stage_channels: channels of the features of each stage.
