@@ -17,6 +17,5 @@ def get_config():
     """The recipe."""
     config = tsm_jester.get_config()
     config.model.causal = True
-    for protocol in list(config.published):
-        del config.published[protocol]
+    config.published = {}
     return config

@@ -33,8 +33,10 @@ def row(
 _ROW = row("r50_8xb16-1x1x8-50e_kinetics400-rgb", "20220831-64d69186", top1=73.18, top5=90.56)
 
 
-def get_config(published=_ROW, *, num_segments=8, model="tsm_resnet50"):
-    """The recipe; `published` is its row in the published table."""
+def get_config(
+    published=_ROW, *, num_segments=8, model="tsm_resnet50", protocol="1x10", crop="ten", **sampling
+):
+    """The recipe; `published` is its row in the published table, by the view of `protocol`."""
     config = base(dataset="k400", model=model, num_classes=400)
     config.init_url = "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     config.model.num_segments = num_segments
@@ -46,6 +48,6 @@ def get_config(published=_ROW, *, num_segments=8, model="tsm_resnet50"):
     config.optim.update(lr=0.02, base_batch=128, clip_norm=20.0, groups="tsm", fc_lr5=True)
     config.optim.update(milestones=(25.0, 45.0), warmup_epochs=5.0, warmup_by="epoch")
 
-    config.protocols["1x10"] = view(crop="ten")
-    config.published["1x10"] = published
+    config.protocols[protocol] = view(crop=crop, **sampling)
+    config.published[protocol] = published
     return config

@@ -8,7 +8,7 @@ calls the protocol "8 clips x 10 crop"; its configuration is 8 frames at each of
 ten crops.
 """
 
-from trn_jax.config import recipe, view
+from trn_jax.config import recipe
 
 tsm_k400 = recipe("tsm_k400")
 
@@ -18,13 +18,9 @@ def get_config():
     published = tsm_k400.row(
         "r50_8xb16-dense-1x1x8-50e_kinetics400-rgb", "20220831-f55d3c2b", top1=73.38, top5=90.78
     )
-    config = tsm_k400.get_config(published)
-    config.data.train.sampling = "random_dense"
     dense = dict(sampling="dense", num_clips=10)
+    config = tsm_k400.get_config(published, protocol="10x10", **dense)
+    config.data.train.sampling = "random_dense"
     config.data.val.update(dense)
-
     config.protocols.efficient.update(dense)
-    config.protocols["10x10"] = view(crop="ten", **dense)
-    config.published["10x10"] = config.published["1x10"]
-    del config.protocols["1x10"], config.published["1x10"]
     return config

@@ -7,7 +7,7 @@
 Published, mmaction2 1.x: 68.71 % top-1 and 88.32 % top-5 in three crops.
 """
 
-from trn_jax.config import recipe, view
+from trn_jax.config import recipe
 
 tsm_k400 = recipe("tsm_k400")
 
@@ -23,15 +23,11 @@ def get_config():
         top1=68.71,
         top5=88.32,
     )
-    config = tsm_k400.get_config(published, model="tsm_mobilenetv2")
+    config = tsm_k400.get_config(published, model="tsm_mobilenetv2", protocol="1x3", crop="three")
     config.init_url = (
         "https://download.openmmlab.com/mmclassification/v0/mobilenet_v2/"
         "mobilenet_v2_batch256_imagenet_20200708-3b2dc3af.pth"
     )
     config.train.epochs = 100.0
     config.optim.update(weight_decay=2e-5, milestones=(40.0, 80.0), warmup_epochs=0.0)
-
-    config.protocols["1x3"] = view(crop="three")
-    config.published["1x3"] = config.published["1x10"]
-    del config.protocols["1x10"], config.published["1x10"]
     return config

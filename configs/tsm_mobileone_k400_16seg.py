@@ -8,7 +8,7 @@ has three, 8 clips per GPU at half the learning rate, and a backbone that shifts
 the clip. After training, `trn-jax reparameterize` fuses the branches of each block.
 """
 
-from trn_jax.config import recipe, view
+from trn_jax.config import recipe
 
 tsm_k400 = recipe("tsm_k400")
 
@@ -24,7 +24,9 @@ def get_config():
         top1=74.38,
         top5=91.71,
     )
-    config = tsm_k400.get_config(published, num_segments=16, model="tsm_mobileone_s4")
+    config = tsm_k400.get_config(
+        published, num_segments=16, model="tsm_mobileone_s4", protocol="1x3", crop="three"
+    )
     config.init_url = (
         "https://download.openmmlab.com/mmclassification/v0/mobileone/"
         "mobileone-s4_8xb32_in1k_20221110-28d888cb.pth"
@@ -32,8 +34,4 @@ def get_config():
     config.model.update(shift_segments=8, norm_group=8)
     config.train.batch = 64
     config.optim.update(scale_lr=True, weight_decay=2e-5)
-
-    config.protocols["1x3"] = view(crop="three")
-    config.published["1x3"] = config.published["1x10"]
-    del config.protocols["1x10"], config.published["1x10"]
     return config
