@@ -78,17 +78,13 @@ def load_state_dict(
     if take_classifier:
         _check_classifier(found.source, targets)
     paths = _paths(found, targets, "head/fc" if take_classifier else "", backbone_only)
-    may_lack = backbone_only or reset_temporal_op is None
-    if may_lack:
-        reset_temporal_op = reset_temporal_op or _lacks("temporal_op", paths, targets)
-    kept = _kept(targets, backbone_only, reset_head, reset_temporal_op)
-    if may_lack and _lacks("non_local", paths, targets):
-        kept |= _parts("non_local", targets)
+    reset = _reset(paths, targets, backbone_only, reset_temporal_op)
+    kept = _kept(targets, backbone_only, reset_head, reset)
 
     problems = Problems()
     values = _values(tensors, paths, targets, kept, problems)
     problems.missing = [path for path in targets if path not in values and path not in kept]
-    if not (backbone_only or reset_temporal_op):
+    if not (backbone_only or "temporal_op" in reset):
         problems.shift = compare_shifts(model, found.source, found.names.values())
     if problems.count():
         ours = {path: leaf.shape for path, leaf in targets.items()}
@@ -96,10 +92,7 @@ def load_state_dict(
     _check_epsilon(model, found.source)
     _check_finite(values, targets)
     _check_concrete(kept, targets)
-    for path, (_, value) in values.items():
-        # A copy: on a CPU, JAX would share the memory of an array that may change later, such as
-        # the running statistics of a PyTorch model.
-        targets[path].set_value(jnp.array(value, targets[path].dtype))
+    _assign(values, targets)
     return [(name, path, value.shape) for path, (name, value) in values.items()]
 
 
@@ -118,15 +111,23 @@ def _parts(name, targets):
     return {path for path in targets if f"/{name}/" in path}
 
 
+def _reset(paths, targets, backbone_only, reset_temporal_op):
+    """Names of the parts of a backbone that keep the model's values."""
+    reset = {"temporal_op"} if reset_temporal_op else set()
+    if backbone_only or reset_temporal_op is None:
+        reset |= {name for name in ("temporal_op", "non_local") if _lacks(name, paths, targets)}
+    return reset
+
+
 def _lacks(name, paths, targets):
     """Whether the parts with this name have parameters, and the file none of them."""
     ours = _parts(name, targets)
     return bool(ours) and ours.isdisjoint(paths.values())
 
 
-def _kept(targets, backbone_only, reset_head, reset_temporal_op):
+def _kept(targets, backbone_only, reset_head, reset):
     """Paths of the variables that keep the model's values."""
-    kept = _parts("temporal_op", targets) if reset_temporal_op else set()
+    kept = {path for name in reset for path in _parts(name, targets)}
     if backbone_only:
         kept |= {path for path in targets if path.startswith(("head/", "neck/"))}
     if reset_head:
@@ -173,6 +174,14 @@ def _values(tensors, paths, targets, kept, problems):
             problems.misshapen.append((name, value.shape, path, shape))
         values[path] = name, value
     return values
+
+
+def _assign(values, targets):
+    """Give our variables the values of the file."""
+    for path, (_, value) in values.items():
+        # A copy: on a CPU, JAX would share the memory of an array that may change later, such as
+        # the running statistics of a PyTorch model.
+        targets[path].set_value(jnp.array(value, targets[path].dtype))
 
 
 def _check_epsilon(model, source):
