@@ -173,33 +173,42 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
     options = _check_options(name, entry, parts, defaults, overrides)
     options |= dict(num_segments=num_segments, num_classes=num_classes)
     options |= dict(dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0) if rngs is None else rngs)
+    build = partial(_build, options)
 
-    def build(part, *arguments, **more):
-        wanted = _parameters(part)
-        more |= {key: value for key, value in options.items() if key in wanted}
-        return part(*arguments, **more)
-
-    hook, frames = {}, None
-    if "temporal_op" in parts:
-        if not takes_temporal_op(parts["backbone"]):
-            raise UserError(
-                f"backbone {_named(entry['backbone'])} has no place for a temporal op such as "
-                f"{_named(entry['temporal_op'])}; its constructor would take temporal=, a "
-                "trn_jax.backbones.temporal_hook.TemporalHook"
-            )
-        op, frames = partial(build, parts["temporal_op"]), num_segments
-        hook["temporal"] = build(TemporalHook, op=op)
+    has_op = "temporal_op" in parts
+    hook = dict(temporal=_temporal_hook(entry, parts, build)) if has_op else {}
     backbone = parts["backbone"]
     if not isinstance(backbone, nnx.Module):
         _check_constructor(backbone)
         backbone = build(backbone, **hook)
-    backbone = adapted(backbone, num_frames=frames or 1, dtype=options["dtype"])
-    if getattr(backbone, "mixes_frames", False):
-        frames = num_segments
+    backbone = adapted(backbone, num_frames=num_segments if has_op else 1, dtype=options["dtype"])
     neck = build(parts["neck"], backbone.stage_channels) if "neck" in parts else None
     head = build(parts["head"], (neck or backbone).out_channels) if "head" in parts else None
-    del options["num_segments"]
-    return build(Recognizer, backbone, head, neck=neck, num_segments=frames)
+    mixes = has_op or getattr(backbone, "mixes_frames", False)
+    options["num_segments"] = num_segments if mixes else None
+    return build(Recognizer, backbone, head, neck=neck)
+
+
+def _build(options, part, *arguments, **more):
+    """Call the constructor of a part with those of the options that it takes."""
+    wanted = _parameters(part)
+    more |= {key: value for key, value in options.items() if key in wanted}
+    return part(*arguments, **more)
+
+
+def _temporal_hook(entry, parts, build):
+    """The `TemporalHook` for the backbone.
+
+    Raises:
+        UserError: the backbone has no place for it.
+    """
+    if not takes_temporal_op(parts["backbone"]):
+        raise UserError(
+            f"backbone {_named(entry['backbone'])} has no place for a temporal op such as "
+            f"{_named(entry['temporal_op'])}; its constructor would take temporal=, a "
+            "trn_jax.backbones.temporal_hook.TemporalHook"
+        )
+    return build(TemporalHook, op=partial(build, parts["temporal_op"]))
 
 
 def takes_temporal_op(backbone):
