@@ -42,23 +42,35 @@ SWIN = _SWIN + tuple(
     for stage in range(3)
 )
 
-# torchvision has one sequence: patches, stage 0, merging, stage 1, merging, ...
+
+def _torchvision_stages(stages, in_stage, between, in_between):
+    """Rules for the one sequence of torchvision: the stem, stage 0, merging, stage 1, merging, ...
+
+    Args:
+        stages: the name of all stages in our model.
+        in_stage: rules for the layers of a stage.
+        between: the name of all layers between stages in our model.
+        in_between: rules for these layers.
+    """
+    for ours, rules, first, number in ((stages, in_stage, 1, 4), (between, in_between, 2, 3)):
+        for stage in range(number):
+            for name, path in rules:
+                yield rf"features\.{2 * stage + first}\.{name}", f"backbone/{ours}/{stage}/{path}"
+
+
 TORCHVISION_SWIN = (
     (r"features\.0\.0", r"backbone/patch_embed"),
     (r"features\.0\.2", r"backbone/patch_norm"),
-    *(
-        (rf"features\.{2 * stage + 1}\.{name}", rf"backbone/layers/{stage}/{path}")
-        for stage in range(4)
-        for name, path in (
+    *_torchvision_stages(
+        "layers",
+        (
             (r"(\d+)\.(norm\d|attn)", r"\1/\2"),
             (r"(\d+)\.attn\.(qkv|proj)", r"\1/attn/\2"),
             (r"(\d+)\.mlp\.0", r"\1/fc1"),
             (r"(\d+)\.mlp\.3", r"\1/fc2"),
-        )
-    ),
-    *(
-        (rf"features\.{2 * stage + 2}\.(norm|reduction)", rf"backbone/merges/{stage}/\1")
-        for stage in range(3)
+        ),
+        "merges",
+        ((r"(norm|reduction)", r"\1"),),
     ),
     (r"norm", r"backbone/norm"),
     (r"head", CLASSIFIER),
@@ -192,26 +204,32 @@ APPLE_MOBILEONE = (
     (r"linear", CLASSIFIER),
 )
 
+_DOWNSAMPLE = ((r"0", r"norm"), (r"1", r"conv"))
+
+
+def _downsamples(theirs):
+    """The layers between two stages of ConvNeXt; `theirs` has a place for the latter's number."""
+    for stage in range(3):
+        for name, path in _DOWNSAMPLE:
+            yield rf"{theirs.format(stage + 1)}\.{name}", f"backbone/downsamples/{stage}/{path}"
+
+
 # The factors of a residual branch of ConvNeXt are parameters of the block itself, and tokens and
 # positions of ViT those of the whole network.
 TORCHVISION_CONVNEXT = (
     (r"features\.0\.0", r"backbone/stem_conv"),
     (r"features\.0\.1", r"backbone/stem_norm"),
-    *(
-        (rf"features\.{2 * stage + 1}\.(\d+){name}", rf"backbone/stages/{stage}/\1{path}")
-        for stage in range(4)
-        for name, path in (
-            (r"", r""),
-            (r"\.block\.0", r"/conv"),
-            (r"\.block\.2", r"/norm"),
-            (r"\.block\.3", r"/fc1"),
-            (r"\.block\.5", r"/fc2"),
-        )
-    ),
-    *(
-        (rf"features\.{2 * stage + 2}\.{number}", rf"backbone/downsamples/{stage}/{layer}")
-        for stage in range(3)
-        for number, layer in enumerate(("norm", "conv"))
+    *_torchvision_stages(
+        "stages",
+        (
+            (r"(\d+)", r"\1"),
+            (r"(\d+)\.block\.0", r"\1/conv"),
+            (r"(\d+)\.block\.2", r"\1/norm"),
+            (r"(\d+)\.block\.3", r"\1/fc1"),
+            (r"(\d+)\.block\.5", r"\1/fc2"),
+        ),
+        "downsamples",
+        _DOWNSAMPLE,
     ),
     (r"classifier\.0", r"backbone/norm"),
     (r"classifier\.2", CLASSIFIER),
@@ -222,11 +240,7 @@ TIMM_CONVNEXT = (
     (r"stages\.(\d)\.blocks\.(\d+)", r"backbone/stages/\1/\2"),
     (r"stages\.(\d)\.blocks\.(\d+)\.conv_dw", r"backbone/stages/\1/\2/conv"),
     (r"stages\.(\d)\.blocks\.(\d+)\.(?:mlp\.)?(norm|fc\d)", r"backbone/stages/\1/\2/\3"),
-    *(
-        (rf"stages\.{stage + 1}\.downsample\.{number}", rf"backbone/downsamples/{stage}/{layer}")
-        for stage in range(3)
-        for number, layer in enumerate(("norm", "conv"))
-    ),
+    *_downsamples(r"stages\.{}\.downsample"),
     (r"head\.norm", r"backbone/norm"),
     (r"head\.fc", CLASSIFIER),
 )
@@ -238,14 +252,7 @@ MMPRETRAIN_CONVNEXT = (
     (_CONVNEXT_BLOCK + r"\.norm", r"backbone/stages/\1/\2/norm"),
     (_CONVNEXT_BLOCK + r"\.depthwise_conv", r"backbone/stages/\1/\2/conv"),
     (_CONVNEXT_BLOCK + r"\.pointwise_conv(\d)", r"backbone/stages/\1/\2/fc\3"),
-    *(
-        (
-            rf"backbone\.downsample_layers\.{stage + 1}\.{number}",
-            rf"backbone/downsamples/{stage}/{layer}",
-        )
-        for stage in range(3)
-        for number, layer in enumerate(("norm", "conv"))
-    ),
+    *_downsamples(r"backbone\.downsample_layers\.{}"),
 )
 
 _VIT_BLOCK = r"encoder\.layers\.encoder_layer_(\d+)\."
