@@ -17,7 +17,6 @@ from trn_jax.backbones.stages import (
     run_stages,
     stage_layers,
 )
-from trn_jax.errors import UserError
 from trn_jax.nn.layers import drop_path, freeze, global_average_pool, relu
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -180,11 +179,8 @@ class MBConvNet(nnx.Module):
         self.starts = (*starts, len(shapes))
         check_frozen(frozen_stages, len(starts))
         check_remat(remat, len(starts))
-        if temporal and (temporal.place == "block" or temporal.every(()) > 1):
-            raise UserError(
-                f"{type(self).__name__} shifts the residual branch of every block with a shortcut, "
-                f"not shift_place={temporal.shift_place!r} with shift_every={temporal.shift_every}"
-            )
+        if temporal:
+            temporal.check_every_branch(type(self).__name__)
         self.remat = remat
         self.dtype = dtype
         self.drop_path_rate = drop_path_rate

@@ -132,7 +132,13 @@ class MobileNetV2(nnx.Module):
         dtype=jnp.float32,
         rngs,
     ):
-        _check(width_factor, temporal)
+        if not 0 < width_factor <= _MAX_WIDTH_FACTOR:
+            raise UserError(
+                f"width_factor={width_factor} must be more than 0 and at most "
+                f"{_MAX_WIDTH_FACTOR}: a factor of all numbers of channels, such as 0.5 or 1.4"
+            )
+        if temporal:
+            temporal.check_every_branch("MobileNetV2")
         check_frozen(frozen_stages, len(stages))
         check_remat(remat, len(stages))
         self.remat = remat
@@ -188,21 +194,3 @@ class MobileNetV2(nnx.Module):
     def stem(self, frames, **statistics):
         """Map `[frames, height, width, 3]` to `[frames, height / 2, width / 2, channels]`."""
         return relu6(self.bn1(self.conv1(frames), **statistics))
-
-
-def _check(width_factor, temporal):
-    """Check the options of the network.
-
-    Raises:
-        UserError: one of them is out of range.
-    """
-    if not 0 < width_factor <= _MAX_WIDTH_FACTOR:
-        raise UserError(
-            f"width_factor={width_factor} must be more than 0 and at most {_MAX_WIDTH_FACTOR}: a "
-            "factor of all numbers of channels, such as 0.5 or 1.4"
-        )
-    if temporal and (temporal.place == "block" or temporal.every(()) > 1):
-        raise UserError(
-            "MobileNetV2 shifts the residual branch of every block with a shortcut, not "
-            f"shift_place={temporal.shift_place!r} with shift_every={temporal.shift_every}"
-        )

@@ -42,6 +42,18 @@ class TemporalHook:
         """`shift_place`, for residual networks."""
         return self.shift_place or "blockres"
 
+    def check_every_branch(self, network):
+        """Check that the op goes before the residual branch of every block, as `network` has it.
+
+        Raises:
+            UserError: `shift_place` or `shift_every` has another value.
+        """
+        if self.place == "block" or self.every(()) > 1:
+            raise UserError(
+                f"{network} shifts the residual branch of every block with a shortcut, not "
+                f"shift_place={self.shift_place!r} with shift_every={self.shift_every}"
+            )
+
     def every(self, depths):
         """`shift_every`, for a network with so many blocks in each stage."""
         if self.shift_every is not None:
