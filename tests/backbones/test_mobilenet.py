@@ -8,7 +8,8 @@ from flax import nnx
 
 from trn_jax import create_model
 from trn_jax.backbones import BACKBONES
-from trn_jax.backbones.mobilenet import InvertedResidual, MobileNetV2
+from trn_jax.backbones.mbconv import BlockShape, MBConv
+from trn_jax.backbones.mobilenet import MobileNetV2
 from trn_jax.backbones.temporal_hook import TemporalHook
 from trn_jax.convert import variables
 from trn_jax.errors import UserError
@@ -81,9 +82,8 @@ def test_shortcuts_and_strides():
 def test_a_block_by_hand(filled, stride):
     layers = dict(conv=lambda *a, **k: Conv(*a, **k, rngs=nnx.Rngs(0)), norm=BatchNorm)
     hook = TemporalHook(op=lambda channels: lambda x: x[::-1])
-    block = filled(
-        lambda: InvertedResidual(8, 8, expansion=3, stride=stride, temporal=hook, **layers)
-    )
+    shape = BlockShape(3, 24, 8, 0, "relu6", stride)
+    block = filled(lambda: MBConv(8, shape, temporal=hook, **layers))
     x = draw(2, 5, 5, 8)
 
     @nnx.jit

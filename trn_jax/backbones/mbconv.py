@@ -1,6 +1,6 @@
-"""Networks of mobile inverted bottlenecks with squeeze-and-excitation, such as EfficientNet.
+"""Mobile inverted bottlenecks, and networks of them in one list, such as EfficientNet.
 
-Numerics and stages are torchvision's; the blocks of a network are one list.
+Numerics and stages are torchvision's.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,11 @@ from trn_jax.backbones.stages import (
     run_stages,
     stage_layers,
 )
-from trn_jax.nn.layers import drop_path, freeze, global_average_pool, relu
+from trn_jax.nn.layers import drop_path, freeze, global_average_pool, relu, relu6
 
 ACTIVATIONS: dict[str, Callable] = {
     "relu": relu,
+    "relu6": relu6,
     "silu": jax.nn.silu,
     "hard_swish": jax.nn.hard_swish,
 }
@@ -93,16 +94,19 @@ class MBConv(nnx.Module):
     Args:
         in_channels: channels of the input.
         shape: a `BlockShape`.
-        squeeze: `activation` and `gate` of squeeze-and-excitation, see `SqueezeExcite`.
+        squeeze: `activation` and `gate` of squeeze-and-excitation, see `SqueezeExcite`, if the
+            block has it.
         drop_path_rate: probability that a frame skips the convolutions in training.
         temporal: a `TemporalHook`, or `None`. Its op is applied before `expand`, in the residual
-            branch only, of blocks with a shortcut that are wider inside, as in MobileNetV2 (Lin et
-            al., "TSM", 2019).
+            branch only, of blocks with a shortcut that are wider inside, as for MobileNetV2 in
+            the paper (Lin et al., "TSM", 2019).
         conv: constructor of convolutions.
         norm: constructor of batch norms.
     """
 
-    def __init__(self, in_channels, shape, *, squeeze, drop_path_rate, temporal, conv, norm):
+    def __init__(
+        self, in_channels, shape, *, squeeze=None, drop_path_rate=0.0, temporal=None, conv, norm
+    ):
         size, inner, channels, squeezed, activation, stride = shape
         self.has_shortcut = stride == 1 and in_channels == channels
         self.drop_path_rate = drop_path_rate if self.has_shortcut else 0.0

@@ -4,14 +4,13 @@ Numerics and channels at other widths are torchvision's. The names of the stages
 `layer2[1].expand` here is `layer2.1.conv.0` there.
 """
 
-from functools import partial
-
 import jax.numpy as jnp
 from flax import nnx
 
+from trn_jax.backbones.mbconv import BlockShape, ConvNormActivation, MBConv
 from trn_jax.backbones.stages import check_frozen, check_remat, run_stages, stage_layers
 from trn_jax.errors import UserError
-from trn_jax.nn.layers import ConvNorm, freeze, relu6
+from trn_jax.nn.layers import freeze, relu6
 
 # Of `layer1`, `layer2`, ...: channels inside a block for each channel of its input, channels of the
 # output, number of blocks, stride of the first block.
@@ -36,66 +35,6 @@ def scaled(channels, factor):
     exact = channels * factor
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * exact else rounded
-
-
-class ConvNormRelu6(ConvNorm):
-    """A convolution, zero-padded to keep the size, its batch norm, ReLU6.
-
-    Args:
-        in_channels: channels of the input.
-        channels: channels of the output.
-        size: height and width of the kernel, in pixels; odd.
-        conv: constructor of convolutions.
-        norm: constructor of batch norms.
-        **geometry: `stride` and `groups` of the convolution.
-    """
-
-    def __init__(self, in_channels, channels, size, *, conv, norm, **geometry):
-        layer = conv(in_channels, channels, size, padding=size // 2, **geometry)
-        super().__init__(layer, norm(channels))
-
-    def __call__(self, x, **statistics):
-        """Map `[frames, height, width, in_channels]` to `[frames, height', width', channels]`."""
-        return relu6(super().__call__(x, **statistics))
-
-
-class InvertedResidual(nnx.Module):
-    """1x1, depthwise 3x3 and 1x1 convolutions, the last without ReLU, and a shortcut.
-
-    The first one, `expand`, is missing where the block is not wider inside. Only blocks that keep
-    the shape have a shortcut.
-
-    Args:
-        in_channels: channels of the input.
-        channels: channels of the output.
-        expansion: channels inside for each channel of the input.
-        stride: stride of the 3x3 convolution, in pixels.
-        temporal: a `TemporalHook`, or `None`. Its op is applied before `expand`, in the residual
-            branch only, of blocks with a shortcut.
-        conv: constructor of convolutions.
-        norm: constructor of batch norms.
-    """
-
-    def __init__(self, in_channels, channels, *, expansion, stride, temporal=None, conv, norm):
-        inner = in_channels * expansion
-        self.has_shortcut = stride == 1 and in_channels == channels
-        shifts = temporal and self.has_shortcut and expansion > 1
-        self.temporal_op = temporal.op(in_channels) if shifts else None
-        self.shift_place = "blockres" if shifts else None
-        layer = partial(ConvNormRelu6, conv=conv, norm=norm)
-        self.expand = layer(in_channels, inner, 1) if expansion > 1 else None
-        self.depthwise = layer(inner, inner, 3, stride=stride, groups=inner)
-        self.project = ConvNorm(conv(inner, channels, 1), norm(channels))
-
-    def __call__(self, x, **statistics):
-        """Map `[frames, height, width, in_channels]` to `[frames, height', width', channels]`.
-
-        `statistics` are the keyword arguments of `BatchNorm.__call__`.
-        """
-        y = x if self.temporal_op is None else self.temporal_op(x)
-        y = y if self.expand is None else self.expand(y, **statistics)
-        y = self.project(self.depthwise(y, **statistics), **statistics)
-        return x + y if self.has_shortcut else y
 
 
 class MobileNetV2(nnx.Module):
@@ -158,16 +97,17 @@ class MobileNetV2(nnx.Module):
                 expansion, width, depth, stride = layers[number - 1]
                 blocks = []
                 for index in range(depth):
-                    shape = dict(expansion=expansion, stride=1 if index else stride)
-                    shape |= dict(temporal=temporal, **parts(stage))
+                    inner, step = channels * expansion, 1 if index else stride
                     in_channels, channels = channels, scaled(width, width_factor)
-                    blocks.append(InvertedResidual(in_channels, channels, **shape))
+                    shape = BlockShape(3, inner, channels, 0, "relu6", step)
+                    blocks.append(MBConv(in_channels, shape, temporal=temporal, **parts(stage)))
                     if frozen_stages >= stage:
                         freeze(blocks[-1].temporal_op)
                 setattr(self, f"layer{number}", nnx.List(blocks))
             stage_channels.append(channels)
         self.out_channels = scaled(_LAST, max(1.0, width_factor))
-        self.conv2 = ConvNormRelu6(channels, self.out_channels, 1, **parts(len(stages)))
+        last = dict(activation="relu6", **parts(len(stages)))
+        self.conv2 = ConvNormActivation(channels, self.out_channels, 1, **last)
         self.stage_channels = (*stage_channels[:-1], self.out_channels)
 
     def __call__(self, frames, *, train=False, num_groups=1):

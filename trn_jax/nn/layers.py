@@ -189,8 +189,8 @@ class LayerNorm(nnx.Module):
         return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
-class ConvNorm(nnx.Module):
-    """A convolution and its batch norm.
+class ConvNormRelu(nnx.Module):
+    """A convolution, its batch norm, ReLU.
 
     Args:
         conv: the convolution.
@@ -206,15 +206,7 @@ class ConvNorm(nnx.Module):
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
-        return self.bn(self.conv(x), **statistics)
-
-
-class ConvNormRelu(ConvNorm):
-    """A convolution, its batch norm, ReLU; arguments as in `ConvNorm`."""
-
-    def __call__(self, x, **statistics):
-        """Map `[batch, ..., in_channels]` to `[batch, ..., out_channels]`."""
-        return relu(super().__call__(x, **statistics))
+        return relu(self.bn(self.conv(x), **statistics))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
