@@ -11,7 +11,7 @@ from flax import nnx
 from trn_jax.backbones.stages import check_remat, drop_path_keys, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import LayerNorm, Linear, drop_path
+from trn_jax.nn.layers import LayerNorm, Linear, drop_path, self_attention
 from trn_jax.nn.pooling import pick
 
 # Added to the scores of pixels that only share a window because of the cyclic shift.
@@ -49,18 +49,12 @@ class WindowAttention(nnx.Module):
         ]
         x = jnp.roll(x, [-s for s in shift], axis=(1, 2))
         x = partition(x, self.window)
-        qkv = self.qkv(x).reshape(*x.shape[:-1], 3, self.num_heads, -1)
-        query, key, value = (qkv[..., i, :, :] for i in range(3))
-        query = query * query.shape[-1] ** -0.5
         table = self.relative_position_bias_table[...]
-        scores = jnp.einsum("fwqhc,fwkhc->fwhqk", query, key, preferred_element_type=table.dtype)
-        bias = pick(table, (relative_positions(self.window),), 0)
-        scores = scores + bias.transpose(2, 0, 1)
+        biases = [pick(table, (relative_positions(self.window),), 0).transpose(2, 0, 1)]
         if any(shift):
-            scores = scores + shift_mask(height, width, self.window, shift)[:, None]
-        attention = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        x = jnp.einsum("fwhqk,fwkhc->fwqhc", attention, value).reshape(x.shape)
-        return jnp.roll(merge(self.proj(x), height, width), shift, axis=(1, 2))
+            biases.append(shift_mask(height, width, self.window, shift)[:, None])
+        x = self.proj(self_attention(self.qkv(x), self.num_heads, biases))
+        return jnp.roll(merge(x, height, width), shift, axis=(1, 2))
 
 
 class SwinBlock(nnx.Module):

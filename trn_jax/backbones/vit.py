@@ -13,7 +13,7 @@ from flax import nnx
 from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import LayerNorm, Linear, storage_dtype
+from trn_jax.nn.layers import LayerNorm, Linear, self_attention, storage_dtype
 
 
 class Attention(nnx.Module):
@@ -32,13 +32,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x):
         """Map `[frames, tokens, channels]` to the same shape."""
-        qkv = self.qkv(x).reshape(*x.shape[:-1], 3, self.num_heads, -1)
-        query, key, value = (qkv[..., i, :, :] for i in range(3))
-        query = query * query.shape[-1] ** -0.5
-        kept = storage_dtype(x.dtype)
-        scores = jnp.einsum("fqhc,fkhc->fhqk", query, key, preferred_element_type=kept)
-        attention = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        return self.proj(jnp.einsum("fhqk,fkhc->fqhc", attention, value).reshape(x.shape))
+        return self.proj(self_attention(self.qkv(x), self.num_heads))
 
 
 class TransformerBlock(nnx.Module):
