@@ -3,6 +3,7 @@
 from trn_jax.backbones.efficientnet import B0
 from trn_jax.backbones.mobilenetv3 import LARGE
 from trn_jax.convert.image_name_tables import CLASSIFIER
+from trn_jax.convert.mobilenet_name_tables import timm_block
 
 # What batch norms add to variances, where sources of one network differ.
 EPSILONS = {"torchvision_mobilenetv3": 1e-3, "timm_mobilenetv3": 1e-5}
@@ -55,14 +56,10 @@ def _timm(blocks):
     yield r"conv_stem", "backbone/stem_conv/conv"
     yield r"bn1", "backbone/stem_conv/bn"
     for number, (stage, index, layers) in enumerate(blocks):
-        block, path = rf"blocks\.{stage}\.{index}\.", f"backbone/blocks/{number}/"
-        convs = [layer for layer in layers if layer != "se"]
-        names = ("conv_pw", "conv_dw", "conv_pwl") if len(convs) == 3 else ("conv_dw", "conv_pw")
-        for place, (layer, name) in enumerate(zip(convs, names, strict=True), start=1):
-            yield block + name, f"{path}{layer}/conv"
-            yield block + f"bn{place}", f"{path}{layer}/bn"
-        yield block + r"se\.conv_reduce", f"{path}se/fc1"
-        yield block + r"se\.conv_expand", f"{path}se/fc2"
+        path = f"backbone/blocks/{number}"
+        yield from timm_block(stage, index, path, [layer for layer in layers if layer != "se"])
+        yield rf"blocks\.{stage}\.{index}\.se\.conv_reduce", f"{path}/se/fc1"
+        yield rf"blocks\.{stage}\.{index}\.se\.conv_expand", f"{path}/se/fc2"
     yield r"classifier", CLASSIFIER
 
 

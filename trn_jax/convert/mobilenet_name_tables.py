@@ -16,8 +16,8 @@ def _blocks():
             yield stage, index, number, _LAYERS if stage else _LAYERS[1:]
 
 
-def _path(stage, index, layer):
-    return f"backbone/layer{stage + 1}/{index}/{layer}"
+def _path(stage, index):
+    return f"backbone/layer{stage + 1}/{index}"
 
 
 def _in_sequence(convolutions, norms):
@@ -34,7 +34,7 @@ def _in_sequence(convolutions, norms):
     yield rf"features\.{sum(_DEPTHS) + 1}\.1", "backbone/conv2/bn"
     for stage, index, number, layers in _blocks():
         for place, layer in enumerate(layers):
-            path, block = _path(stage, index, layer), rf"features\.{number}\.conv\."
+            path, block = f"{_path(stage, index)}/{layer}", rf"features\.{number}\.conv\."
             yield block + convolutions(place, len(layers) - 1), f"{path}/conv"
             yield block + norms(place, len(layers) - 1), f"{path}/bn"
 
@@ -58,21 +58,26 @@ TSM_MOBILENETV2 = tuple(
 )
 
 
-def _timm():
-    yield r"conv_stem", "backbone/conv1"
-    yield r"bn1", "backbone/bn1"
-    yield r"conv_head", "backbone/conv2/conv"
-    yield r"bn2", "backbone/conv2/bn"
-    for stage, index, _, layers in _blocks():
-        names = ("conv_pw", "conv_dw", "conv_pwl") if stage else ("conv_dw", "conv_pw")
-        for place, (layer, name) in enumerate(zip(layers, names, strict=True), start=1):
-            block = rf"blocks\.{stage}\.{index}\."
-            yield block + name, f"{_path(stage, index, layer)}/conv"
-            yield block + f"bn{place}", f"{_path(stage, index, layer)}/bn"
-    yield r"classifier", CLASSIFIER
+def timm_block(stage, index, path, layers):
+    """Rules for the convolutions of a block in timm; `path` is that of the block in our model."""
+    names = ("conv_pw", "conv_dw", "conv_pwl") if len(layers) == 3 else ("conv_dw", "conv_pw")
+    for place, (layer, name) in enumerate(zip(layers, names, strict=True), start=1):
+        yield rf"blocks\.{stage}\.{index}\.{name}", f"{path}/{layer}/conv"
+        yield rf"blocks\.{stage}\.{index}\.bn{place}", f"{path}/{layer}/bn"
 
 
-TIMM_MOBILENETV2 = tuple(_timm())
+TIMM_MOBILENETV2 = (
+    (r"conv_stem", "backbone/conv1"),
+    (r"bn1", "backbone/bn1"),
+    (r"conv_head", "backbone/conv2/conv"),
+    (r"bn2", "backbone/conv2/bn"),
+    *(
+        rule
+        for stage, index, _, layers in _blocks()
+        for rule in timm_block(stage, index, _path(stage, index), layers)
+    ),
+    (r"classifier", CLASSIFIER),
+)
 
 
 # mmpretrain and mmaction2, where temporal shifts add a component `net`.
