@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from trn_jax.torch_models.layers import drop_path
+
 
 class Permute(nn.Module):
     """Reorder the axes."""
@@ -45,8 +47,7 @@ class Block(nn.Module):
         """Map `[frames, channels, height, width]` to the same shape."""
         y = self.layer_scale * self.block(x)
         if self.training and self.drop_path_rate:
-            kept = 1 - self.drop_path_rate
-            y = y * torch.empty(len(y), 1, 1, 1, device=y.device).bernoulli_(kept) / kept
+            y = drop_path(y, self.drop_path_rate)
         return x + y
 
 

@@ -1,7 +1,8 @@
-"""Named sequences of PyTorch layers, and stages of residual networks."""
+"""Named sequences of PyTorch layers, drop path, and stages of residual networks."""
 
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 
@@ -10,9 +11,9 @@ def sequential(**modules):
     return nn.Sequential(OrderedDict(modules))
 
 
-def conv_norm(in_channels, channels, kernel, stride=1):
+def conv_norm(in_channels, channels, kernel, stride=1, groups=1):
     """A 2-D convolution of `kernel` x `kernel` pixels and its batch norm."""
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
+    conv = nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False)
     return sequential(conv=conv, bn=nn.BatchNorm2d(channels))
 
 
@@ -22,6 +23,12 @@ def conv_norm_3d(in_channels, channels, taps, kernel, stride=1, groups=1):
     size, step = (taps, kernel, kernel), (1, stride, stride)
     conv = nn.Conv3d(in_channels, channels, size, step, padding, groups=groups, bias=False)
     return sequential(conv=conv, bn=nn.BatchNorm3d(channels))
+
+
+def drop_path(y, rate):
+    """Zero each frame of `y`, a 4-D array, with probability `rate`; scale up the others."""
+    kept = 1 - rate
+    return y * torch.empty(len(y), 1, 1, 1, device=y.device).bernoulli_(kept) / kept
 
 
 def add_residual_stages(network, depths, width, expansion, block):

@@ -5,8 +5,9 @@ Names are torchvision's.
 
 from functools import partial
 
-import torch
 from torch import nn
+
+from trn_jax.torch_models.layers import drop_path
 
 # Of the blocks of EfficientNet-B0: factor of the channels inside, kernel, stride of the first one,
 # channels, number.
@@ -72,8 +73,7 @@ class Block(nn.Module):
         if not self.has_shortcut:
             return y
         if self.training and self.drop_path_rate:
-            kept = 1 - self.drop_path_rate
-            y = y * torch.empty(len(y), 1, 1, 1, device=y.device).bernoulli_(kept) / kept
+            y = drop_path(y, self.drop_path_rate)
         return x + y
 
 

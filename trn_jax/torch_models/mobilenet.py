@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from trn_jax.torch_models.layers import sequential
+from trn_jax.torch_models.layers import conv_norm
 
 # Of each layer: channels inside per channel of the input, channels, number of blocks, stride.
 LAYERS = (
@@ -23,9 +23,7 @@ def scaled(channels, factor):
 
 def _layer(in_channels, channels, kernel, stride=1, groups=1, activation=True):
     """A convolution, its batch norm, and ReLU6 or nothing."""
-    padding = kernel // 2
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, groups=groups, bias=False)
-    layers = sequential(conv=conv, bn=nn.BatchNorm2d(channels))
+    layers = conv_norm(in_channels, channels, kernel, stride, groups)
     if activation:
         layers.add_module("activate", nn.ReLU6(inplace=True))
     return layers
