@@ -23,7 +23,7 @@ FLOORS = (
     ("backbones", "data"),
     ("models", "prepare"),
     ("convert", "distributed", "tfds", "torch_models"),
-    ("build", "checkpoints", "checks", "loading", "optim", "verify"),
+    ("build", "checkpoints", "checks", "loading", "optim", "recipe_data", "verify"),
     ("evaluation", "planning", "training"),
     ("prediction", "probing"),
     ("cli", "main"),

@@ -10,11 +10,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks.turns import Side
-from trn_jax import build, create_model
+from trn_jax import create_model
 from trn_jax.data import augment, batches
 from trn_jax.data.views import View
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
+from trn_jax.recipe_data import Data
 from trn_jax.settings import protocol_names, resolved_views
 
 
@@ -31,7 +32,7 @@ def largest_protocol(config: ConfigDict, names: Sequence[str]) -> str:
 
 def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
     """Reading the clips of the largest protocol, here and as PyTorch toolboxes do."""
-    data = build.Data(config, workdir)
+    data = Data(config, workdir)
     if data.files.source != "frames":
         raise UserError(f"--what=views needs data.source=frames, not {data.files.source}")
     name = largest_protocol(config, protocol_names(config, "all"))
@@ -66,7 +67,7 @@ def views_sides(config: ConfigDict, workdir: str) -> list[Side]:
 
 def evaluation_sides(config: ConfigDict, workdir: str) -> list[Side]:
     """All protocols in one pass over the validation list, and the largest one alone."""
-    data = build.Data(config, workdir)
+    data = Data(config, workdir)
     graph, state = nnx.split(create_model(**config.model, rngs=nnx.Rngs(config.seed)))
     states = (nnx.as_pure(state),)
     evaluator = Evaluator(

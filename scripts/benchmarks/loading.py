@@ -17,9 +17,9 @@ import simplejpeg
 from ml_collections import ConfigDict
 
 from benchmarks.turns import Side, rest
-from trn_jax import build
 from trn_jax.data import augment
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
+from trn_jax.recipe_data import Data
 
 
 class TorchClips:
@@ -29,7 +29,7 @@ class TorchClips:
     `[channels, frames, height, width]`.
     """
 
-    def __init__(self, data: build.Data):
+    def __init__(self, data: Data):
         self._records = data.train_records
         self._view = data.train_reader().view
         self._source = data.source
@@ -69,7 +69,7 @@ def data_sides(
     Returns:
         The sides, and the pairs of names to compare with the goal for the ratio of CPU time.
     """
-    data = build.Data(config, workdir)
+    data = Data(config, workdir)
     name, processors = data.files.source, len(os.sched_getaffinity(0))
     sides = _stages(name, data, config.train.batch)
     sides += [pipeline_side(name, config, workdir, stack), _delivery(data, config, stack)]
@@ -91,7 +91,7 @@ def data_sides(
     for number, other in enumerate(others, 2):
         again = copy.deepcopy(config)
         again.data_dir = other
-        form = build.Data(again, workdir)
+        form = Data(again, workdir)
         called = f"{number}: {form.files.source}"
         sides += _stages(called, form, config.train.batch)
         sides.append(pipeline_side(called, again, workdir, stack))
@@ -104,7 +104,7 @@ def data_sides(
 
 def pipeline_side(name: str, config: ConfigDict, workdir: str, stack: ExitStack) -> Side:
     """The batches of training."""
-    data = build.Data(config, workdir)
+    data = Data(config, workdir)
     batches = stack.enter_context(closing(data.train_batches(0)))
 
     def deliver(steps: int) -> None:
@@ -114,7 +114,7 @@ def pipeline_side(name: str, config: ConfigDict, workdir: str, stack: ExitStack)
     return Side(name, config.train.batch, deliver, rest)
 
 
-def _delivery(data: build.Data, config: ConfigDict, stack: ExitStack) -> Side:
+def _delivery(data: Data, config: ConfigDict, stack: ExitStack) -> Side:
     """The batches of training on the devices."""
     prefetch = stack.enter_context(closing(DevicePrefetch(data.train_batches(0), make_mesh())))
 
@@ -128,7 +128,7 @@ def _delivery(data: build.Data, config: ConfigDict, stack: ExitStack) -> Side:
 class _Clips:
     """Videos in random order, with the frames of one clip each."""
 
-    def __init__(self, data: build.Data):
+    def __init__(self, data: Data):
         self.records = data.train_records
         self._source = data.source
         self._sample = data.train_reader().view.sampler()
@@ -147,7 +147,7 @@ class _Clips:
                 yield video, np.unique(self._sample(video.num_frames, rng)).tolist()
 
 
-def _stages(name: str, data: build.Data, batch: int) -> list[Side]:
+def _stages(name: str, data: Data, batch: int) -> list[Side]:
     """The stages of reading a clip, cumulatively: read, decode, crop; in one thread."""
     clips, reader = _Clips(data), data.train_reader()
     reader.num_threads = 1
@@ -171,7 +171,7 @@ def _stages(name: str, data: build.Data, batch: int) -> list[Side]:
     return [Side(f"{name}, {stage}", batch, run) for stage, run in stages.items()]
 
 
-def _sequential(name: str, data: build.Data, batch: int) -> Side:
+def _sequential(name: str, data: Data, batch: int) -> Side:
     """Frames of video files decoded from the start, without seeking to key frames."""
     import av
 
@@ -189,7 +189,7 @@ def _sequential(name: str, data: build.Data, batch: int) -> Side:
     return Side(f"{name}, from the start", batch, run)
 
 
-def _lower_bound(data: build.Data, batch: int, stack: ExitStack) -> Side:
+def _lower_bound(data: Data, batch: int, stack: ExitStack) -> Side:
     """Only decoding images in memory and resizing a box of each."""
     view, rng = data.train_reader().view, np.random.default_rng(0)
     sample, crop = view.sampler(), view.cropping(exact=False)
@@ -215,7 +215,7 @@ def _lower_bound(data: build.Data, batch: int, stack: ExitStack) -> Side:
     return Side("decode and resize alone", batch, run)
 
 
-def _torch_loaders(data: build.Data, batch: int, processors: int) -> list[Side]:
+def _torch_loaders(data: Data, batch: int, processors: int) -> list[Side]:
     """A PyTorch `DataLoader` in this process, and one with a worker per CPU."""
     try:
         import torch

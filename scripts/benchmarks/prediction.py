@@ -14,7 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks.turns import Side
-from trn_jax import build, create_model
+from trn_jax import create_model
 from trn_jax.data.videos import VideoFile
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.evaluation.scoring import ClipScorer
@@ -22,6 +22,7 @@ from trn_jax.loading import Info
 from trn_jax.prediction import live
 from trn_jax.prediction.api import Predictor
 from trn_jax.prediction.timeline import TimelineScorer, plan_windows
+from trn_jax.recipe_data import Data
 from trn_jax.settings import resolved_views
 
 _RATE = 25  # frames per second of the film
@@ -103,7 +104,7 @@ def timeline_sides(config: ConfigDict, folder: str, seconds: int) -> list[Side]:
 
 def folder_sides(config: ConfigDict, workdir: str) -> list[Side]:
     """Prediction of the validation videos, and their evaluation by the same protocol."""
-    data = build.Data(config, workdir)
+    data = Data(config, workdir)
     config.model.num_classes = len(data.class_names)
     found = predictor(config, data.sampling(), timeline=False)
     name = found.contract.protocol

@@ -52,7 +52,7 @@ class _NoiseSource:
 
 @dataclasses.dataclass(frozen=True)
 class _OneVideo:
-    """Stands for `build.Data` in `Evaluator.run`: one video, already read.
+    """Stands for `Data` in `Evaluator.run`: one video, already read.
 
     Attributes:
         video: its clips.

@@ -224,8 +224,8 @@ def test_several_labels(folders, tmp_path):
 
 
 def data_of(root, tmp_path, **settings):
-    from trn_jax.build import Data
     from trn_jax.config import base
+    from trn_jax.recipe_data import Data
 
     config = base(dataset="frames", model="tsn_resnet10", num_classes=3)
     config.data_dir = str(root)

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from small_training import REPOSITORY, command, environment, losses, make_tree, parameters
 
-from trn_jax import build, checks
+from trn_jax import checks
 from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
+from trn_jax.data import datasets
 from trn_jax.distributed import processes, watchdog
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import STUCK, UserError
+from trn_jax.recipe_data import Data
 from trn_jax.training import loop
 
 SLURM = {
@@ -200,14 +202,14 @@ def test_data_is_written_by_one_host_first(monkeypatch, tmp_path):
     happened = []
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(processes, "barrier", lambda: happened.append("wait"))
-    locate = build.datasets.locate
+    locate = datasets.locate
     monkeypatch.setattr(
-        build.datasets, "locate", lambda *a, **k: happened.append("locate") or locate(*a, **k)
+        datasets, "locate", lambda *a, **k: happened.append("locate") or locate(*a, **k)
     )
     config = base(dataset="frames", model="tsn_resnet10", num_classes=2)
     config.data_dir = str(tmp_path / "missing")
     with pytest.raises(UserError, match=r"--config\.data_dir="):
-        build.Data(config, str(tmp_path))
+        Data(config, str(tmp_path))
     assert happened == ["wait", "locate"]
 
 

@@ -17,12 +17,13 @@ import pytest
 from flax import nnx
 from small_training import write_frames
 
-from trn_jax import build, checks, create_model, progress
+from trn_jax import checks, create_model, progress
 from trn_jax import config as configuration
 from trn_jax.data import datasets, decode
 from trn_jax.data.reader import Clip, VideoClips
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate, evaluator, merging
+from trn_jax.recipe_data import Data
 
 # Merging
 
@@ -73,7 +74,7 @@ NUM_PLACES = 5  # of a view; a video with fewer clips shows some of them several
 
 
 class Videos:
-    """What `Evaluator` takes of `build.Data`, for clips of one pixel."""
+    """What `Evaluator` takes of `Data`, for clips of one pixel."""
 
     def __init__(self, clips):
         self._clips = clips  # per video, `[clips, 1, 1, 1, 3]`
@@ -175,7 +176,7 @@ def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
     settings = settings(model)
     if model.startswith("tsn"):
         add_25x10(settings)
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     decoded = []
     decode_image = decode.decode_image
@@ -205,7 +206,7 @@ def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
 
 def test_scores_do_not_depend_on_how_many_clips_are_scored_at_a_time(settings, tmp_path):
     settings = settings("trn_resnet10", eval_relations="sample")  # draws, by the video
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     views = {name: settings.protocols[name] for name in ("efficient", "1x10")}
     found = []
     for max_views in (8, 40):
@@ -230,7 +231,7 @@ def test_relations_are_drawn_several_times(settings, tmp_path):
         "first": configuration.view(**small | dict(relations="first")),
     }
     checks.check(settings)
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     together = evaluator.run(data, views, states)
     assert "spread" not in together["expected"]
@@ -265,7 +266,7 @@ def test_relations_need_a_network_that_has_some(settings, tmp_path):
 def test_progress_is_shown(settings, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     settings = settings("tsn_resnet10")
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     found = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)
     lines = capsys.readouterr().err.splitlines()
@@ -290,7 +291,7 @@ def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(
 ):
     settings = settings(model)
     add_25x10(settings)
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     monkeypatch.setattr(data, "eval_videos", lambda views: pytest.fail("read the videos"))
     evaluator, states = evaluator_of(settings)
     with pytest.raises(UserError, match=message):
@@ -300,12 +301,12 @@ def test_a_protocol_that_the_model_cannot_take_is_named_before_anything_is_read(
 def test_the_test_list_is_evaluated_on_request(settings, tmp_path):
     settings = settings("tsn_resnet10")
     with pytest.raises(UserError, match=r"--split=test: .*test_list\.txt.*data\.test_list"):
-        _ = build.Data(settings, str(tmp_path / "run"), "test").val_records
+        _ = Data(settings, str(tmp_path / "run"), "test").val_records
     (tmp_path / "test_list.txt").write_text("v3 25 3\nv1 40 1\n")
     evaluator, states = evaluator_of(settings)
     found = {}
     for split in ("val", "test", "train"):
-        data = build.Data(settings, str(tmp_path / "run"), split)
+        data = Data(settings, str(tmp_path / "run"), split)
         views = {"efficient": settings.protocols.efficient}
         (found[split],) = evaluator.run(data, views, states).values()
     assert found["test"]["scores"].videos == ["v3", "v1"]
@@ -317,7 +318,7 @@ def test_the_test_list_is_evaluated_on_request(settings, tmp_path):
 
 
 def test_results_name_their_list_also_where_it_is_not_a_file(settings, tmp_path):
-    data = build.Data(settings("tsn_resnet10"), str(tmp_path / "run"))
+    data = Data(settings("tsn_resnet10"), str(tmp_path / "run"))
     text = (tmp_path / "val_list.txt").read_bytes()
     assert evaluate.list_hash(data) == hashlib.sha256(text).hexdigest()
     records = list(data.val_records)
@@ -342,6 +343,7 @@ config, out, host, hosts, address = json.loads(sys.argv[1])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, hosts, host)
 from trn_jax import create_model, build
+from trn_jax.recipe_data import Data
 from trn_jax.settings import from_dict
 from trn_jax.training import train_step
 from trn_jax.evaluation.evaluator import Evaluator
@@ -356,7 +358,7 @@ graph, _, state = train_step.init_state(
     parts.make_optimizer,
     mesh,
 )
-data = build.Data(settings, out)
+data = Data(settings, out)
 results = Evaluator(graph).run(data, settings.protocols, state.model)
 np.savez(f"{out}/{host}.npz", **{name: found["scores"].scores for name, found in results.items()})
 assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.values())
@@ -367,7 +369,7 @@ assert all(found["distinct_views"] == int(sys.argv[2]) for found in results.valu
 def test_two_processes_evaluate_as_one(settings, tmp_path):
     """Seven videos, unevenly shared by two processes; parameters are on all devices."""
     settings = settings("tsm_resnet10")
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     evaluator, states = evaluator_of(settings)
     alone = evaluator.run(data, settings.protocols, states)
     num_clips = next(iter(alone.values()))["distinct_views"]
@@ -418,7 +420,7 @@ def test_videos_that_cannot_be_read_count_as_wrong(settings, tmp_path):
         for path in (tmp_path / "rawframes" / name).iterdir():
             path.write_bytes(b"no image")
     evaluator, states = evaluator_of(settings)
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     found = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)["efficient"]
     assert (found["num_videos"], found["num_unreadable"]) == (7, 2)
     assert found["unreadable"] == ["v1", "v4"]
@@ -432,13 +434,13 @@ def test_videos_that_cannot_be_read_count_as_wrong(settings, tmp_path):
     # The others have the scores that they have without these.
     lines = (tmp_path / "val_list.txt").read_text().splitlines(keepends=True)
     (tmp_path / "val_list.txt").write_text("".join(lines[i] for i in (0, 2, 3, 5, 6)))
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     alone = evaluator.run(data, {"efficient": settings.protocols.efficient}, states)["efficient"]
     np.testing.assert_array_equal(alone["scores"].scores, scores.scores[[0, 2, 3, 5, 6]])
     assert alone["num_unreadable"] == 0 and evaluator.unreadable == []
     settings.data.on_error = "raise"
     (tmp_path / "val_list.txt").write_text("".join(lines))
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     with pytest.raises(decode.FrameError, match="v1"):
         evaluator.run(data, {"efficient": settings.protocols.efficient}, states)
 
@@ -449,7 +451,7 @@ def test_a_list_of_which_nothing_can_be_read_is_an_error(settings, tmp_path, spl
     for path in (tmp_path / "rawframes").rglob("*.jpg"):
         path.write_bytes(b"no image")
     evaluator, states = evaluator_of(settings)
-    data = build.Data(settings, str(tmp_path / "run"), split)
+    data = Data(settings, str(tmp_path / "run"), split)
     message = rf"none of the 7 videos of .*{split}_list\.txt"
     with pytest.raises(UserError, match=message):
         evaluator.run(data, {"efficient": settings.protocols.efficient}, states)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from small_training import write_frames
 
-from trn_jax import build, config
+from trn_jax import config
 from trn_jax.checkpoints import manager
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate, score_files
+from trn_jax.recipe_data import Data
 from trn_jax.settings import from_dict, to_json
 from trn_jax.training import loop, train_step
 
@@ -100,11 +101,11 @@ def test_a_training_with_several_labels(settings, tmp_path):
 def test_one_list_of_the_other_kind_is_refused(settings, tmp_path):
     settings.data.multi_label = False
     with pytest.raises(UserError, match=r"train_list\.txt, 10 .*\n  line 2: 'train1"):
-        _ = build.Data(settings, str(tmp_path)).train_records
+        _ = Data(settings, str(tmp_path)).train_records
     settings.data.multi_label = True
     (tmp_path / "val_list.txt").write_text("val0 4 1\nval1 4 2\n")
     with pytest.raises(UserError, match=r"val_list\.txt has one label per video in all"):
-        _ = build.Data(settings, str(tmp_path)).val_records
+        _ = Data(settings, str(tmp_path)).val_records
 
 
 def test_the_best_checkpoint_is_the_one_of_the_named_metric(tmp_path):

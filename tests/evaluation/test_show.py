@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from tiny_training import tiny_training
 
-from trn_jax import build, cli
+from trn_jax import cli
 from trn_jax.config import view
 from trn_jax.data.views import View
 from trn_jax.evaluation import show
+from trn_jax.recipe_data import Data
 from trn_jax.settings import resolved_views
 
 NAMES = ("Swiping left", "Swiping right", "Nodding", "開く")
@@ -41,7 +42,7 @@ def test_clips_of_a_training_are_those_of_its_first_batches(tree, changes):
     config = config_of(tree, **changes)
     config.seed = 3
     sheet, problems = show.show(config, "unused", num_clips=12)
-    batches = build.Data(config, "unused").train_batches(0)
+    batches = Data(config, "unused").train_batches(0)
     first, second = next(batches), next(batches)
     batches.close()
     assert len(first["clip"]) == 8 and len(sheet.rows) == 12 and problems == []
@@ -79,7 +80,7 @@ def test_clips_of_an_evaluation_are_those_that_it_reads(tree, name, split):
     views = {name: View(**resolved_views(config)[name])}
     num_views = views[name].num_views
     sheet, problems = show.show(config, "unused", view=name, split=split, num_clips=15)
-    data = build.Data(config, "unused", split)
+    data = Data(config, "unused", split)
     expected = {}
     for video in data.eval_videos(views):
         for clip, pixels in video.pairs():

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from small_training import write_frames
 
-from trn_jax import build, cli, create_model, streaming
+from trn_jax import cli, create_model, streaming
 from trn_jax import config as configuration
 from trn_jax.checkpoints import checkpoint
 from trn_jax.data import frame_views
@@ -21,6 +21,7 @@ from trn_jax.data.views import View
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate, score_files, streamed
 from trn_jax.evaluation.merging import merge_views
+from trn_jax.recipe_data import Data
 
 LENGTHS = (2, 40, 13, 25, 7, 31, 18)  # frames of the videos
 SMALL = dict(num_segments=3, short_side=32, crop_size=28)
@@ -74,7 +75,7 @@ def scores_by_hand(model, data, section, num_frames):
 def test_scores_are_those_of_streams_fed_by_hand(settings, tmp_path, crop):
     """Seven videos take turns in eight rows, or seventy crops."""
     section = configuration.view(**SMALL, crop=crop)
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     model, order = model_of(settings), np.array([3, 1, 0, 2])
     options = dict(num_frames=9.0, pooling="window", class_order=order)
     evaluator = streamed.StreamedEvaluator(model, "efficient", section, max_views=4, **options)
@@ -98,7 +99,7 @@ def test_scores_are_those_of_streams_fed_by_hand(settings, tmp_path, crop):
 @pytest.mark.thorough
 def test_an_unreadable_video_counts_as_wrong(settings, tmp_path):
     (tmp_path / "rawframes" / "v2" / "00005.jpg").write_bytes(b"")
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     options = dict(num_frames=9.0, pooling="mean", max_views=4)
     section = settings.protocols.efficient
     found = streamed.StreamedEvaluator(model_of(settings), "x", section, **options).run(data)
@@ -218,9 +219,10 @@ from flax import nnx
 config, out, process, address = json.loads(sys.argv[1])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, 2, process)
-from trn_jax import build, create_model
+from trn_jax import create_model
 from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.evaluation.streamed import StreamedEvaluator
+from trn_jax.recipe_data import Data
 from trn_jax.settings import from_dict
 
 settings = from_dict(config)
@@ -232,7 +234,7 @@ assert (jax.device_count(), jax.local_device_count()) == (4, 2)
 options = dict(num_frames=9.0, pooling="window", max_views=4)
 section = settings.protocols.efficient
 evaluator = StreamedEvaluator(nnx.merge(graph, state), "efficient", section, **options)
-found = evaluator.run(build.Data(settings, out))
+found = evaluator.run(Data(settings, out))
 np.savez(f"{out}/{process}.npz", scores=found["scores"].scores, frames=found["distinct_views"])
 """
 
@@ -240,7 +242,7 @@ np.savez(f"{out}/{process}.npz", scores=found["scores"].scores, frames=found["di
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one(settings, tmp_path):
     """Seven videos, unevenly shared; parameters are on the devices of both."""
-    data = build.Data(settings, str(tmp_path / "run"))
+    data = Data(settings, str(tmp_path / "run"))
     expected = list(scores_by_hand(model_of(settings), data, settings.protocols.efficient, 9.0))
     address = f"127.0.0.1:{random.randrange(20_000, 32_000)}"
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"

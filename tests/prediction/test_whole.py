@@ -5,13 +5,14 @@ import pytest
 from small_models import NAMES, config_of, store, write_films
 from small_training import write_frames
 
-from trn_jax import build, predict
+from trn_jax import predict
 from trn_jax.config import recipe
 from trn_jax.data import pipeline
 from trn_jax.data.views import View
 from trn_jax.evaluation import evaluate, score_files
 from trn_jax.prediction import sources
 from trn_jax.prediction.api import Predictor
+from trn_jax.recipe_data import Data
 from trn_jax.settings import resolved_views
 from trn_jax.tfds.build_records import build_records
 
@@ -73,7 +74,7 @@ def test_clips_equal_those_of_an_evaluation(data):
     }
     found = sources.Inputs(sources.find([folder]))
     predicted = list(pipeline.EvalVideos(found.records, views, found, seed=config.seed))
-    evaluated = list(build.Data(config, "run").eval_videos(views))
+    evaluated = list(Data(config, "run").eval_videos(views))
     assert len(predicted) == len(evaluated) == len(LENGTHS)
     for mine, theirs in zip(predicted, evaluated, strict=True):
         assert mine.clips == theirs.clips
@@ -140,7 +141,7 @@ def test_records_get_the_scores_of_an_evaluation(tmp_path, multi_label):
 def test_every_validation_clip_of_the_synthetic_recipe(tmp_path):
     config = recipe("trn_synthetic").get_config()
     config.data_dir = str(tmp_path / "synthetic")
-    data = build.Data(config, str(tmp_path / "run"))
+    data = Data(config, str(tmp_path / "run"))
     views = {"efficient": View(**resolved_views(config)["protocols.efficient"])}
     lines = (tmp_path / "synthetic" / "val_list.txt").read_text().splitlines()
     listed = [f"rawframes/{line.split()[0]}\n" for line in lines]

@@ -115,7 +115,7 @@ def test_an_evaluation_finds_the_metrics_of_the_probe(probed, tmp_path):
 
 @pytest.mark.thorough
 def test_cached_features_are_those_of_the_training_clips(place, probed):
-    from trn_jax.build import Data
+    from trn_jax.recipe_data import Data
     from trn_jax.settings import from_dict
 
     info = load_model(probed).info

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_training import tiny_training
 
-from trn_jax import build
+from trn_jax.recipe_data import Data
 from trn_jax.training import first_batch
 
 
@@ -35,7 +35,7 @@ class Batches:
 @pytest.fixture
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
-    return build.Data(tiny_training(folder), str(folder))
+    return Data(tiny_training(folder), str(folder))
 
 
 def test_batches_pass_unchanged_while_it_is_drawn(data, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from tiny_training import stored, tiny_training
 from trn_jax import build
 from trn_jax.checkpoints import checkpoint
 from trn_jax.errors import UserError
+from trn_jax.recipe_data import Data
 from trn_jax.training import loop, start
 
 pytestmark = pytest.mark.thorough
@@ -31,7 +32,7 @@ def training(tmp_path, monkeypatch):
 
 def bad_video(config, workdir):
     """The name of a video that is in the batches of `BAD_STEPS`, and the names of all in them."""
-    data = build.Data(config, str(workdir))
+    data = Data(config, str(workdir))
     batches = data.train_batches(0)
     taken = [data.train_names(next(batches)["example"]) for _ in range(6)]
     batches.close()

@@ -13,11 +13,11 @@ import pytest
 from small_training import REPOSITORY
 from tiny_training import environment
 
-from trn_jax import build
 from trn_jax.checkpoints import checkpoint
 from trn_jax.distributed.run_lock import RunLock
 from trn_jax.errors import STUCK, PassingError, UserError
 from trn_jax.evaluation import evaluate
+from trn_jax.recipe_data import Data
 from trn_jax.training import loop
 
 
@@ -221,7 +221,7 @@ def test_classes_have_names_of_their_own(trained, tmp_path):
     config, data = own_data(trained[0], tmp_path)
     (data / "label_map.txt").write_text("a\nb\nc\na\n")
     with pytest.raises(UserError, match=r"label_map\.txt .*twice: a"):
-        build.Data(config, str(tmp_path))
+        Data(config, str(tmp_path))
 
 
 def test_a_checkpoint_without_names_says_so(capsys):

@@ -49,12 +49,13 @@ def _check(arguments):
 
 
 def _check_recipe(arguments):
-    from trn_jax import build, checks
+    from trn_jax import checks
     from trn_jax.data import check
+    from trn_jax.recipe_data import Data
 
     config = read_recipe(arguments)
     checks.check(config)
-    data = build.Data(config, "runs/check")
+    data = Data(config, "runs/check")
     files = data.files
     if files.source == "records":
         raise UserError(

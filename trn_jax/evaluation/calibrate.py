@@ -64,7 +64,7 @@ def calibration_of(scores, data, **origin):
 
     Args:
         scores: the `Scores`.
-        data: the `build.Data`.
+        data: the `Data`.
         **origin: `class_names` and `protocol`, see `calibration.fit`.
     """
     try:

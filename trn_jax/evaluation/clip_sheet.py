@@ -93,7 +93,7 @@ def batch_rows(batch, data, *, most=None, times=None):
 
     Args:
         batch: see `BatchReader`.
-        data: its `build.Data`.
+        data: its `Data`.
         most: number of clips; `None`: all.
         times: `Row.times` of all clips; `None`: unknown.
 

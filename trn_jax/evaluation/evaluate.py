@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from trn_jax import __version__, build, checks
+from trn_jax import __version__, checks
 from trn_jax.checkpoints import checkpoint
 from trn_jax.checks import differing_names
 from trn_jax.data.views import View
@@ -24,6 +24,7 @@ from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.evaluation.score_files import check_dump
 from trn_jax.evaluation.streamed import StreamedEvaluator, streamed_protocol
+from trn_jax.recipe_data import Data
 from trn_jax.settings import from_dict, protocol_names, resolved_views, to_json
 
 
@@ -80,13 +81,13 @@ class Evaluated:
 
     Attributes:
         opened: the `Checkpoint`.
-        data: the `build.Data`.
+        data: the `Data`.
         class_order: int `[classes]`, the output of each label; `None`: the same.
         results: a list, see `run_protocols`.
     """
 
     opened: checkpoint.Checkpoint
-    data: build.Data
+    data: Data
     class_order: np.ndarray | None
     results: list[dict]
 
@@ -131,7 +132,7 @@ def evaluating(config, path, workdir, *, choose, split, ignore_class_names, stre
         processes.log(escaped(f"evaluating {opened}"))
         # An untrusted checkpoint must not choose where data is written.
         may_write = config.data_dir != stored.get("data_dir")
-        data = build.Data(config, workdir, split, may_write=may_write)
+        data = Data(config, workdir, split, may_write=may_write)
         stack.callback(data.close)
         stack.enter_context(hold(workdir))
         names_of_model = opened.info["class_names"]

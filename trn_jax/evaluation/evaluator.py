@@ -64,7 +64,7 @@ class Evaluator:
         """Evaluate the list of `data` through several views.
 
         Args:
-            data: a `build.Data`.
+            data: a `Data`.
             views: `{name: section of the configuration}`, such as all protocols.
             states: the states that make up the model.
 

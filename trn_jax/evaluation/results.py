@@ -23,7 +23,7 @@ def summarize(data, name, view, scores, missing):
     """The result of one view.
 
     Args:
-        data: a `build.Data`.
+        data: a `Data`.
         name: of the view.
         view: a `View`.
         scores: `[videos, draws, classes]`.

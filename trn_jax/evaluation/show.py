@@ -4,13 +4,13 @@ from functools import partial
 
 import numpy as np
 
-from trn_jax.build import Data
 from trn_jax.data import pipeline
 from trn_jax.data.decode import FrameError, read_video
 from trn_jax.data.videos import VideoFiles
 from trn_jax.data.views import View
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.evaluation.clip_sheet import Row, Sheet, as_list, batch_rows, describe
+from trn_jax.recipe_data import Data
 from trn_jax.settings import resolved_views
 
 TRAINING = "data.train"
@@ -21,7 +21,7 @@ def show(config, workdir, *, view=None, split=None, num_clips=12):
 
     Args:
         config: see `trn_jax.config.base`.
-        workdir: see `build.Data`.
+        workdir: see `Data`.
         view: "data.train", the first clips of a training; "data.val" or "protocols.<name>", clips
             of videos from all parts of the list, as an evaluation reads them; by default that of
             the split.

@@ -99,7 +99,7 @@ class StreamedEvaluator:
         """Evaluate the list of `data`.
 
         Args:
-            data: a `build.Data`.
+            data: a `Data`.
 
         Returns:
             A result, see `results.summarize`, of the scores after the last frame of every video,

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from trn_jax.build import Data, Parts
+from trn_jax.build import Parts
 from trn_jax.checkpoints.manager import Checkpoints
 from trn_jax.distributed.watchdog import Watchdog
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
+from trn_jax.recipe_data import Data
 from trn_jax.training.logs import Reporter, StepMeter, VideoMessages
 
 

@@ -111,7 +111,7 @@ def check_data(lists, class_names, about, workdir, *, ignore_lists, ignore_class
 
 
 def list_texts(data):
-    """The lists of a `build.Data` in one form, whatever they were read from.
+    """The lists of a `Data` in one form, whatever they were read from.
 
     Returns:
         `{"train": text, "val": text}` of lines `<video><tab><number of frames><tab><labels>`.
