@@ -79,11 +79,12 @@ def make(recipe, topology, *, twice):
     from trn_jax import config as configuration
     from trn_jax import create_model
     from trn_jax.errors import UserError
-    from trn_jax.planning import plan
+    from trn_jax.planning.step_cost import training_cost
+    from trn_jax.planning.topology import find_devices
 
     config = configuration.recipe(recipe).get_config()
     config.model.dtype = "bfloat16"
-    devices, memory = plan.find_devices(topology)
+    devices, memory = find_devices(topology)
     model = nnx.eval_shape(lambda: create_model(**config.model))
     trained = jax.tree.leaves(nnx.as_pure(nnx.state(model, nnx.Param)))
     found = {
@@ -100,7 +101,7 @@ def make(recipe, topology, *, twice):
     for each in (clips, 2 * clips) if twice else (clips,):
         config.train.batch = each * len(devices)
         try:
-            cost = dataclasses.asdict(plan.training_cost(config, devices))
+            cost = dataclasses.asdict(training_cost(config, devices))
         except UserError as error:
             cost = {"error": str(error)}
         found["costs"][str(each)] = cost

@@ -12,7 +12,7 @@ from trn_jax.config import base, optim_keys
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, gathered, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.evaluation.scoring import ClipScorer
-from trn_jax.planning import plan
+from trn_jax.planning import step_cost
 from trn_jax.training import train_step
 from trn_jax.training.start import restore
 
@@ -184,7 +184,7 @@ def test_a_plan_shows_it():
     costs = {}
     for shard in ("none", "zero1", "fsdp"):
         config.train.shard_state = shard
-        costs[shard] = plan.training_cost(config, jax.devices())
+        costs[shard] = step_cost.training_cost(config, jax.devices())
     assert costs["fsdp"].arguments < 0.7 * costs["zero1"].arguments
     assert costs["zero1"].arguments < 0.7 * costs["none"].arguments
     kinds = {name: {each.kind for each in cost.collectives} for name, cost in costs.items()}
