@@ -116,24 +116,12 @@ def train_step(
         With `skip_not_finite` also `skipped`, 1 if the step was, else 0.
     """
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-    params, fixed = state.params, state.fixed
-    if sharding is not None:
-        # Gather the parameters first. Otherwise the partitioner may shard the layers along their
-        # channels, and communicate features instead of parameters.
-        params, fixed = jax.lax.with_sharding_constraint((params, fixed), replicated(mesh))
+    params, fixed = _gathered(state, mesh, sharding)
     loss_of = partial(_loss, graph=graph, stats=state.stats, fixed=fixed, keys=keys, loss=loss)
-
-    def part_of_step(_, part):
-        return None, jax.value_and_grad(loss_of, has_aux=True)(params, *part)
-
+    gradient_of = partial(jax.value_and_grad(loss_of, has_aux=True), params)
     labels = batch["label"]
-    parts = batch["clip"], labels, jnp.arange(len(labels))
-    if accumulation == 1:
-        _, values_and_grads = part_of_step(None, parts)
-    else:
-        parts = jax.tree.map(lambda x: _split(x, accumulation, mesh), parts)
-        _, found = jax.lax.scan(part_of_step, None, parts)
-        values_and_grads = mean_of_parts(found)
+    clips = batch["clip"], labels, jnp.arange(len(labels))
+    values_and_grads = _mean_over_parts(gradient_of, clips, accumulation, mesh)
     return update_state(
         state,
         values_and_grads,
@@ -143,6 +131,29 @@ def train_step(
         mesh=mesh,
         sharding=sharding,
     )
+
+
+def _gathered(state, mesh, sharding):
+    """Trainable and frozen parameters, replicated."""
+    params = state.params, state.fixed
+    if sharding is None:
+        return params
+    # Otherwise the partitioner may shard the layers along their channels, and communicate features
+    # instead of parameters.
+    return jax.lax.with_sharding_constraint(params, replicated(mesh))
+
+
+def _mean_over_parts(gradient_of, clips, accumulation, mesh):
+    """The mean of what `gradient_of` gives for each of `accumulation` parts of `clips`."""
+    if accumulation == 1:
+        return gradient_of(*clips)
+
+    def of_part(_, part):
+        return None, gradient_of(*part)
+
+    parts = jax.tree.map(lambda x: _split(x, accumulation, mesh), clips)
+    _, found = jax.lax.scan(of_part, None, parts)
+    return mean_of_parts(found)
 
 
 def _loss(params, clips, labels, clip_index, *, graph, stats, fixed, keys, loss):
