@@ -26,6 +26,7 @@ FLOORS = (
     ("build", "checkpoints", "checks", "loading", "optim", "recipe_data", "verify"),
     ("evaluation", "planning", "training"),
     ("prediction", "probing"),
+    ("export",),
     ("cli", "main"),
 )
 
@@ -181,6 +182,11 @@ def test_everything_imported_is_a_declared_dependency():
                 assert name == "trn_jax.prediction.feature_files"
                 extra = project["optional-dependencies"]["parquet"]
                 assert "pyarrow" in map(distribution, extra)
+                continue
+            if imported == "huggingface_hub":
+                assert name == "trn_jax.checkpoints.hub"
+                extra = project["optional-dependencies"]["hub"]
+                assert "huggingface-hub" in map(distribution, extra)
                 continue
             if imported == "PIL":
                 assert name == "trn_jax.evaluation.lettering"

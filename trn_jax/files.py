@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import re
 import tempfile
 
@@ -220,6 +221,34 @@ def open_atomic(path, *, sync=True):
             f"cannot write {path}: {error.strerror or error}; make room or choose another place, "
             "and run the same command again"
         ) from error
+
+
+@contextlib.contextmanager
+def new_folder(path):
+    """Make a folder that is complete or not there, whenever the process is killed.
+
+    Args:
+        path: the folder, which must not exist.
+
+    Yields:
+        A `pathlib.Path` beside it that does not exist yet, for what the `with` block makes there;
+        at the end of the block it gets its name.
+
+    Raises:
+        UserError: the folder exists, or can't be written.
+    """
+    path = pathlib.Path(path).absolute()
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists; choose a folder that does not")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as parent:
+            unnamed = pathlib.Path(parent) / path.name
+            yield unnamed
+            sync_folder(unnamed)
+            unnamed.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from None
 
 
 def sync_folder(folder):

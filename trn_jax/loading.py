@@ -28,7 +28,8 @@ class Info:
             `None` where unknown.
         config: the whole configuration, as nested dictionaries.
         metrics: of its validation, such as `{"top1": 0.5}`; empty if not evaluated.
-        source: the file that it was converted from, with its SHA-256; empty if trained here.
+        source: the file that it was converted from, with its SHA-256, and as `hub` the address with
+            the commit that it was downloaded from; empty if trained here.
         calibration: temperature and thresholds of its scores, a
             `checkpoints.calibration_file.Calibration`; `None` if it has none.
     """
@@ -49,7 +50,8 @@ def load_model(path, *, mesh=None, **overrides):
 
     Args:
         path: a checkpoint; the working directory of a training, for its newest one; with `@best` or
-            `@<step>` behind it for another one.
+            `@<step>` behind it for another one; a hub folder; or `hf:<user>/<name>[@<revision>]`,
+            one on the Hugging Face hub.
         mesh: where the parameters go, replicated; by default all devices.
         **overrides: arguments of `create_model` that replace those of the checkpoint's
             configuration, such as `eval_relations` or `dtype`. `deploy=True` fuses the branches of
@@ -64,8 +66,15 @@ def load_model(path, *, mesh=None, **overrides):
     from trn_jax.checkpoints import checkpoint
 
     found = checkpoint.open_checkpoint(path)
-    model, about = found.load(mesh=mesh, **overrides), found.info
-    model.info = Info(
+    model = found.load(mesh=mesh, **overrides)
+    model.info = info_of(found)
+    return model
+
+
+def info_of(found):
+    """The `Info` of an opened `checkpoints.checkpoint.Checkpoint`."""
+    about = found.info
+    return Info(
         path=str(found.directory),
         step=about.get("step") or 0,
         class_names=tuple(about["class_names"]),
@@ -76,7 +85,6 @@ def load_model(path, *, mesh=None, **overrides):
         source=about.get("source") or {},
         calibration=found.calibration(),
     )
-    return model
 
 
 def _sampling(stored):

@@ -16,6 +16,7 @@ Kubernetes are detected; elsewhere pass `--coordinator_address=<process 0>:<port
 """
 
 import faulthandler
+import functools
 import os
 import re
 import sys
@@ -43,7 +44,7 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
     "With --mode=eval or calibrate: a checkpoint; the working directory of a training, for its "
-    "newest one; <directory>@best or <directory>@<step>.",
+    "newest one; <directory>@best or <directory>@<step>; a hub folder; hf:<user>/<name>.",
 )
 _PROTOCOL = flags.DEFINE_string(
     "protocol",
@@ -132,7 +133,7 @@ def _main(signals):
     from trn_jax.data import memory
 
     memory.keep()  # before the other imports, which start threads
-    from trn_jax.checkpoints import checkpoint
+    from trn_jax.checkpoints import hub
     from trn_jax.distributed.compilation_cache import keep_programs
     from trn_jax.evaluation.calibrate import calibrate
     from trn_jax.evaluation.evaluate import evaluate
@@ -168,13 +169,19 @@ def _main(signals):
     if _MODE.value == "calibrate" and (_DUMP.value or _WORKDIR.value):
         flag = "--dump" if _DUMP.value else "--workdir"
         raise UserError(f"{flag} requires --mode=eval; a calibration is stored in the checkpoint")
+    if _MODE.value == "calibrate" and hub.is_address(_CHECKPOINT.value):
+        raise UserError(
+            f"a calibration is stored in the checkpoint, and {_CHECKPOINT.value} is on the hub: "
+            "export it to a folder, calibrate that, and push it"
+        )
     _connect_processes()
-    workdir = _WORKDIR.value or _workdir_of(checkpoint.find(_CHECKPOINT.value))
+    path = _pinned(_CHECKPOINT.value)
+    workdir = _WORKDIR.value or _workdir_of(path)
     keep_programs(workdir)
     options = dict(
         ignore_class_names=_IGNORE_CLASS_NAMES.value, split=_SPLIT.value, as_json=_JSON.value
     )
-    of_checkpoint = config, _CHECKPOINT.value, workdir
+    of_checkpoint = config, path, workdir
     if _MODE.value == "calibrate":
         num_unreadable = calibrate(*of_checkpoint, protocol=_PROTOCOL.value, **options)
     else:
@@ -214,8 +221,24 @@ def _connect_processes():
     )
 
 
-def _workdir_of(directory):
-    """The working directory of the checkpoint `<workdir>/checkpoints/<step>`; else its folder."""
+@functools.cache  # the hub may change while a command runs
+def _pinned(path):
+    """The checkpoint that a command is about; of an address on the hub, that of one commit."""
+    from trn_jax.checkpoints import hub
+
+    return hub.pinned(path)
+
+
+def _workdir_of(path):
+    """The working directory of the checkpoint `<workdir>/checkpoints/<step>`; else its folder.
+
+    For one on the hub, `runs/<name>`: what is in the cache stays as it is.
+    """
+    from trn_jax.checkpoints import checkpoint, hub
+
+    if hub.is_address(path):
+        return os.path.join("runs", hub.parsed(path)[0].rpartition("/")[2])
+    directory = checkpoint.find(path)
     parent = directory.parent
     return str(parent.parent if parent.name == "checkpoints" else directory)
 
@@ -238,7 +261,7 @@ def _use_stored_config(arguments):
         raise UserError("settings need a recipe, --config=<recipe>, or a --checkpoint to evaluate")
     from trn_jax.checkpoints import checkpoint
 
-    stored = from_dict(checkpoint.open_checkpoint(path).info["config"])
+    stored = from_dict(checkpoint.open_checkpoint(_pinned(path)).info["config"])
     delattr(flags.FLAGS, "config")
     config_flags.DEFINE_config_dict("config", stored)
 
@@ -257,6 +280,7 @@ def run(arguments=None):
     """Entry point; returns the exit status."""
     logging.set_verbosity(logging.FATAL)  # of Orbax and grain, which raise what they log as errors
     sys.unraisablehook = _without_closed_loops
+    _pinned.cache_clear()
     try:
         app.run(main, argv=arguments and list(arguments), flags_parser=_parse)
     except UserError as error:

@@ -34,12 +34,12 @@ def filled(tree, values):
     return jax.tree_util.tree_map_with_path(lambda path, _: values[name_of(path)], tree)
 
 
-def read(directory, item, target):
+def read(item, directory, target):
     """Read one item of a checkpoint.
 
     Args:
-        directory: the checkpoint, a `pathlib.Path`.
         item: "model" or "optimizer".
+        directory: the checkpoint, a `pathlib.Path`.
         target: `{name: array or its shape, with a sharding}`, exactly those that are there.
 
     Raises:
@@ -53,18 +53,7 @@ def read(directory, item, target):
             raise UserError(
                 f"{directory} is not a checkpoint of trn_jax: {first_line(error)}"
             ) from None
-        problems = [f"missing {name}" for name in target if name not in stored]
-        problems += [f"unexpected {name}" for name in stored if name not in target]
-        problems += [
-            f"{name} has shape {tuple(stored[name].shape)}, expected {tuple(leaf.shape)}"
-            for name, leaf in target.items()
-            if name in stored and tuple(stored[name].shape) != tuple(leaf.shape)
-        ]
-        if problems:
-            raise UserError(
-                f"the checkpoint {directory} is that of another model, {len(problems)} problems:"
-                f"{listed(problems)}"
-            )
+        check(directory, {name: tuple(array.shape) for name, array in stored.items()}, target)
         try:
             return checkpointer.restore(directory / item, args=ocp.args.StandardRestore(target))
         except Exception as error:
@@ -72,6 +61,31 @@ def read(directory, item, target):
                 f"the checkpoint {directory} can't be read: {first_line(error)}; it may be "
                 "corrupt. Move it elsewhere and use the previous one"
             ) from error
+
+
+def check(directory, shapes, target):
+    """Check that a checkpoint has the arrays of a model.
+
+    Args:
+        directory: the checkpoint.
+        shapes: `{name: shape}` of its arrays.
+        target: `{name: array or its shape}` of the model.
+
+    Raises:
+        UserError: arrays are missing, unexpected or of another shape; all are named.
+    """
+    problems = [f"missing {name}" for name in target if name not in shapes]
+    problems += [f"unexpected {name}" for name in shapes if name not in target]
+    problems += [
+        f"{name} has shape {shapes[name]}, expected {tuple(leaf.shape)}"
+        for name, leaf in target.items()
+        if name in shapes and shapes[name] != tuple(leaf.shape)
+    ]
+    if problems:
+        raise UserError(
+            f"the checkpoint {directory} is that of another model, {len(problems)} problems:"
+            f"{listed(problems)}"
+        )
 
 
 @contextlib.contextmanager

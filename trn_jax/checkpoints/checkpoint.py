@@ -3,34 +3,67 @@
 `<directory>/<step>/` is written atomically and holds the items `model` (parameters and statistics),
 `optimizer` (momentum) and `about` (configuration, class names, version) with checksums of their
 files; `metrics.json` and `calibration.json` are added after the evaluation. The step is also the
-data position, because a batch is a function of its number.
+data position, because a batch is a function of its number. A `hub_folder` is a checkpoint, too, and
+so is `hf:<user>/<name>`, one on the Hugging Face hub.
 
 Corrupt checkpoints are never loaded: training renames them to `<step>.damaged` and resumes from the
 previous one. Checkpoints written before there were checksums are loaded unchecked.
 """
 
-import contextlib
 import dataclasses
 import os
 import pathlib
-import tempfile
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import orbax.checkpoint as ocp
 from flax import nnx
 
 from trn_jax.backbones.mobileone import reparameterize
-from trn_jax.checkpoints import arrays, calibration_file, checksums, integrity
+from trn_jax.checkpoints import (
+    arrays,
+    calibration_file,
+    checksums,
+    hub,
+    hub_folder,
+    integrity,
+)
 from trn_jax.checkpoints.manager import Best
 from trn_jax.distributed.processes import log
 from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.errors import UserError, listed
-from trn_jax.files import reading, sync_folder
+from trn_jax.files import new_folder, reading
 from trn_jax.models import create_model
 from trn_jax.settings import from_dict
 
 # Parts of a backbone that its pretrained form may lack.
 _ADDED = (".temporal_op.", ".non_local.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """A form in which checkpoints are stored: functions of the folder.
+
+    Attributes:
+        is_one: whether it is one, or what is left of one.
+        require_intact: of the folder and items, see `integrity.require_intact`.
+        read_json: see `integrity.read_json`.
+        read_model: of the folder and what `arrays.read` takes as `target`.
+    """
+
+    is_one: Callable
+    require_intact: Callable
+    read_json: Callable
+    read_model: Callable
+
+
+_ORBAX = Storage(
+    integrity.is_one, integrity.require_intact, integrity.read_json, partial(arrays.read, "model")
+)
+_HUB_FOLDER = Storage(
+    hub_folder.is_one, hub_folder.require_intact, hub_folder.read_json, hub_folder.read_model
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,10 +73,15 @@ class Checkpoint:
     Attributes:
         directory: its folder.
         info: `config`, `class_names`, `step`, `metrics`, `version`.
+        path: what opens the same checkpoint again: its folder, or its address on the hub with the
+            commit.
+        storage: its form.
     """
 
     directory: pathlib.Path
     info: dict
+    path: str
+    storage: Storage
 
     def load(self, *, mesh=None, **overrides):
         """Rebuild the model, on any number of devices.
@@ -60,7 +98,7 @@ class Checkpoint:
         Raises:
             UserError: the weights are corrupt, or don't fit the configuration.
         """
-        integrity.require_intact(self.directory, ("model",))
+        self.storage.require_intact(self.directory, ("model",))
         with reading(self.directory, "a checkpoint of a model"):
             stored = self.info["config"]["model"]
             options = stored | overrides
@@ -73,7 +111,7 @@ class Checkpoint:
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             for name, leaf in arrays.named(nnx.as_pure(state)).items()
         }
-        values = arrays.read(self.directory, "model", target)
+        values = self.storage.read_model(self.directory, target)
         model = nnx.merge(graph, arrays.filled(nnx.as_pure(state), values))
         return reparameterize(model) if fuse else model
 
@@ -87,6 +125,8 @@ class Checkpoint:
         """Its `calibration_file.Calibration`; `None` if it has none, or a corrupt one (logged)."""
         try:
             found = calibration_file.read(self.directory, self.class_names)
+            if found is None and self.info.get("calibration") is not None:
+                found = calibration_file.from_dict(self.info["calibration"], self.class_names)
             several = from_dict(self.info["config"]).data.multi_label
             if found and found.multi_label != several:
                 raise UserError(f"its multi_label={found.multi_label}, but the model's {several}")
@@ -101,6 +141,8 @@ class Checkpoint:
 
     def __str__(self):
         """Its place among those of the training, such as "runs/a/checkpoints/20, the newest"."""
+        if hub.is_address(self.path):
+            return self.path
         directory, name = self.directory, self.directory.name
         if directory.parent.name != "checkpoints" or not name.isdecimal():
             return str(directory)
@@ -122,9 +164,16 @@ def open_checkpoint(path):
     Raises:
         UserError: there is none, or it is corrupt.
     """
-    directory = find(path)
-    integrity.require_intact(directory, ())
-    return Checkpoint(directory, integrity.read_json(directory))
+    if hub.is_address(path):
+        directory, address = hub.download(path)
+    else:
+        directory, address = find(path), ""
+    storage = _storage_of(directory)
+    storage.require_intact(directory, ())
+    info = storage.read_json(directory)
+    if address:
+        info["source"] = info["source"] | {"hub": address}
+    return Checkpoint(directory, info, address or str(directory), storage)
 
 
 def find(path):
@@ -133,11 +182,14 @@ def find(path):
     Args:
         path: the folder itself; a working directory or its `checkpoints`, which stand for the
             newest one; or one of these with `@best` (by the metrics of its evaluation) or `@<step>`
-            behind it. A corrupt one is never replaced by another one silently.
+            behind it; or `hf:<user>/<name>[@<revision>]`, which is downloaded. A corrupt one is
+            never replaced by another one silently.
 
     Raises:
         UserError: there is none.
     """
+    if hub.is_address(path):
+        return hub.download(path)[0]
     path = os.path.abspath(path)
     directory, at, wanted = path.rpartition("@")
     if not at or os.path.exists(path):
@@ -147,8 +199,8 @@ def find(path):
     found = _stored_steps(pathlib.Path(directory))
     if not found:
         raise UserError(
-            f"no checkpoint in {directory}; give a working directory of a training, or one of the "
-            "folders in its checkpoints/"
+            f"no checkpoint in {directory}; give a working directory of a training, one of the "
+            "folders in its checkpoints/, a hub folder, or hf:<user>/<name>"
         )
     if not wanted:
         return found[max(found)]
@@ -195,19 +247,29 @@ def find_best(directory):
     return None
 
 
+def _storage_of(folder):
+    """The form of the checkpoint in a folder."""
+    return _HUB_FOLDER if hub_folder.is_one(folder) else _ORBAX
+
+
 def _is_checkpoint(folder):
     """Whether a folder is a checkpoint, or what is left of one."""
-    return any(
-        (folder / name).exists() for name in ("about", checksums.NAME, integrity.ORBAX_METADATA)
-    )
+    return any(storage.is_one(folder) for storage in (_ORBAX, _HUB_FOLDER))
 
 
 def is_stored(path):
-    """Whether a path names checkpoints, perhaps with `@best` or `@<step>`, see `find`."""
+    """Whether a path names checkpoints, perhaps with `@best` or `@<step>`, see `find`.
+
+    A folder of another project with a `config.json` is none.
+    """
+    if hub.is_address(path):
+        return True
     path = os.path.abspath(path)
     if not os.path.exists(path):
         path = path.rpartition("@")[0]
     folder = pathlib.Path(path)
+    if hub_folder.is_one(folder):
+        return not hub_folder.is_foreign(folder)
     return _is_checkpoint(folder) or bool(_stored_steps(folder))
 
 
@@ -263,23 +325,11 @@ def save_model(directory, model, about, *, check=None):
     Raises:
         UserError: the folder exists, or cannot be written.
     """
-    directory = pathlib.Path(directory).absolute()
-    if directory.exists():
-        raise UserError(f"{directory} exists; choose a folder that does not")
     values = arrays.named(nnx.as_pure(nnx.state(model)))
     about = about | integrity.origin() | {"step": 0}
     items = dict(model=ocp.args.StandardSave(values), about=ocp.args.JsonSave(about))
-    with contextlib.ExitStack() as stack:
-        try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            folder = tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent)
-            unnamed = pathlib.Path(stack.enter_context(folder)) / directory.name
-            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-                checkpointer.save(unnamed, args=ocp.args.Composite(**items))
-            checksums.write(unnamed, ignored=[integrity.ORBAX_METADATA])
-            sync_folder(unnamed)
-        except OSError as error:
-            raise UserError(f"cannot write {directory}: {error}") from None
-        checked = None if check is None else check(unnamed)
-        unnamed.rename(directory)
-    return checked
+    with new_folder(directory) as unnamed:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(unnamed, args=ocp.args.Composite(**items))
+        checksums.write(unnamed, ignored=[integrity.ORBAX_METADATA])
+        return None if check is None else check(unnamed)

@@ -16,6 +16,11 @@ ORBAX_METADATA = "_CHECKPOINT_METADATA"  # unused here, and rewritten after the 
 _METRICS = "metrics.json"  # written when the others are complete, with a checksum of its own
 
 
+def is_one(folder):
+    """Whether a folder (a `pathlib.Path`) is a checkpoint, or what is left of one."""
+    return any((folder / name).exists() for name in ("about", checksums.NAME, ORBAX_METADATA))
+
+
 def origin():
     """Metadata of all new checkpoints: the version and the name of the checksum file."""
     return {"version": __version__, "checksums": checksums.NAME}

@@ -114,8 +114,8 @@ class Checkpoints:
     def restore(self, step, model, optimizer):
         """Load a checkpoint with the structure and sharding of `model` and `optimizer`."""
         directory = self.directory / str(step)
-        values = arrays.read(directory, "model", arrays.merged(model))
-        momentum = arrays.read(directory, "optimizer", arrays.named(optimizer))
+        values = arrays.read("model", directory, arrays.merged(model))
+        momentum = arrays.read("optimizer", directory, arrays.named(optimizer))
         return tuple(arrays.filled(state, values) for state in model), arrays.filled(
             optimizer, momentum
         )

@@ -57,10 +57,11 @@ def _features(arguments):
     from trn_jax.prediction.features import FeatureExtractor
     from trn_jax.progress import Progress
 
-    log(f"features of {open_checkpoint(arguments.checkpoint)}")
+    opened = open_checkpoint(arguments.checkpoint)
+    log(f"features of {opened}")
     keep_programs(arguments.to)
     extractor = FeatureExtractor(
-        arguments.checkpoint,
+        opened.path,
         per=arguments.per,
         every=arguments.every,
         **sampling_of(arguments),

@@ -158,11 +158,12 @@ def _predictor(arguments):
     from trn_jax.distributed.compilation_cache import keep_programs
     from trn_jax.prediction.api import Predictor
 
-    log(f"predicting with {open_checkpoint(arguments.checkpoint)}")
+    opened = open_checkpoint(arguments.checkpoint)
+    log(f"predicting with {opened}")
     if arguments.to:
         keep_programs(arguments.to)
     predictor = Predictor(
-        arguments.checkpoint,
+        opened.path,
         timeline=True if arguments.timeline else False if arguments.whole else None,
         every=arguments.every,
         stream=arguments.stream,

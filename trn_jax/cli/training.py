@@ -150,7 +150,7 @@ def _probe(arguments):
     config = probe_config(
         opened.info["config"],
         arguments.head,
-        checkpoint=str(opened.directory),
+        checkpoint=opened.path,
         data=arguments.data,
         recipe=arguments.config,
         settings=arguments.settings,

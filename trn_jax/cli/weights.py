@@ -212,7 +212,7 @@ def _reparameterize(arguments):
     model = stored.load(deploy=True)
     about["config"]["model"]["deploy"] = True
     about["reparameterized_from"] = {
-        "checkpoint": str(directory),
+        "checkpoint": stored.path,
         "step": about["step"],
         "metrics": about.pop("metrics", {}),
     }

@@ -158,7 +158,7 @@ def _run(model, data, config, opened, names, streamed, options):
     """Messages about videos, and the results of the protocols `names`, also `streamed`."""
     graph, state = nnx.split(model)
     evaluator = Evaluator(graph, **options)
-    origin = opened.directory, opened.info["step"]
+    origin = opened.path, opened.info["step"]
     # Raises before anything is read.
     stream = _stream(model, data, config, opened, names, streamed, options) if streamed else None
     found = run_protocols(evaluator, data, config, (nnx.as_pure(state),), *origin, names)

@@ -91,7 +91,8 @@ def prepare_custom(
 
 def _check_options(val_share, frame_rate, init_from):
     """Check the shares and rates, and that there are weights, if some are named."""
-    if init_from and not any(map(os.path.exists, (init_from, init_from.rpartition("@")[0]))):
+    places = init_from, init_from.rpartition("@")[0]
+    if init_from and not (init_from.startswith("hf:") or any(map(os.path.exists, places))):
         raise UserError(
             f"--init-from={init_from}: there is no such file of weights, folder, run or checkpoint"
         )

@@ -94,7 +94,7 @@ def probe(config, opened, workdir, *, passes=1):
             "class_names": data.class_names,
             "lists": describe_lists(lists),
             "sampling": data.sampling(),
-            "probe": {"checkpoint": str(opened.directory), "checksum": checksum, "passes": passes},
+            "probe": {"checkpoint": opened.path, "checksum": checksum, "passes": passes},
         }
         _save(checkpoints, parts, kept, about, last, best, multi_label=data.multi_label)
     messages = [message for cache in (*cached, validation) for message in cache.messages()]

@@ -2,6 +2,7 @@
 
 import os
 
+from trn_jax.checkpoints import hub
 from trn_jax.config import base, recipe_names
 from trn_jax.data import datasets
 from trn_jax.errors import UserError, did_you_mean
@@ -61,7 +62,9 @@ def probe_config(stored, head, *, checkpoint, data=None, recipe=None, settings=(
     config.model.update(dict.fromkeys(_OF_HEADS), num_classes=None, head=HEADS[head])
     if num_segments:
         config.model.num_segments = num_segments
-    config.update(init_from=os.path.abspath(checkpoint), init_head=False, init_url=None)
+    if not hub.is_address(checkpoint):
+        checkpoint = os.path.abspath(checkpoint)
+    config.update(init_from=checkpoint, init_head=False, init_url=None)
     return with_settings(config, settings)
 
 

@@ -1,0 +1,46 @@
+"""`trn-jax push`: upload a checkpoint to the Hugging Face hub."""
+
+import dataclasses
+import json
+
+from trn_jax.cli.arguments import add_json
+from trn_jax.errors import log
+
+
+def add_push(commands):
+    """`trn-jax push CHECKPOINT hf:<user>/<name>`."""
+    parser = commands.add_parser(
+        "push",
+        help="upload a checkpoint to the Hugging Face hub",
+        description="Upload a checkpoint to the Hugging Face hub, as safetensors with a model "
+        "card; hf:<user>/<name> is then a checkpoint for all commands. Log in before with `hf auth "
+        "login`, or set HF_TOKEN. HF_ENDPOINT is another hub.",
+    )
+    add = parser.add_argument
+    add("checkpoint", help="checkpoint, working directory of a training, <directory>@best")
+    add("to", metavar="hf:USER/NAME", help="the repository, which is made if there is none")
+    add("--private", action="store_true", help="only its owner can read it")
+    add("--license", help="such as Apache-2.0; default: that of the checkpoint, if it has one")
+    add("--message", help="of the commit")
+    add_json(parser)
+    parser.set_defaults(run=_push)
+
+
+def _push(arguments):
+    from trn_jax.checkpoints import hub
+
+    hub.parsed(arguments.to)  # raises before anything is read
+    hub.client()
+    from trn_jax.checkpoints.checkpoint import open_checkpoint
+    from trn_jax.export.hub import push
+
+    opened = open_checkpoint(arguments.checkpoint)
+    log(f"uploading {opened}")
+    options = dict(license=arguments.license, message=arguments.message)
+    found = push(opened, arguments.to, private=arguments.private, **options)
+    if not found.license:
+        log("it has no license, so nobody may use it; --license=... states one")
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(found), indent=1))
+    else:
+        print(f"{found.url}\n{found.address}")
