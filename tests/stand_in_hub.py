@@ -13,8 +13,6 @@ import re
 import threading
 import urllib.parse
 
-import yaml
-
 TOKEN = "hf_of_the_test"
 
 
@@ -125,8 +123,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
-        if "Content-Length" not in headers:
-            self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Connection", "close")  # or a client stays connected to a closed server
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
@@ -179,9 +177,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             repository, sha = found
             blob = repository.files[sha].get(file)
             if blob is None:
-                return self.send(404, b"", **{"X-Error-Code": "EntryNotFound"})
-            headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.etag}"'}
-            self.send(200, blob.content, **headers)
+                self.send(404, b"", **{"X-Error-Code": "EntryNotFound"})
+            else:
+                headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.etag}"'}
+                self.send(200, blob.content, **headers)
 
     def create(self, hub, body):
         wanted = json.loads(body)
@@ -197,6 +196,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self.send_json(content)
 
     def validate(self, _, body):
+        import yaml  # comes with the client
+
         text = json.loads(body)["content"]
         values = yaml.safe_load(text.split("---\n")[1])
         wrong = [key for key in ("library_name", "pipeline_tag") if key not in values]
@@ -205,8 +206,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def preupload(self, hub, body, name, revision):
         if not self.may_write:
-            return self.send(403, b"")
-        if self.found(hub, name, revision):
+            self.send(403, b"")
+        elif self.found(hub, name, revision):
             files = [
                 {
                     "path": each["path"],
@@ -240,8 +241,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def commit(self, hub, body, name, revision):
         if not self.may_write:
-            return self.send(403, b"")
-        if found := self.found(hub, name, revision):
+            self.send(403, b"")
+        elif found := self.found(hub, name, revision):
             repository, sha = found
             files, message = dict(repository.files[sha]), ""
             for line in map(json.loads, body.splitlines()):

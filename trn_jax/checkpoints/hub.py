@@ -34,13 +34,26 @@ def parsed(address):
     Raises:
         UserError: it has another form.
     """
-    found = _ADDRESS.fullmatch(address)
+    found = _ADDRESS.fullmatch(os.fspath(address))
     if found is None:
         raise UserError(
             f"{address}: expected hf:<user>/<name> or hf:<user>/<name>@<revision>, such as "
             "hf:user/trn_jester@main"
         )
     return found[1], found[2]
+
+
+def check_target(address):
+    """Check that something can be uploaded to an address; returns `<user>/<name>`.
+
+    Raises:
+        UserError: it is no address, names a revision, or `huggingface_hub` isn't installed.
+    """
+    name, revision = parsed(address)
+    if revision is not None:
+        raise UserError(f"{address}: leave @{revision} out; an upload makes a new revision")
+    client()
+    return name
 
 
 def client():
@@ -124,8 +137,10 @@ def _downloaded(address, files):
     name, revision = parsed(address)
     # The revision, not the commit: the cache then has what the revision was.
     folder = _snapshot(address, name, revision, [hub_folder.CONFIG], quiet=True)
-    if hub_folder.is_foreign(folder):
-        hub_folder.read_json(folder)  # raises
+    try:
+        hub_folder.read_config(folder)  # before gigabytes of another project come
+    except UserError as error:
+        raise UserError(f"{address}: {error}") from None
     commit = f"{PREFIX}{name}@{folder.name}"
     missing = [each for each in _NEEDED if not (folder / each).exists()]
     if missing:

@@ -12,7 +12,7 @@ import os
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from trn_jax.checkpoints import arrays, checksums
 from trn_jax.errors import UserError, escaped
@@ -47,7 +47,7 @@ def is_foreign(folder):
 
 def require_intact(directory, items=("model",)):
     """Raise `UserError` if `config.json`, or with "model" in `items` the weights, are corrupt."""
-    _content(directory)  # what is no hub folder has no checksums
+    read_config(directory)  # what is no hub folder has no checksums
     names = [CONFIG, *([WEIGHTS] if "model" in items else [])]
     found = checksums.problems(directory, names)
     if not found:
@@ -72,12 +72,13 @@ def read_json(directory):
     Raises:
         UserError: something is missing in it, or of another type or range.
     """
-    content = _content(directory)
+    content = read_config(directory)
     with reading(directory / CONFIG, "the description of a model"):
         _check_types(content)
         config = from_dict(content["config"])
-        check_values(config)
         names, count = content["class_names"], config.model.num_classes
+        config.model.num_classes = count or None  # 0: a model without a head
+        check_values(config)
         if names and len(names) != count:
             raise UserError(
                 f"class_names has {len(names)} names, but config.model.num_classes={count}"
@@ -97,8 +98,12 @@ def read_json(directory):
     }
 
 
-def _content(directory):
-    """`config.json`, a dict of this format."""
+def read_config(directory):
+    """Read the `config.json` of a hub folder, a dict of this format.
+
+    Raises:
+        UserError: it is none, or one of another project.
+    """
     path = directory / CONFIG
     content = _parsed(path)
     if not isinstance(content, dict) or content.get("library_name") != LIBRARY:
@@ -213,3 +218,19 @@ def write(folder, values, content, card):
     # Made by a library that keeps it from everybody else.
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
     checksums.write(folder, ignored=[CARD])
+
+
+def check_written(folder, values):
+    """Check that a hub folder is read as it was written, see `write`.
+
+    Raises:
+        UserError: something differs, to the bit, or `config.json` is refused.
+    """
+    require_intact(folder)
+    read_json(folder)
+    found = load_file(os.fspath(folder / WEIGHTS))
+    for name, value in values.items():
+        if name not in found or found[name].dtype != value.dtype:
+            raise UserError(f"{folder}: {name} was not written; please report this")
+        if found[name].tobytes() != value.tobytes():
+            raise UserError(f"{folder}: {name} was written with other numbers; please report this")

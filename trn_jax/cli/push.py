@@ -29,8 +29,7 @@ def add_push(commands):
 def _push(arguments):
     from trn_jax.checkpoints import hub
 
-    hub.parsed(arguments.to)  # raises before anything is read
-    hub.client()
+    hub.check_target(arguments.to)  # before anything is read
     from trn_jax.checkpoints.checkpoint import open_checkpoint
     from trn_jax.export.hub import push
 

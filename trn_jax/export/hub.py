@@ -8,11 +8,11 @@ import tempfile
 
 import flax
 import jax
-import numpy as np
+from flax import nnx
 
 from trn_jax import __version__
-from trn_jax.checkpoints import calibration_file, checksums, hub, hub_folder
-from trn_jax.checkpoints.checkpoint import open_checkpoint
+from trn_jax.checkpoints import arrays, calibration_file, checksums, hub, hub_folder
+from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.export import model_card
 from trn_jax.export.measured import measured
@@ -53,27 +53,16 @@ def write(opened, directory, *, license=None, address=None):
     Raises:
         UserError: the checkpoint is corrupt, or the folder exists or can't be written.
     """
-    model = opened.load()
-    values = opened.weights()
+    model = opened.load(mesh=make_mesh(jax.devices()[:1]))
+    values = jax.device_get(arrays.named(nnx.as_pure(nnx.state(model))))
     content = description(opened, model, license)
     name = pathlib.Path(directory).absolute().name
     card = model_card.text(content, address or f"{hub.PREFIX}<user>/{name}")
     with new_folder(directory) as folder:
         folder.mkdir()
         hub_folder.write(folder, values, content, card)
-        found = open_checkpoint(folder).weights()
-        if differing := [each for each in values if not _same(values[each], found[each])]:
-            raise UserError(
-                f"{directory}: {differing[0]} is not read back as it was written; no folder was "
-                "made. Please report this"
-            )
+        hub_folder.check_written(folder, values)
     return content["license"]
-
-
-def _same(a, b):
-    return (a.dtype, a.shape) == (b.dtype, b.shape) and np.array_equal(
-        a.view(np.uint8) if a.ndim else a, b.view(np.uint8) if b.ndim else b
-    )
 
 
 def description(opened, model, license=None):
@@ -164,9 +153,7 @@ def push(opened, address, *, private=False, license=None, message=None):
     Raises:
         UserError: the address is wrong, access is refused, or the hub can't be reached.
     """
-    name, revision = hub.parsed(address)
-    if revision is not None:
-        raise UserError(f"{address}: leave @{revision} out; an upload makes a new revision")
+    name = hub.check_target(address)
     library = hub.client()
     api = library.HfApi()
     with tempfile.TemporaryDirectory() as parent:
