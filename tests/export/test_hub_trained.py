@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from trn_jax.export import hub
 
 yaml = pytest.importorskip("yaml")
 pytestmark = pytest.mark.thorough
+REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +66,14 @@ def run(*command, **environment):
     """A command in a process of its own, as `train` and `eval` take over the terminal."""
     return subprocess.run(
         [sys.executable, "-m", "trn_jax.cli", *map(str, command)],
-        env=os.environ | environment,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
 
 
+@pytest.mark.slow
 def test_it_starts_a_training_a_probe_and_gives_features(shared, trained, tmp_path):
     folder, _ = shared
     config, workdir = trained
