@@ -425,6 +425,33 @@ def about_checkpoint(folder):
     return "checkpoint/about/metadata", json.dumps(about).encode(), read
 
 
+def hub_folder(name):
+    """A file of a hub folder that somebody else made, and what another export makes of it."""
+
+    def make(folder):
+        from hub_models import stored
+
+        from trn_jax.checkpoints import checkpoint, checksums
+        from trn_jax.export import hub, model_card
+
+        directory = pathlib.Path(folder, "hub")
+        about = dict(metrics={"top1": 0.5}, source={"file": "a.pth", "sha256": "0" * 64})
+        about |= dict(lists={"train": {"videos": 24, "sha256": "0" * 64}})
+        place = stored(pathlib.Path(folder, "stored"), calibrated=True, **about)
+        hub.write(checkpoint.open_checkpoint(place), directory, license="MIT")
+
+        def read(path):
+            checksums.write(directory)  # who changes the one changes the others
+            opened = checkpoint.open_checkpoint(directory)
+            content = hub.description(opened, opened.load())
+            text = model_card.text(json.loads(json.dumps(content)), "hf:user/model")
+            text.encode()
+
+        return f"hub/{name}", (directory / name).read_bytes(), read
+
+    return make
+
+
 TARGETS = {
     "list": lambda folder: lists(False),
     "list of several labels": lambda folder: lists(True),
@@ -455,6 +482,8 @@ TARGETS = {
     "result": result,
     "config of a run": config_of_run,
     "about a checkpoint": about_checkpoint,
+    "hub folder": hub_folder("config.json"),
+    "tensors of a hub folder": hub_folder("model.safetensors"),
 }
 
 

@@ -88,7 +88,8 @@ _CONFIG = dict(
     # None: 8/7 of size, so 256 for 224
     # Initial weights of the backbone: a .pth or .safetensors file of ImageNet or another model; a
     # folder with the published file (init_url); a checkpoint or a working directory, with "@best"
-    # or "@<step>" for another checkpoint than the newest. None: random weights.
+    # or "@<step>" for another checkpoint than the newest; a hub folder or "hf:<user>/<name>".
+    # None: random weights.
     init_from=str,
     init_head=False,  # load neck and head, too; from checkpoints, where the shapes match
     init_required=False,  # training without init_from is an error

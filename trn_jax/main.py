@@ -232,12 +232,12 @@ def _pinned(path):
 def _workdir_of(path):
     """The working directory of the checkpoint `<workdir>/checkpoints/<step>`; else its folder.
 
-    For one on the hub, `runs/<name>`: what is in the cache stays as it is.
+    For one on the hub, `runs/<user>_<name>`: what is in the cache stays as it is.
     """
     from trn_jax.checkpoints import checkpoint, hub
 
     if hub.is_address(path):
-        return os.path.join("runs", hub.parsed(path)[0].rpartition("/")[2])
+        return os.path.join("runs", hub.parsed(path)[0].replace("/", "_"))
     directory = checkpoint.find(path)
     parent = directory.parent
     return str(parent.parent if parent.name == "checkpoints" else directory)

@@ -9,6 +9,7 @@ from hub_models import NAMES, calibration, logits, stored
 from safetensors.numpy import load_file, save_file
 
 import trn_jax
+from trn_jax import convert
 from trn_jax.checkpoints import calibration_file, checkpoint, checksums, hub_folder
 from trn_jax.errors import UserError
 from trn_jax.export import hub
@@ -244,6 +245,13 @@ def test_folders_of_other_projects_are_no_checkpoints(tmp_path):
         checkpoint.open_checkpoint(tmp_path)
     with pytest.raises(UserError, match="model_type='vit'"):
         trn_jax.load_model(str(tmp_path))
+
+
+def test_weights_alone_are_not_taken_for_foreign_ones(original):
+    """Kernels have another layout than PyTorch's, which equal sides would hide."""
+    for place in (original, original / "model.safetensors"):
+        with pytest.raises(UserError, match=f"trn_jax.*give its folder, {original}"):
+            convert.read_torch_file(place)
 
 
 def test_logits_are_the_same(original, folder):

@@ -95,13 +95,14 @@ def test_results_that_evaluations_left_are_those_of_the_checkpoint(small, tmp_pa
     good = result | {"step": 0, "config": "left out", "num_views": 1}
     opened = checkpoint.open_checkpoint(shutil.copytree(small, tmp_path / "a"))
     (tmp_path / "a" / "results" / "test").mkdir(parents=True)
-    texts = {"efficient": good, "other": other, "list": [1], "test/efficient": good}
+    texts = {"efficient": good, "other": other, "list": [1]}
+    texts |= {"test/efficient": good | {"split": "test"}}
     texts |= {"metrics": good | {"metrics": {"top1": "0.5"}}, "split": good | {"split": None}}
     for name, each in texts.items():
         (tmp_path / "a" / "results" / f"{name}.json").write_text(json.dumps(each))
     (tmp_path / "a" / "results" / "broken.json").write_text("[" * 9999)
     found = measured(opened)
-    assert found == [result | {"num_views": 1}] * 2
+    assert found == [result | {"num_views": 1}, result | {"num_views": 1, "split": "test"}]
 
 
 def test_results_are_in_the_card(content):

@@ -129,7 +129,7 @@ def test_a_command_about_an_address_leaves_the_cache_alone(shared, tmp_path, tra
         command = ["eval", "hf:user/tiny", "--protocol=efficient", data]
         done = run(*command, **environment)
         assert done.returncode == 0, done.stderr
-        result = json.loads((tmp_path / "runs/tiny/results/efficient.json").read_text())
+        result = json.loads((tmp_path / "runs/user_tiny/results/efficient.json").read_text())
         assert (
             result["checkpoint"] == f"hf:user/tiny@{server.repositories['user/tiny'].sha('main')}"
         )

@@ -204,7 +204,10 @@ def explained(address):
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
-            raise UserError(f"{address}: the hub refuses (status {status}): {_LOG_IN}") from None
+            raise UserError(
+                f"{address}: the hub refuses access (status {status}): {_LOG_IN}, of somebody who "
+                "has it"
+            ) from None
         raise ConnectionError(f"status {status}") from error
     except Exception as error:
         raise ConnectionError(f"{type(error).__name__}: {first_line(error)}") from error

@@ -153,6 +153,9 @@ def _check_types(content):
     for name, value in content["metrics"].items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise UserError(f"metrics.{name} is {value!r:.80}, expected a number")
+    for split, each in content["lists"].items():
+        if not isinstance(each, dict) or type(each.get("videos")) is not int:
+            raise UserError(f"lists.{split} is {each!r:.80}, expected an object with videos")
     if not isinstance(content["license"], str | None):
         raise UserError(f"license is {content['license']!r:.80}, expected text or null")
     if not isinstance(content["calibration"], dict | None):
@@ -211,7 +214,7 @@ def write(folder, values, content, card):
     save_file(
         {name: np.asarray(value, order="C") for name, value in values.items()},
         os.fspath(folder / WEIGHTS),
-        metadata={"format": "flax"},
+        metadata={"format": "flax", "library_name": LIBRARY},
     )
     (folder / CONFIG).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     (folder / CARD).write_text(card, encoding="utf-8")

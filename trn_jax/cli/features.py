@@ -25,7 +25,7 @@ def add_features(commands):
     add(
         "--checkpoint",
         required=True,
-        help="checkpoint or working directory of a training, <directory>@best",
+        help="checkpoint or working directory of a training, <directory>@best, hf:<user>/<name>",
     )
     add("--to", metavar="FILE", required=True, help=".npz, or .parquet, which needs pyarrow")
     add(

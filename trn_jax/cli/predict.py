@@ -27,7 +27,10 @@ def add_predict(commands):
         help="video, folder (of videos, frames or records), list (.txt, .csv, .tsv, .json), "
         "pattern such as 'clips/*.mp4', number of a camera, URL, or - for standard input",
     )
-    add("--checkpoint", help="checkpoint or working directory of a training, <directory>@best")
+    add(
+        "--checkpoint",
+        help="checkpoint or working directory of a training, <directory>@best, hf:<user>/<name>",
+    )
     add_sampling(parser)
     _add_modes(parser)
     _add_detection(parser)

@@ -39,7 +39,9 @@ def add_eval(commands):
         "--help.",
     )
     parser.add_argument(
-        "checkpoint", help="working directory of a training, <directory>@best, <directory>@<step>"
+        "checkpoint",
+        help="working directory of a training, <directory>@best, <directory>@<step>, hub folder or "
+        "hf:<user>/<name>",
     )
     parser.add_argument("--protocol", help="names with commas between them; default: all")
     parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
@@ -85,7 +87,8 @@ def add_calibrate(commands):
         "--config=<recipe> takes another one.",
     )
     parser.add_argument(
-        "checkpoint", help="working directory of a training, <directory>@best, <directory>@<step>"
+        "checkpoint",
+        help="working directory of a training, <directory>@best, <directory>@<step>, or hub folder",
     )
     parser.add_argument("--protocol", help="name; default: the one with the fewest views")
     parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
@@ -124,7 +127,11 @@ def add_probe(commands):
     )
     add = parser.add_argument
     add("data", help="folder from `trn-jax prepare`, or name or file of a recipe")
-    add("--checkpoint", required=True, help="model whose backbone is used; it needs no head")
+    add(
+        "--checkpoint",
+        required=True,
+        help="or hf:<user>/<name>: its backbone is used; it needs no head",
+    )
     add("--head", choices=("trn", "tsn"), default="trn", help="trn is multi-scale; default: trn")
     add("--config", metavar="RECIPE", help="data and views; default: views of the checkpoint")
     add("--passes", type=positive, default=1, help="over the training videos; default: 1")

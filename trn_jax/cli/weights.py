@@ -196,7 +196,7 @@ def add_reparameterize(commands):
         "reparameterize",
         help="fuse the branches of a trained MobileOne: same scores, fewer operations",
     )
-    parser.add_argument("checkpoint", help="checkpoint or workdir")
+    parser.add_argument("checkpoint", help="checkpoint, workdir or hf:<user>/<name>")
     parser.add_argument("--to", required=True, help="folder of the new checkpoint; must not exist")
     parser.set_defaults(run=_reparameterize)
 

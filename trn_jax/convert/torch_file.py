@@ -166,6 +166,11 @@ def _read_zip(file, size, key):
 def _read_safetensors(path):
     try:
         with safe_open(path, "numpy") as file:
+            if (file.metadata() or {}).get("library_name") == "trn_jax":
+                raise UserError(
+                    "these are the weights of a checkpoint of trn_jax, which needs no conversion: "
+                    f"give its folder, {os.path.dirname(os.path.abspath(path))}, as a checkpoint"
+                )
             return {name: file.get_tensor(name) for name in file.offset_keys()}
     except SafetensorError as error:
         raise UserError(

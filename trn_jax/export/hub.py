@@ -121,7 +121,10 @@ def _contract(info):
 
 def _finite(metrics):
     """Metrics, with `None` for what JSON has no numbers for."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    found = dict(metrics)
+    for name, value in metrics.items():
+        found[name] = value if value is not None and math.isfinite(value) else None
+    return found
 
 
 def _without_paths(values):

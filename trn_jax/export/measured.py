@@ -11,21 +11,24 @@ def measured(opened):
     """Results of a checkpoint.
 
     Args:
-        opened: a `checkpoints.checkpoint.Checkpoint`. Those of a hub folder are in its
-            `config.json`, those of others in `results/` of the working directory, as far as they
-            are of this step. Malformed ones are left out.
+        opened: a `checkpoints.checkpoint.Checkpoint`. Results are in `results/` of its working
+            directory, as far as they are of this step; a hub folder has some in its `config.json`,
+            too. Malformed ones are left out.
 
     Returns:
         A list of dicts with `protocol`, `split`, `metrics` and the number of videos.
     """
-    if "results" in opened.info:
-        return [_selected(each) for each in opened.info["results"] if _is_result(each)]
     directory = opened.directory
     in_training = directory.parent.name == "checkpoints"
     folder = (directory.parent.parent if in_training else directory) / "results"
     paths = [*sorted(folder.glob("*.json")), *sorted(folder.glob("*/*.json"))]
-    found = [each for each in map(_read, paths) if _is_result(each)]
-    return [_selected(each) for each in found if each.get("step") == opened.info.get("step")]
+    beside = [each for each in map(_read, paths) if _is_result(each)]
+    beside = [each for each in beside if each.get("step") == opened.info.get("step")]
+    earlier = opened.info.get("results") or []
+    found = {}
+    for each in [each for each in earlier if _is_result(each)] + beside:
+        found[each["split"], each["protocol"]] = {key: each[key] for key in _KEYS if key in each}
+    return list(found.values())
 
 
 def _read(path):
@@ -50,7 +53,3 @@ def _is_result(entry):
 
 def _is_metric(value):
     return value is None or (type(value) in (int, float) and math.isfinite(value))
-
-
-def _selected(entry):
-    return {key: entry[key] for key in _KEYS if key in entry}

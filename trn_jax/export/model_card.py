@@ -199,9 +199,8 @@ def _training(content):
             f"{'the weights of ' + _plain(start) if start else 'random weights'}.",
         ]
     for split, each in lists.items():
-        lines.append(
-            f"The {_plain(split)} list has {each['videos']:,} videos (SHA-256 `{each['sha256']}`)."
-        )
+        digest = _plain(each.get("sha256"))
+        lines.append(f"The {_plain(split)} list has {each['videos']:,} videos (SHA-256 {digest}).")
     versions = ", ".join(f"{name} {value}" for name, value in content["versions"].items())
     lines.append(f"The whole configuration is in `config.json`. Written with {versions}.")
     return "## Training\n\n" + "\n".join(lines)
