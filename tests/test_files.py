@@ -1,8 +1,9 @@
-"""How descriptions of what made a file differ."""
+"""How descriptions of what made a file differ, and folders that are made at once."""
 
 import pytest
 
-from trn_jax.files import differences
+from trn_jax.errors import UserError
+from trn_jax.files import differences, new_folder
 
 _BEFORE = {"step": 3, "checksum": "1f", "contract": {"view": {"crop": "center", "size": 28}}}
 
@@ -33,3 +34,26 @@ def test_another_checkpoint_is_named_once():
 def test_many_differences_are_counted():
     found = differences({}, {f"key{n}": n for n in range(9)})
     assert "key4" in found and "key5" not in found and found.endswith("4 more")
+
+
+def test_a_new_folder_is_complete_or_not_there(tmp_path):
+    path = tmp_path / "some" / "folder"
+    with new_folder(path) as unnamed:
+        unnamed.mkdir()
+        (unnamed / "a").write_text("1")
+        assert not path.exists()
+    assert [each.name for each in path.iterdir()] == ["a"]
+    with pytest.raises(UserError, match="folder exists"), new_folder(path):
+        pass
+
+    def fail(error):
+        with new_folder(tmp_path / "other") as unnamed:
+            unnamed.mkdir()
+            raise error
+
+    with pytest.raises(UserError, match=r"other.*No space left on device"):
+        fail(OSError(28, "No space left on device"))
+    with pytest.raises(KeyboardInterrupt):
+        fail(KeyboardInterrupt())
+    assert [each.name for each in tmp_path.iterdir()] == ["some"]
+    assert [each.name for each in (tmp_path / "some").iterdir()] == ["folder"]

@@ -26,7 +26,7 @@ def small(tmp_path_factory):
     source = {"file": "/home/somebody/trn.pth", "sha256": "0" * 64}
     folder = tmp_path_factory.mktemp("small") / "stored"
     config = dict(data_dir="/home/somebody/data", init_from="~somebody/resnet.pth")
-    return stored(folder, model="trn_resnet10", calibrated=True, source=source, settings=config)
+    return stored(folder, calibrated=True, source=source, settings=config)
 
 
 @pytest.fixture(scope="module")

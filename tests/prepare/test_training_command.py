@@ -109,6 +109,8 @@ def test_a_head_alone_is_for_those_with_weights(videos, tmp_path, monkeypatch):
     probe = ["probe", to, "--checkpoint=a run@best", "--workdir=runs/my own_probe"]
     (tmp_path / "a run").mkdir()
     assert commands("a run@best") == ([], probe)
+    probe[2] = "--checkpoint=hf:user/model"
+    assert commands("hf:user/model") == ([], probe)
     (tmp_path / "r50.pth").write_bytes(b"")
     convert, probe = commands("r50.pth")
     assert convert[:3] == ["trn-jax", "convert", "--from=r50.pth"] and convert[-1] == "&&"

@@ -15,6 +15,7 @@ from trn_jax.checkpoints import checkpoint
 from trn_jax.config import base
 from trn_jax.data import reader
 from trn_jax.evaluation import evaluate
+from trn_jax.probing.settings import probe_config
 
 COLORS = dict(red=(200, 40, 40), blue=(40, 40, 200))
 CLASSES = ("blue to red", "red to blue")
@@ -157,6 +158,12 @@ def test_features_are_computed_once(place, probed, tmp_path, reads):
 
 
 @pytest.mark.thorough
+def test_an_address_on_the_hub_stays_one():
+    stored = config_of("tsn_resnet10").to_dict()
+    for path in ("hf:user/model@main", "/runs/a"):
+        assert probe_config(stored, "tsn", checkpoint=path).init_from == path
+
+
 def test_an_interrupted_probe_resumes_with_the_same_result(place, probed, tmp_path, reads):
     shutil.copytree(probed, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")

@@ -205,8 +205,8 @@ def explained(address):
         status = error.response.status_code
         if status in (401, 403):
             raise UserError(
-                f"{address}: the hub refuses access (status {status}): {_LOG_IN}, of somebody who "
-                "has it"
+                f"{address}: the hub refuses access (status {status}); as a user who has it, "
+                f"{_LOG_IN}"
             ) from None
         raise ConnectionError(f"status {status}") from error
     except Exception as error:
