@@ -93,7 +93,7 @@ def download(address):
     client()
     is_commit = revision is not None and _COMMIT.fullmatch(revision)
     if is_commit and (folder := _cached(name, revision)):
-        return folder, address
+        return folder, os.fspath(address)
     try:
         files = _files(address)
         _check_files(address, files)
@@ -115,7 +115,7 @@ def _files(address):
     with explained(address):
         options = dict(files_metadata=True, timeout=_TIMEOUT)
         info = client().HfApi().model_info(name, revision=revision, **options)
-    return {each.rfilename: each.size or 0 for each in info.siblings}
+    return {each.rfilename: each.size or 0 for each in info.siblings or ()}
 
 
 def _check_files(address, files):
