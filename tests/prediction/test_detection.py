@@ -126,6 +126,9 @@ def test_smoothing_averages_windows_and_shortens_at_the_ends():
     ]
     assert found(windows(UP), smoothing=5) == [("rising", 0.0, 2.0, 0.9)]
     assert found(windows(UP, UP), smoothing=5) == [("rising", 0.0, 3.0, 0.9)]
+    # Each of the three takes in all.
+    mean = pytest.approx((0.9 + 0.9 + 0) / 3, abs=1e-3)
+    assert found(windows(UP, UP, DOWN), smoothing=5) == [("rising", 0.0, 4.0, mean)]
 
 
 def test_classes_may_overlap_where_they_dont_exclude_each_other():

@@ -128,7 +128,8 @@ class EventDetector:
         behind = self._settings.smoothing // 2
         waiting = list(self._recent)[-behind:] if behind else []
         for index, window in enumerate(waiting):
-            around = list(self._recent)[len(self._recent) - len(waiting) - behind + index :]
+            first = max(0, len(self._recent) - len(waiting) - behind + index)
+            around = list(self._recent)[first:]
             found += self._advance(window, around)
         if self._cell is None:
             return found
