@@ -3,7 +3,7 @@
 `create_model` builds a model, `load_model` takes one from a checkpoint; `model(clips)` maps clips
 `[batch, frames, height, width, 3]`, RGB in 0..255, to logits `[batch, classes]`. `predict` gives
 the scores of videos, with times, and `extract_features` their features. `streaming` makes a model
-take one frame at a time.
+take one frame at a time; `fold_batch_norm` makes one for inference.
 """
 
 __version__ = "0.1.0"
@@ -11,6 +11,7 @@ __all__ = [
     "__version__",
     "create_model",
     "extract_features",
+    "fold_batch_norm",
     "list_models",
     "load_model",
     "predict",
@@ -20,6 +21,7 @@ __all__ = [
 _HOMES = {
     "create_model": "trn_jax.loading",
     "extract_features": "trn_jax.prediction.features",
+    "fold_batch_norm": "trn_jax.models.folding",
     "list_models": "trn_jax.models",
     "load_model": "trn_jax.loading",
     "predict": "trn_jax.prediction.api",

@@ -155,8 +155,8 @@ class MobileOneBlock(nnx.Module):
 
 def _fold(kernel, norm):
     """Kernel and bias of one convolution that equals `kernel` followed by `norm`."""
-    scale = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
-    return kernel * scale, norm.bias[...] - norm.mean[...] * scale
+    scale, shift = norm.affine()
+    return kernel * scale, shift
 
 
 class MobileOne(nnx.Module):

@@ -136,7 +136,7 @@ class Recognizer(nnx.Module):
         if train and rngs is None:
             raise UserError("training needs random keys: call the model with rngs=nnx.Rngs(...)")
         if clip_index is None:
-            clip_index = jnp.arange(len(clips))
+            clip_index = jnp.arange(clips.shape[0])  # which may be symbolic
         random = dict(rngs=rngs, clip_index=clip_index)
         x, auxiliary = self._maps(clips, train=train, **random)
         if self.head is None:

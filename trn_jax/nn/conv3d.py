@@ -19,7 +19,7 @@ he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv3d(nnx.Module):
-    """3-D convolution without bias, zero-padded such that only `stride` changes the size.
+    """3-D convolution, zero-padded such that only `stride` changes the size.
 
     The kernel has shape `[time, size, size, in_channels / groups, out_channels]`.
 
@@ -30,6 +30,7 @@ class Conv3d(nnx.Module):
             both odd.
         stride: step between outputs in space, in pixels; in time the step is one frame.
         groups: number of equal, contiguous groups of channels that are convolved separately.
+        use_bias: add a bias, zero at first.
         init: initialiser `(key, shape, dtype)` of the kernel.
         dtype: dtype of the computation.
         rngs: source of the `params` key.
@@ -46,6 +47,7 @@ class Conv3d(nnx.Module):
         *,
         stride=1,
         groups=1,
+        use_bias=False,
         init=he_normal,
         dtype=jnp.float32,
         rngs,
@@ -56,7 +58,11 @@ class Conv3d(nnx.Module):
         self.dtype = dtype
         time, size = kernel_size
         shape = (time, size, size, in_channels // groups, out_channels)
-        self.kernel = parameter(init(rngs.params(), shape, storage_dtype(dtype)), frozen=False)
+        kept = storage_dtype(dtype)
+        self.kernel = parameter(init(rngs.params(), shape, kept), frozen=False)
+        self.use_bias = use_bias
+        if use_bias:
+            self.bias = parameter(jnp.zeros((out_channels,), kept), frozen=False)
 
     def __call__(self, x):
         """Map `[batch, time, height, width, in_channels]` to `[..., out_channels]`."""
@@ -74,7 +80,8 @@ class Conv3d(nnx.Module):
         (tap, offset), *further = taps
         y = _look_ahead(self._in_space(x, tap), offset)
         with jax.named_scope(FURTHER_TAP_SCOPE):
-            return sum((_look_ahead(self._in_space(x, tap), o) for tap, o in further), y)
+            y = sum((_look_ahead(self._in_space(x, tap), o) for tap, o in further), y)
+        return y + self.bias[...].astype(self.dtype) if self.use_bias else y
 
     def _in_space(self, x, kernel):
         """Convolve every frame of `x` with `kernel` `[size, size, in / groups, out]`."""

@@ -158,6 +158,11 @@ class BatchNorm(nnx.Module):
         self._update(mean, var, count=grouped.shape[-2])
         return y.reshape(x.shape)
 
+    def affine(self):
+        """What it is in evaluation, `x * scale + shift`: `scale` and `shift`, `[channels]`."""
+        scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
+        return scale, self.bias[...] - self.mean[...] * scale
+
     @jax.named_scope(NORM_SCOPE)
     def _normalise(self, x, mean, var):
         scale = self.scale[...] * lax.rsqrt(var + self.epsilon)
