@@ -143,7 +143,7 @@ class ViT(nnx.Module):
                 f"of this ViT are for {self.pixels}x{self.pixels}"
             )
         patches = self.patch_embed(frames)
-        patches = patches.reshape(len(frames), -1, patches.shape[-1])
-        token = jnp.broadcast_to(self.cls_token[...], (len(frames), 1, patches.shape[-1]))
+        patches = patches.reshape(frames.shape[0], -1, patches.shape[-1])
+        token = jnp.broadcast_to(self.cls_token[...], (frames.shape[0], 1, patches.shape[-1]))
         x = jnp.concatenate([token.astype(patches.dtype), patches], axis=1)
         return x + self.pos_embed[...].astype(x.dtype)
