@@ -183,6 +183,11 @@ def test_everything_imported_is_a_declared_dependency():
                 extra = project["optional-dependencies"]["parquet"]
                 assert "pyarrow" in map(distribution, extra)
                 continue
+            if imported in ("onnx", "onnxruntime", "google"):  # protobuf, of onnx
+                assert room(name) == "export"
+                extra = {distribution(d) for d in project["optional-dependencies"]["export"]}
+                assert {"onnx", "onnxruntime"} <= extra
+                continue
             if imported == "huggingface_hub":
                 assert name == "trn_jax.checkpoints.hub"
                 extra = project["optional-dependencies"]["hub"]

@@ -15,7 +15,7 @@ Ctrl-C.
 import os
 import sys
 
-from trn_jax.cli import data, features, predict, prepare, push, results, training, weights
+from trn_jax.cli import data, export, features, predict, prepare, push, results, training, weights
 from trn_jax.cli.arguments import Parser
 from trn_jax.errors import UserError
 from trn_jax.signals import interrupted_status
@@ -39,6 +39,7 @@ COMMANDS = (
     weights.add_models,
     weights.add_convert,
     weights.add_reparameterize,
+    export.add_export,
     push.add_push,
     results.add_report,
     results.add_ensemble,

@@ -1,6 +1,7 @@
 """Batch norms folded into the convolutions before them, for inference."""
 
 from collections import defaultdict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def fold_batch_norm(model, *, size=224):
     blocks = (part for _, part in nnx.iter_modules(model) if isinstance(part, MobileOneBlock))
     in_train_form = any(block.branch_reparam is None for block in blocks)
     model = reparameterize(model) if in_train_form else nnx.clone(model)
-    parts = dict(nnx.iter_modules(model))
+    parts: dict[Any, Any] = dict(nnx.iter_modules(model))
     folded = set()
     for norm, layers in _foldable(model, parts, size).items():
         scale, shift = parts[norm].affine()
@@ -90,7 +91,7 @@ def _foldable(model, parts, size):
     """Paths of the norms that can be folded: `{path: paths of the layers before it}`."""
     sources: dict[str, set] = defaultdict(set)  # of each norm: layers, or None for anything else
     takers: dict[str, set] = defaultdict(set)  # of each layer: norms, or None for anything else
-    paths = dict(enumerate(parts))
+    paths: dict[Any, Any] = dict(enumerate(parts))
     tags = {path: number for number, path in paths.items()}
     _follow(_tagged_program(model, tags, size), sources, takers)
     return {
@@ -131,7 +132,7 @@ def _tagging(kind, tag):
 
 def _follow(program, sources, takers):
     """Collect what tagged norms take, and where the outputs of tagged layers go."""
-    made = {}
+    made: dict[Any, int] = {}
     for equation in program.eqns:
         tag = equation.params["name"] if equation.primitive.name == "name" else ""
         norm = int(tag.removeprefix(_NORM)) if tag.startswith(_NORM) else None
