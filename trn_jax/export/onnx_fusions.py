@@ -1,5 +1,10 @@
 """Combines nodes of a graph into those that runtimes have fast kernels for."""
 
+import numpy as np
+
+from trn_jax.export.onnx_axes import groups
+from trn_jax.export.onnx_rewriting import POINTWISE, Rewriter, slid
+
 
 def fuse(graph, outputs):
     """The nodes that outputs depend on, combined.
@@ -8,13 +13,336 @@ def fuse(graph, outputs):
         graph: the `Graph`.
         outputs: names of its results.
     """
-    return _needed(graph.nodes, outputs)
+    nodes = graph.nodes
+    for step in (
+        _share,
+        _average,
+        _normalise,
+        _fold_affine,
+        _activate,
+        _join_slices,
+        _lift_transpositions,
+        _scale_kernels,
+        _pool_globally,
+        _share,
+    ):
+        rewriter = Rewriter(graph, nodes, outputs)
+        step(rewriter)
+        nodes = rewriter.needed()
+    return nodes
 
 
-def _needed(nodes, outputs):
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if node.output in wanted:
-            kept.append(node)
-            wanted.update(node.inputs)
-    return kept[::-1]
+def _share(rewriter):
+    """Compute equal nodes once."""
+    known, same = {}, {}
+    for node in rewriter.nodes:
+        node.inputs = [same.get(name, name) for name in node.inputs]
+        key = node.op, tuple(node.inputs), str(sorted(node.attributes.items()))
+        if node.output in rewriter.outputs:
+            continue
+        if key in known:
+            same[node.output] = known[key]
+        else:
+            known[key] = node.output
+
+
+def _average(rewriter):
+    """A sum that is divided by the number of its terms is a mean."""
+    for node in rewriter.nodes:
+        if node.op not in ("Div", "Mul"):
+            continue
+        source, factor = rewriter.with_constant(node)
+        if source is None or source.op != "ReduceSum" or factor.size != 1:
+            continue
+        if node.op == "Div" and node.inputs[0] != source.output:
+            continue
+        axes = rewriter.constant(source.inputs[1])
+        sizes = [rewriter.dims(source.inputs[0])[a] for a in axes]
+        if not all(isinstance(size, int) for size in sizes):
+            continue
+        count, factor = np.prod(sizes), factor.item()
+        if np.isclose(factor if node.op == "Div" else 1 / (factor or np.nan), count, rtol=1e-6):
+            rewriter.become(node, "ReduceMean", source.inputs, **source.attributes)
+
+
+def _fold_affine(rewriter):
+    """Multiply and shift the channels of a convolution by its kernel and bias."""
+    for node in rewriter.nodes:
+        if node.op not in ("Add", "Sub", "Mul", "Div"):
+            continue
+        source, value = rewriter.with_constant(node)
+        if source is None or source.op != "Conv":
+            continue
+        if node.op in ("Sub", "Div") and node.inputs[0] != source.output:
+            continue
+        kernel = rewriter.constant(source.inputs[1])
+        if kernel is None:
+            continue
+        channels = rewriter.per_channel(value, kernel.ndim, len(kernel))
+        if channels is None:
+            continue
+        has_bias = len(source.inputs) > 2
+        bias = rewriter.constant(source.inputs[2]) if has_bias else np.zeros(len(kernel))
+        if bias is None:
+            continue
+        dtype = kernel.dtype
+        kernel, bias = kernel.astype(np.float64), bias.astype(np.float64)
+        if node.op in ("Add", "Sub"):
+            bias = bias + (channels if node.op == "Add" else -channels)
+        else:
+            scale = channels if node.op == "Mul" else 1 / channels
+            kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
+            bias = bias * scale
+        weights = [rewriter.initializer(array.astype(dtype)) for array in (kernel, bias)]
+        if node.op in ("Mul", "Div") and not has_bias:
+            weights = weights[:1]
+        rewriter.become(node, "Conv", [source.inputs[0], *weights], **source.attributes)
+
+
+def _activate(rewriter):
+    """The least of a number and the output of a ReLU is a `Clip`."""
+    for node in rewriter.nodes:
+        if node.op != "Min":
+            continue
+        source, bound = rewriter.with_constant(node)
+        if source is not None and source.op == "Relu" and bound.size == 1:
+            limits = [np.zeros((), bound.dtype), bound.reshape(())]
+            names = [rewriter.initializer(limit) for limit in limits]
+            rewriter.become(node, "Clip", [source.inputs[0], *names])
+
+
+def _join_slices(rewriter):
+    """A part of a part is one part."""
+    for node in rewriter.nodes:
+        source = rewriter.single(node.inputs[0]) if node.op == "Slice" else None
+        if source is None or source.op != "Slice":
+            continue
+        rows = [
+            [rewriter.constant(name) for name in each.inputs[1:]] for each in (source, node)
+        ]
+        if any(part is None for row in rows for part in row) or set(rows[0][2]) & set(rows[1][2]):
+            continue
+        joined = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+        names = [rewriter.initializer(row) for row in joined]
+        rewriter.become(node, "Slice", [source.inputs[0], *names])
+
+
+def _lift_transpositions(rewriter):
+    """Transpose an input before its pixels become floats, instead of behind that."""
+    for node in list(rewriter.nodes):
+        if node.op == "Transpose" and _comes_from_input(rewriter, node.inputs[0]):
+            while _lift(rewriter, node):
+                node = rewriter.producer(node.inputs[0])
+
+
+def _comes_from_input(rewriter, name):
+    while (source := rewriter.single(name)) is not None:
+        computed = [i for i in source.inputs if rewriter.constant(i) is None]
+        if source.op not in (*POINTWISE, "Reshape", "Cast") or len(computed) != 1:
+            return False
+        name = computed[0]
+    return rewriter.producer(name) is None
+
+
+def _lift(rewriter, node):
+    """Exchange a transposition with the node before it; whether that was possible."""
+    source = rewriter.single(node.inputs[0])
+    if source is None:
+        return False
+    perm = list(node.attributes["perm"])
+    dims = rewriter.dims(node.output)
+    if source.op == "Reshape":
+        before = rewriter.dims(source.inputs[0])
+        perm = slid(perm, groups(before, rewriter.dims(source.output)))
+        if perm is None:
+            return False
+        moved = rewriter.insert(
+            node, "Transpose", [source.inputs[0]], [before[a] for a in perm], perm=perm
+        )
+        target = rewriter.target(dims)
+        if target is None:
+            return False
+        rewriter.become(node, "Reshape", [moved, target])
+        return True
+    inputs = []
+    for name in source.inputs:
+        array = rewriter.constant(name)
+        if array is None:
+            moved = rewriter.insert(node, "Transpose", [name], dims, perm=perm)
+            inputs.append(moved)
+        elif array.ndim == 0:
+            inputs.append(name)
+        else:
+            array = array.reshape([1] * (len(perm) - array.ndim) + list(array.shape))
+            inputs.append(rewriter.initializer(array.transpose(perm)))
+    rewriter.become(node, source.op, inputs, **source.attributes)
+    return True
+
+
+def _scale_kernels(rewriter):
+    """Divide the kernel of the first convolution instead of the pixels."""
+    for node in rewriter.nodes:
+        if node.op != "Conv" or node.attributes["group"] != 1:
+            continue
+        kernel = rewriter.constant(node.inputs[1])
+        path, source = [], rewriter.single(node.inputs[0])
+        while source is not None and source.op == "Reshape":
+            path.append(source)
+            source = rewriter.single(source.inputs[0])
+        if kernel is None or source is None or source.op not in ("Div", "Mul"):
+            continue
+        name, factor = _scaled(rewriter, source)
+        tail = kernel.ndim - 1  # channels and the axes of space
+        ends = {rewriter.dims(each)[-tail:] for each in (node.inputs[0], source.output)}
+        if factor is None or factor.ndim > tail and any(n > 1 for n in factor.shape[:-tail]):
+            continue
+        factor = factor.reshape([1] * (tail - factor.ndim) + list(factor.shape[-tail:]))
+        if len(ends) > 1 or any(size != 1 for size in factor.shape[1:]):
+            continue
+        wide = kernel.astype(np.float64)
+        wide = wide / factor if source.op == "Div" else wide * factor
+        node.inputs[1] = rewriter.initializer(wide.astype(kernel.dtype))
+        rewriter.replace(source.output, name)
+
+
+def _scaled(rewriter, node):
+    """The operand of a product with a constant, and that constant."""
+    first, second = (rewriter.constant(name) for name in node.inputs)
+    if first is None and second is not None:
+        return node.inputs[0], second
+    if node.op == "Mul" and second is None and first is not None:
+        return node.inputs[1], first
+    return None, None
+
+
+def _pool_globally(rewriter):
+    """A mean over the axes of space of an image is a `GlobalAveragePool`."""
+    for node in rewriter.nodes:
+        if node.op != "ReduceMean" or node.attributes.get("keepdims", 1):
+            continue
+        dims = rewriter.dims(node.inputs[0])
+        if len(dims) == 4 and list(rewriter.constant(node.inputs[1])) == [2, 3]:
+            pooled = rewriter.insert(
+                node, "GlobalAveragePool", node.inputs[:1], (*dims[:2], 1, 1)
+            )
+            target = rewriter.target(dims[:2])
+            if target is not None:
+                rewriter.become(node, "Reshape", [pooled, target])
+
+
+def _normalise(rewriter):
+    """Softmax, layer normalisation and GELU, written out."""
+    for node in rewriter.nodes:
+        for match in (_softmax, _gelu, _layer_norm):
+            if match(rewriter, node):
+                break
+
+
+def _softmax(rewriter, node):
+    if node.op != "Div":
+        return False
+    exponential = rewriter.producer(node.inputs[0])
+    total = rewriter.unshaped(node.inputs[1])
+    if exponential is None or exponential.op != "Exp" or total is None:
+        return False
+    if total.op != "ReduceSum" or total.inputs[0] != exponential.output:
+        return False
+    shifted = rewriter.producer(exponential.inputs[0])
+    if shifted is None or shifted.op != "Sub":
+        return False
+    largest = rewriter.unshaped(shifted.inputs[1])
+    if largest is None or largest.op != "ReduceMax" or largest.inputs[0] != shifted.inputs[0]:
+        return False
+    axes = rewriter.constant(total.inputs[1])
+    if len(axes) != 1 or list(axes) != list(rewriter.constant(largest.inputs[1])):
+        return False
+    rewriter.become(node, "Softmax", [shifted.inputs[0]], axis=int(axes[0]))
+    return True
+
+
+def _gelu(rewriter, node):
+    """`x / 2 * (1 - erf(-x / sqrt(2)))`."""
+    if node.op != "Mul":
+        return False
+    for half, rest in (node.inputs, node.inputs[::-1]):
+        half, rest = rewriter.producer(half), rewriter.producer(rest)
+        if half is None or rest is None or (half.op, rest.op) != ("Mul", "Sub"):
+            continue
+        x, factor = _scaled(rewriter, half)
+        error = rewriter.producer(rest.inputs[1])
+        one = rewriter.constant(rest.inputs[0])
+        if error is None or error.op != "Erf" or not _equals(one, 1) or not _equals(factor, 0.5):
+            continue
+        product = rewriter.producer(error.inputs[0])
+        if product is None or product.op != "Mul":
+            continue
+        negative, factor = _scaled(rewriter, product)
+        source = rewriter.producer(negative) if negative else None
+        if source is None or source.op != "Neg" or not _equals(factor, 0.5**0.5):
+            continue
+        if source.inputs[0] == x:
+            rewriter.become(node, "Gelu", [x])
+            return True
+    return False
+
+
+def _equals(array, value):
+    return array is not None and array.size == 1 and abs(array.item() - value) < 1e-3 * value
+
+
+def _layer_norm(rewriter, node):
+    """`(x - mean) / sqrt(variance + epsilon) * scale + bias`, along one axis."""
+    if node.op != "Add":
+        return False
+    scaled, bias = rewriter.with_constant(node)
+    if scaled is None or scaled.op != "Mul":
+        return False
+    unit, scale = rewriter.with_constant(scaled)
+    if unit is None or unit.op != "Mul":
+        return False
+    centred = rewriter.producer(unit.inputs[0])
+    inverse = rewriter.unshaped(unit.inputs[1])
+    if centred is None or centred.op != "Sub" or inverse is None or inverse.op != "Div":
+        return False
+    found = _variance(rewriter, inverse, centred)
+    mean = rewriter.unshaped(centred.inputs[1])
+    if found is None or mean is None or mean.op != "ReduceMean":
+        return False
+    epsilon, axes = found
+    x = centred.inputs[0]
+    rank = len(rewriter.dims(x))
+    if mean.inputs[0] != x or len(axes) != 1 or list(rewriter.constant(mean.inputs[1])) != [*axes]:
+        return False
+    axis, size = int(axes[0]), rewriter.dims(x)[int(axes[0])]
+    scale, bias = (rewriter.along(array, rank, axis, size) for array in (scale, bias))
+    if scale is None or bias is None:
+        return False
+    weights = [rewriter.initializer(array) for array in (scale, bias)]
+    options = dict(axis=-1, epsilon=epsilon)
+    if axis == rank - 1:
+        rewriter.become(node, "LayerNormalization", [x, *weights], **options)
+        return True
+    perm = [a for a in range(rank) if a != axis] + [axis]
+    dims = [rewriter.dims(x)[a] for a in perm]
+    moved = rewriter.insert(node, "Transpose", [x], dims, perm=perm)
+    found = rewriter.insert(node, "LayerNormalization", [moved, *weights], dims, **options)
+    rewriter.become(node, "Transpose", [found], perm=[perm.index(a) for a in range(rank)])
+    return True
+
+
+def _variance(rewriter, inverse, centred):
+    """Epsilon and axes of `1 / sqrt(mean(centred ** 2) + epsilon)`, or `None`."""
+    root = rewriter.producer(inverse.inputs[1])
+    if not _equals(rewriter.constant(inverse.inputs[0]), 1) or root is None or root.op != "Sqrt":
+        return None
+    total = rewriter.producer(root.inputs[0])
+    if total is None or total.op != "Add":
+        return None
+    mean, epsilon = rewriter.with_constant(total)
+    mean = rewriter.unshaped(mean.output) if mean is not None else None
+    if mean is None or mean.op != "ReduceMean" or epsilon.size != 1:
+        return None
+    square = rewriter.producer(mean.inputs[0])
+    if square is None or square.op != "Mul" or set(square.inputs) != {centred.output}:
+        return None
+    return float(epsilon.item()), [int(a) for a in rewriter.constant(mean.inputs[1])]
