@@ -5,6 +5,7 @@ stored channels-first, see `onnx_graph`.
 """
 
 import contextlib
+from functools import partial
 
 import jax
 import numpy as np
@@ -73,11 +74,7 @@ def to_onnx(function, inputs, *, input_names, output_names, opset=OPSET):
     arguments = []
     for name, aval in zip(input_names, closed.in_avals, strict=True):
         _check_dtype(aval.dtype)
-        graph.dims[name] = tuple(aval.shape)
-        for axis, dim in enumerate(aval.shape):
-            if not isinstance(dim, int):
-                graph.symbols.setdefault(dim, (name, axis))
-        arguments.append(Value(aval.shape, aval.dtype, tuple(range(aval.ndim)), name=name))
+        arguments.append(graph.input(name, aval))
     results = _run(graph, closed.jaxpr, closed.consts, arguments)
     outputs = [
         graph.emit("Identity", [graph.full(value, range(len(value.shape)))], value.shape)
@@ -204,9 +201,9 @@ def _place(equation):
 def _model(onnx, graph, nodes, closed, input_names, outputs, opset):
     helper = onnx.helper
 
-    def described(name, aval):
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(aval.dtype))
-        dims = [dim if isinstance(dim, int) else str(dim) for dim in aval.shape]
+    def described(name, shape, dtype):
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        dims = [dim if isinstance(dim, int) else str(dim) for dim in shape]
         return helper.make_tensor_value_info(name, kind, dims)
 
     protos = []
@@ -218,6 +215,7 @@ def _model(onnx, graph, nodes, closed, input_names, outputs, opset):
         inputs = [outputs.get(name, name) for name in node.inputs]
         output = outputs.get(node.output, node.output)
         protos.append(helper.make_node(node.op, inputs, [output], name=node.output, **attributes))
+    named = partial(zip, strict=True)
     used = {name for node in nodes for name in node.inputs}
     weights = [
         onnx.numpy_helper.from_array(array, name)
@@ -227,9 +225,15 @@ def _model(onnx, graph, nodes, closed, input_names, outputs, opset):
     made = helper.make_graph(
         protos,
         "model",
-        [described(n, a) for n, a in zip(input_names, closed.in_avals, strict=True)],
-        [described(n, a) for n, a in zip(outputs.values(), closed.out_avals, strict=True)],
+        [described(n, a.shape, a.dtype) for n, a in named(input_names, closed.in_avals)],
+        [described(n, a.shape, a.dtype) for n, a in named(outputs.values(), closed.out_avals)],
         initializer=weights,
+        # Runtimes can't infer that a reshaped batch is the same as another one.
+        value_info=[
+            described(node.output, graph.dims[node.output], graph.dtypes[node.output])
+            for node in nodes
+            if node.output not in outputs
+        ],
     )
     return helper.make_model(
         made,

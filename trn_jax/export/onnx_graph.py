@@ -12,6 +12,11 @@ import numpy as np
 
 from trn_jax.errors import UserError
 
+_BOOLEAN = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_INTEGER = ("ArgMax", "ArgMin", "Shape")
+# Dtypes of outputs that are not those of inputs.
+_DTYPES = dict.fromkeys(_BOOLEAN, np.bool_) | dict.fromkeys(_INTEGER, np.int64)
+
 END = np.iinfo(np.int64).max  # the end of a slice to the end
 
 
@@ -86,6 +91,7 @@ class Graph:
         nodes: in the order of computation.
         initializers: `{name: array}`.
         dims: `{name: sizes}` of every tensor.
+        dtypes: `{name: dtype}` of every tensor.
         symbols: `{symbolic dimension: (input, axis)}`, where its size is found at run time.
     """
 
@@ -93,15 +99,34 @@ class Graph:
         self.nodes = []
         self.initializers = {}
         self.dims = {}
+        self.dtypes = {}
         self.symbols = {}
         self._known = {}
 
     def emit(self, op, inputs, dims, **attributes):
         """Append a node; returns the name of its output, of sizes `dims`."""
-        name = f"{op.lower()}_{len(self.nodes)}"
+        node = self.node(op, inputs, dims, **attributes)
+        self.nodes.append(node)
+        return node.output
+
+    def node(self, op, inputs, dims, **attributes):
+        """A node that is not in the graph yet."""
+        name = f"{op.lower()}_{len(self.dims)}"
         self.dims[name] = tuple(dims)
-        self.nodes.append(Node(op, list(inputs), name, attributes))
-        return name
+        if op in _DTYPES:
+            self.dtypes[name] = np.dtype(_DTYPES[op])
+        else:
+            typed = inputs[1] if op == "Where" else inputs[0]
+            self.dtypes[name] = attributes.get("to", self.dtypes[typed])
+        return Node(op, list(inputs), name, attributes)
+
+    def input(self, name, aval):
+        """Add an input of the program; returns its `Value`."""
+        self.dims[name], self.dtypes[name] = tuple(aval.shape), np.dtype(aval.dtype)
+        for axis, dim in enumerate(aval.shape):
+            if not isinstance(dim, int):
+                self.symbols.setdefault(dim, (name, axis))
+        return Value(aval.shape, aval.dtype, tuple(range(len(aval.shape))), name=name)
 
     def initializer(self, array):
         """The name of a constant tensor; equal ones are stored once."""
@@ -111,7 +136,7 @@ class Graph:
             name = f"constant_{len(self._known)}"
             self._known[key] = name
             self.initializers[name] = array
-            self.dims[name] = array.shape
+            self.dims[name], self.dtypes[name] = array.shape, array.dtype
         return self._known[key]
 
     def integers(self, *values):

@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from trn_jax.export.onnx_graph import Node, is_one
+from trn_jax.export.onnx_graph import is_one
 
 POINTWISE = ("Add", "Div", "Max", "Min", "Mul", "Relu", "Sub")
 
@@ -90,16 +90,15 @@ class Rewriter:
     def become(self, node, op, inputs, **attributes):
         """Turn a node into another one with the same output."""
         node.op, node.inputs, node.attributes = op, list(inputs), attributes
+        self.graph.dtypes[node.output] = attributes.get("to", self.graph.dtypes[inputs[0]])
 
     def insert(self, before, op, inputs, dims, **attributes):
         """Add a node before another one; returns the name of its output."""
-        name = f"{op.lower()}_{len(self.graph.dims)}"
-        self.graph.dims[name] = tuple(dims)
-        node = Node(op, list(inputs), name, attributes)
-        self._producers[name] = node
-        self._uses[name] += 1
+        node = self.graph.node(op, inputs, dims, **attributes)
+        self._producers[node.output] = node
+        self._uses[node.output] += 1
         self._new[before.output].append(node)
-        return name
+        return node.output
 
     def replace(self, old, new):
         """Let all nodes use another tensor."""
