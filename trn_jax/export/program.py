@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import Var
 
 from trn_jax.checkpoints import arrays
 from trn_jax.errors import UserError
@@ -150,13 +151,18 @@ def program_of(model, form, *, num_frames, size, batch=ANY):
         function, parameters = _of_clips(model, form)
         inputs = [Tensor("clips", (1, num_frames, size, size, 3), "uint8")]
         names = ["features" if form == "features" else "logits"]
-    found = jax.eval_shape(function, parameters, *(tensor.struct() for tensor in inputs))
+    traced = jax.make_jaxpr(function)(parameters, *(tensor.struct() for tensor in inputs))
     outputs = [
-        Tensor(name, leaf.shape, leaf.dtype.name) for name, leaf in zip(names, found, strict=True)
+        Tensor(name, aval.shape, aval.dtype.name)
+        for name, aval in zip(names, traced.out_avals, strict=True)
     ]
-    return Program(
-        form, function, parameters, _with_batch(inputs, batch), _with_batch(outputs, batch)
-    )
+    used = {v for each in traced.jaxpr.eqns for v in each.invars if isinstance(v, Var)}
+    kept = {
+        name: parameters[name]
+        for name, variable in zip(sorted(parameters), traced.jaxpr.invars, strict=False)
+        if variable in used  # an auxiliary classifier is not
+    }
+    return Program(form, function, kept, _with_batch(inputs, batch), _with_batch(outputs, batch))
 
 
 def _with_batch(tensors, batch):
@@ -168,12 +174,13 @@ def _with_batch(tensors, batch):
 def _of_clips(model, form):
     graph, state = nnx.split(model)
     tree = nnx.as_pure(state)
+    all_parameters = _on_host(tree)
 
     def run(parameters, clips):
-        copy = nnx.merge(graph, arrays.filled(tree, parameters))
+        copy = nnx.merge(graph, arrays.filled(tree, all_parameters | parameters))
         return (copy.features(clips) if form == "features" else copy(clips),)
 
-    return run, _on_host(tree)
+    return run, all_parameters
 
 
 def _of_stream(model, size):
@@ -181,9 +188,10 @@ def _of_stream(model, size):
     stream = streaming(model)
     named = arrays.named(stream.init(1, size))
     structure = jax.tree.structure(stream.init(1, size))
+    all_parameters = _on_host(stream.parameters)
 
     def run(parameters, frames, *state):
-        tree = arrays.filled(stream.parameters, parameters)
+        tree = arrays.filled(stream.parameters, all_parameters | parameters)
         logits, following = stream.apply(tree, jax.tree.unflatten(structure, state), frames)
         return logits, *jax.tree.leaves(following)
 
@@ -192,7 +200,7 @@ def _of_stream(model, size):
         Tensor(f"state.{name}", leaf.shape, jnp.dtype(leaf.dtype).name)
         for name, leaf in named.items()
     ]
-    return run, _on_host(stream.parameters), frames, state
+    return run, all_parameters, frames, state
 
 
 def _on_host(tree):

@@ -54,20 +54,14 @@ def write(path, program, metadata, golden):
         What the file targets, `{"stablehlo": version}`.
     """
     names = list(program.parameters)
-    artifacts = {kind: _artifact(program, names, _LOWERED_FOR[kind]) for kind in _PROGRAMS}
-    kept, _ = artifacts["default"]
-    about = {
-        "stablehlo": TARGET,
-        "parameters": [names[index] for index in kept],
-        "programs": dict(_PROGRAMS),
-    }
+    about = {"stablehlo": TARGET, "parameters": names, "programs": _PROGRAMS}
     parts = {
         METADATA: metadata.encode(),
         _ABOUT: _json(about),
         goldens.NAME: goldens.to_bytes(golden),
     }
-    parts |= {_PROGRAMS[kind]: content for kind, (_, content) in artifacts.items()}
-    weights = {name: np.ascontiguousarray(program.parameters[name]) for name in about["parameters"]}
+    parts |= {_PROGRAMS[kind]: _artifact(program, names, _LOWERED_FOR[kind]) for kind in _PROGRAMS}
+    weights = {name: np.ascontiguousarray(program.parameters[name]) for name in names}
     parts[_WEIGHTS] = safetensors.numpy.save(weights)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in parts.items():
@@ -83,22 +77,22 @@ def _json(value):
 
 
 def _artifact(program, names, platform):
-    """The parameters that are used, as indices of `names`, and the portable artifact."""
+    """The portable artifact, bytes, of a program whose first arguments are the parameters."""
 
     def run(*values):
         return program.function(dict(zip(names, values, strict=False)), *values[len(names) :])
 
     weights = [program.parameters[name] for name in names]
     weights = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in weights]
-    exported = jax.export.export(jax.jit(run), platforms=[platform])(*weights, *program.structs())
-    kept = [index for index in exported.module_kept_var_idx if index < len(names)]
+    step = jax.jit(run, keep_unused=True)
+    exported = jax.export.export(step, platforms=[platform])(*weights, *program.structs())
     context = mlir.make_ir_context()
     with context, ir.Location.unknown(context):
         module = stablehlo.deserialize_portable_artifact(context, exported.mlir_module_serialized)
         _erase_assertions(module)
         # Locations name files of this machine.
         passmanager.PassManager.parse("builtin.module(strip-debuginfo)").run(module.operation)
-        return kept, stablehlo.serialize_portable_artifact(module, TARGET)
+        return stablehlo.serialize_portable_artifact(module, TARGET)
 
 
 def _erase_assertions(module):
