@@ -51,9 +51,9 @@ def compare(path, model, inputs):
 MODELS = {
     "tsm": ("tsm_resnet10", dict(width=4)),
     "trn": ("trn_resnet10", dict(width=4)),
-    "tin": ("tin_resnet10", dict(width=4)),
+    "tin": ("tin_resnet10", dict(width=16)),
     "slowonly": ("tpn_slowonly_resnet14", dict(width=4)),
-    "tpn_tsm": ("tpn_tsm_resnet10", dict(width=4)),
+    "tpn_tsm": ("tpn_tsm_resnet10", dict(width=8, conv_groups=4)),
     "non_local": ("tsm_resnet10", dict(width=4, non_local="embedded_gaussian")),
     "mobilenetv2": ("tsm_mobilenetv2", dict(backbone="mobilenetv2_tiny")),
     "bninception": ("trn_bninception", dict(width=4)),
