@@ -40,10 +40,10 @@ def write_video(path, color):
 def test_all_are_short_and_run_here():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     parts = {"own_backbone", "own_dataset", "own_head", "own_loop"}
-    assert names == parts | {"features", "motion_videos"}
+    assert names == parts | {"features", "motion_videos", "run_onnx"}
     for path in EXAMPLES.glob("*.py"):
         lines = [line for line in path.read_text().splitlines() if line.strip()]
-        assert len(lines) <= 25, path.name
+        assert len(lines) <= (40 if path.stem == "run_onnx" else 25), path.name
 
 
 @pytest.mark.thorough
@@ -87,3 +87,64 @@ def test_motion_videos(tmp_path):
 def test_features_of_a_video(tmp_path):
     write_video(tmp_path / "a.mp4", 100)
     assert "a.mp4: features (8, 2048), float32" in run("features", "a.mp4", cwd=tmp_path)
+
+
+PACKAGES = ("av", "numpy", "onnxruntime")  # all that the example needs
+BLOCKED = """
+import runpy, sys
+blocked = ("cv2", "flax", "jax", "jaxlib", "onnx", "trn_jax")
+sys.modules.update(dict.fromkeys(blocked))
+path, *sys.argv[1:] = sys.argv[1:]
+runpy.run_path(path)
+"""
+
+
+def exported(folder, **options):
+    """An exported TSM, a video, and what `predict` has for it: `{class: probability}`."""
+    import painted
+    from export_models import config_of, store
+
+    import trn_jax
+    from trn_jax.export.export import export
+
+    multi_label = options.pop("multi_label", False)
+    config = config_of()
+    config.data.multi_label = multi_label
+    checkpoint = store(folder / "checkpoint", config, temperature=0.5)
+    film = painted.write(folder / "film.mp4", painted.frames(20, start=3), g=8)
+    export(checkpoint, str(folder / "model.onnx"), **options)
+    model = trn_jax.load_model(checkpoint)
+    (answer,) = trn_jax.predict(str(film), model, **options)
+    return str(film), dict(zip(answer.class_names, answer.calibrated, strict=True))
+
+
+def compare(printed, expected):
+    found = {name: float(score) for score, name in (line.split() for line in printed.splitlines())}
+    assert list(found) == sorted(expected, key=expected.get, reverse=True)
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, dict(protocol="twice", multi_label=True)])
+def test_an_exported_model_answers_like_predict_without_jax(tmp_path, options):
+    pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+    film, expected = exported(tmp_path, **options)
+    assert max(expected.values()) - min(expected.values()) > 0.1
+    arguments = [str(EXAMPLES / "run_onnx.py"), "model.onnx", film]
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    compare(done.stdout, expected)
+
+
+@pytest.mark.slow
+def test_an_exported_model_needs_three_packages(tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+    film, expected = exported(tmp_path)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    arguments = [python, EXAMPLES / "run_onnx.py", tmp_path / "model.onnx", film]
+    done = subprocess.run(arguments, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stderr
+    compare(done.stdout, expected)
