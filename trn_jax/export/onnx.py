@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from trn_jax import __version__
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, first_line
 from trn_jax.export import onnx_axes, onnx_elementwise, onnx_indexing, onnx_products
 from trn_jax.export.onnx_fusions import fuse
 from trn_jax.export.onnx_graph import Graph, Value, constant, whole
@@ -61,7 +61,7 @@ def to_onnx(function, inputs, *, input_names, output_names, opset=OPSET):
     onnx = _onnx()
     if opset < OPSET:
         raise UserError(f"opset={opset}: expected at least {OPSET}")
-    closed = jax.make_jaxpr(lambda *arrays: function(*arrays))(*inputs)
+    closed = _traced(function, inputs)
     for kind, names, avals in (
         ("input", input_names, closed.in_avals),
         ("output", output_names, closed.out_avals),
@@ -84,6 +84,22 @@ def to_onnx(function, inputs, *, input_names, output_names, opset=OPSET):
     model = _model(onnx, graph, nodes, closed, input_names, dict(zip(outputs, output_names)), opset)
     onnx.checker.check_model(model)
     return model
+
+
+def _traced(function, inputs):
+    """The program of a function."""
+    open_sizes = [d for each in inputs for d in each.shape if not isinstance(d, int)]
+    try:
+        return jax.make_jaxpr(lambda *arrays: function(*arrays))(*inputs)
+    except UserError:
+        raise
+    except Exception as problem:  # of any kind, from a stranger's code
+        if not open_sizes:
+            raise
+        raise UserError(
+            f"this can't be traced for any size of {', '.join(map(str, open_sizes))} "
+            f"({type(problem).__name__}: {first_line(problem)}); export with a fixed batch"
+        ) from problem
 
 
 def _onnx():
@@ -158,6 +174,12 @@ def _translate(graph, equation, values):
         found = RULES[name](graph, equation, *values)
     except UserError as problem:
         raise UserError(f"{_place(equation)} can't be exported to ONNX: {problem}") from None
+    except Exception as problem:
+        if not graph.symbols or "ymbolic dimension" not in str(problem):
+            raise
+        raise UserError(
+            f"{_place(equation)} can't be exported to ONNX for any batch; export with a fixed one"
+        ) from problem
     return found if isinstance(found, list) else [found]
 
 

@@ -226,6 +226,17 @@ def _concatenate(graph, equation, *values):
     return concatenate(graph, values, axis, equation.outvars[0].aval.shape)
 
 
+@rule("tile")
+def _tile(graph, equation, x):
+    repeats, shape = equation.params["reps"], equation.outvars[0].aval.shape
+    x = graph.computed(graph.expanded(x, {a for a, times in enumerate(repeats) if times > 1}))
+    missing = [a for a, times in enumerate(repeats) if times > 1 and a not in x.axes]
+    order = (*missing, *x.axes)
+    times = graph.integers(*(repeats[a] for a in order))
+    name = graph.emit("Tile", [graph.stored(x, order), times], [shape[a] for a in order])
+    return Value(shape, x.dtype, order, name=name)
+
+
 @rule("stack")
 def _stack(graph, equation, *values):
     axis, shape = equation.params["axis"], equation.outvars[0].aval.shape

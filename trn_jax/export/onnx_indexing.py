@@ -119,7 +119,9 @@ def _dynamic_slice(graph, equation, x, *starts):
     if all(start.is_constant for start in starts.values()):
         ranges = {}
         for a, start in starts.items():
-            first = int(np.clip(start.data, 0, x.shape[a] - sizes[a]))
+            first = int(start.data)
+            if first:  # 0 is inside of any size
+                first = int(np.clip(first, 0, x.shape[a] - sizes[a]))
             ranges[a] = first, first + sizes[a], 1
         return sliced(graph, x, ranges)
     for a, start in starts.items():

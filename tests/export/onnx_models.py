@@ -1,0 +1,61 @@
+"""Runs exported models for the tests of this folder."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnxruntime
+from flax import nnx
+from jax import export
+
+from trn_jax.convert import variables
+from trn_jax.export.onnx import to_onnx
+
+
+def fill(model):
+    """Give an abstract model numbers from NumPy, the same for the same names and shapes."""
+    for seed, (path, leaf) in enumerate(variables(model).items()):
+        value = np.random.default_rng(seed).normal(size=leaf.shape)
+        if path.endswith("kernel"):
+            value /= math.sqrt(leaf.size / leaf.shape[-1])
+        elif path.endswith(("scale", "var")):
+            value = 0.5 + np.abs(value)
+        leaf.set_value(jnp.asarray(value, leaf.dtype))
+    return model
+
+
+def exported(function, arrays, *, dynamic=False, outputs=1):
+    """The ONNX model of a function; `dynamic` leaves the leading sizes of the arrays open."""
+    (batch,) = export.symbolic_shape("batch")
+    inputs = [
+        jax.ShapeDtypeStruct((batch, *array.shape[1:]) if dynamic else array.shape, array.dtype)
+        for array in arrays
+    ]
+    return to_onnx(
+        function,
+        inputs,
+        input_names=[f"input{i}" for i in range(len(arrays))],
+        output_names=[f"output{i}" for i in range(outputs)],
+    )
+
+
+def session(model):
+    """Load a model into onnxruntime."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    content = model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run(loaded, arrays):
+    """The results of a loaded model."""
+    names = [each.name for each in loaded.get_inputs()]
+    return loaded.run(None, dict(zip(names, arrays, strict=True)))
+
+
+def operators(model):
+    """Names of the operators of a model, in order."""
+    assert {node.domain for node in model.graph.node} == {""}
+    return [node.op_type for node in model.graph.node]
