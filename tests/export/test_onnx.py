@@ -95,48 +95,45 @@ def close(found, expected, tolerance=TOLERANCE):
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def check(model, frames, pixels, *, batches=(1, 2, 3), function=scored):
+def check(model, frames, pixels, *, function=scored):
     """Compare a model of one clip, and one of any number of clips, with JAX."""
     method = {scored: lambda x: model(x), featured: model.features}[function]
-    fixed = session(exported(method, [clips(1, frames, pixels)]))
-    written = exported(method, [clips(1, frames, pixels)], dynamic=True)
-    free = session(written)
-    close(run(fixed, [clips(1, frames, pixels)])[0], function(model, clips(1, frames, pixels)))
-    for count in batches:
-        x = clips(count, frames, pixels, seed=count)
-        close(run(free, [x])[0], function(model, x))
-    return written
+    x = clips(3, frames, pixels)
+    expected = np.asarray(function(model, x))
+    close(run(session(exported(method, [x[:1]])), [x[:1]])[0], expected[:1])
+    free = session(exported(method, [x[:1]], dynamic=True))
+    for count in (1, 2, 3):
+        close(run(free, [x[:count]])[0], expected[:count])
 
 
 @pytest.mark.by_default(
-    *("tsm_resnet50", "trn_resnet50", "tin_", "tpn_tsm", "convnext_tiny", "efficientnet", "vit"),
-    *("densenet", "tsn_mobileone"),
+    *("tsm_resnet50", "trn_resnet50", "tin_", "vit"),
 )
 @pytest.mark.parametrize("name", trn_jax.list_models())
 def test_small_versions_of_all_models_agree(name):
     options, pixels = small(name)
-    check(make(name, **options), FRAMES, pixels, batches=(1, 3))
+    check(make(name, **options), FRAMES, pixels)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_agree(name):
     name, options = OPTIONS[name]
-    check(make(name, width=8, **options), FRAMES, 64, batches=(3,))
+    check(make(name, width=8, **options), FRAMES, 64)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", trn_jax.list_models())
 def test_all_models_agree_at_full_size(name):
     pixels = 299 if "inceptionv3" in name else 224
-    check(make(name, num_segments=8), 8, pixels, batches=(1, 2))
+    check(make(name, num_segments=8), 8, pixels)
 
 
 @pytest.mark.by_default("tsn_resnet10")
 @pytest.mark.parametrize("name", ["tsn_resnet10", "tpn_tsm_resnet10", "tsn_swin_tiny"])
 def test_features_agree(name):
     options, pixels = small(name)
-    check(make(name, **options), FRAMES, pixels, batches=(2,), function=featured)
+    check(make(name, **options), FRAMES, pixels, function=featured)
 
 
 @pytest.mark.by_default(1)
@@ -238,8 +235,8 @@ def test_streams_agree_step_by_step(name, pooling, options):
 
 def test_an_unknown_primitive_is_named_with_its_place():
     x = np.ones((4, 4), np.float32)
-    with pytest.raises(UserError, match=r"(?s)cholesky.*test_onnx\.py"):
-        exported(jnp.linalg.cholesky, [x])
+    with pytest.raises(UserError, match=r"cumprod.*test_onnx\.py"):
+        exported(lambda x: jax.lax.cumprod(x), [x])
 
 
 def test_a_computed_branch_is_refused():

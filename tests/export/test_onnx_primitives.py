@@ -100,11 +100,11 @@ LAYOUTS = {
     "sum of windows": lambda x: lax.reduce_window(
         convolved(x), 0.0, lax.add, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 0), (0, 0))
     ),
-    "mean of what is there": lambda x: lax.reduce_window(
-        convolved(x), 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"
-    )
-    / lax.reduce_window(
-        jnp.ones((1, 7, 9, 1)), 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"
+    "mean of what is there": lambda x: (
+        lax.reduce_window(convolved(x), 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+        / lax.reduce_window(
+            jnp.ones((1, 7, 9, 1)), 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"
+        )
     ),
 }
 
@@ -119,8 +119,9 @@ def test_no_transposition_stays_between_convolutions():
         y = jax.nn.relu(convolved(x))
         y = max_pool(y, 3, stride=2, padding=1)
         z = y.reshape(-1, 2, *y.shape[1:])
-        z = jnp.concatenate([lax.pad(z[..., :2], 0.0, [(0, 0, 0), (1, -1, 0)] + [(0, 0, 0)] * 3),
-                             z[..., 2:]], -1)
+        z = jnp.concatenate(
+            [lax.pad(z[..., :2], 0.0, [(0, 0, 0), (1, -1, 0)] + [(0, 0, 0)] * 3), z[..., 2:]], -1
+        )
         y = convolved(z.reshape(y.shape), draw(3, 3, 8, 8)) + y
         return jnp.mean(y, (1, 2))
 

@@ -76,12 +76,15 @@ def to_onnx(function, inputs, *, input_names, output_names, opset=OPSET):
         _check_dtype(aval.dtype)
         arguments.append(graph.input(name, aval))
     results = _run(graph, closed.jaxpr, closed.consts, arguments)
-    outputs = [
-        graph.emit("Identity", [graph.full(value, range(len(value.shape)))], value.shape)
-        for value in results
-    ]
+    outputs = []
+    for value in results:
+        name = graph.full(value, range(len(value.shape)))
+        if name in outputs or not any(node.output == name for node in graph.nodes):
+            name = graph.emit("Identity", [name], value.shape)
+        outputs.append(name)
     nodes = fuse(graph, outputs)
-    model = _model(onnx, graph, nodes, closed, input_names, dict(zip(outputs, output_names)), opset)
+    names = dict(zip(outputs, output_names, strict=True))
+    model = _model(onnx, graph, nodes, closed, input_names, names, opset)
     onnx.checker.check_model(model)
     return model
 
@@ -215,7 +218,8 @@ def _place(equation):
     with contextlib.suppress(Exception):  # JAX's record of the source, for the message only
         from jax._src import source_info_util
 
-        place = f" ({source_info_util.summarize(equation.source_info)})"
+        found = source_info_util.summarize(equation.source_info)
+        place = f" ({found})" if found else ""
     shapes = ", ".join(str(variable.aval) for variable in equation.invars)
     return f"the primitive {equation.primitive.name} of {shapes}{place}"
 
@@ -229,14 +233,16 @@ def _model(onnx, graph, nodes, closed, input_names, outputs, opset):
         return helper.make_tensor_value_info(name, kind, dims)
 
     protos = []
-    for node in nodes:
+    for number, node in enumerate(nodes):
         attributes = {
             key: helper.np_dtype_to_tensor_dtype(value) if isinstance(value, np.dtype) else value
             for key, value in node.attributes.items()
         }
         inputs = [outputs.get(name, name) for name in node.inputs]
         output = outputs.get(node.output, node.output)
-        protos.append(helper.make_node(node.op, inputs, [output], name=node.output, **attributes))
+        protos.append(
+            helper.make_node(node.op, inputs, [output], name=f"{node.op}_{number}", **attributes)
+        )
     named = partial(zip, strict=True)
     used = {name for node in nodes for name in node.inputs}
     weights = [

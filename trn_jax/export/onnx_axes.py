@@ -72,9 +72,7 @@ def reshape(graph, value, shape):
     if value.is_constant:
         order = [a for old, _ in pairs for a in old]
         axes = tuple(a for _, new in pairs for a in new)
-        data = np.squeeze(
-            value.data, tuple(i for i, a in enumerate(value.axes) if a not in order)
-        )
+        data = np.squeeze(value.data, tuple(i for i, a in enumerate(value.axes) if a not in order))
         return Value(shape, value.dtype, axes, data=data.reshape([shape[a] for a in axes]))
     pairs.sort(key=lambda pair: value.axes.index(pair[0][0]))
     order = [a for old, _ in pairs for a in old]
@@ -244,4 +242,3 @@ def _stack(graph, equation, *values):
     kept = [a for a in range(len(shape)) if a != axis]
     values = [renamed(value, single, kept.__getitem__)(graph) for value in values]
     return concatenate(graph, values, axis, shape)
-

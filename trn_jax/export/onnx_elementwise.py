@@ -243,6 +243,10 @@ def _clamp(graph, equation, low, x, high):
 
 @rule("select_n")
 def _select(graph, equation, which, *cases):
+    if which.is_constant and which.data.size == 1:
+        case = cases[int(which.data.item())]
+        if case.shape == equation.outvars[0].aval.shape:
+            return case
     result = cases[-1]
     for i in reversed(range(len(cases) - 1)):
         if which.dtype == bool:

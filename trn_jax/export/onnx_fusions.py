@@ -16,6 +16,7 @@ def fuse(graph, outputs):
     nodes = graph.nodes
     for step in (
         _share,
+        _drop_neutral,
         _average,
         _normalise,
         _fold_affine,
@@ -44,6 +45,15 @@ def _share(rewriter):
             same[node.output] = known[key]
         else:
             known[key] = node.output
+
+
+def _drop_neutral(rewriter):
+    """Multiply by 1 no more: a mean over one pixel."""
+    for node in rewriter.nodes:
+        if node.op in ("Div", "Mul") and node.output not in rewriter.outputs:
+            name, factor = _scaled(rewriter, node)
+            if factor is not None and factor.ndim == 0 and factor.item() == 1:
+                rewriter.replace(node.output, name)
 
 
 def _average(rewriter):
@@ -117,9 +127,7 @@ def _join_slices(rewriter):
         source = rewriter.single(node.inputs[0]) if node.op == "Slice" else None
         if source is None or source.op != "Slice":
             continue
-        rows = [
-            [rewriter.constant(name) for name in each.inputs[1:]] for each in (source, node)
-        ]
+        rows = [[rewriter.constant(name) for name in each.inputs[1:]] for each in (source, node)]
         if any(part is None for row in rows for part in row) or set(rows[0][2]) & set(rows[1][2]):
             continue
         joined = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
@@ -222,9 +230,7 @@ def _pool_globally(rewriter):
             continue
         dims = rewriter.dims(node.inputs[0])
         if len(dims) == 4 and list(rewriter.constant(node.inputs[1])) == [2, 3]:
-            pooled = rewriter.insert(
-                node, "GlobalAveragePool", node.inputs[:1], (*dims[:2], 1, 1)
-            )
+            pooled = rewriter.insert(node, "GlobalAveragePool", node.inputs[:1], (*dims[:2], 1, 1))
             target = rewriter.target(dims[:2])
             if target is not None:
                 rewriter.become(node, "Reshape", [pooled, target])

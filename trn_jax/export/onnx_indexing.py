@@ -90,9 +90,7 @@ def _pad(graph, equation, x, fill):
         return constant(np.pad(whole(x)[cut], borders, constant_values=fill.data.item()))
     x = graph.expanded(x, {a for a, (low, high, _) in enumerate(config) if low > 0 or high > 0})
     missing = [
-        a
-        for a, (low, high, _) in enumerate(config)
-        if (low > 0 or high > 0) and a not in x.axes
+        a for a, (low, high, _) in enumerate(config) if (low > 0 or high > 0) and a not in x.axes
     ]
     order = (*missing, *x.axes)
     x = Value(x.shape, x.dtype, order, name=graph.stored(x, order))
@@ -291,5 +289,3 @@ def _merged(graph, x, varying):
         row = row * x.shape[axis] + column.astype(np.int64)
     found = Value(shape, x.dtype, tuple(logical.index(a) for a in stored), name=name)
     return found, merged, constant(row)
-
-

@@ -88,12 +88,8 @@ def _batched_product(graph, aval, left, right):
     shared = product(x.shape[a] for a in of_x)
     rows = product(x.shape[a] for a in free_x)
     columns = product(y.shape[a] for a in free_y)
-    first = graph.reshape(
-        graph.full(x, [*batch_x, *free_x, *of_x]), [*leading, rows, shared]
-    )
-    second = graph.reshape(
-        graph.full(y, [*batch_y, *of_y, *free_y]), [*leading, shared, columns]
-    )
+    first = graph.reshape(graph.full(x, [*batch_x, *free_x, *of_x]), [*leading, rows, shared])
+    second = graph.reshape(graph.full(y, [*batch_y, *of_y, *free_y]), [*leading, shared, columns])
     name = graph.emit("MatMul", [first, second], [*leading, rows, columns])
     name = graph.reshape(name, aval.shape)
     return Value(aval.shape, aval.dtype, tuple(range(len(aval.shape))), name=name)
@@ -153,5 +149,3 @@ def _pooling_layout(x, pooled):
         order = others + pooled
         first, last = len(others), len(order)
     return order, order[:first], order[first:last], order[last:]
-
-
