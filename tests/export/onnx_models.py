@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnxruntime
-from flax import nnx
 from jax import export
 
 from trn_jax.convert import variables

@@ -152,8 +152,8 @@ def test_half_precision(name):
 
 def test_a_network_of_convolutions_has_one_transposition():
     options, pixels = small("tsm_resnet50")
+    model = make("tsm_resnet50", **options)
     for dynamic in (False, True):
-        model = make("tsm_resnet50", **options)
         found = operators(exported(lambda x: model(x), [clips(1, FRAMES, pixels)], dynamic=dynamic))
         assert found.count("Transpose") == 1 and found.index("Transpose") < found.index("Cast")
         # Batch norms and the scale of the pixels are in kernels and biases.

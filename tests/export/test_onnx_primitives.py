@@ -150,6 +150,7 @@ VALUES = {
     "taken evenly": lambda x: x[:, np.array([1, 3, 5])],
     "table": lambda x: x.reshape(-1, 2, 3)[:, np.array([[0, 1], [1, 1]]), np.array([2, 0])],
     "grid": lambda x: x.reshape(-1, 2, 3)[:, np.array([[1], [0]]), np.array([[0, 2]])],
+    "one taken several times": lambda x: x[:, np.array([2, 2])],
     "taken, clipped": lambda x: jnp.take(x, np.array([0, 9]), axis=1, mode="clip"),
     "computed place": lambda x: jnp.take(draw(7, 3), jnp.int32(jnp.abs(x)), axis=0, mode="clip"),
     "computed slice": lambda x: lax.dynamic_slice_in_dim(x, jnp.int32(x[0, 0]) % 3, 2, axis=1),

@@ -126,7 +126,7 @@ def _check_dtype(dtype):
 
 def _run(graph, program, constants, arguments):
     """The values of the outputs of a program."""
-    values = {}
+    values: dict = {}
 
     def read(variable):
         if hasattr(variable, "val"):  # a literal

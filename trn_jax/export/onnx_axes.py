@@ -204,7 +204,7 @@ def concatenate(graph, values, axis, shape):
     """Join values along an axis, in the layout of the largest that is computed."""
     if all(value.is_constant for value in values):
         return constant(np.concatenate([whole(value) for value in values], axis))
-    values = [value for value in values if not value.shape[axis] == 0]
+    values = [value for value in values if value.shape[axis] != 0]
     computed = [value for value in values if not value.is_constant]
     first = max(computed, key=lambda value: (len(value.axes), axis in value.axes))
     order = list(first.axes)
@@ -240,5 +240,5 @@ def _stack(graph, equation, *values):
     axis, shape = equation.params["axis"], equation.outvars[0].aval.shape
     single = (*shape[:axis], 1, *shape[axis + 1 :])
     kept = [a for a in range(len(shape)) if a != axis]
-    values = [renamed(value, single, kept.__getitem__)(graph) for value in values]
-    return concatenate(graph, values, axis, shape)
+    parts = [renamed(value, single, kept.__getitem__)(graph) for value in values]
+    return concatenate(graph, parts, axis, shape)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from trn_jax.export.onnx_axes import groups
+from trn_jax.export.onnx_layers import normalise
 from trn_jax.export.onnx_rewriting import POINTWISE, Rewriter, slid
 
 
@@ -18,7 +19,7 @@ def fuse(graph, outputs):
         _share,
         _drop_neutral,
         _average,
-        _normalise,
+        normalise,
         _fold_affine,
         _activate,
         _join_slices,
@@ -35,7 +36,8 @@ def fuse(graph, outputs):
 
 def _share(rewriter):
     """Compute equal nodes once."""
-    known, same = {}, {}
+    known: dict = {}
+    same: dict = {}
     for node in rewriter.nodes:
         node.inputs = [same.get(name, name) for name in node.inputs]
         key = node.op, tuple(node.inputs), str(sorted(node.attributes.items()))
@@ -51,7 +53,7 @@ def _drop_neutral(rewriter):
     """Multiply by 1 no more: a mean over one pixel."""
     for node in rewriter.nodes:
         if node.op in ("Div", "Mul") and node.output not in rewriter.outputs:
-            name, factor = _scaled(rewriter, node)
+            name, factor = rewriter.scaled(node)
             if factor is not None and factor.ndim == 0 and factor.item() == 1:
                 rewriter.replace(node.output, name)
 
@@ -199,10 +201,10 @@ def _scale_kernels(rewriter):
             source = rewriter.single(source.inputs[0])
         if kernel is None or source is None or source.op not in ("Div", "Mul"):
             continue
-        name, factor = _scaled(rewriter, source)
+        name, factor = rewriter.scaled(source)
         tail = kernel.ndim - 1  # channels and the axes of space
         ends = {rewriter.dims(each)[-tail:] for each in (node.inputs[0], source.output)}
-        if factor is None or factor.ndim > tail and any(n > 1 for n in factor.shape[:-tail]):
+        if factor is None or (factor.ndim > tail and any(n > 1 for n in factor.shape[:-tail])):
             continue
         factor = factor.reshape([1] * (tail - factor.ndim) + list(factor.shape[-tail:]))
         if len(ends) > 1 or any(size != 1 for size in factor.shape[1:]):
@@ -211,16 +213,6 @@ def _scale_kernels(rewriter):
         wide = wide / factor if source.op == "Div" else wide * factor
         node.inputs[1] = rewriter.initializer(wide.astype(kernel.dtype))
         rewriter.replace(source.output, name)
-
-
-def _scaled(rewriter, node):
-    """The operand of a product with a constant, and that constant."""
-    first, second = (rewriter.constant(name) for name in node.inputs)
-    if first is None and second is not None:
-        return node.inputs[0], second
-    if node.op == "Mul" and second is None and first is not None:
-        return node.inputs[1], first
-    return None, None
 
 
 def _pool_globally(rewriter):
@@ -234,121 +226,3 @@ def _pool_globally(rewriter):
             target = rewriter.target(dims[:2])
             if target is not None:
                 rewriter.become(node, "Reshape", [pooled, target])
-
-
-def _normalise(rewriter):
-    """Softmax, layer normalisation and GELU, written out."""
-    for node in rewriter.nodes:
-        for match in (_softmax, _gelu, _layer_norm):
-            if match(rewriter, node):
-                break
-
-
-def _softmax(rewriter, node):
-    if node.op != "Div":
-        return False
-    exponential = rewriter.producer(node.inputs[0])
-    total = rewriter.unshaped(node.inputs[1])
-    if exponential is None or exponential.op != "Exp" or total is None:
-        return False
-    if total.op != "ReduceSum" or total.inputs[0] != exponential.output:
-        return False
-    shifted = rewriter.producer(exponential.inputs[0])
-    if shifted is None or shifted.op != "Sub":
-        return False
-    largest = rewriter.unshaped(shifted.inputs[1])
-    if largest is None or largest.op != "ReduceMax" or largest.inputs[0] != shifted.inputs[0]:
-        return False
-    axes = rewriter.constant(total.inputs[1])
-    if len(axes) != 1 or list(axes) != list(rewriter.constant(largest.inputs[1])):
-        return False
-    rewriter.become(node, "Softmax", [shifted.inputs[0]], axis=int(axes[0]))
-    return True
-
-
-def _gelu(rewriter, node):
-    """`x / 2 * (1 - erf(-x / sqrt(2)))`."""
-    if node.op != "Mul":
-        return False
-    for half, rest in (node.inputs, node.inputs[::-1]):
-        half, rest = rewriter.producer(half), rewriter.producer(rest)
-        if half is None or rest is None or (half.op, rest.op) != ("Mul", "Sub"):
-            continue
-        x, factor = _scaled(rewriter, half)
-        error = rewriter.producer(rest.inputs[1])
-        one = rewriter.constant(rest.inputs[0])
-        if error is None or error.op != "Erf" or not _equals(one, 1) or not _equals(factor, 0.5):
-            continue
-        product = rewriter.producer(error.inputs[0])
-        if product is None or product.op != "Mul":
-            continue
-        negative, factor = _scaled(rewriter, product)
-        source = rewriter.producer(negative) if negative else None
-        if source is None or source.op != "Neg" or not _equals(factor, 0.5**0.5):
-            continue
-        if source.inputs[0] == x:
-            rewriter.become(node, "Gelu", [x])
-            return True
-    return False
-
-
-def _equals(array, value):
-    return array is not None and array.size == 1 and abs(array.item() - value) < 1e-3 * value
-
-
-def _layer_norm(rewriter, node):
-    """`(x - mean) / sqrt(variance + epsilon) * scale + bias`, along one axis."""
-    if node.op != "Add":
-        return False
-    scaled, bias = rewriter.with_constant(node)
-    if scaled is None or scaled.op != "Mul":
-        return False
-    unit, scale = rewriter.with_constant(scaled)
-    if unit is None or unit.op != "Mul":
-        return False
-    centred = rewriter.producer(unit.inputs[0])
-    inverse = rewriter.unshaped(unit.inputs[1])
-    if centred is None or centred.op != "Sub" or inverse is None or inverse.op != "Div":
-        return False
-    found = _variance(rewriter, inverse, centred)
-    mean = rewriter.unshaped(centred.inputs[1])
-    if found is None or mean is None or mean.op != "ReduceMean":
-        return False
-    epsilon, axes = found
-    x = centred.inputs[0]
-    rank = len(rewriter.dims(x))
-    if mean.inputs[0] != x or len(axes) != 1 or list(rewriter.constant(mean.inputs[1])) != [*axes]:
-        return False
-    axis, size = int(axes[0]), rewriter.dims(x)[int(axes[0])]
-    scale, bias = (rewriter.along(array, rank, axis, size) for array in (scale, bias))
-    if scale is None or bias is None:
-        return False
-    weights = [rewriter.initializer(array) for array in (scale, bias)]
-    options = dict(axis=-1, epsilon=epsilon)
-    if axis == rank - 1:
-        rewriter.become(node, "LayerNormalization", [x, *weights], **options)
-        return True
-    perm = [a for a in range(rank) if a != axis] + [axis]
-    dims = [rewriter.dims(x)[a] for a in perm]
-    moved = rewriter.insert(node, "Transpose", [x], dims, perm=perm)
-    found = rewriter.insert(node, "LayerNormalization", [moved, *weights], dims, **options)
-    rewriter.become(node, "Transpose", [found], perm=[perm.index(a) for a in range(rank)])
-    return True
-
-
-def _variance(rewriter, inverse, centred):
-    """Epsilon and axes of `1 / sqrt(mean(centred ** 2) + epsilon)`, or `None`."""
-    root = rewriter.producer(inverse.inputs[1])
-    if not _equals(rewriter.constant(inverse.inputs[0]), 1) or root is None or root.op != "Sqrt":
-        return None
-    total = rewriter.producer(root.inputs[0])
-    if total is None or total.op != "Add":
-        return None
-    mean, epsilon = rewriter.with_constant(total)
-    mean = rewriter.unshaped(mean.output) if mean is not None else None
-    if mean is None or mean.op != "ReduceMean" or epsilon.size != 1:
-        return None
-    square = rewriter.producer(mean.inputs[0])
-    if square is None or square.op != "Mul" or set(square.inputs) != {centred.output}:
-        return None
-    return float(epsilon.item()), [int(a) for a in rewriter.constant(mean.inputs[1])]

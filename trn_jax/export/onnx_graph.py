@@ -1,4 +1,4 @@
-"""An ONNX graph in the making: nodes, initializers, and values whose axes may be stored in any order.
+"""An ONNX graph in the making: nodes, initializers, and values with axes stored in any order.
 
 JAX programs are channels-last, ONNX convolutions channels-first. So a `Value` has logical axes, as
 in JAX, and `axes`, the order that its tensor stores them in. Rules for primitives work on the
@@ -43,10 +43,11 @@ class Value:
 
     @property
     def is_constant(self):
+        """Whether it is known already."""
         return self.data is not None
 
     def dims(self, axes=None):
-        """Sizes of stored axes."""
+        """Sizes of `axes`, by default those that are stored."""
         return tuple(self.shape[axis] for axis in (self.axes if axes is None else axes))
 
     def broadcast_axes(self):
@@ -159,8 +160,8 @@ class Graph:
                     return found
                 return self.emit("Mul", [found, self.integers(factor)], (1,))
         raise UserError(
-            f"the dimension {dim} can't be exported; expected a number or a multiple of a dimension "
-            "of an input: export with a fixed batch"
+            f"the dimension {dim} can't be exported; expected a number or a multiple of a "
+            "dimension of an input: export with a fixed batch"
         )
 
     def sizes(self, dims):

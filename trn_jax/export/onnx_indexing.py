@@ -3,9 +3,9 @@
 import numpy as np
 
 from trn_jax.errors import UserError
-from trn_jax.export.onnx_axes import renamed
+from trn_jax.export.onnx_axes import renamed, reshape
 from trn_jax.export.onnx_elementwise import cast, number, plain, rule
-from trn_jax.export.onnx_graph import END, Value, constant, is_one, whole
+from trn_jax.export.onnx_graph import END, Value, constant, is_one, product, whole
 
 
 def sliced(graph, x, ranges):
@@ -32,8 +32,8 @@ def sliced(graph, x, ranges):
         return Value(tuple(shape), x.dtype, x.axes, name=x.name)
     starts, stops, steps = zip(*needed.values(), strict=True)
     places = [x.axes.index(a) for a in needed]
-    stops = [END if stop is None else stop for stop in stops]
-    rows = [graph.integers(*row) for row in (starts, stops, places, steps)]
+    ends = [END if stop is None else stop for stop in stops]
+    rows = [graph.integers(*row) for row in (starts, ends, places, steps)]
     name = graph.emit("Slice", [x.name, *rows], [shape[a] for a in x.axes])
     return Value(tuple(shape), x.dtype, x.axes, name=name)
 
@@ -68,8 +68,8 @@ def _rev(graph, equation, x):
     if not places:
         return x
     count = len(places)
-    rows = ([-1] * count, [-END] * count, places, [-1] * count)
-    rows = [graph.integers(*row) for row in rows]
+    backwards = [-1] * count
+    rows = [graph.integers(*row) for row in (backwards, [-END] * count, places, backwards)]
     return Value(x.shape, x.dtype, x.axes, name=graph.emit("Slice", [x.name, *rows], x.dims()))
 
 
@@ -113,19 +113,19 @@ def _pad(graph, equation, x, fill):
 def _dynamic_slice(graph, equation, x, *starts):
     sizes = equation.params["slice_sizes"]
     places = [a for a, size in enumerate(sizes) if size != x.shape[a]]
-    starts = {a: starts[a] for a in places}
-    if all(start.is_constant for start in starts.values()):
+    if all(starts[a].is_constant for a in places):
         ranges = {}
-        for a, start in starts.items():
-            first = int(start.data)
+        for a in places:
+            first = int(starts[a].data)
             if first:  # 0 is inside of any size
                 first = int(np.clip(first, 0, x.shape[a] - sizes[a]))
             ranges[a] = first, first + sizes[a], 1
         return sliced(graph, x, ranges)
-    for a, start in starts.items():
+    for a in places:
+        start = starts[a]
         limit = number(x.shape[a] - sizes[a], start)
         first = plain(graph, "min", plain(graph, "max", start, number(0, start)), limit)
-        counted = Value((sizes[a],), first.dtype, (0,), data=np.arange(sizes[a], dtype=first.dtype))
+        counted = constant(np.arange(sizes[a], dtype=first.dtype))
         x = _taken(graph, x, a, plain(graph, "add", counted, first))
     return x
 
@@ -161,6 +161,8 @@ def _gather(graph, equation, x, indices):
         for axis, column in zip(mapped, columns, strict=True):
             if column.size and (column == column.flat[0]).all():
                 fixed[axis] = int(column.flat[0]), int(column.flat[0]) + sizes[axis], 1
+        if len(fixed) == len(mapped) and any(size != 1 for size in batch):
+            del fixed[mapped[0]]  # the same entries several times
         varying = [(a, c) for a, c in zip(mapped, columns, strict=True) if a not in fixed]
         x = sliced(graph, x, fixed)
     else:
@@ -180,11 +182,8 @@ def _gather(graph, equation, x, indices):
 
 def _checked(starts, x, mapped, sizes, mode):
     """Constant start positions, inside of the array."""
-    limits = []
-    for axis in mapped:
-        size, width = x.shape[axis], sizes[axis]
-        limits.append(0 if size == width else size - width)
-    limits = np.array(limits, starts.dtype)
+    widths = [x.shape[axis] - sizes[axis] for axis in mapped]
+    limits = np.array(widths, starts.dtype)
     if str(mode).endswith("CLIP"):
         return np.clip(starts, 0, limits)
     if (starts < 0).any() or (starts > limits).any():
@@ -205,14 +204,12 @@ def _arranged(graph, x, varying, collapsed, offsets, batch, equation):
             x = _stepped(graph, x, axis, positions)
         gone = [a for a in collapsed if a not in separate]
         return renamed(x, shape, place_of.__getitem__, drop=gone)(graph)
-    axes = [axis for axis, _ in varying]
+    axes, x_shape = [axis for axis, _ in varying], x.shape
     x, merged, row = _merged(graph, x, varying)
     found = _taken(graph, x, merged, row)
     # Logical axes of `found`: those of x with `axes` replaced by the axes of the batch.
-    remaining = [a for a in kept + [b for b in collapsed if b not in axes]]
-    remaining = sorted(remaining)
+    counter = iter(a for a in range(len(x_shape)) if a not in axes)
     places = {}
-    counter = iter(remaining)
     rank = len(batch)
     for a in range(len(found.shape)):
         if merged <= a < merged + rank:
@@ -236,27 +233,28 @@ def _separate(varying, batch):
         ]
         if len(moving) != 1:
             return None
-        index = [0] * column.ndim
-        index[moving[0]] = slice(None)
-        found[axis] = moving[0], column[tuple(index)]
+        found[axis] = moving[0], _along(column, moving[0])
     used = [batch_axis for batch_axis, _ in found.values()]
     others = [size for i, size in enumerate(batch) if i not in used]
     return found if len(set(used)) == len(used) and all(size == 1 for size in others) else None
 
 
+def _along(array, axis):
+    """The first entries of an array along an axis."""
+    return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])[0]
+
+
 def _stepped(graph, x, axis, positions):
     """The entries at `positions` `[n]` along an axis, as a slice if they are evenly spaced."""
     steps = np.diff(positions)
+    shape = (*x.shape[:axis], len(positions), *x.shape[axis + 1 :])
     if axis not in x.axes and not is_one(x.shape[axis]):
-        shape = list(x.shape)
-        shape[axis] = len(positions)
-        return Value(tuple(shape), x.dtype, x.axes, data=x.data, name=x.name)
+        return Value(shape, x.dtype, x.axes, data=x.data, name=x.name)
     if (steps == steps[0]).all() and steps[0] > 0:
         return sliced(graph, x, {axis: (int(positions[0]), int(positions[-1]) + 1, int(steps[0]))})
     if x.is_constant:
         order = x.axes.index(axis)
         data = np.take(x.data, positions, order)
-        shape = (*x.shape[:axis], len(positions), *x.shape[axis + 1 :])
         return Value(shape, x.dtype, x.axes, data=data)
     return _taken(graph, x, axis, constant(positions.astype(np.int64)))
 
@@ -268,24 +266,15 @@ def _merged(graph, x, varying):
         (axis, column) = varying[0]
         row = column if isinstance(column, Value) else constant(column.astype(np.int64))
         return x, axis, cast(graph, row, np.int64)
-    x = graph.computed(graph.expanded(x, set(axes)))
-    order = [a for a in x.axes if a not in axes]
-    place = min(x.axes.index(a) for a in axes if a in x.axes)
-    place = sum(a in order for a in x.axes[:place])
-    order[place:place] = axes
-    # The merged axis takes the place of the first one in the logical shape.
+    # The merged axis takes the place of the first one.
     rest = [a for a in range(len(x.shape)) if a not in axes]
     merged = sum(a < min(axes) for a in rest)
-    total = int(np.prod([x.shape[a] for a in axes]))
-    logical = [*rest[:merged], None, *rest[merged:]]
-    shape = tuple(total if a is None else x.shape[a] for a in logical)
-    stored = [a for a in order if a not in axes]
-    stored[place:place] = [None]
-    name = graph.reshape(
-        graph.stored(x, order), [total if a is None else x.shape[a] for a in stored]
-    )
-    row = 0
+    order = [*rest[:merged], *axes, *rest[merged:]]
+    shape = [x.shape[a] for a in order]
+    adjacent = renamed(x, shape, order.index)(graph)
+    end = merged + len(axes)
+    shape[merged:end] = [product(shape[merged:end])]
+    row = np.zeros((), np.int64)
     for axis, column in varying:
         row = row * x.shape[axis] + column.astype(np.int64)
-    found = Value(shape, x.dtype, tuple(logical.index(a) for a in stored), name=name)
-    return found, merged, constant(row)
+    return reshape(graph, adjacent, shape), merged, constant(row)

@@ -82,8 +82,8 @@ def _matrix(graph, y, rows, columns, dims):
 
 def _batched_product(graph, aval, left, right):
     """`MatMul` of stacks of matrices."""
-    x, of_x, batch_x, free_x, places_x = left
-    y, of_y, batch_y, free_y, places_y = right
+    x, of_x, batch_x, free_x, _ = left
+    y, of_y, batch_y, free_y, _ = right
     leading = [x.shape[a] for a in batch_x]
     shared = product(x.shape[a] for a in of_x)
     rows = product(x.shape[a] for a in free_x)
@@ -145,7 +145,7 @@ def _pooling_layout(x, pooled):
     others = [a for a in order if a not in pooled]
     places = [order.index(a) for a in pooled]
     first, last = min(places), max(places) + 1
-    if len(order) == 4 and len(pooled) == 2 or last - first + (last < len(order)) > 3:
+    if (len(order) == 4 and len(pooled) == 2) or last - first + (last < len(order)) > 3:
         order = others + pooled
         first, last = len(others), len(order)
     return order, order[:first], order[first:last], order[last:]

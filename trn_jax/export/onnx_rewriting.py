@@ -54,6 +54,15 @@ class Rewriter:
                 return source, arrays[1 - place]
         return None, None
 
+    def scaled(self, node):
+        """The operand of a product or quotient with a constant, and that constant."""
+        first, second = (self.constant(name) for name in node.inputs)
+        if first is None and second is not None:
+            return node.inputs[0], second
+        if node.op == "Mul" and second is None and first is not None:
+            return node.inputs[1], first
+        return None, None
+
     def unshaped(self, name):
         """The node that computes a tensor, before axes of size 1 were added."""
         node = self.producer(name)
