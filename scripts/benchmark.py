@@ -30,6 +30,10 @@ torch: short for `--what=models --models=tsn_resnet50`.
 stream: one more frame of a stream, for `--models`, by default tsm_resnet50: a step against the
     backbone on one frame (goal for the ratio of CPU time: 1.1), and against a clip of the last
     frames (1 / 6 of 8 frames).
+export: exported models in onnxruntime, for `--models`, by default tsm_resnet50 and trn_resnet50,
+    against PyTorch's own export of the same weights (goal for the ratio of CPU time: 1.05; needs
+    PyTorch and onnxscript, else it is left out), and against the jitted model. 8 frames of 224
+    pixels, one clip.
 protocol: inference time of the published tables, without reading and preprocessing: scores all
     views of one video of noise by `--protocol`, by default the one with the most pixels. No data
     set is needed. As in evaluation, at most `eval.max_views_per_step` clips move to the device at a
@@ -72,6 +76,7 @@ from ml_collections import ConfigDict, config_flags
 
 from benchmarks import (
     evaluation,
+    exports,
     loading,
     machine,
     measurement,
@@ -93,12 +98,12 @@ _WHAT = flags.DEFINE_enum(
     "both",
     [
         *("data", "step", "both", "train", "views", "eval", "predict", "protocol"),
-        *("models", "torch", "stream"),
+        *("models", "torch", "stream", "export"),
     ],
     "What to measure.",
 )
 _MODELS = flags.DEFINE_string(
-    "models", None, "With --what=models and stream: pattern of names, such as 'tsm_*'."
+    "models", None, "With --what=models, stream and export: pattern of names, such as 'tsm_*'."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/benchmark", "As in training: the synthetic data set is beside this folder."
@@ -125,13 +130,13 @@ _BATCH = flags.DEFINE_integer(
 _FRAMES = flags.DEFINE_integer(
     "frames",
     None,
-    "Frames per clip: 8 for models and stream, the recipe's for train.",
+    "Frames per clip: 8 for models, stream and export, the recipe's for train.",
     lower_bound=1,
 )
 _PIXELS = flags.DEFINE_integer(
     "pixels",
     None,
-    "Side of a frame: 224 for models and stream, the recipe's for train.",
+    "Side of a frame: 224 for models, stream and export, the recipe's for train.",
     lower_bound=32,
 )
 _RECIPES = flags.DEFINE_list(
@@ -182,6 +187,9 @@ def main(_: Sequence[str]) -> None:
         return
     if what == "stream":
         _run_streams(_MODELS.value or "tsm_resnet50", rounds)
+        return
+    if what == "export":
+        _run_exports(_models(_MODELS.value) if _MODELS.value else exports.MODELS, threads, rounds)
         return
     if _CONFIG.value is None:
         raise UserError(f"--what={what} needs a recipe, such as --config=configs/trn_synthetic.py")
@@ -236,6 +244,16 @@ def _run_streams(pattern: str, rounds: int) -> None:
         sides = stream.stream_sides(name, frames=frames, pixels=pixels)
         turns = measure(sides, rounds=rounds, steps=_STEPS.value or 10)
         text = table(turns, stream.goals(frames), unit="frame")
+        print(f"\n{name}, {frames} x {pixels} x {pixels}\n{text}", flush=True)
+        models.release()
+
+
+def _run_exports(names: Sequence[str], threads: int, rounds: int) -> None:
+    frames, pixels = _FRAMES.value or 8, _PIXELS.value or 224
+    for name in names:
+        sides = exports.export_sides(name, frames=frames, pixels=pixels, threads=threads)
+        turns = measure(sides, rounds=rounds, steps=_STEPS.value or 1)
+        text = table(turns, exports.goals(sides))
         print(f"\n{name}, {frames} x {pixels} x {pixels}\n{text}", flush=True)
         models.release()
 

@@ -7,7 +7,7 @@ import platform
 
 _PACKAGES = (
     *("jax", "jax-cuda12-plugin", "jax-cuda13-plugin", "numpy"),
-    *("opencv-python-headless", "simplejpeg", "av", "torch"),
+    *("opencv-python-headless", "simplejpeg", "av", "torch", "onnx", "onnxruntime"),
     *("nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
 )
 
