@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 
@@ -18,8 +19,8 @@ from trn_jax.files import check_file, check_folder, sync
 from trn_jax.loading import info_of
 from trn_jax.prediction.contract import contract_of
 
-ONNX, STABLEHLO, HUB = "onnx", "stablehlo", "hub"
-_ENDS = {".onnx": ONNX, ".stablehlo": STABLEHLO}
+HUB = "hub"
+_WRITERS: dict[str, Any] = {"onnx": onnx_file, "stablehlo": stablehlo}  # by the end of the name
 _MAX_BATCH = 1 << 16
 
 
@@ -60,12 +61,12 @@ def kind_of(to):
         UserError: there is no such kind.
     """
     end = os.path.splitext(to)[1]
-    if end in _ENDS:
-        return _ENDS[end]
+    if end[1:] in _WRITERS:
+        return end[1:]
     if end and not to.endswith(os.sep) and not os.path.isdir(to):
         raise UserError(
-            f"--to={to} ends in {end!r}; expected {' or '.join(map(repr, _ENDS))}, or, for a hub "
-            "folder, a name without an end or with '/' at its end"
+            f"--to={to} ends in {end!r}; expected {' or '.join(f'.{kind}' for kind in _WRITERS)}, "
+            "or, for a hub folder, a name without an end or with '/' at its end"
         )
     return HUB
 
@@ -80,8 +81,8 @@ def check_place(to):
     if os.path.lexists(to):
         raise UserError(f"--to={to} exists; remove it, or choose another name")
     (check_folder if kind == HUB else check_file)(to)
-    if kind == ONNX:
-        onnx_file.check_installed()
+    if kind != HUB:
+        _WRITERS[kind].check_installed()
     return kind
 
 
@@ -141,7 +142,7 @@ def _export_program(opened, to, kind, form, batch, dtype, *, protocol, license):
     program = program_of(for_inference(model, size=view.crop_size, dtype=dtype), form, **sizes)
     metadata = metadata_of(opened, model, program, contract, dtype=dtype, license=license)
     with _beside(to) as path:
-        writer = onnx_file if kind == ONNX else stablehlo
+        writer = _WRITERS[kind]
         needs = writer.write(path, program, to_text(metadata), golden)
         difference = goldens.agreement(program, golden, writer.runner(path), dtype)
         num_bytes = os.path.getsize(path)

@@ -41,6 +41,10 @@ _MAX_TEXT = 64 << 20  # bytes of a JSON file
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same for equal content
 
 
+def check_installed():
+    """Check that what writes and runs the files is installed: JAX is enough."""
+
+
 def write(path, program, metadata, golden):
     """Write a `.stablehlo` file.
 
