@@ -1,0 +1,114 @@
+"""The web page of an exported model: a folder of static files that runs it in a browser."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+from trn_jax.data.crops import RANDOM_CROPS
+from trn_jax.errors import UserError, listed
+from trn_jax.files import check_folder
+
+_FILES = pathlib.Path(__file__).parent / "page"
+# Of the folder `dist` of the package onnxruntime-web; page.js takes the first three where there is
+# WebGPU, else the others.
+RUNTIME = (
+    *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs"),
+    "ort-wasm-simd-threaded.asyncify.wasm",
+    *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+)
+_GET_RUNTIME = (
+    "get it with `npm pack onnxruntime-web` and `tar -xf onnxruntime-web-*.tgz`, and give "
+    "--ort=package/dist"
+)
+_METADATA = "trn_jax"  # the key of `metadata_props`
+_FORMS = ("clip", "stream")
+
+
+def check_page(to, ort):
+    """Check, before what takes long, that a page can be written.
+
+    Args:
+        to: its folder.
+        ort: the folder `dist` of the npm package onnxruntime-web.
+
+    Raises:
+        UserError: files of the runtime are missing, or the folder has files.
+    """
+    if not ort:
+        raise UserError(f"--page needs --ort, the runtime of browsers: {_GET_RUNTIME}")
+    missing = [name for name in RUNTIME if not (pathlib.Path(ort) / name).is_file()]
+    if missing:
+        raise UserError(
+            f"--ort={ort} lacks {len(missing)} of {len(RUNTIME)} files of onnxruntime-web; "
+            f"{_GET_RUNTIME}{listed(missing)}"
+        )
+    check_folder(to)
+    if os.path.isdir(to) and os.listdir(to):
+        raise UserError(f"--to={to} has files; give a folder that is new or empty")
+
+
+def write_page(model, to, ort):
+    """Write the folder of a web page, complete or not at all.
+
+    Any web server can serve it, such as `python -m http.server`. It needs no network otherwise.
+
+    Args:
+        model: an exported `.onnx` file of form "clip" or "stream", with its metadata.
+        to: the folder; new or empty.
+        ort: the folder `dist` of the npm package onnxruntime-web, of which it gets copies.
+
+    Raises:
+        UserError: see `check_page`; the model has no metadata, or takes what a page can't give.
+    """
+    check_page(to, ort)
+    _check_model(model)
+    to = pathlib.Path(to).absolute()
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
+        page = pathlib.Path(folder) / "page"
+        shutil.copytree(_FILES, page)
+        shutil.copyfile(model, page / "model.onnx")
+        (page / "ort").mkdir()
+        for name in RUNTIME:
+            shutil.copyfile(pathlib.Path(ort) / name, page / "ort" / name)
+        with contextlib.suppress(FileNotFoundError):
+            to.rmdir()  # it is empty
+        page.rename(to)
+
+
+def _check_model(path):
+    """Check that a page can run a model.
+
+    Raises:
+        UserError: it can't; with the reason.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise UserError(f"can't read {path} as ONNX: {error}") from None
+    found = {entry.key: entry.value for entry in model.metadata_props}.get(_METADATA)
+    if found is None:
+        raise UserError(f"{path} has no metadata of trn_jax; write it with `trn-jax export`")
+    metadata = json.loads(found)
+    if metadata["form"] not in _FORMS:
+        raise UserError(
+            f"{path} has form={metadata['form']!r}; a page takes --form={' or '.join(_FORMS)}"
+        )
+    view = metadata["contract"]["view"]
+    for key, drawn in (
+        ("sampling", ("random", "random_clips", "random_dense")),
+        ("frame_order", ("shuffled",)),
+        ("crop", RANDOM_CROPS),
+        ("relations", ("sample",)),
+    ):
+        if view[key] in drawn:
+            raise UserError(
+                f"{key}={view[key]!r} draws at random, which a page doesn't; choose another "
+                "--protocol"
+            )
