@@ -18,7 +18,8 @@ _DRIVER = """
 import { readFileSync } from "node:fs";
 import * as page from "./page.mjs";
 
-const revived = (_, value) => (value?.bytes === undefined ? value : Buffer.from(value.bytes, "base64"));
+const isBytes = (value) => typeof value?.bytes === "string";
+const revived = (_, value) => (isBytes(value) ? Buffer.from(value.bytes, "base64") : value);
 const plain = (_, value) => (ArrayBuffer.isView(value) ? [...value] : value);
 const calls = JSON.parse(readFileSync(0, "utf8"), revived);
 const own = {

@@ -43,17 +43,17 @@ def view_of(**keys):
     return View(**resolved_views(config)["protocols.one"].to_dict())
 
 
-def encoded(array):
-    return {"bytes": base64.b64encode(np.ascontiguousarray(array)).decode()}
+def encoded(content):
+    return {"bytes": base64.b64encode(content).decode()}
 
 
 def test_frames_of_clips(tmp_path):
     views = [view_of(num_segments=n, **kind) for kind in KINDS for n in (1, 3, 8)]
     lengths = [*range(1, 30), 47, 64, 65, 99, 300, 1001]
-    cases = [(view, length) for view in views for length in lengths]
+    cases = [(each, length) for each in views for length in lengths]
     found = call(tmp_path, [["clipIndices", dataclasses.asdict(v), n] for v, n in cases])
-    for (view, length), indices in zip(cases, found, strict=True):
-        assert indices == view.sampler()(length, None).tolist(), (view, length)
+    for (each, length), indices in zip(cases, found, strict=True):
+        assert indices == each.sampler()(length, None).tolist(), (each, length)
 
 
 @pytest.mark.parametrize("key", [dict(sampling="random"), dict(frame_order="shuffled")])
@@ -78,19 +78,21 @@ def test_crops_equal_opencv_bit_for_bit(tmp_path):
                 {
                     "height": image.shape[0],
                     "width": image.shape[1],
-                    "data": encoded(np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])),
+                    "data": encoded(
+                        np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]).tobytes()
+                    ),
                 },
-                dataclasses.asdict(view),
+                dataclasses.asdict(each),
             ]
-            for image, view in cases
+            for image, each in cases
         ],
     )
-    for (image, view), crops in zip(cases, found, strict=True):
-        cropping = Crops(view)
+    for (image, each), crops in zip(cases, found, strict=True):
+        cropping = Crops(each)
         boxes = cropping.cut(image)
         expected = [boxes[n, :, ::-1] if flip else boxes[n] for n, flip in cropping.places]
         got = np.array(crops, np.uint8).reshape(np.shape(expected))
-        np.testing.assert_array_equal(got, expected, err_msg=f"{image.shape} {view.crop}")
+        np.testing.assert_array_equal(got, expected, err_msg=f"{image.shape} {each.crop}")
 
 
 def contracts():
