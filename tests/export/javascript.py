@@ -24,6 +24,7 @@ const plain = (_, value) => (ArrayBuffer.isView(value) ? [...value] : value);
 const calls = JSON.parse(readFileSync(0, "utf8"), revived);
 const own = {
   windows: (...values) => [...page.videoWindows(...values)],
+  arrays: (bytes) => page.npzArrays(new Uint8Array(bytes)),
   times: async (bytes) => page.listedTimes(new Blob([bytes])),
   metadata: (bytes) => page.metadataProps(new Uint8Array(bytes)),
   events: (names, settings, multiLabel, windows) => {

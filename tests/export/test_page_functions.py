@@ -5,6 +5,7 @@ import dataclasses
 import fractions
 
 import av
+import cv2
 import numpy as np
 import pytest
 from javascript import call, needs_node
@@ -78,9 +79,7 @@ def test_crops_equal_opencv_bit_for_bit(tmp_path):
                 {
                     "height": image.shape[0],
                     "width": image.shape[1],
-                    "data": encoded(
-                        np.dstack([image, np.full(image.shape[:2], 255, np.uint8)]).tobytes()
-                    ),
+                    "data": encoded(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).tobytes()),
                 },
                 dataclasses.asdict(each),
             ]
@@ -113,11 +112,11 @@ def test_windows_of_videos(tmp_path):
     for contract in contracts():
         for count in (1, 7, 200):
             times = np.cumsum(np.append(0, rng.uniform(0.02, 0.06, count - 1)))
-            total = float(times[-1] + 0.04)
-            plan = plan_windows(contract, every=None, frame_rate=count / total, seed=0)
-            plans.append((contract, count / total))
-            wanted.append((plan, times, total))
-    found = call(tmp_path, [["planWindows", as_metadata(c), rate] for c, rate in plans])
+            total, by_frame = float(times[-1] + 0.04), bool(rng.integers(2))
+            options = dict(every=None, frame_rate=count / total, seed=0, by_frame=by_frame)
+            plans.append(["planWindows", as_metadata(contract), count / total, by_frame])
+            wanted.append((plan_windows(contract, **options), times, total))
+    found = call(tmp_path, plans)
     calls = [
         ["windows", plan, times.tolist(), total]
         for plan, (_, times, total) in zip(found, wanted, strict=True)
@@ -266,3 +265,34 @@ def test_files_without_an_index_have_no_times(tmp_path):
     assert found[:4] == [None] * 4
     for times in found:  # nothing else than an ascending list or nothing
         assert times is None or (times[0] == 0 and np.all(np.diff(times) > 0))
+
+
+def test_arrays_of_a_golden_input(tmp_path):
+    rng = np.random.default_rng(8)
+    arrays = {
+        "clips": rng.integers(0, 256, (2, 3, 4, 5, 3), dtype=np.uint8),
+        "logits": rng.normal(size=(2, 7)).astype(np.float32),
+        "one": np.ones(1, np.float32),
+    }
+    np.savez_compressed(tmp_path / "golden.npz", **arrays)
+    (found,) = call(tmp_path, [["arrays", encoded((tmp_path / "golden.npz").read_bytes())]])
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name]["shape"] == list(array.shape)
+        got = np.array(found[name]["data"], array.dtype).reshape(array.shape)
+        np.testing.assert_array_equal(got, array)
+
+
+def test_metadata_of_an_onnx_file(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    text = "Größe, 走, \u202e" + 300 * "x"
+    weights = onnx.numpy_helper.from_array(np.zeros(1000, np.float32), "weights")
+    graph = onnx.helper.make_graph([], "graph", [], [], [weights])
+    model = onnx.helper.make_model(graph)
+    props = {"trn_jax": text, "other": ""}
+    onnx.helper.set_model_props(model, props)
+    content = model.SerializeToString()
+    broken = [b"<!doctype html>", content[:-5], content[:200]]
+    found = call(tmp_path, [["metadata", encoded(each)] for each in (content, *broken)])
+    assert found[0] == props
+    assert all("ONNX" in each["problem"] for each in found[1:])

@@ -75,6 +75,36 @@ export function modelMetadata(bytes) {
   return found;
 }
 
+const NUMBERS = { "|u1": Uint8Array, "<f4": Float32Array };
+
+/** The arrays of a compressed `.npz` file: `{name: {data, shape}}`. */
+export async function npzArrays(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const end = bytes.length - 22; // the end of a ZIP without a comment
+  const found = {};
+  let at = view.getUint32(end + 16, true);
+  for (let left = view.getUint16(end + 10, true); left; left--) {
+    const [size, start] = [view.getUint32(at + 20, true), view.getUint32(at + 42, true)];
+    const [name, extra, comment] = [28, 30, 32].map((offset) => view.getUint16(at + offset, true));
+    const key = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + name)).replace(/\.npy$/, "");
+    const content = start + 30 + view.getUint16(start + 26, true) + view.getUint16(start + 28, true);
+    const packed = new Blob([bytes.subarray(content, content + size)]).stream();
+    const stream = packed.pipeThrough(new DecompressionStream("deflate-raw"));
+    found[key] = npyArray(await new Response(stream).arrayBuffer());
+    at += 46 + name + extra + comment;
+  }
+  return found;
+}
+
+function npyArray(buffer) {
+  const length = new DataView(buffer).getUint16(8, true);
+  const header = new TextDecoder().decode(buffer.slice(10, 10 + length));
+  const [, kind] = header.match(/'descr': '([^']*)'/);
+  const [, shape] = header.match(/'shape': \(([^)]*)\)/);
+  const data = new NUMBERS[kind](buffer.slice(10 + length));
+  return { data, shape: shape.split(",").filter((part) => part.trim()).map(Number) };
+}
+
 // Sampling: data/sampling.py -----------------------------------------------------------------------
 
 /** Round half to even, as NumPy and Python do. */
@@ -239,15 +269,19 @@ export function cutCrops(image, view) {
 const USUAL_RATE = 30; // frames per second, where neither the checkpoint nor the video has one
 const VIRTUAL = 1000; // frames per segment, which divide a window finely
 
-/** Length and stride of the windows of a contract, and the rate of the frames they are sampled by. */
-export function planWindows(contract, frameRate) {
+/**
+ * Length and stride of the windows of a contract, and the rate of the frames they are sampled by.
+ *
+ * `byFrame`: the backbone sees single frames; `trn-jax predict` has more windows then.
+ */
+export function planWindows(contract, frameRate, byFrame) {
   const rate = contract.frame_rate || frameRate || USUAL_RATE;
   const length = contract.seconds || (contract.num_frames && contract.num_frames / rate);
   if (!length) {
     throw new PageError(`${MODEL} doesn't say how long its training examples lasted; export it with --seconds=3.`);
   }
   const segments = contract.view.num_segments;
-  const stride = (length * Math.max(Math.floor(segments / 4), 1)) / segments;
+  const stride = (length * (byFrame ? 1 : Math.max(Math.floor(segments / 4), 1))) / segments;
   return { view: contract.view, length, stride, rate };
 }
 
@@ -779,6 +813,9 @@ class FileFrames {
 const ARRAYS = { float32: Float32Array, float16: globalThis.Float16Array ?? Uint16Array, int32: Int32Array,
   int64: BigInt64Array, uint8: Uint8Array, bool: Uint8Array };
 
+// Of the scale of the logits; graphics cards round more coarsely than processors.
+const BOUNDS = { float32: 1e-3, float16: 4e-2 };
+
 /** The network with its state, in a worker, so that the page stays usable. */
 class Network {
   /** Load the model and a runtime; returns the metadata and the name of the runtime. */
@@ -818,9 +855,7 @@ class Network {
         this.ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 4) : 1;
         this.session = await this.ort.InferenceSession.create(bytes, { executionProviders: [provider] });
         this.provider = provider;
-        this.reset();
-        await this.run(this.#blank(), 1); // what the graphics card can't do shows here
-        this.reset();
+        await this.#prove(metadataProps(bytes)["trn_jax.golden"]);
         return;
       } catch (error) {
         if (provider !== "wasm") continue;
@@ -831,9 +866,24 @@ class Network {
 
   #url = (name) => new URL(`ort/${name}`, import.meta.url).href;
 
-  #blank() {
-    const [, ...shape] = this.metadata.inputs[0].shape;
-    return new Uint8Array(shape.reduce((product, size) => product * size, 1));
+  /** Check the logits of the golden input, so that no browser gives other answers unnoticed. */
+  async #prove(golden) {
+    if (golden === undefined) return;
+    const arrays = await npzArrays(Uint8Array.from(atob(golden), (letter) => letter.charCodeAt(0)));
+    const { inputs, outputs, dtype, form } = this.metadata;
+    const [given, expected] = [arrays[inputs[0].name], arrays[outputs[0].name]];
+    const steps = form === "stream" ? given.shape[0] : 1;
+    const rows = given.shape[form === "stream" ? 1 : 0];
+    const found = [];
+    for (let step = 0; step < steps; step++) {
+      const size = given.data.length / steps;
+      found.push(...(await this.run(given.data.slice(step * size, (step + 1) * size), rows)));
+    }
+    this.reset();
+    const scale = expected.data.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
+    const values = found.flatMap((row) => [...row]);
+    const isEqual = values.every((value, n) => Math.abs(value - expected.data[n]) <= BOUNDS[dtype] * scale);
+    if (!isEqual) throw new PageError(`This browser computes other scores than ${MODEL} was exported with; try another one.`);
   }
 
   /** Begin a stream anew. */
@@ -933,7 +983,6 @@ class Scorer {
     Object.assign(this, { network, metadata, view: metadata.contract.view });
     this.settings = detectionSettings(metadata);
     this.batch = metadata.inputs[0].shape[0];
-    this.window = metadata.window ?? this.view.num_segments; // frames that a stream's score is of
   }
 
   get isStream() {
@@ -1003,7 +1052,7 @@ async function* wholeAnswers(source, scorer, signal, report) {
 
 /** The answers for the windows of a long video; the memory doesn't grow with it. */
 async function* windowAnswers(source, scorer, signal, report) {
-  const plan = planWindows(scorer.metadata.contract, 1 / source.mean);
+  const plan = planWindows(scorer.metadata.contract, 1 / source.mean, scorer.metadata.by_frame);
   const crops = new Map();
   for (const { start, end, frames } of videoWindows(plan, source.times, source.seconds)) {
     const wanted = [...new Set(frames.flat())].sort((a, b) => a - b);
@@ -1020,7 +1069,7 @@ async function* windowAnswers(source, scorer, signal, report) {
 
 /** The answers after the frames of a stream, for a video. */
 async function* frameAnswers(source, scorer, signal, report) {
-  const { length, step } = planStream(scorer.metadata.contract, 1 / source.mean, scorer.window);
+  const { length, step } = planStream(scorer.metadata.contract, 1 / source.mean, scorer.view.num_segments);
   const count = Math.max(Math.ceil(source.seconds / step - 0.5), 1);
   await scorer.network.reset();
   for (let n = 0; n < count; n++) {
@@ -1106,7 +1155,7 @@ class Camera {
 async function* liveAnswers(camera, scorer, signal) {
   const { contract } = scorer.metadata;
   if (scorer.isStream) {
-    const { length, step } = planStream(contract, null, scorer.window);
+    const { length, step } = planStream(contract, null, scorer.view.num_segments);
     await scorer.network.reset();
     camera.start(scorer, step, 1);
     for (let due = 0; ; ) {
@@ -1116,7 +1165,7 @@ async function* liveAnswers(camera, scorer, signal) {
       yield { start: Math.max(last * step - length, 0), end: last * step, scores };
     }
   }
-  const plan = planWindows(contract, null);
+  const plan = planWindows(contract, null, scorer.metadata.by_frame);
   const { numbers, step } = liveGrid(plan);
   const span = Math.max(...numbers.flat());
   const stride = Math.max(roundEven(plan.stride / step), 1);
