@@ -53,7 +53,7 @@ def run(python, *arguments, cwd, **environment):
     return done.stdout
 
 
-def test_recipes_come_with_the_package(wheel, tmp_path):
+def test_recipes_and_the_page_come_with_the_package(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "unpacked")
     (tmp_path / "elsewhere").mkdir()
@@ -63,6 +63,8 @@ def test_recipes_come_with_the_package(wheel, tmp_path):
         cwd=tmp_path / "elsewhere",
         PYTHONPATH=str(tmp_path / "unpacked"),
     )
+    page = tmp_path / "unpacked" / "trn_jax" / "export" / "page"
+    assert {path.name for path in page.iterdir()} >= {"index.html", "page.js", "style.css"}
     first, *lines = said.splitlines()
     assert pathlib.Path(first).is_relative_to(tmp_path / "unpacked")
     assert [line.split()[0] for line in lines] == config.recipe_names()

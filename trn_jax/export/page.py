@@ -1,6 +1,5 @@
 """The web page of an exported model: a folder of static files that runs it in a browser."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -27,16 +26,19 @@ _METADATA = "trn_jax"  # the key of `metadata_props`
 _FORMS = ("clip", "stream")
 
 
-def check_page(to, ort):
+def check_page(to, ort, form="clip"):
     """Check, before what takes long, that a page can be written.
 
     Args:
         to: its folder.
         ort: the folder `dist` of the npm package onnxruntime-web.
+        form: of the model.
 
     Raises:
-        UserError: files of the runtime are missing, or the folder has files.
+        UserError: files of the runtime are missing, the folder exists, or a page has no such form.
     """
+    if form not in _FORMS:
+        raise UserError(f"--form={form}: a page takes {' or '.join(_FORMS)}")
     if not ort:
         raise UserError(f"--page needs --ort, the runtime of browsers: {_GET_RUNTIME}")
     missing = [name for name in RUNTIME if not (pathlib.Path(ort) / name).is_file()]
@@ -45,9 +47,9 @@ def check_page(to, ort):
             f"--ort={ort} lacks {len(missing)} of {len(RUNTIME)} files of onnxruntime-web; "
             f"{_GET_RUNTIME}{listed(missing)}"
         )
+    if os.path.lexists(to):
+        raise UserError(f"--to={to} exists; remove it, or choose another name")
     check_folder(to)
-    if os.path.isdir(to) and os.listdir(to):
-        raise UserError(f"--to={to} has files; give a folder that is new or empty")
 
 
 def write_page(model, to, ort):
@@ -57,14 +59,13 @@ def write_page(model, to, ort):
 
     Args:
         model: an exported `.onnx` file of form "clip" or "stream", with its metadata.
-        to: the folder; new or empty.
+        to: the folder; must not exist.
         ort: the folder `dist` of the npm package onnxruntime-web, of which it gets copies.
 
     Raises:
         UserError: see `check_page`; the model has no metadata, or takes what a page can't give.
     """
-    check_page(to, ort)
-    _check_model(model)
+    check_page(to, ort, _checked_form(model))
     to = pathlib.Path(to).absolute()
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
@@ -74,13 +75,11 @@ def write_page(model, to, ort):
         (page / "ort").mkdir()
         for name in RUNTIME:
             shutil.copyfile(pathlib.Path(ort) / name, page / "ort" / name)
-        with contextlib.suppress(FileNotFoundError):
-            to.rmdir()  # it is empty
         page.rename(to)
 
 
-def _check_model(path):
-    """Check that a page can run a model.
+def _checked_form(path):
+    """The form of a model, whose frames a page can choose.
 
     Raises:
         UserError: it can't; with the reason.
@@ -96,10 +95,6 @@ def _check_model(path):
     if found is None:
         raise UserError(f"{path} has no metadata of trn_jax; write it with `trn-jax export`")
     metadata = json.loads(found)
-    if metadata["form"] not in _FORMS:
-        raise UserError(
-            f"{path} has form={metadata['form']!r}; a page takes --form={' or '.join(_FORMS)}"
-        )
     view = metadata["contract"]["view"]
     for key, drawn in (
         ("sampling", ("random", "random_clips", "random_dense")),
@@ -112,3 +107,4 @@ def _check_model(path):
                 f"{key}={view[key]!r} draws at random, which a page doesn't; choose another "
                 "--protocol"
             )
+    return metadata["form"]

@@ -278,7 +278,7 @@ export function planWindows(contract, frameRate, byFrame) {
   const rate = contract.frame_rate || frameRate || USUAL_RATE;
   const length = contract.seconds || (contract.num_frames && contract.num_frames / rate);
   if (!length) {
-    throw new PageError(`${MODEL} doesn't say how long its training examples lasted; export it with --seconds=3.`);
+    throw new PageError(`${MODEL} doesn't say how long its training examples lasted, so it only takes short videos.`);
   }
   const segments = contract.view.num_segments;
   const stride = (length * (byFrame ? 1 : Math.max(Math.floor(segments / 4), 1))) / segments;
