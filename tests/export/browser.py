@@ -27,6 +27,9 @@ document.addEventListener("trn-jax-frame", ({ detail: { image, time } }) => {
   recorded.frames.push({ time, width: image.width, height: image.height, data: btoa(text) });
 });
 document.addEventListener("trn-jax-answer", ({ detail }) => recorded.answers.push({ ...detail }));
+document.addEventListener("trn-jax-done", () => {
+  document.documentElement.dataset.done = (recorded.done = (recorded.done ?? 0) + 1);
+});
 document.addEventListener("trn-jax-end", ({ detail }) => (recorded.events = detail.events));
 """
 
@@ -111,11 +114,14 @@ class Tab:
 
     def choose(self, path, *, wait=True):
         """Choose a file, and wait until the page has done with it."""
+        done = self.page.evaluate("recorded.done ?? 0")
         self.page.set_input_files("#file", str(path))
-        self.page.wait_for_selector("body.used")
         if wait:
-            self.page.wait_for_selector("#stop:not([hidden]), #problem:not(:empty)")
-            self.page.wait_for_selector("#stop[hidden]", state="attached")
+            self.wait(done + 1)
+
+    def wait(self, done):
+        """Wait until the page has done with so many videos."""
+        self.page.wait_for_selector(f'html[data-done="{done}"]', state="attached")
 
     def recorded(self):
         """Frames, as pairs of a time and pixels `[height, width, 3]`, answers, and events."""

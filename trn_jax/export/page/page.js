@@ -1292,6 +1292,7 @@ class Page {
       if (this.#job === job) {
         this.#at("stop").hidden = true;
         if (!this.#at("problem").textContent) this.#say(signal.aborted ? "Stopped." : "");
+        announce("done", { isStopped: signal.aborted });
       }
     }
   }
