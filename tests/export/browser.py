@@ -52,11 +52,11 @@ def runtime():
 
 
 @contextlib.contextmanager
-def launched(camera=None):
-    """A browser whose camera shows a `.y4m` film, or a pattern; skips the test without."""
+def launched(camera):
+    """A browser whose camera shows a `.y4m` film again and again; skips the test without."""
     playwright = pytest.importorskip("playwright.sync_api")
-    film = [f"--use-file-for-fake-video-capture={camera}"] if camera else []
-    options = dict(executable_path=chromium(), args=["--no-sandbox", *_CAMERA, *film])
+    camera = [*_CAMERA, f"--use-file-for-fake-video-capture={camera}"]
+    options = dict(executable_path=chromium(), args=["--no-sandbox", *camera])
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(**options)
         try:

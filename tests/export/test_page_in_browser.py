@@ -64,8 +64,9 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
+def browser(tmp_path_factory):
+    film = tmp_path_factory.mktemp("camera") / "film.y4m"
+    with launched(write_y4m(film, painted.frames(250), RATE)) as found:
         yield found
 
 
@@ -131,10 +132,9 @@ def test_answers_of_a_film_are_those_of_predict(models, browser, films, tmp_path
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["clip", "stream"])
-def test_answers_of_a_camera_are_those_of_predict(models, tmp_path, kind):
+def test_answers_of_a_camera_are_those_of_predict(models, browser, tmp_path, kind):
     path, page = models(kind)
-    film = write_y4m(tmp_path / "film.y4m", painted.frames(250), RATE)
-    with launched(film) as browser, served(page) as address:
+    with served(page) as address:
         tab = Tab(browser, address)
         assert tab.ready() == ""
         tab.page.click("#camera")
