@@ -1260,8 +1260,9 @@ class Page {
       ...Object.entries(facts).flatMap(([name, text]) => [element("dt", { textContent: name }), labelled(text, "dd")]),
     );
     const known = names.filter((name) => name !== NOTHING);
-    const shown = known.slice(0, 3).flatMap((name, n) => [n ? ", " : " ", element("bdi", { textContent: name })]);
-    const others = known.length > 3 ? `, and ${known.length - 3} more.` : ".";
+    const most = known.length > 4 ? 3 : 4;
+    const shown = known.slice(0, most).flatMap((name, n) => [n ? ", " : " ", element("bdi", { textContent: name })]);
+    const others = known.length > most ? `, and ${known.length - most} more.` : ".";
     this.#at("knows").replaceChildren(`It knows ${known.length} ${known.length === 1 ? "action" : "actions"}:`, ...shown, others);
     this.#at("num-classes").textContent = names.length;
     this.#at("classes").replaceChildren(...names.map((name) => labelled(name, "li")));
@@ -1290,8 +1291,9 @@ class Page {
       if (!signal.aborted) this.#fail(error);
     } finally {
       if (this.#job === job) {
+        if (document.activeElement === this.#at("stop")) this.#at("file").focus(); // not lost
         this.#at("stop").hidden = true;
-        if (!this.#at("problem").textContent) this.#say(signal.aborted ? "Stopped." : "");
+        if (!this.#at("problem").textContent) this.#say(signal.aborted ? "Stopped." : values[0].name);
         announce("done", { isStopped: signal.aborted });
       }
     }
@@ -1300,7 +1302,6 @@ class Page {
   /** Stop what runs; what is known stays. */
   stop() {
     this.#job?.controller.abort();
-    this.#at("file").focus();
   }
 
   #clear() {
@@ -1423,8 +1424,12 @@ class Page {
       swatch.style.backgroundColor = colorOf(label);
       const times = `${clock(start)} – ${clock(end)}`;
       const time = isLive ? element("time", { textContent: times }) : element("button", { type: "button", textContent: times });
-      if (!isLive) time.dataset.start = start;
-      const name = labelled(this.scorer.metadata.class_names[label], "span", "name");
+      const text = this.scorer.metadata.class_names[label];
+      if (!isLive) {
+        time.dataset.start = start;
+        time.ariaLabel = `${times}, play ${text}`;
+      }
+      const name = labelled(text, "span", "name");
       const row = element("li", {}, swatch, time, name, element("span", { className: "score", textContent: percent(score) }));
       if (isLive) list.prepend(row);
       else list.append(row);
