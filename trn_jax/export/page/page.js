@@ -843,7 +843,9 @@ class Network {
   }
 
   async #openSession(bytes) {
-    const hasGpu = await navigator.gpu?.requestAdapter().catch(() => null);
+    const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+    // Without a graphics card, some browsers compute on the processor, slower than WebAssembly.
+    const hasGpu = adapter && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
     for (const provider of hasGpu ? ["webgpu", "wasm"] : ["wasm"]) {
       try {
         const files = RUNTIMES[provider];
