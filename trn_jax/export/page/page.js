@@ -741,13 +741,14 @@ class FileFrames {
     const problem = `${file.name} is not a video that this browser can play.`;
     found.url = URL.createObjectURL(file);
     found.grabber = new Grabber();
+    found.numTaken = found.numOthers = 0;
     found.video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, preload: "auto" });
     try {
       const loaded = eventOf(found.video, "loadeddata", 20, problem);
       found.video.src = found.url;
       await loaded;
-      if (!found.video.videoWidth) throw new PageError(`${file.name} has no pictures, only sound.`);
-      found.first = await found.#seek(0);
+      if (!found.video.videoWidth) throw new PageError(`${file.name} has no pictures that this browser can play, maybe only sound.`);
+      found.first = (await found.#seek(0)) ?? 0;
       found.times = (await listedTimes(file)) ?? (await found.#countedTimes());
     } catch (error) {
       found.close();
@@ -759,7 +760,7 @@ class FileFrames {
     return found;
   }
 
-  /** Show the frame of a time; returns the time from which it is shown. */
+  /** Show the frame of a time; returns the time from which it is shown, `null` if that is unknown. */
   async #seek(time) {
     const { video } = this;
     const seeked = eventOf(video, "seeked", 20, `This browser can't show the frame at ${time.toFixed(1)} s of the video.`);
@@ -767,38 +768,34 @@ class FileFrames {
     const shown = new Promise((resolve) => video.requestVideoFrameCallback?.((_, { mediaTime }) => resolve(mediaTime)));
     video.currentTime = time;
     await seeked;
-    return (await Promise.race([shown, delay(100)])) ?? time;
+    return Promise.race([shown, delay(100).then(() => null)]);
   }
 
   async #countedTimes() {
     const { video } = this;
-    if (!Number.isFinite(video.duration)) {
-      await this.#seek(1e9); // browsers find the end of a recording only there
-    }
+    const end = await this.#seek(1e9); // where browsers also find the length of recordings
     const stamps = new Set();
-    const note = (_, { mediaTime }) => {
-      stamps.add(mediaTime);
-      video.requestVideoFrameCallback(note);
-    };
-    await this.#seek(0);
-    if (video.requestVideoFrameCallback) {
-      video.requestVideoFrameCallback(note);
-      await video.play().catch(() => null);
-      await Promise.race([delay(1000), eventOf(video, "ended", 2, "")]).catch(() => null);
-      video.pause();
-    }
-    const sorted = [...stamps].sort((a, b) => a - b);
+    for (let n = 0; n < 30; n++) stamps.add(await this.#seek(n / 100));
+    const sorted = [...stamps].filter((stamp) => stamp !== null).sort((a, b) => a - b);
     const gaps = sorted.slice(1).map((stamp, n) => stamp - sorted[n]).sort((a, b) => a - b);
     const gap = gaps[gaps.length >> 1] || 1 / USUAL_RATE;
-    return Float64Array.from(range(Math.max(Math.round(video.duration / gap), 1)), (n) => n * gap);
+    const last = (end ?? video.duration - gap) - this.first;
+    return Float64Array.from(range(Math.max(Math.round(last / gap), 0) + 1), (n) => n * gap);
   }
 
   /** Pixels of a frame, `ImageData`. */
   async frame(number) {
     const next = this.times[number + 1] ?? this.seconds;
     const middle = (this.times[number] + next) / 2;
-    await this.#seek(Math.min(this.first + middle, Math.max(this.video.duration - 1e-3, 0)));
+    const shown = await this.#seek(Math.min(this.first + middle, Math.max(this.video.duration - 1e-3, 0)));
+    this.numTaken += 1;
+    this.numOthers += shown !== null && Math.abs(shown - this.first - this.times[number]) > this.mean / 2;
     return this.grabber.pixels(this.video);
+  }
+
+  /** A message about frames that the browser can't find, or "". */
+  get note() {
+    return this.numOthers ? `: this browser showed another frame than wanted ${this.numOthers} times of ${this.numTaken}` : "";
   }
 
   close() {
@@ -1227,6 +1224,7 @@ class Page {
     addEventListener("resize", () => this.#drawCursor());
     this.#at("preview").addEventListener("timeupdate", () => this.#drawCursor());
     this.ready = this.#open();
+    this.ready.catch(() => null); // it is on the page
   }
 
   #drag(event, isOver) {
@@ -1295,7 +1293,7 @@ class Page {
       if (this.#job === job) {
         if (document.activeElement === this.#at("stop")) this.#at("file").focus(); // not lost
         this.#at("stop").hidden = true;
-        if (!this.#at("problem").textContent) this.#say(signal.aborted ? "Stopped." : values[0].name);
+        if (signal.aborted) this.#say("Stopped.");
         announce("done", { isStopped: signal.aborted });
       }
     }
@@ -1333,10 +1331,13 @@ class Page {
       const answers = scorer.isStream ? frameAnswers : long ? windowAnswers : wholeAnswers;
       const report = (part) => this.#say("Looking …", part);
       report(0);
-      if (long) return await this.#timeline(answers(source, scorer, signal, report), source.seconds);
-      let last;
-      for await (last of answers(source, scorer, signal, report)) announce("answer", last);
-      this.#showAnswer(last.scores, scorer.settings.rejects);
+      if (long) await this.#timeline(answers(source, scorer, signal, report), source.seconds);
+      else {
+        let last;
+        for await (last of answers(source, scorer, signal, report)) announce("answer", last);
+        this.#showAnswer(last.scores, scorer.settings.rejects);
+      }
+      this.#say(file.name + source.note);
     } finally {
       source.close();
     }
