@@ -176,7 +176,7 @@ def test_events(tmp_path, several):
     rng = np.random.default_rng(4)
     names = ["falling", "nothing", "rising", "turning"]
     cases = []
-    for number in range(200):
+    for number in range(100):
         windows = example_windows(rng, len(names), smooth=1 + number % 4)
         if number % 5 == 0:  # as of a stream, whose windows grow until they have their length
             windows = [
@@ -211,7 +211,7 @@ def test_events(tmp_path, several):
         for got, event in zip(found, expected, strict=True):
             values = [got["start"], got["end"], got["score"]]
             assert values == pytest.approx([event.start, event.end, event.score], abs=1e-6)
-    assert num_events > 500
+    assert num_events > 250
 
 
 def write_video(path, codec, *, stamps, options, muxer=None):

@@ -6,7 +6,11 @@
 
 const MODEL = "model.onnx";
 const RUNTIMES = {
-  webgpu: ["ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"],
+  webgpu: [
+    "ort.webgpu.min.mjs",
+    "ort-wasm-simd-threaded.asyncify.mjs",
+    "ort-wasm-simd-threaded.asyncify.wasm",
+  ],
   wasm: ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"],
 };
 const ADVICE = "Write this folder again: trn-jax export CHECKPOINT --to=DIR --page --ort=DIST";
@@ -15,7 +19,7 @@ const NOTHING = "nothing"; // the class of a time without events
 /** What is wrong, in one line for whoever looks at the page. */
 export class PageError extends Error {}
 
-// Metadata -----------------------------------------------------------------------------------------
+// Metadata ----------------------------------------------------------------------------------------
 
 /** The `metadata_props` of an ONNX file: `{key: text}`. Weights are skipped, not parsed. */
 export function metadataProps(bytes) {
@@ -29,13 +33,14 @@ export function metadataProps(bytes) {
   return found;
 }
 
-/** Pairs of the number of a field and its value, a number or bytes, of a Protocol Buffers message. */
+/** Numbers of fields and their values, numbers or bytes, of a Protocol Buffers message. */
 function* messageFields(bytes) {
   let at = 0;
   const varint = () => {
     let value = 0;
     for (let scale = 1; ; scale *= 128) {
-      if (at >= bytes.length || scale > 2 ** 63) throw new PageError(`${MODEL} is not an ONNX file. ${ADVICE}`);
+      if (at >= bytes.length || scale > 2 ** 63)
+        throw new PageError(`${MODEL} is not an ONNX file. ${ADVICE}`);
       const byte = bytes[at++];
       value += (byte & 127) * scale;
       if (byte < 128) return value;
@@ -69,7 +74,7 @@ export function modelMetadata(bytes) {
   }
   if (found.format !== 1 || !["clip", "stream"].includes(found.form)) {
     throw new PageError(
-      `${MODEL} has the format ${found.format} and the form ${found.form}; this page takes format 1, clip or stream.`,
+      `${MODEL} has format ${found.format} and form ${found.form}; expected 1, and clip or stream.`,
     );
   }
   return found;
@@ -86,8 +91,11 @@ export async function npzArrays(bytes) {
   for (let left = view.getUint16(end + 10, true); left; left--) {
     const [size, start] = [view.getUint32(at + 20, true), view.getUint32(at + 42, true)];
     const [name, extra, comment] = [28, 30, 32].map((offset) => view.getUint16(at + offset, true));
-    const key = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + name)).replace(/\.npy$/, "");
-    const content = start + 30 + view.getUint16(start + 26, true) + view.getUint16(start + 28, true);
+    const key = new TextDecoder()
+      .decode(bytes.subarray(at + 46, at + 46 + name))
+      .replace(/\.npy$/, "");
+    const content =
+      start + 30 + view.getUint16(start + 26, true) + view.getUint16(start + 28, true);
     const packed = new Blob([bytes.subarray(content, content + size)]).stream();
     const stream = packed.pipeThrough(new DecompressionStream("deflate-raw"));
     found[key] = npyArray(await new Response(stream).arrayBuffer());
@@ -102,10 +110,16 @@ function npyArray(buffer) {
   const [, kind] = header.match(/'descr': '([^']*)'/);
   const [, shape] = header.match(/'shape': \(([^)]*)\)/);
   const data = new NUMBERS[kind](buffer.slice(10 + length));
-  return { data, shape: shape.split(",").filter((part) => part.trim()).map(Number) };
+  return {
+    data,
+    shape: shape
+      .split(",")
+      .filter((part) => part.trim())
+      .map(Number),
+  };
 }
 
-// Sampling: data/sampling.py -----------------------------------------------------------------------
+// Sampling: data/sampling.py ----------------------------------------------------------------------
 
 /** Round half to even, as NumPy and Python do. */
 export function roundEven(value) {
@@ -120,7 +134,8 @@ const range = (count) => Array.from({ length: count }, (_, index) => index);
 export function clipIndices(view, numFrames) {
   const clips = forwardClips(view, numFrames, view.num_segments);
   if (view.frame_order === "reversed") return clips.map((clip) => clip.reverse());
-  if ((view.frame_order ?? "forward") !== "forward") throw cannotDraw(`frame_order=${view.frame_order}`);
+  if ((view.frame_order ?? "forward") !== "forward")
+    throw cannotDraw(`frame_order=${view.frame_order}`);
   return clips;
 }
 
@@ -138,7 +153,8 @@ function forwardClips(view, numFrames, count) {
     const last = Math.max(numFrames - view.sample_range, 0);
     const gap = Math.floor(view.sample_range / count);
     return range(clips).map((clip) => {
-      const start = clip && clip === clips - 1 ? last : Math.floor(clip * (last / (clips - 1 || 1)));
+      const start =
+        clip && clip === clips - 1 ? last : Math.floor(clip * (last / (clips - 1 || 1)));
       return range(count).map((n) => (start + n * gap) % numFrames);
     });
   }
@@ -163,7 +179,9 @@ function clipStarts(view, numFrames, clips) {
 }
 
 function cannotDraw(what) {
-  return new PageError(`${MODEL} looks at videos with ${what}, which draws at random; export with another protocol.`);
+  return new PageError(
+    `${MODEL} looks at videos with ${what}, which draws at random; export with another protocol.`,
+  );
 }
 
 /** Distance of the frames of a stream, in frames of the video: data/frame_views.py. */
@@ -173,7 +191,7 @@ export function frameSpacing(view, numFrames) {
   return numFrames / view.num_segments;
 }
 
-// Pixels: data/augment.py, data/crops.py -----------------------------------------------------------
+// Pixels: data/augment.py, data/crops.py ----------------------------------------------------------
 
 /** Height and width after scaling the shorter side, rounded half up. */
 export function shortSideSize(height, width, shortSide) {
@@ -191,8 +209,17 @@ export function cropPlaces(view, height, width) {
   }
   if (view.crop !== "ten") throw cannotDraw(`crop=${view.crop}`);
   const [x, y] = [(width - size) >> 2, (height - size) >> 2];
-  const corners = [[0, 0], [4, 0], [0, 4], [4, 4], [2, 2]];
-  return corners.flatMap(([u, v]) => [[x * u, y * v, false], [x * u, y * v, true]]);
+  const corners = [
+    [0, 0],
+    [4, 0],
+    [0, 4],
+    [4, 4],
+    [2, 2],
+  ];
+  return corners.flatMap(([u, v]) => [
+    [x * u, y * v, false],
+    [x * u, y * v, true],
+  ]);
 }
 
 /** The number of crops of a view. */
@@ -200,7 +227,7 @@ export const numCrops = (view) => ({ center: 1, three: 3, ten: 10 })[view.crop];
 
 /**
  * The weights of OpenCV's bilinear interpolation of bytes, 11 bits each: `[first, second, weight of
- * first, weight of second]` per pixel. It repeats pixels over the ends of rows by their weights, and
+ * first, weight of second]` per pixel. It repeats pixels over the ends of rows by their weights and
  * over those of columns by their numbers, which rounds differently.
  */
 function linearWeights(from, to, start, count, isRow) {
@@ -212,7 +239,9 @@ function linearWeights(from, to, start, count, isRow) {
     if (isRow && low < 0) [low, rest] = [0, 0];
     if (isRow && low >= from - 1) [low, rest] = [from - 1, 0];
     const ends = [low, low + 1].map((at) => Math.min(Math.max(at, 0), from - 1));
-    const weights = [Math.fround(1 - rest), rest].map((share) => roundEven(Math.fround(share * 2048)));
+    const weights = [Math.fround(1 - rest), rest].map((share) =>
+      roundEven(Math.fround(share * 2048)),
+    );
     found.set([...ends, ...weights], 4 * n);
   }
   return found;
@@ -237,7 +266,8 @@ export function cutCrop(image, scaled, [left, top, mirrored], size) {
       const first = 4 * (row * width + columns[4 * x]);
       const second = 4 * (row * width + columns[4 * x + 1]);
       for (let c = 0; c < 3; c++) {
-        values[3 * x + c] = (data[first + c] * columns[4 * x + 2] + data[second + c] * columns[4 * x + 3]) >> 4;
+        values[3 * x + c] =
+          (data[first + c] * columns[4 * x + 2] + data[second + c] * columns[4 * x + 3]) >> 4;
       }
     }
     lines.set(row, values);
@@ -264,7 +294,7 @@ export function cutCrops(image, view) {
   return cropPlaces(view, ...scaled).map((place) => cutCrop(image, scaled, place, view.crop_size));
 }
 
-// Windows: prediction/windows.py, prediction/timeline.py, prediction/live.py -------------------------
+// Windows: prediction/windows.py, prediction/timeline.py, prediction/live.py ----------------------
 
 const USUAL_RATE = 30; // frames per second, where neither the checkpoint nor the video has one
 const VIRTUAL = 1000; // frames per segment, which divide a window finely
@@ -278,7 +308,9 @@ export function planWindows(contract, frameRate, byFrame) {
   const rate = contract.frame_rate || frameRate || USUAL_RATE;
   const length = contract.seconds || (contract.num_frames && contract.num_frames / rate);
   if (!length) {
-    throw new PageError(`${MODEL} doesn't say how long its training examples lasted, so it only takes short videos.`);
+    throw new PageError(
+      `${MODEL} doesn't say how long its training examples lasted, so it only takes short videos.`,
+    );
   }
   const segments = contract.view.num_segments;
   const stride = (length * (byFrame ? 1 : Math.max(Math.floor(segments / 4), 1))) / segments;
@@ -321,7 +353,9 @@ export function shownAt(times, time) {
 export function* videoWindows(plan, times, total) {
   for (const [start, end] of stretches(plan, total)) {
     const wanted = windowTimes(plan, start, end);
-    const frames = wanted.map((clip) => clip.map((time) => shownAt(times, roundEven(time * 1e6) / 1e6)));
+    const frames = wanted.map((clip) =>
+      clip.map((time) => shownAt(times, roundEven(time * 1e6) / 1e6)),
+    );
     yield { start, end, frames };
   }
 }
@@ -345,9 +379,10 @@ export function planStream(contract, frameRate, window) {
 }
 
 /** Whether a video of so many seconds gets a timeline: prediction/contract.py. */
-export const isLong = (contract, seconds) => Boolean(contract.seconds && seconds > 3 * contract.seconds);
+export const isLong = (contract, seconds) =>
+  Boolean(contract.seconds && seconds > 3 * contract.seconds);
 
-// Scores: evaluation/merging.py, evaluation/calibration.py ------------------------------------------
+// Scores: evaluation/merging.py, evaluation/calibration.py ----------------------------------------
 
 /** Softmax or sigmoids of logits. */
 function probabilities(logits, multiLabel) {
@@ -358,7 +393,8 @@ function probabilities(logits, multiLabel) {
   return powers.map((power) => power / total);
 }
 
-const meanOf = (rows) => Array.from(rows[0], (_, n) => rows.reduce((sum, row) => sum + row[n], 0) / rows.length);
+const meanOf = (rows) =>
+  Array.from(rows[0], (_, n) => rows.reduce((sum, row) => sum + row[n], 0) / rows.length);
 
 /** Merge the logits `[views][classes]` of a video into scores. */
 export function mergeViews(rows, merge, multiLabel) {
@@ -373,7 +409,9 @@ export function mergeViews(rows, merge, multiLabel) {
 export function calibrated(scores, temperature, multiLabel) {
   if (temperature === 1) return scores;
   const clipped = scores.map((score) => Math.min(Math.max(score, 2 ** -126), 1 - 2 ** -25));
-  const logits = clipped.map((p) => (Math.log(p) - (multiLabel ? Math.log1p(-p) : 0)) / temperature);
+  const logits = clipped.map(
+    (p) => (Math.log(p) - (multiLabel ? Math.log1p(-p) : 0)) / temperature,
+  );
   return probabilities(logits, multiLabel).map(Math.fround);
 }
 
@@ -394,10 +432,17 @@ export function acceptedClasses(scores, { thresholds, rejects }, multiLabel) {
 /** How events are found, by the metadata of a model; see `DetectionSettings`. */
 export function detectionSettings({ calibration, class_names: names }) {
   const thresholds = names.map((name) => calibration?.thresholds[name] ?? 0.5);
-  return { thresholds, rejects: Boolean(calibration), hysteresis: 0.7, smoothing: 1, minSeconds: null, extend: true };
+  return {
+    thresholds,
+    rejects: Boolean(calibration),
+    hysteresis: 0.7,
+    smoothing: 1,
+    minSeconds: null,
+    extend: true,
+  };
 }
 
-// Events: `EventDetector` of prediction/detection.py --------------------------------------------------
+// Events: `EventDetector` of prediction/detection.py ----------------------------------------------
 
 const SHORTEST = 0.15; // of a window
 const TOLERANCE = 1e-6; // of the length of a window, within which lengths are equal
@@ -448,7 +493,9 @@ export class EventDetector {
   /** The classes that last at the moment, with their starts, for a display. */
   get lasting() {
     const isSure = ([label, { peak }]) => peak >= this.settings.thresholds[label];
-    return [...this.running].filter(isSure).map(([label, { start, end }]) => ({ label, start, end }));
+    return [...this.running]
+      .filter(isSure)
+      .map(([label, { start, end }]) => ({ label, start, end }));
   }
 
   #take(window) {
@@ -477,7 +524,9 @@ export class EventDetector {
 
   #count(start, end, scores) {
     const best = topClasses(scores, 1)[0];
-    const lasts = scores.map((score, n) => score >= this.off[n] && (!this.isExclusive || n === best));
+    const lasts = scores.map(
+      (score, n) => score >= this.off[n] && (!this.isExclusive || n === best),
+    );
     lasts.forEach((does, label) => {
       if (!does || this.classNames[label] === NOTHING) return;
       const running = this.running.get(label) ?? { start, end: 0, peak: 0, weighted: 0 };
@@ -520,7 +569,10 @@ export class EventDetector {
     if (!this.settings.extend || missing <= 0) return [event, true];
     // Where classes exclude each other, events of all classes limit it.
     const given = [...this.given].filter(([other]) => this.isExclusive || other === label);
-    const roomBefore = Math.max(event.start - Math.max(this.first, ...given.map(([, end]) => end)), 0);
+    const roomBefore = Math.max(
+      event.start - Math.max(this.first, ...given.map(([, end]) => end)),
+      0,
+    );
     let before = Math.min(missing / 2, roomBefore);
     const [limit, mayGrow] = this.#limitAfter(label, event);
     const after = Math.min(missing - before, Math.max(Math.min(limit, now) - event.end, 0));
@@ -548,7 +600,7 @@ export class EventDetector {
   }
 }
 
-// Frames of files ------------------------------------------------------------------------------------
+// Frames of files ---------------------------------------------------------------------------------
 
 const MOST_INDEX = 1 << 28; // bytes of the index of a file that are read
 const BLOCK = 1 << 18; // bytes that are read of a file at a time
@@ -566,24 +618,30 @@ function ascending(stamps) {
   if (!stamps?.length) return null;
   const sorted = Float64Array.from(stamps).sort();
   const first = sorted[0];
-  return sorted.some((time, n) => n && time === sorted[n - 1]) ? null : sorted.map((time) => time - first);
+  return sorted.some((time, n) => n && time === sorted[n - 1])
+    ? null
+    : sorted.map((time) => time - first);
 }
 
 async function viewOf(blob, start, size) {
   return new DataView(await blob.slice(start, start + size).arrayBuffer());
 }
 
-const fourLetters = (view, at) => String.fromCharCode(...range(4).map((n) => view.getUint8(at + n)));
+const fourLetters = (view, at) =>
+  String.fromCharCode(...range(4).map((n) => view.getUint8(at + n)));
 
 /** Boxes of an MP4 within a `DataView`: `[type, DataView of the content]`. */
 function* boxes(view) {
-  for (let at = 0; at + 8 <= view.byteLength; ) {
+  for (let at = 0; at + 8 <= view.byteLength;) {
     let [size, header] = [view.getUint32(at), 8];
     if (size === 1) [size, header] = [Number(view.getBigUint64(at + 8)), 16];
     if (size === 0) size = view.byteLength - at;
     if (size < header) return;
     const end = Math.min(at + size, view.byteLength);
-    yield [fourLetters(view, at + 4), new DataView(view.buffer, view.byteOffset + at + header, end - at - header)];
+    yield [
+      fourLetters(view, at + 4),
+      new DataView(view.buffer, view.byteOffset + at + header, end - at - header),
+    ];
     at += size;
   }
 }
@@ -596,7 +654,7 @@ function box(view, path) {
 
 /** Time stamps of an MP4 in seconds, without those that its edit list cuts; `null` for others. */
 async function mp4Stamps(blob) {
-  for (let at = 0; at < blob.size; ) {
+  for (let at = 0; at < blob.size;) {
     const head = await viewOf(blob, at, 16);
     let size = head.getUint32(0);
     if (size === 1) size = Number(head.getBigUint64(8));
@@ -628,7 +686,10 @@ function stampsOfMovie(moov) {
     return stamp;
   });
   const edit = shownPart(box(track, "edts/elst"), timescale / seconds(box(moov, "mvhd")));
-  return edit && stamps.filter((stamp) => stamp >= edit[0] && stamp < edit[1]).map((stamp) => stamp / timescale);
+  return (
+    edit &&
+    stamps.filter((stamp) => stamp >= edit[0] && stamp < edit[1]).map((stamp) => stamp / timescale)
+  );
 }
 
 /** The values of a table of pairs, how often and what. */
@@ -654,8 +715,21 @@ function shownPart(list, scale) {
   return parts.length > 1 ? null : (parts[0] ?? [-Infinity, Infinity]);
 }
 
-const EBML = { head: 0x1a45dfa3, segment: 0x18538067, info: 0x1549a966, scale: 0x2ad7b1, tracks: 0x1654ae6b, track: 0xae,
-  number: 0xd7, kind: 0x83, cluster: 0x1f43b675, time: 0xe7, group: 0xa0, block: 0xa1, simple: 0xa3 };
+const EBML = {
+  head: 0x1a45dfa3,
+  segment: 0x18538067,
+  info: 0x1549a966,
+  scale: 0x2ad7b1,
+  tracks: 0x1654ae6b,
+  track: 0xae,
+  number: 0xd7,
+  kind: 0x83,
+  cluster: 0x1f43b675,
+  time: 0xe7,
+  group: 0xa0,
+  block: 0xa1,
+  simple: 0xa3,
+};
 
 /** Time stamps of a WebM or Matroska file in seconds; `null` for others. */
 async function webmStamps(blob) {
@@ -675,15 +749,17 @@ async function webmStamps(blob) {
     for (const byte of rest) value = value * 256 + byte;
     return [isSize && value === 2 ** (7 * length) - 1 ? Infinity : value, at + length]; // unknown
   };
-  const integer = async (at, size) => (await read(at, size)).reduce((sum, byte) => sum * 256 + byte, 0);
+  const integer = async (at, size) =>
+    (await read(at, size)).reduce((sum, byte) => sum * 256 + byte, 0);
   if ((await number(0, false))[0] !== EBML.head) return null;
   let [scale, track, cluster, video] = [1e6, 0, 0, 0];
   const stamps = [];
-  for (let at = 0; at < blob.size; ) {
+  for (let at = 0; at < blob.size;) {
     const [id, afterId] = await number(at, false);
     const [size, content] = await number(afterId, true);
     at = content;
-    if ([EBML.segment, EBML.info, EBML.tracks, EBML.track, EBML.cluster, EBML.group].includes(id)) continue;
+    if ([EBML.segment, EBML.info, EBML.tracks, EBML.track, EBML.cluster, EBML.group].includes(id))
+      continue;
     if (id === EBML.scale) scale = await integer(content, size);
     if (id === EBML.number) track = await integer(content, size);
     if (id === EBML.kind && (await integer(content, size)) === 1) video ||= track;
@@ -742,12 +818,19 @@ class FileFrames {
     found.url = URL.createObjectURL(file);
     found.grabber = new Grabber();
     found.numTaken = found.numOthers = 0;
-    found.video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, preload: "auto" });
+    found.video = Object.assign(document.createElement("video"), {
+      muted: true,
+      playsInline: true,
+      preload: "auto",
+    });
     try {
       const loaded = eventOf(found.video, "loadeddata", 20, problem);
       found.video.src = found.url;
       await loaded;
-      if (!found.video.videoWidth) throw new PageError(`${file.name} has no pictures that this browser can play, maybe only sound.`);
+      if (!found.video.videoWidth)
+        throw new PageError(
+          `${file.name} has no pictures that this browser can play, maybe only sound.`,
+        );
       found.first = (await found.#seek(0)) ?? 0;
       found.times = (await listedTimes(file)) ?? (await found.#countedTimes());
     } catch (error) {
@@ -763,9 +846,16 @@ class FileFrames {
   /** Show the frame of a time; returns the time from which it is shown, `null` if that is unknown. */
   async #seek(time) {
     const { video } = this;
-    const seeked = eventOf(video, "seeked", 20, `This browser can't show the frame at ${time.toFixed(1)} s of the video.`);
+    const seeked = eventOf(
+      video,
+      "seeked",
+      20,
+      `This browser can't show the frame at ${time.toFixed(1)} s of the video.`,
+    );
     // The time of the frame; hidden pages, and some browsers, don't give it.
-    const shown = new Promise((resolve) => video.requestVideoFrameCallback?.((_, { mediaTime }) => resolve(mediaTime)));
+    const shown = new Promise((resolve) =>
+      video.requestVideoFrameCallback?.((_, { mediaTime }) => resolve(mediaTime)),
+    );
     video.currentTime = time;
     await seeked;
     return Promise.race([shown, delay(100).then(() => null)]);
@@ -777,7 +867,10 @@ class FileFrames {
     const stamps = new Set();
     for (let n = 0; n < 30; n++) stamps.add(await this.#seek(n / 100));
     const sorted = [...stamps].filter((stamp) => stamp !== null).sort((a, b) => a - b);
-    const gaps = sorted.slice(1).map((stamp, n) => stamp - sorted[n]).sort((a, b) => a - b);
+    const gaps = sorted
+      .slice(1)
+      .map((stamp, n) => stamp - sorted[n])
+      .sort((a, b) => a - b);
     const gap = gaps[gaps.length >> 1] || 1 / USUAL_RATE;
     const last = (end ?? video.duration - gap) - this.first;
     return Float64Array.from(range(Math.max(Math.round(last / gap), 0) + 1), (n) => n * gap);
@@ -787,15 +880,20 @@ class FileFrames {
   async frame(number) {
     const next = this.times[number + 1] ?? this.seconds;
     const middle = (this.times[number] + next) / 2;
-    const shown = await this.#seek(Math.min(this.first + middle, Math.max(this.video.duration - 1e-3, 0)));
+    const shown = await this.#seek(
+      Math.min(this.first + middle, Math.max(this.video.duration - 1e-3, 0)),
+    );
     this.numTaken += 1;
-    this.numOthers += shown !== null && Math.abs(shown - this.first - this.times[number]) > this.mean / 2;
+    this.numOthers +=
+      shown !== null && Math.abs(shown - this.first - this.times[number]) > this.mean / 2;
     return this.grabber.pixels(this.video);
   }
 
   /** A message about frames that the browser can't find, or "". */
   get note() {
-    return this.numOthers ? `: this browser showed another frame than wanted ${this.numOthers} times of ${this.numTaken}` : "";
+    return this.numOthers
+      ? `: this browser showed another frame than wanted ${this.numOthers} times of ${this.numTaken}`
+      : "";
   }
 
   close() {
@@ -805,10 +903,16 @@ class FileFrames {
   }
 }
 
-// The network ----------------------------------------------------------------------------------------
+// The network -------------------------------------------------------------------------------------
 
-const ARRAYS = { float32: Float32Array, float16: globalThis.Float16Array ?? Uint16Array, int32: Int32Array,
-  int64: BigInt64Array, uint8: Uint8Array, bool: Uint8Array };
+const ARRAYS = {
+  float32: Float32Array,
+  float16: globalThis.Float16Array ?? Uint16Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  uint8: Uint8Array,
+  bool: Uint8Array,
+};
 
 // Of the scale of the logits; graphics cards round more coarsely than processors.
 const BOUNDS = { float32: 1e-3, float16: 4e-2 };
@@ -829,7 +933,7 @@ class Network {
     const total = Number(answer.headers.get("content-length"));
     const parts = [];
     let count = 0;
-    for (const reader = answer.body.getReader(); ; ) {
+    for (const reader = answer.body.getReader(); ;) {
       const { done, value } = await reader.read();
       if (done) break;
       parts.push(value);
@@ -846,19 +950,30 @@ class Network {
     for (const provider of hasGpu ? ["webgpu", "wasm"] : ["wasm"]) {
       try {
         const files = RUNTIMES[provider];
-        const asked = await Promise.all(files.map((name) => fetch(this.#url(name), { method: "HEAD" }).catch(() => null)));
+        const asked = await Promise.all(
+          files.map((name) => fetch(this.#url(name), { method: "HEAD" }).catch(() => null)),
+        );
         const missing = files.filter((_, n) => !asked[n]?.ok);
-        if (missing.length) throw new PageError(`ort/${missing.join(", ort/")} is missing beside this page. ${ADVICE}`);
+        if (missing.length)
+          throw new PageError(
+            `ort/${missing.join(", ort/")} is missing beside this page. ${ADVICE}`,
+          );
         this.ort = await import(this.#url(files[0]));
         this.ort.env.wasm.wasmPaths = this.#url("");
-        this.ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 4) : 1;
-        this.session = await this.ort.InferenceSession.create(bytes, { executionProviders: [provider] });
+        this.ort.env.wasm.numThreads = globalThis.crossOriginIsolated
+          ? Math.min(navigator.hardwareConcurrency, 4)
+          : 1;
+        this.session = await this.ort.InferenceSession.create(bytes, {
+          executionProviders: [provider],
+        });
         this.provider = provider;
         await this.#prove(metadataProps(bytes)["trn_jax.golden"]);
         return;
       } catch (error) {
         if (provider !== "wasm") continue;
-        throw error instanceof PageError ? error : new PageError(`The model can't be run: ${error.message}`);
+        throw error instanceof PageError
+          ? error
+          : new PageError(`The model can't be run: ${error.message}`);
       }
     }
   }
@@ -881,8 +996,13 @@ class Network {
     this.reset();
     const scale = expected.data.reduce((most, value) => Math.max(most, Math.abs(value)), 0) || 1;
     const values = found.flatMap((row) => [...row]);
-    const isEqual = values.every((value, n) => Math.abs(value - expected.data[n]) <= BOUNDS[dtype] * scale);
-    if (!isEqual) throw new PageError(`This browser computes other scores than ${MODEL} was exported with; try another one.`);
+    const isEqual = values.every(
+      (value, n) => Math.abs(value - expected.data[n]) <= BOUNDS[dtype] * scale,
+    );
+    if (!isEqual)
+      throw new PageError(
+        `This browser computes other scores than ${MODEL} was exported with; try another one.`,
+      );
   }
 
   /** Begin a stream anew. */
@@ -897,7 +1017,9 @@ class Network {
     const [batch, ...shape] = input.shape;
     const rows = typeof batch === "number" ? batch : count;
     if (count > rows || (states.length && rows > 1 && count < rows)) {
-      throw new PageError(`${MODEL} takes ${rows} at once, not ${count}; export it with --batch=any.`);
+      throw new PageError(
+        `${MODEL} takes ${rows} at once, not ${count}; export it with --batch=any.`,
+      );
     }
     const size = pixels.length / count;
     const padded = rows === count ? pixels : new Uint8Array(rows * size);
@@ -949,7 +1071,8 @@ class RemoteNetwork {
       return problem === undefined ? resolve(value) : reject(new PageError(problem));
     };
     this.worker.onerror = ({ message }) => {
-      for (const { reject } of this.#waiting.values()) reject(new PageError(`The network stopped: ${message ?? "unknown"}`));
+      for (const { reject } of this.#waiting.values())
+        reject(new PageError(`The network stopped: ${message ?? "unknown"}`));
       this.#waiting.clear();
     };
   }
@@ -995,7 +1118,9 @@ class Scorer {
 
   /** Scores of clips `[clips][segments][crops]` of bytes. */
   async clips(clips, signal) {
-    const views = range(numCrops(this.view)).flatMap((crop) => clips.map((clip) => clip.map((frame) => frame[crop])));
+    const views = range(numCrops(this.view)).flatMap((crop) =>
+      clips.map((clip) => clip.map((frame) => frame[crop])),
+    );
     const most = typeof this.batch === "number" ? this.batch : 1;
     const rows = [];
     for (let at = 0; at < views.length; at += most) {
@@ -1015,7 +1140,8 @@ class Scorer {
     const { merge_views: merge, multi_label: multiLabel, calibration } = this.metadata;
     const own = this.view.merge_views;
     const scores = mergeViews(rows, !own || own === "model" ? merge : own, multiLabel);
-    if (!scores.every(Number.isFinite)) throw new PageError("The scores are no numbers: the weights of this model are broken.");
+    if (!scores.every(Number.isFinite))
+      throw new PageError("The scores are no numbers: the weights of this model are broken.");
     return calibration ? calibrated(scores, calibration.temperature, multiLabel) : scores;
   }
 }
@@ -1045,7 +1171,10 @@ async function* wholeAnswers(source, scorer, signal, report) {
     crops.set(number, scorer.cut(await source.frame(number), source.times[number]));
     report(crops.size / (wanted.length + clips.length));
   }
-  const scores = await scorer.clips(clips.map((clip) => clip.map((number) => crops.get(number))), signal);
+  const scores = await scorer.clips(
+    clips.map((clip) => clip.map((number) => crops.get(number))),
+    signal,
+  );
   yield { start: 0, end: source.seconds, scores };
 }
 
@@ -1058,9 +1187,13 @@ async function* windowAnswers(source, scorer, signal, report) {
     for (const old of [...crops.keys()]) if (old < wanted[0]) crops.delete(old);
     for (const number of wanted) {
       signal.throwIfAborted();
-      if (!crops.has(number)) crops.set(number, scorer.cut(await source.frame(number), source.times[number]));
+      if (!crops.has(number))
+        crops.set(number, scorer.cut(await source.frame(number), source.times[number]));
     }
-    const scores = await scorer.clips(frames.map((clip) => clip.map((number) => crops.get(number))), signal);
+    const scores = await scorer.clips(
+      frames.map((clip) => clip.map((number) => crops.get(number))),
+      signal,
+    );
     report(end / source.seconds);
     yield { start, end, scores };
   }
@@ -1068,7 +1201,11 @@ async function* windowAnswers(source, scorer, signal, report) {
 
 /** The answers after the frames of a stream, for a video. */
 async function* frameAnswers(source, scorer, signal, report) {
-  const { length, step } = planStream(scorer.metadata.contract, 1 / source.mean, scorer.view.num_segments);
+  const { length, step } = planStream(
+    scorer.metadata.contract,
+    1 / source.mean,
+    scorer.view.num_segments,
+  );
   const count = Math.max(Math.ceil(source.seconds / step - 0.5), 1);
   await scorer.network.reset();
   for (let n = 0; n < count; n++) {
@@ -1082,7 +1219,8 @@ async function* frameAnswers(source, scorer, signal, report) {
 }
 
 const REFUSALS = {
-  NotAllowedError: "The camera was refused. Allow it beside the address of this page, and try again.",
+  NotAllowedError:
+    "The camera was refused. Allow it beside the address of this page, and try again.",
   NotFoundError: "There is no camera.",
   NotReadableError: "The camera can't be used; another program may have it.",
 };
@@ -1093,7 +1231,8 @@ class Camera {
   #grabber = new Grabber();
 
   static async open(video) {
-    if (!navigator.mediaDevices) throw new PageError("Browsers give a camera only to pages of https:// or http://localhost.");
+    if (!navigator.mediaDevices)
+      throw new PageError("Browsers give a camera only to pages of https:// or http://localhost.");
     const found = new Camera();
     try {
       found.stream = await navigator.mediaDevices.getUserMedia({ video: true, audio: false });
@@ -1117,7 +1256,11 @@ class Camera {
       if (newest === undefined || number > newest) {
         const crops = scorer.cut(this.#grabber.pixels(this.video), number * step);
         // A slow camera's frame is shown at all points until the next one.
-        for (let n = newest === undefined ? number : Math.max(newest + 1, number - kept + 1); n <= number; n++) {
+        for (
+          let n = newest === undefined ? number : Math.max(newest + 1, number - kept + 1);
+          n <= number;
+          n++
+        ) {
           this.#samples.set(n, crops);
         }
         newest = number;
@@ -1139,7 +1282,8 @@ class Camera {
       signal.throwIfAborted();
       if (!this.stream.active) throw new PageError("The camera stopped.");
       const last = Math.max(...this.#samples.keys(), -1);
-      if (last >= due && this.#samples.has(last - span)) return [last, (number) => this.#samples.get(number)];
+      if (last >= due && this.#samples.has(last - span))
+        return [last, (number) => this.#samples.get(number)];
       await delay(10);
     }
   }
@@ -1157,7 +1301,7 @@ async function* liveAnswers(camera, scorer, signal) {
     const { length, step } = planStream(contract, null, scorer.view.num_segments);
     await scorer.network.reset();
     camera.start(scorer, step, 1);
-    for (let due = 0; ; ) {
+    for (let due = 0; ;) {
       const [last, sample] = await camera.newest(due, 0, signal);
       due = last + 1;
       const scores = await scorer.step(sample(last));
@@ -1169,16 +1313,22 @@ async function* liveAnswers(camera, scorer, signal) {
   const span = Math.max(...numbers.flat());
   const stride = Math.max(roundEven(plan.stride / step), 1);
   camera.start(scorer, step, span + 1 + stride);
-  for (let due = span; ; ) {
+  for (let due = span; ;) {
     const [last, sample] = await camera.newest(due, span, signal);
     due = last + stride;
     const clips = numbers.map((clip) => clip.map((number) => sample(last - span + number)));
     const scores = await scorer.clips(clips, signal);
-    yield { start: Math.max(last * step - plan.length, 0), end: last * step, scores, first: last - span, step };
+    yield {
+      start: Math.max(last * step - plan.length, 0),
+      end: last * step,
+      scores,
+      first: last - span,
+      step,
+    };
   }
 }
 
-// The page -------------------------------------------------------------------------------------------
+// The page ----------------------------------------------------------------------------------------
 
 const LIVE_SECONDS = 60; // that the timeline of a camera shows
 const TOP = 5; // bars
@@ -1197,7 +1347,8 @@ function element(name, properties = {}, ...children) {
   return found;
 }
 
-const labelled = (text, name = "span", className = "") => element(name, { dir: "auto", textContent: text, className });
+const labelled = (text, name = "span", className = "") =>
+  element(name, { dir: "auto", textContent: text, className });
 
 class Page {
   #at = (id) => document.getElementById(id);
@@ -1213,8 +1364,11 @@ class Page {
     });
     this.#at("camera").addEventListener("click", () => this.start(this.#camera));
     this.#at("stop").addEventListener("click", () => this.stop());
-    this.#at("events").addEventListener("click", ({ target }) => this.#show(target.closest("button")?.dataset.start));
-    for (const name of ["dragenter", "dragover"]) addEventListener(name, (event) => this.#drag(event, true));
+    this.#at("events").addEventListener("click", ({ target }) =>
+      this.#show(target.closest("button")?.dataset.start),
+    );
+    for (const name of ["dragenter", "dragover"])
+      addEventListener(name, (event) => this.#drag(event, true));
     addEventListener("dragleave", (event) => event.relatedTarget ?? this.#drag(event, false));
     addEventListener("drop", (event) => {
       this.#drag(event, false);
@@ -1235,7 +1389,9 @@ class Page {
   async #open() {
     this.#say("Loading the model …", 0);
     try {
-      const { metadata, provider } = await this.network.open((part) => this.#say("Loading the model …", part));
+      const { metadata, provider } = await this.network.open((part) =>
+        this.#say("Loading the model …", part),
+      );
       this.scorer = new Scorer(this.network, metadata);
       this.#describe(metadata, provider);
       this.#say("");
@@ -1252,18 +1408,30 @@ class Page {
     const { num_segments: frames, crop_size: size } = contract.view;
     const facts = {
       Frames: scorerText(metadata, frames, size),
-      "Trained on": contract.seconds ? `examples of ${Number(contract.seconds.toPrecision(3))} s` : "examples of unknown length",
-      "Runs on": provider === "webgpu" ? "the graphics card (WebGPU)" : "the processor (WebAssembly)",
+      "Trained on": contract.seconds
+        ? `examples of ${Number(contract.seconds.toPrecision(3))} s`
+        : "examples of unknown length",
+      "Runs on":
+        provider === "webgpu" ? "the graphics card (WebGPU)" : "the processor (WebAssembly)",
       License: license ?? "not stated",
     };
     this.#at("facts").replaceChildren(
-      ...Object.entries(facts).flatMap(([name, text]) => [element("dt", { textContent: name }), labelled(text, "dd")]),
+      ...Object.entries(facts).flatMap(([name, text]) => [
+        element("dt", { textContent: name }),
+        labelled(text, "dd"),
+      ]),
     );
     const known = names.filter((name) => name !== NOTHING);
     const most = known.length > 4 ? 3 : 4;
-    const shown = known.slice(0, most).flatMap((name, n) => [n ? ", " : " ", element("bdi", { textContent: name })]);
+    const shown = known
+      .slice(0, most)
+      .flatMap((name, n) => [n ? ", " : " ", element("bdi", { textContent: name })]);
     const others = known.length > most ? `, and ${known.length - most} more.` : ".";
-    this.#at("knows").replaceChildren(`It knows ${known.length} ${known.length === 1 ? "action" : "actions"}:`, ...shown, others);
+    this.#at("knows").replaceChildren(
+      `It knows ${known.length} ${known.length === 1 ? "action" : "actions"}:`,
+      ...shown,
+      others,
+    );
     this.#at("num-classes").textContent = names.length;
     this.#at("classes").replaceChildren(...names.map((name) => labelled(name, "li")));
     this.#at("about").hidden = false;
@@ -1351,7 +1519,9 @@ class Page {
       preview.controls = false;
       this.#at("shown").hidden = false;
       this.#say("The camera is on.");
-      await this.#timeline(liveAnswers(camera, this.scorer, signal), null, (scores) => this.#showAnswer(scores, true));
+      await this.#timeline(liveAnswers(camera, this.scorer, signal), null, (scores) =>
+        this.#showAnswer(scores, true),
+      );
     } finally {
       camera.close();
       this.#at("shown").hidden = true;
@@ -1382,7 +1552,8 @@ class Page {
         keep(detector.add(answer), last);
         each?.(answer.scores);
         // A camera has no end; what has left the timeline is not shown again.
-        if (seconds === null) while (found.length && found[0].end < last - LIVE_SECONDS) found.shift();
+        if (seconds === null)
+          while (found.length && found[0].end < last - LIVE_SECONDS) found.shift();
       }
     } finally {
       if (last) keep(detector.finish(), last);
@@ -1395,7 +1566,8 @@ class Page {
   }
 
   #drawStrip(events, now, seconds) {
-    const [from, length] = seconds === null ? [Math.max(now - LIVE_SECONDS, 0), LIVE_SECONDS] : [0, seconds];
+    const [from, length] =
+      seconds === null ? [Math.max(now - LIVE_SECONDS, 0), LIVE_SECONDS] : [0, seconds];
     const bars = events.map(({ label, start, end, isOpen }) => {
       const bar = element("i", { className: isOpen ? "open" : "" });
       const left = Math.max((start - from) / length, 0);
@@ -1417,7 +1589,8 @@ class Page {
   }
 
   #drawCursor() {
-    if (this.cursor && this.seconds) this.cursor.style.left = `${(100 * this.#at("preview").currentTime) / this.seconds}%`;
+    if (this.cursor && this.seconds)
+      this.cursor.style.left = `${(100 * this.#at("preview").currentTime) / this.seconds}%`;
   }
 
   #list(events, isLive) {
@@ -1426,14 +1599,23 @@ class Page {
       const swatch = element("i");
       swatch.style.backgroundColor = colorOf(label);
       const times = `${clock(start)} – ${clock(end)}`;
-      const time = isLive ? element("time", { textContent: times }) : element("button", { type: "button", textContent: times });
+      const time = isLive
+        ? element("time", { textContent: times })
+        : element("button", { type: "button", textContent: times });
       const text = this.scorer.metadata.class_names[label];
       if (!isLive) {
         time.dataset.start = start;
         time.ariaLabel = `${times}, play ${text}`;
       }
       const name = labelled(text, "span", "name");
-      const row = element("li", {}, swatch, time, name, element("span", { className: "score", textContent: percent(score) }));
+      const row = element(
+        "li",
+        {},
+        swatch,
+        time,
+        name,
+        element("span", { className: "score", textContent: percent(score) }),
+      );
       if (isLive) list.prepend(row);
       else list.append(row);
     }
@@ -1453,12 +1635,15 @@ class Page {
     const accepted = acceptedClasses(scores, { ...settings, rejects }, metadata.multi_label);
     const best = topClasses(scores, TOP);
     const labels = accepted.filter((label) => names[label] !== NOTHING);
-    const text = labels.map((label) => names[label]).join(", ") || (accepted.length ? "Nothing" : "None of these");
+    const text =
+      labels.map((label) => names[label]).join(", ") ||
+      (accepted.length ? "Nothing" : "None of these");
     const headline = this.#at("headline");
     this.#at("answer").hidden = false;
     if (headline.textContent !== text) {
       headline.textContent = text;
-      this.#at("heard").textContent = labels.length === 1 ? `${text}, ${percent(scores[labels[0]])}` : text;
+      this.#at("heard").textContent =
+        labels.length === 1 ? `${text}, ${percent(scores[labels[0]])}` : text;
     }
     headline.classList.toggle("none", !labels.length);
     this.#at("note").textContent = accepted.length ? "" : "No class reaches its threshold.";
@@ -1487,7 +1672,8 @@ class Page {
 
   #fail(error) {
     this.#say("");
-    this.#at("problem").textContent = error instanceof PageError ? error.message : `Something went wrong: ${error.message}`;
+    this.#at("problem").textContent =
+      error instanceof PageError ? error.message : `Something went wrong: ${error.message}`;
   }
 }
 
