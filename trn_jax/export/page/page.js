@@ -605,7 +605,7 @@ export class EventDetector {
 const MOST_INDEX = 1 << 28; // bytes of the index of a file that are read
 const BLOCK = 1 << 18; // bytes that are read of a file at a time
 
-/** Times of all frames in seconds from the first, from the index of an MP4 or WebM; `null` without. */
+/** Times of all frames in seconds from the first, by the index of an MP4 or WebM, or `null`. */
 export async function listedTimes(blob) {
   try {
     return ascending((await mp4Stamps(blob)) ?? (await webmStamps(blob)));
@@ -843,7 +843,7 @@ class FileFrames {
     return found;
   }
 
-  /** Show the frame of a time; returns the time from which it is shown, `null` if that is unknown. */
+  /** Show the frame of a time; returns the time from which it is shown, or `null`. */
   async #seek(time) {
     const { video } = this;
     const seeked = eventOf(
@@ -892,7 +892,7 @@ class FileFrames {
   /** A message about frames that the browser can't find, or "". */
   get note() {
     return this.numOthers
-      ? `: this browser showed another frame than wanted ${this.numOthers} times of ${this.numTaken}`
+      ? `: this browser showed ${this.numOthers} of ${this.numTaken} frames at another time`
       : "";
   }
 
@@ -1156,7 +1156,7 @@ function joined(arrays) {
   return found;
 }
 
-/** Tell whatever embeds this page about a frame or an answer: events `trn-jax-...` of the document. */
+/** Dispatch an event `trn-jax-...` of the document, for pages that embed this one. */
 function announce(name, detail) {
   document.dispatchEvent(new CustomEvent(`trn-jax-${name}`, { detail }));
 }
@@ -1572,7 +1572,8 @@ class Page {
       const bar = element("i", { className: isOpen ? "open" : "" });
       const left = Math.max((start - from) / length, 0);
       bar.style.left = `${100 * left}%`;
-      bar.style.width = `${100 * Math.max((Math.min(end, from + length) - from) / length - left, 0.004)}%`;
+      const right = Math.min((end - from) / length, 1);
+      bar.style.width = `${100 * Math.max(right - left, 0.004)}%`;
       bar.style.backgroundColor = colorOf(label);
       bar.title = this.scorer.metadata.class_names[label];
       return bar;
