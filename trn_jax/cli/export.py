@@ -62,15 +62,19 @@ def _export(arguments):
     from trn_jax.export.export import HUB, check_place, export
     from trn_jax.export.program import ANY
 
-    kind = check_place(arguments.to)
-    if kind == HUB:
-        check_unused(
-            arguments,
-            _NOT_OF_FOLDERS,
-            "has no effect on a hub folder, which any form can "
-            "be exported from; leave it out, or give --to=name.onnx or name.stablehlo",
-        )
-    found = export(
+    if arguments.page:
+        write = partial(export_page, ort=arguments.ort)
+    else:
+        write = export
+        check_unused(arguments, ["ort"], "is the runtime of a page; add --page")
+        if check_place(arguments.to) == HUB:
+            check_unused(
+                arguments,
+                _NOT_OF_FOLDERS,
+                "has no effect on a hub folder, which any form can "
+                "be exported from; leave it out, or give --to=name.onnx or name.stablehlo",
+            )
+    found = write(
         arguments.checkpoint,
         arguments.to,
         form=arguments.form,
