@@ -1497,7 +1497,7 @@ class Page {
       const { scorer } = this;
       const long = isLong(scorer.metadata.contract, source.seconds);
       const answers = scorer.isStream ? frameAnswers : long ? windowAnswers : wholeAnswers;
-      const report = (part) => this.#say("Looking …", part);
+      const report = (part) => this.#say("Analysing …", part);
       report(0);
       if (long) await this.#timeline(answers(source, scorer, signal, report), source.seconds);
       else {
