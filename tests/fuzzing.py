@@ -452,6 +452,21 @@ def hub_folder(name):
     return make
 
 
+def exported(folder):
+    """An exported program that somebody else made."""
+
+    from trn_jax.export import stablehlo
+    from trn_jax.export.program import Program, Tensor
+
+    tensor = Tensor("clips", (2,), "float32")
+    weights = {"scale": np.ones(2, np.float32)}
+    program = Program("clip", lambda w, x: (w["scale"] * x,), weights, (tensor,), (tensor,))
+    about = {"inputs": [tensor.to_dict()], "outputs": [tensor.to_dict()]}
+    place = pathlib.Path(folder, "program.npz")  # so that what is in it is changed, too
+    stablehlo.write(str(place), program, json.dumps(about), {"clips": np.ones(2, np.float32)})
+    return place.name, place.read_bytes(), lambda path: stablehlo.load(path).golden()
+
+
 TARGETS = {
     "list": lambda folder: lists(False),
     "list of several labels": lambda folder: lists(True),
@@ -482,6 +497,7 @@ TARGETS = {
     "result": result,
     "config of a run": config_of_run,
     "about a checkpoint": about_checkpoint,
+    "exported program": exported,
     "hub folder": hub_folder("config.json"),
     "tensors of a hub folder": hub_folder("model.safetensors"),
 }

@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable
+from functools import partial
 
 from trn_jax.cli.arguments import add_json, check_unused
 from trn_jax.errors import log
@@ -62,10 +64,10 @@ def _export(arguments):
     from trn_jax.export.export import HUB, check_place, export
     from trn_jax.export.program import ANY
 
+    write: Callable = export
     if arguments.page:
         write = partial(export_page, ort=arguments.ort)
     else:
-        write = export
         check_unused(arguments, ["ort"], "is the runtime of a page; add --page")
         if check_place(arguments.to) == HUB:
             check_unused(

@@ -16,6 +16,7 @@ Newer versions of StableHLO read older artifacts for five years, and much longer
 import functools
 import io
 import json
+import os
 import zipfile
 
 import jax
@@ -31,6 +32,7 @@ from trn_jax.errors import UserError
 from trn_jax.export import golden as goldens
 from trn_jax.export.program import ANY, Tensor
 from trn_jax.files import check_memory, reading
+from trn_jax.npz import read_npz
 
 TARGET = "1.0.0"  # the first version with StableHLO's promise of compatibility, of 2024
 METADATA = "metadata.json"
@@ -127,7 +129,8 @@ class Loaded:
         weights: `{name: array}` in the order of the program's first arguments.
     """
 
-    def __init__(self, metadata, weights, artifacts, golden):
+    def __init__(self, path, metadata, weights, artifacts, golden):
+        self._path = path
         self.metadata = metadata
         self.inputs, self.outputs = (
             tuple(
@@ -170,9 +173,17 @@ class Loaded:
         return [np.zeros((batch, *each.shape[1:]), each.dtype) for each in self.inputs[1:]]
 
     def golden(self):
-        """Golden inputs and outputs, `{name: array}`, see `trn_jax.export.golden`."""
-        with np.load(io.BytesIO(self._golden), allow_pickle=False) as file:
-            return dict(file)
+        """Golden inputs and outputs, `{name: array}`, see `trn_jax.export.golden`.
+
+        Raises:
+            UserError: they are malformed.
+        """
+        content, size = self._golden
+        with (
+            reading(self._path, "a .stablehlo file of trn_jax"),
+            zipfile.ZipFile(io.BytesIO(content)) as archive,
+        ):
+            return read_npz(archive, size)
 
     def artifact(self, platform="default"):
         """The portable artifact, bytes, for "cpu" or as it is for other platforms."""
@@ -267,13 +278,15 @@ def load(path):
     """
     with reading(path, "a .stablehlo file of trn_jax"), zipfile.ZipFile(path) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
-        packed = sum(info.compress_size for info in archive.infolist())
-        texts = [METADATA, _ABOUT]
+        texts, size = [METADATA, _ABOUT], os.path.getsize(path)
         if any(sizes.get(name, 0) > _MAX_TEXT for name in texts):
             raise UserError(f"its {' or '.join(texts)} has more than {_MAX_TEXT:,} bytes")
-        check_memory(sum(sizes.values()), packed)
+        if sum(info.compress_size for info in archive.infolist()) > size:
+            raise UserError(f"its parts are larger than its {size:,} bytes; get it again")
+        check_memory(sum(sizes.values()), size)
         metadata, about = (json.loads(archive.read(name)) for name in texts)
         found = safetensors.numpy.load(archive.read(_WEIGHTS))
         weights = {name: found[name] for name in about["parameters"]}
         artifacts = {kind: archive.read(name) for kind, name in about["programs"].items()}
-        return Loaded(metadata, weights, artifacts, archive.read(goldens.NAME))
+        golden = archive.read(goldens.NAME), size
+        return Loaded(path, metadata, weights, artifacts, golden)
