@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import onnxruntime
 from jax import export
 
@@ -41,6 +42,7 @@ def exported(function, arrays, *, dynamic=False, outputs=1):
 
 def session(model):
     """Load a model into onnxruntime."""
+    onnx.checker.check_model(model, full_check=True)  # the shapes, too
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

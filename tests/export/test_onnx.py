@@ -190,6 +190,14 @@ def test_the_model_names_its_inputs_and_outputs():
     np.testing.assert_array_equal(same, a)
 
 
+def test_names_may_look_like_those_of_tensors():
+    given = jax.ShapeDtypeStruct((3,), np.float32)
+    names = dict(input_names=["constant_1"], output_names=["add_2"])
+    model = to_onnx(lambda x: (jnp.sin(x) + 1) * 2 + 3, [given], **names)
+    (found,) = run(session(model), [np.zeros(3, np.float32)])
+    np.testing.assert_array_equal(found, np.full(3, 5, np.float32))
+
+
 # Streams
 
 

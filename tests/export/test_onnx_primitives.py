@@ -88,6 +88,11 @@ LAYOUTS = {
     "rough gelu": lambda x: jax.nn.gelu(convolved(x)),
     "silu": lambda x: jax.nn.silu(convolved(x)),
     "hard swish": lambda x: jax.nn.hard_swish(convolved(x)),
+    "softmax, almost": lambda x: (
+        (e := jnp.exp((y := x[:, :, :7] - 1) - y.max(1, keepdims=True))) / e.sum(1)[:, :, None]
+    ),
+    "softmax over rows of squares": lambda x: jax.nn.softmax(x[:, :, :7], 1),
+    "one channel becomes many": lambda x: convolved(x, draw(3, 3, 6, 1)) * draw(8),
     "largest": lambda x: jnp.argmax(convolved(x), -1),
     "running sum": lambda x: jnp.cumsum(convolved(x), 2),
     "attention": lambda x: jnp.einsum("nhwc,nhvc->nhwv", convolved(x), convolved(x)),
@@ -142,6 +147,7 @@ VALUES = {
     "number of a broadcast sum": lambda x: jnp.sum(jnp.broadcast_to(x[:, :1], x.shape), 1),
     "outer": lambda x: x[:, :, None] - x[:, None, :],
     "outer of constants": lambda x: x + jnp.arange(6)[None] * jnp.ones((1, 6)),
+    "joined constants": lambda x: jnp.concatenate([jnp.zeros_like(x), jnp.ones_like(x)], 1),
     "constant": lambda x: jnp.zeros_like(x) + 3,
     "mixed dtypes": lambda x: x.astype(jnp.float16).astype(jnp.float32) + x.astype(jnp.int32),
     "several cases": lambda x: lax.select_n(jnp.int32(x > 0) + jnp.int32(x > 1), x, 2 * x, -x),

@@ -231,6 +231,19 @@ def test_missing_pytorch_is_explained(tree, tmp_path, what):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_an_export_is_compared_without_pytorch(tree, tmp_path):
+    pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
+    pytest.importorskip("onnxruntime", reason="exported models are run in onnxruntime")
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')\n")
+    flags = ["--what=export", "--models=tsm_resnet10", "--frames=4", "--pixels=32"]
+    done = run(tree, *flags, PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
+    sides = "export, any batch", "export, one clip", "jitted"
+    pairs = "export, any batch / jitted", "export, one clip / jitted"
+    assert list(rows(done)) == [*sides, *pairs]
+    assert "without PyTorch" in done.stdout
+
+
 def part(name):
     """A fixture: one part of the script."""
 

@@ -70,7 +70,7 @@ def to_onnx(function, inputs, *, input_names, output_names, opset=OPSET):
             raise UserError(f"{len(names)} {kind} names for {len(avals)} arrays: {list(names)}")
     if len({*input_names, *output_names}) != len(input_names) + len(output_names):
         raise UserError(f"names of inputs and outputs repeat: {[*input_names, *output_names]}")
-    graph = Graph()
+    graph = Graph(reserved=[*input_names, *output_names])
     arguments = []
     for name, aval in zip(input_names, closed.in_avals, strict=True):
         _check_dtype(aval.dtype)
@@ -110,8 +110,7 @@ def _onnx():
         import onnx
     except ImportError:
         raise UserError(
-            "ONNX export needs the package onnx; install trn_jax with its extra: "
-            "pip install 'trn_jax[export]'"
+            'ONNX export needs the package onnx: pip install onnx, or pip install -e ".[export]"'
         ) from None
     return onnx
 

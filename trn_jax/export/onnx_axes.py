@@ -1,5 +1,8 @@
 """ONNX of primitives that rename, split, merge, join or reduce axes."""
 
+import itertools
+import operator
+
 import numpy as np
 
 from trn_jax.errors import UserError
@@ -34,10 +37,8 @@ def renamed(value, shape, name_of, *, drop=()):
 def groups(old, new):
     """Runs of axes of two shapes with equal products, `[(old axes, new axes)]`."""
     found, i, j = [], 0, 0
-    before = after = 1
-    ends = [after := after * dim for dim in new]
-    for stop, dim in enumerate(old, 1):
-        before = before * dim
+    ends = list(itertools.accumulate(new, operator.mul))
+    for stop, before in enumerate(itertools.accumulate(old, operator.mul), 1):
         match = next((k for k in range(j, len(new)) if ends[k] == before), None)
         if match is not None:
             found.append((list(range(i, stop)), list(range(j, match + 1))))
@@ -202,10 +203,11 @@ def _cumsum(graph, equation, x):
 
 def concatenate(graph, values, axis, shape):
     """Join values along an axis, in the layout of the largest that is computed."""
-    if all(value.is_constant for value in values):
+    known = all(isinstance(dim, int) for value in values for dim in value.shape)
+    if known and all(value.is_constant for value in values):
         return constant(np.concatenate([whole(value) for value in values], axis))
     values = [value for value in values if value.shape[axis] != 0]
-    computed = [value for value in values if not value.is_constant]
+    computed = [value for value in values if not value.is_constant] or values
     first = max(computed, key=lambda value: (len(value.axes), axis in value.axes))
     order = list(first.axes)
     for a in range(len(shape)):

@@ -20,6 +20,7 @@ def fuse(graph, outputs):
         _drop_neutral,
         _average,
         normalise,
+        _join_transpositions,
         _fold_affine,
         _activate,
         _join_slices,
@@ -135,6 +136,20 @@ def _join_slices(rewriter):
         joined = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
         names = [rewriter.initializer(row) for row in joined]
         rewriter.become(node, "Slice", [source.inputs[0], *names])
+
+
+def _join_transpositions(rewriter):
+    """Two transpositions are one, or none."""
+    for node in rewriter.nodes:
+        source = rewriter.producer(node.inputs[0]) if node.op == "Transpose" else None
+        if source is None or source.op != "Transpose":
+            continue
+        first, second = source.attributes["perm"], node.attributes["perm"]
+        perm = [first[a] for a in second]
+        if perm == sorted(perm) and node.output not in rewriter.outputs:
+            rewriter.replace(node.output, source.inputs[0])
+        else:
+            rewriter.become(node, "Transpose", source.inputs, perm=perm)
 
 
 def _lift_transpositions(rewriter):

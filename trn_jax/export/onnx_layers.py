@@ -27,7 +27,10 @@ def _softmax(rewriter, node):
     axes = rewriter.constant(total.inputs[1])
     if len(axes) != 1 or list(axes) != list(rewriter.constant(largest.inputs[1])):
         return False
-    rewriter.become(node, "Softmax", [shifted.inputs[0]], axis=int(axes[0]))
+    x = shifted.inputs[0]
+    if not all(rewriter.repeats(each.inputs[1], x, axes) for each in (node, shifted)):
+        return False
+    rewriter.become(node, "Softmax", [x], axis=int(axes[0]))
     return True
 
 
@@ -83,6 +86,8 @@ def _layer_norm(rewriter, node):
     x = centred.inputs[0]
     rank = len(rewriter.dims(x))
     if mean.inputs[0] != x or len(axes) != 1 or list(rewriter.constant(mean.inputs[1])) != [*axes]:
+        return False
+    if not all(rewriter.repeats(each.inputs[1], x, axes) for each in (centred, unit)):
         return False
     axis, size = int(axes[0]), rewriter.dims(x)[int(axes[0])]
     scale, bias = (rewriter.along(array, rank, axis, size) for array in (scale, bias))

@@ -76,6 +76,12 @@ class Rewriter:
             node = self.producer(node.inputs[0])
         return node
 
+    def repeats(self, name, like, axes):
+        """Whether a tensor has the sizes of another one, and size 1 along `axes` only."""
+        wanted = [1 if a in axes else dim for a, dim in enumerate(self.dims(like))]
+        found = self.dims(name)
+        return [1] * (len(wanted) - len(found)) + list(found) == wanted
+
     def per_channel(self, array, rank, channels):
         """An array that broadcasts along axis 1 of a tensor only, as `[channels]`, or `None`."""
         return self.along(array, rank, 1, channels)
@@ -85,7 +91,7 @@ class Rewriter:
         if array.ndim > rank or not isinstance(size, int):
             return None
         shape = [1] * (rank - array.ndim) + list(array.shape)
-        if any(n != 1 for a, n in enumerate(shape) if a != axis):
+        if array.size not in (1, size) or shape[axis] != array.size:
             return None
         return np.broadcast_to(array.ravel(), (size,))
 
