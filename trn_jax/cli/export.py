@@ -1,4 +1,4 @@
-"""`trn-jax export`: a checkpoint for ONNX runtimes, StableHLO compilers, or the hub."""
+"""`trn-jax export`: a checkpoint for ONNX runtimes, StableHLO compilers, browsers, or the hub."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ def add_export(commands):
     """`trn-jax export CHECKPOINT --to=FILE`."""
     parser = commands.add_parser(
         "export",
-        help="export a model to ONNX, StableHLO or a hub folder",
+        help="export a model to ONNX, StableHLO, a web page or a hub folder",
         description="Export a model with its class names, sampling contract and calibration. It "
         "takes RGB pixels in 0..255, as uint8; normalisation is inside. At the end the file is run "
         "by its own runtime on a golden input, and kept only if it gives the model's answer.",
@@ -43,6 +43,12 @@ def add_export(commands):
         help="of the recipe, whose view is the sampling contract; default: the one "
         "with the fewest views",
     )
+    add(
+        "--page",
+        action="store_true",
+        help="make --to the folder of a web page, which runs the model in browsers; needs --ort",
+    )
+    add("--ort", metavar="DIST", help="of a page: folder dist of the npm package onnxruntime-web")
     add("--license", help="such as Apache-2.0; default: that of the checkpoint, if it has one")
     add_json(parser)
     parser.set_defaults(run=_export, default_of=parser.get_default)
@@ -61,7 +67,7 @@ def _batch(text):
 
 
 def _export(arguments):
-    from trn_jax.export.export import HUB, check_place, export
+    from trn_jax.export.export import HUB, check_place, export, export_page
     from trn_jax.export.program import ANY
 
     write: Callable = export
@@ -119,6 +125,8 @@ def _shortened(texts, most=4):
 
 
 def _next_step(found):
+    if found.kind == "page":
+        return f"python -m http.server -d {found.path}, and open http://localhost:8000"
     if found.kind == "onnx":
         if found.form == "clip":
             return f"python examples/run_onnx.py {found.path} <video>"

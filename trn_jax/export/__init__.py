@@ -1,1 +1,1 @@
-"""Models for other runtimes, without this package or JAX."""
+"""Models for other programs, and for other people."""

@@ -14,12 +14,13 @@ from trn_jax.errors import UserError
 from trn_jax.export import golden as goldens
 from trn_jax.export import hub, onnx_file, stablehlo
 from trn_jax.export.metadata import metadata_of, to_text
+from trn_jax.export.page import check_page, write_page
 from trn_jax.export.program import ANY, DTYPES, FORMS, for_inference, program_of
 from trn_jax.files import check_file, check_folder, sync
 from trn_jax.loading import info_of
 from trn_jax.prediction.contract import contract_of
 
-HUB = "hub"
+HUB, PAGE = "hub", "page"
 _WRITERS: dict[str, Any] = {"onnx": onnx_file, "stablehlo": stablehlo}  # by the end of the name
 _MAX_BATCH = 1 << 16
 
@@ -30,7 +31,7 @@ class Exported:
 
     Attributes:
         path: the file or folder.
-        kind: "onnx", "stablehlo" or "hub".
+        kind: "onnx", "stablehlo", "hub" or "page".
         num_bytes: its size.
         license: of the model; `None` if it has none.
         form: one of `program.FORMS`; `None` of a hub folder, as all that follow.
@@ -84,6 +85,30 @@ def check_place(to):
     if kind != HUB:
         _WRITERS[kind].check_installed()
     return kind
+
+
+def export_page(checkpoint, to, ort, *, form="clip", **options):
+    """Export a checkpoint as the web page that runs it in a browser, see `page.write_page`.
+
+    Args:
+        checkpoint: see `export`.
+        to: the folder; must not exist.
+        ort: the folder `dist` of the npm package onnxruntime-web.
+        form: "clip" or "stream".
+        **options: as of `export`.
+
+    Returns:
+        What was `Exported`.
+
+    Raises:
+        UserError: as of `export` and `page.write_page`.
+    """
+    check_page(to, ort, form)
+    onnx_file.check_installed()
+    with tempfile.TemporaryDirectory() as folder:
+        found = export(checkpoint, os.path.join(folder, "model.onnx"), form=form, **options)
+        write_page(found.path, to, ort)
+    return dataclasses.replace(found, path=to, kind=PAGE)
 
 
 def export(checkpoint, to, *, form="clip", batch=ANY, dtype="float32", protocol=None, license=None):

@@ -38,6 +38,8 @@ def metadata_of(opened, model, program, contract, *, dtype, license=None):
         "dtype": dtype,
         "inputs": [tensor.to_dict() for tensor in program.inputs],
         "outputs": [tensor.to_dict() for tensor in program.outputs],
+        # `trn-jax predict` has more windows of long videos then.
+        "by_frame": model.scores_frames and contract.view.relations == "model",
         **shared,
     }
 
