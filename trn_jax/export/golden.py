@@ -13,8 +13,8 @@ _CELLS = 4  # a frame is a board of so many coloured squares, which compresses t
 _STEPS = 4  # of a stream
 _ROWS = 2  # where the batch may be any
 # Of the scale of an output. Rounding to float16, with 11 bits, costs each layer 2^-12 of its scale
-# on average, and the errors of some 100 layers add up.
-BOUNDS = {"float32": 1e-4, "float16": 2e-2}
+# on average, and the errors of layers add up: to 1e-3 in a TSM of ResNet-50.
+BOUNDS = {"float32": 1e-4, "float16": 1e-2}
 
 
 def inputs_of(program):
