@@ -155,21 +155,21 @@ def test_in_float64_they_are_equal_to_twelve_digits(backbone):
 
 @pytest.mark.by_default(2, slow=("densenet", "bninception", "swin"))
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "size"),
     [
-        ("tsn_resnet10", dict(width=8)),
-        ("trn_resnet10", dict(width=8)),
-        ("trn_resnet10", dict(width=8, head="trn")),
-        ("trn_resnet10", dict(width=8, eval_relations="first")),
-        ("tsn_densenet161", {}),
-        ("trn_bninception", {}),
-        ("tsn_swin_base", {}),
+        ("tsn_resnet10", dict(width=8), SIZE),
+        ("trn_resnet10", dict(width=8), SIZE),
+        ("trn_resnet10", dict(width=8, head="trn"), SIZE),
+        ("trn_resnet10", dict(width=8, eval_relations="first"), SIZE),
+        ("tsn_densenet161", {}, SIZE),
+        ("trn_bninception", {}, (32, 64)),
+        ("tsn_swin_base", {}, (224, 224)),
     ],
 )
-def test_heads_see_the_last_frames(name, options):
+def test_heads_see_the_last_frames(name, options, size):
     model = build(name, **options)
     stream = stream_of(model, window=FRAMES)
-    clip = clips(2, FRAMES + 2, *SIZE)
+    clip = clips(2, FRAMES + 2, *size)
     found, _ = streamed(stream, clip)
     for end in range(FRAMES, FRAMES + 3):
         close(found[:, end - 1], logits_of(model, clip[:, end - FRAMES : end]))
