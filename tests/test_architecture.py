@@ -19,13 +19,16 @@ PACKAGE = REPOSITORY / "trn_jax"
 # lower ones, and never in a circle.
 FLOORS = (
     ("errors",),
-    ("allowed", "config", "files", "nn", "npz", "progress", "recipe_flags", "settings", "signals"),
+    (
+        *("allowed", "config", "files", "nn", "npz", "pages", "progress", "recipe_flags"),
+        *("settings", "signals"),
+    ),
     ("backbones", "data"),
     ("models", "prepare"),
     ("convert", "distributed", "tfds", "torch_models"),
     ("build", "checkpoints", "checks", "loading", "optim", "recipe_data", "verify"),
     ("evaluation", "planning", "training"),
-    ("prediction", "probing"),
+    ("prediction", "probing", "reporting"),
     ("export",),
     ("cli", "main"),
 )

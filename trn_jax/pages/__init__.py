@@ -1,0 +1,8 @@
+"""Pages: one HTML file with everything inside, no network, and foreign names that stay text.
+
+- `markup`: `tag` builds elements and escapes every text; `name` shows the name of a class or file.
+- `page`: `page` frames a body with its style, its script and a content security policy.
+- `tables`: `table` with caption and scopes, which a small script sorts.
+- `charts`: lines, columns and bars as inline SVG.
+- `pictures`: frames as WebP inside the page.
+"""

@@ -1,0 +1,1 @@
+"""Reports on runs: tables, plots and a page from results, scores and logs."""
