@@ -43,14 +43,14 @@ class Data:
     def __init__(self, config, workdir, split="val", *, may_write=True):
         self.split = split
         section = config.data
-        data_dir = config.data_dir or _default_data_dir(section.dataset, workdir)
+        data_dir = config.data_dir or default_data_dir(section.dataset, workdir)
         fields = datasets.Dataset.__dataclass_fields__
         overrides = {key: section[key] for key in fields if key in section}
         with processes.process_zero_first():  # it may have to write the synthetic data set
             self.files = datasets.locate(
                 section.dataset, data_dir, write=may_write or not config.data_dir, **overrides
             )
-        self.source = _source(self.files, section.max_pixels)
+        self.source = source_of(self.files, section.max_pixels)
         self.num_threads = section.num_threads or num_cpus()
         self.multi_label = section.multi_label
         self._config = config
@@ -251,7 +251,7 @@ def _median(values):
     return float(np.median(values)) if values else None
 
 
-def _source(files, max_pixels):
+def source_of(files, max_pixels):
     """Where the videos of a `Dataset` are read."""
     if files.source == "videos":
         return videos.VideoFiles(max_pixels=max_pixels)
@@ -262,7 +262,8 @@ def _source(files, max_pixels):
     return FrameFolders(**naming, max_pixels=max_pixels, frame_rate=files.frame_rate)
 
 
-def _default_data_dir(dataset, workdir):
+def default_data_dir(dataset, workdir):
+    """The folder of a data set whose configuration names none."""
     if dataset == "synthetic":
         return os.path.join(os.path.dirname(os.path.abspath(workdir)), "data", "synthetic")
     return os.path.join("data", dataset)

@@ -13,7 +13,8 @@ from trn_jax import cli, load_model
 from trn_jax.checkpoints import calibration_file, checkpoint
 from trn_jax.distributed.run_lock import RunLock
 from trn_jax.errors import PassingError, UserError
-from trn_jax.evaluation import calibrate, calibration, report, score_files
+from trn_jax.evaluation import calibrate, calibration, score_files
+from trn_jax.reporting import report
 from trn_jax.settings import from_dict
 from trn_jax.training import events, loop
 

@@ -10,7 +10,6 @@ from small_models import write_films
 from small_training import write_frames
 
 from trn_jax import cli
-from trn_jax.evaluation.event_report import write_event_report
 from trn_jax.evaluation.events import read_events
 from trn_jax.files import as_text, from_text
 from trn_jax.prediction import sources
@@ -18,6 +17,7 @@ from trn_jax.prediction.feature_files import FeatureFile, read_features
 from trn_jax.prediction.feature_rows import VideoFeatures
 from trn_jax.prediction.saved import PredictionFolder
 from trn_jax.prepare.video_paths import PathResolver
+from trn_jax.reporting.event_report import write_event_report
 
 ODD = os.fsdecode(b"caf\xe9 \xff.mp4")
 

@@ -1,9 +1,8 @@
 """`trn-jax report` and `ensemble`: results of evaluations."""
 
 import json
-import os
 
-from trn_jax.cli.arguments import add_json, positive
+from trn_jax.cli.arguments import add_json, check_unused, positive
 from trn_jax.errors import UserError
 
 
@@ -35,7 +34,7 @@ def add_report(commands):
     """`trn-jax report`."""
     parser = commands.add_parser(
         "report",
-        help="per-class accuracy, confusion matrix and training curves; metrics of events",
+        help="one HTML page on a run: classes, confusions, calibration, curves; metrics of events",
         epilog="With --truth, both tables have the columns video,start,end,label, times in seconds "
         "or h:mm:ss.mmm; PATH also has the column score. The report has mean average precision at "
         "temporal IoU 0.3, 0.4, ... 0.7, F1 of events at IoU 0.5, and the fraction of the time "
@@ -46,39 +45,52 @@ def add_report(commands):
         help="working directory, folder of results, result or scores; with --truth: table of "
         "predicted events (.csv, .tsv), or the folder of events.csv",
     )
+    parser.add_argument(
+        "against", nargs="?", metavar="PATH2", help="a second run: the page shows the difference"
+    )
     parser.add_argument("--truth", metavar="TABLE", help="true events (.csv, .tsv)")
-    parser.add_argument("--to", help="folder; default: report, in or beside PATH")
+    parser.add_argument(
+        "--to",
+        help="file .html, for the page alone, or a folder; default: report, in or beside PATH",
+    )
+    parser.add_argument(
+        "--protocol", help="that the page shows in detail; default: the first with frames in order"
+    )
     parser.add_argument(
         "--top-k", type=positive, nargs="+", help="accuracies of scores; default: 1 5"
     )
     add_json(parser)
-    parser.set_defaults(run=_report)
+    parser.set_defaults(run=_report, default_of=parser.get_default)
 
 
 def _report(arguments):
     if arguments.truth:
         return _report_events(arguments)
-    from trn_jax.evaluation.report import read_results, write_report
+    from trn_jax.reporting.report import make_report
 
-    top_k = arguments.top_k or [1, 5]
-    text, files = write_report(arguments.path, arguments.to, top_k=top_k)
+    options = dict(against=arguments.against, protocol=arguments.protocol)
+    found = make_report(arguments.path, arguments.to, **options, top_k=arguments.top_k or [1, 5])
     if arguments.json:
-        results = read_results(arguments.path, top_k=top_k)
-        print(json.dumps(dict(results=results, files=files), indent=1))
+        entries = dict(results=found.results, files=found.files, page=found.page)
+        entries |= {"difference": found.difference} if found.difference else {}
+        print(json.dumps(entries, indent=1))
     else:
-        print(text, *files, sep="\n")
+        print(*[found.text] if found.text else [], found.page, *found.files, sep="\n")
     return 0
 
 
 def _report_events(arguments):
-    if arguments.top_k:
-        raise UserError("--top-k is for scores; events, with --truth, have no top-k accuracy")
-    from trn_jax.evaluation.event_report import write_event_report
+    reason = "is for scores, which events, with --truth, don't have"
+    check_unused(arguments, ["top_k", "protocol"], reason)
+    if arguments.against:
+        raise UserError(f"{arguments.against!r}: a second run {reason}")
+    from trn_jax.reporting.event_report import make_event_report
 
-    result, text, files = write_event_report(arguments.path, arguments.truth, arguments.to)
+    name, result, text, page, files = make_event_report(
+        arguments.path, arguments.truth, arguments.to
+    )
     if arguments.json:
-        name = os.path.splitext(os.path.basename(files[0]))[0]
-        print(json.dumps(dict(results={name: result}, files=files), indent=1))
+        print(json.dumps(dict(results={name: result}, files=files, page=page), indent=1))
     else:
-        print(text, *files, sep="\n")
+        print(text, page, *files, sep="\n")
     return 1 if result["left_out"] else 0

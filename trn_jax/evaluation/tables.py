@@ -55,18 +55,30 @@ def class_table(rows):
 
 def confused_pairs(found, count=NUM_PAIRS):
     """Table of the most frequent confusions, or ""."""
-    confusion = found.confusion()
+    rows = [
+        (str(number), share, found.class_name(true), found.class_name(taken))
+        for number, share, true, taken in most_confused(found.confusion(), count)
+    ]
+    return confusion_table("videos", rows)
+
+
+def most_confused(confusion, count=NUM_PAIRS):
+    """The most frequent confusions: `(number, fraction of the true class, true label, predicted)`.
+
+    Args:
+        confusion: counts `[classes, classes]`, a row per true class.
+        count: how many, at most.
+    """
     videos = confusion.sum(axis=1)
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     true, taken = np.nonzero(wrong)
     counts = wrong[true, taken]
     most = np.argsort(-counts, kind="stable")[:count]
-    rows = [
-        (str(number), number / videos[row], found.class_name(row), found.class_name(column))
+    return [
+        (int(number), float(number / videos[row]), int(row), int(column))
         for number, row, column in zip(counts[most], true[most], taken[most], strict=True)
     ]
-    return confusion_table("videos", rows)
 
 
 def confusion_table(unit, rows):

@@ -76,11 +76,13 @@ class Axes:
         keys = [
             tag("li", _swatch(color), text, class_="key") for color, text in legend
         ]  # read in the order of the drawing
-        caption = tag("figcaption", tag("b", title), tag("ul", keys) if keys else None)
+        caption = tag("figcaption", tag("b", title, dir="auto"), tag("ul", keys) if keys else None)
         return tag("figure", caption, image, class_="chart")
 
 
-def line_chart(title, series, *, x, y="", percent=False, y_range=None, description=None):
+def line_chart(
+    title, series, *, x, y="", percent=False, x_percent=False, y_range=None, description=None
+):
     """Draw lines.
 
     Args:
@@ -89,6 +91,7 @@ def line_chart(title, series, *, x, y="", percent=False, y_range=None, descripti
         x: title of the horizontal axis.
         y: title of the vertical one.
         percent: values are fractions.
+        x_percent: places on the horizontal axis are fractions.
         y_range: of the vertical axis; by default from 0 (or the lowest value, if that is negative)
             to the highest value.
         description: what it shows, for those who don't see it; by default the first and the last
@@ -111,7 +114,7 @@ def line_chart(title, series, *, x, y="", percent=False, y_range=None, descripti
         _range(every_x.min(), every_x.max()),
         y_range or _round_range(min(every_y.min(), 0), 1 if percent else every_y.max()),
     )
-    parts = axes.grid(x, y, y_percent=percent)
+    parts = axes.grid(x, y, x_percent=x_percent, y_percent=percent)
     legend = []
     for number, (name, xs, ys) in enumerate(drawn):
         color = f"s{number % NUM_COLORS}"

@@ -7,8 +7,10 @@ import os
 import numpy as np
 
 from trn_jax.errors import UserError, did_you_mean, listed
-from trn_jax.evaluation import drawing, event_metrics, plots, report, tables
+from trn_jax.evaluation import drawing, event_metrics, tables
 from trn_jax.evaluation.events import NOTHING, read_events
+from trn_jax.reporting import plots, report
+from trn_jax.reporting.event_page import event_page
 
 _FILE = "events.csv"  # in a folder of predictions
 
@@ -160,9 +162,45 @@ def write_event_report(path, truth_path, folder=None):
         UserError: see `evaluate_events`, or the files can't be written.
     """
     result = evaluate_events(path, truth_path)
-    name = os.path.splitext(os.path.basename(_predictions_file(path)))[0]
+    text, contents = _files(path, result)
+    return result, text, report.write_files(path, folder, contents)
+
+
+def make_event_report(path, truth_path, to=None):
+    """Write the page on predicted events, and the files of `write_event_report`.
+
+    Args:
+        path: see `evaluate_events`.
+        truth_path: see `evaluate_events`.
+        to: a file `.html`, for the page alone; else the folder of the files and of `<name>.html`.
+
+    Returns:
+        The name of the predictions, the result of `evaluate_events`, the text of the report, the
+        path of the page, and the list of the other files.
+
+    Raises:
+        UserError: see `write_event_report`.
+    """
+    result = evaluate_events(path, truth_path)
+    text, contents = _files(path, result)
+    table = _predictions_file(path)
+    truth = read_events(truth_path)
+    aligned = align_videos(truth, read_events(table))
+    content = event_page(_name(path), result, truth, aligned.predictions, _remarks(result))
+    files = [] if report.is_page(to) else report.write_files(path, to, contents)
+    page = report.write_html(report.page_path(table, to), content)
+    return _name(path), result, text, page, files
+
+
+def _name(path):
+    return os.path.splitext(os.path.basename(_predictions_file(path)))[0]
+
+
+def _files(path, result):
+    """The text of the report, and the content of every file, `{name: text or bytes}`."""
+    name = _name(path)
     text = event_tables(name, result)
-    contents = {f"{name}.txt": text + "\n"}
+    contents: dict[str, str | bytes] = {f"{name}.txt": text + "\n"}
     labels = [*(row["name"] for row in result["per_class"]), NOTHING]
     if len(labels) <= report.MAX_DRAWN:
         confusion = np.zeros((len(labels), len(labels)))
@@ -171,7 +209,7 @@ def write_event_report(path, truth_path, folder=None):
             confusion[labels.index(true), labels.index(taken)] = 1000 * seconds
         plot = plots.confusion_plot(confusion, labels)
         contents[f"{name}_confusion.png"] = drawing.encode_png(plot)
-    return result, text, report.write_files(path, folder, contents)
+    return text, contents
 
 
 def event_tables(name, result):

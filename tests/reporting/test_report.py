@@ -8,8 +8,9 @@ import pytest
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.evaluation import plots, report, score_files, tables
+from trn_jax.evaluation import score_files, tables
 from trn_jax.evaluation.scores import Scores
+from trn_jax.reporting import plots, report
 
 
 @pytest.fixture

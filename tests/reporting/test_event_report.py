@@ -7,8 +7,8 @@ import pytest
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.evaluation.event_report import align_videos, evaluate_events, write_event_report
 from trn_jax.evaluation.events import Event, write_events
+from trn_jax.reporting.event_report import align_videos, evaluate_events, write_event_report
 
 TRUTH = """video,start,end,label
 clips/a.mp4,0,10,Waving

@@ -1,0 +1,132 @@
+"""The section on confusions: the matrix, the worst pairs, and frames of confused videos."""
+
+import numpy as np
+
+from trn_jax.errors import UserError, escaped
+from trn_jax.evaluation.tables import most_confused
+from trn_jax.pages import charts, pictures, tables
+from trn_jax.pages.markup import middle_cut, name, tag
+from trn_jax.pages.page import note
+from trn_jax.reporting.confused_frames import NoVideos, open_videos
+
+_MOST_IN_MATRIX = 60  # classes
+_MOST_NAMED = 20  # classes whose columns have names, and cells numbers
+_NUM_PAIRS = 6  # with frames
+_PER_PAIR = 2  # videos
+_SHADES = 10  # classes m1..m10 of style.css
+_SIDE = 96  # pixels of a frame
+
+
+def confusion_section(result, workdir):
+    """What classes are taken for.
+
+    Args:
+        result: a `runs.Result` with scores of one label per video.
+        workdir: of the run, where its synthetic data set is.
+
+    Returns:
+        A list of `Markup`.
+    """
+    found = result.scores
+    confusion = found.confusion()
+    pairs = most_confused(confusion)
+    if not pairs:
+        return [tag("p", "No video is taken for another class.")]
+    parts = []
+    if len(confusion) <= _MOST_IN_MATRIX:
+        parts.append(_matrix(found, confusion))
+    else:
+        parts.append(note(f"Only the worst pairs of {len(confusion)} classes are shown."))
+    parts.append(_pairs_table(found, pairs))
+    videos = open_videos(result, workdir)
+    parts += [tag("h3", "Confused videos")]
+    if isinstance(videos, NoVideos) or not found.videos:
+        reason = videos.reason if isinstance(videos, NoVideos) else "the scores name no videos"
+        return [*parts, note(f"The frames can't be shown: {middle_cut(escaped(reason), 300)}")]
+    return parts + [_pair_figures(found, videos, *pair[2:]) for pair in pairs[:_NUM_PAIRS]]
+
+
+def _matrix(found, confusion):
+    num_classes = len(confusion)
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    is_small = num_classes <= _MOST_NAMED
+    labels = range(num_classes)
+    names = [found.class_name(label) for label in labels]
+    heads = [
+        tag("th", tag("span", name(names[c]) if is_small else c), scope="col",
+            title=middle_cut(escaped(names[c]), 120))
+        for c in labels
+    ]  # fmt: skip
+    corner = tag("td", "true class \\ prediction")
+    rows = [tag("tr", corner, heads)]
+    for label in labels:
+        head = tag("th", name(names[label]), None if is_small else f" {label}", scope="row")
+        cells = []
+        for other in labels:
+            share, count = shares[label, other], int(confusion[label, other])
+            if not count:
+                cells.append(tag("td"))
+                continue
+            # The square root makes rare confusions visible, too.
+            shade = max(1, round(_SHADES * float(np.sqrt(share))))
+            text = f"{100 * share:.0f}" if is_small else ""
+            kind = "hit" if other == label else "miss"
+            title = f"{count:,} videos, {100 * share:.1f} %"
+            cells.append(tag("td", text, class_=f"{kind} m{shade}", title=title))
+        rows.append(tag("tr", head, cells))
+    caption = "Predictions (columns) of the videos of each class (rows), per cent of the row"
+    table = tag(
+        "table",
+        tag("caption", tag("span", caption)),
+        tag("thead", rows[0]),
+        tag("tbody", rows[1:]),
+        class_=f"matrix {'small' if is_small else 'large'}",
+    )
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def _pairs_table(found, pairs):
+    columns = [
+        tables.Column("true class"),
+        tables.Column("taken for"),
+        tables.Column("videos", is_number=True),
+        tables.Column("of the class %", is_number=True),
+    ]
+    rows = []
+    for count, share, true, taken in pairs:
+        names = [found.class_name(label) for label in (true, taken)]
+        shown = tables.percent(share)
+        rows.append(
+            [
+                *(tables.Cell(name(each), escaped(each)[:200]) for each in names),
+                count,
+                tables.Cell(
+                    [shown.content, " ", charts.bar(share, color=1, width=72)], shown.value
+                ),
+            ]
+        )
+    return tables.table("The most frequent confusions", columns, rows)
+
+
+def _pair_figures(found, videos, true, taken):
+    """The videos of a class that are most surely taken for another one, as strips."""
+    guesses = np.argmax(found.scores, axis=1)
+    rows = np.flatnonzero((found.labels == true) & (guesses == taken) & ~found.is_missing)
+    surest = rows[np.argsort(-found.scores[rows, taken], kind="stable")][:_PER_PAIR]
+    names = name(found.class_name(true)), name(found.class_name(taken))
+    figures = []
+    for row in surest:
+        scores = [
+            tag("span", each, f" {found.scores[row, label]:.2f}", class_="score")
+            for each, label in zip(names[::-1], (taken, true), strict=True)
+        ]
+        caption = tag("figcaption", name(found.videos[row]), ": ", scores[0], ", ", scores[1])
+        try:
+            frames = videos.strip(found.videos[row])
+            label = f"{len(frames)} frames of the video in order"
+            shown = pictures.strip(frames, label=label, side=_SIDE)
+        except UserError as error:
+            shown = note(f"The video can't be shown: {middle_cut(escaped(error), 300)}")
+        figures.append(tag("figure", shown, caption))
+    heading = tag("h4", names[0], " taken for ", names[1])
+    return tag("div", heading, figures, class_="pair")

@@ -1,0 +1,153 @@
+"""The page of a run: everything that a report has, in one file that can be mailed."""
+
+import os
+
+from trn_jax.errors import UserError, escaped
+from trn_jax.evaluation import metrics
+from trn_jax.files import reading
+from trn_jax.pages.markup import join, middle_cut, name
+from trn_jax.pages.page import MAX_BYTES, contents, note, page, section
+from trn_jax.reporting import runs
+from trn_jax.reporting.confusion_section import confusion_section
+from trn_jax.reporting.difference import compare
+from trn_jax.reporting.difference_section import difference_section
+from trn_jax.reporting.order_card import order_section
+from trn_jax.reporting.run_sections import (
+    class_section,
+    early_section,
+    headline,
+    training_section,
+)
+from trn_jax.reporting.score_sections import reliability_section, threshold_section
+
+_LIMITS = (1000, 200, 40)  # rows of tables: the first with which the page is small enough
+_SCRIPTS = ("sorting", "thresholds")
+
+
+def run_page(run, *, against=None, protocol=None, top_k=(1, 5)):
+    """Make the page of a run.
+
+    Args:
+        run: a `runs.Run`.
+        against: a second one, to which the difference is shown, or `None`.
+        protocol: name of the one that is shown in detail; by default the first with frames in
+            order.
+        top_k: which top-k accuracies.
+
+    Returns:
+        The HTML, of at most 10 MB.
+
+    Raises:
+        UserError: a result is malformed, there is no such protocol, or the runs can't be compared.
+    """
+    result = run.result(protocol)
+    difference = against and (compared(run, against, protocol), against)
+    if result is None:
+        title, sections = f"Report on {_title(run)}", _training(run)
+        return page(title, contents(_links(sections)), _bodies(sections))
+    with reading(result.path, "the result of an evaluation"):
+        for limit in _LIMITS:
+            text = _page(run, result, difference, top_k, limit)
+            if len(text.encode()) <= MAX_BYTES:
+                break
+    return text
+
+
+def compared(run, against, protocol=None):
+    """The `Difference` of two runs by one protocol, or by the only result that they have.
+
+    Raises:
+        UserError: scores are missing, or the runs can't be compared.
+    """
+    first = run.result(protocol)
+    if first is None:
+        raise UserError(f"{run.path} has no results to compare")
+    names = {first.name, first.protocol}
+    matching = [each for each in against.results if {each.name, each.protocol} & names]
+    if not matching and len(against.results) == 1:
+        matching = against.results
+    if not matching:
+        known = ", ".join(each.name for each in against.results) or "none"
+        raise UserError(
+            f"{against.path} has no result of protocol {first.protocol!r}, only {known}; choose "
+            "one that both have with --protocol"
+        )
+    for each in (first, matching[0]):
+        if each.scores is None:
+            raise UserError(
+                f"{each.path} has no scores beside it, {each.name}.npz, to compare video by video"
+            )
+    try:
+        return compare(first.scores, matching[0].scores)
+    except UserError as error:
+        raise UserError(f"can't compare {run.path} with {against.path}: {error}") from None
+
+
+def _page(run, result, difference, top_k, limit):
+    sections = _sections(run, result, difference, limit)
+    lead = [f"{result.text('model')} · " if result.text("model") else "", "protocol "]
+    lead = join([*lead, name(result.protocol)])
+    top = headline(run, result, top_k)
+    title = f"Report on {_title(run)}"
+    links = contents(_links(sections))
+    return page(title, top, links, _bodies(sections), scripts=_SCRIPTS, lead=lead)
+
+
+def _sections(run, result, difference, limit):
+    """Triples of key, heading and content."""
+    found = result.scores
+    sections = [("classes", "Classes", class_section(run, result, limit))]
+    if difference:
+        changes, against = difference
+        content = difference_section(changes, _title(run), _title(against), limit)
+        sections.append(("difference", "Difference to another run", content))
+    if found is None:
+        text = "Confusions, calibration and thresholds need the file of scores beside the result."
+        sections.append(("scores", "Scores", note(text)))
+    else:
+        sections += _score_sections(run, result)
+    if run.order:
+        sections.append(("order", "Does the order of the frames matter?", order_section(run.order)))
+    sections.append(("early", "Early recognition", early_section(run)))
+    sections += _training(run)
+    return [each for each in sections if each[2]]
+
+
+def _score_sections(run, result):
+    found = result.scores
+    sections = []
+    if not found.multi_label:
+        content = confusion_section(result, run.workdir)
+        sections.append(("confusions", "Confusions", content))
+    read = found.scores[~found.is_missing]
+    if not metrics.are_probabilities(read):
+        text = "These scores are no probabilities, so they have no calibration and no thresholds."
+        return [*sections, ("scores", "Scores", note(text))]
+    temperature = runs.reliability(found).get("temperature")
+    after = read if temperature is None else runs.before_and_after(found, temperature)[1]
+    sections.append(("reliability", "Are scores probabilities?", reliability_section(found)))
+    heading = "Answers above a threshold"
+    if temperature is not None:
+        heading += " of calibrated scores"
+    sections.append(("thresholds", heading, threshold_section(found, after)))
+    return sections
+
+
+def _training(run):
+    found = training_section(run)
+    return [("training", "Training", found)] if found else []
+
+
+def _links(sections):
+    return [(key, heading) for key, heading, _ in sections]
+
+
+def _bodies(sections):
+    return [section(*each) for each in sections]
+
+
+def _title(run):
+    """What a run is called: the last parts of its path."""
+    parts = [part for part in os.path.normpath(run.path).split(os.sep) if part not in ("", "..")]
+    shown = "/".join(parts[-2:]) if parts else "."
+    return middle_cut(escaped(shown if shown != "." else os.path.basename(run.workdir)), 120)

@@ -1,0 +1,256 @@
+"""What a run leaves behind: results, scores, the log of the training, the order card."""
+
+import dataclasses
+import functools
+import json
+import os
+from typing import Any
+
+from trn_jax.checkpoints.calibration_file import TEMPERATURES
+from trn_jax.errors import UserError
+from trn_jax.evaluation import calibration, metrics, score_files, tables
+from trn_jax.evaluation.events import EXTENSIONS
+from trn_jax.evaluation.scores import Scores
+from trn_jax.files import read_json_lines, reading
+from trn_jax.reporting import order_card
+
+_MAX_STEP = 1e12
+# What training curves show: the panel, and the highest value that is none of a corrupt line.
+_CURVES = dict.fromkeys(("top1", "top5", "mean_class", "map"), ("curves", 1.0))
+_CURVES |= {"loss": ("losses", 1e9), "lr": ("rates", 1e9)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A result of an evaluation: what its file holds, its scores, or both.
+
+    Attributes:
+        name: of the file, without its extension.
+        path: the file.
+        entries: of a result file, see `evaluate.run_protocols`; empty for a file of scores.
+        scores: the `Scores`; `None` if they are not there.
+    """
+
+    name: str
+    path: str
+    entries: dict[str, Any]
+    scores: Scores | None
+
+    @property
+    def protocol(self):
+        """Name of the protocol."""
+        return self.text("protocol") or self.name
+
+    @property
+    def about(self):
+        """Origin of the result: `{name: text or number}`."""
+        found = self.scores.about if self.scores else {}
+        return found | {k: v for k, v in self.entries.items() if isinstance(v, str | int | float)}
+
+    def text(self, key):
+        """An entry about the origin that is text, or ""."""
+        value = self.about.get(key)
+        if key == "protocol" and self.scores and self.scores.protocol:
+            value = self.scores.protocol
+        return value if isinstance(value, str) else ""
+
+    @property
+    def num_videos(self):
+        """Number of videos."""
+        return len(self.scores.scores) if self.scores else self.entries["num_videos"]
+
+    def metrics(self, top_k=(1, 5)):
+        """`{name: fraction}`."""
+        return self.scores.metrics(top_k) if self.scores else self.entries["metrics"]
+
+    @functools.cached_property
+    def per_class(self):
+        """See `Scores.per_class`."""
+        return self.scores.per_class() if self.scores else self.entries["per_class"]
+
+    @property
+    def reliability(self):
+        """`temperature` and `reliability` of a calibrated checkpoint's scores; else empty."""
+        return reliability(self.scores) if self.scores else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The results of a run, or of one evaluation.
+
+    Attributes:
+        path: what was read: a working directory, a folder of results, or a file.
+        workdir: the working directory that it belongs to, if its folders have the usual names.
+        results: the `Result`s, by the names of their files.
+        log: path of `metrics.jsonl`, or `None`.
+        order: the `OrderCard`, or `None`.
+    """
+
+    path: str
+    workdir: str
+    results: list[Result]
+    log: str | None
+    order: order_card.OrderCard | None
+
+    def result(self, protocol=None):
+        """The result of a protocol; by default the first with frames in order.
+
+        Returns:
+            A `Result`; `None` if the run has none.
+
+        Raises:
+            UserError: there is no such protocol.
+        """
+        if protocol is None:
+            in_order = [each for each in self.results if _frame_order(each) == "forward"]
+            return next(iter([*in_order, *self.results]), None)
+        for each in self.results:
+            if protocol in (each.name, each.protocol):
+                return each
+        known = ", ".join(each.name for each in self.results) or "none"
+        raise UserError(f"{self.path} has no result of protocol {protocol!r}; it has: {known}")
+
+    def curves(self):
+        """Training curves: `{"curves", "losses", "rates": {name: (steps, values)}}`."""
+        return read_curves(self.log) if self.log else {}
+
+
+def read_run(path):
+    """Read the results of a run.
+
+    Args:
+        path: a working directory, a folder of results, a result file, or a score file.
+
+    Returns:
+        A `Run`.
+
+    Raises:
+        UserError: there are no results, or a file is corrupt.
+    """
+    sources, log = _sources(path)
+    folder = os.path.dirname(sources[0][1]) if sources else path
+    card = os.path.join(folder, order_card.FILE)
+    return Run(
+        path=path,
+        workdir=_workdir(folder),
+        results=[_read(*source) for source in sources],
+        log=log,
+        order=order_card.read_order_card(card) if os.path.isfile(card) else None,
+    )
+
+
+def _frame_order(result):
+    view = result.entries.get("view")
+    return view.get("frame_order", "forward") if isinstance(view, dict) else "forward"
+
+
+def _workdir(folder):
+    """`runs/trn` for `runs/trn/results/test`."""
+    path = os.path.abspath(folder)
+    for name in (("test", "train"), ("results",)):
+        path = os.path.dirname(path) if os.path.basename(path) in name else path
+    return path
+
+
+def _sources(path):
+    """Pairs `(name, result or score file)`, and the log of the training or `None`."""
+    if path.lower().endswith(EXTENSIONS):
+        raise UserError(f"{path} is a table of events; add the true ones, --truth=TABLE")
+    if os.path.isfile(path):
+        return [(os.path.splitext(os.path.basename(path))[0], path)], None
+    if not os.path.isdir(path):
+        raise UserError(f"{path} doesn't exist; expected a working directory or a result file")
+    results = os.path.join(path, "results")
+    results = results if os.path.isdir(results) else path
+    files = {
+        os.path.splitext(name)[0]: os.path.join(results, name)
+        for name in sorted(os.listdir(results))
+        if name.endswith(".json") and "per_class" in _read_json(os.path.join(results, name))
+    }
+    log = os.path.join(path, "metrics.jsonl")
+    if not files and not os.path.isfile(log):
+        raise UserError(
+            f"no results or metrics.jsonl in {path}; expected the working directory of a training "
+            "or an evaluation, or a score file"
+        )
+    return list(files.items()), log if os.path.isfile(log) else None
+
+
+def _read(name, path):
+    """The `Result` of a file, with the scores or the result beside it."""
+    if not path.endswith(".json"):
+        found = score_files.read(path)
+        beside = f"{os.path.splitext(path)[0]}.json"
+        entries = _read_json(beside) if os.path.exists(beside) else {}
+        entries = entries if _is_of(entries, found) else {}
+        return Result(name, path, {k: entries[k] for k in _OF_SCORES if k in entries}, found)
+    entries = _read_json(path)
+    if "per_class" not in entries:
+        return Result(name, path, {}, score_files.read(path))
+    beside = f"{os.path.splitext(path)[0]}.npz"
+    scores = score_files.read(beside) if os.path.exists(beside) else None
+    return Result(name, path, entries, scores)
+
+
+# What scores have from the result beside them.
+_OF_SCORES = ("config", "view", "split", "num_views")
+
+
+def _is_of(entries, scores):
+    keys = ("checkpoint", "step", "config_sha256", "list_sha256", "time")
+    return all(key in entries and entries[key] == scores.about.get(key) for key in keys)
+
+
+def _read_json(path):
+    with reading(path, "JSON"), open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    return found if isinstance(found, dict) else {}
+
+
+def reliability(found):
+    """`temperature` and `reliability` of the scores of a calibrated checkpoint; else empty.
+
+    Args:
+        found: the `Scores`.
+
+    Returns:
+        A dict; `reliability` has `before` and `after`, each with `ece` and `nll`.
+    """
+    temperature = found.about.get("temperature")
+    read = ~found.is_missing
+    if not TEMPERATURES.allows(temperature) or not metrics.are_probabilities(found.scores[read]):
+        return {}
+    before, after = (
+        calibration.reliability(scores, found.labels[read])
+        for scores in before_and_after(found, temperature)
+    )
+    return {"temperature": temperature, "reliability": {"before": before, "after": after}}
+
+
+def before_and_after(found, temperature):
+    """The scores of readable videos, and the calibrated ones."""
+    scores = found.scores[~found.is_missing]
+    return scores, calibration.calibrated(scores, temperature, multi_label=found.multi_label)
+
+
+def read_curves(path):
+    """Training curves from a log: the arguments of `plots.training_plot`.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    panels: dict[str, dict[str, tuple[list, list]]] = {"curves": {}, "losses": {}, "rates": {}}
+    with reading(path, "the log of a training"):
+        entries, _ = read_json_lines(path, step=int, group=str)
+    for entry in entries:
+        for name, (panel, highest) in _CURVES.items():
+            if _is_number(entry["step"], _MAX_STEP) and _is_number(entry.get(name), highest):
+                title = f"{entry['group']} {tables.title_of(name)}"
+                steps, values = panels[panel].setdefault(title, ([], []))
+                steps.append(entry["step"])
+                values.append(entry[name])
+    return panels
+
+
+def _is_number(value, highest):
+    return type(value) in (int, float) and 0 <= value <= highest
