@@ -196,6 +196,11 @@ def test_everything_imported_is_a_declared_dependency():
                 extra = project["optional-dependencies"]["hub"]
                 assert "huggingface-hub" in map(distribution, extra)
                 continue
+            if imported == "matplotlib":
+                assert name == "trn_jax.reporting.figures"
+                extra = project["optional-dependencies"]["report"]
+                assert "matplotlib" in map(distribution, extra)
+                continue
             if imported == "PIL":
                 assert name == "trn_jax.evaluation.lettering"
                 extra = project["optional-dependencies"]["captions"]

@@ -1,5 +1,6 @@
 """Tables and plots of a report."""
 
+import dataclasses
 import json
 
 import cv2
@@ -8,7 +9,7 @@ import pytest
 
 from trn_jax import cli
 from trn_jax.errors import UserError
-from trn_jax.evaluation import score_files, tables
+from trn_jax.evaluation import lettering, score_files, tables
 from trn_jax.evaluation.scores import Scores
 from trn_jax.reporting import plots, report
 
@@ -138,9 +139,34 @@ def test_a_confusion_matrix_is_dark_where_classes_are_taken_for_classes(num_clas
     assert max(picture.shape[:2]) < 2200
 
 
-def test_letters_that_the_font_lacks_are_replaced():
-    assert plots.shortened("Öffnen 開 12") == "Offnen ? 12"
-    assert plots.shortened("x" * 60 + " 7") == "x" * 45 + "... 7"
+def _names_in_plot(name):
+    """The left part of a confusion matrix of one class, where its name is."""
+    picture = plots.confusion_plot(np.ones((1, 1), int), [name])
+    rows, columns = np.nonzero((picture == (8, 48, 107)).all(axis=-1))
+    return picture[rows.min() + 2 : rows.max() - 1, : columns.min() - 2]
+
+
+def test_names_of_classes_are_drawn_in_their_scripts():
+    if lettering.missing("打开"):
+        pytest.skip("OpenCV before 5 and no Chinese font here")
+    drawn = {text: _names_in_plot(text) for text in ("打开", "打闭", "??", "Öffnen", "Offnen")}
+    assert not np.array_equal(drawn["打开"], drawn["打闭"])
+    assert drawn["打开"].shape != drawn["??"].shape or (drawn["打开"] != drawn["??"]).any()
+    assert not np.array_equal(drawn["Öffnen"], drawn["Offnen"])
+
+
+def test_long_and_hostile_names_fit_a_plot():
+    assert _names_in_plot("x" * 10_000).shape[1] < 400
+    # What could be drawn as nothing is drawn as its escape.
+    assert _names_in_plot("a\x1b\u202e").shape[1] > _names_in_plot("a").shape[1] + 20
+
+
+def test_letters_without_a_font_are_named(found, tmp_path, capsys):
+    names = ["\U000e7a11 unassigned", *found.class_names[1:]]
+    lost = dataclasses.replace(found, class_names=names)
+    score_files.write(str(tmp_path / "s.npz"), lost)
+    report.write_report(str(tmp_path / "s.npz"))
+    assert "\U000e7a11" in capsys.readouterr().err
 
 
 def test_curves_go_from_lower_left_to_upper_right():

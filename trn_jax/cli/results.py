@@ -59,6 +59,9 @@ def add_report(commands):
     parser.add_argument(
         "--top-k", type=positive, nargs="+", help="accuracies of scores; default: 1 5"
     )
+    parser.add_argument(
+        "--png", action="store_true", help="also draw figures for papers (extra `report`)"
+    )
     add_json(parser)
     parser.set_defaults(run=_report, default_of=parser.get_default)
 
@@ -68,7 +71,7 @@ def _report(arguments):
         return _report_events(arguments)
     from trn_jax.reporting.report import make_report
 
-    options = dict(against=arguments.against, protocol=arguments.protocol)
+    options = dict(against=arguments.against, protocol=arguments.protocol, figures=arguments.png)
     found = make_report(arguments.path, arguments.to, **options, top_k=arguments.top_k or [1, 5])
     if arguments.json:
         entries = dict(results=found.results, files=found.files, page=found.page)
@@ -81,7 +84,7 @@ def _report(arguments):
 
 def _report_events(arguments):
     reason = "is for scores, which events, with --truth, don't have"
-    check_unused(arguments, ["top_k", "protocol"], reason)
+    check_unused(arguments, ["top_k", "protocol", "png"], reason)
     if arguments.against:
         raise UserError(f"{arguments.against!r}: a second run {reason}")
     from trn_jax.reporting.event_report import make_event_report

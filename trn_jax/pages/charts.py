@@ -10,7 +10,7 @@ from trn_jax.pages.markup import tag
 NUM_COLORS = 6  # classes s0..s5 of style.css
 _MOST_POINTS = 400  # of a line
 _WIDTH, _HEIGHT = 420, 250  # units of a chart, pixels where there is room
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 14, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 20, 16, 38
 
 
 class Axes:

@@ -39,7 +39,13 @@ def confusion_section(result, workdir):
         parts.append(note(f"Only the worst pairs of {len(confusion)} classes are shown."))
     parts.append(_pairs_table(found, pairs))
     videos = open_videos(result, workdir)
-    parts += [tag("h3", "Confused videos")]
+    parts += [
+        tag("h3", "Confused videos"),
+        note(
+            f"Of the {min(len(pairs), _NUM_PAIRS)} most frequent confusions, the videos with the "
+            "highest scores of the wrong class; frames from equal parts of each video, in order."
+        ),
+    ]
     if isinstance(videos, NoVideos) or not found.videos:
         reason = videos.reason if isinstance(videos, NoVideos) else "the scores name no videos"
         return [*parts, note(f"The frames can't be shown: {middle_cut(escaped(reason), 300)}")]
@@ -82,7 +88,7 @@ def _matrix(found, confusion):
         tag("tbody", rows[1:]),
         class_=f"matrix {'small' if is_small else 'large'}",
     )
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    return tag("div", table, class_="scroll whole", tabindex="0", role="region", aria_label=caption)
 
 
 def _pairs_table(found, pairs):
@@ -116,11 +122,9 @@ def _pair_figures(found, videos, true, taken):
     names = name(found.class_name(true)), name(found.class_name(taken))
     figures = []
     for row in surest:
-        scores = [
-            tag("span", each, f" {found.scores[row, label]:.2f}", class_="score")
-            for each, label in zip(names[::-1], (taken, true), strict=True)
-        ]
-        caption = tag("figcaption", name(found.videos[row]), ": ", scores[0], ", ", scores[1])
+        wrong, right = (f" {found.scores[row, label]:.2f}" for label in (taken, true))
+        scores = ["; predicted ", names[1], wrong, ", true ", names[0], right]
+        caption = tag("figcaption", "video ", name(found.videos[row]), scores)
         try:
             frames = videos.strip(found.videos[row])
             label = f"{len(frames)} frames of the video in order"

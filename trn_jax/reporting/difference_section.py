@@ -25,9 +25,9 @@ def difference_section(found, first, second, limit):
         tag(
             "li",
             tag("b", _points(each.difference), class_=_kind(each, each.p)),
-            tag("span", f"{each.name}: {_percent(each.first)} - {_percent(each.second)}"),
+            tag("span", f"{each.name}: {_percent(each.first)} against {_percent(each.second)}"),
             tag("br"),
-            tag("span", _interval(each), each.p is not None and f", p = {_p(each.p)}"),
+            tag("span", _interval(each), None if each.p is None else f" points, p {_p(each.p)}"),
         )
         for each in found.metrics
     ]
@@ -37,10 +37,16 @@ def difference_section(found, first, second, limit):
     return [
         tag("p", name(first), " minus ", name(second), ". ", _videos(found)),
         tag("ul", cards, class_="cards wide"),
-        tag("p", f"{better} classes are significantly better, {worse} worse."),
+        tag("p", _count(better, worse)),
         _table(found, known, limit),
         note(_method(found)),
     ]
+
+
+def _count(better, worse):
+    if not better and not worse:
+        return "No class differs significantly."
+    return f"Significantly better classes: {better}; worse: {worse}."
 
 
 def _videos(found):
@@ -83,7 +89,7 @@ def _table(found, known, limit):
                 tables.percent(each.second),
                 tables.Cell([text, " ", bar], round(each.difference, 6)),
                 tables.Cell(_interval(each), each.low),
-                tables.Cell("-" if each.p_holm is None else _p(each.p_holm), each.p_holm),
+                tables.Cell("-" if each.p_holm is None else _p(each.p_holm, ""), each.p_holm),
             ]
         )
     caption = f"Difference of {kind} by class, the surest first"
@@ -138,5 +144,5 @@ def _interval(change):
     return f"{100 * change.low:+.1f} to {100 * change.high:+.1f}"
 
 
-def _p(value):
-    return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
+def _p(value, equals="= "):
+    return "< 0.0001" if value < 0.0001 else f"{equals}{value:.2g}"

@@ -207,6 +207,7 @@ def _files(path, result):
         for true, taken, seconds in result["confusion"]:
             # The plot takes counts: milliseconds, as a row of less than one is drawn pale.
             confusion[labels.index(true), labels.index(taken)] = 1000 * seconds
+        report.log_missing_letters(labels)
         plot = plots.confusion_plot(confusion, labels)
         contents[f"{name}_confusion.png"] = drawing.encode_png(plot)
     return text, contents

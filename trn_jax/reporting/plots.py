@@ -1,11 +1,12 @@
 """Plots of confusion matrices, reliability and training curves, drawn with OpenCV."""
 
 import math
-import unicodedata
 
 import cv2
 import numpy as np
 
+from trn_jax.errors import escaped
+from trn_jax.evaluation import lettering
 from trn_jax.evaluation.drawing import (
     BLACK,
     COLORS,
@@ -16,11 +17,13 @@ from trn_jax.evaluation.drawing import (
     text_width,
     write,
 )
+from trn_jax.pages.charts import round_part
 
 _DARKEST = np.array((8, 48, 107))  # cells of the confusion matrix that are 1
 _MATRIX_SIDE = 960  # pixels, approximately
 _NUMBERS_UP_TO = 20  # classes: matrices of fewer have numbers in their cells
 _MARGIN = 12
+_NAME_SIZE, _NAME_ROOM = 11, 330  # height and most width of the name of a class in pixels
 
 
 def confusion_plot(confusion, class_names):
@@ -38,10 +41,8 @@ def confusion_plot(confusion, class_names):
     cell = int(np.clip(_MATRIX_SIDE // num_classes, 4, 48))
     side = cell * num_classes
     every = math.ceil(14 / cell)  # a line of text needs 14 pixels
-    rows = {
-        label: shortened(f"{class_names[label]} {label}") for label in range(0, num_classes, every)
-    }
-    left = max(text_width(text) for text in rows.values()) + 2 * _MARGIN
+    rows = {label: _lettered(class_names[label], label) for label in range(0, num_classes, every)}
+    left = max(mask.shape[1] for mask in rows.values()) + 2 * _MARGIN
     top = 2 * _MARGIN + 14
     bottom = top + side
     title = "predictions (columns) of each true class (row), per cent"
@@ -54,9 +55,10 @@ def confusion_plot(confusion, class_names):
     image[top:bottom, left : left + side] = colors.repeat(cell, axis=0).repeat(cell, axis=1)
     cv2.rectangle(image, (left - 1, top - 1), (left + side, bottom), GRAY, 1)
 
-    for label, text in rows.items():
-        middle = top + cell * label + cell // 2 + 4
-        write(image, text, left - text_width(text) - 6, middle)
+    for label, mask in rows.items():
+        upper = max(top + cell * label + cell // 2 - mask.shape[0] // 2, 0)
+        part = image[upper : upper + mask.shape[0], left - 6 - mask.shape[1] : left - 6]
+        part[:] = np.minimum(part, 255 - mask[: len(part), :, None])
     every = max(every, math.ceil((text_width(str(num_classes)) + 4) / cell))
     for label in range(0, num_classes, every):
         text = str(label)
@@ -70,6 +72,13 @@ def confusion_plot(confusion, class_names):
             color = WHITE if shares[row, column] > 0.3 else BLACK
             write(image, text, x, y, color)
     return image
+
+
+def _lettered(class_name, label):
+    """A mask of the name of a class, in any script, and its number."""
+    name = lettering.shortened(escaped(class_name).strip(), _NAME_SIZE, _NAME_ROOM)
+    parts = [lettering.line(text, _NAME_SIZE) for text in (name, f"  {label}")]
+    return np.concatenate(parts, axis=1)
 
 
 def reliability_plot(before, after):
@@ -177,22 +186,6 @@ def _panel(image, curves, last, highest, title, is_share):
     return image
 
 
-def shortened(text, length=48):
-    """Shorten text in front of the number at its end, in letters that the font has."""
-    letters = [c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)]
-    text = "".join(letters).encode("ascii", "replace").decode()
-    name, number = text.rsplit(" ", 1)
-    name = name if len(name) <= length else f"{name[: length - 3]}..."
-    return f"{name} {number}"
-
-
 def round_step(value):
     """The next of 1, 2, 5, 10, 20, 50, ..."""
     return int(round_part(max(value, 1)))
-
-
-def round_part(value):
-    """The next of ..., 0.1, 0.2, 0.5, 1, 2, 5, 10, ..., for a positive value."""
-    scale = 10.0 ** math.floor(math.log10(value))
-    # A hair below, as powers of ten are rounded.
-    return next(scale * unit for unit in (1, 2, 5, 10) if scale * unit >= value * (1 - 1e-9))

@@ -3,11 +3,12 @@
 import dataclasses
 import os
 
-from trn_jax.errors import UserError
-from trn_jax.evaluation import drawing, metrics, tables
+from trn_jax.errors import UserError, escaped, log
+from trn_jax.evaluation import drawing, lettering, metrics, tables
 from trn_jax.files import reading, write_bytes, write_text
 from trn_jax.pages.page import write_page
 from trn_jax.reporting import plots, runs
+from trn_jax.reporting.figures import check_matplotlib, draw_figures
 from trn_jax.reporting.report_page import compared, run_page
 
 MAX_DRAWN = 1000  # classes of a confusion matrix, of at least 4 pixels each
@@ -32,7 +33,7 @@ class Report:
     difference: dict | None
 
 
-def make_report(path, to=None, *, against=None, protocol=None, top_k=(1, 5)):
+def make_report(path, to=None, *, against=None, protocol=None, top_k=(1, 5), figures=False):
     """Write the page of a run, and the files of `write_report` unless only the page is wanted.
 
     Args:
@@ -42,24 +43,33 @@ def make_report(path, to=None, *, against=None, protocol=None, top_k=(1, 5)):
         against: path of a second run, to which the page shows the difference; or `None`.
         protocol: see `report_page.run_page`.
         top_k: which top-k accuracies.
+        figures: also write those for papers, see `figures.draw_figures`, into a folder `figures`,
+            or `<page>_figures` if only the page is wanted.
 
     Returns:
         A `Report`.
 
     Raises:
-        UserError: there are no results, a file is corrupt, or the runs can't be compared.
+        UserError: there are no results, a file is corrupt, the runs can't be compared, or
+            Matplotlib is missing.
     """
+    if figures:
+        check_matplotlib()
     run = runs.read_run(path)
     other = None if against is None else runs.read_run(against)
-    content = run_page(run, against=other, protocol=protocol, top_k=top_k)
+    found = compared(run, other, protocol) if other else None
+    content = run_page(run, against=other, difference=found, protocol=protocol, top_k=top_k)
     results = read_results(run, top_k=top_k)
-    difference = None
-    if other:
-        difference = {"against": against} | dataclasses.asdict(compared(run, other, protocol))
+    difference = {"against": against} | dataclasses.asdict(found) if found else None
     # Everything is read and drawn before anything is written.
     text, contents = _files(run, top_k)
+    drawn = draw_figures(run, run.result(protocol), found) if figures else {}
+    page = page_path(path, to)
     files = [] if is_page(to) else write_files(path, to, contents)
-    page = write_html(page_path(path, to), content)
+    if drawn:
+        stem = f"{os.path.splitext(page)[0]}_" if is_page(to) else f"{os.path.dirname(page)}/"
+        files += write_files(path, f"{stem}figures", drawn)
+    write_html(page, content)
     return Report(text, page, files, results, difference)
 
 
@@ -221,8 +231,20 @@ def _describe(result, top_k):
         parts.append(f"confusion matrices of more than {MAX_DRAWN} classes are not drawn")
         return "\n\n".join(parts), drawn
     names = [found.class_name(label) for label in range(found.scores.shape[1])]
+    log_missing_letters(names)
     drawn["confusion"] = plots.confusion_plot(found.confusion(), names)
     return "\n\n".join(parts), drawn
+
+
+def log_missing_letters(names):
+    """Log which characters of the names of classes no font has; a plot has "?" for them."""
+    unknown = set().union(*(lettering.missing(escaped(name)) for name in names))
+    if unknown:
+        log(
+            f"no font here has {' '.join(sorted(unknown))} "
+            f"({lettering.names_of_scripts(unknown)}), so plots show ? and the number of the "
+            f"class; the page has all names; {lettering.ADVICE}"
+        )
 
 
 def _reliability_table(temperature, reliability):

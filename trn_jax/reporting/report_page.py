@@ -24,12 +24,13 @@ _LIMITS = (1000, 200, 40)  # rows of tables: the first with which the page is sm
 _SCRIPTS = ("sorting", "thresholds")
 
 
-def run_page(run, *, against=None, protocol=None, top_k=(1, 5)):
+def run_page(run, *, against=None, difference=None, protocol=None, top_k=(1, 5)):
     """Make the page of a run.
 
     Args:
         run: a `runs.Run`.
-        against: a second one, to which the difference is shown, or `None`.
+        against: a second one, or `None`.
+        difference: to that one, see `compared`.
         protocol: name of the one that is shown in detail; by default the first with frames in
             order.
         top_k: which top-k accuracies.
@@ -38,16 +39,15 @@ def run_page(run, *, against=None, protocol=None, top_k=(1, 5)):
         The HTML, of at most 10 MB.
 
     Raises:
-        UserError: a result is malformed, there is no such protocol, or the runs can't be compared.
+        UserError: a result is malformed, or there is no such protocol.
     """
     result = run.result(protocol)
-    difference = against and (compared(run, against, protocol), against)
     if result is None:
         title, sections = f"Report on {_title(run)}", _training(run)
         return page(title, contents(_links(sections)), _bodies(sections))
     with reading(result.path, "the result of an evaluation"):
         for limit in _LIMITS:
-            text = _page(run, result, difference, top_k, limit)
+            text = _page(run, result, (difference, against), top_k, limit)
             if len(text.encode()) <= MAX_BYTES:
                 break
     return text
@@ -97,8 +97,8 @@ def _sections(run, result, difference, limit):
     """Triples of key, heading and content."""
     found = result.scores
     sections = [("classes", "Classes", class_section(run, result, limit))]
-    if difference:
-        changes, against = difference
+    changes, against = difference
+    if changes:
         content = difference_section(changes, _title(run), _title(against), limit)
         sections.append(("difference", "Difference to another run", content))
     if found is None:

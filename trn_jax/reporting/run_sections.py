@@ -45,10 +45,9 @@ def headline(run, result, top_k):
     unread = unreadable(result)
     if unread:
         parts.append(note(f"{unread:,} videos are unreadable and count as wrong."))
-    parts.append(provenance(result))
     if len(run.results) > 1:
         parts.append(_protocols(run, top_k))
-    return parts
+    return [*parts, provenance(result)]
 
 
 def provenance(result):

@@ -15,10 +15,10 @@ from trn_jax.reporting import runs
 NUM_STEPS = 100  # thresholds are 0, 0.01, ..., 1
 _MOST_CLASSES = 500  # that can be chosen
 _MEASURES = (
-    ("precision", "of the named classes, how many are right"),
-    ("recall", "of the true classes, how many are named"),
+    ("precision", "fraction of the answers that is right"),
+    ("recall", "fraction of the true classes that is found"),
     ("F1", "harmonic mean of precision and recall"),
-    ("coverage", "of the videos, how many are named anything"),
+    ("coverage", "fraction of the videos with an answer"),
 )
 
 
@@ -39,7 +39,7 @@ def reliability_section(found):
         calibrated = runs.before_and_after(found, temperature)[1]
         series.append((f"at temperature {temperature:.3g}", calibrated))
     axes = charts.Axes((0, 1), (0, 1), (420, 340))
-    parts = axes.grid("mean score", "right", x_percent=True, y_percent=True)
+    parts = axes.grid("mean score", "fraction that is right", x_percent=True, y_percent=True)
     ends = axes.place(0, 0), axes.place(1, 1)
     line = dict(x1=ends[0][0], y1=ends[0][1], x2=ends[1][0], y2=ends[1][1])
     parts.append(tag("line", class_="guide", **line))
@@ -54,15 +54,16 @@ def reliability_section(found):
     figure = axes.draw("Reliability", description, parts, legend=legend)
     columns = [
         tables.Column("scores"),
-        tables.Column("expected calibration error %", is_number=True),
-        tables.Column("negative log likelihood", is_number=True),
+        tables.Column("ECE %", is_number=True),
+        tables.Column("NLL", is_number=True),
     ]
     lines = [[row[0], row[1], tables.Cell(row[2], float(row[2]))] for row in rows]
     text = (
         "Scores mean what they say where the line is the dashed one: of the decisions with a score "
         "of 80 %, 80 % are right. The area of a point is the share of decisions."
     )
-    table = tables.table("Calibration", columns, lines, sortable=False)
+    caption = "Expected calibration error (ECE) and negative log likelihood (NLL)"
+    table = tables.table(caption, columns, lines, sortable=False)
     return tag("div", figure, tag("div", note(text), table), class_="charts")
 
 
@@ -176,7 +177,6 @@ def threshold_section(found, scores):
         [(key, thresholds, values) for key, values in curves.items()],
         x="threshold",
         percent=True,
-        x_percent=True,
         y_range=(0, 1),
         description=f"F1 is highest at {thresholds[best]:.2f}",
     )
@@ -211,10 +211,10 @@ def threshold_section(found, scores):
             for label in labels
         ],
     }
-    text = "Named is " + (
-        "each class whose score reaches the threshold."
+    text = "The answers for a video are " + (
+        "all classes whose scores reach the threshold."
         if found.multi_label
-        else "the best class of a video if its score reaches the threshold."
+        else "its best class, or none if the score of that is below the threshold."
     )
     return tag(
         "div",
