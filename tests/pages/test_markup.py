@@ -1,8 +1,7 @@
 """Elements of HTML and foreign names in them."""
 
-from html.parser import HTMLParser
-
 import pytest
+from page_elements import Elements
 
 from trn_jax.pages.markup import Markup, join, middle_cut, name, tag
 
@@ -21,19 +20,6 @@ HOSTILE = (
 )
 
 
-class Elements(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.found, self.texts = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-
 def test_texts_and_attributes_are_escaped():
     made = tag("p", "a < b & c", tag("b", "<i>"), None, 3, title='"quoted"', hidden=True, lang=None)
     assert made == ('<p title="&quot;quoted&quot;" hidden>a &lt; b &amp; c<b>&lt;i&gt;</b>3</p>')
@@ -48,9 +34,9 @@ def test_texts_and_attributes_are_escaped():
 def test_foreign_names_are_texts(text):
     made = tag("td", name(text), data_value=text, title=text)
     parsed = Elements(made)
-    assert [element for element, _ in parsed.found] == ["td", "bdi"]
-    assert parsed.found[0][1].keys() == {"data-value", "title"}
-    assert parsed.found[1][1]["dir"] == "auto"
+    assert parsed.count.keys() == {"td", "bdi"}
+    assert parsed.count["td"][0].keys() == {"data-value", "title"}
+    assert parsed.count["bdi"][0]["dir"] == "auto"
     assert len("".join(parsed.texts)) <= 120
     assert not any(ord(c) < 32 or c in "\u202e\u2066\ud800" for c in made)
 

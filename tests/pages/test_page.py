@@ -3,40 +3,15 @@
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
+from page_elements import Elements
 
 from trn_jax.errors import UserError
 from trn_jax.pages import charts, page, pictures, tables
 from trn_jax.pages.markup import name, tag
-
-VOID = {"meta", "img", "br", "hr", "input"}
-
-
-class Balanced(HTMLParser):
-    """Fails unless elements are closed in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.count, self.scripts, self.data = [], {}, [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.count.setdefault(tag, []).append(dict(attrs))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("script", "style"):
-            self.scripts.append(data)
-        self.data.append(data)
 
 
 def one_table():
@@ -47,12 +22,12 @@ def one_table():
 
 def test_a_page_allows_its_own_style_and_script_only():
     text = page.page("A & B", page.section("one", "One", one_table()), lead="lead")
-    parsed = Balanced(text)
+    parsed = Elements(text)
     policy = parsed.count["meta"][1]["content"]
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
     assert rules["base-uri"] == rules["form-action"] == "'none'"
-    style, script = parsed.scripts
+    style, script = parsed.embedded
     for rule, content in (("style-src", style), ("script-src", script)):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert rules[rule] == f"'sha256-{digest}'"
@@ -60,13 +35,13 @@ def test_a_page_allows_its_own_style_and_script_only():
     # Nothing refers to another file, and nothing needs what the policy forbids.
     assert not re.search(r"(?:src|href)=\"(?!data:|#)|url\(|@import|style=|\son\w+=", text)
     assert parsed.count["html"][0]["lang"] == "en" and "A &amp; B" in text
-    without = Balanced(page.page("x", scripts=()))
+    without = Elements(page.page("x", scripts=()))
     assert "script" not in without.count
     assert "script-src" not in without.count["meta"][1]["content"]
 
 
 def test_tables_have_captions_scopes_and_values():
-    parsed = Balanced(one_table())
+    parsed = Elements(one_table())
     assert [each.get("scope") for each in parsed.count["th"]] == ["col", "col", "row", "row"]
     assert "caption" in parsed.count and "data-sortable" in parsed.count["table"][0]
     assert parsed.count["div"][0]["tabindex"] == "0"
@@ -85,7 +60,7 @@ def test_lines_go_where_their_values_are():
     made = charts.line_chart(
         "Loss", [("train", [0, 5, 10], [2.0, 1.0, 0.0]), ("none", [1], [np.nan])], x="step"
     )
-    parsed = Balanced(made)
+    parsed = Elements(made)
     assert [each["role"] for each in parsed.count["svg"] if "role" in each] == ["img"]
     assert "title" in parsed.count and "desc" in parsed.count
     points = [
@@ -110,12 +85,12 @@ def test_columns_and_bars_have_signs_and_errors():
     made = charts.column_chart(
         "Value of frames", [0.5, -0.25], ["1", "2"], errors=[0.1, 0], description="d", marked=(1,)
     )
-    up, down = [each for each in Balanced(made).count["rect"] if "fill" in each["class"]]
+    up, down = [each for each in Elements(made).count["rect"] if "fill" in each["class"]]
     assert float(up["height"]) == pytest.approx(2 * float(down["height"]), abs=0.3)
     assert float(up["y"]) + float(up["height"]) == pytest.approx(float(down["y"]), abs=0.2)
-    assert len([e for e in Balanced(made).count["line"] if e["class"] == "error"]) == 1
+    assert len([e for e in Elements(made).count["line"] if e["class"] == "error"]) == 1
     for value, left, width in ((1, 48, 48), (-1, 0, 48), (0.5, 48, 24), (9, 48, 48)):
-        _, filled = Balanced(charts.bar(value, low=-1, high=1)).count["rect"]
+        _, filled = Elements(charts.bar(value, low=-1, high=1)).count["rect"]
         assert (float(filled["x"]), float(filled["width"])) == (left, width)
 
 
@@ -130,7 +105,7 @@ def test_strips_are_pictures_inside_the_page():
     frames = np.zeros((3, 40, 80, 3), np.uint8)
     frames[1, :, :, 0] = 200
     made = pictures.strip(frames, ["a", "b", "<c>"], label="three", side=60, marked=(1,))
-    images = Balanced(made).count["img"]
+    images = Elements(made).count["img"]
     assert [(each["width"], each["height"]) for each in images] == [("60", "30")] * 3
     assert all(each["alt"] for each in images) and "&lt;c&gt;" in made
     content = base64.b64decode(images[1]["src"].removeprefix("data:image/webp;base64,"))

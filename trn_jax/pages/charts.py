@@ -81,7 +81,17 @@ class Axes:
 
 
 def line_chart(
-    title, series, *, x, y="", percent=False, x_percent=False, y_range=None, description=None
+    title,
+    series,
+    *,
+    x,
+    y="",
+    percent=False,
+    x_percent=False,
+    x_range=None,
+    y_range=None,
+    colors=None,
+    description=None,
 ):
     """Draw lines.
 
@@ -92,8 +102,10 @@ def line_chart(
         y: title of the vertical one.
         percent: values are fractions.
         x_percent: places on the horizontal axis are fractions.
+        x_range: of the horizontal axis; by default that of the lines.
         y_range: of the vertical axis; by default from 0 (or the lowest value, if that is negative)
             to the highest value.
+        colors: numbers of the colours of the lines; by default in order.
         description: what it shows, for those who don't see it; by default the first and the last
             value of each line.
 
@@ -101,23 +113,25 @@ def line_chart(
         The `Markup` of a figure.
     """
     drawn: list[tuple[Any, np.ndarray, np.ndarray]] = []
-    for name, xs, ys in series:
+    chosen = []
+    for number, (name, xs, ys) in enumerate(series):
         xs, ys = np.asarray(xs, float), np.asarray(ys, float)
         finite = np.isfinite(xs) & np.isfinite(ys)
         if finite.any():
             drawn.append((name, *thinned(xs[finite], ys[finite])))
+            chosen.append((colors[number] if colors else number) % NUM_COLORS)
     if not drawn:
         return tag("p", f"{title}: no values", class_="note")
     every_x = np.concatenate([xs for _, xs, _ in drawn])
     every_y = np.concatenate([ys for _, _, ys in drawn])
     axes = Axes(
-        _range(every_x.min(), every_x.max()),
+        x_range or _range(every_x.min(), every_x.max()),
         y_range or _round_range(min(every_y.min(), 0), 1 if percent else every_y.max()),
     )
     parts = axes.grid(x, y, x_percent=x_percent, y_percent=percent)
     legend = []
-    for number, (name, xs, ys) in enumerate(drawn):
-        color = f"s{number % NUM_COLORS}"
+    for number, (name, xs, ys) in zip(chosen, drawn, strict=True):
+        color = f"s{number}"
         points = [axes.place(*point) for point in zip(xs, ys, strict=True)]
         path = " ".join(f"{px},{py}" for px, py in points)
         parts.append(tag("polyline", points=path, class_=f"line {color}"))
@@ -125,7 +139,7 @@ def line_chart(
             parts += [
                 tag("circle", cx=px, cy=py, r=2.5, class_=f"dot {color}") for px, py in points
             ]
-        legend.append((number % NUM_COLORS, name))
+        legend.append((number, name))
     if description is None:
         described = [
             f"{name}: from {_number(ys[0], percent)} to {_number(ys[-1], percent)}"

@@ -74,8 +74,8 @@ def _classes(result, limit):
     columns = [
         tables.Column("class"),
         *(tables.Column(each, is_number=True) for each in ("true", "predicted", "matched")),
-        *(tables.Column(f"AP@{each:g} %", is_number=True) for each in thresholds),
         *(tables.Column(f"{each} %", is_number=True) for each in ("F1", "precision", "recall")),
+        *(tables.Column(f"AP@{each:g} %", is_number=True) for each in thresholds),
     ]
     rows = []
     for row in sorted(result["per_class"], key=lambda row: (row["f1"], row["name"]))[:limit]:
@@ -86,9 +86,9 @@ def _classes(result, limit):
             [
                 tables.Cell(name(row["name"]), escaped(row["name"])[:200]),
                 *(row[key] for key in ("num_true", "num_predicted", "num_matched")),
-                *map(tables.percent, precisions),
                 tables.Cell([shown.content, " ", bar], shown.value),
                 *(tables.percent(row[key]) for key in ("precision", "recall")),
+                *map(tables.percent, precisions),
             ]
         )
     caption = f"F1 of events at temporal IoU {_IOU:g} of each class, worst first"

@@ -185,7 +185,7 @@ def _training(curves):
 
 def _order(card):
     classes = np.arange(len(card.classes))
-    figure, axes = _axes(_WIDTH + 1, 1 + 0.3 * len(classes))
+    figure, axes = _axes(_WIDTH + 2, 1 + 0.3 * len(classes))
     for number, order in enumerate(ORDERS):
         values = [100 * (value or 0) for value in getattr(card, order)]
         place = classes + 0.2 * (number - 1.5)
@@ -194,7 +194,7 @@ def _order(card):
     axes.set_yticks(classes, [_short(name) for name in card.classes])
     axes.set(xlabel="accuracy, per cent", xlim=(0, 100))
     axes.invert_yaxis()
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=4)
+    figure.legend(frameon=False, loc="outside upper center", ncols=4)
     return _png(figure)
 
 

@@ -152,20 +152,32 @@ def _details(found):
 
 
 def training_section(run):
-    """Charts of the training, and how accuracy grows with the frames that are seen."""
+    """Charts of the training: loss, learning rate, and each metric of training and validation."""
     curves = run.curves()
+    panels: dict[str, list] = {}
+    for panel, lines in curves.items():
+        for title, steps, values in _in_steps(lines):
+            group, _, metric = title.partition(" ")
+            panels.setdefault(metric, []).append((panel, group, steps, values))
+    if not panels:
+        return None
+    groups = list(dict.fromkeys(line[1] for lines in panels.values() for line in lines))
+    last = max([1, *(line[2][-1] for lines in panels.values() for line in lines)])
+    order = ["loss", "learning rate"]
     figures = []
-    for title, panel in (("Loss", "losses"), ("Learning rate", "rates")):
-        lines = _in_steps(curves.get(panel, {}))
-        if lines:
-            figures.append(charts.line_chart(title, lines, x="step"))
-    by_metric: dict[str, list] = {}
-    for each, steps, values in _in_steps(curves.get("curves", {})):
-        group, _, metric = each.partition(" ")
-        by_metric.setdefault(metric, []).append((group, steps, values))
-    for metric, lines in by_metric.items():
-        figures.append(charts.line_chart(metric, lines, x="step", percent=True, y_range=(0, 1)))
-    return tag("div", figures, class_="charts") if figures else None
+    for metric in sorted(panels, key=lambda each: order.index(each) if each in order else 2):
+        is_share = panels[metric][0][0] == "curves"
+        chart = charts.line_chart(
+            metric,
+            [line[1:] for line in panels[metric]],
+            x="step",
+            percent=is_share,
+            x_range=(0, last),
+            y_range=(0, 1) if is_share else None,
+            colors=[groups.index(line[1]) for line in panels[metric]],
+        )
+        figures.append(chart)
+    return tag("div", figures, class_="charts")
 
 
 def _in_steps(lines):

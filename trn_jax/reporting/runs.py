@@ -1,5 +1,6 @@
 """What a run leaves behind: results, scores, the log of the training, the order card."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -181,7 +182,9 @@ def _read(name, path):
     if not path.endswith(".json"):
         found = score_files.read(path)
         beside = f"{os.path.splitext(path)[0]}.json"
-        entries = _read_json(beside) if os.path.exists(beside) else {}
+        entries: dict[str, Any] = {}
+        with contextlib.suppress(UserError):  # the scores are complete without it
+            entries = _read_json(beside) if os.path.exists(beside) else {}
         entries = entries if _is_of(entries, found) else {}
         return Result(name, path, {k: entries[k] for k in _OF_SCORES if k in entries}, found)
     entries = _read_json(path)
