@@ -60,7 +60,7 @@ def draw_figures(run, result, difference=None):
         if found is not None and not found.multi_label and len(names) <= _MOST_CLASSES:
             drawn["confusion"] = _confusion(found)
         if found is not None and metrics.are_probabilities(found.scores[~found.is_missing]):
-            drawn["reliability"] = _reliability(found)
+            drawn["reliability"] = _reliability(result)
         if any(run.curves().values()):
             drawn["training"] = _training(run.curves())
         if run.order and len(run.order.classes) <= _MOST_CLASSES:
@@ -145,9 +145,10 @@ def _confusion(found):
     return _png(figure)
 
 
-def _reliability(found):
+def _reliability(result):
+    found = result.scores
     labels = found.labels[~found.is_missing]
-    temperature = runs.reliability(found).get("temperature")
+    temperature = result.reliability.get("temperature")
     series = {"scores": found.scores[~found.is_missing]}
     if temperature is not None:
         calibrated = runs.before_and_after(found, temperature)[1]

@@ -85,8 +85,8 @@ def compared(run, against, protocol=None):
 
 def _page(run, result, difference, top_k, limit):
     sections = _sections(run, result, difference, limit)
-    lead = [f"{result.text('model')} · " if result.text("model") else "", "protocol "]
-    lead = join([*lead, name(result.protocol)])
+    model = [name(result.text("model")), " · "] if result.text("model") else []
+    lead = join([*model, "protocol ", name(result.protocol)])
     top = headline(run, result, top_k)
     title = f"Report on {_title(run)}"
     links = contents(_links(sections))
@@ -123,13 +123,15 @@ def _score_sections(run, result):
     if not metrics.are_probabilities(read):
         text = "These scores are no probabilities, so they have no calibration and no thresholds."
         return [*sections, ("scores", "Scores", note(text))]
-    temperature = runs.reliability(found).get("temperature")
-    after = read if temperature is None else runs.before_and_after(found, temperature)[1]
-    sections.append(("reliability", "Are scores probabilities?", reliability_section(found)))
+    temperature = result.reliability.get("temperature")
+    after = None if temperature is None else runs.before_and_after(found, temperature)[1]
+    content = reliability_section(found, after, temperature)
+    sections.append(("reliability", "Are scores probabilities?", content))
     heading = "Answers above a threshold"
     if temperature is not None:
         heading += " of calibrated scores"
-    sections.append(("thresholds", heading, threshold_section(found, after)))
+    content = threshold_section(found, read if after is None else after)
+    sections.append(("thresholds", heading, content))
     return sections
 
 

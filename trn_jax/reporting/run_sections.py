@@ -7,7 +7,7 @@ import numpy as np
 from trn_jax.errors import escaped
 from trn_jax.evaluation import tables as text_tables
 from trn_jax.pages import charts, tables
-from trn_jax.pages.markup import name, tag
+from trn_jax.pages.markup import middle_cut, name, tag
 from trn_jax.pages.page import facts, note
 
 _PROVENANCE = (
@@ -25,6 +25,8 @@ _PROVENANCE = (
     ("fusion", "fusion"),
 )
 _MOST_PROTOCOLS = 8  # columns of the table of classes
+_MOST_LINES = 12  # in a chart
+_HEAD = 40  # characters of a foreign name in the head of a table or a legend
 
 
 def card(value, title):
@@ -36,7 +38,7 @@ def headline(run, result, top_k):
     """Metrics of a result, those of the other protocols, and where they come from."""
     measured = result.metrics(top_k)
     cards = [
-        card(percent(value), text_tables.title_of(key))
+        card(percent(value), _cut(text_tables.title_of(key)))
         for key, value in measured.items()
         if is_fraction(value)
     ]
@@ -75,7 +77,9 @@ def _protocols(run, top_k):
     keys = list(dict.fromkeys(key for _, measured in found for key in measured))
     columns = [tables.Column("protocol"), tables.Column("views", is_number=True)]
     columns += [tables.Column("videos", is_number=True)]
-    columns += [tables.Column(f"{text_tables.title_of(key)} %", is_number=True) for key in keys]
+    columns += [
+        tables.Column(f"{_cut(text_tables.title_of(key))} %", is_number=True) for key in keys
+    ]
     rows = []
     for each, measured in found:
         views = each.entries.get("num_views")
@@ -104,9 +108,9 @@ def class_section(run, result, limit):
         tables.Column("class"),
         tables.Column("label", is_number=True),
         tables.Column("videos", is_number=True),
-        tables.Column(f"{title} %", is_number=True, help=f"of protocol {result.protocol}"),
+        tables.Column(f"{title} %", is_number=True, help=f"of protocol {_cut(result.protocol)}"),
         *([tables.Column("precision %", is_number=True)] if details else []),
-        *(tables.Column(f"{each} %", is_number=True) for each in others),
+        *(tables.Column(f"{_cut(each)} %", is_number=True) for each in others),
         *([tables.Column("most often taken for")] if details else []),
     ]
     ordered = sorted(rows, key=lambda row: -1 if row[kind] is None else row[kind])
@@ -169,12 +173,12 @@ def training_section(run):
         is_share = panels[metric][0][0] == "curves"
         chart = charts.line_chart(
             metric,
-            [line[1:] for line in panels[metric]],
+            [line[1:] for line in panels[metric][:_MOST_LINES]],
             x="step",
             percent=is_share,
             x_range=(0, last),
             y_range=(0, 1) if is_share else None,
-            colors=[groups.index(line[1]) for line in panels[metric]],
+            colors=[groups.index(line[1]) for line in panels[metric][:_MOST_LINES]],
         )
         figures.append(chart)
     return tag("div", figures, class_="charts")
@@ -185,7 +189,7 @@ def _in_steps(lines):
     found = []
     for title, (steps, values) in lines.items():
         last = dict(zip(steps, values, strict=True))
-        found.append((escaped(title), sorted(last), [last[step] for step in sorted(last)]))
+        found.append((_cut(title), sorted(last), [last[step] for step in sorted(last)]))
     return found
 
 
@@ -202,13 +206,17 @@ def early_section(run):
             known = [e for e in entries if is_fraction(e.get("share")) and is_fraction(e.get(key))]
             points = [e["share"] for e in known], [e[key] for e in known]
             lines.append((text_tables.title_of(key), *points))
-        title = f"Frames seen, {each.protocol}"
+        title = f"Frames seen, {_cut(each.protocol)}"
         figures.append(
             charts.line_chart(
                 title, lines, x="share of the frames", percent=True, y_range=(0, 1), x_percent=True
             )
         )
     return tag("div", figures, class_="charts") if figures else None
+
+
+def _cut(text):
+    return middle_cut(escaped(text), _HEAD)
 
 
 def is_fraction(value):

@@ -62,17 +62,29 @@ class Result:
 
     def metrics(self, top_k=(1, 5)):
         """`{name: fraction}`."""
-        return self.scores.metrics(top_k) if self.scores else self.entries["metrics"]
+        if self.scores is None:
+            return self.entries["metrics"]
+        key = tuple(top_k)
+        if key not in self._measured:
+            self._measured[key] = self.scores.metrics(top_k)
+        return self._measured[key]
+
+    @functools.cached_property
+    def _measured(self):
+        return {}
 
     @functools.cached_property
     def per_class(self):
         """See `Scores.per_class`."""
         return self.scores.per_class() if self.scores else self.entries["per_class"]
 
-    @property
+    @functools.cached_property
     def reliability(self):
-        """`temperature` and `reliability` of a calibrated checkpoint's scores; else empty."""
-        return reliability(self.scores) if self.scores else {}
+        """`temperature` and `reliability` of a calibrated checkpoint's scores; else empty.
+
+        `reliability` has `before` and `after`, each with `ece` and `nll`.
+        """
+        return _reliability(self.scores) if self.scores else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,15 +222,8 @@ def _read_json(path):
     return found if isinstance(found, dict) else {}
 
 
-def reliability(found):
-    """`temperature` and `reliability` of the scores of a calibrated checkpoint; else empty.
-
-    Args:
-        found: the `Scores`.
-
-    Returns:
-        A dict; `reliability` has `before` and `after`, each with `ece` and `nll`.
-    """
+def _reliability(found):
+    """`temperature` and `reliability` of the scores of a calibrated checkpoint; else empty."""
     temperature = found.about.get("temperature")
     read = ~found.is_missing
     if not TEMPERATURES.allows(temperature) or not metrics.are_probabilities(found.scores[read]):

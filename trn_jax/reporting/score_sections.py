@@ -10,7 +10,6 @@ from trn_jax.evaluation import calibration, metrics
 from trn_jax.pages import charts, tables
 from trn_jax.pages.markup import middle_cut, tag
 from trn_jax.pages.page import note
-from trn_jax.reporting import runs
 
 NUM_STEPS = 100  # thresholds are 0, 0.01, ..., 1
 _MOST_CLASSES = 500  # that can be chosen
@@ -22,21 +21,21 @@ _MEASURES = (
 )
 
 
-def reliability_section(found):
+def reliability_section(found, calibrated=None, temperature=None):
     """How often scores are right, before and after calibration.
 
     Args:
         found: `Scores` that are probabilities.
+        calibrated: those of its readable videos, `[videos, classes]`; `None`: there are none.
+        temperature: of the calibration.
 
     Returns:
         A list of `Markup`.
     """
     read = ~found.is_missing
     labels = found.labels[read]
-    temperature = runs.reliability(found).get("temperature")
     series = [("scores", found.scores[read])]
-    if temperature is not None:
-        calibrated = runs.before_and_after(found, temperature)[1]
+    if calibrated is not None:
         series.append((f"at temperature {temperature:.3g}", calibrated))
     axes = charts.Axes((0, 1), (0, 1), (420, 340))
     parts = axes.grid("mean score", "fraction that is right", x_percent=True, y_percent=True)
