@@ -56,6 +56,8 @@ def run(python, *arguments, cwd, **environment):
 def test_recipes_and_the_page_come_with_the_package(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "unpacked")
+    pages = tmp_path / "unpacked" / "trn_jax" / "pages"
+    assert {"style.css", "sorting.js", "thresholds.js"} <= {path.name for path in pages.iterdir()}
     (tmp_path / "elsewhere").mkdir()
     said = run(
         sys.executable,

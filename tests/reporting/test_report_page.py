@@ -269,6 +269,7 @@ def test_figures_need_matplotlib(run, tmp_path, capsys, monkeypatch):
     assert not page.exists()
 
 
+@pytest.mark.thorough
 def test_figures(run, tmp_path, capsys):
     cv2 = pytest.importorskip("cv2")
     pytest.importorskip("matplotlib")
