@@ -358,12 +358,30 @@ def result(folder):
             {"label": 0, "name": "x", "videos": 1, "accuracy": 1.0},
             {"label": 1, "name": "y", "videos": 1, "accuracy": None},
         ],
+        "view": {"frame_order": "forward"},
+        "early_recognition": [{"share": 0.5, "top1": 0.5}, {"share": 1.0, "top1": 0.5}],
+        "checkpoint": "runs/a/checkpoints/1",
+        "step": 1,
     }
 
     def read(path):
         run_command("report", path, f"--to={folder}/report")
 
     return "efficient.json", json.dumps(content).encode(), read
+
+
+def order_card(folder):
+    """An order card, as a report reads it beside a log."""
+    card = {name: [0.5, None] for name in ("forward", "reversed", "shuffled", "frozen")}
+    card |= {"classes": ["x", "y"], "num_videos": [2, 0], "protocol": "efficient", "chance": 0.5}
+    log = os.path.join(folder, "metrics.jsonl")
+    with open(log, "w", encoding="utf-8") as file:
+        file.write('{"step": 1, "group": "train", "loss": 1.5}\n')
+
+    def read(path):
+        run_command("report", os.path.dirname(path), f"--to={folder}/page.html")
+
+    return "order.json", json.dumps(card).encode(), read
 
 
 def log_that_is_resumed(folder):
@@ -495,6 +513,7 @@ TARGETS = {
     "log": log_of_training,
     "log that is resumed": log_that_is_resumed,
     "result": result,
+    "order card": order_card,
     "config of a run": config_of_run,
     "about a checkpoint": about_checkpoint,
     "exported program": exported,

@@ -172,6 +172,11 @@ def test_the_difference_to_a_second_run(run, tmp_path, capsys):
     before = page.read_bytes()
     assert cli.main(command) == 0
     assert page.read_bytes() == before
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line.split() for line in lines if line.startswith("top-1 ")]
+    points = 100 * found["metrics"][0]["first"] - 100 * found["metrics"][0]["second"]
+    assert line[1] == "100.0" and line[5] == f"{points:+.1f}"
+    assert any(line.startswith(f"against {run}: ") for line in lines)
 
 
 @pytest.mark.parametrize("lost", ["efficient.npz", "efficient.json"])

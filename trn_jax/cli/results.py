@@ -78,7 +78,7 @@ def _report(arguments):
         entries |= {"difference": found.difference} if found.difference else {}
         print(json.dumps(entries, indent=1))
     else:
-        print(*[found.text] if found.text else [], found.page, *found.files, sep="\n")
+        print(found.text, found.page, *found.files, sep="\n")
     return 0
 
 

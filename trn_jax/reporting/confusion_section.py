@@ -38,18 +38,17 @@ def confusion_section(result, workdir):
     else:
         parts.append(note(f"Only the worst pairs of {len(confusion)} classes are shown."))
     parts.append(_pairs_table(found, pairs))
-    videos = open_videos(result, workdir)
-    parts += [
-        tag("h3", "Confused videos"),
-        note(
-            f"Of the {min(len(pairs), _NUM_PAIRS)} most frequent confusions, the videos with the "
-            "highest scores of the wrong class; frames from equal parts of each video, in order."
-        ),
-    ]
-    if isinstance(videos, NoVideos) or not found.videos:
-        reason = videos.reason if isinstance(videos, NoVideos) else "the scores name no videos"
-        return [*parts, note(f"The frames can't be shown: {middle_cut(escaped(reason), 300)}")]
-    return parts + [_pair_figures(found, videos, *pair[2:]) for pair in pairs[:_NUM_PAIRS]]
+    parts.append(tag("h3", "Confused videos"))
+    videos = open_videos(result, workdir) if found.videos else NoVideos("they have no names")
+    if isinstance(videos, NoVideos):
+        reason = middle_cut(escaped(videos.reason), 300)
+        return [*parts, note(f"Their frames can't be shown: {reason}")]
+    shown = pairs[:_NUM_PAIRS]
+    text = (
+        f"Of the {len(shown)} most frequent confusions, the videos with the highest scores of the "
+        "wrong class; frames from equal parts of each video, in order."
+    )
+    return [*parts, note(text), *(_pair_figures(found, videos, *pair[2:]) for pair in shown)]
 
 
 def _matrix(found, confusion):

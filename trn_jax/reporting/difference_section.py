@@ -1,12 +1,15 @@
 """The section on the difference to a second run."""
 
 from trn_jax.errors import escaped
+from trn_jax.evaluation import tables as text_tables
 from trn_jax.pages import charts, tables
 from trn_jax.pages.markup import name, tag
 from trn_jax.pages.page import note
 from trn_jax.reporting.difference import CONFIDENCE
 
 LEVEL = 0.05  # of significance
+_INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
+_MOST_PRINTED = 20  # classes
 
 
 def difference_section(found, first, second, limit):
@@ -43,6 +46,27 @@ def difference_section(found, first, second, limit):
     ]
 
 
+def difference_table(found, second):
+    """The difference as text: the metrics, and the classes that differ significantly.
+
+    Args:
+        found: a `Difference`.
+        second: what the second run is called.
+    """
+    sure = [each for each in found.classes if _is_significant(each, each.p_holm)]
+    sure.sort(key=lambda each: each.p_holm)
+    rows = [(each, each.p) for each in found.metrics]
+    rows += [(each, each.p_holm) for each in sure[:_MOST_PRINTED]]
+    lines = [["difference", "first", "second", "points", _INTERVAL, "p"]]
+    for each, p in rows:
+        values = [_percent(each.first), _percent(each.second), _points(each.difference)]
+        lines.append([each.name, *values, _interval(each), "-" if p is None else _p(p, "")])
+    better = sum(each.difference > 0 for each in sure)
+    count = _count(better, len(sure) - better)
+    about = f"against {escaped(second)}: {_videos(found)} {count}"
+    return f"{text_tables.aligned(lines, 'lrrrrr')}\n{about}"
+
+
 def _count(better, worse):
     if not better and not worse:
         return "No class differs significantly."
@@ -71,7 +95,7 @@ def _table(found, known, limit):
         tables.Column("first %", is_number=True),
         tables.Column("second %", is_number=True),
         tables.Column("difference", is_number=True, help="percentage points"),
-        tables.Column(f"{CONFIDENCE:.0%} interval"),
+        tables.Column(_INTERVAL),
         tables.Column("p (Holm)", is_number=True),
     ]
     rows = []

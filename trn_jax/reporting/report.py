@@ -8,6 +8,7 @@ from trn_jax.evaluation import drawing, lettering, metrics, tables
 from trn_jax.files import reading, write_bytes, write_text
 from trn_jax.pages.page import write_page
 from trn_jax.reporting import plots, runs
+from trn_jax.reporting.difference_section import difference_table
 from trn_jax.reporting.figures import check_matplotlib, draw_figures
 from trn_jax.reporting.report_page import compared, run_page
 
@@ -19,7 +20,7 @@ class Report:
     """What a report has, and where it is.
 
     Attributes:
-        text: all tables; "" if only the page was made.
+        text: all tables.
         page: path of the page.
         files: paths of the other files.
         results: see `read_results`.
@@ -63,6 +64,7 @@ def make_report(path, to=None, *, against=None, protocol=None, top_k=(1, 5), fig
     difference = {"against": against} | dataclasses.asdict(found) if found else None
     # Everything is read and drawn before anything is written.
     text, contents = _files(run, top_k)
+    text += f"\n\n\n{difference_table(found, against)}" if found else ""
     drawn = draw_figures(run, run.result(protocol), found) if figures else {}
     page = page_path(path, to)
     files = [] if is_page(to) else write_files(path, to, contents)

@@ -141,7 +141,7 @@ def read_run(path):
         UserError: there are no results, or a file is corrupt.
     """
     sources, log = _sources(path)
-    folder = os.path.dirname(sources[0][1]) if sources else path
+    folder = os.path.dirname(sources[0][1]) if sources else _results_folder(path)
     card = os.path.join(folder, order_card.FILE)
     return Run(
         path=path,
@@ -173,8 +173,7 @@ def _sources(path):
         return [(os.path.splitext(os.path.basename(path))[0], path)], None
     if not os.path.isdir(path):
         raise UserError(f"{path} doesn't exist; expected a working directory or a result file")
-    results = os.path.join(path, "results")
-    results = results if os.path.isdir(results) else path
+    results = _results_folder(path)
     files = {
         os.path.splitext(name)[0]: os.path.join(results, name)
         for name in sorted(os.listdir(results))
@@ -187,6 +186,11 @@ def _sources(path):
             "or an evaluation, or a score file"
         )
     return list(files.items()), log if os.path.isfile(log) else None
+
+
+def _results_folder(path):
+    results = os.path.join(path, "results")
+    return results if os.path.isdir(results) else path
 
 
 def _read(name, path):
