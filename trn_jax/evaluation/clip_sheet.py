@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import html
 import math
 from collections.abc import Sequence
 
@@ -21,6 +20,8 @@ from trn_jax.evaluation.drawing import (
     text_width,
     write,
 )
+from trn_jax.pages.markup import join, name, tag
+from trn_jax.pages.page import page as framed
 
 _MARGIN, _GAP = 12, 2  # pixels
 _FRAMES_WIDTH = 1280  # of a row of frames, approximately
@@ -239,65 +240,34 @@ def _caption(row, number, side=math.inf):
     return next((text for text in texts if text_width(text, size=_CAPTION) < side), frame)
 
 
-_STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #111; background: #fff }
-h1 { font-size: 1.3rem; margin: 0 } h2 { font-size: 1rem; margin: 1.2rem 0 .3rem }
-p, small, figcaption { color: #666 } p { margin: .2rem 0 } small { font-weight: normal }
-mark { background: #d55e00; color: #fff; font-weight: normal; border-radius: 3px; padding: 0 6px }
-.clip { display: flex; flex-wrap: wrap; gap: 2px } figure { margin: 0 }
-img { display: block; width: 100% } figcaption { font-size: 12px }
-"""
-
-
 def page(sheet):
     """A sheet as a page of HTML, with its pictures inside and without scripts.
 
     Returns:
         The text; names of classes and videos are escaped.
     """
-    notes = "\n".join(f"<p>{_as_html(note)}</p>" for note in sheet.notes)
-    sections = "".join(_section(sheet, row) for row in sheet.rows)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width">
-<title>{_as_html(sheet.title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{_as_html(sheet.title)}</h1>
-{notes}
-{sections}</body>
-</html>
-"""
+    notes = [tag("p", note, class_="note") for note in sheet.notes]
+    sections = [_section(sheet, row) for row in sheet.rows]
+    return framed(sheet.title, notes, sections, scripts=())
 
 
 def _section(sheet, row):
     mark = sheet.mark(row)
-    marked = f" <mark>{_as_html(mark)}</mark>" if mark else ""
-    part = f" {_as_html(row.part)}" if row.part else ""
+    video = [" ", tag("small", "video ", name(row.video), row.part and f" {row.part}")]
+    labels = join([name(sheet.names((label,))) for label in row.labels], ", ")
+    heading = tag("h2", labels, mark and [" ", tag("mark", mark)], video)
     side = min(_FRAME[1], 2 * row.pixels.shape[2])
-    frames = "".join(
-        f'<figure style="width: {side}px"><img alt="frame {row.frames[number]}" '
-        f'src="data:image/jpeg;base64,{_jpeg(frame)}">'
-        f"<figcaption>{_caption(row, number)}</figcaption></figure>\n"
+    frames = [
+        tag(
+            "figure",
+            tag("img", alt=f"frame {row.frames[number]}", src=_jpeg_url(frame), width=side),
+            tag("figcaption", _caption(row, number)),
+        )
         for number, frame in enumerate(row.pixels)
-    )
-    # Names may be in scripts that are written from right to left.
-    return (
-        f"<section>\n<h2><bdi>{_as_html(sheet.names(row.labels))}</bdi>{marked} "
-        f"<small>video <bdi>{_as_html(row.video)}</bdi>{part}</small></h2>\n"
-        f'<div class="clip">\n{frames}</div>\n</section>\n'
-    )
+    ]
+    return tag("section", heading, tag("div", frames, class_="clip"))
 
 
-def _jpeg(frame):
+def _jpeg_url(frame):
     data = simplejpeg.encode_jpeg(np.ascontiguousarray(frame), 95, "RGB", "444")
-    return base64.b64encode(data).decode()
-
-
-def _as_html(text):
-    return html.escape(escaped(text))
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

@@ -181,13 +181,14 @@ def make_event_report(path, truth_path, to=None):
     Raises:
         UserError: see `write_event_report`.
     """
-    result = evaluate_events(path, truth_path)
-    text, contents = _files(path, result)
-    table = _predictions_file(path)
-    truth = read_events(truth_path)
+    if report.is_page(to):
+        result = evaluate_events(path, truth_path)
+        text, files = event_tables(_name(path), result), []
+    else:
+        result, text, files = write_event_report(path, truth_path, to)
+    table, truth = _predictions_file(path), read_events(truth_path)
     aligned = align_videos(truth, read_events(table))
     content = event_page(_name(path), result, truth, aligned.predictions, _remarks(result))
-    files = [] if report.is_page(to) else report.write_files(path, to, contents)
     page = report.write_html(report.page_path(table, to), content)
     return _name(path), result, text, page, files
 

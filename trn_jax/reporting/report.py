@@ -62,15 +62,15 @@ def make_report(path, to=None, *, against=None, protocol=None, top_k=(1, 5), fig
     content = run_page(run, against=other, difference=found, protocol=protocol, top_k=top_k)
     results = read_results(run, top_k=top_k)
     difference = {"against": against} | dataclasses.asdict(found) if found else None
-    # Everything is read and drawn before anything is written.
-    text, contents = _files(run, top_k)
-    text += f"\n\n\n{difference_table(found, against)}" if found else ""
     drawn = draw_figures(run, run.result(protocol), found) if figures else {}
     page = page_path(path, to)
-    files = [] if is_page(to) else write_files(path, to, contents)
-    if drawn:
-        stem = f"{os.path.splitext(page)[0]}_" if is_page(to) else f"{os.path.dirname(page)}/"
-        files += write_files(path, f"{stem}figures", drawn)
+    if is_page(to):
+        text, files, folder = _tables(run, top_k), [], f"{os.path.splitext(page)[0]}_figures"
+    else:
+        text, files = write_report(run, to, top_k=top_k)
+        folder = os.path.join(os.path.dirname(page), "figures")
+    text += f"\n\n\n{difference_table(found, against)}" if found else ""
+    files += write_files(path, folder, drawn) if drawn else []
     write_html(page, content)
     return Report(text, page, files, results, difference)
 
@@ -119,25 +119,26 @@ def write_report(path, folder=None, *, top_k=(1, 5)):
         UserError: there are no results, or a file is corrupt.
     """
     run = path if isinstance(path, runs.Run) else runs.read_run(path)
-    text, contents = _files(run, top_k)
-    return text, write_files(run.path, folder, contents)
-
-
-def _files(run, top_k):
-    """The text of all tables, and the content of every file, `{name: text or bytes}`."""
+    # Everything is read and drawn before anything is written.
     contents: dict[str, str | bytes] = {}
-    texts = []
     for result in run.results:
         with reading(result.path, "the result of an evaluation"):
-            text, drawn = _describe(result, top_k)
-        texts.append(text)
-        contents[f"{result.name}.txt"] = text + "\n"
-        for kind, image in drawn.items():
-            contents[f"{result.name}_{kind}.png"] = drawing.encode_png(image)
+            contents[f"{result.name}.txt"] = _describe(result, top_k) + "\n"
+            for kind, image in _draw(result).items():
+                contents[f"{result.name}_{kind}.png"] = drawing.encode_png(image)
     curves = run.curves()
     if any(curves.values()):
         contents["training.png"] = drawing.encode_png(plots.training_plot(**curves))
-    return "\n\n\n".join(texts), contents
+    return _tables(run, top_k), write_files(run.path, folder, contents)
+
+
+def _tables(run, top_k):
+    """The text of all tables."""
+    texts = []
+    for result in run.results:
+        with reading(result.path, "the result of an evaluation"):
+            texts.append(_describe(result, top_k))
+    return "\n\n\n".join(texts)
 
 
 def default_folder(path):
@@ -201,24 +202,17 @@ def read_results(path, *, top_k=(1, 5)):
 
 
 def _describe(result, top_k):
-    """The tables of a result, and its plots, `{"confusion": image, "reliability": image}`."""
+    """The tables of a result as text."""
     measured = [([result.protocol, str(result.num_videos)], result.metrics(top_k))]
     head = tables.metric_table(["protocol", "videos"], measured)
     parts = [head, tables.class_table(result.per_class)]
     found = result.scores
     if found is None:
-        note = "a confusion matrix needs the score file beside the result"
-        return "\n\n".join([*parts, note]), {}
-    drawn = {}
-    if reliability := result.reliability:
-        parts.insert(1, _reliability_table(**reliability))
-        bins = [
-            metrics.reliability_bins(scores, found.labels[~found.is_missing])
-            for scores in runs.before_and_after(found, reliability["temperature"])
-        ]
-        drawn["reliability"] = plots.reliability_plot(*bins)
+        return "\n\n".join([*parts, "a confusion matrix needs the score file beside the result"])
+    if result.reliability:
+        parts.insert(1, _reliability_table(**result.reliability))
     if found.multi_label:
-        return "\n\n".join(parts), drawn
+        return "\n\n".join(parts)
     read = ~found.is_missing
     if not read.all():
         parts[0] += f"\n{int((~read).sum())} videos are unreadable and count as wrong"
@@ -231,11 +225,23 @@ def _describe(result, top_k):
     parts.append(tables.confused_pairs(found) or "no confusions")
     if found.scores.shape[1] > MAX_DRAWN:
         parts.append(f"confusion matrices of more than {MAX_DRAWN} classes are not drawn")
-        return "\n\n".join(parts), drawn
-    names = [found.class_name(label) for label in range(found.scores.shape[1])]
-    log_missing_letters(names)
-    drawn["confusion"] = plots.confusion_plot(found.confusion(), names)
-    return "\n\n".join(parts), drawn
+    return "\n\n".join(parts)
+
+
+def _draw(result):
+    """The plots of a result, `{"confusion": image, "reliability": image}`."""
+    found, drawn = result.scores, {}
+    if result.reliability:
+        bins = [
+            metrics.reliability_bins(scores, found.labels[~found.is_missing])
+            for scores in runs.before_and_after(found, result.reliability["temperature"])
+        ]
+        drawn["reliability"] = plots.reliability_plot(*bins)
+    if found is not None and not found.multi_label and found.scores.shape[1] <= MAX_DRAWN:
+        names = [found.class_name(label) for label in range(found.scores.shape[1])]
+        log_missing_letters(names)
+        drawn["confusion"] = plots.confusion_plot(found.confusion(), names)
+    return drawn
 
 
 def log_missing_letters(names):
