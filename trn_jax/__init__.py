@@ -2,14 +2,15 @@
 
 `create_model` builds a model, `load_model` takes one from a checkpoint; `model(clips)` maps clips
 `[batch, frames, height, width, 3]`, RGB in 0..255, to logits `[batch, classes]`. `predict` gives
-the scores of videos, with times, and `extract_features` their features. `streaming` makes a model
-take one frame at a time; `fold_batch_norm` makes one for inference.
+the scores of videos, with times, `explain` the reasons for them, and `extract_features` their
+features. `streaming` makes a model take one frame at a time.
 """
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "create_model",
+    "explain",
     "extract_features",
     "fold_batch_norm",
     "list_models",
@@ -20,6 +21,7 @@ __all__ = [
 
 _HOMES = {
     "create_model": "trn_jax.loading",
+    "explain": "trn_jax.explanation.api",
     "extract_features": "trn_jax.prediction.features",
     "fold_batch_norm": "trn_jax.models.folding",
     "list_models": "trn_jax.models",

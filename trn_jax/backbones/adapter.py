@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from trn_jax.backbones.stages import observed
 from trn_jax.errors import UserError, escaped
 
 _ATTRIBUTES = ("sees_clips", "draws", "dtype", "stage_channels", "out_channels")
@@ -123,7 +124,8 @@ class AdaptedBackbone(nnx.Module):
                 )
         if not stages:
             raise UserError(f"{self._name()} gives no array; a backbone maps {_EXPECTED}")
-        return [f if f.ndim == 4 else f[:, None, None] for f in stages]
+        stages = [f if f.ndim == 4 else f[:, None, None] for f in stages]
+        return [*stages[:-1], observed(len(stages) - 1, 0, stages[-1])]
 
     def _traced(self, num_frames):
         graph, state = nnx.split(self)

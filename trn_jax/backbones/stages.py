@@ -1,5 +1,7 @@
 """Stages of a backbone: sizes of residual blocks, layers, features, rematerialisation."""
 
+import contextlib
+import contextvars
 from functools import partial
 
 import jax.numpy as jnp
@@ -8,6 +10,30 @@ from flax import nnx
 from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm
+
+
+_tap: contextvars.ContextVar = contextvars.ContextVar("tap", default=None)
+
+
+@contextlib.contextmanager
+def tapped(tap):
+    """Let a function see and replace what blocks give, in backbones that are called meanwhile.
+
+    Args:
+        tap: called behind every block with the index of the stage, the number of blocks of it that
+            are left, and the features; returns features of the same shape.
+    """
+    token = _tap.set(tap)
+    try:
+        yield
+    finally:
+        _tap.reset(token)
+
+
+def observed(stage, blocks_left, x):
+    """`x`, or what the function of `tapped` makes of it."""
+    tap = _tap.get()
+    return x if tap is None else tap(stage, blocks_left, x)
 
 
 def stage_layers(*, frozen, freeze_norm=False, dtype, rngs, **norm_options):
@@ -61,8 +87,9 @@ def run_stages(stages, x, *, remat, between=(), **options):
     for number, blocks in enumerate(stages):
         if number and between:
             x = between[number - 1](x)
-        for block in blocks:
+        for index, block in enumerate(blocks, start=1):
             x = run_block(block, x, remat=number < remat, **options)
+            x = observed(number, len(blocks) - index, x)
         features.append(x)
     return features
 

@@ -82,6 +82,14 @@ class VideoClips(NamedTuple):
         """Clips, each with its pixels."""
         return zip(self.clips, itertools.chain.from_iterable(self.pixels), strict=True)
 
+    def times_of(self, frames):
+        """Times of frames in seconds, by their numbers; NaN if the frame rate is unknown."""
+        if self.times is not None:
+            return np.asarray(self.times, np.float64)[frames]
+        if self.seconds is None:
+            return np.full(np.shape(frames), np.nan)
+        return frames * (self.seconds / self.num_frames)
+
 
 class ClipReader:
     """Reads the clips of all views of a video. Every frame is decoded once, every clip cut once.

@@ -78,9 +78,7 @@ class Relation(nnx.Module):
     def expected(self, x):
         """The mean of `chosen` over all samples of `num_used` relations.
 
-        The first layer is a sum of one product per position in the relation, so the products of
-        every frame with every position are computed once and added per relation. The last layer is
-        linear and applied once, to the mean of the hidden layers.
+        The last layer is linear and applied once, to the mean of the hidden layers.
 
         Args:
             x: features of the frames after the ReLU, `[batch, frames, channels]`.
@@ -88,14 +86,40 @@ class Relation(nnx.Module):
         Returns:
             Scores `[batch, num_classes]`.
         """
+        hidden = self._hidden(x)
+        hidden = jnp.mean(hidden, axis=1, dtype=storage_dtype(hidden.dtype))
+        return self.num_used * self.output(hidden).astype(hidden.dtype)
+
+    def scores(self, x):
+        """The scores of all relations, whose mean is `expected`.
+
+        Args:
+            x: features of the frames after the ReLU, `[batch, frames, channels]`.
+
+        Returns:
+            Scores `[batch, relations, num_classes]`, in the order of `table()`.
+        """
+        scores = self.output(self._hidden(x))
+        return self.num_used * scores.astype(storage_dtype(scores.dtype))
+
+    def no_frames(self):
+        """The score of no relation, whose hidden layer is zero: that of the biases,
+        `[num_classes]`.
+        """
+        return self.num_used * self.output.bias[...]
+
+    def _hidden(self, x):
+        """The hidden layers of all relations, `[batch, relations, hidden]`.
+
+        The first layer is a sum of one product per position in the relation, so the products of
+        every frame with every position are computed once and added per relation.
+        """
         layer = self.hidden
         kernel = layer.kernel[...].astype(layer.dtype).reshape(self.scale, x.shape[-1], -1)
         products = jnp.einsum("btc,pch->bpth", x.astype(layer.dtype), kernel)
         positions = np.arange(self.scale)
         picked = pick(products, (positions, self.table()), 1)  # [batch, relations, scale, hidden]
-        hidden = jax.nn.relu(jnp.sum(picked, axis=2) + layer.bias[...].astype(layer.dtype))
-        hidden = jnp.mean(hidden, axis=1, dtype=storage_dtype(hidden.dtype))
-        return self.num_used * self.output(hidden).astype(hidden.dtype)
+        return jax.nn.relu(jnp.sum(picked, axis=2) + layer.bias[...].astype(layer.dtype))
 
 
 class TRNHead(nnx.Module):
@@ -200,6 +224,12 @@ class TRNHead(nnx.Module):
         return sum(
             relation.chosen(x, self._rows(relation, mode, rngs)) for relation in self.relations
         )
+
+    def embedded(self, features):
+        """The features that relations take, `[batch, frames, channels]` to
+        `[batch, frames, embedding_channels]`; nothing is dropped.
+        """
+        return jax.nn.relu(self.fc(features))
 
     def _rows(self, relation, mode, rngs):
         if mode == "first":

@@ -161,11 +161,11 @@ class FeatureExtractor:
             for _, position, _ in clip.places:
                 frames[position % num_clips] = clip.frames
         if self.per == "clip":
-            ends = _frame_times(video, frames[:, [0, -1]])
+            ends = video.times_of(frames[:, [0, -1]])
             return ends.mean(axis=1), vectors.mean(axis=1)
         # The frames of clips may overlap, and short videos repeat theirs.
         numbers, places = np.unique(frames, return_index=True)
-        return _frame_times(video, numbers), vectors.reshape(-1, vectors.shape[-1])[places]
+        return video.times_of(numbers), vectors.reshape(-1, vectors.shape[-1])[places]
 
     def _regular(self, opened):
         """The features of a frame, or of a window, every few seconds."""
@@ -254,15 +254,6 @@ def _check(per, every, model):
         )
     if every is not None and not (every > 0 and math.isfinite(every)):
         raise UserError(f"every={every}: expected a positive number of seconds")
-
-
-def _frame_times(video, numbers):
-    """Times of frames of a `VideoClips`, by their numbers; NaN if its frame rate is unknown."""
-    if video.times is not None:
-        return np.asarray(video.times, np.float64)[numbers]
-    if video.seconds is None:
-        return np.full(numbers.shape, np.nan)
-    return numbers * (video.seconds / video.num_frames)
 
 
 def _frames(video, every, view):

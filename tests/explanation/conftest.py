@@ -1,0 +1,39 @@
+"""The small checkpoints of the tests of prediction, and a video for them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "prediction"))
+
+from small_models import config_of, store, write_films  # noqa: E402
+
+from trn_jax import load_model  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Function that makes a small model of a kind, as if loaded from a checkpoint, once."""
+    made = {}
+
+    def model(name, **options):
+        key = (name, *sorted(options.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("model") / "model"
+            made[key] = load_model(store(folder, config_of(name, **options)))
+        return made[key]
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory):
+    """A video of 20 frames."""
+    return write_films(tmp_path_factory.mktemp("films"), [20])[0]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
