@@ -175,8 +175,7 @@ def _main(signals):
             "export it to a folder, calibrate that, and push it"
         )
     _connect_processes()
-    path = _pinned(_CHECKPOINT.value)
-    workdir = _WORKDIR.value or _workdir_of(path)
+    workdir = _WORKDIR.value or checkpoint.workdir_of(checkpoint.find(_CHECKPOINT.value))
     keep_programs(workdir)
     options = dict(
         ignore_class_names=_IGNORE_CLASS_NAMES.value, split=_SPLIT.value, as_json=_JSON.value
@@ -219,28 +218,6 @@ def _connect_processes():
         _PROCESS_ID.value,
         timeout=_INITIALIZATION_TIMEOUT.value,
     )
-
-
-@functools.cache  # the hub may change while a command runs
-def _pinned(path):
-    """The checkpoint that a command is about; of an address on the hub, that of one commit."""
-    from trn_jax.checkpoints import hub
-
-    return hub.pinned(path)
-
-
-def _workdir_of(path):
-    """The working directory of the checkpoint `<workdir>/checkpoints/<step>`; else its folder.
-
-    For one on the hub, `runs/<user>_<name>`: what is in the cache stays as it is.
-    """
-    from trn_jax.checkpoints import checkpoint, hub
-
-    if hub.is_address(path):
-        return os.path.join("runs", hub.parsed(path)[0].replace("/", "_"))
-    directory = checkpoint.find(path)
-    parent = directory.parent
-    return str(parent.parent if parent.name == "checkpoints" else directory)
 
 
 def _parse(arguments):

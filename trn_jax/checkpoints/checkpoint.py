@@ -176,6 +176,12 @@ def open_checkpoint(path):
     return Checkpoint(directory, info, address or str(directory), storage)
 
 
+def workdir_of(directory):
+    """The working directory of the checkpoint `<workdir>/checkpoints/<step>`; else its folder."""
+    parent = directory.parent
+    return str(parent.parent if parent.name == "checkpoints" else directory)
+
+
 def find(path):
     """The folder of a checkpoint.
 

@@ -15,7 +15,7 @@ Ctrl-C.
 import os
 import sys
 
-from trn_jax.cli import data, export, features, predict, prepare, push, results, training, weights
+from trn_jax.cli import data, explain, features, predict, prepare, results, training, weights
 from trn_jax.cli.arguments import Parser
 from trn_jax.errors import UserError
 from trn_jax.signals import interrupted_status
@@ -29,6 +29,7 @@ COMMANDS = (
     training.add_calibrate,
     training.add_probe,
     predict.add_predict,
+    explain.add_explain,
     features.add_features,
     prepare.add_prepare,
     prepare.add_extract,

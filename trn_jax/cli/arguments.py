@@ -61,11 +61,12 @@ def add_json(parser):
 _VIEW = ("num_segments", "crop", "short_side", "crop_size")  # keys of the view that are flags
 
 
-def add_sampling(parser):
-    """Add how a checkpoint samples videos, see `sampling_of`."""
+def add_sampling(parser, *, seconds=True):
+    """Add how a checkpoint samples videos, see `sampling_of`; with the length of windows."""
     add = parser.add_argument
     add("--protocol", help="of the recipe; default: the one with the fewest views")
-    add("--seconds", type=float, help="length of a window; default: of training examples")
+    if seconds:
+        add("--seconds", type=float, help="length of a window; default: of training examples")
     add("--frame-rate", type=float, help="of frames in folders; default: of training examples")
     for key in _VIEW:
         kind = str if key == "crop" else int

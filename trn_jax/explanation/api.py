@@ -18,7 +18,7 @@ from trn_jax.explanation.cam import ActivationMaps
 from trn_jax.explanation.clips import explained, views_of
 from trn_jax.explanation.frames import NUM_ORDERS, FrameExplainer, FrameValues, ScaleRelations
 from trn_jax.explanation.order import NUM_SHUFFLES, rearrangements, score_orders
-from trn_jax.explanation.rearranged import Rearranged
+from trn_jax.explanation.rearranged import Rearranged, with_expected_relations
 from trn_jax.prediction import sources
 from trn_jax.prediction.contract import contract_of, open_model
 
@@ -200,7 +200,7 @@ class Explainer:
         self._num_shuffles = num_shuffles
         self.notes: list[str] = []
         self._check_clip()
-        self._explained = _with_expected_relations(self.model)
+        self._explained = with_expected_relations(self.model)
         self._rearranged = Rearranged(self._explained, max_clips=config.eval.max_views_per_step)
         self.num_frames = self.contract.view.num_segments
         self._frames = FrameExplainer(
@@ -346,17 +346,6 @@ class Explainer:
             order={name: self._probabilities(each) for name, each in logits.items()},
             early=np.stack(early),
         )
-
-
-def _with_expected_relations(model):
-    """A TRN that draws no relations, so that its logits are what relations add up to; else the
-    model itself.
-    """
-    if getattr(model.head, "eval_relations", "expected") == "expected":
-        return model
-    copy = nnx.merge(*nnx.split(model))
-    copy.head.eval_relations = "expected"
-    return copy
 
 
 def explain(source, model, *, classes=None, **options):

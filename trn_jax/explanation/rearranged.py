@@ -99,6 +99,15 @@ class Rearranged:
         return np.concatenate([np.asarray(each) for each in found])[: len(choices)]
 
 
+def with_expected_relations(model):
+    """The model, or one that draws no relations: its logits are what relations add up to."""
+    if getattr(model.head, "eval_relations", "expected") == "expected":
+        return model
+    copy = nnx.merge(*nnx.split(model))
+    copy.head.eval_relations = "expected"
+    return copy
+
+
 def held(subsets):
     """Rearrangements in which only the frames of a subset are seen.
 

@@ -1,0 +1,161 @@
+"""`trn-jax explain`: which frames, which order and which places decide."""
+
+import json
+
+from trn_jax.cli.arguments import add_json, add_sampling, check_unused, positive
+from trn_jax.errors import UserError, log
+from trn_jax.files import check_file
+
+_OF_VIDEOS = ("classes", "orders", "stage", "frame_rate", "num_segments", "crop", "short_side")
+_OF_CARD = ("split", "num_videos", "workdir")
+
+
+def add_explain(commands):
+    """`trn-jax explain VIDEO... --checkpoint=PATH`."""
+    parser = commands.add_parser(
+        "explain",
+        help="which frames, which order and which places decide",
+        description="Explain the classes of videos: how much each frame adds to the score, the "
+        "representative frames of a TRN, scores of the frames in other orders and of the beginning "
+        "of the video, and where the model looks. With --dataset: the accuracy of each class with "
+        "the frames of all videos forward, reversed, shuffled and frozen. Exits with 1 if a video "
+        "could not be read.",
+    )
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="video, folder (of videos, frames or records), list (.txt, .csv, .tsv, .json), or "
+        "pattern such as 'clips/*.mp4'",
+    )
+    add("--checkpoint", required=True, help="checkpoint or working directory of a training")
+    add("--to", metavar="FILE", help="a page, such as page.html, that needs no other file")
+    add(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="to explain besides the predicted one",
+    )
+    add(
+        "--orders",
+        type=positive,
+        help="of the frames, for the values of models that exchange features among frames; an even "
+        "number, at least 4; default: 16",
+    )
+    add("--shuffles", type=positive, help="random orders of the frames; default: 20")
+    add("--stage", type=int, help="of the backbone, whose maps show where it looks; -1: the last")
+    add(
+        "--dataset",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="measure the orders for a data set, by default that of the checkpoint",
+    )
+    add("--split", choices=("val", "test", "train"), default="val", help="of --dataset")
+    add("--num-videos", type=positive, help="of --dataset, spread over the list; default: all")
+    add("--workdir", help="of --dataset: order.json goes to its results; default: the training's")
+    add_sampling(parser, seconds=False)
+    add_json(parser)
+    parser.set_defaults(run=_explain, default_of=parser.get_default)
+
+
+def _explain(arguments):
+    if arguments.to:
+        if not arguments.to.lower().endswith((".html", ".htm")):
+            raise UserError(f"--to={arguments.to}: expected the name of a page, such as page.html")
+        check_file(arguments.to)
+    if arguments.dataset is not None:
+        if arguments.sources:
+            raise UserError(
+                f"SOURCE {arguments.sources[0]!r} has no effect with --dataset, which scores the "
+                "videos of a list; leave one out"
+            )
+        reason = "is for videos, and has no effect with --dataset; leave it out"
+        check_unused(arguments, _OF_VIDEOS, reason)
+        return _explain_dataset(arguments)
+    check_unused(arguments, _OF_CARD, "is for --dataset; add that, or leave it out")
+    if not arguments.sources:
+        raise UserError(
+            "explain needs videos, trn-jax explain clip.mp4 --checkpoint=runs/mine, or --dataset"
+        )
+    return _explain_videos(arguments)
+
+
+def _explain_videos(arguments):
+    from trn_jax.data import memory
+
+    memory.keep()  # before the other imports, which start threads
+    from trn_jax.checkpoints.checkpoint import open_checkpoint
+    from trn_jax.explanation.api import Explainer
+    from trn_jax.explanation.page import explanation_page
+    from trn_jax.explanation.summary import text_of
+    from trn_jax.pages.page import write_page
+
+    opened = open_checkpoint(arguments.checkpoint)
+    log(f"explaining {opened}")
+    names = {"num_orders": arguments.orders, "num_shuffles": arguments.shuffles}
+    options = {key: value for key, value in names.items() if value is not None}
+    keys = ("protocol", "frame_rate", "num_threads", "num_segments")
+    keys += ("crop", "short_side", "crop_size")
+    explainer = Explainer(
+        arguments.checkpoint,
+        classes=arguments.classes,
+        stage=arguments.stage,
+        **options,
+        **{key: getattr(arguments, key) for key in keys},
+    )
+    for line in (explainer.contract, *explainer.contract.changes, *explainer.notes):
+        log(line)
+    found = []
+    for each in explainer(explainer.find(arguments.sources)):
+        for text in each.notes:
+            log(text)
+        if each.problem:
+            log(f"unreadable: {each.problem}")
+        if arguments.json:
+            print(json.dumps(each.to_dict()), flush=True)
+        elif not each.problem:
+            print(text_of(each), flush=True)
+        if arguments.to or each.problem:
+            found.append(each)
+    num_unreadable = sum(bool(each.problem) for each in found)
+    if arguments.to and num_unreadable < len(found):
+        about = [
+            ("checkpoint", str(opened)),
+            ("model", explainer.model.info.config["model"]["name"]),
+        ]
+        write_page(arguments.to, explanation_page(found, explainer, about=about))
+        log(f"the page is {arguments.to}")
+    return 1 if num_unreadable else 0
+
+
+def _explain_dataset(arguments):
+    from trn_jax.data import memory
+
+    memory.keep()  # before the other imports, which start threads
+    from trn_jax.checkpoints import checkpoint
+    from trn_jax.explanation.order_card import order_card
+    from trn_jax.explanation.page import order_page
+    from trn_jax.explanation.summary import card_text
+    from trn_jax.pages.page import write_page
+
+    options = {} if arguments.shuffles is None else {"num_shuffles": arguments.shuffles}
+    found = order_card(
+        arguments.checkpoint,
+        arguments.workdir or checkpoint.workdir_of(checkpoint.find(arguments.checkpoint)),
+        data_dir=arguments.dataset or None,
+        split=arguments.split,
+        protocol=arguments.protocol,
+        num_videos=arguments.num_videos,
+        num_threads=arguments.num_threads,
+        **options,
+    )
+    for problem in found.unreadable:
+        log(f"unreadable: {problem}")
+    print(json.dumps(found.to_dict(), indent=1) if arguments.json else card_text(found))
+    log(f"the card is {found.path}")
+    if arguments.to:
+        write_page(arguments.to, order_page(found))
+        log(f"the page is {arguments.to}")
+    return 1 if found.unreadable else 0

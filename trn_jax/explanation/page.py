@@ -1,0 +1,306 @@
+"""The page of explanations: one HTML file with strips of frames, charts and a guide."""
+
+import itertools
+
+import numpy as np
+
+from trn_jax.errors import UserError, escaped
+from trn_jax.explanation import summary
+from trn_jax.explanation.alignment import align
+from trn_jax.explanation.clips import TENTHS
+from trn_jax.explanation.order import ORDERS
+from trn_jax.pages import charts, tables
+from trn_jax.pages.markup import middle_cut, name, tag
+from trn_jax.pages.page import contents, facts, note, page, section
+from trn_jax.pages.pictures import strip
+from trn_jax.reporting.order_card import order_section
+
+_SIDE, _SMALL_SIDE = 108, 84  # of frames, in pixels: eight in a row of 1000
+_SHOWN_SCALES = 3  # of the representative frames: the smallest ones
+_HEAT = np.array([255, 106, 0], np.float32)  # orange, which no colour vision takes for grey
+_MOST_ALIGNED = 12  # pairs of videos on a page
+
+_GAMES = {
+    "relations": "The value of a frame is its Shapley value: the mean of what it adds to the score "
+    "(logit) of the class, over all orders in which the frames could be shown to the model. "
+    "All subsets of the frames are scored, by the relations among them.",
+    "mean": "The value of a frame is its Shapley value: the mean of what it adds to the score "
+    "(logit) of the class, over all orders in which the frames could be shown to the model. This "
+    "model averages its frames, so there is a formula.",
+    "held": "The value of a frame is its Shapley value: the mean of what it adds to the score "
+    "(logit) of the class, over orders in which the frames could be shown to the model. A frame "
+    "that is not shown is replaced by the last one before it, as if the video froze.",
+}
+
+
+def explanation_page(explanations, explainer, *, about=()):
+    """Build the page.
+
+    Args:
+        explanations: a list of `Explanation`.
+        explainer: their `Explainer`.
+        about: pairs of a name and a value, the origin of the model.
+
+    Returns:
+        The HTML, a str.
+    """
+    good = [each for each in explanations if not each.problem]
+    sections = []
+    if len(good) > 1:
+        keys = [(f"video{n}", name(each.video)) for n, each in enumerate(good)]
+        sections.append(contents([*keys, ("reading", "How to read this page")]))
+    sections += [_video(number, each) for number, each in enumerate(good)]
+    if aligned := _alignments(good):
+        sections.append(aligned)
+    if problems := [each for each in explanations if each.problem]:
+        items = [tag("li", name(each.problem)) for each in problems]
+        sections.append(section("unreadable", "Unreadable videos", tag("ul", items)))
+    sections.append(_guide(explainer, about))
+    title = (
+        f"Why “{middle_cut(escaped(good[0].label), 60)}”?"
+        if len(good) == 1
+        else "Why the model says so"
+    )
+    return page(title, *sections)
+
+
+def order_page(found):
+    """The page of a `MeasuredCard`: a table of the classes, and a chart."""
+    card = found.card
+    means = [100 * card.mean(order) for order in ORDERS]
+    chart = charts.column_chart(
+        "Accuracy by the order of the frames",
+        means,
+        list(ORDERS),
+        y="accuracy, %",
+        description=", ".join(f"{o} {m:.1f} %" for o, m in zip(ORDERS, means, strict=True)),
+        marked=(0,),
+    )
+    lost = found.order_score
+    verdict = (
+        f"Played backwards, the model recognises {100 * abs(lost):.0f} % "
+        f"{'fewer' if lost >= 0 else 'more'} of the videos."
+    )
+    origin = facts([*_origin(found.about), ("random orders", f"{found.num_shuffles} per video")])
+    return page(
+        "Does this data set need time?",
+        section("order", "By class", tag("p", verdict), chart, *order_section(card)),
+        section("about", "About", origin),
+    )
+
+
+def _origin(about):
+    keys = ("checkpoint", "step", "model", "list", "list_sha256", "trn_jax", "jax", "time")
+    return [(key.replace("_", " "), about.get(key)) for key in keys]
+
+
+def _video(number, each):
+    """The section of a video."""
+    parts = [tag("p", " ".join(summary.sentences(each)))]
+    parts += [note(text) for text in each.notes]
+    if each.values:
+        parts += _frames(each, 0)
+    if each.maps is not None:
+        parts += _where(each, 0)
+    if each.scales:
+        parts += _representatives(each, 0)
+    parts.append(tag("div", _charts(each), class_="charts"))
+    if len(each.classes) > 1 and each.values:
+        parts += _other_classes(each)
+    return section(f"video{number}", name(each.video), *parts)
+
+
+def _frames(each, row):
+    """The strip of the clip, with a bar per frame."""
+    values, errors = each.values.values[row], each.values.errors[row]
+    low, high = min(values.min(), 0), max(values.max(), 0)
+    marked = set(each.deciding(min(3, int((values > 0).sum())), row=row).tolist())
+    captions = []
+    for position, (value, error) in enumerate(zip(values, errors, strict=True)):
+        shown = f"{value:+.2f}" + (f" ± {error:.2f}" if error else "")
+        bar = charts.bar(
+            value, low=low, high=high, error=error or None, color=0 if value >= 0 else 3
+        )
+        captions.append([summary.time_of(each, position), tag("br"), bar, tag("br"), shown])
+    sign = " Bars to the left speak against it." if low < 0 else ""
+    return [
+        tag("h3", "Which frames decide"),
+        note(
+            "The frames that the model saw, in order. A bar is how much a frame speaks for ",
+            name(each.label),
+            f"; the highest ones are framed.{sign}",
+        ),
+        strip(each.pixels, captions, label="frames with their values", side=_SIDE, marked=marked),
+        note(
+            f"Together {values.sum():+.2f}, from {each.values.none[row]:.2f} without any frame to "
+            f"the score of {each.values.all[row]:.2f} (logits, {each.values.method})."
+        ),
+    ]
+
+
+def _where(each, row):
+    return [
+        tag("h3", "Where it looks"),
+        note(
+            "Orange is what speaks for ",
+            name(each.label),
+            "; how strongly can be compared between the frames.",
+        ),
+        strip(
+            heated(each.pixels, each.maps[row]),
+            label="frames with maps",
+            side=_SIDE,
+        ),
+    ]
+
+
+def heated(pixels, maps):
+    """Paint class activation maps over frames.
+
+    Args:
+        pixels: uint8 `[frames, height, width, 3]`.
+        maps: `[frames, height', width']`, not negative.
+
+    Returns:
+        uint8, the frames in grey, with the maps in orange.
+    """
+    import cv2
+
+    height, width = pixels.shape[1:3]
+    most = max(float(maps.max()), 1e-12)
+    grey = pixels.mean(axis=-1, keepdims=True) * 0.85 + 0.15 * pixels
+    large = [
+        cv2.resize(each / most, (width, height), interpolation=cv2.INTER_CUBIC) for each in maps
+    ]
+    strength = 0.8 * np.clip(np.stack(large), 0, 1)[..., None] ** 0.7
+    return (grey * (1 - strength) + _HEAT * strength).clip(0, 255).astype(np.uint8)
+
+
+def _representatives(each, row):
+    """The frames of the best relation of each of the small scales."""
+    parts = [
+        tag("h3", "Representative frames"),
+        note(
+            "Of all pairs, triples, … of frames, in their order, the one that speaks most for ",
+            name(each.label),
+            ".",
+        ),
+    ]
+    for found in each.scales[:_SHOWN_SCALES]:
+        chosen = found.best[row]
+        captions = [summary.time_of(each, position) for position in chosen]
+        parts.append(
+            strip(each.pixels[chosen], captions, label=f"best {found.scale}", side=_SMALL_SIDE)
+        )
+    return parts
+
+
+def _charts(each):
+    """Order, early recognition and scales."""
+    found = []
+    label = each.classes[0]
+    if each.order:
+        scores = [float(each.order[order][label]) for order in ORDERS]
+        found.append(
+            charts.column_chart(
+                "Score by the order of the frames",
+                scores,
+                list(ORDERS),
+                y="score",
+                description=", ".join(
+                    f"{order} {score:.2f}" for order, score in zip(ORDERS, scores, strict=True)
+                ),
+                marked=(0,),
+            )
+        )
+        shares = [10 * tenths for tenths in TENTHS]
+        lines = [
+            (name(each.class_names[other]), shares, each.early[:, other])
+            for other in each.classes[: charts.NUM_COLORS]
+        ]
+        found.append(
+            charts.line_chart(
+                "How early it is recognised",
+                lines,
+                x="seen of the video, %",
+                y="score",
+                y_range=(0, 1),
+            )
+        )
+    if each.scales:
+        values = [float(scale.scores[0]) for scale in each.scales]
+        found.append(
+            charts.column_chart(
+                "Score by number of frames that are compared",
+                values,
+                [str(scale.scale) for scale in each.scales],
+                y="logit",
+                description="what relations of so many frames add to the score",
+            )
+        )
+    return found
+
+
+def _other_classes(each):
+    """A table of the values of the frames for all explained classes."""
+    columns = [tables.Column("frame")]
+    columns += [tables.Column(each.class_names[label], is_number=True) for label in each.classes]
+    rows = [
+        [
+            summary.time_of(each, position),
+            *(
+                tables.Cell(f"{value:+.2f}", float(value))
+                for value in each.values.values[:, position]
+            ),
+        ]
+        for position in range(len(each.frames))
+    ]
+    return [
+        tag("h3", "Against other classes"),
+        tables.table("How much each frame speaks for each class, logits", columns, rows),
+    ]
+
+
+def _alignments(explanations):
+    """A section of pairs of videos of one class, or `None`."""
+    parts = []
+    for first, second in itertools.combinations(explanations, 2):
+        if first.classes[0] != second.classes[0] or len(parts) >= 2 * _MOST_ALIGNED:
+            continue
+        try:
+            found = align(first, second)
+        except UserError:  # a model without features of single frames
+            continue
+        parts.append(tag("h3", name(first.label)))
+        for each, positions in zip((first, second), found.pairs.T, strict=True):
+            captions = [summary.time_of(each, position) for position in positions]
+            rows = strip(each.pixels[positions], captions, label="aligned frames", side=_SMALL_SIDE)
+            parts.append(tag("div", note(name(each.video)), rows))
+    if not parts:
+        return None
+    lead = note(
+        "Frames of two videos of a class, one below the other, that play the same part in it."
+    )
+    return section("aligned", "Aligned videos", lead, *parts)
+
+
+def _guide(explainer, about):
+    """How to read the page."""
+    view = explainer.contract.view
+    texts = [
+        _GAMES[explainer.game],
+        "The map of where the model looks is the gradient of the score, through everything that "
+        "exchanges features between frames, times the features of a layer (Grad-CAM of the whole "
+        "clip).",
+        "Shuffled is the mean over random orders; frozen the mean over clips in which one frame is "
+        "repeated. Recognised early means: the model is given only the beginning of the video, and "
+        "chooses its frames from that.",
+    ]
+    pairs = [
+        *about,
+        ("protocol", explainer.contract.protocol),
+        ("frames", f"{view.num_segments} of {view.crop_size} x {view.crop_size} pixels"),
+    ]
+    return section(
+        "reading", "How to read this page", *(tag("p", text) for text in texts), facts(pairs)
+    )
