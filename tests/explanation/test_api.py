@@ -10,7 +10,8 @@ from small_models import NAMES, config_of, store
 import trn_jax
 from trn_jax.errors import UserError
 from trn_jax.explanation.alignment import align, warped
-from trn_jax.explanation.api import Explainer, Explanation
+from trn_jax.explanation.api import Explainer
+from trn_jax.explanation.explanation import Explanation
 from trn_jax.explanation.order import ORDERS
 
 

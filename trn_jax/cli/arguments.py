@@ -77,4 +77,4 @@ def add_sampling(parser, *, seconds=True):
 def sampling_of(arguments):
     """The flags of `add_sampling` as arguments of `prediction.api.Predictor`."""
     keys = ("protocol", "seconds", "frame_rate", "num_threads", *_VIEW)
-    return {key: getattr(arguments, key) for key in keys}
+    return {key: getattr(arguments, key) for key in keys if hasattr(arguments, key)}

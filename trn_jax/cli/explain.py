@@ -2,7 +2,7 @@
 
 import json
 
-from trn_jax.cli.arguments import add_json, add_sampling, check_unused, positive
+from trn_jax.cli.arguments import add_json, add_sampling, check_unused, positive, sampling_of
 from trn_jax.errors import UserError, log
 from trn_jax.files import check_file
 
@@ -96,14 +96,12 @@ def _explain_videos(arguments):
     log(f"explaining {opened}")
     names = {"num_orders": arguments.orders, "num_shuffles": arguments.shuffles}
     options = {key: value for key, value in names.items() if value is not None}
-    keys = ("protocol", "frame_rate", "num_threads", "num_segments")
-    keys += ("crop", "short_side", "crop_size")
     explainer = Explainer(
         arguments.checkpoint,
         classes=arguments.classes,
         stage=arguments.stage,
         **options,
-        **{key: getattr(arguments, key) for key in keys},
+        **sampling_of(arguments),
     )
     for line in (explainer.contract, *explainer.contract.changes, *explainer.notes):
         log(line)

@@ -94,6 +94,12 @@ def _add_output(parser):
     add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")
     add("--from-scores", metavar="DIR", help="find the events again in the scores of a folder")
     add("--render", action="store_true", help="also write the videos with captions: <to>/videos/")
+    add(
+        "--explain",
+        action="store_true",
+        help="frames that decide the class of a whole video; with --to also as pictures: "
+        "<to>/frames/",
+    )
 
 
 def _predict(arguments):
@@ -125,7 +131,8 @@ def _predict_all(arguments):
     share = Share(predictor, folder, inputs, streams, *process)
     films = _films(arguments, by_name(share.inputs), predictor.multi_label, folder)
     found = predictor.multi_label, share.paths, folder, films
-    output = _output(arguments, *found, others=share.done_elsewhere)
+    explained = _explained(arguments, predictor, share.inputs, folder)
+    output = _output(arguments, *found, others=share.done_elsewhere, explained=explained)
     for answers, path in share.earlier:
         output.keep(answers, path)
     if share.done:
@@ -213,8 +220,21 @@ def _films(arguments, opening, multi_label, folder):
     return Films(opening, folder.film, multi_label=multi_label, top=top, log=log)
 
 
-def _output(arguments, multi_label, paths, folder, films, others=None):
+def _explained(arguments, predictor, inputs, folder):
+    """What explains whole videos with `--explain`, see `Output`; `None` without it."""
+    if not arguments.explain:
+        return None
+    from trn_jax.explanation.api import Explainer
+    from trn_jax.explanation.deciding import DecidingFrames, line_of
+
+    options = sampling_of(arguments)
+    del options["seconds"]  # of windows
+    explainer = Explainer(predictor.model, parts=["frames"], **options)
+    return DecidingFrames(explainer, inputs, folder and folder.frames), line_of
+
+
+def _output(arguments, multi_label, paths, folder, films, **options):
     from trn_jax.prediction.output import Output
 
-    shown = dict(as_json=arguments.json, top=arguments.top, films=films, others=others)
-    return Output(_detection(arguments), multi_label, paths, folder, **shown)
+    shown = dict(as_json=arguments.json, top=arguments.top, films=films)
+    return Output(_detection(arguments), multi_label, paths, folder, **shown, **options)

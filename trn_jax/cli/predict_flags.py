@@ -6,7 +6,7 @@ from trn_jax.errors import UserError
 _OF_MODEL = (
     *("checkpoint", "protocol", "seconds", "frame_rate", "num_segments", "crop", "short_side"),
     *("crop_size", "num_threads", "timeline", "whole", "every", "stream", "pooling", "duration"),
-    *("num_processes", "process_id"),
+    *("num_processes", "process_id", "explain"),
 )
 _OF_EVENTS = ("hysteresis", "smoothing", "min_seconds", "no_extend")
 
@@ -49,7 +49,7 @@ def check_flags(arguments):
     if arguments.timeline or arguments.stream:
         mode = "--timeline" if arguments.timeline else "--stream"
         reason = f"is for whole videos, and with {mode} there are none; leave one of them out"
-        check_unused(arguments, ("num_threads",), reason)
+        check_unused(arguments, ("num_threads", "explain"), reason)
         _check_top(arguments)
     if arguments.stream:
         reason = "is for windows, and --stream has an answer after every frame; leave one out"
@@ -84,7 +84,7 @@ def check_flags_of_streams(arguments, streams, others):
         raise UserError("--whole: a stream is scored in windows; leave it out, or the stream")
     elif not others:
         reason = "is for videos, and all sources are streams; leave it out"
-        check_unused(arguments, ("num_threads",), reason)
+        check_unused(arguments, ("num_threads", "explain"), reason)
         _check_top(arguments)
 
 

@@ -76,10 +76,9 @@ def order_page(found):
         description=", ".join(f"{o} {m:.1f} %" for o, m in zip(ORDERS, means, strict=True)),
         marked=(0,),
     )
-    lost = found.order_score
     verdict = (
-        f"Played backwards, the model recognises {100 * abs(lost):.0f} % "
-        f"{'fewer' if lost >= 0 else 'more'} of the videos."
+        f"The model recognises {means[0]:.0f} % of the videos, and {means[1]:.0f} % if their "
+        "frames are in reverse."
     )
     origin = facts([*_origin(found.about), ("random orders", f"{found.num_shuffles} per video")])
     return page(
@@ -170,7 +169,7 @@ def heated(pixels, maps):
     most = max(float(maps.max()), 1e-12)
     grey = pixels.mean(axis=-1, keepdims=True) * 0.85 + 0.15 * pixels
     large = [
-        cv2.resize(each / most, (width, height), interpolation=cv2.INTER_CUBIC) for each in maps
+        cv2.resize(each / most, (width, height), interpolation=cv2.INTER_LINEAR) for each in maps
     ]
     strength = 0.8 * np.clip(np.stack(large), 0, 1)[..., None] ** 0.7
     return (grey * (1 - strength) + _HEAT * strength).clip(0, 255).astype(np.uint8)
@@ -263,7 +262,7 @@ def _other_classes(each):
 
 def _alignments(explanations):
     """A section of pairs of videos of one class, or `None`."""
-    parts = []
+    parts: list = []
     for first, second in itertools.combinations(explanations, 2):
         if first.classes[0] != second.classes[0] or len(parts) >= 2 * _MOST_ALIGNED:
             continue

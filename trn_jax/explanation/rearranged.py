@@ -68,11 +68,6 @@ class Rearranged:
 
         self._load, self._score = jax.jit(load), jax.jit(score)
 
-    @property
-    def num_programs(self):
-        """Compiled programs that score rearrangements: one per size of a clip."""
-        return self._score._cache_size()
-
     def load(self, pixels):
         """Put a clip `[frames, height, width, 3]` on the device, as a `LoadedClip`."""
         rows, features = self._load(self._state, pixels)

@@ -31,6 +31,7 @@ class _Shown:
     events: list[Event] = dataclasses.field(default_factory=list)
     settings: DetectionSettings | None = None
     detector: EventDetector | None = None
+    explained: dict | None = None
     problem: str = ""
     num_pieces: int = 0  # that are written
 
@@ -49,6 +50,8 @@ class Output:
         paths: `{video: its file or folder}`; "" for streams.
         folder: the `PredictionFolder` to fill, or `None`.
         films: the `render.Films` to make, or `None`.
+        explained: function of an `Answer` about a whole video, whose result is a dict for JSON, and
+            one of that result, a line of text; or `None`.
         as_json: print JSON lines.
         top: classes shown; `None`: five of a single video, else one.
         others: function of the names of the videos whose events are known, which returns pairs of
@@ -65,6 +68,7 @@ class Output:
         as_json,
         top,
         films=None,
+        explained: tuple[Callable, Callable] | None = None,
         others: Callable | None = None,
     ):
         self._json = as_json
@@ -72,6 +76,7 @@ class Output:
         self._multi_label = multi_label
         self._folder = folder
         self._films = films
+        self._explained = explained
         self._events: dict[str, list[Event]] = {}
         self._paths = paths
         self._others = others
@@ -151,11 +156,13 @@ class Output:
         video.last = answer
         if self._folder or not answer.is_window:
             video.kept.append(answer)  # first: a signal may interrupt what follows
+        if self._explained and not answer.is_window:
+            video.explained = self._explained[0](answer)
         if video.settings is None:
             of_answer = answer.calibration, answer.class_names
             video.settings = settings_for(*of_answer, **self._detection)
         if self._json:
-            self._print_json(answer, video.settings)
+            self._print_json(answer, video)
         if answer.is_window:
             if video.detector is None:
                 names = answer.class_names, video.settings
@@ -168,6 +175,8 @@ class Output:
             self._num_unreadable += 1
             log(f"unreadable: {video.problem}")
         last = video.last
+        if video.detector is not None and self._explained:
+            log(f"{last.video} has a timeline, which isn't explained; add --whole")
         if video.detector is not None:
             video.events += self._print_events(video.detector.finish())
             if not video.events and not self._json and not video.problem:
@@ -177,6 +186,9 @@ class Output:
             video.events = events_of(video.kept, *names, multi_label=self._multi_label)
             if not self._json:
                 self._print_whole(last, video.settings)
+                if self._explained:
+                    line = escaped(self._explained[1](video.explained))
+                    print(f"{'':{self._width}}  {line}", flush=True)
             if self._folder and last.end is None:
                 log(f"{last.video}: unknown length, so it is not in events.csv; see --frame-rate")
 
@@ -236,13 +248,16 @@ class Output:
         if self._json:
             _print_line(kind="problem", video=answer.video, problem=answer.problem)
 
-    def _print_json(self, answer, settings):
-        more = {}
+    def _print_json(self, answer, video):
+        more: dict = {}
+        settings = video.settings
         if answer.age is not None:
             more = {"age": round(answer.age, 3), "dropped": answer.dropped}
         if settings.rejects and not answer.is_window:
             more = {"none_of_these": self._is_none(answer, settings)}
         top = [{"label": label, "score": score} for label, score in answer.top(self._top)]
+        if video.explained:
+            more["explanation"] = video.explained
         if answer.calibrated is not None:
             for entry, label in zip(top, answer.top_labels(self._top), strict=True):
                 entry["calibrated"] = float(answer.calibrated[label])

@@ -20,6 +20,7 @@ from trn_jax.npz import read_npz
 from trn_jax.prediction.answers import Answer
 
 _SCORES, _CAPTIONS, _EVENTS, _FILMS = "scores", "captions", "events.csv", "videos"
+_FRAMES = "frames"
 _PIECE = re.compile(r"(.*?)(?:\.(\d{5,}))?\.npz", re.DOTALL)
 _MAX_NAME = 80  # characters of a video's name in the name of a file
 
@@ -31,7 +32,8 @@ class PredictionFolder:
     `[windows, classes]`, not calibrated, `class_names`, and `about`, JSON with the name of the
     video and what made and calibrates them. Those of streams are written in pieces as they come;
     `scores/<video>.00001.npz` is the second. `captions/<video>.vtt` are its events as WebVTT,
-    `events.csv` all events, `videos/<video>.mp4` the films that `render` makes.
+    `events.csv` all events, `videos/<video>.mp4` the films that `render` makes,
+    `frames/<video>.png` and `.json` the frames that decide.
 
     Args:
         path: the folder.
@@ -141,6 +143,10 @@ class PredictionFolder:
     def film(self, video):
         """Path of the film of a video, see `render`."""
         return os.path.join(self.path, _FILMS, f"{_file_name(video)}.mp4")
+
+    def frames(self, video):
+        """Path of the files of a video's deciding frames, without an extension."""
+        return os.path.join(self.path, _FRAMES, _file_name(video))
 
     def _relative(self, path):
         """A path as a table in the folder names it, so that `prepare` finds it."""

@@ -1,0 +1,133 @@
+"""The page and the words of explanations, and the pictures of deciding frames."""
+
+import numpy as np
+import pytest
+
+from trn_jax.explanation import summary
+from trn_jax.explanation.explanation import Explanation
+from trn_jax.explanation.deciding import deciding_positions, frames_of, line_of, strip
+from trn_jax.explanation.frames import FrameValues, ScaleRelations
+from trn_jax.explanation.page import explanation_page, heated
+
+HOSTILE = "<script>alert(1)</script>"
+NAMES = (HOSTILE, "开门", "closing")
+
+
+class Explainer:
+    """The parts of an `Explainer` that a page shows."""
+
+    game = "relations"
+
+    class contract:
+        protocol = "efficient"
+
+        class view:
+            num_segments = 4
+            crop_size = 16
+
+
+@pytest.fixture
+def explanation(rng):
+    """One whose numbers are known: the last frames decide, in order."""
+    values = np.array([[0.5, -1.0, 2.0, 3.0], [0.0, 0.1, 0.2, 0.3]])
+    order = {
+        "forward": np.array([0.9, 0.06, 0.04]),
+        "reversed": np.array([0.1, 0.8, 0.1]),
+        "shuffled": np.array([0.4, 0.3, 0.3]),
+        "frozen": np.array([0.3, 0.3, 0.4]),
+    }
+    early = np.linspace([0.1, 0.8, 0.1], [0.9, 0.06, 0.04], 10)
+    scale = ScaleRelations(2, np.array([4.0, 1.0]), np.array([[2, 3], [0, 1]]), np.ones(2))
+    return Explanation(
+        video=f"films/{HOSTILE}.mp4",
+        class_names=NAMES,
+        scores=order["forward"],
+        classes=np.array([0, 1]),
+        frames=np.array([2, 7, 12, 17]),
+        times=np.array([0.08, 0.28, 0.48, 0.68]),
+        pixels=rng.integers(0, 256, (4, 16, 16, 3), np.uint8),
+        values=FrameValues(values, 0 * values + 0.1, np.ones(2), 1 + values.sum(axis=1), "sampled"),
+        scales=[scale],
+        order=order,
+        early=early,
+        maps=rng.random((2, 4, 4, 4)).astype(np.float32),
+        features=rng.normal(size=(4, 8)),
+    )
+
+
+def test_sentences(explanation):
+    text = " ".join(summary.sentences(explanation))
+    for part in (
+        "0.90",
+        "0.08 s, 0.48 s and 0.68 s",
+        "100 %",
+        "decides",
+        "开门",
+        "0.80",
+        "After 60 %",
+    ):
+        assert part in text
+
+
+def test_sentences_of_what_needs_no_order(explanation):
+    explanation.order["reversed"] = explanation.order["forward"]
+    text = " ".join(summary.sentences(explanation))
+    assert "no difference" in text and "0.30" in text
+
+
+def test_frames_without_times_have_numbers(explanation):
+    explanation.times[:] = np.nan
+    assert "frames 2, 12 and 17" in " ".join(summary.sentences(explanation))
+    assert [each["time"] for each in frames_of(explanation)] == [None] * 4
+    assert "frame 17 (+3.00)" in line_of({"frames": frames_of(explanation)})
+
+
+def test_text_has_every_number(explanation):
+    text = summary.text_of(explanation)
+    for part in ("+3.00 ± 0.10", "-1.00", "2: +4.00", "reversed 0.100", "order score 0.80", "60 %"):
+        assert part in text
+
+
+@pytest.mark.smoke
+def test_page(explanation):
+    text = explanation_page([explanation, explanation], Explainer(), about=[("checkpoint", "x")])
+    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+    assert "default-src 'none'" in text and "</script><" not in text
+    for part in ("开门", "0.48 s", "+3.00 ± 0.10", "Aligned", "Score by the order", "How to read"):
+        assert part in text
+    # Per video: its frames, their maps and two representative frames; and the alignment.
+    assert text.count("<img") == 2 * (4 + 4 + 2) + 2 * 2
+    assert len(text) < 200_000
+
+
+def test_page_names_unreadable_videos(explanation):
+    broken = Explanation(video="x.mp4", problem=f"x.mp4 is broken {HOSTILE}")
+    text = explanation_page([broken, explanation], Explainer())
+    assert "x.mp4 is broken &lt;script" in text and "<script>alert" not in text
+
+
+def test_maps_colour_what_speaks_for_a_class():
+    pixels = np.full((2, 16, 16, 3), 100, np.uint8)
+    maps = np.zeros((2, 2, 2), np.float32)
+    maps[0, 0, 0] = 1
+    found = heated(pixels, maps).astype(int)
+    assert found[0, 1, 1, 0] > found[0, 1, 1, 2] + 50  # red, not blue
+    assert (found[1] == 100).all() and abs(found[0, -1, -1] - 100).max() <= 1
+
+
+def test_strip_frames_what_decides(explanation):
+    np.testing.assert_array_equal(deciding_positions(explanation), [0, 2, 3])
+    image = strip(explanation)
+    assert image.dtype == np.uint8 and image.shape[2] == 3
+    framed = (image == (213, 94, 0)).all(axis=2).any(axis=0)
+    side = 224 + 4
+    found = [framed[10 + n * side : 10 + (n + 1) * side - 4].any() for n in range(4)]
+    assert found == [True, False, True, True]
+
+
+def test_no_frame_speaks_for_a_class(explanation):
+    explanation.values.values[0] = -1
+    assert "No frame" in " ".join(summary.sentences(explanation))
+    assert "no frame" in line_of({"frames": frames_of(explanation)})
+    assert explanation_page([explanation], Explainer())
+    assert strip(explanation).any()
