@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trn_jax.explanation import summary
-from trn_jax.explanation.explanation import Explanation
 from trn_jax.explanation.deciding import deciding_positions, frames_of, line_of, strip
+from trn_jax.explanation.explanation import Explanation
 from trn_jax.explanation.frames import FrameValues, ScaleRelations
 from trn_jax.explanation.page import explanation_page, heated
 
@@ -92,7 +92,7 @@ def test_text_has_every_number(explanation):
 def test_page(explanation):
     text = explanation_page([explanation, explanation], Explainer(), about=[("checkpoint", "x")])
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
-    assert "default-src 'none'" in text and "</script><" not in text
+    assert "default-src 'none'" in text and text.count("<script") == 1
     for part in ("开门", "0.48 s", "+3.00 ± 0.10", "Aligned", "Score by the order", "How to read"):
         assert part in text
     # Per video: its frames, their maps and two representative frames; and the alignment.

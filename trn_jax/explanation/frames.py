@@ -147,7 +147,32 @@ class FrameExplainer:
         found = self._of_mean(clip, classes) if self.game == "mean" else self._held(clip, classes)
         return found, []
 
+    def value_of(self, clip, subsets, classes):
+        """The game itself: the logits of some classes with some of the frames.
+
+        Args:
+            clip: the `LoadedClip`.
+            subsets: bool `[subsets, frames]`.
+            classes: numbers of classes.
+
+        Returns:
+            float64 `[subsets, classes]`.
+        """
+        classes = np.asarray(classes)
+        if self.game == "held":
+            return np.asarray(self._rearranged.logits(clip, held(subsets))[:, classes], np.float64)
+        if self.game == "relations":
+            return self._relations(clip, classes)[0][subsets @ (1 << np.arange(subsets.shape[1]))]
+        none, contributions = self._contributions(clip, classes)
+        counts = np.maximum(subsets.sum(axis=1, keepdims=True), 1)
+        return none + subsets @ contributions / counts
+
     def _of_relations(self, clip, classes):
+        values, scales = self._relations(clip, classes)
+        return _exact(values), scales
+
+    def _relations(self, clip, classes):
+        """V of all subsets, `[2**frames, classes]`, and a list of `ScaleRelations`."""
         found = self._relation_scores(self._head_state, clip.features)
         scores, nothing, scales = {}, {}, []
         for (scale, table), (of_relations, bias) in zip(self._scales, found, strict=True):
@@ -157,28 +182,31 @@ class FrameExplainer:
             best_scores = np.take_along_axis(chosen, best[None], axis=0)[0]
             scales.append(ScaleRelations(scale, chosen.mean(axis=0), table[best], best_scores))
         values = shapley.of_relations(scores, nothing, clip.num_frames)
-        return _exact(values), sorted(scales, key=lambda each: each.scale)
+        return values, sorted(scales, key=lambda each: each.scale)
 
     def _of_mean(self, clip, classes):
-        # A frame by itself is a clip of one frame.
-        frames = np.concatenate([np.zeros_like(clip.features[:1]), clip.features])[:, None]
-        logits = np.asarray(self._head(self._head_state, frames), np.float64)[:, classes]
-        none, contributions = logits[0], logits[1:] - logits[0]
+        none, contributions = self._contributions(clip, classes)
         values = shapley.of_means(contributions).T
         whole = none + contributions.mean(axis=0)
         return FrameValues(values, np.zeros_like(values), none, whole, "closed form")
 
+    def _contributions(self, clip, classes):
+        """The logits without frames `[classes]`, and what each adds to them `[frames, classes]`."""
+        # A frame by itself is a clip of one frame.
+        frames = np.concatenate([np.zeros_like(clip.features[:1]), clip.features])[:, None]
+        logits = np.asarray(self._head(self._head_state, frames), np.float64)[:, classes]
+        return logits[0], logits[1:] - logits[0]
+
     def _held(self, clip, classes):
         def value_of(subsets):
-            return self._rearranged.logits(clip, held(subsets))[:, classes]
+            return self.value_of(clip, subsets, classes)
 
         num_frames = clip.num_frames
         if 2**num_frames <= self._num_orders * (num_frames - 1) + 2:
             return _exact(value_of(shapley.subsets(num_frames)))
         rng = np.random.default_rng(self._seed)
         values, errors = shapley.sampled(value_of, num_frames, self._num_orders, rng)
-        ends = value_of(np.array([[False], [True]]) & np.ones(num_frames, bool))
-        none, whole = np.asarray(ends, np.float64)
+        none, whole = value_of(np.array([[False], [True]]) & np.ones(num_frames, bool))
         return FrameValues(values.T, errors.T, none, whole, "sampled")
 
 
