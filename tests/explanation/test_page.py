@@ -75,6 +75,12 @@ def test_sentences_of_what_needs_no_order(explanation):
     assert "no difference" in text and "0.30" in text
 
 
+def test_frames_of_equal_values_are_not_named(explanation):
+    explanation.values.values[0] = [1.0, 1.0, 1.1, 1.0]
+    text = " ".join(summary.sentences(explanation))
+    assert "equally" in text and "0.48 s" not in text
+
+
 def test_frames_without_times_have_numbers(explanation):
     explanation.times[:] = np.nan
     assert "frames 2, 12 and 17" in " ".join(summary.sentences(explanation))

@@ -112,7 +112,7 @@ def _video(number, each):
 def _frames(each, row):
     """The strip of the clip, with a bar per frame."""
     values, errors = each.values.values[row], each.values.errors[row]
-    low, high = min(values.min(), 0), max(values.max(), 0)
+    low, high = min((values - errors).min(), 0), max((values + errors).max(), 0)
     marked = set(each.deciding(min(3, int((values > 0).sum())), row=row).tolist())
     captions = []
     for position, (value, error) in enumerate(zip(values, errors, strict=True)):

@@ -7,6 +7,7 @@ from trn_jax.explanation.clips import TENTHS
 from trn_jax.explanation.order import ORDERS
 
 _NUM_DECIDING = 3  # frames that a sentence names
+_EQUAL = 1.15  # times the share of any frames, below which the highest ones aren't named
 _BAR = 24  # letters
 _NEEDS_ORDER, _IGNORES_ORDER = 0.3, 0.05  # fall of the score in reverse
 
@@ -36,6 +37,8 @@ def _about_frames(explanation):
         return "No frame speaks for it; it is what the model says without any."
     best = explanation.deciding(count)
     share = values[best].sum() / values[values > 0].sum()
+    if share < _EQUAL * count / (values > 0).sum():
+        return "All frames speak for it about equally."
     return (
         f"The {_named(explanation, best)} {'speaks' if count == 1 else 'speak'} most for it: "
         f"{100 * share:.0f} % of all that speaks for it."
