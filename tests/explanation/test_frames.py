@@ -1,17 +1,18 @@
 """Values of frames: each model's game against its definition."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flax import nnx
 from logits import logits_of
 
-from trn_jax import create_model
 from trn_jax.errors import UserError
 from trn_jax.explanation import shapley
 from trn_jax.explanation.frames import FrameExplainer, game_of
 from trn_jax.explanation.rearranged import LoadedClip, Rearranged, held
+from trn_jax.models.trn import TRNHead
 
 MODELS = ("trn_resnet10", "tsn_resnet10", "tsm_resnet10", "tin_resnet10", "tpn_tsm_resnet10")
 OPTIONS = {"tpn_tsm_resnet10": dict(conv_groups=4)}
@@ -27,7 +28,7 @@ def explained(model, pixels, classes=(0, 2), **options):
     return *explainer(rearranged.load(pixels), classes), rearranged
 
 
-@pytest.mark.by_default("trn", "tsn", "tsm")
+@pytest.mark.by_default(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_values_sum_to_what_all_frames_add(models, rng, name):
     model, pixels = models(name, **OPTIONS.get(name, {})), clip_of(rng)
@@ -44,16 +45,16 @@ def test_games(models):
     assert game_of(models("trn_resnet10", head="trn")) == "held"  # a single scale
 
 
-def random_head(num_frames, rng, **options):
-    """A TRN whose features are 5 numbers, and a clip of such."""
-    options |= dict(num_classes=3, num_segments=num_frames, width=1, rngs=nnx.Rngs(0))
-    model = create_model("trn_resnet10", **options)
-    state = nnx.state(model.head)
+def random_head(num_frames, rng):
+    """A TRN that is a head with random weights, and a clip of random features."""
+    options = dict(num_segments=num_frames, multi_scale=True, embedding_channels=6)
+    head = TRNHead(5, 3, rngs=nnx.Rngs(0), **options)
+    state = nnx.state(head)
     for _, leaf in nnx.to_flat_state(state):
         leaf[...] = rng.normal(0, 0.3, leaf.shape).astype(np.float32)
-    nnx.update(model.head, state)
-    features = rng.normal(size=(num_frames, model.backbone.out_channels)).astype(np.float32)
-    return model, LoadedClip(num_frames, None, features)
+    nnx.update(head, state)
+    features = rng.normal(size=(num_frames, 5)).astype(np.float32)
+    return SimpleNamespace(head=head, sees_frames=True), LoadedClip(num_frames, None, features)
 
 
 def score_of_frames(model, features, frames):
@@ -81,7 +82,7 @@ def score_of_frames(model, features, frames):
 
 @pytest.mark.parametrize("num_frames", [4, 8])
 def test_values_of_a_trn_are_those_of_all_its_subsets(rng, num_frames):
-    model, clip = random_head(num_frames, rng, embedding_channels=6)
+    model, clip = random_head(num_frames, rng)
     subsets = shapley.subsets(num_frames)
     values = [score_of_frames(model, clip.features, np.flatnonzero(each)) for each in subsets]
     explainer = FrameExplainer(model, None, num_frames=num_frames)
@@ -94,7 +95,7 @@ def test_values_of_a_trn_are_those_of_all_its_subsets(rng, num_frames):
 
 
 def test_representative_frames_are_those_of_the_best_relation(rng):
-    model, clip = random_head(4, rng, embedding_channels=6)
+    model, clip = random_head(4, rng)
     _, scales = FrameExplainer(model, None, num_frames=4)(clip, (1,))
     pairs = scales[0]
     bias = {each.scale: np.asarray(each.output.bias[...]) for each in model.head.relations}
@@ -151,7 +152,7 @@ def test_absent_frames_freeze():
     np.testing.assert_array_equal(held(subsets), expected)
 
 
-@pytest.mark.by_default("trn", "tsm")
+@pytest.mark.by_default(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_rearranged_clips_are_those_of_rearranged_frames(models, rng, name):
     model, pixels = models(name, **OPTIONS.get(name, {})), clip_of(rng)
@@ -184,9 +185,9 @@ def test_one_program_scores_all_rearrangements(models, rng, monkeypatch):
 
 def test_deleting_frames_by_rank_beats_deleting_at_random(rng):
     ranked, at_random = [], []
-    for seed in range(12):
+    for seed in range(8):
         rng = np.random.default_rng(seed)
-        model, clip = random_head(6, rng, embedding_channels=6)
+        model, clip = random_head(6, rng)
         values, _ = FrameExplainer(model, None, num_frames=6)(clip, (0,))
         order = np.argsort(-values.values[0])
         whole = values.all[0]

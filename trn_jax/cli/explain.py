@@ -1,7 +1,6 @@
 """`trn-jax explain`: which frames, which order and which places decide."""
 
 import json
-import os
 
 from trn_jax.cli.arguments import add_json, add_sampling, check_unused, positive, sampling_of
 from trn_jax.errors import UserError, log

@@ -7,7 +7,7 @@ from trn_jax.explanation.clips import TENTHS
 from trn_jax.explanation.order import ORDERS
 
 _NUM_DECIDING = 3  # frames that a sentence names
-_EQUAL = 1.15  # times the share of any frames, below which the highest ones aren't named
+_EQUAL = 1.15  # times the lowest value, below which the highest ones aren't named
 _BAR = 24  # letters
 _NEEDS_ORDER, _IGNORES_ORDER = 0.3, 0.05  # fall of the score in reverse
 
@@ -35,23 +35,23 @@ def _about_frames(explanation):
     count = min(_NUM_DECIDING, int((values > 0).sum()))
     if not count:
         return "No frame speaks for it; it is what the model says without any."
+    if values.max() < _EQUAL * values.min():
+        return "All frames speak for it about equally."
     best = explanation.deciding(count)
     share = values[best].sum() / values[values > 0].sum()
-    if share < _EQUAL * count / (values > 0).sum():
-        return "All frames speak for it about equally."
     return (
-        f"The {_named(explanation, best)} {'speaks' if count == 1 else 'speak'} most for it: "
+        f"{_named(explanation, best)} {'speaks' if count == 1 else 'speak'} most for it: "
         f"{100 * share:.0f} % of all that speaks for it."
     )
 
 
 def _named(explanation, positions):
-    """`"frames 5, 6 and 7"`, or `"frames at 0.20 s, 0.28 s and 0.32 s"`."""
+    """`"Frames 5, 6 and 7"`, or `"The frames at 0.20 s, 0.28 s and 0.32 s"`."""
     times = explanation.times[positions]
     known = np.isfinite(times).all()
     texts = [f"{t:.2f} s" for t in times] if known else map(str, explanation.frames[positions])
     *most, last = texts
-    noun = ("frames" if most else "frame") + (" at" if known else "")
+    noun = ("The frame{} at" if known else "Frame{}").format("s" if most else "")
     joined = f"{', '.join(most)} and {last}" if most else last
     return f"{noun} {joined}"
 
