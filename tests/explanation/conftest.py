@@ -8,7 +8,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "prediction"))
 
-from small_models import config_of, store, write_films  # noqa: E402
+from example_explanation import example
+from small_models import config_of, store, write_films
 
 from trn_jax import load_model  # noqa: E402
 
@@ -37,3 +38,9 @@ def film(tmp_path_factory):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def explanation(rng):
+    """One whose numbers are known, with hostile names."""
+    return example(rng)
