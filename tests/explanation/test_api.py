@@ -81,6 +81,16 @@ def test_several_views_are_merged_and_one_is_explained(models, film):
     np.testing.assert_array_equal(each.pixels, plain.pixels)
 
 
+@pytest.mark.thorough
+def test_other_samplings_see_beginnings_too(models, film):
+    model = models("tsm_resnet10")
+    (answer,) = trn_jax.predict(film, model, protocol="clips")
+    (each,) = trn_jax.explain(film, model, protocol="clips")
+    np.testing.assert_allclose(each.scores, answer.scores, atol=1e-5)
+    assert each.early.shape == (10, 4) and np.isfinite(each.early).all()
+    np.testing.assert_allclose(each.early[-1], each.order["forward"], atol=1e-5)
+
+
 def test_drawn_relations_are_explained_by_their_expectation(film, tmp_path):
     path = store(tmp_path / "model", config_of("trn_resnet10", eval_relations="sample"))
     model = trn_jax.load_model(path)

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from small_models import NAMES, config_of, store
+from small_models import NAMES, config_of, store, write_films
 
 from trn_jax.cli import main
 from trn_jax.data.motions import CLASS_NAMES
@@ -171,3 +171,16 @@ def test_timelines_are_not_explained(capsys, clip, flag):
     path, film = clip
     status, _, err = run(capsys, "predict", film, f"--checkpoint={path}", "--explain", flag)
     assert status == 2 and "--explain" in err
+
+
+@pytest.mark.thorough
+def test_long_videos_are_not_explained_but_named(capsys, clip, tmp_path):
+    (film,) = write_films(tmp_path, [70])
+    status, out, err = run(capsys, "predict", film, f"--checkpoint={clip[0]}", "--explain")
+    assert status == 0 and "--whole" in err and "decided by" not in out
+    status, out, err = run(
+        capsys, "predict", film, f"--checkpoint={clip[0]}", "--explain", "--whole"
+    )
+    assert status == 0 and "decided by" in out
+    status, out, err = run(capsys, "explain", film, f"--checkpoint={clip[0]}")
+    assert status == 0 and "2.8 s" in err

@@ -100,32 +100,19 @@ def order_card(
         if value is not None and value < 1:
             raise UserError(f"{key}={value}: expected a positive number")
     opened = checkpoint.open_checkpoint(path)
-    stored = opened.info["config"]
-    config = from_dict(stored)
-    if data_dir is not None:
-        config.data_dir = data_dir
-    if num_threads:
-        config.data.num_threads = num_threads
-    config.data.on_error = "skip"
-    checks.check(config)
+    config, may_write = _config_of(opened, data_dir, num_threads)
     protocol = protocol or cheapest_protocol(config)
     if protocol_names(config, protocol) != [protocol]:
         raise UserError(f"protocol={protocol}: expected one of {', '.join(config.protocols)}")
     view = View(**resolved_views(config)[f"protocols.{protocol}"])
-    may_write = config.data_dir != stored.get("data_dir")
+    log(escaped(f"orders of the frames with {opened}"))
     with contextlib.ExitStack() as stack:
-        log(escaped(f"orders of the frames with {opened}"))
         data = Data(config, workdir, split, may_write=may_write)
         stack.callback(data.close)
         stack.enter_context(hold(workdir))
         names = opened.info["class_names"]
         order = class_order(names, data.class_names, ignore=ignore_class_names)
-        model = with_expected_relations(opened.load(**config.model))
-        if model.head is None:
-            raise UserError(f"{opened.directory} has no head; train one with `trn-jax probe`")
-        scorer = Rearranged(
-            with_expected_relations(model), max_clips=config.eval.max_views_per_step
-        )
+        scorer = _scorer(opened, config)
         chosen = _spread(len(data.val_records), num_videos)
         hits, problems = _hits(data, view, scorer, chosen, num_shuffles, order)
         found = MeasuredCard(
@@ -139,6 +126,31 @@ def order_card(
         os.makedirs(os.path.dirname(found.path), exist_ok=True)
         write_text(found.path, json.dumps(found.to_dict(), indent=1) + "\n")
     return found
+
+
+def _config_of(opened, data_dir, num_threads):
+    """The configuration of a `Checkpoint` for a folder, and whether data may be written there."""
+    stored = opened.info["config"]
+    config = from_dict(stored)
+    if data_dir is not None:
+        config.data_dir = data_dir
+    if num_threads:
+        config.data.num_threads = num_threads
+    checks.check(config)
+    # An untrusted checkpoint must not choose where data is written.
+    return config, config.data_dir != stored.get("data_dir")
+
+
+def _scorer(opened, config):
+    """The `Rearranged` of a `Checkpoint`.
+
+    Raises:
+        UserError: the model has no head.
+    """
+    model = with_expected_relations(opened.load(**config.model))
+    if model.head is None:
+        raise UserError(f"{opened.directory} has no head; train one with `trn-jax probe`")
+    return Rearranged(model, max_clips=config.eval.max_views_per_step)
 
 
 def _spread(total, wanted):
