@@ -70,6 +70,7 @@ def test_a_model_that_averages_frames_has_no_order(models, film):
     assert each.values is None and each.maps is None
 
 
+@pytest.mark.thorough
 def test_several_views_are_merged_and_one_is_explained(models, film):
     model = models("tsn_resnet10")
     options = dict(protocol="twice_ten")
@@ -91,6 +92,7 @@ def test_other_samplings_see_beginnings_too(models, film):
     np.testing.assert_allclose(each.early[-1], each.order["forward"], atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_drawn_relations_are_explained_by_their_expectation(film, tmp_path):
     path = store(tmp_path / "model", config_of("trn_resnet10", eval_relations="sample"))
     model = trn_jax.load_model(path)
@@ -146,6 +148,7 @@ def test_streams_are_refused(models):
         list(trn_jax.explain("rtsp://camera/1", models("trn_resnet10")))
 
 
+@pytest.mark.thorough
 def test_models_without_a_head_are_refused(tmp_path):
     from trn_jax import create_model
     from trn_jax.checkpoints import checkpoint

@@ -152,7 +152,7 @@ def test_absent_frames_freeze():
     np.testing.assert_array_equal(held(subsets), expected)
 
 
-@pytest.mark.by_default(3)
+@pytest.mark.by_default(1)
 @pytest.mark.parametrize("name", MODELS)
 def test_rearranged_clips_are_those_of_rearranged_frames(models, rng, name):
     model, pixels = models(name, **OPTIONS.get(name, {})), clip_of(rng)
