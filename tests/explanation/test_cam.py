@@ -63,6 +63,7 @@ def test_gradients_pass_through_the_shift(rng):
 def test_maps_of_all_models(rng, name):
     options = {"num_segments": 8} if "slowonly" in name else {}
     options |= {"conv_groups": 4} if "tpn" in name else {}
+    options |= {"width": 16} if "tin" in name else {}
     shape = (options.get("num_segments", 4), *SHAPE[1:])
     maps = ActivationMaps(small(name, **options), shape)(clip_of(rng, shape), 2)
     assert len(maps) == shape[0] and np.isfinite(maps).all() and maps.max() > 0

@@ -15,7 +15,7 @@ from trn_jax.explanation.rearranged import LoadedClip, Rearranged, held
 from trn_jax.models.trn import TRNHead
 
 MODELS = ("trn_resnet10", "tsn_resnet10", "tsm_resnet10", "tin_resnet10", "tpn_tsm_resnet10")
-OPTIONS = {"tpn_tsm_resnet10": dict(conv_groups=4)}
+OPTIONS = {"tin_resnet10": dict(width=16), "tpn_tsm_resnet10": dict(width=8)}  # groups of channels
 
 
 def clip_of(rng, num_frames=4):
