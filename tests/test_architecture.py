@@ -28,8 +28,8 @@ FLOORS = (
     ("convert", "distributed", "tfds", "torch_models"),
     ("build", "checkpoints", "checks", "loading", "optim", "recipe_data", "verify"),
     ("evaluation", "planning", "training"),
-    ("prediction", "probing"),
-    ("explanation",),
+    ("prediction", "probing", "reporting"),
+    ("explanation", "export"),
     ("cli", "main"),
 )
 

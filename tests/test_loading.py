@@ -52,8 +52,8 @@ def weights(model):
 
 
 def test_the_front_door_is_shown():
-    names = "create_model extract_features fold_batch_norm list_models load_model predict streaming"
-    assert dir(trn_jax) == ["__version__", *names.split()]
+    names = "create_model explain extract_features fold_batch_norm list_models load_model predict"
+    assert dir(trn_jax) == ["__version__", *names.split(), "streaming"]
     assert all(callable(getattr(trn_jax, name)) for name in dir(trn_jax)[1:])
     with pytest.raises(AttributeError, match="'trn_jax' has no attribute 'create_modle'"):
         _ = trn_jax.create_modle

@@ -3,7 +3,8 @@
 `create_model` builds a model, `load_model` takes one from a checkpoint; `model(clips)` maps clips
 `[batch, frames, height, width, 3]`, RGB in 0..255, to logits `[batch, classes]`. `predict` gives
 the scores of videos, with times, `explain` the reasons for them, and `extract_features` their
-features. `streaming` makes a model take one frame at a time.
+features. `streaming` makes a model take one frame at a time; `fold_batch_norm` makes one for
+inference.
 """
 
 __version__ = "0.1.0"

@@ -133,7 +133,7 @@ def _main(signals):
     from trn_jax.data import memory
 
     memory.keep()  # before the other imports, which start threads
-    from trn_jax.checkpoints import hub
+    from trn_jax.checkpoints import checkpoint, hub
     from trn_jax.distributed.compilation_cache import keep_programs
     from trn_jax.evaluation.calibrate import calibrate
     from trn_jax.evaluation.evaluate import evaluate
@@ -175,7 +175,8 @@ def _main(signals):
             "export it to a folder, calibrate that, and push it"
         )
     _connect_processes()
-    workdir = _WORKDIR.value or checkpoint.workdir_of(checkpoint.find(_CHECKPOINT.value))
+    path = _pinned(_CHECKPOINT.value)
+    workdir = _WORKDIR.value or checkpoint.workdir_of(path)
     keep_programs(workdir)
     options = dict(
         ignore_class_names=_IGNORE_CLASS_NAMES.value, split=_SPLIT.value, as_json=_JSON.value
@@ -218,6 +219,14 @@ def _connect_processes():
         _PROCESS_ID.value,
         timeout=_INITIALIZATION_TIMEOUT.value,
     )
+
+
+@functools.cache  # the hub may change while a command runs
+def _pinned(path):
+    """The checkpoint that a command is about; of an address on the hub, that of one commit."""
+    from trn_jax.checkpoints import hub
+
+    return hub.pinned(path)
 
 
 def _parse(arguments):

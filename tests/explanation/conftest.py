@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parent.parent / "prediction"))
 from example_explanation import example
 from small_models import config_of, store, write_films
 
-from trn_jax import load_model  # noqa: E402
+from trn_jax import load_model
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,9 @@ def models(tmp_path_factory):
         key = (name, *sorted(options.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp("model") / "model"
-            made[key] = load_model(store(folder, config_of(name, **options)))
+            config = config_of(name)
+            config.model.update(options)
+            made[key] = load_model(store(folder, config))
         return made[key]
 
     return model

@@ -144,7 +144,7 @@ def test_wrong_options(models, options, problem):
 
 
 def test_streams_are_refused(models):
-    with pytest.raises(UserError, match="rtsp://.*stream"):
+    with pytest.raises(UserError, match=r"rtsp://.*stream"):
         list(trn_jax.explain("rtsp://camera/1", models("trn_resnet10")))
 
 

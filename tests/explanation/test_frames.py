@@ -206,7 +206,7 @@ def test_orders_come_in_pairs(models, num_orders):
 
 
 def test_too_many_frames(models):
-    with pytest.raises(UserError, match="64 frames take .* at most num_orders=64"):
+    with pytest.raises(UserError, match=r"64 frames take .* at most num_orders=64"):
         FrameExplainer(models("tsm_resnet10"), None, num_frames=64, num_orders=100)
     with pytest.raises(UserError, match="2000 frames"):
         FrameExplainer(models("tsm_resnet10"), None, num_frames=2000)

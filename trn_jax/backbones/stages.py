@@ -11,7 +11,6 @@ from trn_jax.errors import UserError
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm
 
-
 _tap: contextvars.ContextVar = contextvars.ContextVar("tap", default=None)
 
 

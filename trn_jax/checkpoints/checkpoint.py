@@ -176,8 +176,14 @@ def open_checkpoint(path):
     return Checkpoint(directory, info, address or str(directory), storage)
 
 
-def workdir_of(directory):
-    """The working directory of the checkpoint `<workdir>/checkpoints/<step>`; else its folder."""
+def workdir_of(path):
+    """The working directory of the checkpoint `<workdir>/checkpoints/<step>`; else its folder.
+
+    For one on the hub, `runs/<user>_<name>`: what is in the cache stays as it is.
+    """
+    if hub.is_address(path):
+        return os.path.join("runs", hub.parsed(path)[0].replace("/", "_"))
+    directory = find(path)
     parent = directory.parent
     return str(parent.parent if parent.name == "checkpoints" else directory)
 

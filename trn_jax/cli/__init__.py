@@ -15,7 +15,18 @@ Ctrl-C.
 import os
 import sys
 
-from trn_jax.cli import data, explain, features, predict, prepare, results, training, weights
+from trn_jax.cli import (
+    data,
+    explain,
+    export,
+    features,
+    predict,
+    prepare,
+    push,
+    results,
+    training,
+    weights,
+)
 from trn_jax.cli.arguments import Parser
 from trn_jax.errors import UserError
 from trn_jax.signals import interrupted_status

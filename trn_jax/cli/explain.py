@@ -141,7 +141,7 @@ def _explain_dataset(arguments):
     options = {} if arguments.shuffles is None else {"num_shuffles": arguments.shuffles}
     found = order_card(
         arguments.checkpoint,
-        arguments.workdir or checkpoint.workdir_of(checkpoint.find(arguments.checkpoint)),
+        arguments.workdir or checkpoint.workdir_of(arguments.checkpoint),
         data_dir=arguments.dataset or None,
         split=arguments.split,
         protocol=arguments.protocol,

@@ -103,9 +103,7 @@ class Relation(nnx.Module):
         return self.num_used * scores.astype(storage_dtype(scores.dtype))
 
     def no_frames(self):
-        """The score of no relation, whose hidden layer is zero: that of the biases,
-        `[num_classes]`.
-        """
+        """The score without any relation, `[num_classes]`: that of a hidden layer of zeros."""
         return self.num_used * self.output.bias[...]
 
     def _hidden(self, x):
@@ -226,8 +224,13 @@ class TRNHead(nnx.Module):
         )
 
     def embedded(self, features):
-        """The features that relations take, `[batch, frames, channels]` to
-        `[batch, frames, embedding_channels]`; nothing is dropped.
+        """Features of frames as relations take them, nothing dropped.
+
+        Args:
+            features: `[batch, frames, channels]`.
+
+        Returns:
+            `[batch, frames, embedding_channels]`.
         """
         return jax.nn.relu(self.fc(features))
 
