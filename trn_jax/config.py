@@ -43,8 +43,8 @@ class ViewKeys:
     # code of TPN.
     out_of_bound: str = _key("loop", OneOf(("loop", "repeat_last")))
     sample_range: int = _key(64, FRAMES)  # "random_dense", "dense": frames that a clip spans
-    short_videos: str = _key("spread", OneOf(("spread", "first")))  # of fewer frames than segments:
-    # "spread" them, or repeat the "first"
+    # Videos of fewer frames than segments: "spread" the frames, or repeat the "first".
+    short_videos: str = _key("spread", OneOf(("spread", "first")))
     # "random", "random_clips": segments may have fractional lengths, so the last frames can be
     # drawn, too.
     keep_tail_frames: bool = False
@@ -60,16 +60,17 @@ class ViewKeys:
     num_positions: int = _key(13, OneOf((5, 13)))  # multi-scale crop: fixed positions
     max_scale_gap: int = _key(1, NOT_NEGATIVE)  # multi-scale crop: largest index difference of the
     # two scales
-    # Random resized crop: fraction of the frame's area, width / height.
+    # Random resized crop: fraction of the frame's area.
     area_range: tuple[float, float] = _key((0.08, 1.0), Each(Range(0, 1, "low"), 2, ascending=True))
+    # Random resized crop: width / height.
     aspect_ratio_range: tuple[float, float] = _key(
         (3 / 4, 4 / 3), Each(Range(0, 100, "low"), 2, ascending=True)
     )
     flip_rate: float = _key(0.0, SHARE)  # fraction of clips that are flipped
     # Flipped clips get the label of the mirrored class, matched by "left" and "right", "clockwise"
-    # and "counterclockwise" in the class names; flip_pairs adds (("<name>", "<name>"), ...).
+    # and "counterclockwise" in the class names.
     flip_labels: bool = True
-    flip_pairs: tuple[tuple[str, str], ...] = ()
+    flip_pairs: tuple[tuple[str, str], ...] = ()  # further ones: (("<name>", "<name>"), ...)
     # Strengths of brightness, contrast, saturation and hue.
     color_jitter: tuple[float, ...] = _key((0.0, 0.0, 0.0, 0.0), Each(SHARE, 4))
     # Mean of the views' "logits" or "probabilities"; "model": as its paper does.
@@ -80,12 +81,12 @@ class ViewKeys:
 
 
 _CONFIG = dict(
-    seed=Key(0, Range(0, 2**32 - 1)),
+    seed=Key(0, Range(0, 2**32 - 1)),  # of initial weights, batches, augmentation and dropout
     data_dir=str,  # folder of the data set; None: data/<dataset>, or, for the synthetic one, which
     # is written on first use, <parent of workdir>/data/synthetic
     size=Key(224, Range(1, 1 << 13)),  # side of a clip's frames, pixels
-    short_side=Key(int, Range(1, 1 << 14)),  # frames are resized to this before cropping, pixels;
-    # None: 8/7 of size, so 256 for 224
+    short_side=Key(int, Range(1, 1 << 14)),  # frames are resized to this before cropping,
+    # pixels; None: 8/7 of size, so 256 for 224
     # Initial weights of the backbone: a .pth or .safetensors file of ImageNet or another model; a
     # folder with the published file (init_url); a checkpoint or a working directory, with "@best"
     # or "@<step>" for another checkpoint than the newest; a hub folder or "hf:<user>/<name>".
@@ -98,17 +99,17 @@ _CONFIG = dict(
 
 # Keyword arguments of trn_jax.create_model.
 _MODEL = dict(
-    name=str,
+    name=str,  # one of trn_jax.list_models()
     num_classes=Key(int, COUNT),  # None: the number of lines of the label map
     num_segments=Key(8, FRAMES),  # frames of a clip, in all views that don't set it
     # Of the computation; parameters are float32. "float64" needs JAX_ENABLE_X64.
     dtype=Key("float32", OneOf(("float32", "bfloat16", "float64"))),
     norm_group=Key(0, NOT_NEGATIVE),  # clips that share batch statistics: the published batch of a
     # GPU ("ghost batch norm"); 0: all
-    backbone=str,
-    temporal_op=str,
-    neck=str,
-    head=str,
+    backbone=str,  # None: that of the model
+    temporal_op=str,  # None: that of the model
+    neck=str,  # None: that of the model
+    head=str,  # None: that of the model
     width=Key(int, COUNT),  # channels of a ResNet's stem
     width_factor=Key(float, Range(0, 4, "low")),  # MobileNetV2: factor of all numbers of channels
     shift_div=Key(int, COUNT),  # TSM, TIN: 1 / shift_div of the channels moves in time
@@ -116,13 +117,13 @@ _MODEL = dict(
     shift_every=Key(int, COUNT),  # TSM, TIN: every how many blocks of a stage
     shift_segments=Key(int, COUNT),  # TSM: frames of the runs that are shifted; default: the clip
     causal=bool,  # TSM: features move to later frames only
-    # ResNet: non-local blocks behind five blocks of a ResNet-50, over all frames of a clip
+    # ResNet: non-local blocks behind five blocks of a ResNet-50, over all frames of a clip.
     non_local=Key(str, OneOf(("embedded_gaussian", "gaussian", "dot_product"))),
     partial_bn=bool,  # freeze all batch norms but the first
     frozen_stages=Key(int, Range(-1)),  # freeze the stem (0) and the first stages (1, 2, ...)
     remat=Key(int, NOT_NEGATIVE),  # recompute the activations inside the blocks of the first so
     # many stages in the backward pass: less memory, more operations; None: 0
-    dropout_rate=Key(float, Range(0, 1, "high")),
+    dropout_rate=Key(float, Range(0, 1, "high")),  # before the classifier
     drop_path_rate=Key(float, Range(0, 1, "high")),  # Swin, ConvNeXt, EfficientNet: how often the
     # last block is left out
     norm_epsilon=Key(float, Range(0, excluded="low")),  # MobileNetV3: added to variances
@@ -131,19 +132,20 @@ _MODEL = dict(
     deploy=bool,  # MobileOne: one branch per block, as `trn-jax reparameterize` makes them
     init_std=Key(float, Range(0, excluded="low")),  # of the initial weights of the first layer on
     # the backbone's features
-    eval_relations=Key(str, OneOf(("expected", "first", "sample"))),  # TRN
+    eval_relations=Key(str, OneOf(("expected", "first", "sample"))),  # TRN: how evaluation chooses
+    # relations, see models.trn
     max_relations=Key(int, COUNT),  # TRN: relations per scale that make up a score
     embedding_channels=Key(int, COUNT),  # TRN: features of a frame that relations see
 )
 
 _DATA = dict(
-    dataset=str,
+    dataset=str,  # one of trn_jax.data.datasets.DATASETS
     source=Key(str, OneOf(("frames", "videos", "records"))),  # None: whichever is there
     frames=str,  # folder of the frame folders or videos, relative to data_dir
     val_frames=str,  # the same for validation; "": the same folder
     test_frames=str,  # the same for the test videos
     train_list=str,  # lines "<folder> <num_frames> <label>"
-    val_list=str,
+    val_list=str,  # the same for validation
     test_list=str,  # evaluated by --mode=eval --split=test, and by nothing else
     multi_label=False,  # lines may have several labels, one binary decision per class:
     # binary cross-entropy, sigmoid scores, the best checkpoint is the one of the best mAP
@@ -168,7 +170,7 @@ _DATA = dict(
 _TRAIN = dict(
     batch=Key(64, COUNT),  # clips per step, over all devices and processes
     accumulation=Key(1, COUNT),  # parts that a batch is computed in, one after the other
-    epochs=Key(50.0, Range(0, excluded="low")),
+    epochs=Key(50.0, Range(0, excluded="low")),  # passes over the training videos
     steps=Key(0, NOT_NEGATIVE),  # stop after so many steps; 0: after `epochs`
     loss_weight=Key(1.0, Range(0, excluded="low")),  # factor of the loss. With data.multi_label it
     # is a mean over the classes, most of which are absent: mmaction2 takes 160 for the 313 of
@@ -196,18 +198,18 @@ _OPTIM = dict(
     lr=Key(0.01, NOT_NEGATIVE),  # for a batch of base_batch
     base_batch=Key(64, COUNT),  # the batch that lr was published for
     scale_lr=False,  # multiply lr by train.batch / base_batch
-    momentum=Key(0.9, Range(0, 1, "high")),
-    nesterov=False,
+    momentum=Key(0.9, Range(0, 1, "high")),  # of SGD
+    nesterov=False,  # Nesterov's momentum
     weight_decay=Key(1e-4, NOT_NEGATIVE),  # coupled: added to the gradient
     clip_norm=Key(40.0, NOT_NEGATIVE),  # largest global norm of the gradient; 0: no clipping
     groups=Key("plain", OneOf(("plain", "tsm"))),  # "tsm": biases at twice the rate, decay on
     # weights only
     fc_lr5=False,  # "tsm" groups: the layer on the backbone's features at 5 times the rate
     backbone_rate=Key(1.0, NOT_NEGATIVE),  # factor of the backbone's rate, such as 0.1 to fine-tune
-    schedule=Key("multistep", OneOf(("multistep", "cosine", "constant"))),
+    schedule=Key("multistep", OneOf(("multistep", "cosine", "constant"))),  # of the learning rate
     milestones=Key((20.0, 40.0), Each(NOT_NEGATIVE, ascending=True)),  # epochs after which
     # "multistep" multiplies lr by gamma
-    gamma=Key(0.1, NOT_NEGATIVE),
+    gamma=Key(0.1, NOT_NEGATIVE),  # factor of "multistep"
     warmup_epochs=Key(0.0, NOT_NEGATIVE),  # the rate rises from a tenth of lr
     warmup_by=Key("step", OneOf(("step", "epoch"))),  # it rises with every step or epoch
     final_ratio=Key(0.0, SHARE),  # what "cosine" ends with, as a share of lr
