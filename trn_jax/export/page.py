@@ -4,11 +4,10 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 
 from trn_jax.data.crops import RANDOM_CROPS
 from trn_jax.errors import UserError, listed
-from trn_jax.files import check_folder
+from trn_jax.files import check_folder, new_folder
 
 _FILES = pathlib.Path(__file__).parent / "page"
 # Of the folder `dist` of the package onnxruntime-web; page.js takes the first three where there is
@@ -66,16 +65,12 @@ def write_page(model, to, ort):
         UserError: see `check_page`; the model has no metadata, or takes what a page can't give.
     """
     check_page(to, ort, _checked_form(model))
-    to = pathlib.Path(to).absolute()
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
-        page = pathlib.Path(folder) / "page"
+    with new_folder(to) as page:
         shutil.copytree(_FILES, page)
         shutil.copyfile(model, page / "model.onnx")
         (page / "ort").mkdir()
         for name in RUNTIME:
             shutil.copyfile(pathlib.Path(ort) / name, page / "ort" / name)
-        page.rename(to)
 
 
 def _checked_form(path):
