@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -138,6 +139,7 @@ def bidirectional(tmp_path_factory):
         ("model.onnx", dict(form="video"), "clip, stream, features"),
         ("model.onnx", dict(dtype="int8"), "float32, float16"),
         ("model.onnx", dict(protocol="none_such"), "efficient, twice"),
+        (".onnx", {}, r"/\.onnx has no name"),
         ("model.tflite", {}, r"\.tflite.*\.onnx.*\.stablehlo"),
     ],
 )
@@ -160,6 +162,25 @@ def test_places_that_can_not_be_written(bidirectional, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is not a folder"):
         export(bidirectional, str(tmp_path / "file" / "model.onnx"))
+
+
+@pytest.mark.parametrize("end", [".onnx", ".stablehlo", ""])
+def test_names_that_are_not_utf_8(bidirectional, tmp_path, end):
+    if end == ".onnx":
+        pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+    to = str(tmp_path / f"m\udcff{end}")
+    assert export(bidirectional, to).path == to
+    assert os.listdir(tmp_path) == [os.path.basename(to)]
+
+
+def test_class_names_that_are_not_utf_8(tmp_path):
+    names = ["\udcff", "b", "c", "d"]
+    path = store(tmp_path / "stored", config_of("tsn_resnet10"), class_names=names)
+    export(path, str(tmp_path / "hub"))
+    for number, source in enumerate((path, str(tmp_path / "hub"))):
+        to = str(tmp_path / f"{number}.stablehlo")
+        export(source, to)
+        assert metadata_of(to)["class_names"] == ["\\udcff", "b", "c", "d"]
 
 
 def test_a_wrong_answer_leaves_no_file(bidirectional, tmp_path, monkeypatch):

@@ -61,6 +61,8 @@ def kind_of(to):
     Raises:
         UserError: there is no such kind.
     """
+    if not to or os.path.basename(to)[1:] in _WRITERS:  # a file ".onnx" would be hidden
+        raise UserError(f"--to={to} has no name before its end; expected one, such as model.onnx")
     end = os.path.splitext(to)[1]
     if end[1:] in _WRITERS:
         return end[1:]

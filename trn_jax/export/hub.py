@@ -13,10 +13,10 @@ from flax import nnx
 from trn_jax import __version__
 from trn_jax.checkpoints import arrays, calibration_file, checksums, hub, hub_folder
 from trn_jax.distributed.sharding import make_mesh
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, escaped
 from trn_jax.export import model_card
 from trn_jax.export.measured import measured
-from trn_jax.files import new_folder
+from trn_jax.files import as_text, new_folder
 from trn_jax.loading import info_of
 from trn_jax.prediction.contract import contract_of
 
@@ -56,7 +56,7 @@ def write(opened, directory, *, license=None, address=None):
     model = opened.load(mesh=make_mesh(jax.devices()[:1]))
     values = jax.device_get(arrays.named(nnx.as_pure(nnx.state(model))))
     content = description(opened, model, license)
-    name = pathlib.Path(directory).absolute().name
+    name = escaped(pathlib.Path(directory).absolute().name)
     card = model_card.text(content, address or f"{hub.PREFIX}<user>/{name}")
     with new_folder(directory) as folder:
         folder.mkdir()
@@ -74,8 +74,21 @@ def description(opened, model, license=None):
         license: see `write`.
 
     Returns:
-        A dict that JSON can hold. It names no path of this machine.
+        A dict that JSON in UTF-8 can hold. It names no path of this machine.
     """
+    return _encodable(_description(opened, model, license))
+
+
+def _encodable(value):
+    """A nested value whose texts are UTF-8; names of files and classes may have other bytes."""
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(each) for key, each in value.items()}
+    return [_encodable(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _description(opened, model, license):
     info, about = info_of(opened), opened.info
     config = _without_paths(info.config)
     options = {key: value for key, value in config["model"].items() if value is not None}

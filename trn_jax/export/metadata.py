@@ -30,7 +30,7 @@ def metadata_of(opened, model, program, contract, *, dtype, license=None):
     found = hub.description(opened, model, license)
     shared = {key: found[key] for key in _SHARED} | {"contract": contract.to_dict()}
     if model.head is not None:
-        shared["class_names"] = list(opened.class_names)
+        shared["class_names"] = shared["class_names"] or list(opened.class_names)
     shared["versions"] |= {"onnx": _version_of("onnx")}
     return {
         "format": FORMAT,

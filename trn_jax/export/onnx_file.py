@@ -52,6 +52,9 @@ def runner(path):
     """The model of an `.onnx` file as a function of a list of arrays, run by onnxruntime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    # Not by its name, which onnxruntime only takes in UTF-8.
+    with open(path, "rb") as file:
+        content = file.read()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [tensor.name for tensor in session.get_inputs()]
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
