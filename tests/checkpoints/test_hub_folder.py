@@ -90,17 +90,30 @@ WRONG = {
     "more names": (other("class_names", ["a", "b"]), "2 names, but .*num_classes=3"),
     "more classes": (other("config.model.num_classes", 4), "3 names, but .*num_classes=4"),
     "configuration as text": (other("config", "tsn"), "config is 'tsn'"),
-    "unknown model": (other("config.model.name", "tsn_none"), "tsn_none"),
+    "half a character": (other("class_names", ["a", "b", "\udcff"]), r"class_names\[2\]"),
+    "another class count": (other("num_classes", 4), "num_classes is 4, .*num_classes=3"),
+    "another architecture": (other("architecture", "trn_resnet10"), "model.name='tsn_resnet10'"),
+    "other labels": (other("multi_label", True), "multi_label is True, .*multi_label=False"),
     "width as text": (other("config.model.width", "2"), "width"),
     "segments out of range": (other("config.model.num_segments", -1), "num_segments=-1"),
     "step as text": (other("checkpoint.step", "6"), "checkpoint.step is '6'"),
     "a negative step": (other("checkpoint.step", -1), "checkpoint.step is -1"),
     "metrics as text": (other("metrics.top1", "good"), "metrics.top1 is 'good'"),
     "license": (other("license", 3), "license is 3"),
+    "half a character in the license": (other("license", "\ud800"), "license is"),
+    "a metric too large": (other("metrics.top1", 10**400), "metrics.top1 is 1000"),
     "calibration": (other("calibration", []), r"calibration is \[\]"),
     "contract": (other("contract", None), "contract is None"),
     "not a number": (other("metrics.top1", float("nan")), "NaN"),
 }
+
+
+def unknown(content):
+    content["config"]["model"]["name"] = content["architecture"] = "tsn_none"
+    return content
+
+
+WRONG["unknown model"] = (unknown, "tsn_none")
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from hub_models import NAMES, SAMPLING, calibration, connect, logits, stored
+from safetensors import SafetensorError
 from stand_in_hub import TOKEN, StandInHub
 
 import trn_jax
@@ -130,13 +131,15 @@ def test_a_folder_that_exists_is_refused(small, tmp_path):
 def test_nothing_is_left_of_one_that_fails(small, tmp_path, monkeypatch):
     opened = checkpoint.open_checkpoint(small)
 
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
+    for error in (OSError(28, "No space left on device"), SafetensorError("No space left")):
 
-    monkeypatch.setattr("trn_jax.checkpoints.hub_folder.save_file", fail)
-    with pytest.raises(UserError, match="No space left"):
-        hub.write(opened, tmp_path / "a")
-    assert list(tmp_path.iterdir()) == []
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr("trn_jax.checkpoints.hub_folder.save_file", fail)
+        with pytest.raises(UserError, match="No space left"):
+            hub.write(opened, tmp_path / "a")
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_without_a_head_is_written(tmp_path):

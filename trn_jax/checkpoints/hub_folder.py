@@ -8,6 +8,7 @@ checked before anything is made from it. It names no path of the machine that it
 
 import json
 import os
+import re
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from trn_jax.checkpoints import arrays, checksums
-from trn_jax.errors import UserError, escaped
+from trn_jax.errors import UserError, escaped, first_line
 from trn_jax.files import reading
 from trn_jax.settings import check_values, from_dict
 
@@ -25,6 +26,8 @@ FORMAT = 1  # of config.json; readers refuse higher ones
 MAX_BYTES = 16 << 20  # of config.json; 100,000 classes with long names take half of it
 _SAMPLING = ("num_frames", "seconds", "frame_rate")
 _SECTIONS = ("config", "contract", "checkpoint", "metrics", "source", "lists", "versions")
+_MOST = 1e300  # larger integers are no floats
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # half of a character, which can't be encoded
 _POINTER = b"version https://git-lfs"  # what git leaves in place of a large file without git-lfs
 
 
@@ -83,6 +86,7 @@ def read_json(directory):
             raise UserError(
                 f"class_names has {len(names)} names, but config.model.num_classes={count}"
             )
+        _check_agreement(content)
     return {
         "config": content["config"],
         "class_names": names,
@@ -96,6 +100,22 @@ def read_json(directory):
         "license": content["license"],
         "version": content["versions"].get("trn_jax"),
     }
+
+
+def _check_agreement(content):
+    """Check that what other programs read is what the model is built from, `config`."""
+    config = content["config"]
+    data = config.get("data") or {}
+    for key, section, value in (
+        ("architecture", "model.name", config["model"].get("name")),
+        ("num_classes", "model.num_classes", config["model"].get("num_classes")),
+        ("multi_label", "data.multi_label", bool(data.get("multi_label"))),
+    ):
+        if key in content and content[key] != value:
+            raise UserError(
+                f"{key} is {content[key]!r:.80}, but config.{section}={value!r:.80}; make them "
+                "agree"
+            )
 
 
 def read_config(directory):
@@ -145,18 +165,21 @@ def _check_types(content):
             name = {dict: "an object", list: "a list"}[kind]
             raise UserError(f"{key} is {content[key]!r:.80}, expected {name}")
     for number, name in enumerate(content["class_names"]):
-        if not isinstance(name, str):
-            raise UserError(f"class_names[{number}] is {name!r:.80}, expected text")
+        if not isinstance(name, str) or _SURROGATE.search(name):
+            raise UserError(f"class_names[{number}] is {name!r:.80}, expected text in UTF-8")
     step = content["checkpoint"]["step"]
     if type(step) is not int or step < 0:
         raise UserError(f"checkpoint.step is {step!r:.80}, expected a number of steps")
     for name, value in content["metrics"].items():
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
+        is_number = isinstance(value, int | float | None) and not isinstance(value, bool)
+        if not is_number or abs(value or 0) > _MOST:
             raise UserError(f"metrics.{name} is {value!r:.80}, expected a number")
     for split, each in content["lists"].items():
         if not isinstance(each, dict) or type(each.get("videos")) is not int:
             raise UserError(f"lists.{split} is {each!r:.80}, expected an object with videos")
-    if not isinstance(content["license"], str | None):
+    if not isinstance(content["license"], str | None) or _SURROGATE.search(
+        content["license"] or ""
+    ):
         raise UserError(f"license is {content['license']!r:.80}, expected text or null")
     if not isinstance(content["calibration"], dict | None):
         raise UserError(f"calibration is {content['calibration']!r:.80}, expected an object")
@@ -211,11 +234,14 @@ def write(folder, values, content, card):
         OSError: the disk is full or broken.
     """
     content = {"library_name": LIBRARY, "format": FORMAT} | content
-    save_file(
-        {name: np.asarray(value, order="C") for name, value in values.items()},
-        os.fspath(folder / WEIGHTS),
-        metadata={"format": "flax", "library_name": LIBRARY},
-    )
+    try:
+        save_file(
+            {name: np.asarray(value, order="C") for name, value in values.items()},
+            os.fspath(folder / WEIGHTS),
+            metadata={"format": "flax", "library_name": LIBRARY},
+        )
+    except SafetensorError as error:  # its only one where arrays are fine
+        raise OSError(first_line(error)) from error
     (folder / CONFIG).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     (folder / CARD).write_text(card, encoding="utf-8")
     # Made by a library that keeps it from everybody else.
