@@ -1,11 +1,14 @@
 """`trn-jax export` as it is typed."""
 
 import json
+import os
+import signal
 
 import pytest
 from export_models import config_of, store
 
 from trn_jax.cli import main
+from trn_jax.export import stablehlo
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +63,36 @@ def test_wrong_arguments_are_one_line(checkpoint, options, named, capsys, monkey
     error = capsys.readouterr().err
     assert status == 2 and named in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_after_a_signal(checkpoint, tmp_path, monkeypatch, number):
+    written = stablehlo.write
+
+    def write(*arguments):
+        written(*arguments)
+        os.kill(os.getpid(), number)
+
+    # A test that fails must not end pytest.
+    before = signal.signal(number, lambda *_: None)
+    monkeypatch.setattr(stablehlo, "write", write)
+    try:
+        status = main(["export", checkpoint, f"--to={tmp_path / 'model.stablehlo'}"])
+    finally:
+        signal.signal(number, before)
+    assert status == (75 if number == signal.SIGTERM else 130)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", " ", "MIT\n"])
+@pytest.mark.parametrize("command", [["export", "--to=hub"], ["push", "hf:user/name"]])
+def test_a_license_needs_a_name(command, text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([command[0], "none", *command[1:], f"--license={text}"])
+    assert "--license" in capsys.readouterr().err
+
+
+def test_the_next_step_takes_any_name(checkpoint, tmp_path, capsys):
+    to = str(tmp_path / "a b\n")
+    assert main(["export", checkpoint, f"--to={to}"]) == 0
+    assert f"push '{tmp_path}/a b\\n' hf:" in capsys.readouterr().out

@@ -53,6 +53,18 @@ def check_unused(arguments, names, reason):
             raise UserError(f"--{name.replace('_', '-')} {reason}")
 
 
+def add_license(parser):
+    """Add `--license`."""
+    text = "such as Apache-2.0; default: that of the checkpoint, if it has one"
+    parser.add_argument("--license", type=_license, help=text)
+
+
+def _license(text):
+    if not text.strip() or escaped(text) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a license, such as Apache-2.0")
+    return text.strip()
+
+
 def add_json(parser):
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")

@@ -3,11 +3,13 @@
 import argparse
 import dataclasses
 import json
+import shlex
 from collections.abc import Callable
 from functools import partial
 
-from trn_jax.cli.arguments import add_json, check_unused
-from trn_jax.errors import log
+from trn_jax.cli.arguments import add_json, add_license, check_unused
+from trn_jax.errors import escaped, log
+from trn_jax.signals import interrupting
 
 _ANY = "any"
 _NOT_OF_FOLDERS = ("form", "batch", "dtype", "protocol")
@@ -49,7 +51,7 @@ def add_export(commands):
         help="make --to the folder of a web page, which runs the model in browsers; needs --ort",
     )
     add("--ort", metavar="DIST", help="of a page: folder dist of the npm package onnxruntime-web")
-    add("--license", help="such as Apache-2.0; default: that of the checkpoint, if it has one")
+    add_license(parser)
     add_json(parser)
     parser.set_defaults(run=_export, default_of=parser.get_default)
 
@@ -82,21 +84,22 @@ def _export(arguments):
                 "has no effect on a hub folder, which any form can "
                 "be exported from; leave it out, or give --to=name.onnx or name.stablehlo",
             )
-    found = write(
-        arguments.checkpoint,
-        arguments.to,
-        form=arguments.form,
-        batch=ANY if arguments.batch == _ANY else arguments.batch,
-        dtype=arguments.dtype,
-        protocol=arguments.protocol,
-        license=arguments.license,
-    )
+    with interrupting():  # or what is half-written would stay
+        found = write(
+            arguments.checkpoint,
+            arguments.to,
+            form=arguments.form,
+            batch=ANY if arguments.batch == _ANY else arguments.batch,
+            dtype=arguments.dtype,
+            protocol=arguments.protocol,
+            license=arguments.license,
+        )
     if not found.license:
         log("it has no license, so nobody may use it; --license=... states one")
     if arguments.json:
         print(json.dumps(dataclasses.asdict(found), indent=1))
     else:
-        print("\n".join(_lines(found)))
+        print("\n".join(map(escaped, _lines(found))))
 
 
 def _lines(found):
@@ -105,7 +108,8 @@ def _lines(found):
     if found.form is None:
         return [
             f"{found.path}: hub folder, {size}",
-            f"next: trn-jax push {found.path} hf:<user>/<name>; all commands take it, too",
+            f"next: trn-jax push {shlex.quote(found.path)} hf:<user>/<name>; "
+            "all commands take it, too",
         ]
     (needs, version), *_ = found.needs.items()
     needed = f"opset {version}" if needs == "opset" else f"StableHLO {version} (VHLO) and later"
@@ -125,10 +129,11 @@ def _shortened(texts, most=4):
 
 
 def _next_step(found):
+    path = shlex.quote(found.path)
     if found.kind == "page":
-        return f"python -m http.server -d {found.path}, and open http://localhost:8000"
+        return f"python -m http.server -d {path}, and open http://localhost:8000"
     if found.kind == "onnx":
         if found.form == "clip":
-            return f"python examples/run_onnx.py {found.path} <video>"
-        return f'onnxruntime.InferenceSession("{found.path}")'
-    return f'trn_jax.export.stablehlo.load("{found.path}"), or iree-compile its program.vhlo'
+            return f"python examples/run_onnx.py {path} <video>"
+        return f"onnxruntime.InferenceSession({found.path!r})"
+    return f"trn_jax.export.stablehlo.load({found.path!r}), or iree-compile its program.vhlo"

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 
-from trn_jax.cli.arguments import add_json
+from trn_jax.cli.arguments import add_json, add_license
 from trn_jax.errors import log
+from trn_jax.signals import interrupting
 
 
 def add_push(commands):
@@ -20,7 +21,7 @@ def add_push(commands):
     add("checkpoint", help="checkpoint, working directory of a training, <directory>@best")
     add("to", metavar="hf:USER/NAME", help="the repository, which is made if there is none")
     add("--private", action="store_true", help="only its owner can read it")
-    add("--license", help="such as Apache-2.0; default: that of the checkpoint, if it has one")
+    add_license(parser)
     add("--message", help="of the commit")
     add_json(parser)
     parser.set_defaults(run=_push)
@@ -36,7 +37,8 @@ def _push(arguments):
     opened = open_checkpoint(arguments.checkpoint)
     log(f"uploading {opened}")
     options = dict(license=arguments.license, message=arguments.message)
-    found = push(opened, arguments.to, private=arguments.private, **options)
+    with interrupting():  # or the folder that is uploaded would stay
+        found = push(opened, arguments.to, private=arguments.private, **options)
     if not found.license:
         log("it has no license, so nobody may use it; --license=... states one")
     if arguments.json:
