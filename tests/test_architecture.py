@@ -1,6 +1,7 @@
 """The rules that keep the code in layers, read off the source itself."""
 
 import ast
+import collections
 import fnmatch
 import graphlib
 import importlib.metadata
@@ -331,6 +332,12 @@ def test_nothing_is_left_to_do(folder):
         if marks.search(line)
     ]
     assert found == []
+
+
+def test_test_modules_have_names_of_their_own():
+    # pytest imports them by their names alone.
+    counts = collections.Counter(path.name for path in (REPOSITORY / "tests").rglob("*.py"))
+    assert {name for name, count in counts.items() if count > 1} <= {"conftest.py"}
 
 
 def test_tests_import_no_test_modules_and_no_private_names():
