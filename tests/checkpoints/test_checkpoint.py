@@ -166,7 +166,7 @@ def test_an_evaluation_that_fails_loses_no_steps(trained, tmp_path, evaluations)
     assert checkpoints_are_intact(tmp_path)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_an_evaluation_is_in_the_log_once(trained, tmp_path, monkeypatch):
     """Also if the run ends just before its metrics are beside the checkpoint."""
     config, undisturbed = trained

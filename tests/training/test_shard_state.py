@@ -117,7 +117,7 @@ def test_the_training_is_the_same_in_less_memory(whole, shard, options):
         ClipScorer(graph, max_views=1).on_these_devices((state.model,))
 
 
-@pytest.mark.thorough(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("saved", "resumed"), [("fsdp", "none"), ("none", "fsdp")])
 def test_checkpoints_do_not_know_of_it(whole, tmp_path, saved, resumed):
     with jax.enable_x64(True):

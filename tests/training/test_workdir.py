@@ -337,7 +337,7 @@ def changed_classes(config, folder, num_classes):
     return config
 
 
-@pytest.mark.thorough(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("init_head", [True, False])
 def test_a_training_starts_from_another_one(trained, tmp_path, capsys, init_head):
     config = changed_classes(trained[0], tmp_path, 7)
