@@ -15,6 +15,7 @@ _NUM_PAIRS = 6  # with frames
 _PER_PAIR = 2  # videos
 _SHADES = 10  # classes m1..m10 of style.css
 _SIDE = 96  # pixels of a frame
+_MOST_OF_REASON = 1_000  # characters; several paths of a machine fit into it
 
 
 def confusion_section(result, workdir):
@@ -41,7 +42,7 @@ def confusion_section(result, workdir):
     parts.append(tag("h3", "Confused videos"))
     videos = open_videos(result, workdir) if found.videos else NoVideos("they have no names")
     if isinstance(videos, NoVideos):
-        reason = middle_cut(escaped(videos.reason), 300)
+        reason = middle_cut(escaped(videos.reason), _MOST_OF_REASON)
         return [*parts, note(f"Their frames can't be shown: {reason}")]
     shown = pairs[:_NUM_PAIRS]
     text = (
@@ -129,7 +130,7 @@ def _pair_figures(found, videos, true, taken):
             label = f"{len(frames)} frames of the video in order"
             shown = pictures.strip(frames, label=label, side=_SIDE)
         except UserError as error:
-            shown = note(f"The video can't be shown: {middle_cut(escaped(error), 300)}")
+            shown = note(f"The video can't be shown: {middle_cut(escaped(error), _MOST_OF_REASON)}")
         figures.append(tag("figure", shown, caption))
     heading = tag("h4", names[0], " taken for ", names[1])
     return tag("div", heading, figures, class_="pair")
