@@ -59,7 +59,7 @@ def test_gradients_pass_through_the_shift(rng):
 @pytest.mark.parametrize(
     "name", ["trn_resnet10", "tpn_tsm_resnet10", "tin_resnet10", "tpn_slowonly_resnet14"]
 )
-@pytest.mark.thorough
+@pytest.mark.thorough("tpn_tsm")
 def test_maps_of_all_models(rng, name):
     options = {"num_segments": 8} if "slowonly" in name else {}
     options |= {"conv_groups": 4} if "tpn" in name else {}

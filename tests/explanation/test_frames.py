@@ -28,7 +28,7 @@ def explained(model, pixels, classes=(0, 2), **options):
     return *explainer(rearranged.load(pixels), classes), rearranged
 
 
-@pytest.mark.by_default(3)
+@pytest.mark.by_default(3, slow=("tin",))
 @pytest.mark.parametrize("name", MODELS)
 def test_values_sum_to_what_all_frames_add(models, rng, name):
     model, pixels = models(name, **OPTIONS.get(name, {})), clip_of(rng)

@@ -116,6 +116,7 @@ def test_the_card_has_what_the_hub_reads(shared):
     assert f"| efficient | val | 4 | 1 | {100 * measured[1]['top1']:.2f} |" in text
 
 
+@pytest.mark.slow
 def test_a_command_about_an_address_leaves_the_cache_alone(shared, tmp_path, trained, monkeypatch):
     """Of one commit, with the results in a folder of its own."""
     data = f"--config.data_dir={trained[0].data_dir}"
