@@ -1,4 +1,4 @@
-"""From a configuration to a training: what doesn't fit together is told before it starts."""
+"""Checks of a configuration and its data before a training starts."""
 
 import json
 

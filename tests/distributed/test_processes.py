@@ -354,7 +354,7 @@ def test_two_hosts_go_on_from_the_checkpoint_before_a_damaged_one(tree, two_host
 
 @pytest.mark.slow
 def test_a_state_that_is_cut_over_two_hosts(tree, two_hosts, monkeypatch):
-    """Its checkpoint goes on with whole arrays, on one host."""
+    """Its checkpoint is resumed with whole arrays, on one host."""
     folder, _ = two_hosts
     train_on_two_hosts(tree, "cut", "--config.train.shard_state=all")
     assert_same(folder, tree / "cut")

@@ -181,7 +181,7 @@ def test_what_is_pushed_is_loaded(small, server, capsys):
     assert found.info.calibration == calibration()
     assert found.info.class_names == NAMES and found.info.sampling == SAMPLING
     assert found.info.source == model.info.source | {"hub": printed[1], "file": "trn.pth"}
-    # What is on the hub goes on as anything else does.
+    # A checkpoint of the hub is pushed like any other.
     assert push(printed[1], "hf:user/copy", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["license"] == "MIT"  # which stays with what is made from it

@@ -188,7 +188,7 @@ def explained(address):
         raise
     except errors.GatedRepoError:
         raise UserError(
-            f"{address} needs the consent of its owner: ask for it on its page, and {_LOG_IN}"
+            f"{address} is gated: request access on its page on the hub, and {_LOG_IN}"
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
