@@ -8,7 +8,6 @@ from flax import nnx
 
 from trn_jax.checkpoints.checkpoint import class_numbers
 from trn_jax.data.pipeline import EvalVideos
-from trn_jax.data.streams import is_stream, masked
 from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError, did_you_mean
 from trn_jax.evaluation.merging import merge_of, merge_views
@@ -147,15 +146,9 @@ class Explainer:
         Raises:
             UserError: one is a stream, doesn't exist, or has no videos.
         """
-        several = list(sources.several(source))
-        for each in several:
-            if is_stream(each):
-                raise UserError(
-                    f"{masked(each)!r} is a stream; only files and folders can be explained, so "
-                    "record it first"
-                )
+        recorded = sources.without_streams(source, "can be explained")
         options = dict(max_pixels=self._max_pixels, multi_label=self._multi_label)
-        return sources.find(several, frame_rate=self._frame_rate, **options)
+        return sources.find(recorded, frame_rate=self._frame_rate, **options)
 
     def __call__(self, inputs):
         """Explain videos, in order.

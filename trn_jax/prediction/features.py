@@ -10,7 +10,6 @@ from flax import nnx
 
 from trn_jax.data.decode import FrameError
 from trn_jax.data.pipeline import EvalVideos
-from trn_jax.data.streams import is_stream, masked
 from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ViewRows
@@ -98,14 +97,8 @@ class FeatureExtractor:
         Raises:
             UserError: one is a stream, doesn't exist, or has no videos.
         """
-        several = list(sources.several(source))
-        for each in several:
-            if is_stream(each):
-                raise UserError(
-                    f"{masked(each)!r} is a stream; features are computed of files and folders, so "
-                    "record it first"
-                )
-        return sources.find(several, frame_rate=self._frame_rate, **self._found)
+        recorded = sources.without_streams(source, "have features")
+        return sources.find(recorded, frame_rate=self._frame_rate, **self._found)
 
     def __call__(self, inputs):
         """Compute the features of videos, in order.

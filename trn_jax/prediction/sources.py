@@ -11,7 +11,7 @@ from trn_jax.data.annotations import Record
 from trn_jax.data.datasets import folders_of_list
 from trn_jax.data.decode import MAX_PIXELS, FrameError
 from trn_jax.data.parts import is_interval
-from trn_jax.data.streams import is_file_url, is_url, masked
+from trn_jax.data.streams import is_file_url, is_stream, is_url, masked
 from trn_jax.data.videos import VideoFile, VideoFiles, is_video
 from trn_jax.errors import UserError
 from trn_jax.prediction.frame_parts import (
@@ -116,6 +116,25 @@ class Inputs:
 def several(source):
     """A path or URL, or several of them, as an iterator of texts."""
     return map(os.fspath, [source] if isinstance(source, str | os.PathLike) else source)
+
+
+def without_streams(source, purpose):
+    """A source, or several, none of which may be a stream, as a list of texts.
+
+    Args:
+        source: see `several`.
+        purpose: what they are for, in the message, such as "can be explained".
+
+    Raises:
+        UserError: one is a stream.
+    """
+    found = list(several(source))
+    for each in found:
+        if is_stream(each):
+            raise UserError(
+                f"{masked(each)!r} is a stream; only files and folders {purpose}, so record it first"
+            )
+    return found
 
 
 def find(sources, *, frame_rate=None, max_pixels=MAX_PIXELS, multi_label=False):
