@@ -56,6 +56,11 @@ class MeasuredCard:
             **self.about,
         }
 
+    def write(self):
+        """Write the file."""
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        write_text(self.path, json.dumps(self.to_dict(), indent=1) + "\n")
+
 
 def order_card(
     path,
@@ -101,10 +106,7 @@ def order_card(
             raise UserError(f"{key}={value}: expected a positive number")
     opened = checkpoint.open_checkpoint(path)
     config, may_write = _config_of(opened, data_dir, num_threads)
-    protocol = protocol or cheapest_protocol(config)
-    if protocol_names(config, protocol) != [protocol]:
-        raise UserError(f"protocol={protocol}: expected one of {', '.join(config.protocols)}")
-    view = View(**resolved_views(config)[f"protocols.{protocol}"])
+    protocol, view = _view_of(config, protocol)
     log(escaped(f"orders of the frames with {opened}"))
     with contextlib.ExitStack() as stack:
         data = Data(config, workdir, split, may_write=may_write)
@@ -123,8 +125,7 @@ def order_card(
             path=os.path.join(workdir, "results", *([] if split == "val" else [split]), FILE),
             unreadable=[problems[example] for example in sorted(problems)],
         )
-        os.makedirs(os.path.dirname(found.path), exist_ok=True)
-        write_text(found.path, json.dumps(found.to_dict(), indent=1) + "\n")
+        found.write()
     return found
 
 
@@ -139,6 +140,14 @@ def _config_of(opened, data_dir, num_threads):
     checks.check(config)
     # An untrusted checkpoint must not choose where data is written.
     return config, config.data_dir != stored.get("data_dir")
+
+
+def _view_of(config, protocol):
+    """The name of a protocol, by default the one with the fewest views, and its `View`."""
+    protocol = protocol or cheapest_protocol(config)
+    if protocol_names(config, protocol) != [protocol]:
+        raise UserError(f"protocol={protocol}: expected one of {', '.join(config.protocols)}")
+    return protocol, View(**resolved_views(config)[f"protocols.{protocol}"])
 
 
 def _scorer(opened, config):
