@@ -9,6 +9,7 @@ from trn_jax.pages.markup import tag
 
 NUM_COLORS = 6  # classes s0..s5 of style.css
 _MOST_POINTS = 400  # of a line
+_MOST_MARKED = 24  # points of a line that has a dot at each
 _WIDTH, _HEIGHT = 420, 250  # units of a chart, pixels where there is room
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 20, 16, 38
 
@@ -112,41 +113,45 @@ def line_chart(
     Returns:
         The `Markup` of a figure.
     """
-    drawn: list[tuple[Any, np.ndarray, np.ndarray]] = []
-    chosen = []
-    for number, (name, xs, ys) in enumerate(series):
-        xs, ys = np.asarray(xs, float), np.asarray(ys, float)
-        finite = np.isfinite(xs) & np.isfinite(ys)
-        if finite.any():
-            drawn.append((name, *thinned(xs[finite], ys[finite])))
-            chosen.append((colors[number] if colors else number) % NUM_COLORS)
+    drawn = _finite_lines(series, colors or range(len(series)))
     if not drawn:
         return tag("p", f"{title}: no values", class_="note")
-    every_x = np.concatenate([xs for _, xs, _ in drawn])
-    every_y = np.concatenate([ys for _, _, ys in drawn])
+    every_x = np.concatenate([xs for _, _, xs, _ in drawn])
+    every_y = np.concatenate([ys for _, _, _, ys in drawn])
     axes = Axes(
         x_range or _range(every_x.min(), every_x.max()),
         y_range or _round_range(min(every_y.min(), 0), 1 if percent else every_y.max()),
     )
     parts = axes.grid(x, y, x_percent=x_percent, y_percent=percent)
-    legend = []
-    for number, (name, xs, ys) in zip(chosen, drawn, strict=True):
-        color = f"s{number}"
-        points = [axes.place(*point) for point in zip(xs, ys, strict=True)]
-        path = " ".join(f"{px},{py}" for px, py in points)
-        parts.append(tag("polyline", points=path, class_=f"line {color}"))
-        if len(points) <= 24:
-            parts += [
-                tag("circle", cx=px, cy=py, r=2.5, class_=f"dot {color}") for px, py in points
-            ]
-        legend.append((number, name))
+    for color, _, xs, ys in drawn:
+        parts += _line([axes.place(*point) for point in zip(xs, ys, strict=True)], color)
     if description is None:
-        described = [
+        description = "; ".join(
             f"{name}: from {_number(ys[0], percent)} to {_number(ys[-1], percent)}"
-            for name, _, ys in drawn
-        ]
-        description = "; ".join(described)
+            for _, name, _, ys in drawn
+        )
+    legend = [(color, name) for color, name, _, _ in drawn]
     return axes.draw(title, description, parts, legend=legend)
+
+
+def _finite_lines(series, colors):
+    """Lines that have values: `(number of the colour, name, xs, ys)`, thinned."""
+    found: list[tuple[int, Any, np.ndarray, np.ndarray]] = []
+    for color, (name, xs, ys) in zip(colors, series, strict=True):
+        xs, ys = np.asarray(xs, float), np.asarray(ys, float)
+        finite = np.isfinite(xs) & np.isfinite(ys)
+        if finite.any():
+            found.append((color % NUM_COLORS, name, *thinned(xs[finite], ys[finite])))
+    return found
+
+
+def _line(points, color):
+    """A line through points in pixels; those of a short line are marked."""
+    path = " ".join(f"{px},{py}" for px, py in points)
+    parts = [tag("polyline", points=path, class_=f"line s{color}")]
+    if len(points) <= _MOST_MARKED:
+        parts += [tag("circle", cx=px, cy=py, r=2.5, class_=f"dot s{color}") for px, py in points]
+    return parts
 
 
 def column_chart(title, values, labels, *, errors=None, y="", description, marked=()):
