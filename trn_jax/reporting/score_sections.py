@@ -179,37 +179,13 @@ def threshold_section(found, scores):
         y_range=(0, 1),
         description=f"F1 is highest at {thresholds[best]:.2f}",
     )
+    labels = range(len(counts.true)) if len(counts.true) <= _MOST_CLASSES else ()
     cards = [
         tag(
             "li", tag("b", _text(curves[key][best]), data_measure=key), tag("span", key, ": ", help)
         )
         for key, help in _MEASURES
     ]
-    name_of = found.class_name
-    labels = range(len(counts.true)) if len(counts.true) <= _MOST_CLASSES else ()
-    options = [tag("option", "all classes", value="all")]
-    options += [
-        tag("option", middle_cut(escaped(name_of(label)), 60), value=label, dir="auto")
-        for label in labels
-    ]
-    controls = tag(
-        "div",
-        tag("label", "threshold ", tag("output", f"{thresholds[best]:.2f}"), for_="threshold"),
-        tag("input", type="range", id="threshold", min=0, max=NUM_STEPS, step=1, value=best),
-        tag("label", "class", for_="threshold-class"),
-        tag("select", options, id="threshold-class"),
-        class_="controls",
-        hidden=True,
-    )
-    stored = {
-        "videos": counts.num_videos,
-        "corners": [*_PLANE.place(0, 0), *_PLANE.place(1, 1)],
-        "all": [named.tolist(), right.tolist(), true, counts.covered.tolist()],
-        "classes": [
-            [counts.named[label].tolist(), counts.right[label].tolist(), int(counts.true[label])]
-            for label in labels
-        ],
-    }
     text = "The answers for a video are " + (
         "all classes whose scores reach the threshold."
         if found.multi_label
@@ -218,15 +194,47 @@ def threshold_section(found, scores):
     return tag(
         "div",
         note(text),
-        controls,
+        _controls([found.class_name(label) for label in labels], best),
         tag("ul", cards, class_="cards"),
         tag("div", chart, _threshold_table(curves, thresholds), class_="charts"),
         class_="thresholds",
-        data_thresholds=json.dumps(stored, separators=(",", ":")),
+        data_thresholds=json.dumps(_stored(counts, labels), separators=(",", ":")),
+    )
+
+
+def _controls(class_names, best):
+    """The slider of the threshold, at step `best`, and the choice of a class."""
+    options = [tag("option", "all classes", value="all")]
+    options += [
+        tag("option", middle_cut(escaped(name), 60), value=label, dir="auto")
+        for label, name in enumerate(class_names)
+    ]
+    return tag(
+        "div",
+        tag("label", "threshold ", tag("output", f"{best / NUM_STEPS:.2f}"), for_="threshold"),
+        tag("input", type="range", id="threshold", min=0, max=NUM_STEPS, step=1, value=best),
+        tag("label", "class", for_="threshold-class"),
+        tag("select", options, id="threshold-class"),
+        class_="controls",
+        hidden=True,
     )
 
 
 _PLANE = charts.Axes((0, 1), (0, 1))  # of `charts.line_chart`
+
+
+def _stored(counts, labels):
+    """What the script `thresholds` computes with: counts by threshold, of all classes and each."""
+    named, right = counts.named.sum(axis=0), counts.right.sum(axis=0)
+    return {
+        "videos": counts.num_videos,
+        "corners": [*_PLANE.place(0, 0), *_PLANE.place(1, 1)],
+        "all": [named.tolist(), right.tolist(), int(counts.true.sum()), counts.covered.tolist()],
+        "classes": [
+            [counts.named[label].tolist(), counts.right[label].tolist(), int(counts.true[label])]
+            for label in labels
+        ],
+    }
 
 
 def _text(value):
