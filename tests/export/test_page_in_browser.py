@@ -180,7 +180,9 @@ def test_answers_of_a_camera_are_those_of_predict(models, browser, tmp_path, kin
         frames, answers, _ = tab.recorded()
     assert len(answers) >= 3
     numbers = [painted.number(pixels) for _, pixels in frames]
-    assert len(set(numbers)) > 10 and np.all(np.diff(numbers) % 250 < 100)  # different frames, in order
+    assert len(set(numbers)) > 10 and np.all(
+        np.diff(numbers) % 250 < 100
+    )  # different frames, in order
     model = load_model(path)
     if kind == "stream":
         shown = dict(frames)

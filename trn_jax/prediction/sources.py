@@ -132,7 +132,8 @@ def without_streams(source, purpose):
     for each in found:
         if is_stream(each):
             raise UserError(
-                f"{masked(each)!r} is a stream; only files and folders {purpose}, so record it first"
+                f"{masked(each)!r} is a stream; only files and folders {purpose}, so record it "
+                "first"
             )
     return found
 
