@@ -1,30 +1,15 @@
 """Small models with numbers, and checkpoints of them, for tests of exports."""
 
-import math
-
-import jax.numpy as jnp
 import numpy as np
+from filled_models import filled
 from flax import nnx
 
 from trn_jax import create_model
 from trn_jax.checkpoints import calibration_file, checkpoint
 from trn_jax.config import base, view
-from trn_jax.convert import variables
 
 NAMES = ["falling", "nothing", "rising", "turning"]
 FRAMES, SIZE = 4, 32
-
-
-def filled(model):
-    """Give an abstract model numbers from NumPy, of which no layer is near zero."""
-    for seed, (path, leaf) in enumerate(variables(model).items()):
-        value = np.random.default_rng(seed).normal(size=leaf.shape)
-        if path.endswith("kernel"):
-            value /= math.sqrt(leaf.size / leaf.shape[-1])
-        elif path.endswith(("scale", "var")):
-            value = 0.5 + np.abs(value)
-        leaf.set_value(jnp.asarray(value, leaf.dtype))
-    return model
 
 
 def build(name, **options):

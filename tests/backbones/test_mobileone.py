@@ -1,12 +1,12 @@
 """MobileOne: its published sizes and shapes, and that both of its forms give the same scores."""
 
-import math
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filled_models import filled
 from flax import nnx
 
 from trn_jax import convert, create_model
@@ -22,18 +22,6 @@ pytestmark = pytest.mark.thorough
 
 def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def fill(model):
-    """Give an abstract model numbers from NumPy, statistics far from the initial ones included."""
-    for seed, (path, leaf) in enumerate(variables(model).items()):
-        value = draw(*leaf.shape, seed=seed)
-        if path.endswith("kernel"):
-            value /= math.sqrt(leaf.size / leaf.shape[-1])
-        elif path.endswith(("scale", "var")):
-            value = 0.5 + np.abs(value)
-        leaf.set_value(jnp.asarray(value, leaf.dtype))
-    return model
 
 
 def abstract(name="mobileone_tiny", **options):
@@ -106,7 +94,7 @@ def test_where_the_branches_and_the_squeezes_are():
 
 
 def test_squeeze_excite_by_hand():
-    layer = fill(nnx.eval_shape(lambda: SqueezeExcite(4, dtype=jnp.float32, rngs=nnx.Rngs(0))))
+    layer = filled(nnx.eval_shape(lambda: SqueezeExcite(4, dtype=jnp.float32, rngs=nnx.Rngs(0))))
     x = draw(2, 3, 5, 4)
     weights = [np.asarray(c.kernel[...])[0, 0] for c in (layer.conv1, layer.conv2)]
     biases = [np.asarray(c.bias[...]) for c in (layer.conv1, layer.conv2)]
@@ -127,7 +115,7 @@ def test_a_block_is_the_sum_of_its_branches():
             y += branch.norm(branch.conv(x))
         return block(x), jax.nn.relu(block.se(y))
 
-    found, expected = both(fill(nnx.eval_shape(make)), draw(2, 5, 5, 4))
+    found, expected = both(filled(nnx.eval_shape(make)), draw(2, 5, 5, 4))
     close(found, expected)
 
 
@@ -145,7 +133,7 @@ def test_a_block_is_the_sum_of_its_branches():
     ],
 )
 def test_fused_blocks_do_the_same(options):
-    block = fill(nnx.eval_shape(lambda: MobileOneBlock(8, 8, rngs=nnx.Rngs(0), **options)))
+    block = filled(nnx.eval_shape(lambda: MobileOneBlock(8, 8, rngs=nnx.Rngs(0), **options)))
     fused = reparameterize(block)
     x = draw(2, 5, 6, 8)
     close(run_block(fused, x), run_block(block, x))
@@ -159,7 +147,7 @@ def run_block(block, x):
 
 @pytest.mark.slow
 def test_reparameterized_models_score_the_same():
-    model = fill(recognizer())
+    model = filled(recognizer())
     # Statistics of a few steps of training, on top of the random ones.
     clips = np.random.default_rng(0).integers(0, 256, (2, 2, 24, 24, 3), np.uint8)
     train = nnx.jit(lambda model, clips: model(clips, train=True, rngs=nnx.Rngs(0)))
@@ -198,7 +186,7 @@ def test_there_must_be_something_to_reparameterize():
 
 @pytest.mark.slow
 def test_training_moves_all_statistics_and_reaches_all_parameters():
-    model = fill(abstract())
+    model = filled(abstract())
     before = {path: np.asarray(leaf[...]) for path, leaf in variables(model).items()}
 
     @nnx.jit
@@ -216,8 +204,8 @@ def test_training_moves_all_statistics_and_reaches_all_parameters():
 @pytest.mark.slow
 def test_norm_groups_are_trained_as_separate_batches():
     x = frames(4, 16, 16, 3)
-    grouped = nnx.jit(lambda model, x: model(x, train=True, num_groups=2))(fill(abstract()), x)
-    halves = [run(fill(abstract()), half, train=True) for half in (x[:2], x[2:])]
+    grouped = nnx.jit(lambda model, x: model(x, train=True, num_groups=2))(filled(abstract()), x)
+    halves = [run(filled(abstract()), half, train=True) for half in (x[:2], x[2:])]
     close(grouped, [np.concatenate(pair) for pair in zip(*halves, strict=True)], 1e-4)
 
 
@@ -229,10 +217,10 @@ def test_the_temporal_op_sees_the_whole_input_of_every_block_but_the_stem():
         made.append(channels)
         return lambda x: x[::-1]
 
-    model = fill(abstract(temporal=TemporalHook(op=temporal_op)))
+    model = filled(abstract(temporal=TemporalHook(op=temporal_op)))
     assert len(model.stage1) + len(model.stage2) == 6
     assert made == [8, 8, 8, 8, 16, 16]
-    plain = fill(abstract())
+    plain = filled(abstract())
     assert variables(model).keys() == variables(plain).keys()
     x = frames(3, 16, 16, 3)
     # Each stage reverses the order of frames an even number of times.
@@ -246,7 +234,7 @@ def test_the_temporal_op_sees_the_whole_input_of_every_block_but_the_stem():
 @pytest.mark.slow
 @pytest.mark.parametrize("deploy", [False, True])
 def test_bfloat16_is_close_to_float32(deploy):
-    low, high = (fill(abstract(deploy=deploy, dtype=d)) for d in (jnp.bfloat16, jnp.float32))
+    low, high = (filled(abstract(deploy=deploy, dtype=d)) for d in (jnp.bfloat16, jnp.float32))
     assert {leaf.dtype for leaf in variables(low).values()} == {jnp.dtype("float32")}
     x = frames(2, 32, 32, 3)
     found, expected = run(low, x), run(high, x)
@@ -262,7 +250,7 @@ def test_bfloat16_is_close_to_float32(deploy):
 def test_published_names_are_understood(deploy, wrapper):
     shift = dict(temporal_op="tsm", num_segments=2) if wrapper else {}
     options = dict(deploy=deploy) | shift
-    source, target = fill(recognizer(**options)), recognizer(**options)
+    source, target = filled(recognizer(**options)), recognizer(**options)
     state = {}
     leaves = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
     for path, variable in variables(source).items():

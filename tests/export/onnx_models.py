@@ -1,28 +1,11 @@
 """Runs exported models for the tests of this folder."""
 
-import math
-
 import jax
-import jax.numpy as jnp
-import numpy as np
 import onnx
 import onnxruntime
 from jax import export
 
-from trn_jax.convert import variables
 from trn_jax.export.onnx import to_onnx
-
-
-def fill(model):
-    """Give an abstract model numbers from NumPy, the same for the same names and shapes."""
-    for seed, (path, leaf) in enumerate(variables(model).items()):
-        value = np.random.default_rng(seed).normal(size=leaf.shape)
-        if path.endswith("kernel"):
-            value /= math.sqrt(leaf.size / leaf.shape[-1])
-        elif path.endswith(("scale", "var")):
-            value = 0.5 + np.abs(value)
-        leaf.set_value(jnp.asarray(value, leaf.dtype))
-    return model
 
 
 def exported(function, arrays, *, dynamic=False, outputs=1):

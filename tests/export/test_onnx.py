@@ -11,7 +11,8 @@ from flax import nnx
 pytest.importorskip("onnx", reason="ONNX export needs the package onnx")
 pytest.importorskip("onnxruntime", reason="exported models are run in onnxruntime")
 
-from onnx_models import exported, fill, operators, run, session
+from filled_models import filled
+from onnx_models import exported, operators, run, session
 
 import trn_jax
 from trn_jax import models
@@ -76,7 +77,7 @@ def small(name):
 
 def make(name, *, num_classes=CLASSES, num_segments=FRAMES, **options):
     sizes = dict(num_classes=num_classes, num_segments=num_segments)
-    return fill(nnx.eval_shape(lambda: models.create_model(name, **sizes, **options)))
+    return filled(nnx.eval_shape(lambda: models.create_model(name, **sizes, **options)))
 
 
 def clips(count, frames, pixels, seed=0):

@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import safetensors.numpy
-from export_models import FRAMES, SIZE, build, clips, filled
+from export_models import FRAMES, SIZE, build, clips
+from filled_models import filled
 from flax import nnx
 
 import trn_jax

@@ -1,11 +1,11 @@
 """Folded batch norms: the same scores with fewer operations."""
 
-import math
 from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filled_models import filled
 from flax import nnx
 
 import trn_jax
@@ -23,20 +23,8 @@ from trn_jax.nn.layers import BatchNorm, Frozen, Linear
 logits_of = nnx.jit(lambda model, clips: model(clips))
 
 
-def fill(model):
-    """Give an abstract model numbers from NumPy."""
-    for seed, (path, leaf) in enumerate(variables(model).items()):
-        value = np.random.default_rng(seed).normal(size=leaf.shape)
-        if path.endswith("kernel"):
-            value /= math.sqrt(leaf.size / leaf.shape[-1])
-        elif path.endswith(("scale", "var")):
-            value = 0.5 + np.abs(value)
-        leaf.set_value(jnp.asarray(value, leaf.dtype))
-    return model
-
-
 def build(name, **options):
-    return fill(
+    return filled(
         nnx.eval_shape(lambda: create_model(name, num_classes=3, num_segments=4, **options))
     )
 
@@ -121,7 +109,7 @@ class Layers(nnx.Module):
 
 
 def test_only_norms_that_take_nothing_but_a_layer_are_folded():
-    model = fill(nnx.eval_shape(lambda: Recognizer(Layers(), TSNHead(4, 3, rngs=nnx.Rngs(0)))))
+    model = filled(nnx.eval_shape(lambda: Recognizer(Layers(), TSNHead(4, 3, rngs=nnx.Rngs(0)))))
     folded = trn_jax.fold_batch_norm(model, size=16)
     assert [type(getattr(folded.backbone, f"bn{i}")) is BatchNorm for i in range(1, 5)] == [
         False,

@@ -2,13 +2,13 @@
 
 import functools
 import inspect
-import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from filled_models import filled
 from flax import nnx
 
 import trn_jax
@@ -16,7 +16,6 @@ from trn_jax import models
 from trn_jax.backbones import BACKBONES
 from trn_jax.backbones.efficientnet import B0, EfficientNet
 from trn_jax.backbones.mobilenetv3 import LARGE, MobileNetV3
-from trn_jax.convert import variables
 from trn_jax.errors import UserError
 from trn_jax.models import streaming
 from trn_jax.models.recognizer import Recognizer
@@ -28,18 +27,6 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def fill(model):
-    """Give an abstract model numbers from NumPy, the same for the same names and shapes."""
-    for seed, (path, leaf) in enumerate(variables(model).items()):
-        value = draw(*leaf.shape, seed=seed)
-        if path.endswith("kernel"):
-            value /= math.sqrt(leaf.size / leaf.shape[-1])
-        elif path.endswith(("scale", "var")):
-            value = 0.5 + np.abs(value)
-        leaf.set_value(jnp.asarray(value, leaf.dtype))
-    return model
-
-
 @functools.cache
 def build(name, *, num_segments=FRAMES, **options):
     """A model with numbers; not to be changed."""
@@ -47,7 +34,7 @@ def build(name, *, num_segments=FRAMES, **options):
     def make():
         return models.create_model(name, num_classes=CLASSES, num_segments=num_segments, **options)
 
-    return fill(nnx.eval_shape(make))
+    return filled(nnx.eval_shape(make))
 
 
 def causal(**options):
