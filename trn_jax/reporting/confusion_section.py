@@ -92,26 +92,38 @@ def _matrix(found, confusion):
 
 
 def _pairs_table(found, pairs):
+    rows = [
+        (found.class_name(true), found.class_name(taken), count, share)
+        for count, share, true, taken in pairs
+    ]
+    return confusions_table("The most frequent confusions", "videos", rows)
+
+
+def confusions_table(caption, unit, rows):
+    """A table of confused classes, with a bar for each share.
+
+    Args:
+        caption: of the table.
+        unit: what is counted.
+        rows: tuples of the true class, the class it is taken for, a number or a `tables.Cell` of
+            what is counted, and its fraction of all of the class.
+
+    Returns:
+        The `Markup` of the table.
+    """
     columns = [
         tables.Column("true class"),
         tables.Column("taken for"),
-        tables.Column("videos", is_number=True),
+        tables.Column(unit, is_number=True),
         tables.Column("of the class %", is_number=True),
     ]
-    rows = []
-    for count, share, true, taken in pairs:
-        names = [found.class_name(label) for label in (true, taken)]
+    cells = []
+    for true, taken, amount, share in rows:
+        names = [tables.Cell(name(each), escaped(each)[:200]) for each in (true, taken)]
         shown = tables.percent(share)
-        rows.append(
-            [
-                *(tables.Cell(name(each), escaped(each)[:200]) for each in names),
-                count,
-                tables.Cell(
-                    [shown.content, " ", charts.bar(share, color=1, width=72)], shown.value
-                ),
-            ]
-        )
-    return tables.table("The most frequent confusions", columns, rows)
+        bar = charts.bar(share, color=1, width=72)
+        cells.append([*names, amount, tables.Cell([shown.content, " ", bar], shown.value)])
+    return tables.table(caption, columns, cells)
 
 
 def _pair_figures(found, videos, true, taken):

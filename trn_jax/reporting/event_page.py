@@ -11,6 +11,7 @@ from trn_jax.evaluation.events import NOTHING
 from trn_jax.pages import charts, tables
 from trn_jax.pages.markup import join, middle_cut, name, tag
 from trn_jax.pages.page import MAX_BYTES, contents, note, page, section
+from trn_jax.reporting.confusion_section import confusions_table
 from trn_jax.reporting.run_sections import card, percent
 
 _LIMITS = (1000, 200, 40)  # rows of tables: the first with which the page is small enough
@@ -106,24 +107,11 @@ def _confusions(result):
     longest = sorted(wrong, key=lambda each: -each[2])[: text_tables.NUM_PAIRS]
     if not longest:
         return tag("p", "No time has a wrong label.")
-    columns = [
-        tables.Column("true class"),
-        tables.Column("taken for"),
-        tables.Column("seconds", is_number=True),
-        tables.Column("of the class %", is_number=True),
+    rows = [
+        (true, taken, tables.Cell(f"{seconds:,.1f}", seconds), seconds / whole[true])
+        for true, taken, seconds in longest
     ]
-    rows = []
-    for true, taken, seconds in longest:
-        shown = tables.percent(seconds / whole[true])
-        bar = charts.bar(seconds / whole[true], color=1, width=72)
-        rows.append(
-            [
-                *(tables.Cell(name(each), escaped(each)[:200]) for each in (true, taken)),
-                tables.Cell(f"{seconds:,.1f}", seconds),
-                tables.Cell([shown.content, " ", bar], shown.value),
-            ]
-        )
-    return tables.table("The longest confusions", columns, rows)
+    return confusions_table("The longest confusions", "seconds", rows)
 
 
 def _timelines(truth, predictions):
