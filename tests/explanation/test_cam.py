@@ -138,4 +138,4 @@ def test_centre_lies_on_a_moving_object(rng):
         found = np.stack([center(each) for each in maps(pixels, 0)]) * 64
         hits += (abs(found - places) < 8).all()
     assert hits == 10
-    assert np.isnan(center(maps(pixels, 1)[0])).all()  # nothing speaks for it
+    assert np.isnan(center(maps(pixels, 1)[0])).all()  # nothing supports it

@@ -68,7 +68,7 @@ def test_page_names_unreadable_videos(explanation):
     assert "x.mp4 is broken &lt;script" in text and "<script>alert" not in text
 
 
-def test_maps_colour_what_speaks_for_a_class():
+def test_maps_colour_what_supports_a_class():
     pixels = np.full((2, 16, 16, 3), 100, np.uint8)
     maps = np.zeros((2, 2, 2), np.float32)
     maps[0, 0, 0] = 1
@@ -87,7 +87,7 @@ def test_strip_frames_what_decides(explanation):
     assert found == [True, False, True, True]
 
 
-def test_no_frame_speaks_for_a_class(explanation):
+def test_no_frame_supports_a_class(explanation):
     explanation.values.values[0] = -1
     assert "No frame" in " ".join(summary.sentences(explanation))
     assert "no frame" in line_of({"frames": frames_of(explanation)})

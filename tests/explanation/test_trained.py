@@ -75,7 +75,7 @@ def is_on(corners, point):
 
 
 def check_maps(path, monkeypatch, count=4):
-    """The centre of the map lies on the thing, in the frame that speaks most for the class."""
+    """The centre of the map lies on the thing, in the frame that supports the class most."""
     model = load_model(path)
     clips = recognised(model, clips_and_things(monkeypatch, count))
     maps = ActivationMaps(model, (FRAMES, SIDE, SIDE, 3))

@@ -121,11 +121,11 @@ def _frames(each, row):
             value, low=low, high=high, error=error or None, color=0 if value >= 0 else 3
         )
         captions.append([summary.time_of(each, position), tag("br"), bar, tag("br"), shown])
-    sign = " Bars to the left speak against it." if low < 0 else ""
+    sign = " Bars to the left count against it." if low < 0 else ""
     return [
         tag("h3", "Which frames decide"),
         note(
-            "The frames that the model saw, in order. A bar is how much a frame speaks for ",
+            "The frames that the model saw, in order. A bar is how much a frame supports ",
             name(each.label),
             f"; the highest ones are framed.{sign}",
         ),
@@ -141,7 +141,7 @@ def _where(each, row):
     return [
         tag("h3", "Where it looks"),
         note(
-            "Orange is what speaks for ",
+            "Orange is what supports ",
             name(each.label),
             "; how strongly can be compared between the frames.",
         ),
@@ -180,7 +180,7 @@ def _representatives(each, row):
     parts = [
         tag("h3", "Representative frames"),
         note(
-            "Of all pairs, triples, … of frames, in their order, the one that speaks most for ",
+            "Of all pairs, triples, … of frames, in their order, that with the highest score for ",
             name(each.label),
             ".",
         ),
@@ -256,7 +256,7 @@ def _other_classes(each):
     ]
     return [
         tag("h3", "Against other classes"),
-        tables.table("How much each frame speaks for each class, logits", columns, rows),
+        tables.table("How much each frame supports each class, logits", columns, rows),
     ]
 
 

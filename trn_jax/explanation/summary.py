@@ -34,14 +34,14 @@ def _about_frames(explanation):
     values = explanation.values.values[0]
     count = min(_NUM_DECIDING, int((values > 0).sum()))
     if not count:
-        return "No frame speaks for it; it is what the model says without any."
+        return "No frame supports it; it is what the model says without any."
     if values.max() < _EQUAL * values.min():
-        return "All frames speak for it about equally."
+        return "All frames support it about equally."
     best = explanation.deciding(count)
     share = values[best].sum() / values[values > 0].sum()
     return (
-        f"{_named(explanation, best)} {'speaks' if count == 1 else 'speak'} most for it: "
-        f"{100 * share:.0f} % of all that speaks for it."
+        f"{_named(explanation, best)} {'supports' if count == 1 else 'support'} it most: "
+        f"{100 * share:.0f} % of all support."
     )
 
 
