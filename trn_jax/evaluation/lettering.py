@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import os
 import sys
 import unicodedata
@@ -163,7 +164,7 @@ def _drawn_by_pillow(run, size, height):
     ascent, _ = font.getmetrics()
     font = font.font_variant(size=max(size * size // ascent, 1))  # as large as OpenCV's
     left, _, right, _ = font.getbbox(run.text, anchor="ls")
-    width = max(round(font.getlength(run.text)), right) - min(left, 0)
+    width = math.ceil(max(font.getlength(run.text), right) - min(left, 0))
     image = Image.new("L", (width, height))
     ImageDraw.Draw(image).text((-min(left, 0), size), run.text, 255, font, anchor="ls")
     return np.asarray(image)
