@@ -29,6 +29,7 @@ import jax
 import pytest
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
+_MAX_BYTES = 2 << 30  # of memory that a process of tests keeps
 _LONG = ("training", "distributed", "checkpoints", "tests", "configs")  # folders of long tests
 sys.path.insert(0, str(GOLDENS))  # goldens/weights.py draws weights and clips from names and seeds
 
@@ -71,6 +72,18 @@ def pytest_collection_modifyitems(items):
         mark = item.get_closest_marker("thorough")
         if mark and mark.args and not is_among(case, seen[test], mark.args):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Forget compiled programs after a file if they fill the memory: others share the machine."""
+    if (nextitem is None or nextitem.path != item.path) and _resident_bytes() > _MAX_BYTES:
+        jax.clear_caches()
+
+
+def _resident_bytes():
+    pages = pathlib.Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def assert_fused(model, original):
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_trained_checkpoint_becomes_one_in_deploy_form(trained, tmp_path, capsys):
     folder, original, _ = trained
     assert cli.main(["reparameterize", str(folder), f"--to={tmp_path}/fused"]) == 0

@@ -147,7 +147,7 @@ def run(model, x, **options):
     return [np.asarray(f) for f in forward(model, x)]
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough("mobilenetv3", "vit")
 @pytest.mark.parametrize("name", TINY)
 def test_rematerialisation_changes_nothing(name, filled):
     options = dict(drop_path_rate=0.5) if name in ("convnext", "efficientnet") else {}
@@ -159,7 +159,7 @@ def test_rematerialisation_changes_nothing(name, filled):
         build(name, remat=9)
 
 
-@pytest.mark.thorough
+@pytest.mark.thorough("mobilenetv3", "vit")
 @pytest.mark.parametrize("name", TINY)
 def test_training_has_finite_gradients(name, filled, gradients):
     found = gradients(filled(lambda: TINY[name][0](rngs=nnx.Rngs(0))), frames(name))

@@ -104,7 +104,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_every_publication_gives_the_same_model(foreign):
     name, state = foreign
     expected = loaded(name, state)

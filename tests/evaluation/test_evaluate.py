@@ -217,7 +217,7 @@ def test_scores_do_not_depend_on_how_many_clips_are_scored_at_a_time(settings, t
         np.testing.assert_allclose(first, second, rtol=1e-4)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_relations_are_drawn_several_times(settings, tmp_path):
     settings = settings("trn_resnet10")
     small = settings.protocols.efficient.to_dict()

@@ -74,7 +74,9 @@ MODELS = {
 }
 
 
-@pytest.mark.by_default("[tsm]", "mobileone", "vit")
+@pytest.mark.by_default(
+    1, "mobileone", "vit", slow=("bninception", "net", "slowonly", "convnext", "swin")
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_are_those_of_the_model(name, tmp_path):
     model_name, options = MODELS[name]

@@ -64,7 +64,7 @@ CASES = {
 
 
 @pytest.mark.smoke
-@pytest.mark.by_default("shifts", "3-D", "before", "branches")
+@pytest.mark.by_default("shifts", "3-D", "before", "branches", slow=("bias", "depthwise"))
 @pytest.mark.parametrize("case", CASES)
 def test_scores_are_those_of_the_model(case):
     left, name, options = CASES[case]

@@ -295,6 +295,7 @@ def test_deployed_mobileone_matches_the_reference(golden):
     check_against_reference(numbers, model, clips_of(numbers))
 
 
+@pytest.mark.slow
 def test_default_evaluation_of_trn_is_the_expectation_over_all_relations(golden):
     numbers = golden("cases/trn_r50_multiscale")
     drawn = numbers["weights"]

@@ -447,7 +447,7 @@ PARTS = [
 ]
 
 
-@pytest.mark.by_default("trn", "tsm-tsm")
+@pytest.mark.by_default("trn", "tsm-tsm", slow=("tpn-tpn",))
 @pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "-".join(map(str, parts.values())))
 def test_every_part_learns_and_only_averages_miss_the_order(parts, monkeypatch):
     # The smallest network with a place for all parts, so that compiling it takes seconds.

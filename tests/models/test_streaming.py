@@ -111,7 +111,7 @@ def test_every_kind_of_backbone_that_takes_a_shift_is_here():
     assert takes == {kind(name) for name, _ in SHIFTED}
 
 
-@pytest.mark.by_default(1, slow=("resnet50-block]", "resnext14_32x4d-block]"))
+@pytest.mark.by_default(1, slow=("resnet50", "resnext", "efficientnet", "mobilenetv3"))
 @pytest.mark.parametrize(("backbone", "place"), SHIFTED)
 def test_frames_one_by_one_give_the_logits_of_the_clip(backbone, place):
     width = dict(width=16 if "next" in backbone else 8) if backbone.startswith("res") else {}
@@ -199,7 +199,7 @@ def test_poolings_average_the_features(pooling):
 # Long streams
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_thousand_frames_do_not_drift():
     """Shifts reach back further with every block, so a clip of all frames is the reference."""
     count, size = 1000, 16

@@ -22,7 +22,7 @@ def gradient_bytes(config):
     return 4 * sum(leaf.size for leaf in jax.tree.leaves(nnx.as_pure(params)))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_step_communicates_its_gradient_and_little_else(config):
     config.model.norm_group = 2  # clips of one device, so statistics stay there
     devices, memory = find_devices("cpu:8")

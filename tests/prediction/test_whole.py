@@ -100,7 +100,7 @@ def test_a_whole_video_lasts_as_long_as_its_frames(data):
     np.testing.assert_allclose(ends, np.array(LENGTHS) / 25, atol=0.01)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_view_can_be_changed_and_the_change_is_named(data):
     path, _, folder = data
     predictor = Predictor(path, num_segments=4, crop="ten", timeline=False)
@@ -137,7 +137,7 @@ def test_records_get_the_scores_of_an_evaluation(tmp_path, multi_label):
     assert [answer.end for answer in answers] == [count / 25 for count in LENGTHS]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_every_validation_clip_of_the_synthetic_recipe(tmp_path):
     config = recipe("trn_synthetic").get_config()
     config.data_dir = str(tmp_path / "synthetic")

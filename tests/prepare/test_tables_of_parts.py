@@ -460,7 +460,7 @@ def test_background_of_folders_of_frames(tmp_path):
 # A training
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_from_a_table_to_a_training_and_its_scores(tmp_path, monkeypatch):
     rows = [row.replace("1,1.95,jump", "1,1.95,sit") if "v1" in row or "v3" in row else row
             for row in ROWS]  # fmt: skip

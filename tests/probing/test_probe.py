@@ -176,7 +176,7 @@ def test_an_interrupted_probe_resumes_with_the_same_result(place, probed, tmp_pa
         np.testing.assert_array_equal(after[name], value, err_msg=name)
 
 
-@pytest.mark.thorough(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tsm_resnet10", "tpn_slowonly_resnet14", "headless"])
 def test_other_models(place, tmp_path, kind):
     config = config_of("tsn_resnet10" if kind == "headless" else kind)

@@ -213,6 +213,7 @@ BAD_FLAGS = {
 }
 
 
+@pytest.mark.thorough("data", "model")
 @pytest.mark.parametrize("case", BAD_FLAGS)
 def test_bad_flags_are_explained(tree, case):
     flags, mentioned = BAD_FLAGS[case]
@@ -222,6 +223,7 @@ def test_bad_flags_are_explained(tree, case):
     assert mentioned in done.stdout + done.stderr
 
 
+@pytest.mark.thorough("models")
 @pytest.mark.parametrize("what", ["models", "torch"])
 def test_missing_pytorch_is_explained(tree, tmp_path, what):
     (tmp_path / "torch.py").write_text("raise ImportError('not here')\n")

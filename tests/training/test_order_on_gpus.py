@@ -71,7 +71,7 @@ def sums(make_model, platform):
     return found
 
 
-@pytest.mark.by_default(1, slow=("densenet", "bninception", "swin", "tpn"))
+@pytest.mark.by_default(1, slow=("densenet", "inception", "swin", "tpn", "mobile", "non_local"))
 @pytest.mark.parametrize("name", MODELS)
 def test_training_steps_on_gpus_add_in_one_order(name):
     make_model, scatters = MODELS[name]

@@ -413,6 +413,7 @@ def test_skipping_changes_nothing_where_all_is_finite(accumulation):
     assert scalars == told
 
 
+@pytest.mark.thorough("nan_loss-1", "nan_gradient-2")
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("loss", [nan_loss, nan_gradient])
 def test_a_step_that_is_not_finite_is_skipped(loss, accumulation):
