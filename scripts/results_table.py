@@ -54,7 +54,7 @@ def synthetic_table():
             if found is None:
                 continue
             metrics = found["metrics"]
-            names = ("top1", "partner", "pair")
+            names = ("top1", "reversed_class", "pair")
             order = orders.get(protocol, protocol)
             rows.append([f"`{recipe}`", order, *(percent(metrics[name]) for name in names)])
     return markdown(["recipe", "frames", "top-1", "reversed class", "pair"], rows)

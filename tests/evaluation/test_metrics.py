@@ -65,14 +65,14 @@ def test_mean_class_accuracy_weighs_classes_and_not_videos():
     assert (result["top1"], result["mean_class"]) == (0.9, 0.5)
 
 
-def test_pair_and_partner_accuracy():
-    # Classes 0 and 1 are each other backwards, as are 2 and 3; 4 and 5 have no partner.
+def test_pair_and_reversed_class_accuracy():
+    # Classes 0 and 1 are each other backwards, as are 2 and 3; 4 and 5 have none.
     reversed_class = {0: 1, 1: 0, 2: 3, 3: 2}
     labels = np.array([0, 0, 1, 2, 3, 3, 4, 5])
     predictions = np.array([0, 1, 0, 2, 0, 2, 4, 0])
     result = metrics.classification(one_hot(predictions), labels, reversed_class)
     assert result["top1"] == pytest.approx(3 / 8)
-    assert result["partner"] == pytest.approx(3 / 6)  # videos 1, 2 and 5
+    assert result["reversed_class"] == pytest.approx(3 / 6)  # videos 1, 2 and 5
     assert result["pair"] == pytest.approx(5 / 6)  # all but video 4
 
 
@@ -154,7 +154,7 @@ def test_videos_that_could_not_be_read_count_as_wrong():
     assert found["top1"] == 0.25 and found["top3"] == 0.5
     # Classes: 0 has one of three, 1 was predicted and has none, 2 has none of one.
     assert found["mean_class"] == pytest.approx((1 / 3 + 0 + 0) / 3)
-    assert found["pair"] == pytest.approx(2 / 3) and found["partner"] == pytest.approx(1 / 3)
+    assert found["pair"] == pytest.approx(2 / 3) and found["reversed_class"] == pytest.approx(1 / 3)
     # Zeros in the scores are not looked at: a class of the highest number would be the first.
     scores[missing] = [[0, 0, 1], [1, 0, 0]]
     assert metrics.classification(scores, labels, {0: 1, 1: 0}, (1, 3), missing) == found

@@ -149,6 +149,7 @@ def _probe(arguments):
     memory.keep()  # before the other imports, which start threads
     from trn_jax.checkpoints.checkpoint import open_checkpoint
     from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.evaluation.tables import title_of
     from trn_jax.probing.probe import probe
     from trn_jax.probing.settings import probe_config
 
@@ -173,7 +174,7 @@ def _probe(arguments):
         ("last", found.step, found.metrics),
         ("best", found.best_step, found.best_metrics),
     ):
-        shares = "  ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items())
+        shares = "  ".join(f"{title_of(each)} {100 * metrics[each]:.2f} %" for each in metrics)
         print(f"{kind}: step {step}  val  {shares}")
     print(f"evaluate it: trn-jax eval {arguments.workdir}@best")
     return 1 if found.messages else 0

@@ -169,7 +169,7 @@ def classification(scores, labels, reversed_class=None, top_k=(1, 5), missing=No
     Returns:
         A dict of fractions: `top1`, `top5` (or what `top_k` names), `mean_class`, and, over the
         videos of classes in `reversed_class`: `pair` (predicted the class or its reversed class)
-        and `partner` (predicted the reversed class).
+        and `reversed_class` (predicted that).
 
     Raises:
         UserError: scores are not finite, or there are none.
@@ -188,7 +188,7 @@ def classification(scores, labels, reversed_class=None, top_k=(1, 5), missing=No
         reversed_labels = np.array([reversed_class.get(label, -1) for label in labels.tolist()])
         backwards = (predictions == reversed_labels) & ~missing
         result["pair"] = float(np.mean((backwards | (predictions == labels))[paired]))
-        result["partner"] = float(np.mean(backwards[paired]))
+        result["reversed_class"] = float(np.mean(backwards[paired]))
     return result
 
 

@@ -6,7 +6,8 @@ from trn_jax.errors import escaped
 
 _METRIC_NAMES = {
     "mean_class": "mean class",
-    "partner": "reversed class",
+    "reversed_class": "reversed class",
+    "partner": "reversed class",  # in results of version 0.1
     "map": "mAP",
     "map_by_video": "mAP by video",
     "event_f1": "event F1",

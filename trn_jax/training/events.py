@@ -5,6 +5,7 @@ import jax
 from trn_jax.data.memory import give_back
 from trn_jax.distributed.processes import log
 from trn_jax.evaluation.calibrate import calibration_of, validation_protocol
+from trn_jax.evaluation.tables import title_of
 from trn_jax.settings import resolved_views
 from trn_jax.training import not_finite
 from trn_jax.training.logs import duration
@@ -56,7 +57,7 @@ def evaluate(run, step, state):
         run.reporter.write(step, "val", metrics)
         num = results["val"]["num_unreadable"]
         unreadable = f"  {num} videos unreadable, which count as wrong" if num else ""
-        shares = "  ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items())
+        shares = "  ".join(f"{title_of(each)} {100 * metrics[each]:.2f} %" for each in metrics)
         run.log(f"step {step}  val  {shares}{unreadable}")
         run.checkpoints.add_metrics(step, metrics, _calibration(run, results["val"]["scores"]))
     give_back()
