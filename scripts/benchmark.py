@@ -91,6 +91,7 @@ from benchmarks.turns import measure, table
 from trn_jax import list_models
 from trn_jax.data import memory
 from trn_jax.errors import UserError
+from trn_jax.recipe_flags import exit_with_help
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; not for --what=models.")
 _WHAT = flags.DEFINE_enum(
@@ -308,10 +309,11 @@ def _run_recipes(threads: int, rounds: int) -> None:
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    exit_with_help(arguments, __doc__ or "")
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        raise UserError(f"{error}; --helpshort lists all flags") from None
+        raise UserError(f"{error}; --help lists all flags") from None
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(f"wrong flag or recipe: {error}") from None
 

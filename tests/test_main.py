@@ -348,6 +348,18 @@ def test_steps_are_recorded_for_xprof(tree, steps, recorded):
     assert logged == bool(recorded)
 
 
+def test_help_lists_the_flags_and_succeeds(capsys):
+    from trn_jax import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main.run([main.__name__, "--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Train, evaluate or calibrate.\n")
+    assert "\n  --mode\n        <train|eval|calibrate>: " in said and "(default: train)" in said
+    assert "--num_processes" in said and "--num_hosts" not in said  # its alias
+
+
 BAD_FLAGS = {
     "no range of steps": (["--profile_steps=5"], "--profile_steps=5 is not <first step>:<last"),
     "a range that ends first": (["--profile_steps=5:2"], "such as 10:15"),

@@ -26,7 +26,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from trn_jax.errors import UserError
-from trn_jax.recipe_flags import loaded, parse
+from trn_jax.recipe_flags import exit_with_help, loaded, parse
 from trn_jax.settings import from_dict
 from trn_jax.signals import StopSignals
 
@@ -230,6 +230,7 @@ def _pinned(path):
 
 
 def _parse(arguments):
+    exit_with_help(arguments, __doc__)
     return parse(flags.FLAGS, arguments, prepare=_use_stored_config)
 
 

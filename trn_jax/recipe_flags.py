@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import textwrap
 import traceback
 
 from absl import app, flags
@@ -139,6 +140,31 @@ def parse(values, arguments, prepare=lambda _: None):
         if isinstance(error, AttributeError | KeyError | TypeError | ValueError | OSError):
             raise UserError(_explain_flag(error, arguments)) from None
         raise
+
+
+def exit_with_help(arguments, text):
+    """Print a text and the flags of the program, and exit with 0, if a flag asks for help.
+
+    absl's own help exits with 1.
+
+    Args:
+        arguments: the program and its arguments.
+        text: the docstring of the program.
+    """
+    if not any(re.fullmatch(r"--?(help(short)?|h|\?)", word) for word in arguments[1:]):
+        return
+    shown = [text.strip(), "", "flags:"]
+    for flag in sorted(flags.FLAGS.get_key_flags_for_module(arguments[0]), key=lambda f: f.name):
+        if flag.help.startswith("Alias for"):
+            continue
+        about = " ".join(re.sub(r";\s+repeat this option.*", "", flag.help).split())
+        if flag.default not in (None, False, "", []):
+            default = flag.default
+            about += f" (default: {','.join(default) if isinstance(default, list) else default})"
+        shown.append(f"  --{flag.name}")
+        shown.append(textwrap.fill(about, 88, initial_indent=" " * 8, subsequent_indent=" " * 8))
+    print("\n".join(shown))
+    sys.exit(0)
 
 
 def _reason(error):
