@@ -5,21 +5,20 @@
     python scripts/results_table.py --add trn_synthetic=runs/trn   # add the results of a run first
 
 Published numbers come from the recipes in `configs/`, measured ones from result files of
-evaluations in `configs/results/<recipe>/<protocol>.json`, sizes and costs from the models, and
-plans from `scripts/plan_table.py`. No number is typed by hand.
+evaluations in `configs/results/<recipe>/<protocol>.json`, parity from `scripts/parity.py`, sizes
+and costs from the models, and plans from `scripts/plan_table.py`. No number is typed by hand.
 """
 
 import argparse
 import dataclasses
-import fnmatch
 import json
 import pathlib
 import re
 import shutil
 import sys
 from collections.abc import Callable
-from functools import partial
 
+from parity import PARITY
 from plan_table import costs_that_fit, growth_of
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -31,6 +30,18 @@ PLANS = CONFIGS / "plans"
 SYNTHETIC = tuple(
     f"{model}_synthetic" for model in ("trn", "tsm", "tsm_causal", "tin", "tpn", "tsn")
 )
+# One recipe per method and data set.
+METHODS = (
+    *("tsn_k400_3seg", "tsn_sthv2_8seg", "trn_sthv1", "trn_sthv2", "trn_bninception_jester"),
+    *("tsm_k400", "tsm_sthv1", "tsm_sthv2", "tsm_jester", "tin_k400", "tin_sthv1", "tin_sthv2"),
+    *("tpn_slowonly_k400", "tpn_tsm_sthv1"),
+)
+_DATA_SETS = {
+    "jester": "Jester",
+    "k400": "Kinetics-400",
+    "sthv1": "Something-Something V1",
+    "sthv2": "Something-Something V2",
+}
 _REFERENCES = ("reference_top1", "reference_top5")
 # Columns of published tables, by their key in a recipe.
 _COLUMNS = {
@@ -60,10 +71,10 @@ def synthetic_table():
     return markdown(["recipe", "frames", "top-1", "reversed class", "pair"], rows)
 
 
-def recipe_table(pattern="*"):
-    """Published and measured accuracies of the matching recipes."""
+def recipe_table():
+    """Published and measured accuracies of the recipes."""
     rows = []
-    for recipe in fnmatch.filter(names(), pattern):
+    for recipe in names():
         for protocol, published in get_config(recipe).published.items():
             found = measured(recipe, protocol)
             here = "not run"
@@ -74,6 +85,24 @@ def recipe_table(pattern="*"):
             )
             rows.append([f"`{recipe}`", f"`{protocol}`", there, here])
     return markdown(["recipe", "protocol", "published top-1 / top-5", "measured here"], rows)
+
+
+def methods_table():
+    """Published accuracies, parity of the logits and published weights, by method and data set."""
+    parity = json.loads(PARITY.read_text())
+    rows = []
+    for recipe in METHODS:
+        config = get_config(recipe)
+        rates = [f"`{name}` {row['top1']:.2f}" for name, row in config.published.items()]
+        row = next(iter(config.published.values()))
+        weights = row.source.partition(",")[0] if "checkpoint" in row else "none"
+        found = parity[config.model.name]["difference"]
+        rows.append(
+            [recipe.partition("_")[0].upper(), _DATA_SETS[config.data.dataset], f"`{recipe}`"]
+            + [", ".join(rates), f"{found:.1e}".replace("e-0", "e-"), weights]
+        )
+    header = ["method", "data set", "recipe", "published top-1, %", "parity", "weights"]
+    return markdown(header, rows)
 
 
 def published_table():
@@ -168,7 +197,7 @@ def _largest(plan, plans):
 
 # By file and name of the marker.
 TABLES: dict[pathlib.Path, dict[str, Callable[[], str]]] = {
-    README: {"synthetic": synthetic_table, "recipes": partial(recipe_table, "trn_*")},
+    README: {"methods": methods_table},
     RECIPES: {
         "recipes": recipe_table,
         "published": published_table,

@@ -21,7 +21,7 @@ from trn_jax import config as configuration
 REPOSITORY = pathlib.Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
 PAGES = {path.stem: path for path in sorted(DOCS.glob("*.md"))} | {
-    "CONTRIBUTING": REPOSITORY / "CONTRIBUTING.md"
+    name: REPOSITORY / f"{name}.md" for name in ("CONTRIBUTING", "README")
 }
 # Pages that have no commands of their own: contents, and a frame around another page.
 WITHOUT_COMMANDS = {"index", "contributing"}
@@ -139,6 +139,18 @@ def test_files_that_a_page_names_exist(name):
     text = PAGES[name].read_text(encoding="utf-8")
     for path in re.findall(r"`((?:configs|docs|examples|scripts|tests|trn_jax)/[\w./-]*\w)`", text):
         assert (REPOSITORY / path).exists(), path
+    for path in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
+        assert (PAGES[name].parent / path).exists(), path
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README"].read_text(encoding="utf-8").splitlines()) <= 130
+
+
+def test_messages_name_pages_that_exist():
+    for path in (REPOSITORY / "trn_jax").rglob("*.py"):
+        for named in re.findall(r"\bdocs/[\w/]+\.\w+", path.read_text(encoding="utf-8")):
+            assert (REPOSITORY / named).exists(), f"{path}: {named}"
 
 
 # Generated pages

@@ -27,7 +27,7 @@ _FOREIGN_FLAGS = {
     "validate": "validation is on: --config.train.eval_every=<epochs> sets the interval",
     "no_validate": "here it is --config.train.eval_every=0, which validates at the end only",
     "seed": "here it is --config.seed",
-    "deterministic": "runs are deterministic (on GPUs: see the README on XLA_FLAGS)",
+    "deterministic": "runs are deterministic (on GPUs: see docs/training.md on XLA_FLAGS)",
     "diff_rank_seed": "leave it out: the batches do not depend on the number of devices",
     "cfg_options": _SETTING,
     "options": _SETTING,

@@ -74,6 +74,20 @@ def test_published_and_measured_numbers_are_not_mixed(tables, monkeypatch, tmp_p
     assert "| 31.62 / 60.01 | 12.50 / 50.00 |" in tables.recipe_table()
 
 
+def test_methods_have_published_numbers_and_parity(tables):
+    table = tables.methods_table()
+    for cells in (
+        "| TRN | Something-Something V1 | `trn_sthv1` | `accurate` 33.88, `efficient` 31.62 | ",
+        "| TRN | Jester | `trn_bninception_jester` | `1x10` 94.50 | ",
+    ):
+        assert cells in table
+    lines = table.splitlines()[2:]
+    assert len(lines) == len(tables.METHODS) and sum("| none |" in line for line in lines) == 1
+    parity = json.loads(tables.PARITY.read_text())
+    assert len(parity) == len({each["case"] for each in parity.values()}) == 7
+    assert all(0 < each["difference"] < 1e-5 for each in parity.values())
+
+
 def test_the_other_published_columns_are_listed(tables):
     table = tables.published_table()
     assert (

@@ -198,7 +198,7 @@ def _not_found(name, root):
         advice = f"make it from your videos: trn-jax prepare <folder> --to={root}"
     else:
         advice = (
-            "download its archives (the README lists them) and run: "
+            "download its archives (docs/data_sets.md lists them) and run: "
             f"trn-jax prepare {name} --archives=<their folder> --to={root}"
         )
     return (
