@@ -54,6 +54,7 @@ def _check_program(tools, words):
     else:
         known = ("python", "ls", "cat", "head", "cp", "mkdir", "rm", "git", "cd", "ruff", "mypy")
         known += (".ci/run", "srun", "sbatch", "printf", "echo", "npm", "tar")
+        known += ("uv", "wheel/bin/pip", "wheel/bin/pytest")
         assert program in known, f"unknown program {program}"
 
 

@@ -147,6 +147,15 @@ def test_the_readme_is_short():
     assert len(PAGES["README"].read_text(encoding="utf-8").splitlines()) <= 130
 
 
+def test_the_version_is_the_same_everywhere():
+    log = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"\n## (\S+)", log)[1] == trn_jax.__version__
+    assert re.search(r"\nversion: (\S+)", citation)[1] == trn_jax.__version__
+    release = PAGES["CONTRIBUTING"].read_text(encoding="utf-8").partition("## Release")[2]
+    assert set(re.findall(r"trn_jax-([\d.]+)-", release)) == {trn_jax.__version__}
+
+
 def test_messages_name_pages_that_exist():
     for path in (REPOSITORY / "trn_jax").rglob("*.py"):
         for named in re.findall(r"\bdocs/[\w/]+\.\w+", path.read_text(encoding="utf-8")):

@@ -7,7 +7,7 @@ features. `streaming` makes a model take one frame at a time; `fold_batch_norm` 
 inference.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "__version__",
     "create_model",
