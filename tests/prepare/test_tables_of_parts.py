@@ -318,6 +318,25 @@ def test_contradictions_about_a_video_or_a_part_are_errors(tmp_path):
         prepared(write_table(tmp_path / "t.csv", rows, "video,start,end,label"), tmp_path / "to")
 
 
+def test_a_single_film_is_divided_by_time(tmp_path):
+    write_video(tmp_path / "film.mp4", 120)
+    rows = [f"film.mp4,{n},{n + 0.5},{'ab'[n % 2]},0.9" for n in range(10)]
+    table = write_table(tmp_path / "events.csv", rows)
+    summary = prepared(table, tmp_path / "to", background=0.5)
+    found = {split: records_of(tmp_path / "to", split) for split in ("train", "val")}
+    times = {
+        split: [float(name.split("[")[1].partition("-")[0]) for name, _ in records]
+        for split, records in found.items()
+    }
+    start = min(times["val"])
+    assert max(times["train"]) + 1.0 <= start and f"from {start:.3f} s on" in summary
+    assert {label for _, label in found["train"]} == {"a", "b", "nothing"}
+    assert {label for _, label in found["val"]} >= {"a", "b"}
+    lists = [(tmp_path / "to" / f"{split}_list.txt").read_bytes() for split in found]
+    assert "nothing to do" in prepared(table, tmp_path / "to", background=0.5)
+    assert lists == [(tmp_path / "to" / f"{split}_list.txt").read_bytes() for split in found]
+
+
 def test_several_labels_of_parts(tmp_path):
     write_videos(tmp_path, 2)
     rows = [

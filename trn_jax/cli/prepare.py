@@ -38,9 +38,11 @@ together:
   --group-by=level2                  <class>/<person>/<video>: the folders of the second level
   --group-by='(person[0-9]+)_'       the group of a regular expression in the path
 
-Parts of one video always stay in one split. Parts that are not in their video are left out, and
-those that end after it are used up to its end. --background=0.5 adds half as many parts without
-any label as a class "nothing": they overlap no labelled part, and have lengths like those.
+Parts of one video stay in one split. If there is only one video, its last parts are for validation,
+and those less than the length of a usual part before them are left out. Parts that are not in their
+video are left out, and those that end after it are used up to its end. --background=0.5 adds half
+as many parts without any label as a class "nothing": they overlap no labelled part, and have
+lengths like those.
 
 The same command resumes after an interruption and does nothing once all is done. Missing videos
 are listed in <to>/missing.txt and unreadable ones in <to>/unreadable.txt, and left out of the

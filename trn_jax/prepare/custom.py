@@ -167,6 +167,8 @@ def _check_spaces(found, multi_label):
 def _write_lists(writer, division, found, labels):
     if division.validation_from_train:
         writer.note("the source has no validation videos: a share of the training videos is used")
+    if division.film:
+        _note_film(writer, division.film)
     if division.kept:
         writer.note(
             f"{division.kept:,} videos stay in the split that the lists in {writer.to} had them "
@@ -202,6 +204,19 @@ def _write_lists(writer, division, found, labels):
     others = sorted(set(without) - set(alone))
     writer.skip("classes without a video for validation", others)
     writer.skip("classes without a video for training", division.without("train"))
+
+
+def _note_film(writer, film):
+    """Note how a single film was divided."""
+    of = film.val[0]
+    start = f"frame {film.start:.0f}" if of.part.in_frames else f"{film.start:.3f} s"
+    writer.note(
+        f"{of.path} is the only video: its parts from {start} on are for validation, which is "
+        "easier than other films would be"
+    )
+    writer.skip(
+        "parts between those for training and for validation", [e.name for e in film.between]
+    )
 
 
 def _name_command(writer, kind, lengths, num_classes, init_from, multi_label):

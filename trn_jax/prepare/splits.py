@@ -11,6 +11,8 @@ validation. So a class of two or more has at least one video in both, and at mos
 twice the share, in validation: the smallest hashes go to validation first, and the largest to
 training. This choice alone depends on other videos, so the lists of an earlier preparation take
 precedence: their videos keep their splits, whatever is added, removed or reordered.
+
+A single film with parts is divided by time, see `film_split`.
 """
 
 import collections
@@ -23,6 +25,7 @@ from trn_jax.data.annotations import read_lines
 from trn_jax.data.datasets import Dataset
 from trn_jax.errors import UserError, listed
 from trn_jax.prepare.examples import SPLIT_NAMES, Example
+from trn_jax.prepare.film_split import FilmDivision, divide_film
 
 # Names of the lists of a data set.
 LIST_FILES = {split: getattr(Dataset(), f"{split}_list") for split in SPLIT_NAMES}
@@ -38,6 +41,7 @@ class Division:
         kept: number of videos in the split of the earlier lists.
         moved: videos whose split in the source differs from the earlier lists.
         torn: groups that the source has in several splits.
+        film: how the parts of a single film were divided; `None` otherwise.
     """
 
     examples: dict[str, list[Example]]
@@ -45,6 +49,7 @@ class Division:
     kept: int = 0
     moved: list[str] = dataclasses.field(default_factory=list)
     torn: list[str] = dataclasses.field(default_factory=list)
+    film: FilmDivision | None = None
 
     def without(self, split):
         """The classes that have no video in a split."""
@@ -85,6 +90,10 @@ def divide(examples, *, val_share, seed, earlier=None):
     sources = {example.split for example in examples}
     division = Division({split: [] for split in SPLIT_NAMES})
     division.validation_from_train = "train" in sources and "val" not in sources
+    if _is_film(examples) and (film := divide_film(examples, val_share=val_share)):
+        division.film = film
+        division.examples |= {"train": _in_order(film.train), "val": _in_order(film.val)}
+        return division
     given = {example: _given(example, sources) for example in examples}
     units: dict[str, _Unit] = {}
     for example in examples:
@@ -98,15 +107,28 @@ def divide(examples, *, val_share, seed, earlier=None):
     for unit in units.values():
         for example in unit.examples:
             division.examples[given[example] or unit.split].append(example)
-    for found in division.examples.values():
-        found.sort(key=lambda example: (example.path, (example.part,) if example.part else ()))
+    for split, found in division.examples.items():
+        division.examples[split] = _in_order(found)
     for split in ("train", "val"):
         if not division.examples[split]:
             raise UserError(
                 f"there are no videos for {split}; each class needs at least two (parts of one "
-                "video stay in one split)"
+                "video stay in one split, unless it is the only one and has parts for both)"
             )
     return division
+
+
+def _is_film(examples):
+    """Whether they are parts of a single video, none of which the source has in a split."""
+    return (
+        len({example.key for example in examples}) == 1
+        and len(examples) > 1
+        and all(example.part and not example.split for example in examples)
+    )
+
+
+def _in_order(examples):
+    return sorted(examples, key=lambda e: (e.path, (e.part,) if e.part else ()))
 
 
 def _given(example, sources):
@@ -191,16 +213,19 @@ def _balance(units, val_share):
 
 
 def read_earlier(folder, keys):
-    """Read the lists in the folder of a data set: `{Example.key: split}` of those in `keys`."""
+    """Read the lists in the folder of a data set: `{Example.key: split}` of those in `keys`.
+
+    A video in several lists was a single film, which was divided by time; it has no split.
+    """
     keys = set(keys)
-    found: dict[str, str] = {}
+    found: dict[str, set[str]] = collections.defaultdict(set)
     for split, name in LIST_FILES.items():
         path = os.path.join(folder, name)
         if os.path.exists(path):
             for line in read_lines(path, "list of videos"):
                 if key := _listed_key(line, keys):
-                    found[key] = split
-    return found
+                    found[key].add(split)
+    return {key: split for key, (split, *others) in found.items() if not others}
 
 
 def _listed_key(line, keys):
