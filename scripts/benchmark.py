@@ -50,11 +50,10 @@ train: training steps of published recipes, or of `--config`, on the first devic
     if each activation moved 14 times per step (28 bytes in bfloat16). `--batch`, `--frames` and
     `--pixels` make a dry run small. `--record` keeps all numbers and versions.
 
-On a GPU with a data set, also run `--what=both --steps=50 --config.model.dtype=bfloat16`, which
-shows what the loader adds to a step (`both / step`; the goal is at least 0.95, and short turns are
-distorted because they end with full buffers), and
-`--what=eval --config.model.dtype=bfloat16 --config.eval.max_views_per_step=64` with at least 1,000
-validation videos, where the row `25x10` counts.
+On a GPU with a data set, also run `--what=both --steps=50`, which shows what the loader adds to a
+step (`both / step`; the goal is at least 0.95, and short turns are distorted because they end with
+full buffers), and `--what=eval --config.eval.max_views_per_step=64` with at least 1,000 validation
+videos, where the row `25x10` counts.
 
 Everything that is compared takes turns within one run, forwards and backwards, so that other work
 on the machine affects all alike. It affects clips per second, but hardly the CPU time per clip,

@@ -102,8 +102,10 @@ _MODEL = dict(
     name=str,  # one of trn_jax.list_models()
     num_classes=Key(int, COUNT),  # None: the number of lines of the label map
     num_segments=Key(8, FRAMES),  # frames of a clip, in all views that don't set it
-    # Of the computation; parameters are float32. "float64" needs JAX_ENABLE_X64.
-    dtype=Key("float32", OneOf(("float32", "bfloat16", "float64"))),
+    # Of the computation; parameters, statistics, loss and optimizer are float32. "auto": "bfloat16"
+    # on TPUs and on GPUs that have it, "float32" elsewhere; a run keeps what it began with.
+    # "float64" needs JAX_ENABLE_X64.
+    dtype=Key("auto", OneOf(("auto", "float32", "bfloat16", "float64"))),
     norm_group=Key(0, NOT_NEGATIVE),  # clips that share batch statistics: the published batch of a
     # GPU ("ghost batch norm"); 0: all
     backbone=str,  # None: that of the model

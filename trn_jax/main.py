@@ -68,6 +68,13 @@ _DUMP = flags.DEFINE_string(
 _JSON = flags.DEFINE_bool(
     "json", False, "With --mode=eval or calibrate: print JSON instead of tables."
 )
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["auto", "bfloat16", "float32"],
+    "With --mode=eval or calibrate: dtype of the computation; auto is bfloat16 on TPUs and on GPUs "
+    "that have it, float32 elsewhere. By default model.dtype of the configuration.",
+)
 _STREAMED = flags.DEFINE_bool(
     "streamed",
     False,
@@ -142,6 +149,11 @@ def _main(signals):
     config = loaded(_CONFIG.value, flags.FLAGS)
     if _SPLIT.value != "val" and _MODE.value == "train":
         raise UserError(f"--split={_SPLIT.value} requires --mode=eval")
+    if _DTYPE.value and _MODE.value == "train":
+        dtype = _DTYPE.value
+        raise UserError(
+            f"--dtype={dtype} requires --mode=eval; --config.model.dtype={dtype} trains"
+        )
     if _STREAMED.value and _MODE.value != "eval":
         raise UserError("--streamed requires --mode=eval")
     if _POOLING.value and not _STREAMED.value:
@@ -178,9 +190,8 @@ def _main(signals):
     path = _pinned(_CHECKPOINT.value)
     workdir = _WORKDIR.value or checkpoint.workdir_of(path)
     keep_programs(workdir)
-    options = dict(
-        ignore_class_names=_IGNORE_CLASS_NAMES.value, split=_SPLIT.value, as_json=_JSON.value
-    )
+    options = dict(ignore_class_names=_IGNORE_CLASS_NAMES.value, split=_SPLIT.value)
+    options |= dict(as_json=_JSON.value, dtype=_DTYPE.value)
     of_checkpoint = config, path, workdir
     if _MODE.value == "calibrate":
         num_unreadable = calibrate(*of_checkpoint, protocol=_PROTOCOL.value, **options)

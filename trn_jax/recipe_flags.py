@@ -38,7 +38,7 @@ _FOREIGN_FLAGS = {
     "resume_from": _RESUME,
     "auto_resume": _RESUME,
     "load_from": "here it is --config.init_from",
-    "amp": "here it is --config.model.dtype=bfloat16",
+    "amp": "leave it out: model.dtype=auto takes bfloat16 where devices have it",
     "launcher": _PER_DEVICE,
     "local_rank": _PER_DEVICE,
     "gpus": _PER_DEVICE,

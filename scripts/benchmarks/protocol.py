@@ -20,6 +20,7 @@ from trn_jax.data.reader import ClipReader, VideoClips
 from trn_jax.data.views import View
 from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.evaluation.evaluator import Evaluator
+from trn_jax.nn.precision import compute_dtype
 from trn_jax.settings import protocol_names, resolved_views
 
 _NUM_FRAMES = 300  # ten seconds
@@ -137,6 +138,7 @@ def measure_protocol(
         UserError: the recipe has no such protocol, or its model can't be built for it.
     """
     checks.check(config)
+    config.model.dtype = compute_dtype(config.model.dtype)
     names = protocol_names(config, protocol or "all")
     name = largest_protocol(config, names)
     section = resolved_views(config)[f"protocols.{name}"]

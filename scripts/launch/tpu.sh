@@ -2,7 +2,7 @@
 # Train on all machines of a Google Cloud TPU slice.
 #
 #     scripts/launch/tpu.sh <name of the TPU> <zone> --config=configs/tsm_k400.py \
-#         --config.model.dtype=bfloat16 --config.data_dir=/mnt/data/k400 --workdir=/mnt/runs/tsm_k400
+#         --config.data_dir=/mnt/data/k400 --workdir=/mnt/runs/tsm_k400
 #
 # Once, before:
 #

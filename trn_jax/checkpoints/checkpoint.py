@@ -35,6 +35,7 @@ from trn_jax.distributed.sharding import make_mesh, replicated
 from trn_jax.errors import UserError, listed
 from trn_jax.files import new_folder, reading
 from trn_jax.models import create_model
+from trn_jax.nn.precision import compute_dtype
 from trn_jax.settings import from_dict
 
 # Parts of a backbone that its pretrained form may lack.
@@ -72,7 +73,7 @@ class Checkpoint:
 
     Attributes:
         directory: its folder.
-        info: `config`, `class_names`, `step`, `metrics`, `version`.
+        info: `config`, `class_names`, `step`, `metrics`, `version`; `dtype` of the training.
         path: what opens the same checkpoint again: its folder, or its address on the hub with the
             commit.
         storage: its form.
@@ -101,12 +102,14 @@ class Checkpoint:
         self.storage.require_intact(self.directory, ("model",))
         with reading(self.directory, "a checkpoint of a model"):
             stored = self.info["config"]["model"]
+            mesh = make_mesh() if mesh is None else mesh
             options = stored | overrides
+            options["dtype"] = compute_dtype(options.get("dtype", "float32"), mesh.devices.flat)
             fuse = bool(options.get("deploy")) and not stored.get("deploy")
             options |= {"deploy": None} if fuse else {}
             model = nnx.eval_shape(lambda: create_model(**options))
         graph, state = nnx.split(model)
-        sharding = replicated(make_mesh() if mesh is None else mesh)
+        sharding = replicated(mesh)
         target = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
             for name, leaf in arrays.named(nnx.as_pure(state)).items()

@@ -91,6 +91,7 @@ def read_json(directory):
         "config": content["config"],
         "class_names": names,
         "step": content["checkpoint"]["step"],
+        "dtype": content["checkpoint"].get("dtype"),
         "sampling": {key: content["contract"].get(key) for key in _SAMPLING},
         "metrics": content["metrics"],
         "source": content["source"],
@@ -170,6 +171,8 @@ def _check_types(content):
     step = content["checkpoint"]["step"]
     if type(step) is not int or step < 0:
         raise UserError(f"checkpoint.step is {step!r:.80}, expected a number of steps")
+    if not isinstance(content["checkpoint"].get("dtype"), str | None):
+        raise UserError("checkpoint.dtype is no text")
     for name, value in content["metrics"].items():
         is_number = isinstance(value, int | float | None) and not isinstance(value, bool)
         if not is_number or abs(value or 0) > _MOST:

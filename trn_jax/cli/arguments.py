@@ -70,6 +70,16 @@ def add_json(parser):
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
+def add_dtype(parser):
+    """Add `--dtype`."""
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "bfloat16", "float32"),
+        help="of the computation; auto: bfloat16 on TPUs and on GPUs that have it, else float32; "
+        "default: that of the configuration, auto for what was trained here",
+    )
+
+
 _VIEW = ("num_segments", "crop", "short_side", "crop_size")  # keys of the view that are flags
 
 

@@ -1,6 +1,6 @@
 """`trn-jax predict`: the classes of videos, with times."""
 
-from trn_jax.cli.arguments import add_json, add_sampling, positive, sampling_of
+from trn_jax.cli.arguments import add_dtype, add_json, add_sampling, positive, sampling_of
 from trn_jax.cli.predict_flags import check_flags, check_flags_of_streams
 from trn_jax.errors import log
 from trn_jax.files import check_folder
@@ -32,6 +32,7 @@ def add_predict(commands):
         help="checkpoint or working directory of a training, <directory>@best, hf:<user>/<name>",
     )
     add_sampling(parser)
+    add_dtype(parser)
     _add_modes(parser)
     _add_detection(parser)
     _add_output(parser)
@@ -179,8 +180,10 @@ def _predictor(arguments):
         stream=arguments.stream,
         pooling=arguments.pooling or "window",
         calibrate=not arguments.no_calibration,
+        dtype=arguments.dtype,
         **sampling_of(arguments),
     )
+    log(f"compute in {predictor.model.dtype}")
     for line in (predictor.contract, *predictor.contract.changes):
         log(line)
     if predictor.calibration:

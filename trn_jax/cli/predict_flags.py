@@ -6,7 +6,7 @@ from trn_jax.errors import UserError
 _OF_MODEL = (
     *("checkpoint", "protocol", "seconds", "frame_rate", "num_segments", "crop", "short_side"),
     *("crop_size", "num_threads", "timeline", "whole", "every", "stream", "pooling", "duration"),
-    *("num_processes", "process_id", "explain"),
+    *("num_processes", "process_id", "explain", "dtype"),
 )
 _OF_EVENTS = ("hysteresis", "smoothing", "min_seconds", "no_extend")
 

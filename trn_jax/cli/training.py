@@ -3,7 +3,7 @@
 import json
 import os
 
-from trn_jax.cli.arguments import add_json, add_recipe, positive, read_recipe
+from trn_jax.cli.arguments import add_dtype, add_json, add_recipe, positive, read_recipe
 from trn_jax.errors import UserError, log
 from trn_jax.files import check_folder
 
@@ -47,6 +47,7 @@ def add_eval(commands):
     parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
     parser.add_argument("--workdir", help="for the results; default: that of the training")
     parser.add_argument("--dump", help="file for the scores of every video: .npz, .json or .pkl")
+    add_dtype(parser)
     parser.add_argument(
         "--streamed",
         action="store_true",
@@ -66,7 +67,7 @@ def _eval(arguments):
     flags = ["--mode=eval", f"--checkpoint={arguments.checkpoint}"]
     flags += [
         f"--{name}={getattr(arguments, name)}"
-        for name in ("protocol", "split", "dump", "pooling")
+        for name in ("protocol", "split", "dump", "dtype", "pooling")
         if getattr(arguments, name) is not None
     ]
     flags += [f"--{name}" for name in ("json", "streamed") if getattr(arguments, name)]
@@ -92,6 +93,7 @@ def add_calibrate(commands):
     )
     parser.add_argument("--protocol", help="name; default: the one with the fewest views")
     parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
+    add_dtype(parser)
     add_json(parser)
     parser.set_defaults(run=_calibrate, takes_settings=True, workdir=None)
 
@@ -100,7 +102,7 @@ def _calibrate(arguments):
     flags = ["--mode=calibrate", f"--checkpoint={arguments.checkpoint}"]
     flags += [
         f"--{name}={getattr(arguments, name)}"
-        for name in ("protocol", "split")
+        for name in ("protocol", "split", "dtype")
         if getattr(arguments, name) is not None
     ]
     return _main(arguments, *flags, *(["--json"] if arguments.json else []))
@@ -185,8 +187,9 @@ def add_plan(commands):
     parser = commands.add_parser(
         "plan",
         help="memory, operations and communication of a recipe on devices that are not here",
-        epilog="Settings of the recipe as in training, such as --config.model.dtype=bfloat16. TPUs "
-        "need pip install 'trn_jax[plan]', but no TPU; a large network takes minutes.",
+        epilog="Settings of the recipe as in training, such as --config.model.remat=2; "
+        "model.dtype=auto is that of the devices in question. TPUs need pip install "
+        "'trn_jax[plan]', but no TPU; a large network takes minutes.",
     )
     add_recipe(parser)
     parser.add_argument("--topology", required=True, help="such as v5e:4x4 (TPUs), cpu:8 or gpu")

@@ -138,6 +138,7 @@ def _recipe_of(arguments, shapes):
     num_segments = arguments.num_segments or convert.num_segments(shapes)
     if num_segments:
         recipe.model.num_segments = num_segments
+    recipe.model.dtype = "float32"  # the precision of published scores
     for option in arguments.option:
         set_model_option(recipe, option)
     return recipe, names

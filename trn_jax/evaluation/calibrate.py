@@ -13,7 +13,15 @@ from trn_jax.settings import protocol_names, resolved_views
 
 
 def calibrate(
-    config, path, workdir, *, protocol="all", split="val", ignore_class_names=False, as_json=False
+    config,
+    path,
+    workdir,
+    *,
+    protocol="all",
+    split="val",
+    ignore_class_names=False,
+    as_json=False,
+    dtype=None,
 ):
     """Evaluate a checkpoint by one protocol, and store the calibration of its scores.
 
@@ -25,6 +33,7 @@ def calibrate(
         split: "val", "test" or "train".
         ignore_class_names: see `evaluate`.
         as_json: print the calibration as JSON.
+        dtype: see `evaluate`.
 
     Returns:
         Number of unreadable videos, which don't count.
@@ -39,7 +48,7 @@ def calibrate(
             f"can't write to {directory}, which receives {calibration_file.NAME}; copy the "
             "checkpoint to a folder that can be written to, and calibrate the copy"
         )
-    options = dict(split=split, ignore_class_names=ignore_class_names)
+    options = dict(split=split, ignore_class_names=ignore_class_names, dtype=dtype)
     with evaluating(
         config, path, workdir, choose=lambda each: _one_protocol(each, protocol), **options
     ) as done:

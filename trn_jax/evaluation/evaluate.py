@@ -24,6 +24,7 @@ from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.evaluation.score_files import check_dump
 from trn_jax.evaluation.streamed import StreamedEvaluator, streamed_protocol
+from trn_jax.nn.precision import compute_dtype
 from trn_jax.recipe_data import Data
 from trn_jax.settings import from_dict, protocol_names, resolved_views, to_json
 
@@ -39,6 +40,7 @@ def evaluate(
     ignore_class_names=False,
     as_json=False,
     streamed=None,
+    dtype=None,
 ):
     """Evaluate a checkpoint and write `<workdir>/results/<protocol>.json` and `.npz`.
 
@@ -56,6 +58,8 @@ def evaluate(
         streamed: also evaluate frame by frame, as a stream, the protocol among these with the
             fewest views; how features are pooled, see `streamed.StreamedEvaluator`. The result is
             called `<protocol>_streamed`.
+        dtype: of the computation: "float32", "bfloat16" or "auto"; `None`: that of the
+            configuration.
 
     Returns:
         Number of unreadable videos, which count as wrong.
@@ -66,7 +70,8 @@ def evaluate(
     """
     if dump:
         check_dump(dump)
-    options = dict(split=split, ignore_class_names=ignore_class_names, streamed=streamed)
+    options = dict(split=split, ignore_class_names=ignore_class_names)
+    options |= dict(streamed=streamed, dtype=dtype)
     with evaluating(
         config, path, workdir, choose=lambda each: protocol_names(each, protocols), **options
     ) as done:
@@ -98,7 +103,9 @@ class Evaluated:
 
 
 @contextlib.contextmanager
-def evaluating(config, path, workdir, *, choose, split, ignore_class_names, streamed=None):
+def evaluating(
+    config, path, workdir, *, choose, split, ignore_class_names, streamed=None, dtype=None
+):
     """Evaluate a checkpoint, and hold `workdir` until its results are written.
 
     Args:
@@ -109,6 +116,7 @@ def evaluating(config, path, workdir, *, choose, split, ignore_class_names, stre
         split: "val", "test" or "train".
         ignore_class_names: see `evaluate`.
         streamed: see `evaluate`.
+        dtype: see `evaluate`.
 
     Yields:
         What was `Evaluated`.
@@ -123,13 +131,14 @@ def evaluating(config, path, workdir, *, choose, split, ignore_class_names, stre
     config = from_dict(stored) if config is None else config
     if config.model.num_classes is None:  # a recipe that leaves it to the data
         config.model.num_classes = stored["model"]["num_classes"]
+    config.model.dtype = compute_dtype(dtype or config.model.dtype, mesh.devices.flat)
     checks.check(config)
     checks.check_model(config, stored, opened.directory)
     names = choose(config)
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.step_timeout, again="evaluates again"))
         watchdog.note("startup (reading the lists)")
-        processes.log(escaped(f"evaluating {opened}"))
+        processes.log(escaped(f"evaluating {opened} in {_precision(config, opened)}"))
         # An untrusted checkpoint must not choose where data is written.
         may_write = config.data_dir != stored.get("data_dir")
         data = Data(config, workdir, split, may_write=may_write)
@@ -152,6 +161,12 @@ def evaluating(config, path, workdir, *, choose, split, ignore_class_names, stre
         processes.barrier()
     for message in messages:
         log(message)
+
+
+def _precision(config, opened):
+    """The dtype of an evaluation in words, with that of the training if it differs."""
+    dtype, trained = config.model.dtype, opened.info.get("dtype")
+    return dtype if trained in (None, dtype) else f"{dtype}; it was trained in {trained}"
 
 
 def _run(model, data, config, opened, names, streamed, options):
@@ -206,6 +221,7 @@ def origin_of(data, config, directory, step):
         "checkpoint": os.path.relpath(directory),
         "step": step,
         "model": config.model.name,
+        "dtype": config.model.dtype,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "split": data.split,
         "list": os.path.relpath(data.files.of_split(data.split)[0]),

@@ -117,6 +117,7 @@ def _description(opened, model, license):
         "lists": about.get("lists") or {},
         "checkpoint": {
             "step": info.step,
+            "dtype": about.get("dtype"),
             "checksum": checksums.of_folder(opened.directory),
             "version": about.get("version"),
         },

@@ -19,6 +19,7 @@ from trn_jax.models.tpn import TPN, TPNHead
 from trn_jax.models.trn import TRNHead
 from trn_jax.models.tsm import TemporalShift, TSMHead
 from trn_jax.models.tsn import TSNHead
+from trn_jax.nn.precision import compute_dtype
 
 # Exchange features between the frames of a clip inside the backbone: constructors `(channels, *,
 # num_segments, dtype, rngs, ...)` of maps of `[batch * segments, height, width, channels]`.
@@ -147,7 +148,8 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         num_segments: frames of a clip. Models without `temporal_op` and `non_local` whose head
             averages frames accept any number later.
         rngs: source of the `params` keys; `nnx.Rngs(0)` by default.
-        dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32.
+        dtype: dtype of the computation, e.g. `"bfloat16"`; parameters stay in float32. `"auto"` is
+            bfloat16 on TPUs and on GPUs that have it, see `nn.precision.compute_dtype`.
         **overrides: `backbone`, `temporal_op`, `neck` and `head` replace a part of the model: a
             name, or a constructor with the arguments of those in the registries here. `backbone`
             may also be any NNX module, or its constructor, that maps `[n, height, width, 3]` to
@@ -172,7 +174,8 @@ def create_model(name, *, num_classes, num_segments=8, rngs=None, dtype=jnp.floa
         del parts["head"]
     options = _check_options(name, entry, parts, defaults, overrides)
     options |= dict(num_segments=num_segments, num_classes=num_classes)
-    options |= dict(dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0) if rngs is None else rngs)
+    dtype = jnp.dtype(compute_dtype(dtype))
+    options |= dict(dtype=dtype, rngs=nnx.Rngs(0) if rngs is None else rngs)
     build = partial(_build, options)
 
     has_op = "temporal_op" in parts

@@ -85,6 +85,11 @@ class Recognizer(nnx.Module):
         return self.outputs(clips, train=train, rngs=rngs, clip_index=clip_index)[0]
 
     @property
+    def dtype(self):
+        """Name of the dtype that the backbone computes in."""
+        return jnp.dtype(self.backbone.dtype).name
+
+    @property
     def sees_frames(self):
         """Whether `features` of single frames, put together, are those of the clip."""
         return self.num_segments is None and self.neck is None and not self.backbone.sees_clips

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from trn_jax.data.views import View
+from trn_jax.nn.precision import compute_dtype
 from trn_jax.planning.batch_search import BatchSearch, find_largest_batch
 from trn_jax.planning.step_cost import evaluation_cost, training_cost
 from trn_jax.planning.topology import find_devices
@@ -118,6 +119,8 @@ def make_plan(config, topology):
         UserError: see `find_devices` and `training_cost`.
     """
     devices, memory = find_devices(topology)
+    config = config.copy_and_resolve_references()
+    config.model.dtype = compute_dtype(config.model.dtype, devices)
     costs = {"training step": training_cost(config, devices)}
     search = search_batch(config, devices, memory, costs["training step"]) if memory else None
     for name in protocol_names(config, "all"):

@@ -37,6 +37,8 @@ class Predictor:
             examples.
         num_threads: threads that decode; 0: one per processor.
         calibrate: give answers the calibration of the checkpoint, if it has one.
+        dtype: of the computation, of a checkpoint given by its path: "float32", "bfloat16" or
+            "auto"; by default that of its configuration.
         **view: other keys of the view, such as `num_segments` or `crop`.
 
     Attributes:
@@ -65,9 +67,10 @@ class Predictor:
         frame_rate=None,
         num_threads=0,
         calibrate=True,
+        dtype=None,
         **view,
     ):
-        self.model, config = open_model(model)
+        self.model, config = open_model(model, dtype=dtype)
         info = self.model.info
         self.contract = contract_of(
             info, protocol=protocol, seconds=seconds, frame_rate=frame_rate, **view
@@ -92,7 +95,7 @@ class Predictor:
             seed=config.seed,
         )
         self._num_threads = num_threads or num_cpus()
-        self.about = origin(info, self.contract) | {
+        self.about = origin(self.model, self.contract) | {
             "timeline": timeline,
             "every": every,
             "stream": pooling if stream else None,

@@ -68,19 +68,23 @@ class Contract:
         }
 
 
-def open_model(model):
+def open_model(model, *, dtype=None):
     """A model that was loaded from a checkpoint.
 
     Args:
         model: a loaded model, see `trn_jax.load_model`, or the path of a checkpoint.
+        dtype: of the computation instead of that of its configuration.
 
     Returns:
         The `Recognizer` and its configuration.
 
     Raises:
-        UserError: the model was not loaded from a checkpoint.
+        UserError: the model was not loaded from a checkpoint, or is already loaded in a dtype.
     """
-    model = load_model(model) if isinstance(model, str | os.PathLike) else model
+    if isinstance(model, str | os.PathLike):
+        model = load_model(model, **({} if dtype is None else {"dtype": dtype}))
+    elif dtype is not None:
+        raise UserError(f"dtype={dtype}: the model is loaded; use load_model(..., dtype=...)")
     if model.info is None:
         raise UserError(
             "this model has no sampling contract; load it with trn_jax.load_model, or give the "
@@ -89,11 +93,16 @@ def open_model(model):
     return model, from_dict(model.info.config)
 
 
-def origin(info, contract):
-    """What makes the features of a loaded model, with its `Info` and `Contract`, for a file."""
+# Of files from before they had these keys, see `origin`.
+EARLIER = {"dtype": "float32"}
+
+
+def origin(model, contract):
+    """What makes the features of a loaded model, with its `Contract`, for a file."""
     return {
-        "step": info.step,
-        "checksum": checksums.of_folder(pathlib.Path(info.path)),
+        "step": model.info.step,
+        "checksum": checksums.of_folder(pathlib.Path(model.info.path)),
+        "dtype": model.dtype,
         "contract": contract.to_dict(),
     }
 

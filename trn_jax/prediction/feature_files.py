@@ -15,6 +15,7 @@ import numpy as np
 from trn_jax.errors import UserError
 from trn_jax.files import as_text, differences, from_text, open_atomic, reading, write_bytes
 from trn_jax.npz import read_npz
+from trn_jax.prediction.contract import EARLIER
 
 _KINDS = (".npz", ".parquet")
 _PART_BYTES = 64 << 20  # of vectors, that are in memory until a part is written
@@ -128,7 +129,8 @@ class FeatureFile:
 
     def _read(self, path):
         part, about = read_features(path)
-        differing = differences({key: about.get(key) for key in self._about}, self._about)
+        before = {key: about.get(key, EARLIER.get(key)) for key in self._about}
+        differing = differences(before, self._about)
         if differing:
             raise UserError(
                 f"{path} was made otherwise: {differing}; choose another file with --to, or remove "

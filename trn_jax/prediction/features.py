@@ -79,7 +79,7 @@ class FeatureExtractor:
         self._scorers = ClipScorers(self._graph, max_views=config.eval.max_views_per_step)
         self._states = self._scorers.of().on_these_devices((nnx.as_pure(state),))
         self._check_view()
-        self.about = origin(info, self.contract) | {
+        self.about = origin(model, self.contract) | {
             "per": self.per,
             "every": every,
         }

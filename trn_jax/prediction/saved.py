@@ -18,6 +18,7 @@ from trn_jax.evaluation.events import write_events
 from trn_jax.files import as_text, differences, reading, write_bytes, write_text
 from trn_jax.npz import read_npz
 from trn_jax.prediction.answers import Answer
+from trn_jax.prediction.contract import EARLIER
 
 _SCORES, _CAPTIONS, _EVENTS, _FILMS = "scores", "captions", "events.csv", "videos"
 _FRAMES = "frames"
@@ -59,7 +60,8 @@ class PredictionFolder:
             if not os.path.exists(file):
                 break
             found, about = _read(file)
-            if differing := differences({key: about.get(key) for key in mine}, mine):
+            before = {key: about.get(key, EARLIER.get(key)) for key in mine}
+            if differing := differences(before, mine):
                 raise UserError(
                     f"{file} was made otherwise: {differing}; choose another folder with --to, or "
                     "remove this one"

@@ -17,6 +17,7 @@ from trn_jax.data.views import View
 from trn_jax.distributed.run_lock import hold
 from trn_jax.errors import UserError
 from trn_jax.evaluation.scoring import ClipScorer
+from trn_jax.nn.precision import compute_dtype
 from trn_jax.probing.head import HeadTraining
 from trn_jax.probing.passes import Backbone, training_features, validation_features
 from trn_jax.settings import resolved_views
@@ -70,7 +71,9 @@ def probe(config, opened, workdir, *, passes=1):
         stack.enter_context(hold(workdir))
         checkpoints = os.path.join(workdir, "checkpoints")
         _check_workdir(checkpoints)
-        model = opened.load()
+        setting = config.to_dict()
+        config.model.dtype = compute_dtype(config.model.dtype)
+        model = opened.load(dtype=config.model.dtype)
         _check_model(config, model, opened, parts)
         kept = arrays.named(nnx.as_pure(nnx.state(model)))
         checksum = checksums.of_folder(pathlib.Path(opened.directory))
@@ -88,9 +91,11 @@ def probe(config, opened, workdir, *, passes=1):
         stack.callback(reporter.close)
         last, best = HeadTraining(config, data, parts, cached, validation, reporter).run()
         lists = list_texts(data)
-        describe_workdir(config, workdir, data.class_names, lists)
+        described = dict(class_names=data.class_names, lists=lists, dtype=config.model.dtype)
+        describe_workdir(setting, workdir, **described)
         about = {
-            "config": config.to_dict(),
+            "config": setting,
+            "dtype": config.model.dtype,
             "class_names": data.class_names,
             "lists": describe_lists(lists),
             "sampling": data.sampling(),

@@ -14,6 +14,7 @@ from trn_jax.distributed import processes
 from trn_jax.distributed.processes import log
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
+from trn_jax.nn.precision import AUTO, compute_dtype
 from trn_jax.settings import resolved_views, shared_json
 from trn_jax.training.logs import Reporter, StepMeter, VideoMessages
 from trn_jax.training.run import Run
@@ -30,6 +31,7 @@ from trn_jax.training.workdir import (
     check_data,
     describe_lists,
     describe_workdir,
+    dtype_of_run,
     list_texts,
 )
 
@@ -56,15 +58,18 @@ def start(config, workdir, mesh, data, parts, watchdog, **accepted):
         UserError: the working directory, the lists or the weights don't fit the configuration.
     """
     watchdog.note("startup (reading the lists)")
-    lists = _checked_lists(config, workdir, data, **accepted)
+    lists, dtype = _checked_lists(config, workdir, data, mesh, **accepted)
+    setting = config.to_dict()
+    config.model.dtype = dtype
     graph, optimizer, state = init_state(
         parts.make_model, parts.make_optimizer, mesh, config.train.shard_state
     )
     evaluator = _evaluator(config, data, graph, state, watchdog)
     watchdog.note("startup (reading the checkpoints)")
-    checkpoints = _checkpoints(config, workdir, data, lists, watchdog)
+    checkpoints = _checkpoints(config, setting, workdir, data, lists, watchdog)
     first_step, state = _first_state(config, graph, state, checkpoints, watchdog)
-    describe_workdir(config, workdir, data.class_names, lists)
+    described = dict(class_names=data.class_names, lists=lists, dtype=dtype)
+    describe_workdir(setting, workdir, **described)
     # An evaluation that was interrupted runs first.
     evaluates_first = parts.evaluates_after(first_step) and not checkpoints.metrics(first_step)
     reporter = Reporter(
@@ -74,7 +79,8 @@ def start(config, workdir, mesh, data, parts, watchdog, **accepted):
         active=jax.process_index() == 0,
         again=["val"] if evaluates_first else [],
     )
-    reporter.log(_first_lines(config, data, parts, state, mesh, first_step))
+    automatic = setting["model"]["dtype"] == AUTO
+    reporter.log(_first_lines(config, data, parts, state, mesh, first_step, automatic=automatic))
     if not first_step and (warning := describe_start(config)):
         reporter.log(warning)
     run = Run(
@@ -97,18 +103,23 @@ def start(config, workdir, mesh, data, parts, watchdog, **accepted):
     return run, state
 
 
-def _checked_lists(config, workdir, data, **accepted):
-    """The lists of a run, the same as in earlier runs and on all processes; see `list_texts`."""
+def _checked_lists(config, workdir, data, mesh, **accepted):
+    """Lists and dtype of a run, the same as in earlier runs and on all processes.
+
+    See `list_texts` and `dtype_of_run`.
+    """
     about = check_config(config, os.path.join(workdir, "checkpoints"))
     lists = list_texts(data)
     check_data(lists, data.class_names, about, workdir, **accepted)
+    dtype = dtype_of_run(config, about, mesh.devices.flat)
     processes.check_same(
+        dtype=dtype,
         configuration=shared_json(config),
         label_map="\n".join(data.class_names),
         train_list=lists["train"],
         val_list=lists["val"],
     )
-    return lists
+    return lists, dtype
 
 
 def _evaluator(config, data, graph, state, watchdog):
@@ -125,12 +136,14 @@ def _evaluator(config, data, graph, state, watchdog):
     return evaluator
 
 
-def _checkpoints(config, workdir, data, lists, watchdog):
+def _checkpoints(config, setting, workdir, data, lists, watchdog):
+    """The checkpoints of a run; `setting` is the configuration as it was given, as a dict."""
     checkpoints = Checkpoints(
         os.path.join(workdir, "checkpoints"),
         keep=config.train.keep,
         about={
-            "config": config.to_dict(),
+            "config": setting,
+            "dtype": config.model.dtype,
             "class_names": data.class_names,
             "lists": describe_lists(lists),
             "sampling": data.sampling(),
@@ -261,7 +274,19 @@ def _published_start(config):
     )
 
 
-def _first_lines(config, data, parts, state, mesh, first_step):
+def _precision(dtype, mesh, *, automatic):
+    """The dtype of a run in words; `automatic`: whether the configuration leaves it open."""
+    if not automatic:
+        return dtype
+    usual = compute_dtype(AUTO, mesh.devices.flat)
+    if dtype == usual:
+        return f"{dtype} (model.dtype=auto)"
+    return (
+        f"{dtype}, in which this run began, although model.dtype=auto is {usual} on these devices"
+    )
+
+
+def _first_lines(config, data, parts, state, mesh, first_step, *, automatic):
     count = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.fixed)))
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     device = mesh.devices.flat[0]
@@ -270,7 +295,7 @@ def _first_lines(config, data, parts, state, mesh, first_step):
     name = "own data" if config.data.dataset == "frames" else config.data.dataset
     lines = [
         f"{config.model.name}: {count:,} parameters, {trained:,} of them trained, "
-        f"compute in {config.model.dtype}",
+        f"compute in {_precision(config.model.dtype, mesh, automatic=automatic)}",
         f"{name} ({data.files.source}): {len(data.train_records):,} training and "
         f"{len(data.val_records):,} validation videos of {len(data.class_names)} classes, "
         f"{data.num_threads} decoding threads",

@@ -14,6 +14,7 @@ from trn_jax.checkpoints import integrity
 from trn_jax.checks import differing_names
 from trn_jax.errors import UserError, listed
 from trn_jax.files import write_bytes, write_text
+from trn_jax.nn.precision import AUTO, compute_dtype
 from trn_jax.settings import flat, from_dict, resolved, to_json
 
 # Parts of the configuration that a resumed run may change: they do not touch the parameters of a
@@ -63,6 +64,9 @@ def check_config(config, checkpoints):
         return {}
     before = flat(json.loads(to_json(resolved(from_dict(about["config"])))))
     now = flat(json.loads(to_json(resolved(config))))
+    before["model.dtype"] = about.get("dtype", before["model.dtype"])
+    if now["model.dtype"] == AUTO:
+        now["model.dtype"] = before["model.dtype"]
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -75,6 +79,21 @@ def check_config(config, checkpoints):
             f"or go back to the old values:{listed(changed)}"
         )
     return about
+
+
+def dtype_of_run(config, about, devices):
+    """The dtype that a run computes in: that of its checkpoints, or what the configuration states.
+
+    A run that moves to other devices, where "auto" is another dtype, remains the same run; so does
+    one whose checkpoints are from before "auto".
+
+    Args:
+        config: the configuration.
+        about: metadata of the newest checkpoint, see `check_config`.
+        devices: those that it continues on.
+    """
+    stored = about.get("dtype") or about["config"]["model"]["dtype"] if about else AUTO
+    return compute_dtype(stored if stored != AUTO else config.model.dtype, devices)
 
 
 def check_data(lists, class_names, about, workdir, *, ignore_lists, ignore_class_names):
@@ -165,14 +184,22 @@ def _by_video(text):
     return {name: (frames, label) for name, frames, label in rows}
 
 
-def describe_workdir(config, workdir, class_names, lists):
+def describe_workdir(setting, workdir, *, class_names, lists, dtype):
     """Record the configuration, the data and the environment of a run.
 
     `config.json`, `environment.json`, `classes.txt`, and copies of the lists in `lists/`.
+
+    Args:
+        setting: the configuration as it was given, a dict.
+        workdir: the working directory.
+        class_names: in the order of the labels.
+        lists: see `list_texts`.
+        dtype: of the computation.
     """
     if jax.process_index():
         return
-    write_text(os.path.join(workdir, "config.json"), to_json(config) + "\n")
+    text = json.dumps(setting, indent=1, sort_keys=True)
+    write_text(os.path.join(workdir, "config.json"), text + "\n")
     names = "".join(f"{name}\n" for name in class_names)
     write_text(os.path.join(workdir, "classes.txt"), names)
     folder = os.path.join(workdir, "lists")
@@ -187,6 +214,7 @@ def describe_workdir(config, workdir, class_names, lists):
         "numpy": np.__version__,
         "platform": platform.platform(),
         "devices": [device.device_kind for device in jax.devices()],
+        "dtype": dtype,
         "hosts": jax.process_count(),
     }
     path = os.path.join(workdir, "environment.json")
