@@ -15,7 +15,7 @@ from benchmarks.loading import pipeline_side
 from benchmarks.turns import Side, rest
 from trn_jax import build, checks, create_model
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
-from trn_jax.training import train_step
+from trn_jax.training import initial_state, train_step
 
 
 class Stepper:
@@ -36,7 +36,7 @@ class Stepper:
         loss: Callable[..., jax.Array] = train_step.classification_loss,
     ):
         parts = build.parts(config, steps_per_epoch=num_videos / config.train.batch)
-        self.graph, optimizer, self.state = train_step.init_state(
+        self.graph, optimizer, self.state = initial_state.init_state(
             lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)),
             parts.make_optimizer,
             mesh,
@@ -55,7 +55,7 @@ class Stepper:
 
     def load(self, state_dict: dict[str, np.ndarray]) -> None:
         """Load a PyTorch state dict, see `trn_jax.convert`."""
-        self.state, _ = train_step.load_weights(self.graph, self.state, state_dict)
+        self.state, _ = initial_state.load_weights(self.graph, self.state, state_dict)
 
     def compile(self, batch: dict[str, jax.Array]) -> int:
         """Compile the step for batches like `batch`; returns the bytes that each device needs."""

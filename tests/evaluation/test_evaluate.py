@@ -345,7 +345,7 @@ jax.distributed.initialize(address, hosts, host)
 from trn_jax import create_model, build
 from trn_jax.recipe_data import Data
 from trn_jax.settings import from_dict
-from trn_jax.training import train_step
+from trn_jax.training import initial_state
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.distributed.sharding import make_mesh
 
@@ -353,7 +353,7 @@ settings = from_dict(config)
 mesh = make_mesh()
 assert (mesh.size, jax.local_device_count()) == (4, 2)
 parts = build.parts(settings, steps_per_epoch=10)
-graph, _, state = train_step.init_state(
+graph, _, state = initial_state.init_state(
     lambda: create_model(**settings.model, rngs=nnx.Rngs(0)),
     parts.make_optimizer,
     mesh,

@@ -14,7 +14,7 @@ from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
-from trn_jax.training import train_step
+from trn_jax.training import initial_state, train_step
 
 BATCH = 4
 
@@ -51,7 +51,7 @@ def sums(make_model, platform):
         optim_keys(lr=0.1, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
     )
     mesh = make_mesh(jax.devices()[:1])
-    graph, optimizer, init = train_step.state_definition(
+    graph, optimizer, init = initial_state.state_definition(
         make_model,
         lambda params: optim.sgd(
             params, rate, optim_keys(momentum=0.9, weight_decay=0.0, clip_norm=0.0)

@@ -14,7 +14,7 @@ from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead
-from trn_jax.training import train_step
+from trn_jax.training import initial_state, train_step
 
 
 def named_model(name, **options):
@@ -65,7 +65,7 @@ def two_steps(make_model, remat):
     rate = optim.learning_rate(
         optim_keys(lr=0.05, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
     )
-    graph, optimizer, state = train_step.init_state(
+    graph, optimizer, state = initial_state.init_state(
         lambda: make_model(remat),
         lambda params: optim.sgd(
             params, rate, optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)

@@ -13,7 +13,7 @@ from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, gathered
 from trn_jax.errors import UserError
 from trn_jax.evaluation.scoring import ClipScorer
 from trn_jax.planning import step_cost
-from trn_jax.training import train_step
+from trn_jax.training import initial_state, train_step
 from trn_jax.training.start import restore
 
 
@@ -23,7 +23,7 @@ def prepare(shard, *, dtype="float64", **options):
     rate = optim.learning_rate(
         optim_keys(lr=0.05, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
     )
-    graph, optimizer, state = train_step.init_state(
+    graph, optimizer, state = initial_state.init_state(
         lambda: create_model(
             "trn_resnet10",
             num_classes=5,
@@ -199,9 +199,9 @@ def test_foreign_weights_are_cut_too(monkeypatch):
         kernel.set_value(jnp.ones(kernel.shape))
         return []
 
-    monkeypatch.setattr(train_step.convert, "load_state_dict", load)
+    monkeypatch.setattr(initial_state.convert, "load_state_dict", load)
     graph, state, _ = prepare("fsdp", dtype="float32")
-    loaded, _ = train_step.load_weights(graph, state, {})
+    loaded, _ = initial_state.load_weights(graph, state, {})
     places = [jax.tree.map(lambda leaf: leaf.sharding, each) for each in (state, loaded)]
     assert places[0] == places[1]
     kernel = arrays.named(loaded.params)["backbone.layer4.0.conv2.kernel"]

@@ -12,7 +12,7 @@ from flax import nnx
 from trn_jax import convert, create_model, optim
 from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import batch_sharding, make_mesh
-from trn_jax.training import train_step
+from trn_jax.training import initial_state, train_step
 
 pytestmark = pytest.mark.thorough
 
@@ -21,7 +21,7 @@ SGD = optim_keys(momentum=0.9, weight_decay=1e-4, clip_norm=5.0)
 
 
 def prepare(make_model, make_optimizer, mesh, rate, **options):
-    graph, optimizer, state = train_step.init_state(make_model, make_optimizer, mesh)
+    graph, optimizer, state = initial_state.init_state(make_model, make_optimizer, mesh)
     step = train_step.jit_train_step(mesh, graph=graph, optimizer=optimizer, rate=rate, **options)
     return graph, state, step
 
@@ -272,7 +272,7 @@ def test_devices_talk_once_per_step_and_never_in_the_forward_pass():
     rate = optim.learning_rate(
         optim_keys(lr=0.05, schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
     )
-    graph, optimizer, state = train_step.init_state(
+    graph, optimizer, state = initial_state.init_state(
         lambda: create_model("trn_resnet10", **SMALL | dict(dtype="float32", norm_group=2)),
         partial(optim.sgd, rate=rate, settings=SGD),
         mesh,

@@ -23,7 +23,7 @@ from trn_jax.loading import load_model
 from trn_jax.models import create_model
 from trn_jax.nn import precision
 from trn_jax.prediction.contract import open_model
-from trn_jax.training import loop, train_step, workdir
+from trn_jax.training import initial_state, loop, train_step, workdir
 
 
 def with_dtype(config, dtype, **train):
@@ -114,7 +114,7 @@ def learned(dtype):
     settings = optim_keys(lr=0.05, schedule="constant")
     rate = optim.learning_rate(settings, batch=8, epochs=1, steps_per_epoch=1)
     options = dict(num_classes=2, num_segments=2, width=4, dropout_rate=0.0, dtype=dtype)
-    graph, optimizer, state = train_step.init_state(
+    graph, optimizer, state = initial_state.init_state(
         lambda: create_model("tsm_resnet10", **options, rngs=nnx.Rngs(0)),
         partial(optim.sgd, rate=rate, settings=settings),
         mesh,

@@ -10,6 +10,7 @@ from flax import nnx
 
 from trn_jax.backbones.stages import check_remat, drop_path_keys, run_stages
 from trn_jax.errors import UserError
+from trn_jax.nn import initial
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import LayerNorm, Linear, drop_path, self_attention
 from trn_jax.nn.pooling import pick
@@ -37,7 +38,7 @@ class WindowAttention(nnx.Module):
         self.qkv = linear(channels, 3 * channels)
         self.proj = linear(channels, channels)
         shape = ((2 * window - 1) ** 2, num_heads)
-        table = 0.02 * jax.random.normal(rngs.params(), shape, self.qkv.kernel.dtype)
+        table = initial.normal(rngs.params(), shape, self.qkv.kernel.dtype, 0.02)
         self.relative_position_bias_table = nnx.Param(table)
 
     def __call__(self, x):

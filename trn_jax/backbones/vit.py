@@ -12,6 +12,7 @@ from flax import nnx
 
 from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.errors import UserError
+from trn_jax.nn import initial
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import LayerNorm, Linear, self_attention, storage_dtype
 
@@ -108,8 +109,8 @@ class ViT(nnx.Module):
         self.patch_embed = Conv(3, width, patch, **options)
         kept, num_tokens = storage_dtype(dtype), 1 + (pixels // patch) ** 2
         self.cls_token = nnx.Param(jnp.zeros((1, 1, width), kept))
-        positions = jax.random.normal(rngs.params(), (1, num_tokens, width), kept)
-        self.pos_embed = nnx.Param(0.02 * positions)
+        positions = initial.normal(rngs.params(), (1, num_tokens, width), kept, 0.02)
+        self.pos_embed = nnx.Param(positions)
         num_heads = width // head_channels
         self.blocks = nnx.List(
             TransformerBlock(width, num_heads=num_heads, norm=norm, linear=linear)

@@ -185,17 +185,20 @@ def _publish(folder, root, spec):
 
 
 def _write_files(folder, spec, num_threads):
-    clips = [(split, index) for split in _SPLITS for index in range(_num_clips(spec, split))]
-
-    def write_clip(clip):
-        return _write_clip(folder, spec, *clip)
-
-    lines: dict[str, list[str]] = {split: [] for split in _SPLITS}
+    pairs = [
+        (split, block, pair)
+        for split in _SPLITS
+        for block in range(_num_clips(spec, split) // len(CLASS_NAMES))
+        for pair in range(len(CLASS_NAMES) // 2)
+    ]
+    lines: dict[str, dict[int, str]] = {split: {} for split in _SPLITS}
     with ThreadPoolExecutor(num_threads) as pool:
-        for (split, _), line in zip(clips, pool.map(write_clip, clips), strict=True):
-            lines[split].append(line)
+        found = pool.map(lambda each: _write_pair(folder, spec, *each), pairs)
+        for (split, *_), lines_of_pair in zip(pairs, found, strict=True):
+            lines[split] |= lines_of_pair
     for split in _SPLITS:
-        (folder / f"{split}_list.txt").write_text("".join(lines[split]))
+        text = "".join(line for _, line in sorted(lines[split].items()))
+        (folder / f"{split}_list.txt").write_text(text)
     (folder / "label_map.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
     (folder / _MARKER).write_text(json.dumps(_description(spec), indent=2) + "\n")
 
@@ -204,23 +207,50 @@ def _num_clips(spec, split):
     return spec.num_train if split == "train" else spec.num_val
 
 
-def _write_clip(folder, spec, split, index):
-    """Write the frames of one clip; returns its line of the list."""
-    # Ids count through both splits, as in Something-Something.
-    clip_id = index + 1 if split == "train" else spec.num_train + index + 1
+def _write_pair(folder, spec, split, block, pair):
+    """Write the clips of both classes of a pair, which have the same frames in reverse order.
 
-    # A block of clips has each class once, in random order. Both classes of a pair share a
-    # generator, so their clips are each other's reverse.
-    block, position = divmod(index, len(CLASS_NAMES))
+    A block of clips has each class once, in random order. Both classes of a pair share a generator,
+    so their clips are each other's reverse, and each frame is drawn and encoded once.
+
+    Returns:
+        `{position in the list: its line}`.
+    """
     seed = (spec.seed, _SPLITS.index(split), block)
-    label = int(np.random.default_rng((*seed, 0)).permutation(len(CLASS_NAMES))[position])
-    rng = np.random.default_rng((*seed, 1 + label // 2))
+    labels = np.random.default_rng((*seed, 0)).permutation(len(CLASS_NAMES)).tolist()
+    rng = np.random.default_rng((*seed, 1 + pair))
     num_frames = spec.num_segments * int(rng.choice(FRAMES_PER_SEGMENT))
-    clip = render_clip(label, num_frames, rng, height=spec.height)
+    clip = render_clip(2 * pair, num_frames, rng, height=spec.height)
+    frames = [
+        simplejpeg.encode_jpeg(frame, quality=_JPEG_QUALITY, colorspace="RGB") for frame in clip
+    ]
+    lines: dict[int, str] = {}
+    folders: list[str] = []
+    for label in (2 * pair, 2 * pair + 1):
+        index = block * len(CLASS_NAMES) + labels.index(label)
+        # Ids count through both splits, as in Something-Something.
+        clip_id = index + 1 if split == "train" else spec.num_train + index + 1
+        folders.append(os.path.join(folder, "rawframes", str(clip_id)))
+        lines[index] = f"{clip_id} {num_frames} {label}\n"
+    forward, backward = folders
+    _write_frames(forward, backward, frames)
+    return lines
 
-    clip_folder = folder / "rawframes" / str(clip_id)
-    clip_folder.mkdir(parents=True)
-    for number, frame in enumerate(clip, start=1):
-        jpeg = simplejpeg.encode_jpeg(frame, quality=_JPEG_QUALITY, colorspace="RGB")
-        (clip_folder / f"{number:05d}.jpg").write_bytes(jpeg)
-    return f"{clip_id} {num_frames} {label}\n"
+
+def _write_frames(forward, backward, frames):
+    """Write frames to a folder, and in reverse order to another one."""
+    for folder in (forward, backward):
+        os.makedirs(folder)
+    for number, frame in enumerate(frames, start=1):
+        path = f"{forward}/{number:05d}.jpg"
+        reverse = f"{backward}/{len(frames) + 1 - number:05d}.jpg"
+        _write_bytes(path, frame)
+        try:
+            os.link(path, reverse)  # much faster than a second file
+        except OSError:  # not on this file system
+            _write_bytes(reverse, frame)
+
+
+def _write_bytes(path, content):
+    with open(path, "wb", buffering=0) as file:
+        file.write(content)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from trn_jax.errors import UserError
+from trn_jax.nn import initial
 from trn_jax.nn.layers import Linear, global_average_pool, split_clips, storage_dtype
 
 # Offsets start at half a frame: the inverse of the offset net's last step at 1/2.
@@ -99,8 +100,8 @@ class TemporalConv(nnx.Module):
         self.dtype = dtype
         bound, kept = 1 / math.sqrt(3 * in_channels), storage_dtype(dtype)
         shape = (3, in_channels, out_channels)
-        kernel = jax.random.uniform(rngs.params(), shape, kept, -bound, bound)
-        bias = jax.random.uniform(rngs.params(), (out_channels,), kept, -bound, bound)
+        kernel = initial.uniform(rngs.params(), shape, kept, bound)
+        bias = initial.uniform(rngs.params(), (out_channels,), kept, bound)
         self.kernel = nnx.Param(kernel)
         self.bias = nnx.Param(bias)
 

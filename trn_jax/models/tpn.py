@@ -7,23 +7,20 @@ and different temporal scales. Information flows down and up before the levels a
 import itertools
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from trn_jax.errors import UserError
 from trn_jax.models.tsn import TSNHead
-from trn_jax.nn.conv3d import Conv3d
+from trn_jax.nn.conv3d import Conv3d, xavier_uniform
 from trn_jax.nn.layers import BatchNorm, ConvNormRelu
 from trn_jax.nn.pooling import max_pool_time
 
 FLOWS = ("cascade", "parallel")
 
-_xavier_uniform = jax.nn.initializers.glorot_uniform()
-
 
 def _conv_norm(in_channels, out_channels, kernel_size, *, dtype, **options):
-    options |= dict(init=_xavier_uniform, dtype=dtype)
+    options |= dict(init=xavier_uniform, dtype=dtype)
     conv = Conv3d(in_channels, out_channels, kernel_size, **options)
     return ConvNormRelu(conv, BatchNorm(out_channels, dtype=dtype))
 
@@ -130,7 +127,7 @@ class TPN(nnx.Module):
             raise UserError(f"flow={flow!r} is not one of {', '.join(FLOWS)}")
         scales = tuple(temporal_scales)
         _check_scales(scales, len(stage_channels))
-        conv = partial(Conv3d, init=_xavier_uniform, dtype=dtype, rngs=rngs)
+        conv = partial(Conv3d, init=xavier_uniform, dtype=dtype, rngs=rngs)
         conv_norm = partial(_conv_norm, dtype=dtype, rngs=rngs)
         fusion = partial(LevelFusion, conv_groups=conv_groups, dtype=dtype, rngs=rngs)
         wide = stage_channels[-1]

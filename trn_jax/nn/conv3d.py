@@ -5,17 +5,34 @@ images, and the results are shifted by one frame per tap before the sum. XLA's 3
 several times as long on CPU, and their weight gradients are slow on GPU, too.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from trn_jax.nn import initial
 from trn_jax.nn.convolution import check_groups, convolve
 from trn_jax.nn.layers import parameter, storage_dtype
 
 FURTHER_TAP_SCOPE = "further_tap"  # taps after the first; `models.cost` counts their outputs once
 
 # N(0, 2 / fan_out), He et al. (2015); the fan counts the taps over time.
-he_normal = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def he_normal(key, shape, dtype):
+    """Draw a kernel for ReLU (He et al., 2015): variance 2 / (taps * out_channels)."""
+    taps, out_channels = math.prod(shape[:-2]), shape[-1]
+    return initial.normal(key, shape, dtype, math.sqrt(2 / (taps * out_channels)))
+
+
+def xavier_uniform(key, shape, dtype):
+    """Draw a kernel uniformly (Glorot and Bengio, 2010).
+
+    Its variance is 2 / (taps * (in_channels + out_channels)).
+    """
+    taps, channels = math.prod(shape[:-2]), sum(shape[-2:])
+    return initial.uniform(key, shape, dtype, math.sqrt(6 / (taps * channels)))
 
 
 class Conv3d(nnx.Module):

@@ -9,6 +9,7 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.errors import UserError
+from trn_jax.nn import initial
 from trn_jax.nn.layers import parameter, storage_dtype
 
 # From so many input channels on, kernel gradients are faster as matrix products on a CPU.
@@ -78,7 +79,7 @@ class Conv(nnx.Module):
         kept = storage_dtype(dtype)
         if std is None:
             std = math.sqrt(2 / (math.prod(size) * out_channels))
-        self.kernel = parameter(std * jax.random.normal(rngs.params(), shape, kept), frozen=frozen)
+        self.kernel = parameter(initial.normal(rngs.params(), shape, kept, std), frozen=frozen)
         self.use_bias = use_bias
         if use_bias:
             self.bias = parameter(jnp.zeros((out_channels,), kept), frozen=frozen)

@@ -17,6 +17,7 @@ from flax import nnx
 from jax import lax
 
 from trn_jax.errors import UserError
+from trn_jax.nn import initial
 
 NORM_SCOPE = "batch_norm"  # scope of its operations in profiles and for `models.cost`
 
@@ -95,10 +96,10 @@ class Linear(nnx.Module):
         shape, kept = (in_features, out_features), storage_dtype(dtype)
         if std is None:
             bound = 1 / math.sqrt(in_features)
-            kernel = jax.random.uniform(rngs.params(), shape, kept, -bound, bound)
-            bias = jax.random.uniform(rngs.params(), (out_features,), kept, -bound, bound)
+            kernel = initial.uniform(rngs.params(), shape, kept, bound)
+            bias = initial.uniform(rngs.params(), (out_features,), kept, bound)
         else:
-            kernel = std * jax.random.normal(rngs.params(), shape, kept)
+            kernel = initial.normal(rngs.params(), shape, kept, std)
             bias = jnp.zeros((out_features,), kept)
         self.kernel = nnx.Param(kernel)
         self.use_bias = use_bias

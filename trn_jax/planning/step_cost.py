@@ -14,7 +14,7 @@ from trn_jax.evaluation.scoring import graph_with, relation_draws, score_draws
 from trn_jax.models import create_model
 from trn_jax.planning.hlo_cost import cost_of
 from trn_jax.settings import resolved_views
-from trn_jax.training import train_step
+from trn_jax.training import initial_state, train_step
 
 _STEPS_PER_EPOCH = 1000  # any number: the learning rate schedule does not change the cost of a step
 
@@ -101,7 +101,7 @@ def _define(config, devices):
     mesh = make_mesh(devices)
     checks.check_batch(config, mesh.size)
     parts = build.parts(config, steps_per_epoch=_STEPS_PER_EPOCH)
-    graph, optimizer, init = train_step.state_definition(
+    graph, optimizer, init = initial_state.state_definition(
         lambda: create_model(**config.model, rngs=nnx.Rngs(config.seed)), parts.make_optimizer
     )
     shapes = jax.eval_shape(init)

@@ -15,7 +15,8 @@ from trn_jax.evaluation import results
 from trn_jax.evaluation.merging import merge_of, merge_views
 from trn_jax.evaluation.scoring import graph_with, relation_draws, score_draws
 from trn_jax.settings import resolved_views
-from trn_jax.training.train_step import classification_loss, init_state, jit_train_step
+from trn_jax.training.initial_state import init_state
+from trn_jax.training.train_step import classification_loss, jit_train_step
 
 _SCORED = 256  # clips whose features are scored at a time
 

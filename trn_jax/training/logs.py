@@ -12,9 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import tqdm
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 
 from trn_jax.distributed.processes import log_here
 from trn_jax.errors import UserError, escaped
@@ -232,19 +229,31 @@ class _Events:
 
     def __init__(self, folder, first_step):
         os.makedirs(folder, exist_ok=True)
-        self._writer = EventsWriter(os.path.join(folder, "events"))
-        start = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
+        self._folder = folder
+        self._first_step = first_step
+        self._writer = None
 
     def write(self, step, values):
         """Write `{name: value}`."""
+        # Late: where PyTorch is installed, tensorboardX imports it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if self._writer is None:
+            self._writer = EventsWriter(os.path.join(self._folder, "events"))
+            start = SessionLog(status=SessionLog.START)
+            first = Event(wall_time=time.time(), step=self._first_step, session_log=start)
+            self._writer.write_event(first)
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
         self._writer.write_event(event)
         self._writer.flush()
 
     def close(self):
-        """Finish the file."""
+        """Finish the file, if there is one."""
+        if self._writer is None:
+            return
         with contextlib.suppress(OSError):  # there was a warning before
             self._writer.close()
 

@@ -16,14 +16,13 @@ from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.nn.precision import AUTO, compute_dtype
 from trn_jax.settings import resolved_views, shared_json
+from trn_jax.training.initial_state import init_state, load_weights
 from trn_jax.training.logs import Reporter, StepMeter, VideoMessages
 from trn_jax.training.run import Run
 from trn_jax.training.train_step import (
     TrainState,
     classification_loss,
-    init_state,
     jit_train_step,
-    load_weights,
     state_sharding,
 )
 from trn_jax.training.workdir import (

@@ -9,7 +9,6 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from trn_jax import convert
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, replicated
 from trn_jax.errors import UserError
 
@@ -290,58 +289,3 @@ def jit_train_step(mesh, *, sharding=None, **kwargs):
         out_shardings=(placed, everywhere),
         donate_argnums=0,
     )
-
-
-def state_definition(make_model, make_optimizer):
-    """Define the state of a training, without computing anything.
-
-    Args:
-        make_model: function without arguments that returns a `Recognizer`.
-        make_optimizer: function of the trainable parameters (or their shapes).
-
-    Returns:
-        The graph definition, the optimizer, and a function that draws a `TrainState`.
-    """
-    graph, *abstract = nnx.split(nnx.eval_shape(make_model), nnx.Param, nnx.BatchStat, ...)
-    optimizer = make_optimizer(nnx.as_pure(abstract[0]))
-
-    def init():
-        _, *states = nnx.split(make_model(), nnx.Param, nnx.BatchStat, ...)
-        params, stats, fixed = nnx.as_pure(tuple(states))
-        return TrainState(jnp.zeros((), jnp.int32), params, stats, fixed, optimizer.init(params))
-
-    return graph, optimizer, init
-
-
-def init_state(make_model, make_optimizer, mesh, shard="none"):
-    """Draw the initial state on the devices of `mesh`.
-
-    Returns:
-        The graph definition, the optimizer, and a `TrainState`; see `state_definition` and
-        `state_sharding`.
-    """
-    graph, optimizer, init = state_definition(make_model, make_optimizer)
-    sharding = state_sharding(jax.eval_shape(init), mesh, shard) or replicated(mesh)
-    return graph, optimizer, jax.jit(init, out_shardings=sharding)()
-
-
-def load_weights(graph, state, weights, **options):
-    """Load foreign weights.
-
-    Args:
-        graph: the structure of the model.
-        state: a `TrainState`.
-        weights: `{name: array}`, see `trn_jax.convert`.
-        **options: of `convert.load_state_dict`.
-
-    Returns:
-        The new state, and lines on unread tensors, see `convert.unread`.
-    """
-    model = nnx.merge(graph, *state.model)
-    rows = convert.load_state_dict(model, weights, **options)
-    _, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-    # With the shardings that a step returns, so that nothing compiles again after the first one.
-    places = jax.tree.map(lambda leaf: leaf.sharding, state.model)
-    params, stats, fixed = jax.device_put(nnx.as_pure(tuple(states)), places)
-    new = state.replace(params=params, stats=stats, fixed=fixed)
-    return new, convert.unread(weights, rows)
