@@ -73,7 +73,7 @@ def test_collectives_are_read_from_programs(trip_count):
     ],
 )
 def test_lack_of_memory_is_explained(error, message):
-    def fail():
+    def fail(compiler_options):
         raise jax.errors.JaxRuntimeError(error)
 
     lowered = types.SimpleNamespace(compile=fail)

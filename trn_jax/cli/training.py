@@ -189,10 +189,12 @@ def add_plan(commands):
         help="memory, operations and communication of a recipe on devices that are not here",
         epilog="Settings of the recipe as in training, such as --config.model.remat=2; "
         "model.dtype=auto is that of the devices in question. TPUs need pip install "
-        "'trn_jax[plan]', but no TPU; a large network takes minutes.",
+        "'trn_jax[plan]' and GPUs 'trn_jax[plan-gpu]', but none of them; a large network takes "
+        "minutes.",
     )
     add_recipe(parser)
-    parser.add_argument("--topology", required=True, help="such as v5e:4x4 (TPUs), cpu:8 or gpu")
+    topologies = "such as v5e:4x4 (TPUs), h100:8 (GPUs), cpu:8, or gpu for those attached"
+    parser.add_argument("--topology", required=True, help=topologies)
     parser.add_argument("--batch", type=positive, help="clips per step; by default the recipe's")
     add_json(parser)
     parser.set_defaults(run=_plan)

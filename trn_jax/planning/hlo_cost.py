@@ -1,4 +1,4 @@
-"""Memory, FLOPs and collectives per device, read from compiled programs."""
+"""Memory, FLOPs, kernels and collectives per device, read from compiled programs."""
 
 import dataclasses
 import math
@@ -7,19 +7,18 @@ import re
 import jax
 
 from trn_jax.errors import UserError, first_line
+from trn_jax.planning.hlo_text import COMMENT, TRIPS, computations, sizes_of
+from trn_jax.planning.kernels import kernels_of
+from trn_jax.planning.topology import compiler_options
 
 _COLLECTIVES = re.compile(
     r" = (?P<shapes>[^=]*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|"
     r"collective-permute)(?P<start>-start)?\("
 )
-_COMMENT = re.compile(r"/\*.*?\*/")
-_COMPUTATION = re.compile(r"(?:ENTRY )?(%[\w.-]+) \(.*\{\s*")
 _CALLS = re.compile(
     r"\b(?P<how>calls|to_apply|body|condition|\w+_computations?)="
     r"\{?(?P<names>%[\w.-]+(?:, %[\w.-]+)*)"
 )
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_SHAPE = re.compile(r"\b(?P<type>pred|[suf]\d+|bf16)\[(?P<sizes>[\d,]*)\]")
 
 
 class DoesNotFit(UserError):
@@ -57,8 +56,9 @@ class HloCost:
         temporary: bytes of temporary buffers.
         code: bytes of the program.
         flops: floating-point operations, two per multiply-add; NaN if unknown.
-        traffic: bytes read from and written to memory; NaN if unknown, as for GPUs.
+        traffic: bytes read from and written to memory; NaN if unknown.
         collectives: `Collective`, repeated as often as it runs.
+        kernels: number of kernels, see `kernels.kernels_of`; 0 if unknown, as for all but GPUs.
     """
 
     arguments: int
@@ -68,6 +68,7 @@ class HloCost:
     flops: float
     traffic: float
     collectives: list[Collective]
+    kernels: int = 0
 
     @property
     def memory(self):
@@ -89,14 +90,16 @@ def cost_of(trace, devices, what, *, parts=1, once=None):
         DoesNotFit: it needs more memory than the devices have.
         UserError: the compiler fails otherwise.
     """
-    compiled = _compile(trace(devices).lower(), what)
+    compiled = _compile(trace(devices).lower(), what, compiler_options(devices))
     flops, traffic = flops_and_traffic(trace, devices, compiled)
     if once is not None:
         # XLA counts one iteration of a loop.
         flops_once, traffic_once = flops_and_traffic(once, devices)
         flops += (parts - 1) * (flops - flops_once)
         traffic += (parts - 1) * (traffic - traffic_once)
-    memory = compiled.memory_analysis()
+    memory, program, kernels = compiled.memory_analysis(), compiled.as_text(), 0
+    if devices[0].platform == "gpu":
+        kernels, traffic = kernels_of(program, parts)
     return HloCost(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -104,13 +107,14 @@ def cost_of(trace, devices, what, *, parts=1, once=None):
         code=memory.generated_code_size_in_bytes,
         flops=flops,
         traffic=traffic,
-        collectives=list(collectives(compiled.as_text(), parts)),
+        collectives=list(collectives(program, parts)),
+        kernels=kernels,
     )
 
 
-def _compile(lowered, what):
+def _compile(lowered, what, options):
     try:
-        return lowered.compile()
+        return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -125,7 +129,10 @@ def _compile(lowered, what):
 
 
 def flops_and_traffic(trace, devices, compiled=None):
-    """FLOPs and bytes of memory traffic per device, NaN if unknown; arguments as of `cost_of`."""
+    """FLOPs and bytes of memory traffic per device, NaN if unknown; arguments as of `cost_of`.
+
+    The traffic of programs for GPUs is that of their kernels, see `kernels.kernels_of`.
+    """
     if devices[0].platform != "gpu":
         cost = (compiled or trace(devices).lower().compile()).cost_analysis()
         return cost.get("flops", math.nan), cost.get("bytes accessed", math.nan)
@@ -146,36 +153,19 @@ def collectives(program, parts=1):
         program: HLO text.
         parts: trip count of loops that don't state theirs.
     """
-    computations = _computations(_COMMENT.sub("", program))
+    named = computations(COMMENT.sub("", program))
     times: dict[str, int] = {}  # by computation; 1 by default, as for the entry
-    for name, lines in reversed(computations.items()):  # callers come after callees
+    for name, lines in reversed(named.items()):  # callers come after callees
         for line in lines:
-            known = _TRIPS.search(line)
+            known = TRIPS.search(line)
             for call in _CALLS.finditer(line):
                 loops = call["how"] in ("body", "condition")
                 trips = (int(known[1]) if known else parts) if loops else 1
                 for called in call["names"].split(", "):
                     times[called] = max(times.get(called, 0), trips * times.get(name, 1))
-    for name, lines in computations.items():
+    for name, lines in named.items():
         for found in _COLLECTIVES.finditer("\n".join(lines)):
-            sizes = [_bytes(shape) for shape in _SHAPE.finditer(found["shapes"])]
+            sizes = list(sizes_of(found["shapes"]))
             if found["start"] and found["kind"] != "all-reduce":
                 sizes = sizes[len(sizes) // 2 :]  # operands, then results
             yield from [Collective(found["kind"], sum(sizes))] * times.get(name, 1)
-
-
-def _computations(program):
-    """`{name: lines}`, callees before callers."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in program.splitlines():
-        if begun := _COMPUTATION.fullmatch(line):
-            lines = found[begun[1]] = []
-        lines.append(line)
-    return found
-
-
-def _bytes(shape):
-    count = math.prod(int(size) for size in shape["sizes"].split(",") if size)
-    bits = re.search(r"\d+", shape["type"])
-    return count * (int(bits[0]) // 8 if bits else 1)

@@ -12,7 +12,7 @@ from trn_jax.data.views import View
 from trn_jax.nn.precision import compute_dtype
 from trn_jax.planning.batch_search import BatchSearch, find_largest_batch
 from trn_jax.planning.step_cost import evaluation_cost, training_cost
-from trn_jax.planning.topology import find_devices
+from trn_jax.planning.topology import NO_GPU_NOTE, find_devices, is_described_gpu
 from trn_jax.settings import protocol_names, resolved_views
 
 
@@ -35,6 +35,7 @@ class Plan:
         memory: bytes of a chip; 0 if unknown.
         costs: `{"training step": HloCost, "evaluation, <protocol>": HloCost, ...}`.
         search: for the largest batch; `None` if the memory is unknown.
+        note: on how it was compiled, or "".
     """
 
     config: Any
@@ -43,6 +44,7 @@ class Plan:
     memory: int
     costs: dict
     search: BatchSearch | None
+    note: str = ""
 
     def __str__(self):
         config = self.config
@@ -55,14 +57,18 @@ class Plan:
             if self.search.largest:
                 rate = self._rate_of(self.search.largest)
                 lines.append(f"its learning rate by the linear scaling rule: {rate:g}")
-        header = ("arguments", "temporary", "code", "all", "GFLOP", "GB moved")
+        counted = any(each.kernels for each in self.costs.values())
+        header = ["arguments", "temporary", "code", "all", "GFLOP", "GB moved"]
+        header += ["kernels"] * counted
         lines.append(f"{'GiB per chip':24}" + "".join(f"{text:>12}" for text in header))
         for name, each in self.costs.items():
             values = (each.arguments, each.temporary, each.code, each.memory)
             cells = [f"{value / 2**30:.3f}" for value in values]
             cells += [_or_unknown(each.flops / 1e9, 1), _or_unknown(each.traffic / 1e9, 2)]
+            cells += [f"{each.kernels:,}"] if counted else []
             lines.append(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells))
-        return "\n".join(lines + _communication(self.costs["training step"]))
+        lines += _communication(self.costs["training step"])
+        return "\n".join(lines + [self.note] * bool(self.note))
 
     def to_dict(self):
         """The plan as JSON-able values, in bytes and FLOPs per chip."""
@@ -74,6 +80,7 @@ class Plan:
             topology=self.topology,
             num_devices=self.num_devices,
             memory=self.memory or None,
+            note=self.note,
         )
         if self.search:
             largest = self.search.largest
@@ -86,6 +93,7 @@ class Plan:
                 "code": each.code,
                 "memory": each.memory,
                 "flops": None if math.isnan(each.flops) else each.flops,
+                "kernels": each.kernels or None,
                 "traffic": None if math.isnan(each.traffic) else each.traffic,
                 "collectives": [dict(kind=c.kind, bytes=c.bytes) for c in each.collectives],
             }
@@ -126,7 +134,8 @@ def make_plan(config, topology):
     for name in protocol_names(config, "all"):
         view = View(**resolved_views(config)[f"protocols.{name}"])
         costs[f"evaluation, {name}"] = evaluation_cost(config, devices[0], view)
-    return Plan(config, topology, len(devices), memory or 0, costs, search)
+    note = NO_GPU_NOTE if is_described_gpu(devices[0]) else ""
+    return Plan(config, topology, len(devices), memory or 0, costs, search, note)
 
 
 def _or_unknown(value, digits):

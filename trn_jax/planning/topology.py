@@ -1,12 +1,13 @@
-"""Devices to compile for, attached or not. TPUs need libtpu, the compiler, but no TPU."""
+"""Devices to compile for, attached or not. TPUs and GPUs need their compilers, but no device."""
 
 import contextlib
 import os
+import pathlib
 import re
 
 import jax
 
-from trn_jax.errors import UserError
+from trn_jax.errors import UserError, first_line
 
 # Memory of a chip in GiB (Google Cloud, "TPU versions").
 _TPU_MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
@@ -19,11 +20,24 @@ _NO_TPU = {
 }
 
 
+# Descriptions of GPUs for the compiler, a protocol buffer as text: what the data sheets have.
+_GPUS = pathlib.Path(__file__).parent / "gpus"
+_PER_HOST = 8  # GPUs of a machine
+_GPU_SHARE = 0.75  # of the memory that JAX takes by default
+# Without a device nothing can be timed, neither to choose algorithms nor Triton's products.
+_NO_GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+NO_GPU_NOTE = (
+    "compiled without a GPU, where nothing can be timed: autotuning and Triton's products are off, "
+    "so workspaces of cuDNN are not included, and some kernels may differ"
+)
+
+
 def find_devices(topology):
     """Devices of a topology to compile for, and the memory of each.
 
     Args:
-        topology: TPUs such as "v5e:4x4"; "cpu:8"; or "gpu" for the attached GPUs.
+        topology: TPUs such as "v5e:4x4"; GPUs such as "h200:8"; "cpu:8"; or "gpu" for the attached
+            GPUs.
 
     Returns:
         A list of devices, and the bytes of memory of each or `None` if unknown.
@@ -32,6 +46,8 @@ def find_devices(topology):
         UserError: the topology does not exist, or its compiler is not installed.
     """
     kind, _, shape = topology.partition(":")
+    if kind in gpu_names():
+        return _gpus(topology, kind, shape)
     if kind == "cpu":
         if not shape.isdecimal() or int(shape) < 1:
             raise UserError(f"--topology={topology}: expected a number of devices, as in cpu:8")
@@ -49,7 +65,8 @@ def find_devices(topology):
         return devices, (devices[0].memory_stats() or {}).get("bytes_limit")
     if kind not in _TPU_MEMORY or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         raise UserError(
-            f"--topology={topology!r} is not one of cpu:<devices>, gpu, or, for TPUs, "
+            f"--topology={topology!r} is not one of cpu:<devices>, gpu (the attached ones), "
+            f"<GPU>:<number> of {', '.join(gpu_names())}, such as h100:8, or, for TPUs, "
             f"<version>:<shape> with the versions {', '.join(_TPU_MEMORY)}, such as v5e:4x4 or "
             "v5p:8x8x8"
         )
@@ -67,3 +84,53 @@ def find_devices(topology):
             f"({reason}); install it with pip install 'trn_jax[plan]'"
         ) from None
     return list(found.devices), _TPU_MEMORY[kind] << 30
+
+
+def gpu_names():
+    """Names of the GPUs that can be compiled for without one, sorted."""
+    return sorted(path.stem for path in _GPUS.glob("*.txtpb"))
+
+
+def compiler_options(devices):
+    """Options of the compiler: none for attached devices, and for GPUs that are only described."""
+    return dict(_NO_GPU) if is_described_gpu(devices[0]) else {}
+
+
+def is_described_gpu(device):
+    """Whether a device is a GPU that is not attached."""
+    return device.platform == "gpu" and getattr(device, "local_hardware_id", None) is None
+
+
+def _gpus(topology, kind, shape):
+    """Described GPUs, and the memory of each that JAX takes."""
+    if not shape.isdecimal() or not 1 <= int(shape) < 1 << 16:
+        raise UserError(f"--topology={topology}: expected a number of GPUs, as in {kind}:8")
+    count = int(shape)
+    if count > _PER_HOST and count % _PER_HOST:
+        raise UserError(
+            f"--topology={topology}: several machines have {_PER_HOST} GPUs each; expected at most "
+            f"{_PER_HOST}, or a multiple of it"
+        )
+    jax.config.update("jax_platforms", "cpu")  # nothing runs on attached GPUs
+    from jax.experimental import topologies
+
+    hosts = f"1x{max(count // _PER_HOST, 1)}x{min(count, _PER_HOST)}"
+    described = (_GPUS / f"{kind}.txtpb").read_text()
+    options = dict(platform="cuda", target_config=described, topology=hosts)
+    try:
+        found = topologies.get_topology_desc(**options)
+    except Exception as error:
+        raise UserError(
+            f"--topology={topology}: the compiler for GPUs is missing ({first_line(error)}); "
+            "install it with pip install 'trn_jax[plan-gpu]', under Linux"
+        ) from None
+    (total,) = re.findall(r"device_memory_size: (\d+)", described)
+    return list(found.devices), int(_memory_share() * int(total))
+
+
+def _memory_share():
+    """The share of a GPU's memory that JAX takes, as its environment variables set it."""
+    for name in ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION"):
+        with contextlib.suppress(KeyError, ValueError):
+            return float(os.environ[name])
+    return _GPU_SHARE
