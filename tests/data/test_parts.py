@@ -241,6 +241,29 @@ def test_packets_are_read_once_for_many_parts_until_the_file_changes(tmp_path, m
     assert numbers(part(path, 0.2, 0.4)) == list(range(105, 110)) and len(calls) == 2
 
 
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "avi"])
+def test_packets_are_read_once_for_many_clips(tmp_path, monkeypatch, extension):
+    path = write(tmp_path / f"v.{extension}", codec="mpeg4", g=10)
+    calls = []
+    original = videos.read_packets
+    monkeypatch.setattr(
+        videos, "read_packets", lambda *given: calls.append(given) or original(*given)
+    )
+    whole = Record(0, str(path), 0, 0)
+    first, again = read(whole), read(whole)
+    assert len(calls) == (2 if extension == "avi" else 1)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_few_files_are_kept():
+    kept = frame_index.KeptPackets(10, max_files=1)
+    packets = [frame_index.Packets(None, count, True, True) for count in range(3)]
+    for count, name in ((0, "a"), (1, "b")):
+        assert kept.get((name,), lambda count=count: packets[count]) is packets[count]
+    assert kept.get(("b",), lambda: packets[2]) is packets[1]
+    assert kept.get(("a",), lambda: packets[2]) is packets[2]
+
+
 def test_packets_of_few_frames_are_kept():
     kept = frame_index.KeptPackets(10)
 

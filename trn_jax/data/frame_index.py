@@ -1,5 +1,6 @@
 """Numbers and times of the frames of a video stream: from its packets, or by decoding all."""
 
+import array
 import bisect
 import collections
 import dataclasses
@@ -24,14 +25,19 @@ class FrameIndex:
     """The frames of a video in display order.
 
     Attributes:
-        times: display time, in units of the stream.
-        numbers: `{time: number of the frame}`.
-        keys: numbers of the key frames.
+        times: display times, ascending, in units of the stream.
+        keys: numbers of the key frames, ascending.
     """
 
-    times: list[int]
-    numbers: dict[int, int]
-    keys: list[int]
+    times: array.array
+    keys: array.array
+
+    def number_of(self, time):
+        """Number of the frame at a display time; -1: there is none."""
+        if time is None:
+            return -1
+        place = bisect.bisect_left(self.times, time)
+        return place if place < len(self.times) and self.times[place] == time else -1
 
     @functools.cached_property
     def stamps(self):
@@ -69,10 +75,12 @@ class KeptPackets:
 
     Args:
         max_frames: largest number of frames of all kept files together.
+        max_files: largest number of kept files.
     """
 
-    def __init__(self, max_frames):
-        self._max_frames = max_frames
+    def __init__(self, max_frames, max_files=100_000):
+        self._max_frames, self._max_files = max_frames, max_files
+        self._num_frames = 0
         self._kept: collections.OrderedDict[tuple, Packets] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -89,9 +97,12 @@ class KeptPackets:
                 return self._kept[version]
         packets = read()
         with self._lock:
-            self._kept[version] = packets
-            while sum(each.num_listed for each in self._kept.values()) > self._max_frames:
-                self._kept.popitem(last=False)
+            if version not in self._kept:  # another thread may have read it, too
+                self._kept[version] = packets
+                self._num_frames += packets.num_listed
+            while self._num_frames > self._max_frames or len(self._kept) > self._max_files:
+                _, oldest = self._kept.popitem(last=False)
+                self._num_frames -= oldest.num_listed
         return packets
 
 
@@ -123,8 +134,9 @@ def read_packets(container, stream, path):
     is_timed = is_timed or not context.has_b_frames
     is_timed &= len(in_order) == num_listed and container.format.name not in _UNTIMED
     if is_whole and is_timed:
-        numbers = {time: number for number, time in enumerate(in_order)}
-        index = FrameIndex(in_order, numbers, sorted(numbers[time] for time in keys))
+        known = array.array("q", in_order)
+        index = FrameIndex(known, array.array("q"))
+        index.keys.extend(sorted(map(index.number_of, keys)))
     # Only MP4 lists all frames; one that is truncated at the end of a frame has only whole packets.
     entries = stream.index_entries
     if len(entries) > num_packets or (not is_whole and len(entries) == num_packets):

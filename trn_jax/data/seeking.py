@@ -27,7 +27,7 @@ def decode_from_keys(container, stream, index, wanted, *, in_order):
             decoded = _decode_only(container, stream, times)
         for frame in decoded:
             # After a seek, frames before the key frame may come first.
-            position = index.numbers.get(frame.pts, -1)
+            position = index.number_of(frame.pts)
             if frame.is_corrupt and position >= key:
                 # The decoder fills lost parts from earlier frames, so those are needed, too.
                 return

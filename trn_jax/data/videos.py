@@ -27,10 +27,10 @@ EXTENSIONS = (
     *(".mts", ".m2ts", ".ts", ".ogv", ".vob", ".gif", ".3g2", ".asf", ".divx", ".dv", ".f4v"),
     *(".m2v", ".mxf", ".h264", ".h265", ".hevc"),
 )  # not .264 and .265, as lists have times such as 1.264
-# Files with parts are opened for every one of them. Reading all packets again takes long for long
-# videos, and these containers can be read at any place without it.
+# Files are opened in every epoch, and for every part of them. Reading all packets each time takes a
+# good part of the time, and these containers can be read at any place without it.
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-_kept_packets = KeptPackets(1_000_000)  # frames, of about 150 bytes each
+_kept_packets = KeptPackets(10_000_000)  # frames, of 8 bytes each; a file takes 1 kB besides
 
 
 def is_video(path):
@@ -89,8 +89,8 @@ class VideoFile(OrderedVideo):
         path: the file.
         max_pixels: frames with more pixels are not decoded.
         decodable: count the frames that decode instead of those that the file lists.
-        timed: `times` will be read, and the file opened again: where frames are decoded to count
-            them, this notes their times, too, and what the packets show is kept.
+        timed: `times` will be read: where frames are decoded to count them, this notes their times,
+            too.
         count: false: decode nothing to count frames; without an index, `num_frames` is 0 until
             `count` was called, or `stream` or `shown_at` has ended.
 
@@ -115,7 +115,7 @@ class VideoFile(OrderedVideo):
             context = self._stream.codec_context
             self.rate = rate_of(self._stream)
             read = functools.partial(read_packets, self._container, self._stream, path)
-            keep = timed and self._container.format.name in _SEEKABLE
+            keep = self._container.format.name in _SEEKABLE
             self._packets = _kept_packets.get(version, read) if keep else read()
             self._index = self._packets.index
             if decodable:
