@@ -12,7 +12,9 @@
 `--what`:
 
 step: training steps on a batch that is already on the device.
-both: steps, the data pipeline, and training as it is: steps on the clips of the pipeline.
+both: steps, the data pipeline, and training as it is: steps on the clips of the pipeline. Then the
+    headspace (steps if one batch is replayed: what the devices could take), the time per clip for
+    decoding, crops, the transfer and waiting, and what follows from them.
 data: the stages of the pipeline. Files are read, decoded and cropped in one thread; clips are
     batched, moved to the devices, and read in worker processes. Compared with a lower bound, with a
     PyTorch `DataLoader` that does the same with OpenCV, and with other forms of the same videos,
@@ -68,6 +70,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -76,6 +79,7 @@ from ml_collections import ConfigDict, config_flags
 from benchmarks import (
     evaluation,
     exports,
+    headspace,
     loading,
     machine,
     measurement,
@@ -154,7 +158,9 @@ _SECONDS = flags.DEFINE_integer(
     "seconds", 120, "With --what=predict: length of the film.", lower_bound=1
 )
 _RECORD = flags.DEFINE_string(
-    "record", None, "With --what=train: append a line of JSON per recipe to this file."
+    "record",
+    None,
+    "With --what=train, both and protocol: append a line of JSON per recipe to this file.",
 )
 
 # With the goal for the ratio of CPU time.
@@ -164,7 +170,7 @@ _VIDEO_SIDES = {
 }
 _RATIOS = {
     "step": (),
-    "both": (("both", "step"), ("both", "data")),
+    "both": (("both", "step"), ("both", "data"), ("both", "replayed")),
 }
 
 
@@ -195,7 +201,9 @@ def main(_: Sequence[str]) -> None:
         raise UserError(f"--what={what} needs a recipe, such as --config=configs/trn_synthetic.py")
     if what == "protocol":
         name, steps = _PROTOCOL.value, _STEPS.value
-        print(protocol.measure_protocol(_CONFIG.value, name, rounds=rounds, steps=steps))
+        measured = protocol.measure_protocol(_CONFIG.value, name, rounds=rounds, steps=steps)
+        print(measured)
+        _record({"recipe": _recipe_name()} | measured.record())
         return
     if what == "predict":
         _run_prediction(_CONFIG.value, rounds)
@@ -210,10 +218,18 @@ def main(_: Sequence[str]) -> None:
         if what == "data":
             sides, pairs = loading.data_sides(_CONFIG.value, _WORKDIR.value, _OTHERS.value, stack)
         else:
-            sides = training.training_sides(_CONFIG.value, _WORKDIR.value, stack)
+            found = training.training_of(_CONFIG.value, _WORKDIR.value, stack)
             pairs = dict.fromkeys(_RATIOS[what])
-            sides = [side for side in sides if what in ("both", side.name)]
-        print(table(measure(sides, rounds=rounds, steps=_STEPS.value or 10), pairs))
+            sides = [side for side in found.sides if what in ("both", side.name)]
+            if what == "both":
+                more = headspace.headspace_sides(found.data, found.stepper, found.mesh, stack)
+                sides = more + sides
+        turns = measure(sides, rounds=rounds, steps=_STEPS.value or 10)
+        print(table(turns, pairs))
+        if what == "both":
+            result = headspace.headspace_of(turns, _CONFIG.value, found.data)
+            print(result)
+            _record({"recipe": _recipe_name()} | result.record())
 
 
 def _run_prediction(config: ConfigDict, rounds: int) -> None:
@@ -276,8 +292,7 @@ def _run_recipes(threads: int, rounds: int) -> None:
     if _CONFIG.value is None:
         chosen = {name: recipes.load(name) for name in _RECIPES.value}
     else:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        chosen = {os.path.splitext(os.path.basename(path))[0]: _CONFIG.value}
+        chosen = {_recipe_name(): _CONFIG.value}
     changes = dict(batch=_BATCH.value, frames=_FRAMES.value, pixels=_PIXELS.value)
     configs = {}
     for name, config in chosen.items():
@@ -300,11 +315,21 @@ def _run_recipes(threads: int, rounds: int) -> None:
             print(f"\n{name}: {found}", flush=True)
             continue
         print(f"\n{measurement.table(name, found)}", flush=True)
-        if _RECORD.value is not None:
-            with open(_RECORD.value, "a") as file:
-                file.write(json.dumps({"recipe": name} | found.record()) + "\n")
+        _record({"recipe": name} | found.record())
     if failed:
         raise UserError(f"not measured: {', '.join(failed)}; see above")
+
+
+def _recipe_name() -> str:
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def _record(line: dict[str, Any]) -> None:
+    """Append a line to the file of `--record`, if there is one."""
+    if _RECORD.value is not None:
+        with open(_RECORD.value, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _parse(arguments: list[str]) -> list[str]:

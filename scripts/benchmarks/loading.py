@@ -147,6 +147,15 @@ class _Clips:
                 yield video, np.unique(self._sample(video.num_frames, rng)).tolist()
 
 
+def stage_sides(data: Data, batch: int) -> list[Side]:
+    """Decoding clips, and cropping them, too, in one thread: "decode" and "crop"."""
+    return [
+        dataclasses.replace(side, name=side.name.rpartition(", ")[2])
+        for side in _stages("", data, batch)
+        if not side.name.endswith("read")
+    ]
+
+
 def _stages(name: str, data: Data, batch: int) -> list[Side]:
     """The stages of reading a clip, cumulatively: read, decode, crop; in one thread."""
     clips, reader = _Clips(data), data.train_reader()

@@ -104,6 +104,10 @@ class Measurement:
     memory: int
     memory_of: str
 
+    def record(self) -> dict[str, Any]:
+        """All numbers, for JSON."""
+        return dataclasses.asdict(self)
+
     def __str__(self) -> str:
         views, *clip = self.shape
         size = " x ".join(map(str, clip))

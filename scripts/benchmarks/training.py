@@ -1,5 +1,6 @@
 """Training: the step, the data pipeline, and both together."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from functools import partial
@@ -15,6 +16,7 @@ from benchmarks.loading import pipeline_side
 from benchmarks.turns import Side, rest
 from trn_jax import build, checks, create_model
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
+from trn_jax.recipe_data import Data
 from trn_jax.training import initial_state, train_step
 
 
@@ -72,8 +74,25 @@ class Stepper:
         return scalars
 
 
-def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[Side]:
-    """The data pipeline, the training step, and both together; `stack` closes them."""
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training to measure.
+
+    Attributes:
+        data: of the recipe.
+        stepper: takes steps.
+        mesh: the devices.
+        sides: the data pipeline, the training step, and both together.
+    """
+
+    data: Data
+    stepper: Stepper
+    mesh: Mesh
+    sides: list[Side]
+
+
+def training_of(config: ConfigDict, workdir: str, stack: ExitStack) -> Training:
+    """The training of a recipe; `stack` closes its threads."""
     mesh = make_mesh()
     checks.check_batch(config, mesh.size)
     data, parts = build.training(config, workdir)
@@ -89,8 +108,9 @@ def training_sides(config: ConfigDict, workdir: str, stack: ExitStack) -> list[S
         stepper(arrays for arrays, _ in islice(prefetch, steps))
 
     clips = config.train.batch
-    return [
+    sides = [
         pipeline_side("data", config, workdir, stack),
         Side("step", clips, step),
         Side("both", clips, both, rest),
     ]
+    return Training(data, stepper, mesh, sides)

@@ -157,7 +157,9 @@ def test_the_pipeline_is_taken_apart_and_compared(tree):
 @pytest.mark.slow
 def test_both_prints_the_parts_the_whole_and_their_ratios(tree):
     found = rows(run(tree, "--what=both"))
-    assert list(found) == ["data", "step", "both", "both / step", "both / data"]
+    stages = ["decode", "crop", "transfer", "replayed"]
+    ratios = ["both / step", "both / data", "both / replayed"]
+    assert list(found) == [*stages, "data", "step", "both", *ratios]
     for median, low, high, *cost in found.values():
         assert 0 < low <= median <= high
         assert len(cost) == 3
