@@ -278,6 +278,16 @@ def folders_table():
     return results_table.markdown(["in `trn_jax/`", "has"], rows)
 
 
+def gpu_session_tables():
+    """What `scripts/gpu_session.sh` measured, from docs/gpu_session.json."""
+    import json
+
+    from benchmarks import session
+
+    stored = session.STORED
+    return session.page(json.loads(stored.read_text()) if stored.exists() else None)
+
+
 PAGES = {
     "config.md": config_page,
     "commands.md": commands_page,
@@ -285,6 +295,7 @@ PAGES = {
     "synthetic.md": synthetic_table,
     "origins.md": origins_table,
     "folders.md": folders_table,
+    "gpu_session.md": gpu_session_tables,
 }
 
 
