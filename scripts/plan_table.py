@@ -1,12 +1,12 @@
-"""Plan large recipes for slices of TPUs, for the table in configs/README.md.
+"""Plan large recipes for slices of TPUs and machines with GPUs, for the table in configs/README.md.
 
     python scripts/plan_table.py                        # all missing plans; takes hours
     python scripts/plan_table.py --topologies=v5e:4x4   # those of one topology
     python scripts/results_table.py                     # write the table
 
-Needs the TPU compiler (`pip install "trn_jax[plan]"`), but no TPU. Each plan of a training step in
-bfloat16 is written to `configs/plans/<recipe>/<topology>.json` when it is done, so an interrupted
-command resumes.
+Needs the compilers (`pip install "trn_jax[plan,plan-gpu]"`), but no TPU or GPU. Each plan of a
+training step in bfloat16 is written to `configs/plans/<recipe>/<topology>.json` when it is done, so
+an interrupted command resumes.
 
 Each chip takes one group of clips that share batch statistics, so chips exchange no statistics. The
 published batch is for 8 GPUs, too small for most slices; the learning rate follows from the linear
@@ -29,6 +29,8 @@ RECIPES = ("trn_sthv1", "tsm_k400", "tpn_slowonly_k400", "tsn_swin_k400_8seg")
 # The first topology is planned with two batches, to measure how memory grows with the clips of a
 # chip, which is the same for all topologies. If the second batch doesn't fit, the next topology is.
 TOPOLOGIES = ("v5e:4x4", "v5p:8x8x8", "v6e:16x16", "v5e:16x16")
+# Each of them is planned with two batches, since the memory of a GPU grows by its own libraries.
+GPUS = ("h200:8", "a100:8", "l4:1", "rtx4090:1")
 _WITHOUT_GROUPS = 8  # clips per chip without batch norm: the published "32xb8" of Swin
 
 
@@ -60,8 +62,10 @@ def growth_of(plan):
     return costs[max(costs)].memory - costs[min(costs)].memory
 
 
-def growth_is_known(recipe):
-    """Whether an existing plan has the growth."""
+def growth_is_known(recipe, topology):
+    """Whether an existing plan has the growth, which that of a TPU has for all of them."""
+    if topology in GPUS:
+        return False
     plans = [json.loads(path.read_text()) for path in (PLANS / recipe).glob("*.json")]
     return any(growth_of(plan) is not None for plan in plans)
 
@@ -85,6 +89,7 @@ def make(recipe, topology, *, twice):
     config = configuration.recipe(recipe).get_config()
     config.model.dtype = "bfloat16"
     devices, memory = find_devices(topology)
+    compiler = "jax-cuda12-plugin" if devices[0].platform == "gpu" else "libtpu"
     model = nnx.eval_shape(lambda: create_model(**config.model))
     trained = jax.tree.leaves(nnx.as_pure(nnx.state(model, nnx.Param)))
     found = {
@@ -94,7 +99,7 @@ def make(recipe, topology, *, twice):
         "memory": memory,
         "gradient": sum(leaf.size * leaf.dtype.itemsize for leaf in trained),
         "jax": jax.__version__,
-        "libtpu": importlib.metadata.version("libtpu"),
+        compiler: importlib.metadata.version(compiler),
         "costs": {},
     }
     clips = clips_per_chip(config)
@@ -112,7 +117,8 @@ def main():
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", default=",".join(RECIPES), help="comma-separated names")
-    parser.add_argument("--topologies", default=",".join(TOPOLOGIES), help="such as v5e:4x4,v4:2x2")
+    everywhere = ",".join(TOPOLOGIES + GPUS)
+    parser.add_argument("--topologies", default=everywhere, help="such as v5e:4x4,h200:8")
     arguments = parser.parse_args()
     for topology in arguments.topologies.split(","):
         for recipe in arguments.recipes.split(","):
@@ -124,7 +130,7 @@ def main():
             with concurrent.futures.ProcessPoolExecutor(
                 1, mp_context=multiprocessing.get_context("spawn")
             ) as pool:
-                twice = not growth_is_known(recipe)
+                twice = not growth_is_known(recipe, topology)
                 found = pool.submit(make, recipe, topology, twice=twice).result()
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(found, indent=1) + "\n")

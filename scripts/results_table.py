@@ -146,7 +146,7 @@ def cost_table():
 
 
 def plan_table():
-    """Memory and communication of training steps on TPU slices, from `configs/plans`."""
+    """Memory, communication and traffic of training steps per chip, from `configs/plans`."""
     plans = [json.loads(path.read_text()) for path in PLANS.glob("*/*.json")]
     rows = []
     for plan in sorted(plans, key=lambda plan: (plan["recipe"], plan["chips"], plan["topology"])):
@@ -154,16 +154,17 @@ def plan_table():
         row = [f"`{plan['recipe']}`", f"`{plan['topology']}`", f"{int(clips) * plan['chips']:,}"]
         memory = f"{plan['memory'] / 2**30:.0f}"
         if "error" in cost:
-            rows.append([*row, f"more than {memory}", "none", "", ""])
+            rows.append([*row, f"more than {memory}", "none", *[""] * 4])
             continue
         needed = sum(cost[key] for key in ("arguments", "outputs", "temporary", "code"))
         sent = [each["bytes"] for each in cost["collectives"]]
         kinds = dict.fromkeys(each["kind"] for each in cost["collectives"])
         row += [f"{needed / 2**30:.2f} of {memory}", _largest(plan, plans)]
-        row += [f"{len(sent)} x {' and '.join(kinds)}", f"{sum(sent) / 1e6:.1f}"]
-        rows.append(row)
+        row += [f"{len(sent)} x {' and '.join(kinds)}" if sent else "", f"{sum(sent) / 1e6:.1f}"]
+        kernels = cost.get("kernels")
+        rows.append([*row, f"{cost['traffic'] / 1e9:.1f}", f"{kernels:,}" if kernels else ""])
     header = ["recipe", "chips", "clips per step", "GiB per chip", "largest batch", "sent", "MB"]
-    return markdown(header, rows)
+    return markdown([*header, "GB moved", "kernels"], rows)
 
 
 def _largest(plan, plans):
@@ -273,8 +274,13 @@ def _differences(recipe, protocol, config):
     return [
         key
         for key, value in flat(config).items()
-        if key.startswith(prefixes) and ours.get(key) != value
+        if key.startswith(prefixes) and ours.get(key) != value and not _decided(key, ours)
     ]
+
+
+def _decided(key, recipe):
+    """Whether the recipe leaves a key to the devices, so that a result has what they took."""
+    return key == "model.dtype" and recipe[key] == "auto"
 
 
 def main():

@@ -403,6 +403,7 @@ BAD_FLAGS = {
     ),
     "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
     "split of a training": (["--split=test"], "--mode=eval"),
+    "dtype of a training": (["--dtype=float32"], "--config.model.dtype=float32"),
     "unknown split": (["--mode=eval", "--split=dev"], "val|test|train"),
     "dump in an unknown format": (
         ["--mode=eval", "--checkpoint=/nonexistent", "--dump=scores.csv"],

@@ -131,7 +131,7 @@ def plan(topology, chips, costs):
 def needs(gigabytes, flops=8.0):
     sizes = {"arguments": 1 << 30, "outputs": 0, "temporary": (gigabytes - 1) << 30, "code": 0}
     sent = [{"kind": "all-reduce", "bytes": 2_000_000}, {"kind": "all-reduce", "bytes": 500_000}]
-    return sizes | {"flops": flops, "traffic": 1.0, "collectives": sent}
+    return sizes | {"flops": flops, "traffic": 3e9, "kernels": 1137, "collectives": sent}
 
 
 def test_plans_are_listed(tables, monkeypatch, tmp_path):
@@ -153,7 +153,7 @@ def test_plans_are_listed(tables, monkeypatch, tmp_path):
     alone = plan("v5e:4x4", 16, {"8": needs(14), "16": needs(14, 17.0)}) | {"recipe": "s"}
     (tmp_path / "s" / "a.json").write_text(json.dumps(alone))
     rows = [line.split(" | ")[1:] for line in tables.plan_table().splitlines()[2:]]
-    both = "2 x all-reduce", "2.5 |"
+    both = "2 x all-reduce", "2.5", "3.0", "1,137 |"
     assert rows == [
         # Beside 3 GiB, 0.95 x 16 GiB hold half a GiB for each of 24 further clips.
         ["`v4:2x2x1`", "32", "3.00 of 16", "128", *both],
@@ -161,7 +161,14 @@ def test_plans_are_listed(tables, monkeypatch, tmp_path):
         # A quarter for each of 48.
         ["`v5e:4x4`", "128", "3.00 of 16", "896", *both],
         ["`v5e:16x16`", "2,048", "3.00 of 16", "14,336", *both],
-        ["`v6e:16x16`", "2,048", "more than 16", "none", "", " |"],
+        ["`v6e:16x16`", "2,048", "more than 16", "none", "", "", "", " |"],
         ["`v5p:8x8x8`", "4,096", "15.00 of 16", "4,096", *both],
         ["`v5e:4x4`", "128", "14.00 of 16", "not planned", *both],
     ]
+
+
+def test_results_have_the_dtype_that_the_devices_decided(tables):
+    config = tables.measured("trn_synthetic", "efficient")["config"]
+    for dtype in ("float32", "bfloat16", "auto"):
+        config["model"]["dtype"] = dtype
+        assert tables._differences("trn_synthetic", "efficient", config) == []
