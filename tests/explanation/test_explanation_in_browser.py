@@ -30,6 +30,11 @@ def test_page_is_quiet_and_fits(explanation, tmp_path, scheme):
         page.goto(file.as_uri())
         assert [each for each in found if not str(each).startswith("data:")] == [file.as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        wide = page.evaluate(
+            "[...document.querySelectorAll('.strip .bar')].filter(bar => "
+            "bar.getBoundingClientRect().width > bar.closest('li').clientWidth + 1).length"
+        )
+        assert wide == 0
         shown = page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
         assert shown and page.locator("img").count() == 24
         # The first stops of the keyboard are the links to the videos.

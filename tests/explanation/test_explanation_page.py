@@ -30,6 +30,22 @@ def test_sentences_of_what_needs_no_order(explanation):
     assert "no difference" in text and "0.30" in text
 
 
+def test_the_order_does_not_decide_where_the_prediction_stays(explanation):
+    explanation.order["reversed"] = np.array([0.5, 0.3, 0.2])
+    text = " ".join(summary.sentences(explanation))
+    assert "decides" not in text and "0.50" in text
+
+
+def test_frames_that_count_against_the_prediction_are_not_hidden(explanation):
+    explanation.values.values[0] = [0.1, -1.0, -2.0, -3.0]
+    assert "(-5.90)" in " ".join(summary.sentences(explanation))
+
+
+def test_scores_of_zero_have_no_sign(explanation):
+    explanation.order["reversed"] = explanation.order["forward"] + 0.001
+    assert "order score 0.00" in summary.text_of(explanation)
+
+
 def test_frames_of_equal_values_are_not_named(explanation):
     explanation.values.values[0] = [1.0, 1.0, 1.1, 1.0]
     text = " ".join(summary.sentences(explanation))

@@ -1,1 +1,1 @@
-"""Why a model says so: values of frames, the effect of their order, and where it looks."""
+"""Explains predictions: values of frames, the effect of their order, and activation maps."""

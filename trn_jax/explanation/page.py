@@ -59,7 +59,7 @@ def explanation_page(explanations, explainer, *, about=()):
     title = (
         f"Why “{middle_cut(escaped(good[0].label), 60)}”?"
         if len(good) == 1
-        else "Why the model says so"
+        else "Why these predictions?"
     )
     return page(title, *sections)
 
@@ -121,7 +121,7 @@ def _frames(each, row):
             value, low=low, high=high, error=error or None, color=0 if value >= 0 else 3
         )
         captions.append([summary.time_of(each, position), tag("br"), bar, tag("br"), shown])
-    sign = " Bars to the left count against it." if low < 0 else ""
+    sign = " Bars to the left count against it." if (values < 0).any() else ""
     return [
         tag("h3", "Which frames decide"),
         note(

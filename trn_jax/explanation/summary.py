@@ -1,4 +1,4 @@
-"""Explanations in words: the verdict of one in a few sentences, and its numbers for a terminal."""
+"""Explanations in words: a few sentences, and the numbers for a terminal."""
 
 import numpy as np
 
@@ -19,9 +19,9 @@ def time_of(explanation, position):
 
 
 def sentences(explanation):
-    """What an explanation says, a list of sentences, safe to print."""
+    """An explanation as a list of sentences, safe to print."""
     score = explanation.scores[explanation.classes[0]]
-    found = [f"The model says “{escaped(explanation.label)}” with a score of {score:.2f}."]
+    found = [f"The model predicts “{escaped(explanation.label)}” with a score of {score:.2f}."]
     if explanation.values:
         found.append(_about_frames(explanation))
     if explanation.order:
@@ -34,15 +34,18 @@ def _about_frames(explanation):
     values = explanation.values.values[0]
     count = min(_NUM_DECIDING, int((values > 0).sum()))
     if not count:
-        return "No frame supports it; it is what the model says without any."
+        return "No frame supports it."
     if values.max() < _EQUAL * values.min():
         return "All frames support it about equally."
     best = explanation.deciding(count)
     share = values[best].sum() / values[values > 0].sum()
-    return (
+    text = (
         f"{_named(explanation, best)} {'supports' if count == 1 else 'support'} it most: "
         f"{100 * share:.0f} % of all support."
     )
+    if values.sum() <= 0:
+        text += f" Together, the frames count against it ({values.sum():+.2f})."
+    return text
 
 
 def _named(explanation, positions):
@@ -59,11 +62,11 @@ def _named(explanation, positions):
 def _about_order(explanation):
     label, change = explanation.classes[0], explanation.order_scores[0]
     backwards = explanation.order["reversed"]
-    other = escaped(explanation.class_names[int(backwards.argmax())])
-    if change >= _NEEDS_ORDER:
+    best = int(backwards.argmax())
+    if change >= _NEEDS_ORDER and best != label:
         return (
-            f"The order of the frames decides: played backwards, it says “{other}” "
-            f"({backwards.max():.2f})."
+            "The order of the frames decides: played backwards, the prediction is "
+            f"“{escaped(explanation.class_names[best])}” ({backwards[best]:.2f})."
         )
     if abs(change) <= _IGNORES_ORDER:
         frozen = explanation.order["frozen"][label]
@@ -78,13 +81,13 @@ def _about_order(explanation):
 
 
 def _about_beginnings(explanation):
-    """From when on the model says what it says in the end."""
+    """From when on the prediction is that of the whole video."""
     same = explanation.early.argmax(axis=1) == explanation.classes[0]
     if not same[-1]:
         return ""
     wrong = np.flatnonzero(~same)
     tenths = TENTHS[wrong[-1] + 1] if wrong.size else TENTHS[0]
-    return f"After {10 * tenths} % of the video it says so, and keeps to it."
+    return f"After {10 * tenths} % of the video, the prediction no longer changes."
 
 
 def text_of(explanation):
@@ -107,7 +110,7 @@ def _about_class(explanation, row, label):
         lines.append(f"logit by frames of a relation  {'  '.join(parts)}")
     if explanation.order:
         parts = [f"{name} {explanation.order[name][label]:.3f}" for name in ORDERS]
-        parts.append(f"order score {explanation.order_scores[row] + 0.0:.2f}")
+        parts.append(f"order score {round(float(explanation.order_scores[row]), 2) + 0.0:.2f}")
         lines.append("  ".join(parts))
         parts = [
             f"{10 * tenths} % {scores[label]:.2f}"
