@@ -18,7 +18,8 @@ from trn_jax.explanation.order import ORDERS
 @pytest.fixture(scope="module")
 def found(models, film):
     """Explanations of a TRN: of all of the video, and of a part of it."""
-    return list(trn_jax.explain(film, models("trn_resnet10"), classes=["turning", 0]))
+    classes = ["turning", 0, "0", np.int64(3)]
+    return list(trn_jax.explain(film, models("trn_resnet10"), classes=classes))
 
 
 @pytest.mark.smoke
@@ -28,7 +29,8 @@ def test_scores_are_those_of_the_prediction(models, film, found):
     np.testing.assert_allclose(each.scores, answer.scores, atol=1e-5)
     assert each.label == answer.label and each.video == answer.video
     assert each.classes[0] == answer.scores.argmax()
-    assert {NAMES.index("turning"), 0} <= set(each.classes.tolist())
+    assert {NAMES.index("turning"), 0, 3} <= set(each.classes.tolist())
+    assert len(set(each.classes.tolist())) == len(each.classes)
 
 
 def test_frames_of_the_clip(found):
@@ -130,6 +132,11 @@ def test_deciding_frames_are_in_order(found):
     [
         (dict(classes=["fallin"]), "'fallin'.*'falling'"),
         (dict(classes=[4]), "class 4.*0 to 3"),
+        (dict(classes=["4"]), "class 4.*0 to 3"),
+        (dict(classes=["-1"]), "'-1'"),
+        (dict(classes=["9" * 5000]), "class 9.*0 to 3"),
+        (dict(classes=[1.5]), "class 1.5"),
+        (dict(classes=[True]), "class True"),
         (dict(parts=["frame"]), "parts='frame'"),
         (dict(num_shuffles=0), "num_shuffles=0"),
         (dict(num_orders=3), "num_orders=3"),

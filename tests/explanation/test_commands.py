@@ -72,6 +72,8 @@ def test_no_page_without_a_readable_video(capsys, clip, tmp_path):
     [
         (["FILM", "--classes", "turnin"], "'turnin'; did you mean 'turning'?"),
         (["FILM", "--to=page.png"], "--to=page.png"),
+        (["FILM", "--to="], "--to="),
+        (["FILM", "--classes", "4"], "class 4"),
         (["FILM", "--split=test"], "--split"),
         (["FILM", "--num-videos=3"], "--num-videos"),
         (["FILM", "--dataset"], "SOURCE"),

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from example_explanation import HOSTILE, Explainer
 
+from trn_jax.explanation import page as pages
 from trn_jax.explanation import summary
 from trn_jax.explanation.deciding import deciding_positions, frames_of, line_of, strip
 from trn_jax.explanation.explanation import Explanation
-from trn_jax.explanation.page import explanation_page, heated
+from trn_jax.explanation.page import ExplanationPage, explanation_page, heated
 
 
 def test_sentences(explanation):
@@ -82,6 +83,33 @@ def test_page_names_unreadable_videos(explanation):
     broken = Explanation(video="x.mp4", problem=f"x.mp4 is broken {HOSTILE}")
     text = explanation_page([broken, explanation], Explainer())
     assert "x.mp4 is broken &lt;script" in text and "<script>alert" not in text
+
+
+def test_pages_leave_out_what_does_not_fit(explanation, monkeypatch):
+    size = len(explanation_page([explanation], Explainer()))
+    monkeypatch.setattr(pages, "_ROOM", size)
+    found = ExplanationPage(Explainer())
+    for _ in range(40):
+        found.add(explanation)
+    text = found.html()
+    shown = text.count('aria-labelledby="video')
+    assert 1 <= shown < 5 and found.num_left_out == 40 - shown
+    assert f"{40 - shown} more videos" in text
+    monkeypatch.setattr(pages, "_ROOM", 0)  # a single video is never left out
+    assert explanation_page([explanation], Explainer()).count('aria-labelledby="video') == 1
+
+
+@pytest.mark.parametrize("room", [pages._ROOM_ALIGNED, 20_000])
+def test_alignments_are_limited(explanation, monkeypatch, room):
+    monkeypatch.setattr(pages, "_ROOM_ALIGNED", room)
+    text = explanation_page([explanation] * 7, Explainer())
+    number = text.count("aligned frames") / 2
+    assert number == 12 if room > 20_000 else 0 < number < 12
+    assert len(text) < 200_000 + room
+
+
+def test_page_without_a_readable_video():
+    assert explanation_page([Explanation(video="x", problem="gone")], Explainer()) == ""
 
 
 def test_maps_colour_what_supports_a_class():

@@ -34,8 +34,8 @@ def add_explain(commands):
     add(
         "--classes",
         nargs="+",
-        metavar="NAME",
-        help="to explain besides the predicted one",
+        metavar="CLASS",
+        help="names or numbers of classes to explain besides the predicted one",
     )
     add(
         "--orders",
@@ -61,7 +61,7 @@ def add_explain(commands):
 
 
 def _explain(arguments):
-    if arguments.to:
+    if arguments.to is not None:
         if not arguments.to.lower().endswith((".html", ".htm")):
             raise UserError(f"--to={arguments.to}: expected the name of a page, such as page.html")
         check_file(arguments.to)
@@ -88,7 +88,7 @@ def _explain_videos(arguments):
     memory.keep()  # before the other imports, which start threads
     from trn_jax.checkpoints.checkpoint import open_checkpoint
     from trn_jax.explanation.api import Explainer
-    from trn_jax.explanation.page import explanation_page
+    from trn_jax.explanation.page import ExplanationPage
     from trn_jax.explanation.summary import text_of
     from trn_jax.pages.page import write_page
 
@@ -105,25 +105,28 @@ def _explain_videos(arguments):
     )
     for line in (explainer.contract, *explainer.contract.changes, *explainer.notes):
         log(line)
-    found = []
+    about = [("checkpoint", str(opened)), ("model", explainer.model.info.config["model"]["name"])]
+    page = ExplanationPage(explainer, about=about)
+    num_unreadable = 0
     for each in explainer(explainer.find(arguments.sources)):
         for text in each.notes:
             log(text)
         if each.problem:
+            num_unreadable += 1
             log(f"unreadable: {each.problem}")
         if arguments.json:
             print(json.dumps(each.to_dict()), flush=True)
         elif not each.problem:
             print(text_of(each), flush=True)
-        if arguments.to or each.problem:
-            found.append(each)
-    num_unreadable = sum(bool(each.problem) for each in found)
-    if arguments.to and num_unreadable < len(found):
-        about = [
-            ("checkpoint", str(opened)),
-            ("model", explainer.model.info.config["model"]["name"]),
-        ]
-        write_page(arguments.to, explanation_page(found, explainer, about=about))
+        if arguments.to:
+            page.add(each)
+    if arguments.to and (text := page.html()):
+        write_page(arguments.to, text)
+        if page.num_left_out:
+            log(
+                f"{arguments.to} has no room for {page.num_left_out:,} of the videos, as pages "
+                "have at most 10 MB; explain fewer at a time"
+            )
         log(f"the page is {arguments.to}")
     return 1 if num_unreadable else 0
 

@@ -106,15 +106,19 @@ class Explainer:
         self._maps = self._activation_maps(stage, parts)
 
     def _class(self, named):
-        """The number of a class."""
+        """The number of a class, from its name or number; also from the digits of its number."""
         names = self.class_names
         if isinstance(named, str):
             if named in names:
                 return names.index(named)
-            raise UserError(f"no class is called {named!r}{did_you_mean(named, names)}")
-        if not 0 <= named < len(names):
-            raise UserError(f"class {named}: expected 0 to {len(names) - 1}")
-        return int(named)
+            if not (named.isascii() and named.isdigit()):
+                raise UserError(f"no class is called {named!r}{did_you_mean(named, names)}")
+        elif isinstance(named, bool) or not isinstance(named, int | np.integer):
+            raise UserError(f"class {named!r:.80}: expected a name, or a number of a class")
+        number = int(named) if len(str(named)) < 20 else len(names)
+        if not 0 <= number < len(names):
+            raise UserError(f"class {named!s:.80}: expected 0 to {len(names) - 1}")
+        return number
 
     def _clip_shape(self):
         view = self.contract.view

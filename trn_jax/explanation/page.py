@@ -11,7 +11,7 @@ from trn_jax.explanation.clips import TENTHS
 from trn_jax.explanation.order import ORDERS
 from trn_jax.pages import charts, tables
 from trn_jax.pages.markup import middle_cut, name, tag
-from trn_jax.pages.page import contents, facts, note, page, section
+from trn_jax.pages.page import MAX_BYTES, contents, facts, note, page, section
 from trn_jax.pages.pictures import strip
 from trn_jax.reporting.order_card import order_section
 
@@ -19,6 +19,8 @@ _SIDE, _SMALL_SIDE = 108, 84  # of frames, in pixels: eight in a row of 1000
 _SHOWN_SCALES = 3  # of the representative frames: the smallest ones
 _HEAT = np.array([255, 106, 0], np.float32)  # orange, which no colour vision takes for grey
 _MOST_ALIGNED = 12  # pairs of videos on a page
+_MOST_PROBLEMS = 200  # unreadable videos that a page names
+_ROOM, _ROOM_ALIGNED = 0.75 * MAX_BYTES, 0.15 * MAX_BYTES  # bytes of the videos and alignments
 
 _GAMES = {
     "relations": "The value of a frame is its Shapley value: the mean of what it adds to the score "
@@ -33,35 +35,74 @@ _GAMES = {
 }
 
 
-def explanation_page(explanations, explainer, *, about=()):
-    """Build the page.
+class ExplanationPage:
+    """A page of explanations, which are added one by one; those that would not fit are left out.
 
     Args:
-        explanations: a list of `Explanation`.
-        explainer: their `Explainer`.
+        explainer: the `Explainer` of the explanations.
         about: pairs of a name and a value, the origin of the model.
 
-    Returns:
-        The HTML, a str.
+    Attributes:
+        num_left_out: videos that the page has no room for.
     """
-    good = [each for each in explanations if not each.problem]
-    sections = []
-    if len(good) > 1:
-        keys = [(f"video{n}", name(each.video)) for n, each in enumerate(good)]
-        sections.append(contents([*keys, ("reading", "How to read this page")]))
-    sections += [_video(number, each) for number, each in enumerate(good)]
-    if aligned := _alignments(good):
-        sections.append(aligned)
-    if problems := [each for each in explanations if each.problem]:
-        items = [tag("li", name(each.problem)) for each in problems]
-        sections.append(section("unreadable", "Unreadable videos", tag("ul", items)))
-    sections.append(_guide(explainer, about))
-    title = (
-        f"Why “{middle_cut(escaped(good[0].label), 60)}”?"
-        if len(good) == 1
-        else "Why these predictions?"
-    )
-    return page(title, *sections)
+
+    def __init__(self, explainer, *, about=()):
+        self._explainer = explainer
+        self._about = about
+        self._good: list = []
+        self._sections: list = []
+        self._problems: list = []
+        self._room = _ROOM
+        self.num_left_out = 0
+
+    def add(self, explanation):
+        """Add an `Explanation`, also of a video that can't be read."""
+        if explanation.problem:
+            self._problems.append(explanation.problem)
+            return
+        if not self.num_left_out:
+            found = _video(len(self._good), explanation)
+            self._room -= len(found.encode())
+        if self._good and self._room < 0:
+            self.num_left_out += 1
+            return
+        self._good.append(explanation)
+        self._sections.append(found)
+
+    def html(self):
+        """The page, a str; "" without a readable video."""
+        if not self._good:
+            return ""
+        sections = []
+        if len(self._good) > 1:
+            keys = [(f"video{n}", name(each.video)) for n, each in enumerate(self._good)]
+            sections.append(contents([*keys, ("reading", "How to read this page")]))
+        sections += self._sections
+        if self.num_left_out:
+            text = f"There is no room for {self.num_left_out:,} more videos on a page of 10 MB."
+            sections.append(note(text))
+        if aligned := _alignments(self._good):
+            sections.append(aligned)
+        if problems := self._problems:
+            items = [tag("li", name(each)) for each in problems[:_MOST_PROBLEMS]]
+            more = len(problems) - _MOST_PROBLEMS
+            rest = note(f"and {more:,} more") if more > 0 else None
+            sections.append(section("unreadable", "Unreadable videos", tag("ul", items), rest))
+        sections.append(_guide(self._explainer, self._about))
+        title = (
+            f"Why “{middle_cut(escaped(self._good[0].label), 60)}”?"
+            if len(self._good) == 1
+            else "Why these predictions?"
+        )
+        return page(title, *sections)
+
+
+def explanation_page(explanations, explainer, *, about=()):
+    """Build the page of a list of `Explanation`, see `ExplanationPage`; returns the HTML."""
+    found = ExplanationPage(explainer, about=about)
+    for each in explanations:
+        found.add(each)
+    return found.html()
 
 
 def order_page(found):
@@ -263,18 +304,27 @@ def _other_classes(each):
 def _alignments(explanations):
     """A section of pairs of videos of one class, or `None`."""
     parts: list = []
+    room = _ROOM_ALIGNED
     for first, second in itertools.combinations(explanations, 2):
-        if first.classes[0] != second.classes[0] or len(parts) >= 2 * _MOST_ALIGNED:
+        if len(parts) >= _MOST_ALIGNED:
+            break
+        if first.classes[0] != second.classes[0]:
             continue
         try:
             found = align(first, second)
         except UserError:  # a model without features of single frames
             continue
-        parts.append(tag("h3", name(first.label)))
+        rows = [tag("h3", name(first.label))]
         for each, positions in zip((first, second), found.pairs.T, strict=True):
             captions = [summary.time_of(each, position) for position in positions]
-            rows = strip(each.pixels[positions], captions, label="aligned frames", side=_SMALL_SIDE)
-            parts.append(tag("div", note(name(each.video)), rows))
+            shown = strip(
+                each.pixels[positions], captions, label="aligned frames", side=_SMALL_SIDE
+            )
+            rows.append(tag("div", note(name(each.video)), shown))
+        room -= sum(map(len, rows))
+        if room < 0:
+            break
+        parts.append(rows)
     if not parts:
         return None
     lead = note(
