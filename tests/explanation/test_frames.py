@@ -168,7 +168,7 @@ def test_rearranged_clips_are_those_of_rearranged_frames(models, rng, name):
 
 
 def test_one_program_scores_all_rearrangements(models, rng, monkeypatch):
-    shapes, model = set(), models("tsm_resnet10")
+    shapes, steps, model = set(), [], models("tsm_resnet10")
     traced = type(model).outputs
 
     def outputs(self, clips, **options):
@@ -180,7 +180,15 @@ def test_one_program_scores_all_rearrangements(models, rng, monkeypatch):
     clip = rearranged.load(clip_of(rng))
     for count in (1, 3, 7):
         assert len(rearranged.logits(clip, np.zeros((count, 4), np.int64))) == count
-    assert shapes == {(3, 4, 28, 28, 3)}
+    # Several clips take as many steps as the rearrangements of one.
+    score = rearranged._score
+    monkeypatch.setattr(rearranged, "_score", lambda *args: steps.append(1) or score(*args))
+    clips = [clip_of(rng) for _ in range(5)]
+    found = rearranged.score(clips)
+    assert len(steps) == 2 and shapes == {(3, 4, 28, 28, 3)}
+    expected = [rearranged.logits(rearranged.load(each), np.arange(4)[None])[0] for each in clips]
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(found, axis=0)) == 5
 
 
 def test_deleting_frames_by_rank_beats_deleting_at_random(rng):

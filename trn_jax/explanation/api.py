@@ -176,19 +176,21 @@ class Explainer:
         if video.problem:
             return Explanation(video=name, problem=video.problem)
         clip = explained(video, self.contract.view)
-        scores = self._probabilities([self._forward(pixels)[1] for pixels in clip.views], True)
+        logits = self._rearranged.score([*clip.views, *clip.seen])
+        views, seen = np.split(logits, [len(clip.views)])
+        scores = self._probabilities(views, merged=True)
         if not np.isfinite(scores).all():
             path = self.model.info.path
             problem = f"the scores of {name} are no numbers (NaN or infinite); see {path}"
             return Explanation(video=name, problem=problem)
-        loaded, _ = self._forward(clip.pixels)
+        loaded = self._rearranged.load(clip.pixels)
         classes = np.array(list(dict.fromkeys([int(scores.argmax()), *self._classes])))
         found: dict = {}
         if "frames" in self._parts:
             values, scales = self._frames(loaded, classes)
             found |= dict(values=values, scales=scales)
         if "order" in self._parts:
-            found |= self._orders(loaded, clip.seen)
+            found |= self._orders(loaded, seen)
         if self._maps:
             found["maps"] = np.stack([self._maps(clip.pixels, label) for label in classes])
         return Explanation(
@@ -216,24 +218,18 @@ class Explainer:
             )
         return tuple(notes)
 
-    def _forward(self, pixels):
-        """A `LoadedClip` and its logits `[classes]`."""
-        loaded = self._rearranged.load(pixels)
-        return loaded, self._rearranged.logits(loaded, np.arange(len(pixels))[None])[0]
-
     def _probabilities(self, logits, merged=False):
         """Scores of logits `[rows, classes]`: the mean, or `merged` as views are."""
         view, model = self.contract.view, self.model
         merge = merge_of(view, model.merge_views) if merged else "probabilities"
-        return merge_views(np.stack(logits), merge=merge, multi_label=self._multi_label)
+        return merge_views(logits, merge=merge, multi_label=self._multi_label)
 
     def _orders(self, loaded, seen):
         choices = rearrangements(loaded.num_frames, num_shuffles=self._num_shuffles)
         logits = score_orders(self._rearranged, loaded, choices)
-        early = [self._probabilities([self._forward(pixels)[1]]) for pixels in seen]
         return dict(
             order={name: self._probabilities(each) for name, each in logits.items()},
-            early=np.stack(early),
+            early=np.stack([self._probabilities(each[None]) for each in seen]),
         )
 
 

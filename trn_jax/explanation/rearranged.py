@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 _HEADS_PER_STEP = 64  # of cached features, which cost little
+_MAX_ROWS = 128  # frames that a step chooses from, 77 MB of 224 x 224 pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +19,7 @@ class LoadedClip:
     Attributes:
         num_frames: of the clip.
         rows: what rearrangements choose from, `[frames + 1, ...]`: its frames and one of the mean
-            colour; or their features.
+            colour; or their features. Blank rows may follow.
         features: float32 `[frames, channels]`, see `Recognizer.features`. A neck may reduce the
             number of frames.
     """
@@ -47,18 +48,18 @@ class Rearranged:
         self._state = nnx.as_pure(state)
         mean = np.array(model.mean, np.float32)
 
-        def rows(pixels):
-            blank = jnp.broadcast_to(mean, (1, *pixels.shape[1:]))
+        def rows(pixels, count):
+            blank = jnp.broadcast_to(mean, (count - len(pixels), *pixels.shape[1:]))
             return jnp.concatenate([pixels.astype(jnp.float32), blank])
 
         def features(state, pixels):
             return nnx.merge(graph, state).features(pixels[None])[0]
 
         def load(state, pixels):
-            found = rows(pixels)
             if not self._caches:
-                return found, features(state, pixels)
-            found = features(state, found)
+                # As many rows as several clips have, so that one program serves `score`, too.
+                return rows(pixels, self._num_rows(len(pixels))), features(state, pixels)
+            found = features(state, rows(pixels, len(pixels) + 1))
             return found, found[:-1]
 
         def score(state, rows, choices):
@@ -67,11 +68,38 @@ class Rearranged:
             return model.head_logits(chosen) if self._caches else model(chosen)
 
         self._load, self._score = jax.jit(load), jax.jit(score)
+        self._rows = jax.jit(rows, static_argnames="count")
+
+    def _num_rows(self, num_frames):
+        return num_frames * max(min(self._max_clips, _MAX_ROWS // num_frames), 1) + 1
 
     def load(self, pixels):
         """Put a clip `[frames, height, width, 3]` on the device, as a `LoadedClip`."""
         rows, features = self._load(self._state, pixels)
         return LoadedClip(len(pixels), rows, np.asarray(features))
+
+    def score(self, clips):
+        """Score clips as they are, several per step.
+
+        Args:
+            clips: uint8 `[frames, height, width, 3]` each.
+
+        Returns:
+            float32 `[clips, classes]`.
+        """
+        num_frames = len(clips[0])
+        forward = np.arange(num_frames)[None]
+        if self._caches:
+            return np.concatenate([self.logits(self.load(each), forward) for each in clips])
+        num_rows = self._num_rows(num_frames)
+        size = num_rows // num_frames
+        found = []
+        for start in range(0, len(clips), size):
+            group = np.concatenate(clips[start : start + size])
+            rows = self._rows(group, num_rows)
+            choices = np.arange(len(group)).reshape(-1, num_frames)
+            found.append(self.logits(LoadedClip(len(group), rows, group[:0]), choices))
+        return np.concatenate(found)
 
     def logits(self, clip, choices):
         """Score rearrangements of a `LoadedClip`.
