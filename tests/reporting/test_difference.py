@@ -119,6 +119,14 @@ def test_common_videos_and_classes_match_by_name():
     assert [each.difference for each in lost.classes] == [0, 0.5, 0]
 
 
+def test_videos_that_are_listed_twice_match_in_order():
+    labels, names = np.array([0, 1, 2, 0]), ["a", "a", "b", "c"]
+    first = scores_of(np.array([1, 0, 1, 1], bool), labels, names=names)
+    second = scores_of(np.array([1, 0, 1], bool), labels[:3], names=names[:3])
+    found = compare(first, second)
+    assert found.num_common == 3 and all(not each.difference for each in found.classes)
+
+
 @pytest.mark.parametrize(
     ("other", "match"),
     [

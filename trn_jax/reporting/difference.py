@@ -183,9 +183,8 @@ def _matched_videos(first, second):
                 "to match them by"
             )
         return np.arange(len(first.scores)), np.arange(len(first.scores))
-    places = {name: row for row, name in enumerate(second.videos)}
-    seen = {name: row for row, name in reversed(list(enumerate(first.videos)))}
-    pairs = [(row, places[name]) for name, row in seen.items() if name in places]
+    places = _numbered(second.videos)
+    pairs = [(row, places[key]) for key, row in _numbered(first.videos).items() if key in places]
     if not pairs:
         raise UserError(
             f"the runs have no video in common; the first ones are {first.videos[:1]} and "
@@ -193,6 +192,16 @@ def _matched_videos(first, second):
         )
     rows, others = np.array(sorted(pairs)).T
     return rows, others
+
+
+def _numbered(videos):
+    """`{(name, how many rows before have it): row}`, as lists may have a video several times."""
+    seen: dict[str, int] = {}
+    found = {}
+    for row, name in enumerate(videos):
+        seen[name] = seen.get(name, -1) + 1
+        found[name, seen[name]] = row
+    return found
 
 
 def _right(found):
