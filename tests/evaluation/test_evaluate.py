@@ -43,6 +43,11 @@ def test_views_are_merged_as_logits_or_as_probabilities():
     assert np.abs(of_logits - of_probabilities).max() > 0.05
 
 
+def test_infinite_logits_give_nan_without_a_warning(recwarn):
+    assert np.isnan(merging.merge_views(np.array([[np.inf, 0.0]]), merge="probabilities")).all()
+    assert not recwarn.list
+
+
 def test_several_labels_give_sigmoids():
     logits = 3 * np.random.default_rng(0).normal(size=(4, 3))
     for merge, expected in (

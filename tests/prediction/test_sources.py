@@ -160,7 +160,7 @@ def test_a_bad_line_of_a_list_costs_itself(tree):
     [
         ("gone.mp4", None, "'gone.mp4' not found"),
         ("*.nothing", None, r"'\*\.nothing'"),
-        ("empty", "folder", "no videos in empty"),
+        ("empty", "folder", "no videos in empty, it is empty"),
         ("list.txt", "\n\n", "list.txt is empty"),
         ("list.csv", "video\n", "list.csv is empty"),
     ],

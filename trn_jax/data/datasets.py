@@ -203,7 +203,7 @@ def _not_found(name, root):
         )
     return (
         f"the data set {name!r} is not in {root}; {advice}. If it is in another folder, add "
-        "--config.data_dir=<folder>"
+        "--config.data_dir=<folder> (`trn-jax explain`: --dataset=<folder>)"
     )
 
 

@@ -27,7 +27,8 @@ def merge_of(view, model_merge):
 
 
 def _softmax(logits):
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which callers report
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 

@@ -224,7 +224,10 @@ class _Finder:
             # `search` doesn't take the folder that it is given for a video itself.
             if any(is_image(name) for name in found.others if not os.path.dirname(name)):
                 return [self._frames(path)]
-            raise UserError(f"there are no videos in {path}, only {len(found.others)} other files")
+            others = (
+                f", only {len(found.others):,} other files" if found.others else ", it is empty"
+            )
+            raise UserError(f"there are no videos in {path}{others}")
         unreadable = [
             _unreadable(os.path.join(path, name), f"{os.path.join(path, name)} {reason}")
             for name, reason in (*found.closed, *((p, r) for p, r in found.broken if is_video(p)))
