@@ -178,6 +178,18 @@ def _check_place(path, folder, what, flag):
         ) from None
 
 
+def make_folder(folder):
+    """Make a folder and those above it, if they are missing.
+
+    Raises:
+        UserError: it can't be made.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't make the folder {folder}: {error.strerror}") from None
+
+
 def write_text(path, text):
     """Write a text file, see `write_bytes`."""
     write_bytes(path, text.encode())

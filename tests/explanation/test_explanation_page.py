@@ -1,12 +1,21 @@
 """The page and the words of explanations, and the pictures of deciding frames."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from example_explanation import HOSTILE, Explainer
 
+from trn_jax.errors import UserError
 from trn_jax.explanation import page as pages
 from trn_jax.explanation import summary
-from trn_jax.explanation.deciding import deciding_positions, frames_of, line_of, strip
+from trn_jax.explanation.deciding import (
+    DecidingFrames,
+    deciding_positions,
+    frames_of,
+    line_of,
+    strip,
+)
 from trn_jax.explanation.explanation import Explanation
 from trn_jax.explanation.page import ExplanationPage, explanation_page, heated
 
@@ -129,6 +138,15 @@ def test_strip_frames_what_decides(explanation):
     side = 224 + 4
     found = [framed[10 + n * side : 10 + (n + 1) * side - 4].any() for n in range(4)]
     assert found == [True, False, True, True]
+
+
+def test_a_file_in_place_of_the_folder_of_frames(explanation, tmp_path):
+    (tmp_path / "frames").write_text("")
+    video = SimpleNamespace(name="a.mp4")
+    path = str(tmp_path / "frames" / "a")
+    deciding = DecidingFrames(lambda _: [explanation], [video], lambda _: path)
+    with pytest.raises(UserError, match=r"folder .*frames"):
+        deciding(SimpleNamespace(video="a.mp4"))
 
 
 def test_no_frame_supports_a_class(explanation):

@@ -205,6 +205,45 @@ def test_results_without_scores_and_logs_without_results(run, tmp_path):
     assert len(xs) == 4 and xs == sorted(xs)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("metrics", None),
+        ("metrics", {"top1": "high"}),
+        ("num_videos", "many"),
+        ("per_class", None),
+        ("per_class", []),
+        ("per_class", [3]),
+        ("per_class", [{"label": 0, "name": "a", "videos": 1}]),
+        ("per_class", [{"label": 0, "name": "a", "videos": 1, "accuracy": 2.5}]),
+        ("per_class", [{"label": "x", "name": "a", "videos": 1, "accuracy": 1}]),
+    ],
+)
+def test_malformed_results_are_refused(run, key, value):
+    path = run / "results" / "efficient.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=rf"efficient\.json: {key}\b.*expected"):
+        read_run(str(run))
+
+
+@pytest.mark.parametrize("changed", [dict(num_videos=30), dict(about={"checkpoint": "runs/b"})])
+def test_results_beside_scores_of_another_evaluation_are_refused(tmp_path, changed):
+    run = write_run(tmp_path / "run", some_scores(about={"step": 3}), checkpoint="runs/a")
+    assert read_run(str(run)).result().num_videos == 60
+    score_files.write(str(run / "results" / "efficient.npz"), some_scores(**changed))
+    with pytest.raises(UserError, match=r"num_videos is 60 and 30|runs/a.*runs/b"):
+        read_run(str(run))
+
+
+def test_the_page_shows_that_its_scores_are_the_first_of_several_draws(tmp_path):
+    metrics = dict(metrics={"top1": 0.7}, num_draws=3, spread={"top1": 0.012})
+    run = write_run(tmp_path / "run", some_scores(), **metrics)
+    assert (
+        "first of 3 draws; over all of them, top-1 70.0 % ± 1.2 %"
+        in Elements(run_page(read_run(str(run)))).text
+    )
+
+
 def test_scores_that_are_no_probabilities(tmp_path):
     found = some_scores()
     write_run(tmp_path / "run", dataclasses.replace(found, scores=found.scores - 5))

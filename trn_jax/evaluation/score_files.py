@@ -98,7 +98,7 @@ def read(path):
     if reader is None:
         raise UserError(
             f"{path} has an extension that is not a score format, one of {', '.join(readers)}, as "
-            "`python -m trn_jax.main --mode=eval --dump=scores.npz` writes them"
+            "`trn-jax eval --dump=scores.npz` writes them"
         )
     with reading(path, "a file of scores"):
         with open(path, "rb") as file:
@@ -177,7 +177,7 @@ def _read_json(content):
     return _from_plain(values)
 
 
-_EXPECTED = "expected what `python -m trn_jax.main --mode=eval --dump=...` writes"
+_EXPECTED = "expected what `trn-jax eval --dump=...` writes"
 
 
 def _from_plain(values):
@@ -186,7 +186,7 @@ def _from_plain(values):
     missing = [name for name in ("scores", "labels", "videos", "class_names") if name not in values]
     if missing:
         found = ", ".join(sorted(values)[:10]) or "nothing"
-        raise UserError(f"there is no {', '.join(missing)}, only {found}; {_EXPECTED}")
+        raise UserError(f"it has no {', '.join(missing)}, only {found}; {_EXPECTED}")
     scores = _numbers(values.pop("scores"), "scores")
     labels = values.pop("labels")
     if isinstance(labels, list) and labels and all(isinstance(row, list) for row in labels):

@@ -19,7 +19,7 @@ from trn_jax.evaluation.drawing import (
     write,
 )
 from trn_jax.explanation.summary import time_of
-from trn_jax.files import reading, write_bytes, write_text
+from trn_jax.files import make_folder, reading, write_bytes, write_text
 
 _NUM_DECIDING = 3
 _MARGIN, _GAP, _HEAD, _FOOT = 10, 4, 30, 36  # of a strip, in pixels
@@ -64,7 +64,7 @@ class DecidingFrames:
             return {"problem": explanation.problem}
         found = {"label": explanation.label, "frames": frames_of(explanation)}
         if path:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_folder(os.path.dirname(path))
             found["picture"] = f"{path}.png"
             write_bytes(f"{path}.png", encode_png(strip(explanation)))
             # Last: with it, both are there.

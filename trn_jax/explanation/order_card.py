@@ -17,7 +17,7 @@ from trn_jax.evaluation.evaluate import cheapest_protocol, class_order, origin_o
 from trn_jax.explanation.clips import explained, views_of
 from trn_jax.explanation.order import NUM_SHUFFLES, ORDERS, rearrangements, score_orders
 from trn_jax.explanation.rearranged import Rearranged, with_expected_relations
-from trn_jax.files import write_text
+from trn_jax.files import make_folder, write_text
 from trn_jax.progress import Progress
 from trn_jax.recipe_data import Data
 from trn_jax.reporting.order_card import FILE, OrderCard
@@ -58,7 +58,7 @@ class MeasuredCard:
 
     def write(self):
         """Write the file."""
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        make_folder(os.path.dirname(self.path))
         write_text(self.path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 

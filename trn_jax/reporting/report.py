@@ -3,9 +3,9 @@
 import dataclasses
 import os
 
-from trn_jax.errors import UserError, escaped, log
+from trn_jax.errors import escaped, log
 from trn_jax.evaluation import drawing, lettering, metrics, tables
-from trn_jax.files import reading, write_bytes, write_text
+from trn_jax.files import make_folder, reading, write_bytes, write_text
 from trn_jax.pages.page import write_page
 from trn_jax.reporting import plots, runs
 from trn_jax.reporting.difference_section import difference_table
@@ -166,18 +166,6 @@ def write_files(path, folder, contents):
     for file, content in zip(files, contents.values(), strict=True):
         (write_text if isinstance(content, str) else write_bytes)(file, content)
     return files
-
-
-def make_folder(folder):
-    """Make a folder and those above it, if they are missing.
-
-    Raises:
-        UserError: it can't be made.
-    """
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"can't make the folder {folder}: {error.strerror}") from None
 
 
 def read_results(path, *, top_k=(1, 5)):

@@ -1,7 +1,5 @@
 """Sections of the page of a run: headline, classes and training curves."""
 
-import math
-
 import numpy as np
 
 from trn_jax.errors import escaped
@@ -9,6 +7,7 @@ from trn_jax.evaluation import tables as text_tables
 from trn_jax.pages import charts, tables
 from trn_jax.pages.markup import middle_cut, name, tag
 from trn_jax.pages.page import facts, note
+from trn_jax.reporting.runs import is_count, is_fraction
 
 _PROVENANCE = (
     ("checkpoint", "checkpoint"),
@@ -47,9 +46,25 @@ def headline(run, result, top_k):
     unread = unreadable(result)
     if unread:
         parts.append(note(f"{unread:,} videos are unreadable and count as wrong."))
+    draws = result.entries.get("num_draws")
+    if is_count(draws) and draws > 1 and result.scores:
+        parts.append(note(f"This is the first of {draws} draws; {_over_draws(result.entries)}."))
     if len(run.results) > 1:
         parts.append(_protocols(run, top_k))
     return [*parts, provenance(result)]
+
+
+def _over_draws(entries):
+    """Means over draws in words, with their standard deviations."""
+    spread = entries.get("spread")
+    known = spread if isinstance(spread, dict) else {}
+    texts = [
+        f"{_cut(text_tables.title_of(key))} {percent(value)}"
+        + (f" ± {percent(known[key])}" if is_fraction(known.get(key)) else "")
+        for key, value in entries.get("metrics", {}).items()
+        if is_fraction(value)
+    ]
+    return f"over all of them, {', '.join(texts)}" if texts else "their scores differ"
 
 
 def provenance(result):
@@ -217,11 +232,6 @@ def early_section(run):
 
 def _cut(text):
     return middle_cut(escaped(text), _HEAD)
-
-
-def is_fraction(value):
-    """Whether a value of a foreign file is a number in 0..1."""
-    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1
 
 
 def fraction_cell(value):

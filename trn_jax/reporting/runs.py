@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 from typing import Any
 
@@ -206,18 +207,78 @@ def _read(name, path):
     entries = _read_json(path)
     if "per_class" not in entries:
         return Result(name, path, {}, score_files.read(path))
+    with reading(path, "the result of an evaluation"):
+        _check(entries)
     beside = f"{os.path.splitext(path)[0]}.npz"
     scores = score_files.read(beside) if os.path.exists(beside) else None
+    if scores:
+        _check_origin(path, entries, scores)
     return Result(name, path, entries, scores)
 
 
 # What scores have from the result beside them.
-_OF_SCORES = ("config", "view", "split", "num_views")
+_OF_SCORES = ("config", "view", "split", "num_views", "num_draws", "spread")
+_ORIGIN = ("checkpoint", "step", "config_sha256", "list_sha256", "time")
 
 
 def _is_of(entries, scores):
-    keys = ("checkpoint", "step", "config_sha256", "list_sha256", "time")
-    return all(key in entries and entries[key] == scores.about.get(key) for key in keys)
+    return all(key in entries and entries[key] == scores.about.get(key) for key in _ORIGIN)
+
+
+def _check_origin(path, entries, scores):
+    """Check that a result and the scores beside it are of one evaluation, as far as both know."""
+    counts = entries["num_videos"], len(scores.scores)
+    pairs = {"num_videos": counts} | {
+        key: (entries[key], scores.about[key])
+        for key in _ORIGIN
+        if key in entries and key in scores.about
+    }
+    for key, (found, expected) in pairs.items():
+        if found != expected:
+            raise UserError(
+                f"{path} is not of the same evaluation as the scores beside it: {key} is "
+                f"{found!r:.80} and {expected!r:.80}; evaluate again, or move one of them away"
+            )
+
+
+def _check(entries):
+    """Check what tables need of the entries of a result."""
+    measured, rows = entries.get("metrics"), entries["per_class"]
+    if not isinstance(measured, dict) or not all(map(_is_value, measured.values())):
+        raise UserError(f"metrics={measured!r:.80}: expected a number for each name")
+    if not is_count(entries.get("num_videos")):
+        raise UserError(f"num_videos={entries.get('num_videos')!r:.80}: expected a number")
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"per_class={rows!r:.80}: expected a list of classes")
+    first = rows[0] if isinstance(rows[0], dict) else {}
+    kind = "accuracy" if "accuracy" in first else "average_precision"
+    for row in rows:
+        if not (
+            isinstance(row, dict)
+            and is_count(row.get("label"))
+            and is_count(row.get("videos"))
+            and isinstance(row.get("name"), str)
+            and kind in row
+            and (row[kind] is None or is_fraction(row[kind]))
+        ):
+            raise UserError(
+                f"per_class has {row!r:.80}; expected label, name, videos, and accuracy or "
+                "average_precision in 0..1"
+            )
+
+
+def is_count(value):
+    """Whether a value of a foreign file is a number of things."""
+    return type(value) is int and value >= 0
+
+
+def is_fraction(value):
+    """Whether a value of a foreign file is a number in 0..1."""
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1
+
+
+def _is_value(value):
+    return value is None or type(value) in (int, float)
 
 
 def _read_json(path):
