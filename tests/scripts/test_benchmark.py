@@ -307,7 +307,7 @@ def test_models_are_measured_one_by_one(models, capsys, monkeypatch):
     assert [line.split()[0] for line in summary[1:4]] == names
     assert summary[3].split()[-1] == "1.5" and summary[3].count("<=") == 2
     assert summary[-1].startswith("tsm_resnet50 / tsn_resnet50")
-    assert summary[-1].endswith("<= 1.15")
+    assert summary[-1].endswith("<= 1.1")
 
 
 def test_unknown_models_are_explained(tree):

@@ -104,9 +104,7 @@ class StreamedShift(nnx.Module):
             )
         self.previous.set_value(current)
         previous = jnp.broadcast_to(previous, current.shape)
-        return lax.platform_dependent(
-            previous, x, cpu=_replace_selected, tpu=_replace_selected, default=_replace_slice
-        )
+        return lax.platform_dependent(previous, x, tpu=_replace_selected, default=_replace_slice)
 
 
 def _replace_slice(first, x):
@@ -135,7 +133,7 @@ def shift(x, steps, width):
     forms = dict(steps=steps, width=width)
     selection = partial(shift_by_selection, **forms)
     slices = partial(shift_by_slices, **forms)
-    return lax.platform_dependent(x, cpu=selection, tpu=selection, default=slices)
+    return lax.platform_dependent(x, tpu=selection, default=slices)
 
 
 def _shift_back(steps, width, _, gradient):
@@ -146,24 +144,24 @@ shift.defvjp(lambda x, steps, width: (shift(x, steps, width), None), _shift_back
 
 
 def shift_by_slices(x, *, steps, width):
-    """`shift`, for GPUs: every element is read and written once."""
-    moved = [_move(x[..., i * width : (i + 1) * width], step) for i, step in enumerate(steps)]
+    """`shift`, for CPUs and GPUs: every element is read and written once."""
+    moved = [move(x[..., i * width : (i + 1) * width], step) for i, step in enumerate(steps)]
     return jnp.concatenate([*moved, x[..., len(steps) * width :]], axis=-1)
 
 
 def shift_by_selection(x, *, steps, width):
-    """`shift`, up to five times as fast on CPUs, where XLA's concatenation is slow.
+    """`shift`, for TPUs, which process 128 channels at a time; the slices don't align with these.
 
-    TPUs process 128 channels at a time, which don't align with the slices.
+    On CPUs a ResNet-50 with it takes 1.4 times as long.
     """
     group = jnp.arange(x.shape[-1]) // width
     y = x
     for i, step in enumerate(steps):
-        y = jnp.where(group == i, _move(x, step), y)
+        y = jnp.where(group == i, move(x, step), y)
     return y
 
 
-def _move(x, steps):
+def move(x, steps):
     """Shift `x` `[batch, segments, ...]` by `steps` frames to later times; pad with zeros."""
     padding = [(0, 0, 0)] * x.ndim
     padding[1] = (steps, -steps, 0)
