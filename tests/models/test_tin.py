@@ -155,7 +155,7 @@ def test_whole_offsets_have_the_slope_to_their_right():
         offsets = jnp.stack([offset, 0.5])[None]
         return interlace(jnp.asarray(x), offsets, jnp.ones((1, 4, 2)))[0, :, 0, 0, 0]
 
-    slopes_at = jax.jit(jax.jacfwd(first_quarter))
+    slopes_at = jax.jit(jax.jacrev(first_quarter))
     for whole in (-1, 0, 1):
         slopes = slopes_at(jnp.float32(whole))
         expected = sampled(x[0], whole + 1) - sampled(x[0], whole)

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from trn_jax.models.tin import gradients_by_copies, interlace_by_copies, interlace_by_product
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm
 from trn_jax.nn.pooling import (
@@ -33,6 +34,9 @@ def with_gradients(function, *arguments):
     """The outcome, and what comes back for a random cotangent."""
     y, pull_back = jax.vjp(function, *arguments)
     return y, pull_back(draw(*y.shape, seed=1))
+
+
+compiled = jax.jit(with_gradients, static_argnums=0)
 
 
 def assert_same(found, expected):
@@ -188,3 +192,20 @@ def test_the_gradient_of_picking_by_product_and_by_index(axis, indices):
     entries = np.zeros(x.shape)
     np.add.at(entries, (slice(None),) * axis + indices, np.asarray(dy))
     assert_same(expected, entries)
+
+
+@pytest.mark.parametrize("offsets", [[[0.5, -1.25], [1.999, 0]], [[-1, 2], [1e-9, -2]]])
+def test_interlacing_by_copies_and_by_product(offsets):
+    x, weights = draw(2, 4, 2, 1, 8), draw(2, 4, 2, seed=2)
+    offsets = jnp.asarray(offsets)
+    y, gradients = compiled(interlace_by_product, x, offsets, weights)
+
+    @jax.jit
+    def by_copies(dy, *inputs):
+        return interlace_by_copies(*inputs), gradients_by_copies(dy, *inputs)
+
+    other_y, others = by_copies(draw(*y.shape, seed=1), x, offsets, weights)
+    assert_same((y, gradients[::2]), (other_y, others[::2]))
+    # At 2 frames, which offsets never reach, a third frame would count.
+    inside = jnp.abs(offsets) < 2
+    assert_same(gradients[1] * inside, others[1] * inside)

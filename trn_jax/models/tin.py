@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 
 from trn_jax.errors import UserError
+from trn_jax.models.tsm import move
 from trn_jax.nn import initial
 from trn_jax.nn.layers import Linear, global_average_pool, split_clips, storage_dtype
 
 # Offsets start at half a frame: the inverse of the offset net's last step at 1/2.
 _OFFSET_BIAS = 0.5108
+_LAGS = range(-2, 3)  # of the two frames around an offset in (-2, 2)
 
 
 class TemporalInterlace(nnx.Module):
@@ -114,20 +117,39 @@ class TemporalConv(nnx.Module):
         return jnp.einsum("btki,kio->bto", taps, kernel) + bias
 
 
+@jax.custom_vjp
 def interlace(x, offsets, weights):
     """Shift quarters of the channels in time and weight them.
 
-    A matrix product over time, without a scatter in the backward pass: on a CPU, both passes take
-    0.6 of the time of indexing.
-
     Args:
         x: features `[batch, segments, height, width, channels]`.
-        offsets: o0, o1 of every clip, in frames, `[batch, 2]`.
+        offsets: o0, o1 of every clip, in frames, `[batch, 2]`, in (-2, 2).
         weights: w0, w1 of every frame, `[batch, segments, 2]`.
 
     Returns:
         The shifted features, shape and dtype of `x`.
     """
+    return lax.platform_dependent(
+        x, offsets, weights, cpu=interlace_by_product, default=interlace_by_copies
+    )
+
+
+def _interlace_forward(*inputs):
+    return interlace(*inputs), inputs
+
+
+def _interlace_backward(inputs, gradient):
+    def on_cpu(gradient, *inputs):
+        return jax.vjp(interlace_by_product, *inputs)[1](gradient)
+
+    return lax.platform_dependent(gradient, *inputs, cpu=on_cpu, default=gradients_by_copies)
+
+
+interlace.defvjp(_interlace_forward, _interlace_backward)
+
+
+def interlace_by_product(x, offsets, weights):
+    """`interlace`, for CPUs: a matrix product over time, in 0.6 of the time of indexing."""
     batch, segments, height, width, channels = x.shape
     matrix = _interpolation(jnp.concatenate([offsets, -offsets], axis=-1), segments)
     matrix *= jnp.concatenate([weights, weights], axis=-1).swapaxes(1, 2)[..., None]
@@ -145,7 +167,63 @@ def _interpolation(offsets, segments):
     """
     offsets = offsets[..., None, None]
     whole = jnp.floor(offsets)
-    fraction = offsets - jax.lax.stop_gradient(whole)
+    fraction = offsets - lax.stop_gradient(whole)
     frames = np.arange(segments, dtype=offsets.dtype)
     lag = frames[:, None] - frames
+    return (lag == whole) * (1 - fraction) + (lag == whole + 1) * fraction
+
+
+# On GPUs and TPUs, products over a few frames would transpose the features. Instead, every frame is
+# a weighted sum over all possible lags, of which at most two have a weight: one elementwise pass.
+# Which lags these are depends on the clip.
+
+
+def interlace_by_copies(x, offsets, weights):
+    """`interlace`, for GPUs and TPUs."""
+    whole, fraction, scale = (_to_channels(q, x) for q in _of_quarters(offsets, weights))
+    wide = x.astype(fraction.dtype)
+    mixed = sum(_share(lag, whole, fraction) * move(wide, lag) for lag in _LAGS)
+    return (scale * mixed).astype(x.dtype)
+
+
+def gradients_by_copies(gradient, x, offsets, weights):
+    """The gradients of `interlace` at `x`, `offsets` and `weights`, in two passes."""
+    quarters = _of_quarters(offsets, weights)
+    whole, fraction, scale = (_to_channels(q, x) for q in quarters)
+    wide, dy = x.astype(fraction.dtype), gradient.astype(fraction.dtype)
+    of_x = sum(_share(lag, whole, fraction) * move(scale * dy, -lag) for lag in _LAGS)
+
+    def of_frames(step):
+        """Gradient at the weight of one of the two frames in each, `[batch, segments, 4]`."""
+        frames = sum((lag == whole + step) * move(wide, lag) for lag in _LAGS)
+        # To quarters at once: of sums over height and width, XLA makes sums over rows on GPUs, and
+        # transposes the features of whole stages for them.
+        products = (dy * frames).reshape(*x.shape[:2], -1, 4, x.shape[-1] // 4)
+        return jnp.sum(products, axis=(2, 4))
+
+    _, fraction, scale = quarters
+    before, after = of_frames(0), of_frames(1)
+    of_scale = before + fraction * (after - before)
+    of_offset = jnp.sum(scale * (after - before), axis=1)
+    return (
+        of_x.astype(x.dtype),
+        (of_offset[..., :2] - of_offset[..., 2:]).astype(offsets.dtype),
+        (of_scale[..., :2] + of_scale[..., 2:]).astype(weights.dtype),
+    )
+
+
+def _of_quarters(offsets, weights):
+    """Whole frames and fractions of offsets, `[batch, 1, 4]`; weights, `[batch, segments, 4]`."""
+    offsets = jnp.concatenate([offsets, -offsets], axis=-1)[:, None]
+    whole = jnp.floor(offsets)
+    return whole, offsets - whole, jnp.concatenate([weights, weights], axis=-1)
+
+
+def _to_channels(quarters, x):
+    """`[..., 4]` for the channels of `x`, `[..., 1, 1, channels]`."""
+    return jnp.repeat(quarters, x.shape[-1] // 4, axis=-1)[:, :, None, None]
+
+
+def _share(lag, whole, fraction):
+    """The share that the frame `lag` frames before has in an interpolated one."""
     return (lag == whole) * (1 - fraction) + (lag == whole + 1) * fraction
