@@ -22,7 +22,7 @@ from trn_jax import config as configuration
 from trn_jax.data import datasets, decode
 from trn_jax.data.reader import Clip, VideoClips
 from trn_jax.errors import UserError
-from trn_jax.evaluation import evaluate, evaluator, merging
+from trn_jax.evaluation import evaluate, evaluator, merging, scoring
 from trn_jax.recipe_data import Data
 
 # Merging
@@ -182,7 +182,15 @@ def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
     if model.startswith("tsn"):
         add_25x10(settings)
     data = Data(settings, str(tmp_path / "run"))
-    evaluator, states = evaluator_of(settings)
+    graphs = []
+
+    class Scorer(scoring.ClipScorer):
+        def __init__(self, graph, **options):
+            super().__init__(graph, **options)
+            graphs.append(str(graph))
+
+    monkeypatch.setattr(evaluator, "ClipScorer", Scorer)
+    evaluated, states = evaluator_of(settings)
     decoded = []
     decode_image = decode.decode_image
 
@@ -191,7 +199,7 @@ def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
         return decode_image(data, name, *others)
 
     monkeypatch.setattr(decode, "decode_image", counted)
-    together = evaluator.run(data, settings.protocols, states)
+    together = evaluated.run(data, settings.protocols, states)
     assert len(decoded) == len(set(decoded)) > 0
     assert list(together) == list(settings.protocols)
     views = {name: result["num_views"] for name, result in together.items()}
@@ -200,13 +208,15 @@ def test_protocols_in_one_pass_give_the_numbers_of_separate_runs(
         for name in settings.protocols
     }
     for name, view in settings.protocols.items():
-        alone = evaluator.run(data, {name: view}, states)[name]
+        alone = evaluated.run(data, {name: view}, states)[name]
         for key in ("metrics", "per_class", "num_views", "num_videos"):
             assert together[name][key] == alone[key]
         scores = together[name]["scores"].scores
         np.testing.assert_array_equal(scores, alone["scores"].scores)
         np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-5)
         assert len(np.unique(scores, axis=0)) == len(scores)
+    # Two structures for all runs: of the model, for checks, and with folded batch norms.
+    assert ["BatchNorm" in graph for graph in graphs] == [True, False]
 
 
 def test_scores_do_not_depend_on_how_many_clips_are_scored_at_a_time(settings, tmp_path):

@@ -8,10 +8,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.errors import UserError
+from trn_jax.nn.concrete import concrete, placed
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, global_average_pool, relu
 
@@ -29,10 +31,11 @@ class Branch(nnx.Module):
 
     def fused(self, size):
         """Kernel, padded with zeros to `size` pixels, and bias of the equal convolution."""
-        kernel = self.conv.kernel[...]
+        kernel = concrete(self.conv.kernel[...])
         border = (size - kernel.shape[0]) // 2
-        kernel = jnp.pad(kernel, ((border, border), (border, border), (0, 0), (0, 0)))
-        return _fold(kernel, self.norm)
+        scale, shift = self.norm.affine()
+        pad = np.pad if isinstance(kernel, np.ndarray) else jnp.pad
+        return pad(kernel * scale, ((border, border), (border, border), (0, 0), (0, 0))), shift
 
 
 class SqueezeExcite(nnx.Module):
@@ -137,26 +140,22 @@ class MobileOneBlock(nnx.Module):
         if self.branch_norm is not None:
             # The identity as a convolution: output channel i is input channel i modulo the size of
             # a group.
-            identity = jnp.tile(jnp.eye(per_group, dtype=conv.kernel.dtype), (1, conv.groups))
+            identity = np.tile(np.eye(per_group, dtype=conv.kernel.dtype), (1, conv.groups))
             border = (size // 2, size // 2)
-            kernel = jnp.pad(identity[None, None], (border, border, (0, 0), (0, 0)))
-            branches.append(_fold(kernel, self.branch_norm))
+            kernel = np.pad(identity[None, None], (border, border, (0, 0), (0, 0)))
+            scale, shift = self.branch_norm.affine()
+            branches.append((kernel * scale, shift))
         kernels, biases = zip(*branches, strict=True)
         options = dict(stride=conv.stride, padding=conv.padding, groups=conv.groups)
         options |= dict(use_bias=True, dtype=conv.dtype)
         self.branch_reparam = nnx.eval_shape(
             lambda: Conv(per_group * conv.groups, channels, size, rngs=nnx.Rngs(0), **options)
         )
-        self.branch_reparam.kernel.set_value(sum(kernels))
-        self.branch_reparam.bias.set_value(sum(biases))
+        like = conv.kernel[...]
+        self.branch_reparam.kernel.set_value(placed(sum(kernels), like))
+        self.branch_reparam.bias.set_value(placed(sum(biases), like))
         self.branch_norm = self.branch_scale = None
         self.branch_conv_list = nnx.List([])
-
-
-def _fold(kernel, norm):
-    """Kernel and bias of one convolution that equals `kernel` followed by `norm`."""
-    scale, shift = norm.affine()
-    return kernel * scale, shift
 
 
 class MobileOne(nnx.Module):

@@ -14,6 +14,7 @@ from trn_jax.errors import UserError
 from trn_jax.evaluation import results
 from trn_jax.evaluation.merging import MergedScores, RunningAccuracy, ScoreMerger
 from trn_jax.evaluation.scoring import ClipScorer, relation_draws
+from trn_jax.models.folding import Folding
 from trn_jax.progress import Progress
 
 
@@ -58,7 +59,10 @@ class Evaluator:
         self._alive = alive
         self._should_stop = should_stop
         self._multi_label = multi_label
-        self._scorer = ClipScorer(graph, max_views=max_views)
+        self._max_views = max_views
+        self._folding = Folding()
+        self._checker = ClipScorer(graph, max_views=max_views)
+        self._scorer = None  # of the model with folded batch norms
 
     def run(self, data, views, states):
         """Evaluate the list of `data` through several views.
@@ -76,9 +80,10 @@ class Evaluator:
             UserError: a view doesn't fit the model, or a video can't be read.
         """
         start = time.perf_counter()
-        states = self._scorer.on_these_devices(states)
+        states = self._checker.on_these_devices(states)
         parsed = {name: View(**view) for name, view in views.items()}
         self.check(views, states)
+        graph, states = self._folded(states, next(iter(parsed.values())).crop_size)
         num_videos, process = len(data.val_records), jax.process_index()
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
@@ -91,7 +96,7 @@ class Evaluator:
                 class_order=self._class_order,
                 count=RunningAccuracy(data.val_labels, progress.add),
             )
-            num_clips = self._score(videos, parsed, states, kept)
+            num_clips = self._score(videos, parsed, graph, states, kept)
         missing = np.isin(np.arange(num_videos), list(problems))
         rows, num_clips = gather({"scores": kept.scores, "missing": missing}, num_clips)
         if rows is None:
@@ -109,13 +114,21 @@ class Evaluator:
 
     def check(self, views, states):
         """Check that the model takes the clips of `views`, see `ClipScorer.check`."""
-        self._scorer.check(views, states)
+        self._checker.check(views, states)
+
+    def _folded(self, states, size):
+        """The structure and the states of the model with folded batch norms."""
+        model = self._folding(nnx.merge(self._graph, *states), size=size)
+        graph, state = nnx.split(model)
+        if self._scorer is None:
+            self._scorer = ClipScorer(graph, max_views=self._max_views)
+        return graph, (nnx.as_pure(state),)
 
     def _stop(self):
         if self._should_stop():
             raise _Stopped
 
-    def _score(self, videos, views, states, kept):
+    def _score(self, videos, views, graph, states, kept):
         """Score all clips and keep the merged scores; returns the number of clips.
 
         `None` if `should_stop` ended it.
@@ -124,7 +137,7 @@ class Evaluator:
         merger = ScoreMerger(
             views,
             draws=draws,
-            model_merge=nnx.merge(self._graph, *states).merge_views,
+            model_merge=nnx.merge(graph, *states).merge_views,
             multi_label=self._multi_label,
             merged=kept,
         )

@@ -19,6 +19,7 @@ from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluator import gather
 from trn_jax.evaluation.merging import RunningAccuracy, merge_of, merge_views
 from trn_jax.evaluation.scoring import on_these_devices
+from trn_jax.models.folding import fold_batch_norm
 from trn_jax.models.streaming import averages_features, streaming
 from trn_jax.progress import Progress
 
@@ -74,6 +75,7 @@ class StreamedEvaluator:
         mesh = make_mesh(jax.local_devices())
         graph, state = nnx.split(model)
         model = nnx.merge(graph, on_these_devices(nnx.as_pure(state), mesh))
+        model = fold_batch_norm(model, size=view.crop_size)
         if pooling == "auto":
             pooling = "mean" if averages_features(model) else "window"
         self._stream = streaming(model, pooling=pooling, window=view.num_segments)

@@ -11,6 +11,7 @@ from jax.extend.core import Literal, jaxprs_in_params
 
 from trn_jax.backbones.mobileone import MobileOneBlock, reparameterize
 from trn_jax.errors import UserError
+from trn_jax.nn.concrete import concrete, placed
 from trn_jax.nn.conv3d import Conv3d
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, Linear
@@ -56,27 +57,47 @@ def fold_batch_norm(model, *, size=224):
     Raises:
         UserError: the model doesn't take frames of `size`.
     """
-    blocks = (part for _, part in nnx.iter_modules(model) if isinstance(part, MobileOneBlock))
-    in_train_form = any(block.branch_reparam is None for block in blocks)
-    model = reparameterize(model) if in_train_form else nnx.clone(model)
-    parts: dict[Any, Any] = dict(nnx.iter_modules(model))
-    folded = set()
-    for norm, layers in _foldable(model, parts, size).items():
-        scale, shift = parts[norm].affine()
-        for layer in layers:
-            _scale_outputs(parts[layer], scale, shift)
-        folded.add(id(parts[norm]))
-    for part in parts.values():
-        _replace(part, folded)
-    return model
+    return Folding()(nnx.clone(model), size=size)
+
+
+class Folding:
+    """Folds batch norms, see `fold_batch_norm`, of one model with changing parameters.
+
+    The model is traced once.
+    """
+
+    def __init__(self):
+        self._foldable = None
+
+    def __call__(self, model, *, size):
+        """Fold the batch norms of `model`, which is changed, and return it."""
+        if any(_has_branches(part) for _, part in nnx.iter_modules(model)):
+            model = reparameterize(model)
+        parts: dict[Any, Any] = dict(nnx.iter_modules(model))
+        if self._foldable is None:
+            has_norms = any(isinstance(part, BatchNorm) for part in parts.values())
+            self._foldable = _foldable(model, parts, size) if has_norms else {}
+        folded = set()
+        for norm, layers in self._foldable.items():
+            scale, shift = parts[norm].affine()
+            for layer in layers:
+                _scale_outputs(parts[layer], scale, shift)
+            folded.add(id(parts[norm]))
+        for part in parts.values():
+            _replace(part, folded)
+        return model
+
+
+def _has_branches(part):
+    return isinstance(part, MobileOneBlock) and part.branch_reparam is None
 
 
 def _scale_outputs(layer, scale, shift):
-    kind = type(layer.kernel)
+    kind, kernel = type(layer.kernel), layer.kernel[...]
     if layer.use_bias:
-        shift = shift + layer.bias[...] * scale
-    layer.kernel = kind(layer.kernel[...] * scale)
-    layer.bias = kind(shift)
+        shift = shift + concrete(layer.bias[...]) * scale
+    layer.kernel = kind(placed(concrete(kernel) * scale, kernel))
+    layer.bias = kind(placed(shift, kernel))
     layer.use_bias = True
 
 

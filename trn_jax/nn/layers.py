@@ -18,6 +18,7 @@ from jax import lax
 
 from trn_jax.errors import UserError
 from trn_jax.nn import initial
+from trn_jax.nn.concrete import concrete
 
 NORM_SCOPE = "batch_norm"  # scope of its operations in profiles and for `models.cost`
 
@@ -161,8 +162,10 @@ class BatchNorm(nnx.Module):
 
     def affine(self):
         """What it is in evaluation, `x * scale + shift`: `scale` and `shift`, `[channels]`."""
-        scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
-        return scale, self.bias[...] - self.mean[...] * scale
+        values = (self.scale, self.bias, self.mean, self.var)
+        scale, bias, mean, var = (concrete(value[...]) for value in values)
+        scale = scale * (var + self.epsilon) ** -0.5
+        return scale, bias - mean * scale
 
     @jax.named_scope(NORM_SCOPE)
     def _normalise(self, x, mean, var):

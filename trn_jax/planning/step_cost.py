@@ -12,6 +12,7 @@ from trn_jax.data.views import View
 from trn_jax.distributed.sharding import batch_sharding, make_mesh, replicated
 from trn_jax.evaluation.scoring import graph_with, relation_draws, score_draws
 from trn_jax.models import create_model
+from trn_jax.models.folding import fold_batch_norm
 from trn_jax.planning.hlo_cost import cost_of
 from trn_jax.settings import resolved_views
 from trn_jax.training import initial_state, train_step
@@ -127,8 +128,7 @@ def evaluation_cost(config, device, view):
 
 def _trace_evaluation(config, view, devices):
     mesh = make_mesh(devices)
-    model = nnx.eval_shape(lambda: create_model(**config.model, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(nnx.eval_shape(partial(_evaluated_model, config, view.crop_size)))
     replicate, clips = replicated(mesh), config.eval.max_views_per_step
     states = (jax.tree.map(partial(_abstract, sharding=replicate), nnx.as_pure(state)),)
     shape = (clips, view.num_segments, view.crop_size, view.crop_size, 3)
@@ -140,6 +140,11 @@ def _trace_evaluation(config, view, devices):
         jax.ShapeDtypeStruct((clips,), jnp.int32, sharding=replicate),
         jax.ShapeDtypeStruct((), jnp.bool_, sharding=replicate),
     )
+
+
+def _evaluated_model(config, size):
+    model = create_model(**config.model, rngs=nnx.Rngs(0))
+    return fold_batch_norm(model, size=size)
 
 
 def _abstract(leaf, sharding):

@@ -14,6 +14,7 @@ from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ViewRows
 from trn_jax.evaluation.scoring import ClipScorers, feature_shape
+from trn_jax.models.folding import fold_batch_norm
 from trn_jax.prediction import sources
 from trn_jax.prediction.contract import contract_of, open_model, origin
 from trn_jax.prediction.feature_rows import InOrder
@@ -75,7 +76,8 @@ class FeatureExtractor:
         self._found = dict(max_pixels=config.data.max_pixels, multi_label=config.data.multi_label)
         self._seed = config.seed
         self._num_threads = num_threads or num_cpus()
-        self._graph, state = nnx.split(model)
+        folded = fold_batch_norm(model, size=self.contract.view.crop_size)
+        self._graph, state = nnx.split(folded)
         self._scorers = ClipScorers(self._graph, max_views=config.eval.max_views_per_step)
         self._states = self._scorers.of().on_these_devices((nnx.as_pure(state),))
         self._check_view()

@@ -11,6 +11,7 @@ import numpy as np
 from trn_jax.data.decode import FrameError
 from trn_jax.data.frame_views import check_streamable, frame_spacing
 from trn_jax.evaluation.merging import merge_of, merge_views
+from trn_jax.models.folding import fold_batch_norm
 from trn_jax.models.streaming import streaming
 from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.live import Capture, Gap, newest_samples
@@ -46,7 +47,8 @@ class FrameScorer:
         check_streamable(contract.protocol, view)
         self.class_names = class_names
         self._contract = contract
-        self._stream = streaming(model, pooling=pooling, window=view.num_segments)
+        folded = fold_batch_norm(model, size=view.crop_size)
+        self._stream = streaming(folded, pooling=pooling, window=view.num_segments)
         self._merge = merge_of(view, model.merge_views)
         self._multi_label = multi_label
         crops = Crops(view)

@@ -12,6 +12,7 @@ from trn_jax.data.decode import FrameError
 from trn_jax.errors import UserError
 from trn_jax.evaluation.merging import ScoreMerger, merge_of, merge_views
 from trn_jax.evaluation.scoring import ClipScorers, relation_draws
+from trn_jax.models.folding import fold_batch_norm
 from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.windows import (
     VIEW,
@@ -100,7 +101,8 @@ class TimelineScorer:
         self._seed = seed
         self._multi_label = multi_label
         self._merge = merge_of(contract.view, model.merge_views)
-        self._graph, state = nnx.split(model)
+        folded = fold_batch_norm(model, size=contract.view.crop_size)
+        self._graph, state = nnx.split(folded)
         self._windows_per_head = max(max_views // contract.view.num_views, 1)
         self._scorers = ClipScorers(self._graph, max_views=max_views)
         self._scorer = self._scorers.of()

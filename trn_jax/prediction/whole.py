@@ -9,6 +9,7 @@ from flax import nnx
 from trn_jax.data.pipeline import EvalVideos
 from trn_jax.evaluation.merging import ScoreMerger
 from trn_jax.evaluation.scoring import ClipScorers, relation_draws
+from trn_jax.models.folding import fold_batch_norm
 from trn_jax.prediction.answers import Answer
 
 
@@ -30,7 +31,7 @@ class WholeScorer:
     def __init__(self, model, contract, *, class_names, multi_label, max_views, seed):
         self._class_names = class_names
         self._seed = seed
-        graph, state = nnx.split(model)
+        graph, state = nnx.split(fold_batch_norm(model, size=contract.view.crop_size))
         self._view = contract.protocol, contract.view
         self._merging = dict(model_merge=model.merge_views, multi_label=multi_label)
         self._scorers = ClipScorers(graph, max_views=max_views)

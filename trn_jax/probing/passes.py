@@ -14,6 +14,7 @@ from trn_jax.data.reader import VideoClips
 from trn_jax.data.views import View
 from trn_jax.evaluation.merging import ViewRows
 from trn_jax.evaluation.scoring import ClipScorer, feature_shape
+from trn_jax.models.folding import fold_batch_norm
 from trn_jax.probing.cache import FeatureCache
 from trn_jax.progress import Progress
 from trn_jax.settings import resolved_views
@@ -29,12 +30,13 @@ class Backbone:
         max_views: clips per step.
         num_segments: frames of a clip.
         checksum: of the checkpoint.
+        size: height and width of the frames, in pixels.
     """
 
-    def __init__(self, model, *, max_views, num_segments, checksum):
+    def __init__(self, model, *, max_views, num_segments, checksum, size):
         model.head = None
         self.checksum = checksum
-        self._graph, state = nnx.split(model)
+        self._graph, state = nnx.split(fold_batch_norm(model, size=size))
         if jax.default_backend() == "cpu":
             max_views = min(max_views, max(_FRAMES_ON_CPU // num_segments, 1))
         self._scorer = ClipScorer(self._graph, max_views=max_views)

@@ -82,6 +82,7 @@ def probe(config, opened, workdir, *, passes=1):
             max_views=config.eval.max_views_per_step,
             num_segments=config.model.num_segments,
             checksum=checksum,
+            size=resolved_views(config)["data.val"].crop_size,
         )
         folder = os.path.join(workdir, "features")
         cached = training_features(backbone, config, data, folder, passes)
