@@ -19,7 +19,7 @@ class LoadedClip:
     Attributes:
         num_frames: of the clip.
         rows: what rearrangements choose from, `[frames + 1, ...]`: its frames and one of the mean
-            colour; or their features. Blank rows may follow.
+            colour; or their features. Rows of zeros may follow.
         features: float32 `[frames, channels]`, see `Recognizer.features`. A neck may reduce the
             number of frames.
     """
@@ -48,19 +48,25 @@ class Rearranged:
         self._state = nnx.as_pure(state)
         mean = np.array(model.mean, np.float32)
 
-        def rows(pixels, count):
-            blank = jnp.broadcast_to(mean, (count - len(pixels), *pixels.shape[1:]))
+        def rows(pixels):
+            blank = jnp.broadcast_to(mean, (1, *pixels.shape[1:]))
             return jnp.concatenate([pixels.astype(jnp.float32), blank])
+
+        def filled(rows, num_frames):
+            # As many rows as several clips have, so that one program scores one or several.
+            missing = self._num_rows(num_frames) - len(rows)
+            rows = rows.astype(jnp.float32)
+            return jnp.pad(rows, [(0, missing), *[(0, 0)] * (rows.ndim - 1)])
 
         def features(state, pixels):
             return nnx.merge(graph, state).features(pixels[None])[0]
 
         def load(state, pixels):
+            found = rows(pixels)
             if not self._caches:
-                # As many rows as several clips have, so that one program serves `score`, too.
-                return rows(pixels, self._num_rows(len(pixels))), features(state, pixels)
-            found = features(state, rows(pixels, len(pixels) + 1))
-            return found, found[:-1]
+                return filled(found, len(pixels)), features(state, pixels)
+            found = features(state, found)
+            return filled(found, len(pixels)), found[:-1]
 
         def score(state, rows, choices):
             model = nnx.merge(graph, state)
@@ -68,7 +74,7 @@ class Rearranged:
             return model.head_logits(chosen) if self._caches else model(chosen)
 
         self._load, self._score = jax.jit(load), jax.jit(score)
-        self._rows = jax.jit(rows, static_argnames="count")
+        self._filled = jax.jit(filled, static_argnames="num_frames")
 
     def _num_rows(self, num_frames):
         return num_frames * max(min(self._max_clips, _MAX_ROWS // num_frames), 1) + 1
@@ -88,15 +94,12 @@ class Rearranged:
             float32 `[clips, classes]`.
         """
         num_frames = len(clips[0])
-        forward = np.arange(num_frames)[None]
-        if self._caches:
-            return np.concatenate([self.logits(self.load(each), forward) for each in clips])
-        num_rows = self._num_rows(num_frames)
-        size = num_rows // num_frames
+        parts = [self.load(each).features for each in clips] if self._caches else clips
+        size = self._num_rows(num_frames) // num_frames
         found = []
-        for start in range(0, len(clips), size):
-            group = np.concatenate(clips[start : start + size])
-            rows = self._rows(group, num_rows)
+        for start in range(0, len(parts), size):
+            group = np.concatenate(parts[start : start + size])
+            rows = self._filled(group, num_frames=num_frames)
             choices = np.arange(len(group)).reshape(-1, num_frames)
             found.append(self.logits(LoadedClip(len(group), rows, group[:0]), choices))
         return np.concatenate(found)
