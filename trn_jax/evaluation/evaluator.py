@@ -62,7 +62,7 @@ class Evaluator:
         self._max_views = max_views
         self._folding = Folding()
         self._checker = ClipScorer(graph, max_views=max_views)
-        self._scorer = None  # of the model with folded batch norms
+        self._scorer: ClipScorer | None = None  # of the model with folded batch norms
 
     def run(self, data, views, states):
         """Evaluate the list of `data` through several views.
@@ -83,7 +83,7 @@ class Evaluator:
         states = self._checker.on_these_devices(states)
         parsed = {name: View(**view) for name, view in views.items()}
         self.check(views, states)
-        graph, states = self._folded(states, next(iter(parsed.values())).crop_size)
+        folded = self._folded(states, next(iter(parsed.values())).crop_size)
         num_videos, process = len(data.val_records), jax.process_index()
         problems, losses = dict[int, str](), set[str]()
         videos = pipeline.readable(data.eval_videos(parsed), problems, losses)
@@ -96,7 +96,7 @@ class Evaluator:
                 class_order=self._class_order,
                 count=RunningAccuracy(data.val_labels, progress.add),
             )
-            num_clips = self._score(videos, parsed, graph, states, kept)
+            num_clips = self._score(videos, parsed, folded, kept)
         missing = np.isin(np.arange(num_videos), list(problems))
         rows, num_clips = gather({"scores": kept.scores, "missing": missing}, num_clips)
         if rows is None:
@@ -117,22 +117,22 @@ class Evaluator:
         self._checker.check(views, states)
 
     def _folded(self, states, size):
-        """The structure and the states of the model with folded batch norms."""
+        """The scorer, the structure and the states of the model with folded batch norms."""
         model = self._folding(nnx.merge(self._graph, *states), size=size)
         graph, state = nnx.split(model)
-        if self._scorer is None:
-            self._scorer = ClipScorer(graph, max_views=self._max_views)
-        return graph, (nnx.as_pure(state),)
+        self._scorer = self._scorer or ClipScorer(graph, max_views=self._max_views)
+        return self._scorer, graph, (nnx.as_pure(state),)
 
     def _stop(self):
         if self._should_stop():
             raise _Stopped
 
-    def _score(self, videos, views, graph, states, kept):
+    def _score(self, videos, views, folded, kept):
         """Score all clips and keep the merged scores; returns the number of clips.
 
         `None` if `should_stop` ended it.
         """
+        scorer, graph, states = folded
         kinds, draws = relation_draws(views)
         merger = ScoreMerger(
             views,
@@ -141,8 +141,8 @@ class Evaluator:
             multi_label=self._multi_label,
             merged=kept,
         )
-        step = self._scorer.score_step(kinds, states)
-        scored = self._scorer.scored(videos, step, states, self._stop)
+        step = scorer.score_step(kinds, states)
+        scored = scorer.scored(videos, step, states, self._stop)
         num_clips = 0
         try:
             with contextlib.closing(scored):
