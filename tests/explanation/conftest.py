@@ -12,6 +12,15 @@ from example_explanation import example
 from small_models import config_of, store, write_films
 
 from trn_jax import load_model
+from trn_jax.explanation import rearranged
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_steps():
+    """Score as few heads per step as these tests need: the others would only fill it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rearranged, "_HEADS_PER_STEP", 16)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,15 @@ from trn_jax.explanation.order import ORDERS
 
 
 @pytest.fixture(scope="module")
-def found(models, film):
-    """Explanations of a TRN: of all of the video, and of a part of it."""
-    classes = ["turning", 0, "0", np.int64(3)]
-    return list(trn_jax.explain(film, models("trn_resnet10"), classes=classes))
+def explainer(models):
+    """The `Explainer` of a TRN, whose programs are compiled once for all tests."""
+    return Explainer(models("trn_resnet10"), classes=["turning", 0, "0", np.int64(3)])
+
+
+@pytest.fixture(scope="module")
+def found(explainer, film):
+    """The explanation of a video by a TRN, in a list."""
+    return list(explainer(explainer.find(film)))
 
 
 @pytest.mark.smoke
@@ -103,10 +108,10 @@ def test_drawn_relations_are_explained_by_their_expectation(film, tmp_path):
     np.testing.assert_allclose(each.values.values.sum(), each.values.all[0] - each.values.none[0])
 
 
-def test_unreadable_videos_cost_themselves(models, film, tmp_path):
+def test_unreadable_videos_cost_themselves(explainer, film, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
     broken = str(tmp_path / "broken.mp4")
-    found = list(trn_jax.explain([broken, film], models("trn_resnet10"), parts=["frames"]))
+    found = list(explainer(explainer.find([broken, film])))
     assert "broken.mp4" in found[0].problem and not found[1].problem
     assert found[0].label == "" and found[0].to_dict().keys() == {"video", "problem"}
 

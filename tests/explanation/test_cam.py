@@ -32,7 +32,14 @@ def small(name, **options):
 def test_map_of_a_tsn_is_its_classifier_at_every_place(rng):
     model, pixels = small("tsn_resnet10"), clip_of(rng)
     maps = ActivationMaps(model, SHAPE, stage=-1)(pixels, 1)
-    features = np.asarray(model.backbone(model.normalise(pixels))[-1])
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def maps_of(state, pixels):
+        model = nnx.merge(graph, state)
+        return model.backbone(model.normalise(pixels))[-1]
+
+    features = np.asarray(maps_of(state, pixels))
     weights = np.asarray(model.head.fc.kernel[...])[:, 1]
     expected = np.maximum(features @ weights, 0) / features[..., 0].size
     np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-6)

@@ -107,9 +107,14 @@ def test_order_card(capsys, place):
     assert found["order_score"] == card.mean("forward") - card.mean("reversed")
     assert found["list_sha256"] and found["split"] == "val"
     assert "Does this data set need time?" in page.read_text()
-    # A clip of one class, reversed, is that of the other one.
+
+
+@pytest.mark.thorough
+def test_accuracy_in_order_is_that_of_predictions(capsys, place):
+    flags = (f"--workdir={place / 'predicted'}", "--shuffles=1", "--json")
+    _, out, _ = run(capsys, "explain", "--dataset", f"--checkpoint={place / 'trn'}", *flags)
     predicted = accuracy_of_predictions(capsys, place, "trn")
-    assert card.mean("forward") == pytest.approx(predicted)
+    assert json.loads(out)["mean_forward"] == pytest.approx(predicted)
 
 
 def accuracy_of_predictions(capsys, place, model):
