@@ -8,6 +8,7 @@
 import argparse
 import ast
 import io
+import json
 import os
 import pathlib
 import re
@@ -16,6 +17,7 @@ import tokenize
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _KEYS = ROOT / "trn_jax" / "config.py"
+_NOTEBOOK = ROOT / "docs" / "first_model.ipynb"
 # Sections of the configuration: name in config.py -> prefix of the keys, title, introduction.
 _SECTIONS = {
     "_CONFIG": ("", "General", ""),
@@ -280,15 +282,34 @@ def folders_table():
 
 def gpu_session_tables():
     """What `scripts/gpu_session.sh` measured, from docs/gpu_session.json."""
-    import json
-
     from benchmarks import session
 
     stored = session.STORED
     return session.page(json.loads(stored.read_text()) if stored.exists() else None)
 
 
+def notebook_page():
+    """The cells of docs/first_model.ipynb, with what they print and draw."""
+    lines = []
+    for cell in json.loads(_NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            lines += [source, ""]
+            continue
+        lines += ["```python", source, "```", ""]
+        for output in cell["outputs"]:
+            found = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/jpeg" in found:
+                jpeg = "".join(found["image/jpeg"]).replace("\n", "")
+                lines += [f"![What the cell draws](data:image/jpeg;base64,{jpeg})", ""]
+            else:
+                text = "".join(found["text/plain"]).rstrip()
+                lines += ["```text", text, "```", ""]
+    return "\n".join(lines)
+
+
 PAGES = {
+    "first_model.md": notebook_page,
     "config.md": config_page,
     "commands.md": commands_page,
     "recipes.md": recipes_page,

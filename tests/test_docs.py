@@ -23,8 +23,9 @@ DOCS = REPOSITORY / "docs"
 PAGES = {path.stem: path for path in sorted(DOCS.glob("*.md"))} | {
     name: REPOSITORY / f"{name}.md" for name in ("CONTRIBUTING", "README")
 }
-# Pages that have no commands of their own: contents, and a frame around another page.
-WITHOUT_COMMANDS = {"index", "contributing"}
+# Pages that have no commands of their own: contents, a frame around another page, and a notebook,
+# which tests/test_notebook.py runs.
+WITHOUT_COMMANDS = {"index", "contributing", "first_model"}
 RUNNABLE = [name for name in PAGES if name not in WITHOUT_COMMANDS]
 
 
