@@ -67,7 +67,7 @@ class Folding:
     """
 
     def __init__(self):
-        self._foldable = None
+        self._foldable: dict[Any, Any] | None = None
 
     def __call__(self, model, *, size):
         """Fold the batch norms of `model`, which is changed, and return it."""
