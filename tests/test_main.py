@@ -335,7 +335,7 @@ def test_the_loop_runs_ahead_of_the_devices_between_log_lines(tree, monkeypatch)
     assert dispatched == 12
 
 
-@pytest.mark.thorough(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "recorded"), [("2:3", "2 to 3"), ("4:99", ""), ("99:100", None)])
 def test_steps_are_recorded_for_xprof(tree, steps, recorded):
     """Also if the training ends before the last of them."""

@@ -58,7 +58,7 @@ DAMAGES = (truncate, flip_bit, delete)
 UNUSED = ("_CHECKPOINT_METADATA", "commit_success.txt", "metrics.json", "calibration.json")
 
 
-@pytest.mark.by_default(6, slow=tuple(f"{seed}]" for seed in range(10, 20)))
+@pytest.mark.by_default(6, slow=tuple(f"{seed}]" for seed in range(8, 20)))
 @pytest.mark.parametrize("seed", range(20))
 def test_damage_is_found_or_does_not_matter(copy, expected, seed):
     rng = np.random.default_rng(seed)

@@ -178,7 +178,10 @@ def expected_multipliers(model, name, fc_lr5):
     return found
 
 
-@pytest.mark.by_default("trn_sthv1", "tsn_k400_3seg", "tpn_tsm_sthv1", "tin_k400")
+@pytest.mark.by_default(
+    *("trn_sthv1", "tsn_k400_3seg", "tpn_tsm_sthv1", "tin_k400"),
+    slow=("densenet", "swin", "mobileone", "resnext", "r101"),
+)
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_parameter_has_the_published_multipliers(name):
     config = load(name)

@@ -107,7 +107,7 @@ def train_and_evaluate(recipe, tree, *flags, xla_flags=""):
     return done.stderr
 
 
-@pytest.mark.thorough("trn_sthv1")
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", FAMILIES)
 def test_the_recipe_with_a_small_network(tmp_path, recipe):
     dataset, num_classes, model, _ = CASES[recipe]

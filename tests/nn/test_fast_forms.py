@@ -101,7 +101,7 @@ def normalised(scale, bias, x, num_groups, epsilon=1e-5):
     return jnp.concatenate(parts)
 
 
-@pytest.mark.by_default
+@pytest.mark.thorough(1)
 @pytest.mark.parametrize("num_groups", [1, 2, 4])
 def test_batch_norm_of_groups_in_one_pass(num_groups):
     norm = BatchNorm(5, dtype=jnp.float64)

@@ -58,7 +58,7 @@ def test_batches_fill_devices_parts_and_groups(config):
     assert plan.batch_step(config, 8) == 24
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_plan_names_every_step(config):
     text = str(plan.make_plan(config, "cpu:2"))
     rows = {line[:24].strip(): line[24:].split() for line in text.splitlines()}

@@ -125,7 +125,7 @@ def test_json_has_both_scores(place, model, capsys):
     assert "none_of_these" not in entry and "calibrated" not in entry["top"][0]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_events_are_found_with_calibrated_scores_again(place, model, capsys, tmp_path):
     windows = list(predict(place / "long.mp4", model))
     best = np.max([calibrated(window.scores, TEMPERATURE) for window in windows])
@@ -175,7 +175,7 @@ def test_a_corrupt_calibration_costs_only_itself(place, model, capsys):
     assert (status, lines) == (0, plain) and calibration_file.NAME in messages
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_several_labels(place, capsys, tmp_path):
     config = config_of("tsn_resnet10", num_classes=2)
     config.data.multi_label = True

@@ -43,7 +43,7 @@ def example_scores(model, contract, film, first, count):
 
 
 @pytest.mark.parametrize(
-    "protocol", ["efficient", pytest.param("twice_ten", marks=pytest.mark.thorough)]
+    "protocol", ["efficient", pytest.param("twice_ten", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("kind", ["trn", "tsm"])
 def test_a_window_is_scored_like_an_example(request, film, kind, protocol):

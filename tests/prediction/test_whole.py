@@ -110,7 +110,7 @@ def test_the_view_can_be_changed_and_the_change_is_named(data):
     assert not np.array_equal(changed[0].scores, plain[0].scores)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_records_get_the_scores_of_an_evaluation(tmp_path, multi_label):
     write_data(tmp_path, "frames")

@@ -131,6 +131,7 @@ def learned(dtype):
     return np.array(found)
 
 
+@pytest.mark.thorough
 def test_bfloat16_learns_what_float32_learns():
     low, full = learned("bfloat16"), learned("float32")
     assert low[-1, 0] == full[-1, 0] == 1
