@@ -12,9 +12,8 @@
 `--what`:
 
 step: training steps on a batch that is already on the device.
-both: steps, the data pipeline, and training as it is: steps on the clips of the pipeline. Then the
-    headspace (steps if one batch is replayed: what the devices could take), the time per clip for
-    decoding, crops, the transfer and waiting, and what follows from them.
+both: steps, the data pipeline, and training as it is: steps on the clips of the pipeline; and the
+    headspace (steps on a replayed batch), the time of a clip for each part, and advice.
 data: the stages of the pipeline. Files are read, decoded and cropped in one thread; clips are
     batched, moved to the devices, and read in worker processes. Compared with a lower bound, with a
     PyTorch `DataLoader` that does the same with OpenCV, and with other forms of the same videos,
@@ -158,9 +157,7 @@ _SECONDS = flags.DEFINE_integer(
     "seconds", 120, "With --what=predict: length of the film.", lower_bound=1
 )
 _RECORD = flags.DEFINE_string(
-    "record",
-    None,
-    "With --what=train, both and protocol: append a line of JSON per recipe to this file.",
+    "record", None, "With --what=train, both, protocol: append JSON lines, by recipe, to this file."
 )
 
 # With the goal for the ratio of CPU time.
