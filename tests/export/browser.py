@@ -92,7 +92,7 @@ class Tab:
 
     def __init__(self, browser, address, *, before="", **options):
         self.page = browser.new_context(**options).new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(240_000)  # for busy machines
         self.requests = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.add_init_script(_RECORDER + before)

@@ -31,7 +31,7 @@ def run(*arguments, timeout=60, **environment):
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_dry_run_goes_through_all_parts(tmp_path, session):
     done = run("--dry-run", tmp_path / "session", timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
