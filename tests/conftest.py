@@ -1,6 +1,7 @@
 """Shared set-up of the tests: eight virtual CPU devices and a cache of compiled programs."""
 
 import collections
+import copy as copying
 import json
 import os
 import pathlib
@@ -96,18 +97,26 @@ def golden():
     return read
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The configuration of a tiny training and its working directory, with checkpoints 3 and 6."""
+@pytest.fixture(scope="session")
+def first_training(tmp_path_factory):
+    """The configuration of a tiny training, and the folder of it, its data and its recipe."""
     from tiny_training import tiny_training
 
     from trn_jax.training import loop
 
-    folder = tmp_path_factory.mktemp("trained")
+    folder = tmp_path_factory.mktemp("first_training")
     config = tiny_training(folder)
     assert loop.train(config, str(folder / "run")) == 0
     assert {path.name for path in (folder / "run" / "checkpoints").iterdir()} == {"3", "6"}
-    return config, folder / "run"
+    return config, folder
+
+
+@pytest.fixture(scope="module")
+def trained(first_training, tmp_path_factory):
+    """The configuration of a tiny training and its working directory, with checkpoints 3 and 6."""
+    config, folder = first_training
+    place = shutil.copytree(folder, tmp_path_factory.mktemp("trained") / "training")
+    return copying.deepcopy(config), place / "run"
 
 
 @pytest.fixture
