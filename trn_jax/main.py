@@ -3,12 +3,11 @@
     python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn
     trn-jax train trn_synthetic --workdir=runs/trn
 
-With `--mode=eval --checkpoint=runs/trn` the newest checkpoint of a training is evaluated, with
-`--checkpoint=runs/trn@best` the best one, with `runs/trn@1200` that of step 1200. `--config` is
-optional then, because checkpoints carry their configuration; `--config.data.val_list=...` changes a
-setting of it. `--mode=calibrate` fits temperature and thresholds to its scores and stores them in
-it. The other commands of `trn-jax` check data, plan for other devices, convert weights
-and more.
+`--mode=eval --checkpoint=runs/trn` evaluates the newest checkpoint of a training,
+`--checkpoint=runs/trn@best` the best one, and `runs/trn@1200` that of step 1200. `--config` is then
+optional, because checkpoints contain their configuration; `--config.data.val_list=...` changes a
+setting of it. `--mode=calibrate` fits a temperature and thresholds to the scores and stores them in
+the checkpoint. `trn-jax --help` lists the commands that prepare data, predict, export and more.
 
 In multi-process runs, every process runs the same command. Slurm, Open MPI, Cloud TPU and
 Kubernetes are detected; elsewhere pass `--coordinator_address=<process 0>:<port>

@@ -24,7 +24,7 @@ def positive(text):
 def add_recipe(parser):
     """Add a recipe, by name or as `--config`, see `read_recipe`."""
     parser.add_argument("recipe", nargs="?", help="name, see `trn-jax recipes`, or path of a file")
-    parser.add_argument("--config", metavar="RECIPE", help="the same")
+    parser.add_argument("--config", metavar="RECIPE", help="the recipe, as a flag")
     parser.set_defaults(takes_settings=True)
 
 
@@ -75,8 +75,8 @@ def add_dtype(parser):
     parser.add_argument(
         "--dtype",
         choices=("auto", "bfloat16", "float32"),
-        help="of the computation; auto: bfloat16 on TPUs and on GPUs that have it, else float32; "
-        "default: that of the configuration, auto for what was trained here",
+        help="dtype of the computation; auto: bfloat16 on TPUs and on GPUs that have it, else "
+        "float32; default: model.dtype of the configuration (float32 for converted checkpoints)",
     )
 
 
@@ -86,14 +86,16 @@ _VIEW = ("num_segments", "crop", "short_side", "crop_size")  # keys of the view 
 def add_sampling(parser, *, seconds=True):
     """Add how a checkpoint samples videos, see `sampling_of`; with the length of windows."""
     add = parser.add_argument
-    add("--protocol", help="of the recipe; default: the one with the fewest views")
+    add("--protocol", help="protocol of the recipe; default: the one with the fewest views")
     if seconds:
-        add("--seconds", type=float, help="length of a window; default: of training examples")
-    add("--frame-rate", type=float, help="of frames in folders; default: of training examples")
+        add("--seconds", type=float, help="length of a window; default: as training examples")
+    rate = "frames per second of frame folders; default: as training examples"
+    add("--frame-rate", type=float, help=rate)
     for key in _VIEW:
         kind = str if key == "crop" else int
-        add(f"--{key.replace('_', '-')}", type=kind, help="of the view, instead of the recipe's")
-    add("--num-threads", type=positive, default=0, help="that decode; default: one per processor")
+        add(f"--{key.replace('_', '-')}", type=kind, help=f"replaces {key} of the view")
+    threads = "decoding threads; default: one per core"
+    add("--num-threads", type=positive, default=0, help=threads)
 
 
 def sampling_of(arguments):

@@ -19,8 +19,10 @@ def add_check(commands):
     parser = commands.add_parser(
         "check",
         help="find missing, broken, duplicate and mislabelled videos of a data set",
-        epilog="Settings of the recipe follow, such as --config.data_dir=data/mine. The exit "
-        "status is 1 if there are problems.",
+        description="Find missing, broken, duplicate and mislabelled videos of a data set, and "
+        "write lists of the usable videos and of the others, with reasons. Exits with 1 if there "
+        "are problems.",
+        epilog="Settings of the recipe are flags, such as --config.data_dir=data/mine.",
     )
     add_recipe(parser)
     add = parser.add_argument
@@ -102,11 +104,10 @@ def add_show(commands):
         "show",
         help="draw augmented clips with their labels, as the network receives them",
         description="Draw clips with their labels, one per row, as the network receives them: "
-        "sampled, cropped, mirrored and coloured. By default they are the first ones of a "
-        "training.",
-        epilog="Settings of the recipe follow, such as --config.size=112. The exit status is 1 if "
-        "videos are unreadable or have lost frames. PNG has no letters for some scripts; .html has "
-        "all.",
+        "sampled, cropped, mirrored and with colour jitter. By default they are the first clips of "
+        "a training. Exits with 1 if videos are unreadable or have lost frames.",
+        epilog="Settings of the recipe are flags, such as --config.size=112. Some scripts of class "
+        "names need .html: a PNG has no letters for them.",
     )
     add = parser.add_argument
     add("data", nargs="?", help="folder from `trn-jax prepare`, or name or file of a recipe")
@@ -114,8 +115,8 @@ def add_show(commands):
     add("--split", choices=("train", "val", "test"), help="default: train, or that of --view")
     add("--view", help="data.train, data.val or protocols.<name>; default: that of --split")
     add("--num-clips", type=positive, default=12, help=f"up to {_MOST_SHOWN}; default: 12")
-    add("--seed", type=int, help="of the choice and of the augmentation; default: of the recipe")
-    add("--to", default="clips.png", help=".png, or .html for a page; default: %(default)s")
+    add("--seed", type=int, help="of the choice and the augmentation; default: the recipe's")
+    add("--to", default="clips.png", help="file .png, or .html for a page; default: %(default)s")
     add_json(parser)
     parser.set_defaults(run=_show, takes_settings=True)
 
@@ -196,14 +197,22 @@ def _prepare_first(place):
 def add_records(commands):
     """`trn-jax records`."""
     parser = commands.add_parser(
-        "records", help="pack a prepared data set into a few large files, which TFDS reads, too"
+        "records",
+        help="pack a prepared data set into a few large files, which TFDS reads, too",
+        description="Pack a prepared data set into a few large files, which TFDS reads, too. The "
+        "same command resumes. Exits with 1 if unreadable videos were left out.",
     )
     add = parser.add_argument
     add("data_dir", help="folder of the data set, with its lists")
     add("--to", required=True, help="folder of TFDS's data sets; the records get a folder in it")
-    add("--dataset", default="frames", help="public data set, such as sthv1; default: custom")
+    add("--dataset", default="frames", help="public data set, such as sthv1; default: your own")
     add("--multi-label", action="store_true", help="lists have several labels per video")
-    add("--short-side", type=positive, default=0, help="scale larger frames of video files down")
+    add(
+        "--short-side",
+        type=positive,
+        default=0,
+        help="scale larger frames of video files down to this, in pixels",
+    )
     add("--quality", type=positive, default=95, help="JPEG quality for video files; default: 95")
     for field in _FILE_FLAGS:
         add(f"--{field.replace('_', '-')}", help=f"as data.{field}; default: of the data set")

@@ -14,7 +14,7 @@ def add_explain(commands):
     """`trn-jax explain VIDEO... --checkpoint=PATH`."""
     parser = commands.add_parser(
         "explain",
-        help="which frames, which order and which places decide",
+        help="explain predictions: which frames decide, whether their order does, and where",
         description="Explain the classes of videos: how much each frame adds to the score, the "
         "representative frames of a TRN, scores of the frames in other orders and of the beginning "
         "of the video, and where the model looks. With --dataset: the accuracy of each class with "
@@ -30,7 +30,7 @@ def add_explain(commands):
         "pattern such as 'clips/*.mp4'",
     )
     add("--checkpoint", required=True, help="checkpoint or working directory of a training")
-    add("--to", metavar="FILE", help="a page, such as page.html, that needs no other file")
+    add("--to", metavar="FILE", help="also write an HTML page, such as page.html")
     add(
         "--classes",
         nargs="+",
@@ -40,21 +40,26 @@ def add_explain(commands):
     add(
         "--orders",
         type=positive,
-        help="of the frames, for the values of models that exchange features among frames; an even "
-        "number, at least 4; default: 16",
+        help="orders in which frames are added, for TSM, TIN and TPN; an even number, at least 4; "
+        "default: 16",
     )
     add("--shuffles", type=positive, help="random orders of the frames; default: 20")
-    add("--stage", type=int, help="of the backbone, whose maps show where it looks; -1: the last")
+    add("--stage", type=int, help="stage of the backbone for activation maps; -1: the last")
     add(
         "--dataset",
         nargs="?",
         const="",
         metavar="DIR",
-        help="measure the orders for a data set, by default that of the checkpoint",
+        help="accuracy by order of the frames for a data set, by default that of the checkpoint",
     )
-    add("--split", choices=("val", "test", "train"), default="val", help="of --dataset")
-    add("--num-videos", type=positive, help="of --dataset, spread over the list; default: all")
-    add("--workdir", help="of --dataset: order.json goes to its results; default: the training's")
+    add(
+        "--split",
+        choices=("val", "test", "train"),
+        default="val",
+        help="with --dataset; default: val",
+    )
+    add("--num-videos", type=positive, help="with --dataset, spread over the list; default: all")
+    add("--workdir", help="with --dataset: folder for results/order.json; default: the training's")
     add_sampling(parser, seconds=False)
     add_json(parser)
     parser.set_defaults(run=_explain, default_of=parser.get_default)

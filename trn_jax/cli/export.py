@@ -22,10 +22,13 @@ def add_export(commands):
         help="export a model to ONNX, StableHLO, a web page or a hub folder",
         description="Export a model with its class names, sampling contract and calibration. It "
         "takes RGB pixels in 0..255, as uint8; normalisation is inside. At the end the file is run "
-        "by its own runtime on a golden input, and kept only if it gives the model's answer.",
+        "by its own runtime on a golden input, and kept only if it returns the model's logits.",
     )
     add = parser.add_argument
-    add("checkpoint", help="checkpoint, working directory of a training, <directory>@best")
+    add(
+        "checkpoint",
+        help="checkpoint, working directory of a training, <directory>@best or hf:<user>/<name>",
+    )
     add(
         "--to",
         required=True,
@@ -38,19 +41,30 @@ def add_export(commands):
         help="clip: clips to logits (default); stream: a frame and a state to logits and the next "
         "state; features: clips to the features of their frames",
     )
-    add("--batch", type=_batch, default=_ANY, metavar="N", help="number of clips; default: any")
-    add("--dtype", choices=("float32", "float16"), default="float32", help="of the computation")
+    add(
+        "--batch",
+        type=_batch,
+        default=_ANY,
+        metavar="N",
+        help="fixed number of clips; default: any",
+    )
+    add(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="dtype of the computation; default: float32",
+    )
     add(
         "--protocol",
-        help="of the recipe, whose view is the sampling contract; default: the one "
-        "with the fewest views",
+        help="protocol of the recipe, whose view is the sampling contract; default: the one with "
+        "the fewest views",
     )
     add(
         "--page",
         action="store_true",
-        help="make --to the folder of a web page, which runs the model in browsers; needs --ort",
+        help="write a web page that runs the model in browsers to the folder --to; needs --ort",
     )
-    add("--ort", metavar="DIST", help="of a page: folder dist of the npm package onnxruntime-web")
+    add("--ort", metavar="DIST", help="with --page: folder dist of the npm package onnxruntime-web")
     add_license(parser)
     add_json(parser)
     parser.set_defaults(run=_export, default_of=parser.get_default)

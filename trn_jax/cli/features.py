@@ -9,7 +9,7 @@ def add_features(commands):
     """`trn-jax features SOURCE... --checkpoint=PATH --to=FILE`."""
     parser = commands.add_parser(
         "features",
-        help="a vector per frame or clip of videos, as a table",
+        help="compute a feature vector per frame or clip of videos",
         description="Compute the features of videos, the output of the backbone: a row per frame "
         "or clip with the name of the video, the time in seconds and a vector. The same command "
         "resumes. Exits with 1 if a video could not be read.",
@@ -33,7 +33,7 @@ def add_features(commands):
         choices=("frame", "clip"),
         help="default: frame, or clip if the backbone exchanges features among frames",
     )
-    add("--every", type=float, help="seconds from row to row; default: the frames of the view")
+    add("--every", type=float, help="seconds between rows; default: the frames of the view")
     add_sampling(parser)
     parser.set_defaults(
         run=_features,

@@ -13,10 +13,10 @@ def add_predict(commands):
     """`trn-jax predict SOURCE... --checkpoint=PATH`."""
     parser = commands.add_parser(
         "predict",
-        help="classes of videos, and when they happen",
+        help="predict the classes of videos, and when they happen",
         description="Predict the classes of videos. A short video gets one answer, with the clips "
-        "and the scores of an evaluation; one that lasts more than three times as long as training "
-        "examples, and a stream, gets a timeline of windows, and the events in it. Exits with 1 "
+        "and the scores of an evaluation. A stream, or a video that lasts more than three times as "
+        "long as training examples, is scored in windows and gets a list of events. Exits with 1 "
         "if a video could not be read.",
     )
     add = parser.add_argument
@@ -37,7 +37,12 @@ def add_predict(commands):
     _add_detection(parser)
     _add_output(parser)
     add("--duration", type=float, help="seconds of a stream after which to stop; default: never")
-    add("--num-processes", type=positive, default=1, help="of which each predicts a share")
+    add(
+        "--num-processes",
+        type=positive,
+        default=1,
+        help="processes, each of which predicts a share",
+    )
     add("--process-id", type=int, help="index of this process, from 0; with --num-processes")
     add_json(parser)
     parser.set_defaults(
@@ -50,7 +55,7 @@ def add_predict(commands):
 def _add_modes(parser):
     """Add what an answer is for: a video, a window of it, or a frame."""
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--timeline", action="store_true", help="windows of every video")
+    mode.add_argument("--timeline", action="store_true", help="score every video in windows")
     mode.add_argument("--whole", action="store_true", help="one answer per video, however long")
     mode.add_argument(
         "--stream",
@@ -62,8 +67,9 @@ def _add_modes(parser):
     add(
         "--pooling",
         choices=("window", "mean", "exponential"),
-        help="of --stream: features that TSN and TSM average: of as many frames as a clip has "
-        "(window), or of all so far, equally or with weights that fall; default: window",
+        help="with --stream: frames whose features TSN and TSM average: as many as a clip has "
+        "(window, the default), or all so far, equally (mean) or with falling weights "
+        "(exponential)",
     )
     add(
         "--every",
@@ -78,27 +84,43 @@ def _add_detection(parser):
     add(
         "--threshold",
         type=float,
-        help="score that an event and the class of a video reach; default: those of the "
+        help="lowest score of an event, and of the class of a video; default: those of the "
         "calibration, see `trn-jax calibrate`; without one, 0.5, for events only",
     )
-    add("--no-calibration", action="store_true", help="use scores and thresholds as without one")
-    add("--hysteresis", type=float, help="share of it at which it ends; default: 0.7")
-    add("--smoothing", type=positive, help="windows averaged, an odd number; default: 1")
-    add("--min-seconds", type=float, help="an event's score stays up; default: 0.15 of a window")
-    add("--no-extend", action="store_true", help="events may be shorter than a window")
+    add("--no-calibration", action="store_true", help="ignore the calibration of the checkpoint")
+    add(
+        "--hysteresis",
+        type=float,
+        help="an event ends where its score falls below this share of the threshold; default: 0.7",
+    )
+    add("--smoothing", type=positive, help="average this many windows, odd; default: 1")
+    add(
+        "--min-seconds",
+        type=float,
+        help="drop events that stay above the threshold for less; default: 0.15 of a window",
+    )
+    add(
+        "--no-extend",
+        action="store_true",
+        help="don't extend events to the length of a window",
+    )
 
 
 def _add_output(parser):
     """Add what is printed and written."""
     add = parser.add_argument
-    add("--top", type=positive, help="classes shown; default: 5 of a single video, else 1")
-    add("--to", metavar="DIR", help="folder for scores, events.csv and captions; resumable")
+    add("--top", type=positive, help="classes to print; default: 5 for a single video, else 1")
+    add(
+        "--to",
+        metavar="DIR",
+        help="folder for scores, events.csv and captions; the same command resumes",
+    )
     add("--from-scores", metavar="DIR", help="find the events again in the scores of a folder")
-    add("--render", action="store_true", help="also write the videos with captions: <to>/videos/")
+    add("--render", action="store_true", help="also write the videos with captions to <to>/videos/")
     add(
         "--explain",
         action="store_true",
-        help="frames that decide the class of a whole video; with --to also as pictures: "
+        help="add the frames that decide the class of a whole video; with --to also as images in "
         "<to>/frames/",
     )
 

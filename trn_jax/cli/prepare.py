@@ -18,7 +18,8 @@ The source is
   a list                 .txt with lines "<video> <class>" or "<folder> <frames> <class>"
   a table of parts       with columns for the start and the end of the part of a video, too (start,
                          end, stop, begin, onset, offset, start_time, t_start, ...), in seconds or
-                         as h:mm:ss.mmm; videos are not cut. Such as events.csv of trn-jax predict
+                         as h:mm:ss.mmm, such as events.csv of trn-jax predict; videos need not be
+                         cut
   annotations            of ActivityNet (.json), ELAN (.eaf), BORIS (exported events, .csv or .tsv),
                          Label Studio (.json) or CVAT ("CVAT for video 1.1", .xml); or a folder of
                          such files
@@ -27,9 +28,9 @@ The source is
                          --archives=<folder of the downloads>
 
 Splits: a split given by the source is kept. If the source has no videos for validation, a hash of
---seed and its path sends each training video to training or validation, so that adding videos moves
-no other; videos in the lists in --to keep their splits. Test videos are used neither for training
-nor to choose the best checkpoint: evaluate them at the end with
+--seed and of its path decides whether a video is for training or validation, so that adding videos
+moves no other; videos in the lists in --to keep their splits. Test videos are used neither for
+training nor to choose the best checkpoint: evaluate them at the end with
 trn-jax eval <workdir> --split=test.
 
 Videos of one person, or cut from one recording, belong in one split. --group-by keeps them
@@ -39,10 +40,10 @@ together:
   --group-by='(person[0-9]+)_'       the group of a regular expression in the path
 
 Parts of one video stay in one split. If there is only one video, its last parts are for validation,
-and those less than the length of a usual part before them are left out. Parts that are not in their
-video are left out, and those that end after it are used up to its end. --background=0.5 adds half
-as many parts without any label as a class "nothing": they overlap no labelled part, and have
-lengths like those.
+and parts that begin less than the median length of a part before those are left out. Parts outside
+of their video are left out, and those that end after it are used up to its end. --background=0.5
+also takes parts without a label, half as many as labelled ones, as a class "nothing": they overlap
+no labelled part, and have similar lengths.
 
 The same command resumes after an interruption and does nothing once all is done. Missing videos
 are listed in <to>/missing.txt and unreadable ones in <to>/unreadable.txt, and left out of the
@@ -55,12 +56,12 @@ def add_prepare(commands):
     """`trn-jax prepare`."""
     parser = commands.add_parser(
         "prepare",
-        help="prepare a data set from videos of your own, or from the archives of a public one",
+        help="prepare a data set from your own videos, or from the archives of a public one",
         description=_PREPARE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", help="folder, table, list or public data set, see above")
-    parser.add_argument("--to", required=True, help="folder of the data set")
+    parser.add_argument("--to", required=True, help="folder for the data set")
     parser.add_argument("--workers", type=positive, help="processes; default: one per core")
     parser.add_argument(
         "--records", action="store_true", help="also build records, see `trn-jax records`"
@@ -96,8 +97,13 @@ def _add_archive_flags(group):
 def _add_custom_flags(group):
     add = group.add_argument
     flags = [
-        add("--val-share", type=float, default=0.2, help="of each class; default: %(default)s"),
-        add("--seed", type=int, default=0, help="of the choice for validation"),
+        add(
+            "--val-share",
+            type=float,
+            default=0.2,
+            help="share of each class for validation; default: %(default)s",
+        ),
+        add("--seed", type=int, default=0, help="of the choice for validation; default: 0"),
         add("--group-by", default="", metavar="GROUP", help="keep these together, see above"),
         add(
             "--class-level",
@@ -111,7 +117,11 @@ def _add_custom_flags(group):
             action="store_true",
             help="merge classes whose names differ only in case or spaces",
         ),
-        add("--multi-label", action="store_true", help="cells have several classes: 'run;jump'"),
+        add(
+            "--multi-label",
+            action="store_true",
+            help="cells of a table may have several classes: 'run;jump'",
+        ),
         add(
             "--columns",
             default="",
@@ -129,7 +139,7 @@ def _add_custom_flags(group):
             type=float,
             default=0.0,
             metavar="SHARE",
-            help="add parts without a label, as a share of the labelled ones, see above",
+            help="add this many parts without a label, as a share of labelled ones, see above",
         ),
         add(
             "--frame-rate",
@@ -143,7 +153,7 @@ def _add_custom_flags(group):
             default="",
             metavar="WEIGHTS",
             help="weights of a ResNet-50 or of a whole model: print the command that fine-tunes "
-            "from them, not that of a small network, which needs none",
+            "them instead of the one that trains a small network from scratch",
         ),
     ]
     return [flag.dest for flag in flags]
@@ -236,14 +246,14 @@ def add_extract(commands):
     )
     add = parser.add_argument
     add("videos", help="a folder, or a list with the path of a video per line")
-    add("--to", required=True, help="folder for the folders of frames")
+    add("--to", required=True, help="folder for the frame folders")
     add(
         "--short-side",
         type=int,
         default=256,
-        help="pixels of the shorter side; 0: as in the video; default: %(default)s",
+        help="shorter side of the frames, in pixels; 0: as in the video; default: %(default)s",
     )
-    add("--quality", type=int, default=95, help="of the JPEGs; default: %(default)s")
+    add("--quality", type=int, default=95, help="JPEG quality; default: %(default)s")
     add("--fps", type=float, help="frames per second; default: all frames")
     add("--pattern", default="{:05d}.jpg", help="file name of a frame; default: %(default)s")
     add("--workers", type=positive, help="processes; default: one per core")

@@ -14,15 +14,15 @@ def add_push(commands):
         "push",
         help="upload a checkpoint to the Hugging Face hub",
         description="Upload a checkpoint to the Hugging Face hub, as safetensors with a model "
-        "card; hf:<user>/<name> is then a checkpoint for all commands. Log in before with `hf auth "
-        "login`, or set HF_TOKEN. HF_ENDPOINT is another hub.",
+        "card; hf:<user>/<name> is then a checkpoint for all commands. Log in first with `hf auth "
+        "login`, or set HF_TOKEN. HF_ENDPOINT names another hub.",
     )
     add = parser.add_argument
     add("checkpoint", help="checkpoint, working directory of a training, <directory>@best")
-    add("to", metavar="hf:USER/NAME", help="the repository, which is made if there is none")
-    add("--private", action="store_true", help="only its owner can read it")
+    add("to", metavar="hf:USER/NAME", help="repository; it is created if it doesn't exist")
+    add("--private", action="store_true", help="create a repository that only its owner can read")
     add_license(parser)
-    add("--message", help="of the commit")
+    add("--message", help="message of the commit")
     add_json(parser)
     parser.set_defaults(run=_push)
 

@@ -8,7 +8,12 @@ from trn_jax.errors import UserError
 
 def add_ensemble(commands):
     """`trn-jax ensemble`."""
-    parser = commands.add_parser("ensemble", help="fuse the scores of several evaluations")
+    parser = commands.add_parser(
+        "ensemble",
+        help="fuse the scores of several evaluations",
+        description="Average the scores of several evaluations, and print the accuracy of each and "
+        "of the fusion.",
+    )
     parser.add_argument(
         "files", nargs="+", help="scores of the same videos, from `trn-jax eval --dump`"
     )
@@ -34,7 +39,9 @@ def add_report(commands):
     """`trn-jax report`."""
     parser = commands.add_parser(
         "report",
-        help="one HTML page on a run: classes, confusions, calibration, curves; metrics of events",
+        help="write an HTML page on a run: classes, confusions, calibration, curves; score events",
+        description="Write an HTML page on a run: classes, confusions, calibration and training "
+        "curves. With --truth: score predicted events.",
         epilog="With --truth, both tables have the columns video,start,end,label, times in seconds "
         "or h:mm:ss.mmm; PATH also has the column score. The report has mean average precision at "
         "temporal IoU 0.3, 0.4, ... 0.7, F1 of events at IoU 0.5, and the fraction of the time "
@@ -51,13 +58,14 @@ def add_report(commands):
     parser.add_argument("--truth", metavar="TABLE", help="true events (.csv, .tsv)")
     parser.add_argument(
         "--to",
-        help="file .html, for the page alone, or a folder; default: report, in or beside PATH",
+        help="file .html, for the page alone, or folder; default: report, in or beside PATH",
     )
     parser.add_argument(
-        "--protocol", help="that the page shows in detail; default: the first with frames in order"
+        "--protocol",
+        help="protocol that the page shows in detail; default: the first with frames in order",
     )
     parser.add_argument(
-        "--top-k", type=positive, nargs="+", help="accuracies of scores; default: 1 5"
+        "--top-k", type=positive, nargs="+", help="accuracies to compute from scores; default: 1 5"
     )
     parser.add_argument(
         "--png", action="store_true", help="also draw figures for papers (extra `report`)"

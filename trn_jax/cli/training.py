@@ -7,7 +7,7 @@ from trn_jax.cli.arguments import add_dtype, add_json, add_recipe, positive, rea
 from trn_jax.errors import UserError, log
 from trn_jax.files import check_folder
 
-_SETTINGS = "Settings of the recipe follow, such as --config.data_dir=data/sthv1"
+_SETTINGS = "Settings of the recipe are flags, such as --config.data_dir=data/sthv1"
 
 
 def add_train(commands):
@@ -16,10 +16,10 @@ def add_train(commands):
         "train",
         help="train a recipe; the same command resumes",
         description="Train a recipe. The same command resumes a training that was interrupted.",
-        epilog=f"{_SETTINGS}. Further flags are those of python -m trn_jax.main --help.",
+        epilog=f"{_SETTINGS}. python -m trn_jax.main --help lists further flags.",
     )
     parser.add_argument("recipe", help="name, see `trn-jax recipes`, or path of a file")
-    parser.add_argument("--workdir", help="for checkpoints and results; default: runs/<recipe>")
+    parser.add_argument("--workdir", help="folder of the run; default: runs/<recipe>")
     parser.set_defaults(run=_train, takes_settings=True)
 
 
@@ -34,30 +34,30 @@ def add_eval(commands):
         help="evaluate a checkpoint by its protocols",
         description="Evaluate a checkpoint by the protocols of its recipe. Exits with 1 if videos "
         "could not be read; they count as wrong.",
-        epilog="Settings of its configuration follow, such as --config.data.val_list=other.txt; "
-        "--config=<recipe> takes another one. Further flags are those of python -m trn_jax.main "
-        "--help.",
+        epilog="Settings of its configuration are flags, such as --config.data.val_list=other.txt; "
+        "--config=<recipe> replaces it. python -m trn_jax.main --help lists further flags.",
     )
     parser.add_argument(
         "checkpoint",
         help="working directory of a training, <directory>@best, <directory>@<step>, hub folder or "
         "hf:<user>/<name>",
     )
-    parser.add_argument("--protocol", help="names with commas between them; default: all")
+    parser.add_argument("--protocol", help="names, separated by commas; default: all")
     parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
-    parser.add_argument("--workdir", help="for the results; default: that of the training")
+    parser.add_argument("--workdir", help="folder for the results; default: that of the training")
     parser.add_argument("--dump", help="file for the scores of every video: .npz, .json or .pkl")
     add_dtype(parser)
     parser.add_argument(
         "--streamed",
         action="store_true",
-        help="also frame by frame, as a stream, and how early videos are recognised",
+        help="also evaluate frame by frame, as a stream, and how early videos are recognised",
     )
     parser.add_argument(
         "--pooling",
         choices=("window", "mean", "exponential"),
-        help="with --streamed: features that TSN and TSM average, of all frames so far (mean, the "
-        "default; exponential) or of as many as a clip has (window)",
+        help="with --streamed: frames whose features TSN and TSM average: all so far, equally "
+        "(mean, the default) or with falling weights (exponential), or as many as a clip has "
+        "(window)",
     )
     add_json(parser)
     parser.set_defaults(run=_eval, takes_settings=True)
@@ -78,20 +78,22 @@ def add_calibrate(commands):
     """`trn-jax calibrate <checkpoint>`."""
     parser = commands.add_parser(
         "calibrate",
-        help="fit temperature and thresholds, with which predict says none of these",
-        description="Evaluate a checkpoint by one protocol, fit a temperature (of the negative log "
-        "likelihood) and a threshold per class (of F1) to the scores, and store them in the "
-        "checkpoint as calibration.json. Trainings do so by themselves; this is for converted "
-        "checkpoints, older ones and other lists. Exits with 1 if videos could not be read; they "
-        "don't count.",
-        epilog="Settings of its configuration follow, such as --config.data_dir=data/mine; "
-        "--config=<recipe> takes another one.",
+        help="fit the temperature and the thresholds for none of these",
+        description="Evaluate a checkpoint by one protocol, fit a temperature (lowest negative log "
+        "likelihood) and a threshold per class (highest F1) to the scores, and store them in the "
+        "checkpoint as calibration.json. Training does so at every evaluation; this is for "
+        "converted and older checkpoints and for other lists. Exits with 1 if videos could not be "
+        "read; they don't count.",
+        epilog="Settings of its configuration are flags, such as --config.data_dir=data/mine; "
+        "--config=<recipe> replaces it.",
     )
     parser.add_argument(
         "checkpoint",
         help="working directory of a training, <directory>@best, <directory>@<step>, or hub folder",
     )
-    parser.add_argument("--protocol", help="name; default: the one with the fewest views")
+    parser.add_argument(
+        "--protocol", help="protocol of the recipe; default: the one with the fewest views"
+    )
     parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
     add_dtype(parser)
     add_json(parser)
@@ -119,10 +121,10 @@ def add_probe(commands):
     """`trn-jax probe DATA --checkpoint=PATH`."""
     parser = commands.add_parser(
         "probe",
-        help="train a head on the features of a frozen model, which are computed once",
-        description="Train a head on the features of a frozen model. Passes over the training "
-        "videos, with the augmentation of a training, compute them once; then an epoch takes a "
-        "moment. The checkpoint is an ordinary one, of the whole model. The same command resumes; "
+        help="train a head on the features of a frozen backbone",
+        description="Train a head on the features of a frozen backbone. Passes over the training "
+        "videos, augmented as in training, compute the features once; then epochs are "
+        "fast. The new checkpoint has the whole model. The same command resumes; "
         "with other settings of the head it reuses the features and replaces the head. Exits with "
         "1 if videos are unreadable or have lost frames.",
         epilog=f"{_SETTINGS} or --config.optim.lr=0.05.",
@@ -132,12 +134,19 @@ def add_probe(commands):
     add(
         "--checkpoint",
         required=True,
-        help="or hf:<user>/<name>: its backbone is used; it needs no head",
+        help="checkpoint, working directory or hf:<user>/<name> with the backbone; needs no head",
     )
-    add("--head", choices=("trn", "tsn"), default="trn", help="trn is multi-scale; default: trn")
-    add("--config", metavar="RECIPE", help="data and views; default: views of the checkpoint")
-    add("--passes", type=positive, default=1, help="over the training videos; default: 1")
-    add("--workdir", default="runs/probe", help="for features and checkpoints; default: runs/probe")
+    add(
+        "--head",
+        choices=("trn", "tsn"),
+        default="trn",
+        help="head; trn is multi-scale; default: trn",
+    )
+    add("--config", metavar="RECIPE", help="for data and views; default: views of the checkpoint")
+    add("--passes", type=positive, default=1, help="passes over the training videos; default: 1")
+    add(
+        "--workdir", default="runs/probe", help="for features and checkpoints; default: %(default)s"
+    )
     add_json(parser)
     parser.set_defaults(
         run=_probe, takes_settings=True, stopped="stopped; the same command resumes"
@@ -186,16 +195,18 @@ def add_plan(commands):
     """`trn-jax plan`."""
     parser = commands.add_parser(
         "plan",
-        help="memory, operations and communication of a recipe on devices that are not here",
-        epilog="Settings of the recipe as in training, such as --config.model.remat=2; "
-        "model.dtype=auto is that of the devices in question. TPUs need pip install "
-        "'trn_jax[plan]' and GPUs 'trn_jax[plan-gpu]', but none of them; a large network takes "
-        "minutes.",
+        help="print memory, FLOPs and communication of a recipe on devices that are not attached",
+        description="Compile the training step and the evaluation of a recipe for a topology, and "
+        "print memory, FLOPs, memory traffic and communication per chip, and the largest batch. "
+        "Nothing runs. A large network takes minutes.",
+        epilog="Settings of the recipe are flags as in training, such as --config.model.remat=2; "
+        "model.dtype=auto is resolved for the topology. No TPU or GPU is needed, but pip install "
+        "'trn_jax[plan]' for TPUs and 'trn_jax[plan-gpu]' for GPUs.",
     )
     add_recipe(parser)
     topologies = "such as v5e:4x4 (TPUs), h100:8 (GPUs), cpu:8, or gpu for those attached"
     parser.add_argument("--topology", required=True, help=topologies)
-    parser.add_argument("--batch", type=positive, help="clips per step; by default the recipe's")
+    parser.add_argument("--batch", type=positive, help="clips per step; default: the recipe's")
     add_json(parser)
     parser.set_defaults(run=_plan)
 
@@ -212,8 +223,12 @@ def _plan(arguments):
 
 def add_recipes(commands):
     """`trn-jax recipes`."""
-    parser = commands.add_parser("recipes", help="list the recipes, or copy one to change it")
-    parser.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
+    parser = commands.add_parser(
+        "recipes",
+        help="list the recipes, or copy one to change it",
+        description="List the recipes, or copy one to change it.",
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help="of names, such as 'tsm_*'")
     parser.add_argument(
         "--copy", nargs=2, metavar=("NAME", "FILE"), help="write the recipe NAME to a new FILE"
     )

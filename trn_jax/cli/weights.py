@@ -12,7 +12,12 @@ _MAX_CLASSES = 100_000  # of a file, without --num-classes: a model may be large
 
 def add_convert(commands):
     """`trn-jax convert`."""
-    parser = commands.add_parser("convert", help="convert PyTorch weights into a checkpoint")
+    parser = commands.add_parser(
+        "convert",
+        help="convert PyTorch weights into a checkpoint",
+        description="Convert PyTorch weights into a checkpoint for the other commands. PyTorch is "
+        "not needed, and nothing in the file is executed.",
+    )
     parser.add_argument("--from", required=True, dest="file", help=".pth or .safetensors")
     parser.add_argument("--model", required=True, help="name of the model, see `trn-jax models`")
     parser.add_argument("--to", required=True, help="folder of the checkpoint; must not exist")
@@ -22,7 +27,7 @@ def add_convert(commands):
     )
     parser.add_argument("--classes", help="file with one class name per line")
     parser.add_argument(
-        "--source", default="auto", help="code base of the names; default: detected"
+        "--source", default="auto", help="code base that the names are from; default: detected"
     )
     parser.add_argument(
         "--key", help="selects one of several networks in the file, such as state_dict_ema"
@@ -196,8 +201,9 @@ def add_reparameterize(commands):
     parser = commands.add_parser(
         "reparameterize",
         help="fuse the branches of a trained MobileOne: same scores, fewer operations",
+        description="Fuse the branches of a trained MobileOne: same scores, fewer operations.",
     )
-    parser.add_argument("checkpoint", help="checkpoint, workdir or hf:<user>/<name>")
+    parser.add_argument("checkpoint", help="checkpoint, working directory or hf:<user>/<name>")
     parser.add_argument("--to", required=True, help="folder of the new checkpoint; must not exist")
     parser.set_defaults(run=_reparameterize)
 
@@ -226,14 +232,22 @@ def _reparameterize(arguments):
 
 def add_models(commands):
     """`trn-jax models`."""
-    parser = commands.add_parser("models", help="list the models with their size and cost")
-    parser.add_argument("pattern", nargs="?", default="*", help="such as 'tsm_*'")
-    parser.add_argument("--num-classes", type=positive, default=400)
+    parser = commands.add_parser(
+        "models",
+        help="list the models with their size and cost",
+        description="List the models with their parameters and multiply-adds.",
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help="of names, such as 'tsm_*'")
+    parser.add_argument("--num-classes", type=positive, default=400, help="default: %(default)s")
     parser.add_argument(
         "--backbones", action="store_true", help="list backbones instead, with the cost of a frame"
     )
-    parser.add_argument("--frames", type=positive, default=8, help="of a clip")
-    parser.add_argument("--pixels", type=positive, default=224, help="height and width")
+    parser.add_argument(
+        "--frames", type=positive, default=8, help="frames of a clip; default: %(default)s"
+    )
+    parser.add_argument(
+        "--pixels", type=positive, default=224, help="height and width; default: %(default)s"
+    )
     add_json(parser)
     parser.set_defaults(run=_models)
 
