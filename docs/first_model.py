@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Your first model
 #
-# This notebook trains a TRN in a custom loop, compares it with a model that ignores the order of
-# the frames, and looks inside: features, accuracy on reversed clips, and which frames decide. It
-# needs no download, and about three minutes of CPU time.
+# This notebook trains a TRN in a custom loop, compares it on reversed clips with a TSN, which
+# ignores the order of the frames, and computes its features and which frames decide. It needs no
+# download, and about three minutes of CPU time.
 
 # %%
 import cv2
@@ -30,8 +30,8 @@ from trn_jax.explanation.rearranged import Rearranged
 # %% [markdown]
 # ## Clips
 #
-# A clip is an array of RGB frames in 0..255. These are drawn: two pairs of classes of which one is
-# the other played backwards.
+# A clip is an array of RGB frames in 0..255. Here, clips are rendered: two pairs of classes, in
+# which one class is the other played backwards.
 
 # %%
 CLASSES = [CLASS_NAMES[number] for number in (2, 3, 10, 11)]
@@ -61,8 +61,8 @@ picture(clips[shown])
 # %% [markdown]
 # ## Training
 #
-# `train=True` and `rngs` are arguments of the call: no module keeps a mode. Normalisation is part
-# of the model.
+# `train=True` and `rngs` are arguments of the call: modules have no training mode. Normalisation is
+# part of the model.
 
 
 # %%
@@ -98,8 +98,8 @@ tsn = train("tsn_resnet10")
 # %% [markdown]
 # ## Does the order matter?
 #
-# Of reversed clips, TRN predicts the reversed class. TSN averages the frames, so both classes of a
-# pair look alike to it.
+# On reversed clips, TRN predicts the other class of the pair. TSN averages over the frames, so it
+# can't distinguish the two classes of a pair.
 
 # %%
 scores = nnx.jit(lambda model, clips: model(clips))
@@ -111,8 +111,7 @@ for name, model in (("TRN", trn), ("TSN", tsn)):
 # %% [markdown]
 # ## Features
 #
-# The features of frames are what the backbone gives for each of them; the head turns them into
-# scores.
+# Features are the output of the backbone for each frame; the head turns them into scores.
 
 # %%
 features = trn.features(clips[:4])
@@ -123,8 +122,8 @@ print(np.allclose(trn.head_logits(features), trn(clips[:4]), atol=1e-4))
 # ## Which frames decide?
 #
 # The Shapley value of a frame is what it adds to the score of a class, averaged over all orders in
-# which frames can be added. Those of a TRN are exact. Of a checkpoint, `trn_jax.explain` gives them
-# for any video.
+# which frames can be added. For a TRN, these values are exact. `trn_jax.explain` computes them for
+# any video, with the model of a checkpoint.
 
 # %%
 rearranged = Rearranged(trn, max_clips=16)

@@ -1,4 +1,4 @@
-"""Extract features of frames of a video: python examples/features.py <video> [weights]."""
+"""Extract features from frames of a video: python examples/features.py <video> [weights]."""
 
 import sys
 

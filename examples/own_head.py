@@ -1,4 +1,4 @@
-"""Add a custom head to a backbone: the maximum of the scores of all frames."""
+"""Add a custom head to a backbone: the maximum of each class score over the frames."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Train a model in a custom loop, to tell bright clips from dark ones."""
+"""Train a model that classifies clips as dark or bright, in a custom loop."""
 
 import numpy as np
 import optax

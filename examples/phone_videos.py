@@ -1,4 +1,4 @@
-"""Make folders of videos as phones write them, and two films: python examples/phone_videos.py."""
+"""Make folders of videos like those of phones, and two films: python examples/phone_videos.py."""
 
 import pathlib
 
