@@ -6,7 +6,7 @@
 
 Start from published weights of the whole model (Something-Something for motions, Kinetics for
 actions) or from ImageNet weights; without any, train `small`. The classifier is new and trains at
-ten times the learning rate of the rest, whose pretrained features that preserves. Another model:
+ten times the learning rate of the rest, which preserves the pretrained features. Another model:
 `model.name=trn_resnet50`; little data: `model.frozen_stages=3`; unbalanced classes:
 `data.balanced=True` or `train.class_weights=balanced`.
 """

@@ -4,9 +4,9 @@
     python -m trn_jax.main --config=configs/small.py --config.data_dir=data/mine \
         --workdir=runs/mine
 
-For those without weights to start `finetune` from. Takes videos and frame folders; the classes come
-from the label map. With thousands of videos, try `model.name=tsm_resnet18`, `model.width=32` and
-`size=112`; TRN: `model.name=trn_resnet10`.
+Needs no pretrained weights; to start from some, train `finetune`. Takes videos and frame folders;
+the classes come from the label map. With thousands of videos, try `model.name=tsm_resnet18`,
+`model.width=32` and `size=112`; TRN: `model.name=trn_resnet10`.
 """
 
 from trn_jax.config import base, view

@@ -81,9 +81,9 @@ class ViewKeys:
 
 
 _CONFIG = dict(
-    seed=Key(0, Range(0, 2**32 - 1)),  # of initial weights, batches, augmentation and dropout
-    data_dir=str,  # folder of the data set; None: data/<dataset>, or, for the synthetic one, which
-    # is written on first use, <parent of workdir>/data/synthetic
+    seed=Key(0, Range(0, 2**32 - 1)),  # for initial weights, batches, augmentation and dropout
+    data_dir=str,  # folder of the data set; None: data/<dataset>, and for the synthetic one, which
+    # is rendered on first use, <parent of workdir>/data/synthetic
     size=Key(224, Range(1, 1 << 13)),  # side of a clip's frames, pixels
     short_side=Key(int, Range(1, 1 << 14)),  # frames are resized to this before cropping,
     # pixels; None: 8/7 of size, so 256 for 224
@@ -102,9 +102,9 @@ _MODEL = dict(
     name=str,  # one of trn_jax.list_models()
     num_classes=Key(int, COUNT),  # None: the number of lines of the label map
     num_segments=Key(8, FRAMES),  # frames of a clip, in all views that don't set it
-    # Of the computation; parameters, statistics, loss and optimizer are float32. "auto": "bfloat16"
-    # on TPUs and on GPUs that have it, "float32" elsewhere; a run keeps what it began with.
-    # "float64" needs JAX_ENABLE_X64.
+    # Dtype of the computation; parameters, statistics, loss and optimizer state are float32.
+    # "auto": "bfloat16" on TPUs and on GPUs that have it, "float32" elsewhere; a run keeps the
+    # dtype that it began with. "float64" needs JAX_ENABLE_X64.
     dtype=Key("auto", OneOf(("auto", "float32", "bfloat16", "float64"))),
     norm_group=Key(0, NOT_NEGATIVE),  # clips that share batch statistics: the published batch of a
     # GPU ("ghost batch norm"); 0: all
@@ -113,114 +113,115 @@ _MODEL = dict(
     neck=str,  # None: that of the model
     head=str,  # None: that of the model
     width=Key(int, COUNT),  # channels of a ResNet's stem
-    width_factor=Key(float, Range(0, 4, "low")),  # MobileNetV2: factor of all numbers of channels
+    width_factor=Key(float, Range(0, 4, "low")),  # MobileNetV2: multiplies all numbers of channels
     shift_div=Key(int, COUNT),  # TSM, TIN: 1 / shift_div of the channels moves in time
     shift_place=Key(str, OneOf(("blockres", "block"))),  # TSM: residual branch only, or the block
-    shift_every=Key(int, COUNT),  # TSM, TIN: every how many blocks of a stage
-    shift_segments=Key(int, COUNT),  # TSM: frames of the runs that are shifted; default: the clip
+    shift_every=Key(int, COUNT),  # TSM, TIN: shift in every n-th block of a stage
+    shift_segments=Key(int, COUNT),  # TSM: shift within runs of so many frames; None: the clip
     causal=bool,  # TSM: features move to later frames only
-    # ResNet: non-local blocks behind five blocks of a ResNet-50, over all frames of a clip.
+    # ResNet: adds non-local blocks after five blocks of a ResNet-50, over all frames of a clip.
     non_local=Key(str, OneOf(("embedded_gaussian", "gaussian", "dot_product"))),
     partial_bn=bool,  # freeze all batch norms but the first
     frozen_stages=Key(int, Range(-1)),  # freeze the stem (0) and the first stages (1, 2, ...)
-    remat=Key(int, NOT_NEGATIVE),  # recompute the activations inside the blocks of the first so
-    # many stages in the backward pass: less memory, more operations; None: 0
+    remat=Key(int, NOT_NEGATIVE),  # number of first stages whose activations inside blocks are
+    # recomputed in the backward pass: less memory, more operations; None: 0
     dropout_rate=Key(float, Range(0, 1, "high")),  # before the classifier
-    drop_path_rate=Key(float, Range(0, 1, "high")),  # Swin, ConvNeXt, EfficientNet: how often the
-    # last block is left out
-    norm_epsilon=Key(float, Range(0, excluded="low")),  # MobileNetV3: added to variances
-    mean=Key(tuple, Each(Range(0, 255), 3)),  # subtracted from the pixels, red, green and blue
-    std=Key(tuple, Each(Range(0, 255, "low"), 3)),  # divides them afterwards
+    drop_path_rate=Key(float, Range(0, 1, "high")),  # Swin, ConvNeXt, EfficientNet: rate at
+    # which training skips the last block; earlier blocks are skipped less often
+    norm_epsilon=Key(float, Range(0, excluded="low")),  # MobileNetV3: epsilon of batch norms
+    mean=Key(tuple, Each(Range(0, 255), 3)),  # subtracted from red, green and blue pixels
+    std=Key(tuple, Each(Range(0, 255, "low"), 3)),  # red, green and blue are divided by it
     deploy=bool,  # MobileOne: one branch per block, as `trn-jax reparameterize` makes them
-    init_std=Key(float, Range(0, excluded="low")),  # of the initial weights of the first layer on
-    # the backbone's features
+    init_std=Key(float, Range(0, excluded="low")),  # standard deviation of the initial weights
+    # of the first layer on the backbone's features
     eval_relations=Key(str, OneOf(("expected", "first", "sample"))),  # TRN: how evaluation chooses
     # relations, see models.trn
-    max_relations=Key(int, COUNT),  # TRN: relations per scale that make up a score
-    embedding_channels=Key(int, COUNT),  # TRN: features of a frame that relations see
+    max_relations=Key(int, COUNT),  # TRN: relations per scale that are added up
+    embedding_channels=Key(int, COUNT),  # TRN: channels of a frame's embedding in relations
 )
 
 _DATA = dict(
     dataset=str,  # one of trn_jax.data.datasets.DATASETS
-    source=Key(str, OneOf(("frames", "videos", "records"))),  # None: whichever is there
+    # How videos are stored; None: what data_dir has.
+    source=Key(str, OneOf(("frames", "videos", "records"))),
     frames=str,  # folder of the frame folders or videos, relative to data_dir
     val_frames=str,  # the same for validation; "": the same folder
     test_frames=str,  # the same for the test videos
     train_list=str,  # lines "<folder> <num_frames> <label>"
     val_list=str,  # the same for validation
-    test_list=str,  # evaluated by --mode=eval --split=test, and by nothing else
-    multi_label=False,  # lines may have several labels, one binary decision per class:
-    # binary cross-entropy, sigmoid scores, the best checkpoint is the one of the best mAP
+    test_list=str,  # the same for testing, only evaluated with --split=test
+    multi_label=False,  # lines may have several labels, with one binary decision per class: binary
+    # cross-entropy, sigmoid scores, and mean average precision selects the best checkpoint
     class_names=str,  # label map: one name per line
-    frame_pattern=str,  # such as "{:05d}.jpg"
+    frame_pattern=str,  # file name of a frame, such as "{:05d}.jpg"
     first_frame=Key(int, NOT_NEGATIVE),  # number of the first frame
     with_offset=False,  # lines "<folder> <offset> <num_frames> <label>": parts of folders of frames
-    frame_rate=Key(float, Range(0, 1000, "low")),  # of stored frames, per second; files of videos
-    # have it themselves
+    frame_rate=Key(float, Range(0, 1000, "low")),  # stored frames per second; video files have
+    # their own frame rate
     balanced=False,  # training: draw all classes equally often, not all videos once per epoch
     # Unreadable videos: "skip" (training replaces them by the next readable one, evaluation counts
-    # them as wrong; all are counted and named) or "raise".
+    # them as wrong; all are counted and logged) or "raise".
     on_error=Key("skip", OneOf(("raise", "skip"))),
-    max_pixels=Key(100_000_000, COUNT),  # of a frame; larger images and videos are unreadable
+    max_pixels=Key(100_000_000, COUNT),  # pixels of a frame; larger ones count as unreadable
     exact_resize=False,  # training: resize-crop-resize as published, at a fifth of the speed
-    fast_decode=False,  # training: decode JPEGs approximately, most pixels less than a level off,
-    # and at 1/2, 1/4 or 1/8 of their size where short_side leaves as little
-    num_threads=Key(0, Range(0, 1024)),  # that decode; 0: one per processor
+    fast_decode=False,  # training: decode JPEGs approximately, most pixels less than one level off,
+    # and large ones at 1/2, 1/4 or 1/8 of their size if that is no less than short_side
+    num_threads=Key(0, Range(0, 1024)),  # decoding threads; 0: one per core
     num_workers=Key(0, Range(0, 1024)),  # worker processes; 0: threads only
 )
 
 _TRAIN = dict(
     batch=Key(64, COUNT),  # clips per step, over all devices and processes
-    accumulation=Key(1, COUNT),  # parts that a batch is computed in, one after the other
+    accumulation=Key(1, COUNT),  # compute the batch in so many parts, one after another
     epochs=Key(50.0, Range(0, excluded="low")),  # passes over the training videos
     steps=Key(0, NOT_NEGATIVE),  # stop after so many steps; 0: after `epochs`
-    loss_weight=Key(1.0, Range(0, excluded="low")),  # factor of the loss. With data.multi_label it
-    # is a mean over the classes, most of which are absent: mmaction2 takes 160 for the 313 of
-    # Multi-Moments in Time
+    # Factor of the loss. With data.multi_label, the loss is a mean over all classes, most of which
+    # are absent in a video: mmaction2 sets 160 for the 313 classes of Multi-Moments in Time.
+    loss_weight=Key(1.0, Range(0, excluded="low")),
     label_smoothing=Key(0.0, Range(0, 1, "high")),  # share of a label spread over all classes
-    class_weights=Key("equal", OneOf(("equal", "balanced"))),  # of the loss; "balanced": inverse to
+    class_weights=Key("equal", OneOf(("equal", "balanced"))),  # in the loss; "balanced": inverse to
     # the number of videos of each class
     # What is sharded over the devices instead of replicated (ZeRO): the state of the optimizer
     # ("zero1", once "optimizer"), or the parameters, too ("fsdp", once "all"): less memory, more
     # communication.
     shard_state=Key("none", OneOf(("none", "zero1", "fsdp", "optimizer", "all"))),
-    # When loss or gradient are not finite: "stop" and name the videos of that batch, or "skip" the
-    # update.
+    # If the loss or a gradient is not finite: "stop" and list the videos of that batch, or "skip"
+    # the update.
     on_nan=Key("stop", OneOf(("stop", "skip"))),
     step_timeout=Key(900.0, NOT_NEGATIVE),  # seconds without progress (a step, clips evaluated)
     # after which all processes log where they hang and exit with 76; five times as long while
     # programs compile; 0: never
-    log_every=Key(20, COUNT),  # steps
-    eval_every=Key(1.0, NOT_NEGATIVE),  # epochs; 0: only at the end
-    checkpoint_every=Key(1000, COUNT),  # steps; every evaluation follows a checkpoint, too
-    keep=Key(3, COUNT),  # checkpoints, besides the best one
+    log_every=Key(20, COUNT),  # steps between log lines
+    eval_every=Key(1.0, NOT_NEGATIVE),  # epochs between evaluations; 0: only at the end
+    checkpoint_every=Key(1000, COUNT),  # steps between checkpoints; also before evaluations
+    keep=Key(3, COUNT),  # number of newest checkpoints to keep, besides the best one
 )
 
 _OPTIM = dict(
-    lr=Key(0.01, NOT_NEGATIVE),  # for a batch of base_batch
+    lr=Key(0.01, NOT_NEGATIVE),  # learning rate for a batch of base_batch
     base_batch=Key(64, COUNT),  # the batch that lr was published for
     scale_lr=False,  # multiply lr by train.batch / base_batch
-    momentum=Key(0.9, Range(0, 1, "high")),  # of SGD
+    momentum=Key(0.9, Range(0, 1, "high")),  # momentum of SGD
     nesterov=False,  # Nesterov's momentum
     weight_decay=Key(1e-4, NOT_NEGATIVE),  # coupled: added to the gradient
     clip_norm=Key(40.0, NOT_NEGATIVE),  # largest global norm of the gradient; 0: no clipping
     groups=Key("plain", OneOf(("plain", "tsm"))),  # "tsm": biases at twice the rate, decay on
     # weights only
     fc_lr5=False,  # "tsm" groups: the layer on the backbone's features at 5 times the rate
-    backbone_rate=Key(1.0, NOT_NEGATIVE),  # factor of the backbone's rate, such as 0.1 to fine-tune
+    backbone_rate=Key(1.0, NOT_NEGATIVE),  # factor of the backbone's rate; 0.1 to fine-tune
     schedule=Key("multistep", OneOf(("multistep", "cosine", "constant"))),  # of the learning rate
     milestones=Key((20.0, 40.0), Each(NOT_NEGATIVE, ascending=True)),  # epochs after which
-    # "multistep" multiplies lr by gamma
+    # "multistep" multiplies the rate by gamma
     gamma=Key(0.1, NOT_NEGATIVE),  # factor of "multistep"
-    warmup_epochs=Key(0.0, NOT_NEGATIVE),  # the rate rises from a tenth of lr
-    warmup_by=Key("step", OneOf(("step", "epoch"))),  # it rises with every step or epoch
-    final_ratio=Key(0.0, SHARE),  # what "cosine" ends with, as a share of lr
+    warmup_epochs=Key(0.0, NOT_NEGATIVE),  # epochs in which the rate rises from lr / 10 to lr
+    warmup_by=Key("step", OneOf(("step", "epoch"))),  # the rate rises with every step or epoch
+    final_ratio=Key(0.0, SHARE),  # "cosine": last rate, as a share of lr
     cosine_by=Key("step", OneOf(("step", "epoch"))),  # "cosine" falls with every step or epoch
     style=Key("mmengine", OneOf(("mmengine", "mmcv"))),  # of warm-up and cosine: mmaction2 1.x, 0.x
 )
 
 _EVAL = dict(
-    max_views_per_step=Key(16, COUNT),  # clips per step, of whatever videos and protocols
+    max_views_per_step=Key(16, COUNT),  # clips per step, of any videos and protocols
 )
 
 _SECTIONS: dict[str, dict] = dict(model=_MODEL, data=_DATA, train=_TRAIN, optim=_OPTIM, eval=_EVAL)

@@ -1,1 +1,1 @@
-"""Models for other programs, and for other people."""
+"""Exports: ONNX and StableHLO files, web pages, and folders of the Hugging Face hub."""

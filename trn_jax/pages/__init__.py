@@ -1,4 +1,4 @@
-"""Pages: one HTML file with everything inside, no network, and foreign names that stay text.
+"""HTML pages: one file each, no network, and every name from a file escaped.
 
 - `markup`: `tag` builds elements and escapes every text; `name` shows the name of a class or file.
 - `page`: `page` frames a body with its style, its script and a content security policy.
