@@ -47,8 +47,8 @@ def write_run(folder, found, **entries):
 
 
 def hostile_run(folder, *, seed=0):
-    """Write a working directory with hostile names and an order card."""
-    write_run(folder, some_scores(seed=seed))
+    """Write a working directory with hostile names, a pair of classes and an order card."""
+    write_run(folder, some_scores(seed=seed, reversed_class={0: 1, 1: 0}))
     card = {name: [0.75] * 6 for name in _ACCURACIES}
     card |= {"classes": list(HOSTILE), "num_videos": [10] * 6, "protocol": "efficient"}
     (folder / "results" / "order.json").write_text(json.dumps(card | {"chance": 0.1}))

@@ -38,7 +38,8 @@ def test_a_page_has_all_sections_and_is_made_by_the_command(run, tmp_path, capsy
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
     parsed = Elements(page.read_text(encoding="utf-8"))
     keys = [each["id"] for each in parsed.count["section"]]
-    assert keys == ["classes", "confusions", "reliability", "thresholds", "order", "training"]
+    expected = ["classes", "pairs", "confusions", "reliability", "thresholds", "order", "training"]
+    assert keys == expected
     # Links, headings and labels fit each other.
     ids = {each["id"] for elements in parsed.count.values() for each in elements if "id" in each}
     assert {each["href"].removeprefix("#") for each in parsed.count["a"]} == set(keys)

@@ -12,6 +12,7 @@ from trn_jax.reporting.confusion_section import confusion_section
 from trn_jax.reporting.difference import compare
 from trn_jax.reporting.difference_section import difference_section
 from trn_jax.reporting.order_card import order_section
+from trn_jax.reporting.pair_section import pair_section
 from trn_jax.reporting.run_sections import (
     class_section,
     early_section,
@@ -62,6 +63,24 @@ def compared(run, against, protocol=None):
     first = run.result(protocol)
     if first is None:
         raise UserError(f"{run.path} has no results to compare")
+    second = _matching(first, against)
+    for each in (first, second):
+        if each.scores is None:
+            raise UserError(
+                f"{each.path} has no scores beside it, {each.name}.npz, to compare video by video"
+            )
+    try:
+        return compare(first.scores, second.scores)
+    except UserError as error:
+        raise UserError(f"can't compare {run.path} with {against.path}: {error}") from None
+
+
+def _matching(first, against):
+    """The `runs.Result` of a second run by the protocol of a first one, or the only one it has.
+
+    Raises:
+        UserError: there is none.
+    """
     names = {first.name, first.protocol}
     matching = [each for each in against.results if {each.name, each.protocol} & names]
     if not matching and len(against.results) == 1:
@@ -72,15 +91,7 @@ def compared(run, against, protocol=None):
             f"{against.path} has no result of protocol {first.protocol!r}, only {known}; choose "
             "one that both have with --protocol"
         )
-    for each in (first, matching[0]):
-        if each.scores is None:
-            raise UserError(
-                f"{each.path} has no scores beside it, {each.name}.npz, to compare video by video"
-            )
-    try:
-        return compare(first.scores, matching[0].scores)
-    except UserError as error:
-        raise UserError(f"can't compare {run.path} with {against.path}: {error}") from None
+    return matching[0]
 
 
 def _page(run, result, difference, top_k, limit):
@@ -98,6 +109,11 @@ def _sections(run, result, difference, limit):
     found = result.scores
     sections = [("classes", "Classes", class_section(run, result, limit))]
     changes, against = difference
+    compared_runs = [(_title(run), result)]
+    if changes:
+        compared_runs.append((_title(against), _matching(result, against)))
+    content = pair_section(compared_runs, run.workdir)
+    sections.append(("pairs", "Classes that are each other backwards", content))
     if changes:
         content = difference_section(changes, _title(run), _title(against), limit)
         sections.append(("difference", "Difference to another run", content))
