@@ -93,7 +93,7 @@ from benchmarks.turns import measure, table
 from trn_jax import list_models
 from trn_jax.data import memory
 from trn_jax.errors import UserError
-from trn_jax.recipe_flags import exit_with_help
+from trn_jax.recipe_flags import exit_with_help, loaded, parse, recipe_name
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; not for --what=models.")
 _WHAT = flags.DEFINE_enum(
@@ -200,7 +200,7 @@ def main(_: Sequence[str]) -> None:
         name, steps = _PROTOCOL.value, _STEPS.value
         measured = protocol.measure_protocol(_CONFIG.value, name, rounds=rounds, steps=steps)
         print(measured)
-        _record({"recipe": _recipe_name()} | measured.record())
+        _record({"recipe": recipe_name(flags.FLAGS)} | measured.record())
         return
     if what == "predict":
         _run_prediction(_CONFIG.value, rounds)
@@ -226,7 +226,7 @@ def main(_: Sequence[str]) -> None:
         if what == "both":
             result = headspace.headspace_of(turns, _CONFIG.value, found.data)
             print(result)
-            _record({"recipe": _recipe_name()} | result.record())
+            _record({"recipe": recipe_name(flags.FLAGS)} | result.record())
 
 
 def _run_prediction(config: ConfigDict, rounds: int) -> None:
@@ -289,7 +289,7 @@ def _run_recipes(threads: int, rounds: int) -> None:
     if _CONFIG.value is None:
         chosen = {name: recipes.load(name) for name in _RECIPES.value}
     else:
-        chosen = {_recipe_name(): _CONFIG.value}
+        chosen = {recipe_name(flags.FLAGS): _CONFIG.value}
     changes = dict(batch=_BATCH.value, frames=_FRAMES.value, pixels=_PIXELS.value)
     configs = {}
     for name, config in chosen.items():
@@ -317,11 +317,6 @@ def _run_recipes(threads: int, rounds: int) -> None:
         raise UserError(f"not measured: {', '.join(failed)}; see above")
 
 
-def _recipe_name() -> str:
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    return os.path.splitext(os.path.basename(path))[0]
-
-
 def _record(line: dict[str, Any]) -> None:
     """Append a line to the file of `--record`, if there is one."""
     if _RECORD.value is not None:
@@ -331,12 +326,9 @@ def _record(line: dict[str, Any]) -> None:
 
 def _parse(arguments: list[str]) -> list[str]:
     exit_with_help(arguments, __doc__ or "")
-    try:
-        return flags.FLAGS(arguments)
-    except flags.Error as error:
-        raise UserError(f"{error}; --help lists all flags") from None
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"wrong flag or recipe: {error}") from None
+    rest: list[str] = parse(flags.FLAGS, arguments)
+    loaded(_CONFIG.value, flags.FLAGS)
+    return rest
 
 
 if __name__ == "__main__":

@@ -210,7 +210,9 @@ TABLES: dict[pathlib.Path, dict[str, Callable[[], str]]] = {
 
 def names():
     """Names of all recipes."""
-    return sorted(path.stem for path in CONFIGS.glob("*.py"))
+    from trn_jax import config as configuration
+
+    return configuration.recipe_names()
 
 
 def get_config(recipe):
@@ -250,7 +252,7 @@ def with_tables(file, text):
 
 def add(recipe, workdir):
     """Copy the results of a run to `configs/results`."""
-    if not (CONFIGS / f"{recipe}.py").exists():
+    if recipe not in names():
         sys.exit(f"error: no recipe {recipe!r} in {CONFIGS}")
     found = sorted(pathlib.Path(workdir, "results").glob("*.json"))
     if not found:

@@ -85,6 +85,17 @@ def with_settings(config, arguments):
     return values["config"].value
 
 
+def may_be_recipe(text):
+    """Whether a text is the name of a recipe that comes with the package, or of a recipe's file."""
+    return text.endswith(".py") or text in recipe_names()
+
+
+def recipe_name(values):
+    """The name of a recipe that was read from flags: that of its file without extension."""
+    path = config_flags.get_config_filename(values["config"])
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def loaded(config, values):
     """The configuration; ml_collections reports a missing recipe only on first access."""
     try:

@@ -205,6 +205,8 @@ def test_training_steps_are_compared_with_compiled_pytorch(tree):
 
 BAD_FLAGS = {
     "unknown key": (["--config.train.bach=2"], "bach"),
+    "unknown recipe": (["--config=tsn_k401"], "'tsn_k401'"),
+    "missing recipe": (["--config=nowhere.py"], "there is no such file"),
     "too many threads": (["--threads=100000"], "--threads=100000"),
     "missing data": (["--config.data_dir=/nonexistent"], "/nonexistent"),
     "no rounds": (["--rounds=0"], "rounds"),
@@ -215,7 +217,7 @@ BAD_FLAGS = {
 }
 
 
-@pytest.mark.thorough("data", "model")
+@pytest.mark.thorough("data", "model", "missing recipe")
 @pytest.mark.parametrize("case", BAD_FLAGS)
 def test_bad_flags_are_explained(tree, case):
     flags, mentioned = BAD_FLAGS[case]

@@ -164,13 +164,13 @@ def _config_of_data(arguments):
     """
     from trn_jax.config import recipe_names
     from trn_jax.data import datasets
+    from trn_jax.recipe_flags import may_be_recipe
 
     place = arguments.data
     if place is None or not os.path.isdir(place):
-        names = recipe_names()
-        if place is not None and not place.endswith(".py") and place not in names:
+        if place is not None and not may_be_recipe(place):
             found = os.path.exists(place)
-            hint = f"; {_prepare_first(place)}" if found else did_you_mean(place, names)
+            hint = f"; {_prepare_first(place)}" if found else did_you_mean(place, recipe_names())
             raise UserError(f"{place} is neither a folder nor a recipe{hint}")
         arguments.recipe = place
         return read_recipe(arguments)

@@ -6,7 +6,7 @@ from trn_jax.checkpoints import hub
 from trn_jax.config import base, recipe_names
 from trn_jax.data import datasets
 from trn_jax.errors import UserError, did_you_mean
-from trn_jax.recipe_flags import read_config, with_settings
+from trn_jax.recipe_flags import may_be_recipe, read_config, with_settings
 from trn_jax.settings import from_dict
 
 HEADS = {"trn": "trn_multiscale", "tsn": "tsn"}
@@ -43,7 +43,7 @@ def probe_config(stored, head, *, checkpoint, data=None, recipe=None, settings=(
         if recipe is not None:
             raise UserError(f"{data} is no folder, and there is a recipe, --config={recipe}")
         recipe = data
-        if not data.endswith(".py") and data not in recipe_names():
+        if not may_be_recipe(data):
             hint = did_you_mean(data, recipe_names())
             raise UserError(f"{data} is neither a folder nor a recipe{hint}")
     config = _of_checkpoint(stored) if recipe is None else read_config([f"--config={recipe}"])
