@@ -404,6 +404,20 @@ BAD_FLAGS = {
     "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
     "split of a training": (["--split=test"], "--mode=eval"),
     "dtype of a training": (["--dtype=float32"], "--config.model.dtype=float32"),
+    "checkpoint of a training": (["--checkpoint=old"], "--config.init_from=old"),
+    "streamed training": (["--pooling=mean"], "--pooling=mean requires --mode=eval"),
+    "profile of an evaluation": (
+        ["--mode=eval", "--checkpoint=/nonexistent", "--profile_steps=1:2"],
+        "--mode=train",
+    ),
+    "pooling of clips": (
+        ["--mode=eval", "--checkpoint=/nonexistent", "--pooling=mean"],
+        "--streamed",
+    ),
+    "streamed calibration": (
+        ["--mode=calibrate", "--checkpoint=/nonexistent", "--streamed"],
+        "--mode=eval",
+    ),
     "unknown split": (["--mode=eval", "--split=dev"], "val|test|train"),
     "dump in an unknown format": (
         ["--mode=eval", "--checkpoint=/nonexistent", "--dump=scores.csv"],

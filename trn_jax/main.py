@@ -25,7 +25,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from trn_jax.errors import UserError
-from trn_jax.recipe_flags import exit_with_help, loaded, parse
+from trn_jax.recipe_flags import exit_with_help, loaded, parse, recipe_name
 from trn_jax.settings import from_dict
 from trn_jax.signals import StopSignals
 
@@ -139,52 +139,85 @@ def _main(signals):
     from trn_jax.data import memory
 
     memory.keep()  # before the other imports, which start threads
-    from trn_jax.checkpoints import checkpoint, hub
-    from trn_jax.distributed.compilation_cache import keep_programs
-    from trn_jax.evaluation.calibrate import calibrate
-    from trn_jax.evaluation.evaluate import evaluate
-    from trn_jax.training.loop import train
-
     config = loaded(_CONFIG.value, flags.FLAGS)
-    if _SPLIT.value != "val" and _MODE.value == "train":
+    if _MODE.value == "train":
+        _check_training_flags(config)
+        return _train(config, signals)
+    _check_evaluation_flags(_MODE.value)
+    return _evaluate(config, _MODE.value)
+
+
+def _check_training_flags(config):
+    if config is None:
+        raise UserError("training needs a recipe: --config=trn_synthetic")
+    if _CHECKPOINT.value:
+        path = _CHECKPOINT.value
+        raise UserError(
+            f"--checkpoint={path} requires --mode=eval or calibrate; --config.init_from={path} "
+            "starts a training from its weights"
+        )
+    if _SPLIT.value != "val":
         raise UserError(f"--split={_SPLIT.value} requires --mode=eval")
-    if _DTYPE.value and _MODE.value == "train":
+    if _DTYPE.value:
         dtype = _DTYPE.value
         raise UserError(
             f"--dtype={dtype} requires --mode=eval; --config.model.dtype={dtype} trains"
         )
-    if _STREAMED.value and _MODE.value != "eval":
-        raise UserError("--streamed requires --mode=eval")
+    if _STREAMED.value or _POOLING.value:
+        flag = "--streamed" if _STREAMED.value else f"--pooling={_POOLING.value}"
+        raise UserError(f"{flag} requires --mode=eval")
+    if _DUMP.value:
+        raise UserError("--dump requires --mode=eval; training writes to its --workdir")
+
+
+def _check_evaluation_flags(mode):
+    if not _CHECKPOINT.value:
+        raise UserError(f"--mode={mode} needs --checkpoint=<checkpoint or working directory>")
+    if _PROFILE_STEPS.value:
+        raise UserError(f"--profile_steps={_PROFILE_STEPS.value} requires --mode=train")
     if _POOLING.value and not _STREAMED.value:
         raise UserError(f"--pooling={_POOLING.value} requires --streamed")
-    if _MODE.value == "train":
-        if config is None:
-            raise UserError("training needs a recipe: --config=trn_synthetic")
-        if _DUMP.value:
-            raise UserError("--dump requires --mode=eval; training writes to its --workdir")
-        profile_steps = _profile_steps(_PROFILE_STEPS.value)
-        workdir = _WORKDIR.value or os.path.join("runs", _recipe_name())
-        _connect_processes()
-        keep_programs(workdir)
-        return train(
-            config,
-            workdir,
-            profile_steps=profile_steps,
-            ignore_lists=_IGNORE_LISTS.value,
-            ignore_class_names=_IGNORE_CLASS_NAMES.value,
-            signals=signals,
-        )
-    if not _CHECKPOINT.value:
-        mode = f"--mode={_MODE.value}"
-        raise UserError(f"{mode} needs --checkpoint=<checkpoint or working directory>")
-    if _MODE.value == "calibrate" and (_DUMP.value or _WORKDIR.value):
+    if mode == "eval":
+        return
+    from trn_jax.checkpoints import hub
+
+    if _STREAMED.value:
+        raise UserError("--streamed requires --mode=eval")
+    if _DUMP.value or _WORKDIR.value:
         flag = "--dump" if _DUMP.value else "--workdir"
         raise UserError(f"{flag} requires --mode=eval; a calibration is stored in the checkpoint")
-    if _MODE.value == "calibrate" and hub.is_address(_CHECKPOINT.value):
+    if hub.is_address(_CHECKPOINT.value):
         raise UserError(
             f"a calibration is stored in the checkpoint, and {_CHECKPOINT.value} is on the hub: "
             "export it to a folder, calibrate that, and push it"
         )
+
+
+def _train(config, signals):
+    from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.training.loop import train
+
+    profile_steps = _profile_steps(_PROFILE_STEPS.value)
+    workdir = _WORKDIR.value or os.path.join("runs", recipe_name(flags.FLAGS))
+    _connect_processes()
+    keep_programs(workdir)
+    return train(
+        config,
+        workdir,
+        profile_steps=profile_steps,
+        ignore_lists=_IGNORE_LISTS.value,
+        ignore_class_names=_IGNORE_CLASS_NAMES.value,
+        signals=signals,
+    )
+
+
+def _evaluate(config, mode):
+    """Evaluate or calibrate a checkpoint; returns 1 if videos could not be read."""
+    from trn_jax.checkpoints import checkpoint
+    from trn_jax.distributed.compilation_cache import keep_programs
+    from trn_jax.evaluation.calibrate import calibrate
+    from trn_jax.evaluation.evaluate import evaluate
+
     _connect_processes()
     path = _pinned(_CHECKPOINT.value)
     workdir = _WORKDIR.value or checkpoint.workdir_of(path)
@@ -192,19 +225,13 @@ def _main(signals):
     options = dict(ignore_class_names=_IGNORE_CLASS_NAMES.value, split=_SPLIT.value)
     options |= dict(as_json=_JSON.value, dtype=_DTYPE.value)
     of_checkpoint = config, path, workdir
-    if _MODE.value == "calibrate":
+    if mode == "calibrate":
         num_unreadable = calibrate(*of_checkpoint, protocol=_PROTOCOL.value, **options)
     else:
         options |= dict(protocols=_PROTOCOL.value, dump=_DUMP.value)
         options |= dict(streamed=(_POOLING.value or "auto") if _STREAMED.value else None)
         num_unreadable = evaluate(*of_checkpoint, **options)
     return 1 if num_unreadable else 0
-
-
-def _recipe_name():
-    """Name of the recipe's file without its extension."""
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _profile_steps(text):
