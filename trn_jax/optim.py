@@ -72,16 +72,19 @@ def learning_rate(settings, *, batch, epochs, steps_per_epoch):
             begin = 0 if settings.style == "mmcv" else begin
             share = (done - begin) / max(end - begin, 1)
             value = value * _half_cosine(share, settings.final_ratio)
-        if warmup_steps:
-            done, last = step, warmup_steps
-            if settings.warmup_by == "epoch":
-                done, last = _epoch(step, first_steps), math.ceil(settings.warmup_epochs)
-            last -= settings.style == "mmengine"
-            share = jnp.minimum(done / last, 1) if last else 1.0
-            value = value * (_WARMUP_START + (1 - _WARMUP_START) * share)
-        return value
+        return value * _warmup(step, settings, warmup_steps, first_steps) if warmup_steps else value
 
     return rate
+
+
+def _warmup(step, settings, num_steps, first_steps):
+    """The factor of a warm-up of `num_steps`; `first_steps` as in `_epoch`."""
+    done, last = step, num_steps
+    if settings.warmup_by == "epoch":
+        done, last = _epoch(step, first_steps), math.ceil(settings.warmup_epochs)
+    last -= settings.style == "mmengine"
+    share = jnp.minimum(done / last, 1) if last else 1.0
+    return _WARMUP_START + (1 - _WARMUP_START) * share
 
 
 def _half_cosine(share, end):
