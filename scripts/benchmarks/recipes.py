@@ -162,36 +162,10 @@ def measure_recipe(
     activations = cost.measure(model, 1, *shape[1:], 3).activations
     bandwidth = measure_bandwidth(device)
     clips, labels = _noise(config, shape)
-    sides: list[Side] = []
-    memory: dict[str, int] = {}
-    left_out: list[str] = []
-
-    def add(
-        name: str,
-        run: Callable[[int], Any],
-        peak: Callable[[], int | None],
-        reset_peak: Callable[[], None] | None = None,
-    ) -> None:
-        run(steps)  # warms up: autotuning and allocations
-        if reset_peak is not None:  # autotuning takes more memory than steps
-            reset_peak()
-            run(steps)
-        sides.append(Side(name, len(clips), run))
-        if (peak_bytes := peak()) is not None:
-            memory[name] = peak_bytes
-
     try:
-        theirs: TorchStepper | None = None
-        if pytorch:
-            with _or_left_out("PyTorch", left_out):
-                theirs = torch_stepper(config, clips, labels, device, threads)
-        run, planned = jax_stepper(config, clips, labels, device, theirs)
-        add(OURS, run, lambda: (device.memory_stats() or {}).get("peak_bytes_in_use", planned))
-        for mode, side in PYTORCH.items():
-            if theirs is not None and mode in pytorch:
-                with _or_left_out(side, left_out):
-                    run = theirs.compiled() if mode == "compiled" else theirs
-                    add(side, run, theirs.peak, theirs.reset_peak)
+        sides, memory, left_out = _warmed_up(
+            config, clips, labels, device, steps=steps, threads=threads, pytorch=pytorch
+        )
         turns = measure(sides, rounds=rounds, steps=steps)
     except RuntimeError as error:
         if not is_out_of_memory(error):
@@ -211,6 +185,52 @@ def measure_recipe(
         memory=memory,
         left_out=left_out,
     )
+
+
+def _warmed_up(
+    config: ConfigDict,
+    clips: np.ndarray,
+    labels: np.ndarray,
+    device: jax.Device,
+    *,
+    steps: int,
+    threads: int,
+    pytorch: Sequence[str],
+) -> tuple[list[Side], dict[str, int], list[str]]:
+    """The sides to compare after some steps each, their peak bytes, and what is left out and why.
+
+    For the arguments, see `measure_recipe`.
+    """
+    sides: list[Side] = []
+    memory: dict[str, int] = {}
+    left_out: list[str] = []
+
+    def add(
+        name: str,
+        run: Callable[[int], Any],
+        peak: Callable[[], int | None],
+        reset_peak: Callable[[], None] | None = None,
+    ) -> None:
+        run(steps)  # autotuning and allocations
+        if reset_peak is not None:  # autotuning takes more memory than steps
+            reset_peak()
+            run(steps)
+        sides.append(Side(name, len(clips), run))
+        if (peak_bytes := peak()) is not None:
+            memory[name] = peak_bytes
+
+    theirs: TorchStepper | None = None
+    if pytorch:
+        with _or_left_out("PyTorch", left_out):
+            theirs = torch_stepper(config, clips, labels, device, threads)
+    run, planned = jax_stepper(config, clips, labels, device, theirs)
+    add(OURS, run, lambda: (device.memory_stats() or {}).get("peak_bytes_in_use", planned))
+    for mode, side in PYTORCH.items():
+        if theirs is not None and mode in pytorch:
+            with _or_left_out(side, left_out):
+                run = theirs.compiled() if mode == "compiled" else theirs
+                add(side, run, theirs.peak, theirs.reset_peak)
+    return sides, memory, left_out
 
 
 def _noise(config: ConfigDict, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
