@@ -155,6 +155,11 @@ class Data:
         }
 
     @property
+    def best_metric(self):
+        """Name of the metric whose highest value makes a checkpoint the best."""
+        return "map" if self.multi_label else "top1"
+
+    @property
     def reversed_class(self):
         """`{label: label of the class that is this one backwards in time}`."""
         labels = {name: label for label, name in enumerate(self.class_names)}

@@ -77,7 +77,6 @@ class HeadTraining:
         # A head is small; one device is enough, and takes any batch.
         self._mesh = make_mesh(jax.local_devices()[:1])
         self._view = View(**resolved_views(config)["data.val"])
-        self._best_by = "map" if data.multi_label else "top1"
         self._score: Any = None
 
     def run(self):
@@ -116,7 +115,8 @@ class HeadTraining:
             self._reporter.write(step, "val", metrics)
             model, opt_state = jax.device_get((state.model, state.opt_state))
             last = TrainedHead(step, model, opt_state, metrics)
-            is_best = best is None or metrics[self._best_by] >= best.metrics[self._best_by]
+            best_by = self._data.best_metric
+            is_best = best is None or metrics[best_by] >= best.metrics[best_by]
             best = last if is_best else best
             if step >= shown:
                 self._reporter.log(self._line(step, means, metrics))

@@ -22,7 +22,7 @@ from trn_jax.probing.head import HeadTraining
 from trn_jax.probing.passes import Backbone, training_features, validation_features
 from trn_jax.settings import resolved_views
 from trn_jax.training.logs import Reporter
-from trn_jax.training.workdir import describe_lists, describe_workdir, list_texts
+from trn_jax.training.workdir import describe_run, describe_workdir, list_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,36 +77,34 @@ def probe(config, opened, workdir, *, passes=1):
         _check_model(config, model, opened, parts)
         kept = arrays.named(nnx.as_pure(nnx.state(model)))
         checksum = checksums.of_folder(pathlib.Path(opened.directory))
-        backbone = Backbone(
-            model,
-            max_views=config.eval.max_views_per_step,
-            num_segments=config.model.num_segments,
-            checksum=checksum,
-            size=resolved_views(config)["data.val"].crop_size,
-        )
-        folder = os.path.join(workdir, "features")
-        cached = training_features(backbone, config, data, folder, passes)
-        validation = validation_features(backbone, config, data, folder)
-        del backbone, model
+        cached, validation = _features(model, config, data, workdir, checksum, passes)
+        del model
         reporter = Reporter(workdir, first_step=0, last_step=parts.num_steps, active=True)
         stack.callback(reporter.close)
         last, best = HeadTraining(config, data, parts, cached, validation, reporter).run()
         lists = list_texts(data)
-        described = dict(class_names=data.class_names, lists=lists, dtype=config.model.dtype)
-        describe_workdir(setting, workdir, **described)
-        about = {
-            "config": setting,
-            "dtype": config.model.dtype,
-            "class_names": data.class_names,
-            "lists": describe_lists(lists),
-            "sampling": data.sampling(),
-            "probe": {"checkpoint": opened.path, "checksum": checksum, "passes": passes},
-        }
-        _save(checkpoints, parts, kept, about, last, best, multi_label=data.multi_label)
+        about = describe_run(setting, data, lists, dtype=config.model.dtype)
+        describe_workdir(workdir, about, lists)
+        about["probe"] = {"checkpoint": opened.path, "checksum": checksum, "passes": passes}
+        _save(checkpoints, parts, kept, about, last, best, best_by=data.best_metric)
     messages = [message for cache in (*cached, validation) for message in cache.messages()]
     return ProbeResult(
         last.step, last.metrics, best.step, best.metrics, list(dict.fromkeys(messages))
     )
+
+
+def _features(model, config, data, workdir, checksum, passes):
+    """The caches of the features of the passes, a list, and of the validation videos."""
+    backbone = Backbone(
+        model,
+        max_views=config.eval.max_views_per_step,
+        num_segments=config.model.num_segments,
+        checksum=checksum,
+        size=resolved_views(config)["data.val"].crop_size,
+    )
+    folder = os.path.join(workdir, "features")
+    cached = training_features(backbone, config, data, folder, passes)
+    return cached, validation_features(backbone, config, data, folder)
 
 
 def _check_workdir(checkpoints):
@@ -134,12 +132,12 @@ def _check_model(config, model, opened, parts):
     View(**views["data.train"])
 
 
-def _save(directory, parts, kept, about, last, best, *, multi_label):
+def _save(directory, parts, kept, about, last, best, *, best_by):
     """Write the whole model with the last and the best head, in place of earlier ones."""
     shutil.rmtree(directory, ignore_errors=True)
     _, state = nnx.split(nnx.eval_shape(parts.make_model))
     tree = nnx.as_pure(state)
-    manager = Checkpoints(directory, keep=1, about=about, best="map" if multi_label else "top1")
+    manager = Checkpoints(directory, keep=1, about=about, best=best_by)
     try:
         for each in sorted({best.step: best, last.step: last}.values(), key=lambda e: e.step):
             head = {name: jnp.asarray(v) for name, v in _named(each.model).items()}

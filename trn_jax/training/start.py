@@ -28,7 +28,7 @@ from trn_jax.training.train_step import (
 from trn_jax.training.workdir import (
     check_config,
     check_data,
-    describe_lists,
+    describe_run,
     describe_workdir,
     dtype_of_run,
     list_texts,
@@ -65,10 +65,10 @@ def start(config, workdir, mesh, data, parts, watchdog, **accepted):
     )
     evaluator = _evaluator(config, data, graph, state, watchdog)
     watchdog.note("startup (reading the checkpoints)")
-    checkpoints = _checkpoints(config, setting, workdir, data, lists, watchdog)
+    about = describe_run(setting, data, lists, dtype=dtype)
+    checkpoints = _checkpoints(config, workdir, about, data.best_metric, watchdog)
     first_step, state = _first_state(config, graph, state, checkpoints, watchdog)
-    described = dict(class_names=data.class_names, lists=lists, dtype=dtype)
-    describe_workdir(setting, workdir, **described)
+    describe_workdir(workdir, about, lists)
     # An evaluation that was interrupted runs first.
     evaluates_first = parts.evaluates_after(first_step) and not checkpoints.metrics(first_step)
     reporter = Reporter(
@@ -79,9 +79,7 @@ def start(config, workdir, mesh, data, parts, watchdog, **accepted):
         again=["val"] if evaluates_first else [],
     )
     automatic = setting["model"]["dtype"] == AUTO
-    reporter.log(_first_lines(config, data, parts, state, mesh, first_step, automatic=automatic))
-    if not first_step and (warning := describe_start(config)):
-        reporter.log(warning)
+    _log_start(reporter, config, data, parts, state, mesh, first_step, automatic=automatic)
     run = Run(
         config=config,
         workdir=workdir,
@@ -135,19 +133,12 @@ def _evaluator(config, data, graph, state, watchdog):
     return evaluator
 
 
-def _checkpoints(config, setting, workdir, data, lists, watchdog):
-    """The checkpoints of a run; `setting` is the configuration as it was given, as a dict."""
+def _checkpoints(config, workdir, about, best, watchdog):
     checkpoints = Checkpoints(
         os.path.join(workdir, "checkpoints"),
         keep=config.train.keep,
-        about={
-            "config": setting,
-            "dtype": config.model.dtype,
-            "class_names": data.class_names,
-            "lists": describe_lists(lists),
-            "sampling": data.sampling(),
-        },
-        best="map" if data.multi_label else "top1",
+        about=about,
+        best=best,
         saved=partial(setattr, watchdog, "again", _RESUMES),
     )
     for text in checkpoints.set_aside:
@@ -285,7 +276,8 @@ def _precision(dtype, mesh, *, automatic):
     )
 
 
-def _first_lines(config, data, parts, state, mesh, first_step, *, automatic):
+def _log_start(reporter, config, data, parts, state, mesh, first_step, *, automatic):
+    """Log what trains on what, and from which weights; `automatic`: see `_precision`."""
     count = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.fixed)))
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     device = mesh.devices.flat[0]
@@ -309,7 +301,9 @@ def _first_lines(config, data, parts, state, mesh, first_step, *, automatic):
         )
     if config.data.train.flip_rate:
         lines.append(data.describe_flip(config.data.train))
-    return "\n".join(lines)
+    reporter.log("\n".join(lines))
+    if not first_step and (warning := describe_start(config)):
+        reporter.log(warning)
 
 
 def advice(files):

@@ -146,11 +146,24 @@ def list_texts(data):
     return texts
 
 
-def describe_lists(lists):
-    """Metadata of the lists for checkpoints: `{split: {"videos": number, "sha256": hash}}`."""
+def describe_run(setting, data, lists, *, dtype):
+    """The metadata that a run stores in its checkpoints, see `Checkpoint.info`.
+
+    Args:
+        setting: the configuration as it was given, a dict.
+        data: its `Data`.
+        lists: see `list_texts`.
+        dtype: of the computation.
+    """
     return {
-        split: {"videos": text.count("\n"), "sha256": _sha256(text)}
-        for split, text in lists.items()
+        "config": setting,
+        "dtype": dtype,
+        "class_names": data.class_names,
+        "lists": {
+            split: {"videos": text.count("\n"), "sha256": _sha256(text)}
+            for split, text in lists.items()
+        },
+        "sampling": data.sampling(),
     }
 
 
@@ -184,23 +197,21 @@ def _by_video(text):
     return {name: (frames, label) for name, frames, label in rows}
 
 
-def describe_workdir(setting, workdir, *, class_names, lists, dtype):
+def describe_workdir(workdir, about, lists):
     """Record the configuration, the data and the environment of a run.
 
     `config.json`, `environment.json`, `classes.txt`, and copies of the lists in `lists/`.
 
     Args:
-        setting: the configuration as it was given, a dict.
         workdir: the working directory.
-        class_names: in the order of the labels.
+        about: see `describe_run`.
         lists: see `list_texts`.
-        dtype: of the computation.
     """
     if jax.process_index():
         return
-    text = json.dumps(setting, indent=1, sort_keys=True)
+    text = json.dumps(about["config"], indent=1, sort_keys=True)
     write_text(os.path.join(workdir, "config.json"), text + "\n")
-    names = "".join(f"{name}\n" for name in class_names)
+    names = "".join(f"{name}\n" for name in about["class_names"])
     write_text(os.path.join(workdir, "classes.txt"), names)
     folder = os.path.join(workdir, "lists")
     os.makedirs(folder, exist_ok=True)
@@ -214,7 +225,7 @@ def describe_workdir(setting, workdir, *, class_names, lists, dtype):
         "numpy": np.__version__,
         "platform": platform.platform(),
         "devices": [device.device_kind for device in jax.devices()],
-        "dtype": dtype,
+        "dtype": about["dtype"],
         "hosts": jax.process_count(),
     }
     path = os.path.join(workdir, "environment.json")
