@@ -134,9 +134,8 @@ def read_packets(container, stream, path):
     is_timed = is_timed or not context.has_b_frames
     is_timed &= len(in_order) == num_listed and container.format.name not in _UNTIMED
     if is_whole and is_timed:
-        known = array.array("q", in_order)
-        index = FrameIndex(known, array.array("q"))
-        index.keys.extend(sorted(map(index.number_of, keys)))
+        numbers = sorted(bisect.bisect_left(in_order, time) for time in keys)
+        index = FrameIndex(array.array("q", in_order), array.array("q", numbers))
     # Only MP4 lists all frames; one that is truncated at the end of a frame has only whole packets.
     entries = stream.index_entries
     if len(entries) > num_packets or (not is_whole and len(entries) == num_packets):
