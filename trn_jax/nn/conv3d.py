@@ -17,8 +17,6 @@ from trn_jax.nn.layers import parameter, storage_dtype
 
 FURTHER_TAP_SCOPE = "further_tap"  # taps after the first; `models.cost` counts their outputs once
 
-# N(0, 2 / fan_out), He et al. (2015); the fan counts the taps over time.
-
 
 def he_normal(key, shape, dtype):
     """Draw a kernel for ReLU (He et al., 2015): variance 2 / (taps * out_channels)."""
