@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-import weights
 from flax import nnx
+from reference_models import clips_of, state_dict
 from state_dicts import INTERLACED, LAYERS, RELATIONS, SHIFTED, state_of
 from torch_files import legacy_file, whole, zip_file
 
@@ -390,10 +390,7 @@ def put_in(model, reference, absent):
 def test_files_of_pytorch_give_the_logits_of_the_reference(file, golden, tmp_path, capsys):
     torch = pytest.importorskip("torch")
     numbers = golden(f"cases/{file.golden}")
-    drawn = numbers["weights"]
-    state = weights.deterministic_state_dict(
-        numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
-    )
+    state = state_dict(numbers)
 
     def tensor(value):
         return torch.from_numpy(np.array(value))
@@ -417,7 +414,7 @@ def test_files_of_pytorch_give_the_logits_of_the_reference(file, golden, tmp_pat
         convert.load_state_dict(reference, state)
         put_in(model, reference, file.absent)
 
-    clips = weights.deterministic_clip(numbers["input"]["shape"], numbers["input"]["seed"])
+    clips = clips_of(numbers)
     graph, values = nnx.split(model)
     logits = jax.jit(lambda values, clips: nnx.merge(graph, values)(clips))(values, clips)
     expected = np.array(numbers["outputs"]["scores_per_view"])

@@ -1,4 +1,4 @@
-"""The models of `cases/`, with the weights and clips that their numbers were computed from."""
+"""The models of `cases/` and `train/`, with the weights and clips behind their numbers."""
 
 import weights
 from flax import nnx
@@ -36,15 +36,23 @@ CASES = {
 }
 
 
+# The deployed form of a case, whose weights are not drawn but computed from those of the case.
+DEPLOYED = {"tsn_mobileone_s4_deploy": CASES["tsn_mobileone_s4"] | dict(deploy=True)}
+
+
 def prepare(numbers, name):
     """Our model with the weights of the golden, and the golden's clips."""
+    model = nnx.eval_shape(lambda: create_model(**CASES[name]))
+    convert.load_state_dict(model, state_dict(numbers))
+    return model, clips_of(numbers)
+
+
+def state_dict(numbers):
+    """The golden's weights, by the names of the reference: `{name: float32 array}`."""
     drawn = numbers["weights"]
-    state = weights.deterministic_state_dict(
+    return weights.deterministic_state_dict(
         numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
     )
-    model = nnx.eval_shape(lambda: create_model(**CASES[name]))
-    convert.load_state_dict(model, state)
-    return model, clips_of(numbers)
 
 
 def clips_of(numbers):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import weights
 from flax import nnx
-from reference_models import CASES, NON_LOCAL, clips_of, prepare
+from reference_models import CASES, DEPLOYED, NON_LOCAL, clips_of, prepare, state_dict
 
 from trn_jax import convert, create_model
 from trn_jax.backbones.bninception import BNInception
@@ -229,7 +229,6 @@ def test_first_stages_of_large_models_match_the_reference(name, golden):
 @pytest.mark.slow
 def test_deployed_mobileone_matches_the_reference(golden):
     trained, numbers = (golden(f"cases/tsn_mobileone_s4{form}") for form in ("", "_deploy"))
-    options = CASES["tsn_mobileone_s4"]
     fused = reparameterize(prepare(trained, "tsn_mobileone_s4")[0])
     state = {}
     for name, shape, _ in numbers["manifest"]:
@@ -244,7 +243,7 @@ def test_deployed_mobileone_matches_the_reference(golden):
         for index, expected in samples:
             assert state[name][tuple(index)] == pytest.approx(expected, rel=1e-5, abs=1e-6), name
     # What a file in deploy form holds goes into a model that was built so.
-    model = nnx.eval_shape(lambda: create_model(**options, deploy=True))
+    model = nnx.eval_shape(lambda: create_model(**DEPLOYED["tsn_mobileone_s4_deploy"]))
     convert.load_state_dict(model, state)
     counted = sum(leaf.size for leaf in convert.variables(model).values())
     assert counted == numbers["num_params"] == 13_608_952
@@ -254,25 +253,13 @@ def test_deployed_mobileone_matches_the_reference(golden):
 @pytest.mark.slow
 def test_default_evaluation_of_trn_is_the_expectation_over_all_relations(golden):
     numbers = golden("cases/trn_r50_multiscale")
-    drawn = numbers["weights"]
-    manifest = [entry for entry in numbers["manifest"] if "cls_head" in entry[0]]
-    state = weights.deterministic_state_dict(
-        manifest, drawn["seed"], norm_weight=drawn["norm_weight"]
-    )
-    # The head alone: `first` and `expected` share everything below the relations, and the test
-    # above has compared that.
     first = np.array(numbers["outputs"]["scores_per_view"])
     expected = np.array(numbers["outputs"]["trn_modes"]["expected"]["scores"])
     assert np.abs(first - expected).max() > 1e-2 * np.abs(expected).max()
-    full = weights.deterministic_state_dict(
-        numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"]
-    )
-    assert all(np.array_equal(full[name], value) for name, value in state.items())
-    model = nnx.eval_shape(lambda: create_model("trn_resnet50", num_classes=174, partial_bn=True))
-    convert.load_state_dict(model, full)
-    clips = weights.deterministic_clip(numbers["input"]["shape"], numbers["input"]["seed"])
-    graph, parameters = nnx.split(model)
-    logits = jax.jit(lambda s, c: nnx.merge(graph, s)(c))(parameters, clips)
+    options = {k: v for k, v in CASES["trn_r50_multiscale"].items() if k != "eval_relations"}
+    model = nnx.eval_shape(lambda: create_model(**options))
+    convert.load_state_dict(model, state_dict(numbers))
+    logits = jitted(lambda model, clips: model(clips), model, clips_of(numbers))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 

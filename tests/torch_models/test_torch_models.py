@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import weights
 from flax import nnx
+from reference_models import CASES, DEPLOYED, clips_of, state_dict
 
 from trn_jax import backbones, convert, create_model, list_models, models
 from trn_jax.backbones.bninception import BNInception
@@ -23,38 +24,11 @@ from trn_jax.models.recognizer import IMAGENET_MEAN, IMAGENET_STD
 torch = pytest.importorskip("torch")
 torch_models = importlib.import_module("trn_jax.torch_models")  # which needs torch
 
-NON_LOCAL = {
-    f"tsm_r50_nl_{mode}": dict(name="tsm_resnet50", num_classes=400, non_local=mode)
-    for mode in MODES
-}
-CASES = {
-    "tsn_r50_3seg": dict(name="tsn_resnet50", num_classes=400, num_segments=3),
-    "trn_r50_single": dict(name="trn_resnet50", num_classes=174, head="trn"),
-    "trn_r50_multiscale": dict(name="trn_resnet50", num_classes=174, eval_relations="first"),
-    "tsn_r101_8seg": dict(name="tsn_resnet101", num_classes=400),
-    "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
-    "tsm_r50_16seg": dict(name="tsm_resnet50", num_classes=174, num_segments=16),
-    "tsm_r101": dict(name="tsm_resnet101", num_classes=174),
-    "tsm_mobilenetv2": dict(name="tsm_mobilenetv2", num_classes=400),
-    **NON_LOCAL,
-    "tin_r50": dict(name="tin_resnet50", num_classes=174),
-    "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
-    "tpn_tsm_r50": dict(name="tpn_tsm_resnet50", num_classes=174),
-    "trn_bninception_multiscale": dict(
-        name="trn_bninception", num_classes=27, eval_relations="first"
-    ),
-    "tsn_densenet161": dict(name="tsn_densenet161", num_classes=400, num_segments=3),
-    "tsn_resnext101_32x4d": dict(name="tsn_resnext101_32x4d", num_classes=400),
-    "tsn_mobileone_s4": dict(name="tsn_mobileone_s4", num_classes=400),
-    "tsn_mobileone_s4_deploy": dict(name="tsn_mobileone_s4", num_classes=400, deploy=True),
-    "tsn_swin_base": dict(name="tsn_swin_base", num_classes=400, num_segments=3),
-}
 
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *DEPLOYED])
 def test_names_and_shapes_are_those_of_the_reference(case, golden):
     with torch.device("meta"):  # shapes without memory
-        state = torch_models.create_torch_model(**CASES[case]).state_dict()
+        state = torch_models.create_torch_model(**(CASES | DEPLOYED)[case]).state_dict()
     found = {name: list(value.shape) for name, value in state.items()}
     assert found == {name: shape for name, shape, _ in golden(f"cases/{case}")["manifest"]}
 
@@ -67,18 +41,14 @@ def test_what_one_model_is_asked_for_is_not_left_for_the_next():
     assert before == torch_models.MODELS
 
 
-# The weights of the deployed form are not drawn by name.
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if not case.endswith("_deploy")])
+@pytest.mark.parametrize("case", CASES)
 def test_logits_match_the_reference(case, golden):
     numbers = golden(f"cases/{case}")
-    drawn, shape = numbers["weights"], numbers["input"]["shape"]
-    state = weights.deterministic_state_dict(
-        numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
-    )
+    state = state_dict(numbers)
     theirs = torch_models.create_torch_model(**CASES[case])
     theirs.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-    clips = weights.deterministic_clip(shape, numbers["input"]["seed"])
+    clips = clips_of(numbers)
     with torch.inference_mode():
         found = theirs.eval()(torch.from_numpy(clips)).numpy()
     expected = np.array(numbers["outputs"]["scores_per_view"])

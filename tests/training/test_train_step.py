@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import weights
 from flax import nnx
+from reference_models import CASES, clips_of, state_dict
 
 from trn_jax import convert, create_model, optim
 from trn_jax.config import optim_keys
@@ -26,13 +26,12 @@ def prepare(make_model, make_optimizer, mesh, rate, **options):
     return graph, state, step
 
 
+# Cases of `reference_models`, with options that only matter in training.
 REFERENCES = {
-    "trn_r50_multiscale": dict(
-        name="trn_resnet50", num_classes=174, partial_bn=True, train_relations="first"
-    ),
-    "tsm_r50": dict(name="tsm_resnet50", num_classes=400),
-    "tin_r50": dict(name="tin_resnet50", num_classes=174),
-    "tpn_slowonly_r50": dict(name="tpn_slowonly_resnet50", num_classes=400),
+    "trn_r50_multiscale": dict(train_relations="first"),
+    "tsm_r50": {},
+    "tin_r50": {},
+    "tpn_slowonly_r50": {},
 }
 
 
@@ -45,13 +44,10 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
     expected = numbers if clipping == "published" else numbers["other_clipping"]
     max_norm = numbers["optimizer"]["clip_grad"]["max_norm"]
     max_norm = max_norm if clipping == "published" else expected["max_norm"]
-    drawn, data = numbers["weights"], numbers["input"]
-    values = weights.deterministic_state_dict(
-        numbers["manifest"], drawn["seed"], norm_weight=drawn["norm_weight"], gains=drawn["gains"]
-    )
+    data = numbers["input"]
     settings = numbers["optimizer"]["optimizer"]
     batch = {
-        "clip": weights.deterministic_clip(data["shape"], data["seed"]),
+        "clip": clips_of(numbers),
         "label": np.array(data["labels"], np.int32),
     }
 
@@ -60,7 +56,8 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
     pixels = {key: np.float32(data[key]).tolist() for key in ("mean", "std")}
 
     def make_model():
-        return create_model(**REFERENCES[case], **pixels, dropout_rate=0.0, dtype="float64")
+        options = CASES[case] | REFERENCES[case] | pixels
+        return create_model(**options, dropout_rate=0.0, dtype="float64")
 
     with jax.enable_x64(True):
         mesh = make_mesh(jax.devices()[:1])
@@ -68,7 +65,7 @@ def test_three_steps_equal_the_reference(golden, case, clipping):
             optim_keys(lr=settings["lr"], schedule="constant"), batch=1, epochs=1, steps_per_epoch=1
         )
         model = nnx.eval_shape(make_model)
-        convert.load_state_dict(model, values)
+        convert.load_state_dict(model, state_dict(numbers))
         graph, params, stats, fixed = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
         params, stats, fixed = nnx.as_pure((params, stats, fixed))
         optimizer = optim.sgd(
