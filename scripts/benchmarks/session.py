@@ -76,7 +76,7 @@ def _steps(parts: Mapping[str, Any]) -> str:
                 share = f"{found['bandwidth_share']:.2f}"
                 rows.append([*row, record["dtype"], side, f"{rate:.4g}", memory, share])
     header = ["part", "recipe", "clips per step", "dtype", "by", "clips/s", "GiB", "of bandwidth"]
-    return _markdown(header, rows)
+    return _table(header, rows)
 
 
 def _loader(parts: Mapping[str, Any]) -> str:
@@ -86,7 +86,7 @@ def _loader(parts: Mapping[str, Any]) -> str:
         row += [f"{record['loader']:.4g}", f"{100 * record['wait_share']:.0f} %"]
         rows.append([*row, record["advice"]])
     header = ["recipe", "clips/s", "headspace", "loader alone", "waiting", "advice"]
-    return _markdown(header, rows)
+    return _table(header, rows)
 
 
 def _views(parts: Mapping[str, Any]) -> str:
@@ -99,12 +99,14 @@ def _views(parts: Mapping[str, Any]) -> str:
             row = [f"`{record['recipe']}`", record["protocol"], name.rpartition("_")[2]]
             rows.append([*row, record["dtype"], f"{rate:.4g}", f"{record['memory'] / 2**30:.1f}"])
     header = ["recipe", "protocol", "views per step", "dtype", "videos/s", "GiB"]
-    return _markdown(header, rows)
+    return _table(header, rows)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if rows else ""
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, or "" without rows."""
+    import results_table
+
+    return str(results_table.markdown(header, rows)) if rows else ""
 
 
 def main() -> None:
