@@ -8,9 +8,10 @@
 # that ends early has most of what counts. A part that fails or takes too long costs that part.
 # Further arguments go to the parts with a loader, such as --config.data_dir=data/k400; RECIPE names
 # their recipe (default: trn_synthetic, whose data set is written first). PYTHON names the interpreter.
+# In the folder of an earlier session, its files and its run are replaced, and nothing else.
 # Copy session.json to docs/gpu_session.json for the page on performance.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "$0")/.." && pwd)
 
 dry=false
 if [ "${1:-}" = --dry-run ]; then
@@ -25,25 +26,35 @@ out=$1
 shift
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
-rm -f "$out"/*.json "$out"/*.jsonl "$out"/*.log "$out"/parts.tsv
+
+# forget NAME: remove what an earlier session wrote of a part.
+forget() {
+  rm -f "$out/$1.log" "$out/$1.jsonl"
+}
+
+if [ -f "$out/parts.tsv" ]; then
+  while IFS=$'\t' read -r name _; do forget "$name"; done <"$out/parts.tsv"
+  rm -f "$out/parts.tsv" "$out/session.json"
+  rm -rf "$out/runs/profiled" # a training would resume, and take no step
+fi
 
 python=${PYTHON:-python}
 recipe=${RECIPE:-trn_synthetic}
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
-benchmark=("$python" scripts/benchmark.py)
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+benchmark=("$python" "$root/scripts/benchmark.py")
 if $dry; then
   export JAX_PLATFORMS=cpu
   small=(--batch=2 --frames=2 --pixels=32 --rounds=1 --steps=1 --pytorch=)
   networks=tsm_synthetic
   first=tsm_synthetic
-  protocol=(--config=configs/trn_synthetic.py --protocol=efficient --rounds=1 --steps=1)
+  protocol=(--config=trn_synthetic --protocol=efficient --rounds=1 --steps=1)
   loader=(--rounds=1 --steps=1)
   steps=4 profile=2:3
 else
   small=()
   networks=tsm_k400,trn_sthv1,tpn_slowonly_k400,tsn_resnext101_k400_3seg
   first=tsm_k400
-  protocol=(--config=configs/tsn_k400_3seg.py --protocol=25x10 --rounds=3 --steps=5)
+  protocol=(--config=tsn_k400_3seg --protocol=25x10 --rounds=3 --steps=5)
   loader=(--rounds=3 --steps=30)
   steps=80 profile=41:70
 fi
@@ -54,6 +65,7 @@ part() {
   shift 2
   if $dry; then limit=$((20 * limit)); fi  # a busy CPU
   echo "== $name"
+  forget "$name" # of a session that ended in this part; records would be appended
   timeout -k 10 "$limit" "$@" >"$out/$name.log" 2>&1
   status=$?
   [ $status = 0 ] || tail -n 3 "$out/$name.log"
@@ -76,9 +88,9 @@ XLA_FLAGS="$flags --xla_gpu_force_conv_nhwc=true" \
 train small_batch 60 --recipes=$first --batch=2 --pytorch=
 XLA_FLAGS="$flags --xla_gpu_enable_command_buffer=" \
   train small_batch_without_command_buffers 60 --recipes=$first --batch=2 --pytorch=
-part loader 120 "${benchmark[@]}" --what=both --config="configs/$recipe.py" \
+part loader 120 "${benchmark[@]}" --what=both --config="$recipe" \
   --workdir="$out/runs/benchmark" --record="$out/loader.jsonl" "${loader[@]}" "$@"
-part profile 120 "$python" -m trn_jax.main --config="configs/$recipe.py" \
+part profile 120 "$python" -m trn_jax.main --config="$recipe" \
   --workdir="$out/runs/profiled" --profile_steps=$profile --config.train.steps=$steps \
   --config.train.log_every=10 --config.train.eval_every=0 "$@"
 for views in 16 64; do
@@ -86,4 +98,4 @@ for views in 16 64; do
     "${protocol[@]}" --config.eval.max_views_per_step=$views
 done
 
-"$python" scripts/benchmarks/session.py "$out" $($dry && echo --dry-run)
+"$python" "$root/scripts/benchmarks/session.py" "$out" $($dry && echo --dry-run)

@@ -21,10 +21,11 @@ def session(monkeypatch):
     return importlib.import_module("benchmarks.session")
 
 
-def run(*arguments, timeout=60, **environment):
+def run(*arguments, timeout=60, cwd=None, **environment):
     return subprocess.run(
         ["bash", str(SCRIPT), *map(str, arguments)],
         env=os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": ""} | environment,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -60,6 +61,35 @@ def test_a_part_that_fails_costs_only_that_part(tmp_path):
     assert [(part["name"], part["status"]) for part in found["parts"]] == [(p, 3) for p in PARTS]
     assert done.returncode == 1 and "views_64" in done.stderr
     assert all(f"== {name}\n" in done.stdout for name in PARTS)
+
+
+def test_only_what_an_earlier_session_wrote_is_removed(tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\necho "$*"\nexit 3\n')
+    fake.chmod(0o755)
+    out = tmp_path / "out"
+    run("--dry-run", out, PYTHON=str(fake))
+    (out / "runs" / "profiled").mkdir(parents=True)
+    for kept in ("package.json", "notes.log", "runs/mine.jsonl"):
+        (out / kept).write_text("mine")
+    # Of a session that ended in its first part, and of one of another version.
+    (out / "steps.jsonl").write_text("{}\n")
+    (out / "parts.tsv").write_text("sparse\t0\t1\tpython\n")
+    (out / "sparse.log").write_text("")
+    run("--dry-run", out, PYTHON=str(fake))
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    logs = {f"{name}.log" for name in PARTS}
+    assert names == {"parts.tsv", "package.json", "notes.log", "runs/mine.jsonl", *logs}
+    assert not (out / "runs" / "profiled").exists()
+
+
+def test_places_are_those_of_the_caller(tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\necho "$PWD $*"\nexit 3\n')
+    fake.chmod(0o755)
+    run("--dry-run", "out", "--config.data_dir=data", cwd=tmp_path, PYTHON=str(fake))
+    said = (tmp_path / "out" / "loader.log").read_text()
+    assert said.startswith(f"{tmp_path} {SCRIPT.parent}/benchmark.py") and "_dir=data" in said
 
 
 @pytest.mark.parametrize("arguments", [[], ["--dry-run"], ["--config.data_dir=data"]])
