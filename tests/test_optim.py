@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from optim_settings import optim_keys
 
 from trn_jax import create_model, optim
-from trn_jax.config import optim_keys
 from trn_jax.errors import UserError
 
 # Learning rates

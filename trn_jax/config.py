@@ -239,13 +239,6 @@ def view(**changes):
     return keys
 
 
-def optim_keys(**changes):
-    """The keys of the section `optim` as a locked `ConfigDict`."""
-    keys = _defaults(_OPTIM)
-    keys.lock().update(changes)
-    return keys
-
-
 def base(*, dataset, model, num_classes=None):
     """The defaults of all recipes.
 

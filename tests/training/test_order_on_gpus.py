@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from optim_settings import optim_keys
 
 from trn_jax import create_model, optim
 from trn_jax.backbones.swin import Swin
-from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.models.recognizer import Recognizer
 from trn_jax.models.tsn import TSNHead

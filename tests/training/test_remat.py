@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from optim_settings import optim_keys
 
 from trn_jax import create_model, optim
 from trn_jax.backbones.stages import run_block
 from trn_jax.backbones.swin import Swin
-from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import make_mesh
 from trn_jax.errors import UserError
 from trn_jax.models.recognizer import Recognizer

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from optim_settings import optim_keys
 
 from trn_jax import create_model, optim
 from trn_jax.checkpoints import arrays, manager
-from trn_jax.config import base, optim_keys
+from trn_jax.config import base
 from trn_jax.distributed.sharding import batch_sharding, fsdp_sharding, gathered, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.evaluation.scoring import ClipScorer

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from optim_settings import optim_keys
 from reference_models import CASES, clips_of, state_dict
 
 from trn_jax import convert, create_model, optim
-from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import batch_sharding, make_mesh
 from trn_jax.training import initial_state, train_step
 

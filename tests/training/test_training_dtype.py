@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from optim_settings import optim_keys
 from small_training import REPOSITORY
 
 from trn_jax import optim
 from trn_jax.checkpoints import checkpoint
-from trn_jax.config import optim_keys
 from trn_jax.distributed.sharding import batch_sharding, make_mesh
 from trn_jax.errors import UserError
 from trn_jax.evaluation import evaluate
