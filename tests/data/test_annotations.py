@@ -38,8 +38,11 @@ def test_comments_are_passed_over(tmp_path):
         (f"{tmp_path}/#1.mp4", 2),
         (f"{tmp_path}/c", 1),
     ]
-    (tmp_path / "list.txt").write_text("# videos\na.mp4 1\n")
-    assert annotations.lists_videos(tmp_path / "list.txt")
+    for text in ("# videos\na.mp4 1\n", "#videos\na.mp4 1\n", "#1.mp4 1\n"):
+        (tmp_path / "list.txt").write_text(text)
+        assert annotations.lists_videos(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("#a.mp4 1\na 8 1\n")
+    assert not annotations.lists_videos(tmp_path / "list.txt")
     with pytest.raises(UserError, match=r"line 3: 'x'"):
         read(tmp_path, "# one\n\nx\n")
     with pytest.raises(UserError, match="empty"):

@@ -198,10 +198,13 @@ def _is_comment(line, root):
 
 
 def lists_videos(path):
-    """Whether the first entry of a list is a video file."""
-    lines = (line.strip() for line in read_lines(path, "list of videos"))
-    matches = (_FILE.fullmatch(line) for line in lines if line and not line.startswith("# "))
-    return next(matches, None) is not None
+    """Whether the first entry of a list is a video file.
+
+    Lines that start with `#` count only where there are no others: most of them are comments.
+    """
+    lines = [line.strip() for line in read_lines(path, "list of videos") if line.strip()]
+    entries = [line for line in lines if not line.startswith("#")] or lines
+    return bool(entries) and _FILE.fullmatch(entries[0]) is not None
 
 
 class _Fields(NamedTuple):
