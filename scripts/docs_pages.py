@@ -36,7 +36,7 @@ _SECTIONS = {
 
 
 def documented_keys(source=None):
-    """The keys of `trn_jax/config.py` with what their comments say.
+    """The keys of `trn_jax/config.py` with the text of their comments.
 
     A comment behind a key describes it and may continue on the next lines. Comments on the lines
     above a key describe it, too; they end with a full stop.

@@ -53,7 +53,7 @@ def costs_that_fit(plan):
 
 
 def growth_of(plan):
-    """Additional bytes per chip for twice the clips; `None` if the plan can't tell."""
+    """Additional bytes per chip for twice the clips; `None` if the plan doesn't show it."""
     from trn_jax.planning.batch_search import rematerializes
 
     costs = costs_that_fit(plan)

@@ -154,7 +154,7 @@ def parse(values, arguments, prepare=lambda _: None):
 
 
 def exit_with_help(arguments, text):
-    """Print a text and the flags of the program, and exit with 0, if a flag asks for help.
+    """Print a text and the flags of the program, and exit with 0, if `--help` is given.
 
     absl's own help exits with 1.
 

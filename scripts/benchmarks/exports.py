@@ -104,15 +104,15 @@ def _pytorch_export(name: str, options: dict[str, Any], model: nnx.Module, clip:
     """
     from trn_jax.torch_models import create_torch_model, torch
 
-    twin = create_torch_model(name, **options).eval()
-    state = {key: value.numpy() for key, value in twin.state_dict().items()}
+    theirs = create_torch_model(name, **options).eval()
+    state = {key: value.numpy() for key, value in theirs.state_dict().items()}
     convert.load_state_dict(model, state, backbone_only=False, reset_temporal_op=None)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             example = (torch.from_numpy(clip),)
-            program = torch.onnx.export(twin, example, dynamo=True, verbose=False)
+            program = torch.onnx.export(theirs, example, dynamo=True, verbose=False)
     except ImportError as problem:
         raise UserError(f"{problem}: pip install onnx onnxscript") from None
     return program.model_proto.SerializeToString()

@@ -312,7 +312,7 @@ def test_only_the_first_host_says_something(two_hosts):
     assert any("step 5/5" in line for line in lines)
     assert any("results in" in line for line in lines)
     assert [line for line in lines if not line.startswith("[0]")] == []
-    assert json.loads((folder / "environment.json").read_text())["hosts"] == 2
+    assert json.loads((folder / "environment.json").read_text())["processes"] == 2
     assert json.loads((folder / "results/efficient.json").read_text())["num_videos"] == 7
 
 

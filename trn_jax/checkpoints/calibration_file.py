@@ -101,7 +101,7 @@ def _require(allowed, calibration, name, expected):
 
 
 def from_dict(values, class_names):
-    """The `Calibration` of what `to_dict` made, or of what somebody made of it.
+    """The `Calibration` of what `to_dict` made; it may have been edited or made elsewhere.
 
     Args:
         values: from JSON; further entries don't matter.

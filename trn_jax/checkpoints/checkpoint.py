@@ -73,7 +73,8 @@ class Checkpoint:
 
     Attributes:
         directory: its folder.
-        info: `config`, `class_names`, `step`, `metrics`, `version`; `dtype` of the training.
+        info: `config`, `class_names`, `step`, `metrics` and `version`; of a training also `dtype`,
+            `lists` and `sampling`, of converted or downloaded ones `source`.
         path: what opens the same checkpoint again: its folder, or its address on the hub with the
             commit.
         storage: its form.

@@ -14,6 +14,8 @@ from trn_jax.data.motions import CLASS_PAIRS
 from trn_jax.errors import UserError, did_you_mean
 
 SOURCES = ("frames", "videos", "records")
+# Lists and folders: their names differ between frames and video files, and records contain them.
+_PLACES = ("train_list", "val_list", "test_list", "frames", "val_frames", "test_frames")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +158,8 @@ def locate(name, data_dir, *, write=True, **overrides):
     dataset = _with_source(dataset, root, given)
     others = {key: getattr(dataset, key) or dataset.frames for key in ("val_frames", "test_frames")}
     dataset = dataclasses.replace(dataset, **others)
-    paths = ("frames", *others, "train_list", "val_list", "test_list", "class_names")
-    return dataclasses.replace(
-        dataset, **{key: os.path.join(root, getattr(dataset, key)) for key in paths}
-    )
+    paths = {key: os.path.join(root, getattr(dataset, key)) for key in (*_PLACES, "class_names")}
+    return dataclasses.replace(dataset, **paths)
 
 
 def detect(folder):
@@ -209,8 +209,7 @@ def _not_found(name, root):
 
 def _of_records(dataset, root, given):
     """The files of records, which have the same names for all data sets."""
-    lists = {"train_list", "val_list", "test_list", "frames", "val_frames", "test_frames"}
-    useless = sorted(given.keys() & lists)
+    useless = sorted(given.keys() & set(_PLACES))
     if useless:
         raise UserError(
             f"the records in {root} contain their lists; leave out "
@@ -242,7 +241,7 @@ def _with_source(dataset, root, given):
         return _of_records(dataset, root, given)
     with_videos = {
         key: getattr(dataset, key).replace("rawframes", "videos")
-        for key in ("train_list", "val_list", "test_list", "frames", "val_frames", "test_frames")
+        for key in _PLACES
         if key not in given
     }
     source = dataset.source

@@ -112,7 +112,7 @@ class OrderedVideo(Video):
     def _decoded_from(self, step):
         """Decode all frames that decode: pairs of a frame and the time from which it is shown.
 
-        `step` is the time from frame to frame where they have none, or damaged ones, see
+        `step` is the time from frame to frame where they have none, or wrong ones, see
         `frame_index.AscendingClock`.
         """
         first, failed, number, start = math.nan, list[Exception](), -1, 0.0

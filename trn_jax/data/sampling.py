@@ -46,7 +46,7 @@ _CHOICES = {
 class ClipSampler:
     """Chooses the frames of all clips of a video.
 
-    Settings that the kind of sampling does not look at keep their defaults; others are an error.
+    Settings that the kind of sampling does not use keep their defaults; others are an error.
 
     Attributes:
         num_segments: frames of a clip.

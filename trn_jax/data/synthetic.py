@@ -151,7 +151,7 @@ def _description(spec):
 def _new_folder_beside(root):
     """Create the folder to write to, and remove those of dead processes.
 
-    Its name has the host, because hosts that share the file system number processes separately.
+    Its name has that of the machine: those that share the file system number processes separately.
     """
     prefix = f"{root.name}.partial-{socket.gethostname()}-"
     for found in root.parent.iterdir():

@@ -179,9 +179,9 @@ class ClipScorer:
         return self._steps["features"]
 
     def _compiled(self, function):
-        sharded, whole = batch_sharding(self._mesh), replicated(self._mesh)
+        sharded, replicate = batch_sharding(self._mesh), replicated(self._mesh)
         return jax.jit(
-            function, in_shardings=(whole, sharded, sharded, whole), out_shardings=sharded
+            function, in_shardings=(replicate, sharded, sharded, replicate), out_shardings=sharded
         )
 
 

@@ -36,8 +36,8 @@ class StreamedEvaluator:
     Args:
         model: a `Recognizer`.
         protocol: its name.
-        section: its view, a section of the configuration. Streams have its crops, and its frames
-            tell the distance between two of theirs.
+        section: its view, a section of the configuration. Streams have its crops, and frames as
+            far apart as those of its clips.
         num_frames: typical number of frames of a training example; `None` if unknown.
         pooling: see `models.streaming.Stream`; "auto": "mean" for heads that average features,
             because videos are recognised as a whole, and "window" for others.
@@ -86,11 +86,11 @@ class StreamedEvaluator:
         self._num_rows = -(-max_views // mesh.size) * mesh.size
         self._size = view.cropping(exact=True).size
         self._rows = rows = batch_sharding(mesh)
-        whole = replicated(mesh)
+        replicate = replicated(mesh)
         # Raises if the model doesn't take the frames.
         self._begin = jax.device_put(self._stream.init(self._num_rows, self._size), rows)
         self._step = jax.jit(
-            self._score, in_shardings=(whole, rows, rows, rows), out_shardings=rows
+            self._score, in_shardings=(replicate, rows, rows, rows), out_shardings=rows
         )
 
     def _score(self, parameters, state, frames, is_new):

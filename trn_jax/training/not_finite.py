@@ -48,7 +48,7 @@ def check_state(run, step, state):
 
 def _stop(run, step, problem):
     """Raise `UserError` about `step`, and write the videos of its batch on this process."""
-    process = f"_host_{jax.process_index()}" if jax.process_count() > 1 else ""
+    process = f"_process_{jax.process_index()}" if jax.process_count() > 1 else ""
     path = os.path.join(run.workdir, f"not_finite_step_{step}{process}.txt")
     names = run.data.train_names(run.examples[step])
     write_text(path, "".join(f"{name}\n" for name in names))

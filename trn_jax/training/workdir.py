@@ -226,7 +226,7 @@ def describe_workdir(workdir, about, lists):
         "platform": platform.platform(),
         "devices": [device.device_kind for device in jax.devices()],
         "dtype": about["dtype"],
-        "hosts": jax.process_count(),
+        "processes": jax.process_count(),
     }
     path = os.path.join(workdir, "environment.json")
     write_text(path, json.dumps(environment, indent=1) + "\n")
