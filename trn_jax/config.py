@@ -127,7 +127,7 @@ _MODEL = dict(
     # recomputed in the backward pass: less memory, more operations; None: 0
     dropout_rate=Key(float, Range(0, 1, "high")),  # before the classifier
     drop_path_rate=Key(float, Range(0, 1, "high")),  # Swin, ConvNeXt, EfficientNet: rate at
-    # which training skips the last block; earlier blocks are skipped less often
+    # which training skips the last block; earlier ones are skipped less, the first never
     norm_epsilon=Key(float, Range(0, excluded="low")),  # MobileNetV3: epsilon of batch norms
     mean=Key(tuple, Each(Range(0, 255), 3)),  # subtracted from red, green and blue pixels
     std=Key(tuple, Each(Range(0, 255, "low"), 3)),  # red, green and blue are divided by it

@@ -29,7 +29,7 @@ class EfficientNet(MBConvNet):
         layers: shapes of the blocks, see `B0`.
         stem_width: channels of the stem.
         out_channels: channels of the last convolution.
-        drop_path_rate: probability that a frame skips the last block in training.
+        drop_path_rate: how often frames skip blocks in training, see `MBConvNet`.
     """
 
     def __init__(

@@ -150,9 +150,9 @@ class MBConvNet(nnx.Module):
         activation: of the stem and the last convolution, a name in `ACTIVATIONS`.
         squeeze: `activation` and `gate` of squeeze-and-excitation, see `SqueezeExcite`.
         norm_options: arguments of batch norms, `epsilon` and `momentum`.
-        drop_path_rate: probability that a frame skips the last block in training. It rises
-            linearly from 0 at the first block (Huang et al., "Deep Networks with Stochastic
-            Depth", 2016).
+        drop_path_rate: probability that a frame skips a block in training. It rises linearly from
+            0 at the first block, and would reach this rate behind the last one, as in torchvision
+            (Huang et al., "Deep Networks with Stochastic Depth", 2016).
 
     Attributes:
         stage_channels: channels of the features of each stage.

@@ -81,7 +81,8 @@ class EfficientNetB0(nn.Module):
     """EfficientNet-B0 without its classifier.
 
     Args:
-        drop_path_rate: probability that a frame skips the last block in training.
+        drop_path_rate: how often frames skip blocks in training: never the first one, and those
+            behind it linearly more often.
         wrap: function of a layer and its input channels that adds a temporal op before the layer.
     """
 
