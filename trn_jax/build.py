@@ -11,8 +11,7 @@ from functools import partial
 import numpy as np
 from flax import nnx
 
-from trn_jax import optim
-from trn_jax.errors import UserError
+from trn_jax import checks, optim
 from trn_jax.models import create_model
 from trn_jax.recipe_data import Data
 
@@ -75,10 +74,7 @@ def parts(config, *, steps_per_epoch, train_labels=None):
         UserError: `model.num_classes` isn't set.
     """
     train, num_classes = config.train, config.model.num_classes
-    if num_classes is None:
-        raise UserError(
-            "the recipe doesn't set model.num_classes; add --config.model.num_classes=<number>"
-        )
+    checks.check_num_classes(config)
     rate = optim.learning_rate(
         config.optim, batch=train.batch, epochs=train.epochs, steps_per_epoch=steps_per_epoch
     )

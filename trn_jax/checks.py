@@ -85,6 +85,18 @@ def check_start(config):
         )
 
 
+def check_num_classes(config):
+    """Check that the number of classes is known without the label map of the data.
+
+    Raises:
+        UserError: `model.num_classes` isn't set.
+    """
+    if config.model.num_classes is None:
+        raise UserError(
+            "the recipe doesn't set model.num_classes; add --config.model.num_classes=<number>"
+        )
+
+
 def check_batch(config, num_devices, num_processes=1):
     """Check that the batch divides evenly among devices, accumulation steps and norm groups.
 

@@ -139,9 +139,11 @@ def measure_protocol(
         steps: videos per turn; by default 1 on a CPU, else 10.
 
     Raises:
-        UserError: the recipe has no such protocol, or its model can't be built for it.
+        UserError: the recipe has no such protocol or no number of classes, or its model can't be
+            built for it.
     """
     checks.check(config)
+    checks.check_num_classes(config)
     config.model.dtype = compute_dtype(config.model.dtype)
     names = protocol_names(config, protocol or "all")
     name = largest_protocol(config, names)

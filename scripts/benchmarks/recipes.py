@@ -58,8 +58,10 @@ def adapt(
     """A copy of a recipe with another batch or clip size; `None` keeps the published one.
 
     Raises:
-        UserError: the batch is no multiple of the groups or parts of the recipe.
+        UserError: the batch is no multiple of the groups or parts of the recipe, or that doesn't
+            set the number of classes.
     """
+    checks.check_num_classes(config)
     config = copy.deepcopy(config)
     config.model.dtype = dtype
     config.train.batch = batch or config.train.batch

@@ -442,6 +442,12 @@ def test_a_batch_that_cannot_be_cut_is_explained(recipes):
         recipes.adapt(config, batch=10, frames=None, pixels=None, dtype="float32")
 
 
+def test_a_recipe_without_a_number_of_classes_is_explained(recipes):
+    config = recipes.load("small")
+    with pytest.raises(UserError, match=r"model\.num_classes"):
+        recipes.adapt(config, batch=8, frames=None, pixels=None, dtype="float32")
+
+
 def test_a_batch_that_does_not_fit_is_halved(recipes, monkeypatch, capsys):
     def measured(config, **_):
         if config.train.batch > fits:

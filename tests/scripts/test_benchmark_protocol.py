@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from trn_jax.config import base, view
+from trn_jax.errors import UserError
 from trn_jax.evaluation import scoring
 
 SCRIPTS = pathlib.Path(__file__).parent.parent.parent / "scripts"
@@ -29,6 +30,12 @@ def test_peak_memory_is_that_of_a_device_that_keeps_count(protocol):
     assert protocol.peak_memory(CountingDevice()) == (123, "the device")
     memory, owner = protocol.peak_memory(jax.devices("cpu")[0])
     assert owner == "the process" and memory > 50_000_000
+
+
+def test_the_number_of_classes_is_needed(protocol):
+    config = base(dataset="frames", model="tsn_resnet10")
+    with pytest.raises(UserError, match=r"model\.num_classes"):
+        protocol.measure_protocol(config, "", rounds=1, steps=1)
 
 
 @pytest.mark.thorough
