@@ -22,7 +22,7 @@
 #SBATCH --output=%x-%j.log
 set -u
 
-# When a task fails, the others log what they know and exit by themselves.
+# When a task fails, the others log which one and exit by themselves.
 srun --label --kill-on-bad-exit=0 scripts/launch/again.py python -m trn_jax.main "$@"
 status=$?
 if [ "$status" -eq 75 ]; then

@@ -19,10 +19,9 @@ _NO_TPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
-
 # Descriptions of GPUs for the compiler, a protocol buffer as text: what the data sheets have.
 _GPUS = pathlib.Path(__file__).parent / "gpus"
-_PER_HOST = 8  # GPUs of a machine
+_PER_MACHINE = 8  # GPUs of a machine
 _GPU_SHARE = 0.75  # of the memory that JAX takes by default
 # Without a device nothing can be timed, neither to choose algorithms nor Triton's products.
 _NO_GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
@@ -106,17 +105,18 @@ def _gpus(topology, kind, shape):
     if not shape.isdecimal() or not 1 <= int(shape) < 1 << 16:
         raise UserError(f"--topology={topology}: expected a number of GPUs, as in {kind}:8")
     count = int(shape)
-    if count > _PER_HOST and count % _PER_HOST:
+    if count > _PER_MACHINE and count % _PER_MACHINE:
         raise UserError(
-            f"--topology={topology}: several machines have {_PER_HOST} GPUs each; expected at most "
-            f"{_PER_HOST}, or a multiple of it"
+            f"--topology={topology}: several machines have {_PER_MACHINE} GPUs each; expected at "
+            f"most {_PER_MACHINE}, or a multiple of it"
         )
     jax.config.update("jax_platforms", "cpu")  # nothing runs on attached GPUs
     from jax.experimental import topologies
 
-    hosts = f"1x{max(count // _PER_HOST, 1)}x{min(count, _PER_HOST)}"
+    # Slices, machines in each, GPUs in each.
+    shape = f"1x{max(count // _PER_MACHINE, 1)}x{min(count, _PER_MACHINE)}"
     described = (_GPUS / f"{kind}.txtpb").read_text()
-    options = dict(platform="cuda", target_config=described, topology=hosts)
+    options = dict(platform="cuda", target_config=described, topology=shape)
     try:
         found = topologies.get_topology_desc(**options)
     except Exception as error:
