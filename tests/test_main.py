@@ -399,12 +399,17 @@ BAD_FLAGS = {
     ),
     "workdir of a calibration": (
         ["--mode=calibrate", "--checkpoint=/nonexistent"],
-        "--workdir requires --mode=eval",
+        "requires --mode=eval or train; a calibration is stored in the checkpoint",
     ),
     "dump of a training": (["--dump=scores.npz"], "--mode=eval"),
     "split of a training": (["--split=test"], "--mode=eval"),
     "dtype of a training": (["--dtype=float32"], "--config.model.dtype=float32"),
     "checkpoint of a training": (["--checkpoint=old"], "--config.init_from=old"),
+    "protocol of a training": (["--protocol=accurate"], "--protocol=accurate requires --mode=eval"),
+    "lists of an evaluation": (
+        ["--mode=eval", "--checkpoint=/nonexistent", "--ignore_lists"],
+        "--ignore_lists requires --mode=train",
+    ),
     "streamed training": (["--pooling=mean"], "--pooling=mean requires --mode=eval"),
     "profile of an evaluation": (
         ["--mode=eval", "--checkpoint=/nonexistent", "--profile_steps=1:2"],

@@ -121,6 +121,21 @@ _IGNORE_CLASS_NAMES = flags.DEFINE_bool(
 _IGNORE_LISTS = flags.DEFINE_bool(
     "ignore_lists", False, "Resume a training although its lists have changed."
 )
+_EVALUATIONS = ("eval", "calibrate")
+# Flags that the other modes don't use, and what does the same there.
+_ONLY_IN = {
+    "checkpoint": (_EVALUATIONS, "; --config.init_from={value} starts a training from its weights"),
+    "dtype": (_EVALUATIONS, "; --config.model.dtype={value} trains in it"),
+    "protocol": (_EVALUATIONS, "; a training is evaluated by all protocols at its end"),
+    "split": (_EVALUATIONS, ""),
+    "json": (_EVALUATIONS, "; a training writes metrics.jsonl to its --workdir"),
+    "dump": (("eval",), ""),
+    "streamed": (("eval",), ""),
+    "pooling": (("eval",), ""),
+    "profile_steps": (("train",), ""),
+    "ignore_lists": (("train",), "; --ignore_class_names is for evaluations, too"),
+    "workdir": (("eval", "train"), "; a calibration is stored in the checkpoint"),
+}
 
 
 def main(_):
@@ -139,58 +154,32 @@ def _main(signals):
     from trn_jax.data import memory
 
     memory.keep()  # before the other imports, which start threads
-    config = loaded(_CONFIG.value, flags.FLAGS)
-    if _MODE.value == "train":
-        _check_training_flags(config)
-        return _train(config, signals)
-    _check_evaluation_flags(_MODE.value)
-    return _evaluate(config, _MODE.value)
+    config, mode = loaded(_CONFIG.value, flags.FLAGS), _MODE.value
+    _check_flags(mode, config)
+    return _train(config, signals) if mode == "train" else _evaluate(config, mode)
 
 
-def _check_training_flags(config):
-    if config is None:
+def _check_flags(mode, config):
+    if mode == "train" and config is None:
         raise UserError("training needs a recipe: --config=trn_synthetic")
-    if _CHECKPOINT.value:
-        path = _CHECKPOINT.value
-        raise UserError(
-            f"--checkpoint={path} requires --mode=eval or calibrate; --config.init_from={path} "
-            "starts a training from its weights"
-        )
-    if _SPLIT.value != "val":
-        raise UserError(f"--split={_SPLIT.value} requires --mode=eval")
-    if _DTYPE.value:
-        dtype = _DTYPE.value
-        raise UserError(
-            f"--dtype={dtype} requires --mode=eval; --config.model.dtype={dtype} trains"
-        )
-    if _STREAMED.value or _POOLING.value:
-        flag = "--streamed" if _STREAMED.value else f"--pooling={_POOLING.value}"
-        raise UserError(f"{flag} requires --mode=eval")
-    if _DUMP.value:
-        raise UserError("--dump requires --mode=eval; training writes to its --workdir")
-
-
-def _check_evaluation_flags(mode):
-    if not _CHECKPOINT.value:
+    if mode != "train" and not _CHECKPOINT.value:
         raise UserError(f"--mode={mode} needs --checkpoint=<checkpoint or working directory>")
-    if _PROFILE_STEPS.value:
-        raise UserError(f"--profile_steps={_PROFILE_STEPS.value} requires --mode=train")
+    for name, (modes, instead) in _ONLY_IN.items():
+        flag = flags.FLAGS[name]
+        if mode not in modes and flag.value != flag.default:
+            shown = f"--{name}" if flag.value is True else f"--{name}={flag.value}"
+            needed = f"--mode={' or '.join(modes)}"
+            raise UserError(f"{shown} requires {needed}{instead.format(value=flag.value)}")
     if _POOLING.value and not _STREAMED.value:
         raise UserError(f"--pooling={_POOLING.value} requires --streamed")
-    if mode == "eval":
-        return
-    from trn_jax.checkpoints import hub
+    if mode == "calibrate":
+        from trn_jax.checkpoints import hub
 
-    if _STREAMED.value:
-        raise UserError("--streamed requires --mode=eval")
-    if _DUMP.value or _WORKDIR.value:
-        flag = "--dump" if _DUMP.value else "--workdir"
-        raise UserError(f"{flag} requires --mode=eval; a calibration is stored in the checkpoint")
-    if hub.is_address(_CHECKPOINT.value):
-        raise UserError(
-            f"a calibration is stored in the checkpoint, and {_CHECKPOINT.value} is on the hub: "
-            "export it to a folder, calibrate that, and push it"
-        )
+        if hub.is_address(_CHECKPOINT.value):
+            raise UserError(
+                f"a calibration is stored in the checkpoint, and {_CHECKPOINT.value} is on the "
+                "hub: export it to a folder, calibrate that, and push it"
+            )
 
 
 def _train(config, signals):

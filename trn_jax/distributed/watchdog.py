@@ -263,7 +263,7 @@ class Watchdog:
             now = time.monotonic()
             self._clock += min(now - before, 4 * TICK)  # more: this process was stopped
             before = now
-            self.kill_message.change(self._farewell())
+            self.kill_message.change(self._message_if_killed())
             patience = FIRST * limit if self._compiles else limit
             if self._timeout and self._silent(min(SILENCE, limit)):
                 self._end("another process does not respond")
@@ -322,7 +322,7 @@ class Watchdog:
         where = " on all processes" if self._store else ""
         return f"The same command{where} {self.again}"
 
-    def _farewell(self):
+    def _message_if_killed(self):
         """The message if this process is killed; after a tab, the one if process 0 is gone, too."""
         if not self._store:
             return f"killed during {self._doing} ({_KILLERS}). {self._again()}"
