@@ -95,7 +95,9 @@ from trn_jax.data import memory
 from trn_jax.errors import UserError
 from trn_jax.recipe_flags import exit_with_help, loaded, parse, recipe_name
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe; not for --what=models.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe, by name or path; not for --what=models."
+)
 _WHAT = flags.DEFINE_enum(
     "what",
     "both",
