@@ -79,8 +79,11 @@ def is_on(corners, point):
     return cv2.pointPolygonTest(cv2.convexHull(outline), tuple(map(float, point)), True) >= -1
 
 
-def check_maps(path, monkeypatch, count=4):
-    """The centre of the map lies on the thing, in the frame that supports the class most."""
+def check_maps(path, monkeypatch, count=15):
+    """The centre of the map lies on the thing, in the frame that supports the class most.
+
+    Of 48 clips the share was 0.90, of 180 of the same model 0.92: it takes that many.
+    """
     model = load_model(path)
     clips = recognised(model, clips_and_things(monkeypatch, count))
     maps = ActivationMaps(model, (FRAMES, SIDE, SIDE, 3))
