@@ -49,6 +49,14 @@ def test_every_class_is_in_training_and_if_possible_in_validation(text, val):
     assert len(found.val) <= len(found.train)
 
 
+def test_thousands_of_parts_are_divided():
+    # "z" is only in the second half and "g" only in the first, where validation may not begin.
+    parts = film("abcdefg" * 1000 + "abcdefz" * 1000, length=2.0, step=2.0)
+    found = divide_film(parts, val_share=0.25)
+    assert (len(found.train), len(found.between), len(found.val)) == (10_499, 1, 3_500)
+    assert found.start == 2.0 * 10_500 and found.val == parts[10_500:]
+
+
 def test_parts_that_leave_no_room_are_not_divided():
     assert divide_film(film("ab", step=2.0), val_share=0.2) is None
     assert divide_film(film("abab", length=20.0, step=1.0), val_share=0.2) is None

@@ -4,6 +4,7 @@ Frames of one film resemble each other, the more so the closer they are. So vali
 of the film, and parts that begin less than the length of a usual part before it are in no split.
 """
 
+import bisect
 import dataclasses
 import statistics
 
@@ -17,8 +18,8 @@ class FilmDivision:
     """The parts of a film by split.
 
     Attributes:
-        train: those that end early enough.
-        val: those at the end.
+        train: those that end early enough, by their end.
+        val: those at the end of the film, by their start.
         between: those that are in neither.
     """
 
@@ -49,26 +50,39 @@ def divide_film(examples, *, val_share):
     if len({example.part.in_frames for example in examples}) > 1:
         return None
     gap = statistics.median(example.part.end - example.part.start for example in examples)
-    starts = sorted({example.part.start for example in examples})
-    found = [_divided(examples, start, gap) for start in starts]
-    found = [each for each in found if each.train and each.val]
+    by_start = sorted(examples, key=lambda example: example.part.start)
+    by_end = sorted(examples, key=lambda example: example.part.end)
+    starts = [example.part.start for example in by_start]
+    ends = [example.part.end + gap for example in by_end]
+    # A film may have thousands of parts, so the sides of a time are only counted, not listed.
+    in_train, in_val = _num_classes(by_end), _num_classes(by_start[::-1])
+    num_classes = in_val[-1]
 
-    def rank(each):
-        divided = len(each.train) + len(each.val)
-        lost = [_num_lost(examples, side) for side in (each.train, each.val)]
-        is_large = len(each.val) > len(each.train)
-        return lost[0], is_large, lost[1], abs(len(each.val) / divided - val_share)
+    def sides(start):
+        """The numbers of parts of training and of validation, if that begins at `start`."""
+        first = bisect.bisect_left(starts, start)
+        return bisect.bisect_left(ends, start + _ROUNDING), len(examples) - first
 
-    return min(found, key=rank, default=None)
+    def rank(start):
+        num_train, num_val = sides(start)
+        share = num_val / (num_train + num_val)
+        lost = num_classes - in_train[num_train], num_classes - in_val[num_val]
+        return lost[0], num_val > num_train, lost[1], abs(share - val_share)
+
+    possible = [start for start in sorted(set(starts)) if sides(start)[0]]
+    if not possible:
+        return None
+    num_train, num_val = sides(min(possible, key=rank))
+    train, val = by_end[:num_train], by_start[-num_val:]
+    chosen = {*train, *val}
+    return FilmDivision(train, val, [example for example in examples if example not in chosen])
 
 
-def _divided(examples, start, gap):
-    train = [e for e in examples if e.part.end + gap < start + _ROUNDING]
-    val = [e for e in examples if e.part.start >= start]
-    return FilmDivision(train, val, [e for e in examples if e not in train and e not in val])
-
-
-def _num_lost(examples, side):
-    """How many classes have no part in a split."""
-    classes, found = ({label for e in part for label in e.labels} for part in (examples, side))
-    return len(classes - found)
+def _num_classes(examples):
+    """The numbers of classes of the first 0, 1, 2, ... of the examples."""
+    found: set[str] = set()
+    numbers = [0]
+    for example in examples:
+        found.update(example.labels)
+        numbers.append(len(found))
+    return numbers

@@ -182,31 +182,35 @@ def _balance(units, val_share):
             for label in unit.labels:
                 classes[label].append(unit)
 
-    def count(label, split):
-        return sum(unit.split == split for unit in classes[label])
+    num = collections.Counter((name, u.split) for name in classes for u in classes[name])
+
+    def assign(unit, split):
+        num.subtract((label, unit.split) for label in unit.labels)
+        num.update((label, split) for label in unit.labels)
+        unit.split = split
 
     def move(members, source, target):
         """Move the first movable unit; returns whether there is one."""
         for unit in members:
             movable = unit.split == source and not unit.fixed
-            if movable and all(count(label, source) > 1 for label in unit.labels):
-                unit.split = target
+            if movable and all(num[label, source] > 1 for label in unit.labels):
+                assign(unit, target)
                 return True
         return False
 
     for label, members in sorted(classes.items()):
-        if not count(label, "val"):
+        if not num[label, "val"]:
             move(members, "train", "val")
         most = max(int(2 * val_share * len(members)), len(members) // 2, 1)
-        while count(label, "val") > most or not count(label, "train"):
+        while num[label, "val"] > most or not num[label, "train"]:
             if not move(reversed(members), "val", "train"):
                 break
         if len(members) == 1 and not members[0].fixed:
-            members[0].split = "train"
+            assign(members[0], "train")
     if not any(unit.split == "val" for unit in units):
         # Videos with parts of many classes: the one whose classes training has elsewhere, mostly.
         movable = [u for u in units if u.split == "train" and not u.fixed]
-        alone = {id(u): sum(count(label, "train") == 1 for label in u.labels) for u in movable}
+        alone = {id(u): sum(num[label, "train"] == 1 for label in u.labels) for u in movable}
         movable = [u for u in movable if alone[id(u)] < len(u.labels)]
         if movable:
             min(movable, key=lambda u: (alone[id(u)], u.number)).split = "val"
