@@ -139,6 +139,41 @@ def test_every_planted_defect_is_found_where_it_is(tree):
     assert len(str(findings).splitlines()) < 25
 
 
+# Parts `[first, end)` in training and validation, and messages of those in training.
+SHARED = {
+    "divided": ([(0, 4), (4, 8)], [(8, 12), (16, 20)], {}),
+    "divided, validation first": ([(12, 16)], [(8, 12), (0, 4)], {}),
+    "overlapping": ([(0, 4), (4, 9)], [(8, 12)], {1: r"overlaps .*\[8:12\] in the val"}),
+    "within": ([(0, 2), (10, 12)], [(4, 16), (6, 8)], {1: r"overlaps .*\[4:16\] in the val"}),
+    "around": ([(0, 20), (12, 14)], [(2, 8)], {0: r"overlaps .*\[2:8\] in the val"}),
+    "same": ([(0, 4), (4, 8)], [(4, 8), (9, 12)], {1: r"same video as .*\[4:8\] in the val"}),
+    "between": ([(0, 2), (8, 10)], [(4, 6), (12, 14)], {1: "must all end before"}),
+    "both sides": ([(0, 4), (16, 20), (4, 8)], [(8, 12)], {1: "must all end before"}),
+}
+
+
+@pytest.mark.parametrize("parts", SHARED.values(), ids=SHARED)
+def test_a_video_may_be_in_two_lists_if_it_is_divided_at_one_time(tmp_path, parts):
+    train, val, messages = parts
+    write_frames(tmp_path / "rawframes" / "film", 20)
+    for name, found in (("train", train), ("val", val)):
+        lines = [f"film {first} {end - first} {n % 2}\n" for n, (first, end) in enumerate(found)]
+        (tmp_path / f"{name}_list.txt").write_text("".join(lines))
+    findings = look(tmp_path, class_names=["a", "b"], with_offset=True)
+    problems = [each.problems for each in findings.lists["train"]]
+    assert {n for n, found in enumerate(problems) if found} == set(messages)
+    for number, message in messages.items():
+        assert re.search(message, problems[number][0])
+    assert not any(each.problems for each in findings.lists["val"])
+    num_usable = len(train) - len(messages)
+    noted = [n for n, each in enumerate(findings.lists["val"]) if "at one time" in str(each.notes)]
+    assert noted == ([val.index(min(val))] if num_usable else [])
+    # The usable ones are divided at one time.
+    findings.write(tmp_path)
+    again = look(tmp_path, class_names=["a", "b"], with_offset=True)
+    assert not any(each.problems for found in again.lists.values() for each in found)
+
+
 def test_what_only_a_deep_look_finds(tree):
     cut(frames_of(tree, 8) / "00003.jpg", 300)  # neither the first, the middle nor the last frame
     assert look(tree).num_problems == 0

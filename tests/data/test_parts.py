@@ -460,7 +460,7 @@ def test_the_check_reads_parts(tree, deep):
         assert "two two.mp4" in each.problems[0] and "in the validation list" in each.problems[0]
 
 
-def test_one_video_in_two_lists_is_a_problem_whatever_the_parts(tree, tmp_path):
+def test_overlaps_of_parts_are_named(tree, tmp_path):
     root = shutil.copytree(tree, tmp_path / "tree")
     painted.write(root / "videos" / "two two.mp4", painted.frames(40), g=10)
     findings = look(root)
@@ -488,7 +488,7 @@ def test_the_check_reads_lines_with_offsets(tmp_path):
         for number, image in enumerate(painted.frames(12, start=start), start=1):
             (folder / f"{number:05d}.png").write_bytes(_png(image))
     (tmp_path / "train_list.txt").write_text("a 0 5 0\na 4 5 1\na 9 4 1\n")
-    (tmp_path / "val_list.txt").write_text("b 10 2 0\nc 0 12 1\n")
+    (tmp_path / "val_list.txt").write_text("b 3 2 0\nc 0 12 1\n")
     lists = {n: (tmp_path / f"{n}_list.txt", tmp_path / "rawframes") for n in ("train", "val")}
     folders = FrameFolders(pattern="{:05d}.png", first_frame=1)
     findings = check.check(lists, folders, class_names=["a", "b"], with_offset=True)

@@ -318,7 +318,7 @@ def test_contradictions_about_a_video_or_a_part_are_errors(tmp_path):
         prepared(write_table(tmp_path / "t.csv", rows, "video,start,end,label"), tmp_path / "to")
 
 
-def test_a_single_film_is_divided_by_time(tmp_path):
+def test_a_single_film_is_divided_by_time(tmp_path, capsys):
     write_video(tmp_path / "film.mp4", 120)
     rows = [f"film.mp4,{n},{n + 0.5},{'ab'[n % 2]},0.9" for n in range(10)]
     table = write_table(tmp_path / "events.csv", rows)
@@ -335,6 +335,16 @@ def test_a_single_film_is_divided_by_time(tmp_path):
     lists = [(tmp_path / "to" / f"{split}_list.txt").read_bytes() for split in found]
     assert "nothing to do" in prepared(table, tmp_path / "to", background=0.5)
     assert lists == [(tmp_path / "to" / f"{split}_list.txt").read_bytes() for split in found]
+    capsys.readouterr()
+    checked = ["check", "small", f"--config.data_dir={tmp_path}/to", f"--to={tmp_path}/check"]
+    assert cli.main(checked) == 0
+    assert "in the training list, too" in capsys.readouterr().out
+    lists = [(tmp_path / "to" / f"{split}_list.txt") for split in ("train", "val")]
+    lines = [line for path in lists for line in path.read_text().splitlines(keepends=True)]
+    for number, path in enumerate(lists):  # in turn
+        path.write_text("".join(lines[number::2]))
+    assert cli.main(checked) == 1
+    assert "must all end before" in capsys.readouterr().out
 
 
 def test_several_labels_of_parts(tmp_path):

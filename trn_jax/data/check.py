@@ -1,8 +1,10 @@
 """Checks a data set: missing, broken, duplicate or mislabelled videos."""
 
+import bisect
 import collections
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from trn_jax.data.parts import milliseconds
 from trn_jax.errors import UserError
 
 _SAMPLE = 1 << 16  # bytes from the start, the middle and the end of a video file that are hashed
-_LIST_NAMES = {"val": "validation", "test": "test"}
+_LIST_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def check(
@@ -151,7 +153,8 @@ def _content(source, record):
 def _mark_repetitions(found):
     """Mark videos that are twice in a list, or in two lists: in training, else in validation.
 
-    Different parts of a video may be in one list, but not in two.
+    Different parts of a video may be in one list; in two lists only if they are divided at one
+    time, see `_mark_shared`.
     """
     for lines in found.values():
         first: dict[tuple, str] = {}
@@ -163,12 +166,62 @@ def _mark_repetitions(found):
                 _mark(lines, index, f"the same video as {first[key]} of the same list")
             first.setdefault(key, each.record.named())
     for name, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        evaluated = {x.content: x.record.named() for x in found.get(other, []) if x.content}
-        for index, each in enumerate(found.get(name, [])):
-            if same := evaluated.get(each.content):
-                _mark(
-                    found[name], index, f"the same video as {same} in the {_LIST_NAMES[other]} list"
-                )
+        videos, evaluated = (_parts(found.get(each, [])) for each in (name, other))
+        for content in videos.keys() & evaluated.keys():
+            _mark_shared(found, (name, videos[content]), (other, evaluated[content]))
+
+
+def _parts(lines):
+    """`{content: [(start, end, index of the line), ...]}` of the usable videos, by time."""
+    of_video = collections.defaultdict(list)
+    for index, each in enumerate(lines):
+        if each.content and not each.problems:
+            of_video[each.content].append((*_interval(each.record), index))
+    return {content: sorted(parts) for content, parts in of_video.items()}
+
+
+def _mark_shared(found, listed, evaluated):
+    """Mark the parts of a video that are not divided at one time from those in another list.
+
+    The frames of a video resemble each other, the more so the closer they are. So all of its parts
+    in one list must end before the first one in the other begins. If they are on both sides of
+    that, those on the side with fewer of them are marked; and those in between always.
+
+    Args:
+        found: all lists.
+        listed: name of a list, and the parts of the video in it, see `_parts`; these are marked.
+        evaluated: the same of the other list.
+    """
+    (name, parts), (other, others) = listed, evaluated
+    # For each of the others, which one of those until it ends last.
+    last = list(itertools.accumulate(others, lambda *pair: max(pair, key=lambda part: part[1])))
+    before = {index for _, end, index in parts if end <= others[0][0]}
+    after = {index for start, _, index in parts if start >= last[-1][1]}
+    usable = max(before, after, key=len)
+    list_name = f"the {_LIST_NAMES[other]} list"
+    for start, end, index in parts:
+        if index in usable:
+            continue
+        num_begun = bisect.bisect_left(others, (end,))
+        nearest = last[max(num_begun - 1, 0)]
+        same = found[other][nearest[2]].record.named()
+        if nearest[:2] == (start, end):
+            problem = f"the same video as {same} in {list_name}"
+        elif num_begun and nearest[1] > start:
+            problem = f"overlaps {same} in {list_name}"
+        else:
+            problem = (
+                f"the same video as {same} in {list_name}; its parts in one list must all end "
+                "before those in the other begin"
+            )
+        _mark(found[name], index, problem)
+    if usable:
+        of = "another part is" if len(usable) == 1 else f"{len(usable):,} other parts are"
+        note = (
+            f"of the same video, {of} in the {_LIST_NAMES[name]} list, too, divided at one time: "
+            "easier to classify than another video"
+        )
+        _note(found[other], others[0][2], note)
 
 
 def _interval(record):
@@ -183,18 +236,13 @@ def _interval(record):
 def _note_overlaps(found):
     """Note overlapping parts of a video with different labels in one list."""
     for lines in found.values():
-        of_video = collections.defaultdict(list)
-        for index, each in enumerate(lines):
-            if each.record and each.content and not each.problems:
-                of_video[each.content].append((*_interval(each.record), index, each.record))
-        for parts in of_video.values():
-            parts.sort(key=lambda part: part[:3])
-            _, last, _, longest = parts[0]  # of the parts so far, the one that ends last
-            for start, end, index, record in parts[1:]:
+        for (_, last, first), *parts in _parts(lines).values():
+            longest = lines[first].record  # of the parts so far, the one that ends last
+            for start, end, index in parts:
+                record = lines[index].record
                 if start < last and record.label != longest.label:
                     note = f"{record.named()} overlaps {longest.named()}, which has another label"
-                    notes = (*lines[index].notes, note)
-                    lines[index] = dataclasses.replace(lines[index], notes=notes)
+                    _note(lines, index, note)
                 if end > last:
                     last, longest = end, record
 
@@ -202,6 +250,11 @@ def _note_overlaps(found):
 def _mark(lines, index, problem):
     each = lines[index]
     lines[index] = dataclasses.replace(each, problems=(*each.problems, problem))
+
+
+def _note(lines, index, note):
+    each = lines[index]
+    lines[index] = dataclasses.replace(each, notes=(*each.notes, note))
 
 
 def _class_problems(found, class_names, multi_label):
