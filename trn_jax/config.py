@@ -315,7 +315,7 @@ def recipe_file(name):
     if name not in recipe_names():
         raise UserError(
             f"there is no recipe {name!r}{did_you_mean(name, recipe_names())} A recipe is given by "
-            "its name or by the path of its file, which ends in .py"
+            "its name, see `trn-jax recipes`, or by the path of its file, which ends in .py"
         )
     return path
 

@@ -74,7 +74,22 @@ def listed(problems, *, most=10):
     return "".join(lines)
 
 
-def did_you_mean(name, known):
-    """The end of a sentence on an unknown name: "; did you mean '...'?", or "."."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+def did_you_mean(name, known, *, all_of="", most=20):
+    """The end of a sentence on an unknown name: "; did you mean '...'?", or ".".
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+        all_of: what they are, such as "classes": if none is similar, the first ones are listed.
+        most: how many are listed.
+    """
+    known = list(known)
+    if close := difflib.get_close_matches(str(name), known, n=1):
+        return f"; did you mean {close[0]!r}?"
+    if not (all_of and known):
+        return "."
+    shown, num_more = list(map(repr, known[:most])), len(known) - most
+    rest = f"{num_more:,} more" if num_more > 0 else shown.pop()
+    return (
+        f"; the {all_of} are {', '.join(shown)} and {rest}" if shown else f"; there is only {rest}"
+    )

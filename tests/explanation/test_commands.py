@@ -71,6 +71,7 @@ def test_no_page_without_a_readable_video(capsys, clip, tmp_path):
     ("arguments", "message"),
     [
         (["FILM", "--classes", "turnin"], "'turnin'; did you mean 'turning'?"),
+        (["FILM", "--classes", "qqq"], f"'qqq'; the classes are {NAMES[0]!r}, {NAMES[1]!r}"),
         (["FILM", "--to=page.png"], "--to=page.png"),
         (["FILM", "--to="], "--to="),
         (["FILM", "--classes", "4"], "class 4"),

@@ -171,7 +171,7 @@ def _config_of_data(arguments):
         if place is not None and not may_be_recipe(place):
             found = os.path.exists(place)
             hint = f"; {_prepare_first(place)}" if found else did_you_mean(place, recipe_names())
-            raise UserError(f"{place} is neither a folder nor a recipe{hint}")
+            raise UserError(f"{place} is neither a folder nor a recipe of `trn-jax recipes`{hint}")
         arguments.recipe = place
         return read_recipe(arguments)
     dataset = datasets.detect(place)

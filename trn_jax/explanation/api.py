@@ -112,7 +112,8 @@ class Explainer:
             if named in names:
                 return names.index(named)
             if not (named.isascii() and named.isdigit()):
-                raise UserError(f"no class is called {named!r}{did_you_mean(named, names)}")
+                hint = did_you_mean(named, names, all_of="classes")
+                raise UserError(f"no class is called {named!r}{hint}")
         elif isinstance(named, bool) or not isinstance(named, int | np.integer):
             raise UserError(f"class {named!r:.80}: expected a name, or a number of a class")
         number = int(named) if len(str(named)) < 20 else len(names)

@@ -129,7 +129,8 @@ def contract_of(info, *, protocol=None, seconds=None, frame_rate=None, **view):
     changed = {key: value for key, value in view.items() if value is not None}
     for key in changed:
         if key not in section:
-            raise UserError(f"a view has no key {key!r}{did_you_mean(key, section)}")
+            hint = did_you_mean(key, section, all_of="keys")
+            raise UserError(f"a view has no key {key!r}{hint}")
     changes = [
         f"{key}={value!r} instead of {section[key]!r} of the checkpoint"
         for key, value in changed.items()

@@ -45,7 +45,7 @@ def probe_config(stored, head, *, checkpoint, data=None, recipe=None, settings=(
         recipe = data
         if not may_be_recipe(data):
             hint = did_you_mean(data, recipe_names())
-            raise UserError(f"{data} is neither a folder nor a recipe{hint}")
+            raise UserError(f"{data} is neither a folder nor a recipe of `trn-jax recipes`{hint}")
     config = _of_checkpoint(stored) if recipe is None else read_config([f"--config={recipe}"])
     if is_folder:
         dataset = datasets.detect(data)
