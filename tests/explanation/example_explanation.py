@@ -4,6 +4,7 @@ import numpy as np
 
 from trn_jax.explanation.explanation import Explanation
 from trn_jax.explanation.frames import FrameValues, ScaleRelations
+from trn_jax.explanation.page import ExplanationPage
 
 HOSTILE = "<script>alert(1)</script>"
 NAMES = (HOSTILE, "开门", "closing")
@@ -20,6 +21,14 @@ class Explainer:
         class view:
             num_segments = 4
             crop_size = 16
+
+
+def explanation_page(explanations, about=()):
+    """The HTML of the page of several `Explanation`s."""
+    page = ExplanationPage(Explainer(), about=about)
+    for each in explanations:
+        page.add(each)
+    return page.html()
 
 
 def example(rng):

@@ -3,9 +3,7 @@
 import shutil
 
 import pytest
-from example_explanation import Explainer
-
-from trn_jax.explanation.page import explanation_page
+from example_explanation import explanation_page
 
 pytestmark = pytest.mark.thorough
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -18,7 +16,7 @@ def test_page_is_quiet_and_fits(explanation, tmp_path, scheme):
     if program is None:
         pytest.skip("there is no Chromium on the path")
     file, found = tmp_path / "page.html", []
-    file.write_text(explanation_page([explanation, explanation], Explainer()), encoding="utf-8")
+    file.write_text(explanation_page([explanation, explanation]), encoding="utf-8")
     with sync_api.sync_playwright() as playwright:
         # Containers run as root, for whom Chromium has no sandbox.
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

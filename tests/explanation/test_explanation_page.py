@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from example_explanation import HOSTILE, Explainer
+from example_explanation import HOSTILE, Explainer, explanation_page
 
 from trn_jax.errors import UserError
 from trn_jax.explanation import page as pages
@@ -17,7 +17,7 @@ from trn_jax.explanation.deciding import (
     strip,
 )
 from trn_jax.explanation.explanation import Explanation
-from trn_jax.explanation.page import ExplanationPage, explanation_page, heated
+from trn_jax.explanation.page import ExplanationPage, heated
 
 
 def test_sentences(explanation):
@@ -77,7 +77,7 @@ def test_text_has_every_number(explanation):
 
 @pytest.mark.smoke
 def test_page(explanation):
-    text = explanation_page([explanation, explanation], Explainer(), about=[("checkpoint", "x")])
+    text = explanation_page([explanation, explanation], about=[("checkpoint", "x")])
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
     assert "default-src &#x27;none&#x27;" in text and "://" not in text
     assert text.count("<script") == 1
@@ -90,12 +90,12 @@ def test_page(explanation):
 
 def test_page_names_unreadable_videos(explanation):
     broken = Explanation(video="x.mp4", problem=f"x.mp4 is broken {HOSTILE}")
-    text = explanation_page([broken, explanation], Explainer())
+    text = explanation_page([broken, explanation])
     assert "x.mp4 is broken &lt;script" in text and "<script>alert" not in text
 
 
 def test_pages_leave_out_what_does_not_fit(explanation, monkeypatch):
-    size = len(explanation_page([explanation], Explainer()))
+    size = len(explanation_page([explanation]))
     monkeypatch.setattr(pages, "_ROOM", size)
     found = ExplanationPage(Explainer())
     for _ in range(40):
@@ -105,20 +105,20 @@ def test_pages_leave_out_what_does_not_fit(explanation, monkeypatch):
     assert 1 <= shown < 5 and found.num_left_out == 40 - shown
     assert f"{40 - shown} more videos" in text
     monkeypatch.setattr(pages, "_ROOM", 0)  # a single video is never left out
-    assert explanation_page([explanation], Explainer()).count('aria-labelledby="video') == 1
+    assert explanation_page([explanation]).count('aria-labelledby="video') == 1
 
 
 @pytest.mark.parametrize("room", [pages._ROOM_ALIGNED, 20_000])
 def test_alignments_are_limited(explanation, monkeypatch, room):
     monkeypatch.setattr(pages, "_ROOM_ALIGNED", room)
-    text = explanation_page([explanation] * 7, Explainer())
+    text = explanation_page([explanation] * 7)
     number = text.count("aligned frames") / 2
     assert number == 12 if room > 20_000 else 0 < number < 12
     assert len(text) < 200_000 + room
 
 
 def test_page_without_a_readable_video():
-    assert explanation_page([Explanation(video="x", problem="gone")], Explainer()) == ""
+    assert explanation_page([Explanation(video="x", problem="gone")]) == ""
 
 
 def test_maps_colour_what_supports_a_class():
@@ -153,5 +153,5 @@ def test_no_frame_supports_a_class(explanation):
     explanation.values.values[0] = -1
     assert "No frame" in " ".join(summary.sentences(explanation))
     assert "no frame" in line_of({"frames": frames_of(explanation)})
-    assert explanation_page([explanation], Explainer())
+    assert explanation_page([explanation])
     assert strip(explanation).any()

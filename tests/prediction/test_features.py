@@ -12,6 +12,7 @@ from trn_jax.data.pipeline import EvalVideos
 from trn_jax.errors import UserError
 from trn_jax.prediction import sources
 from trn_jax.prediction.features import FeatureExtractor
+from trn_jax.prediction.inputs import Inputs
 
 LENGTHS = (3, 9, 20, 14, 31)
 
@@ -30,7 +31,7 @@ def extractor(trn):
 
 def expected(model, view, folder):
     """The frames' numbers and `model.features` of every video's clips."""
-    opened = sources.Inputs(sources.find([folder]))
+    opened = Inputs(sources.find([folder]))
     features = nnx.jit(lambda model, clips: model.features(clips))
     for video in EvalVideos(opened.records, {"view": view}, opened, seed=0):
         for clip, pixels in video.pairs():
@@ -79,7 +80,7 @@ def test_frames_at_regular_times(trn, extractor, films):
     for each, count in zip(found, LENGTHS, strict=True):
         np.testing.assert_allclose(each.times, np.arange(0, count / 25 - 1e-6, 0.2))
     # Frame 5 is shown at 0.2 s; a clip of it alone has the same features.
-    opened = sources.Inputs(sources.find([films / "film2.mp4"]))
+    opened = Inputs(sources.find([films / "film2.mp4"]))
     with opened.open(opened.records[0]) as video:
         from trn_jax.prediction.windows import Crops
 

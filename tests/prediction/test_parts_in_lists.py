@@ -9,6 +9,7 @@ from trn_jax import predict
 from trn_jax.data.decode import FrameError
 from trn_jax.prediction import sources
 from trn_jax.prediction.api import Predictor
+from trn_jax.prediction.inputs import Inputs
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -29,7 +30,7 @@ def read(name, text, **options):
     """`{name: (number of frames, start)}` of the entries of a list."""
     with open(name, "w") as file:
         file.write(text)
-    opened = sources.Inputs(sources.find([name], frame_rate=RATE, **options))
+    opened = Inputs(sources.find([name], frame_rate=RATE, **options))
     found = {}
     for index, record in enumerate(opened.records):
         try:

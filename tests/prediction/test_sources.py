@@ -11,6 +11,7 @@ from trn_jax.data import streams
 from trn_jax.data.decode import FrameError
 from trn_jax.errors import UserError
 from trn_jax.prediction import sources
+from trn_jax.prediction.inputs import Inputs
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_lists_in_every_form(tree, name, text):
     (tree / name).write_text(text)
     found = sources.find([name])
     assert [each.name for each in found] == ["films/a.mp4", "films/deep/er/b c.mp4", "films/walk"]
-    opened = sources.Inputs(found)
+    opened = Inputs(found)
     lengths = []
     for record in opened.records:
         with opened.open(record) as video:
@@ -142,7 +143,7 @@ def test_an_empty_folder_among_the_matches_of_a_pattern_costs_itself(tree):
 
 def test_a_bad_line_of_a_list_costs_itself(tree):
     (tree / "list.txt").write_text("films/a.mp4\nfilms/gone.mp4\nrtsp://camera/1\nfilms/walk\n")
-    opened = sources.Inputs(sources.find(["list.txt"]))
+    opened = Inputs(sources.find(["list.txt"]))
     problems = []
     for record in opened.records:
         try:
@@ -190,6 +191,6 @@ def test_a_folder_called_like_a_camera_is_a_folder(tree):
 
 def test_frames_with_a_gap_are_named(tree):
     (tree / "films" / "walk" / "00002.jpg").unlink()
-    opened = sources.Inputs(sources.find(["films/walk"]))
+    opened = Inputs(sources.find(["films/walk"]))
     with pytest.raises(FrameError, match=r"00002\.jpg"):
         opened.open(opened.records[0])

@@ -12,6 +12,7 @@ from trn_jax.data.views import View
 from trn_jax.evaluation import evaluate, score_files
 from trn_jax.prediction import sources
 from trn_jax.prediction.api import Predictor
+from trn_jax.prediction.inputs import Inputs
 from trn_jax.recipe_data import Data
 from trn_jax.settings import resolved_views
 from trn_jax.tfds.build_records import build_records
@@ -72,7 +73,7 @@ def test_clips_equal_those_of_an_evaluation(data):
         for name, section in resolved_views(config).items()
         if name.startswith("protocols.")
     }
-    found = sources.Inputs(sources.find([folder]))
+    found = Inputs(sources.find([folder]))
     predicted = list(pipeline.EvalVideos(found.records, views, found, seed=config.seed))
     evaluated = list(Data(config, "run").eval_videos(views))
     assert len(predicted) == len(evaluated) == len(LENGTHS)
@@ -146,7 +147,7 @@ def test_every_validation_clip_of_the_synthetic_recipe(tmp_path):
     lines = (tmp_path / "synthetic" / "val_list.txt").read_text().splitlines()
     listed = [f"rawframes/{line.split()[0]}\n" for line in lines]
     (tmp_path / "synthetic" / "videos.txt").write_text("".join(listed))
-    found = sources.Inputs(sources.find([tmp_path / "synthetic" / "videos.txt"]))
+    found = Inputs(sources.find([tmp_path / "synthetic" / "videos.txt"]))
     options = dict(seed=config.seed, num_threads=2)
     predicted = pipeline.EvalVideos(found.records, views, found, **options)
     for mine, theirs in zip(predicted, data.eval_videos(views), strict=True):

@@ -142,7 +142,7 @@ def _explain_dataset(arguments):
     memory.keep()  # before the other imports, which start threads
     from trn_jax.checkpoints import checkpoint
     from trn_jax.explanation.order_card import order_card
-    from trn_jax.explanation.page import order_page
+    from trn_jax.explanation.order_page import order_page
     from trn_jax.explanation.summary import card_text
     from trn_jax.pages.page import write_page
 

@@ -19,6 +19,7 @@ from trn_jax.explanation.order import NUM_SHUFFLES, rearrangements, score_orders
 from trn_jax.explanation.rearranged import Rearranged, with_expected_relations
 from trn_jax.prediction import sources
 from trn_jax.prediction.contract import contract_of, open_model
+from trn_jax.prediction.inputs import Inputs
 
 PARTS = ("frames", "order", "where")
 
@@ -164,7 +165,7 @@ class Explainer:
         Yields:
             The `Explanation` of each; one that can't be read has a `problem`.
         """
-        opened = sources.Inputs(inputs)
+        opened = Inputs(inputs)
         views = views_of(self.contract.view, early="order" in self._parts)
         options = dict(on_error="skip", timed=True, **self._reading)
         videos = EvalVideos(opened.records, views, opened, **options)

@@ -13,7 +13,6 @@ from trn_jax.pages import charts, tables
 from trn_jax.pages.markup import middle_cut, name, tag
 from trn_jax.pages.page import MAX_BYTES, contents, facts, note, page, section
 from trn_jax.pages.pictures import strip
-from trn_jax.reporting.order_card import order_section
 
 _SIDE, _SMALL_SIDE = 108, 84  # of frames, in pixels: eight in a row of 1000
 _SHOWN_SCALES = 3  # of the representative frames: the smallest ones
@@ -95,43 +94,6 @@ class ExplanationPage:
             else "Why these predictions?"
         )
         return page(title, *sections)
-
-
-def explanation_page(explanations, explainer, *, about=()):
-    """Build the page of a list of `Explanation`, see `ExplanationPage`; returns the HTML."""
-    found = ExplanationPage(explainer, about=about)
-    for each in explanations:
-        found.add(each)
-    return found.html()
-
-
-def order_page(found):
-    """The page of a `MeasuredCard`: a table of the classes, and a chart."""
-    card = found.card
-    means = [100 * card.mean(order) for order in ORDERS]
-    chart = charts.column_chart(
-        "Accuracy by the order of the frames",
-        means,
-        list(ORDERS),
-        y="accuracy, %",
-        description=", ".join(f"{o} {m:.1f} %" for o, m in zip(ORDERS, means, strict=True)),
-        marked=(0,),
-    )
-    verdict = (
-        f"The model recognises {means[0]:.0f} % of the videos, and {means[1]:.0f} % if their "
-        "frames are in reverse."
-    )
-    origin = facts([*_origin(found.about), ("random orders", f"{found.num_shuffles} per video")])
-    return page(
-        "Does this data set need time?",
-        section("order", "By class", tag("p", verdict), chart, *order_section(card)),
-        section("about", "About", origin),
-    )
-
-
-def _origin(about):
-    keys = ("checkpoint", "step", "model", "list", "list_sha256", "trn_jax", "jax", "time")
-    return [(key.replace("_", " "), about.get(key)) for key in keys]
 
 
 def _video(number, each):

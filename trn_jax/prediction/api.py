@@ -15,6 +15,7 @@ from trn_jax.prediction import sources
 from trn_jax.prediction.answers import Answer
 from trn_jax.prediction.contract import contract_of, open_model, origin
 from trn_jax.prediction.frame_by_frame import FrameScorer
+from trn_jax.prediction.inputs import Inputs
 from trn_jax.prediction.live import grid, live_windows
 from trn_jax.prediction.timeline import TimelineScorer, plan_windows
 from trn_jax.prediction.whole import WholeScorer
@@ -141,7 +142,7 @@ class Predictor:
         """
         in_order = self._timeline or self.frame_scorer
         is_long = None if in_order or self._timeline is False else self.contract.is_long
-        opened = sources.Inputs(inputs, is_long)
+        opened = Inputs(inputs, is_long)
         if in_order:
             for index, each in enumerate(inputs):
                 yield each, self._all_checked(self._windows(opened, index))

@@ -34,7 +34,7 @@ class InOrder:
     One thread reports how many pieces of a video there are, another one adds their rows.
 
     Args:
-        opened: the `sources.Inputs`.
+        opened: the `inputs.Inputs`.
 
     Attributes:
         videos: `{example: VideoClips}` of videos that wait for their rows.

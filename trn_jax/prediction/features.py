@@ -18,6 +18,7 @@ from trn_jax.models.folding import fold_batch_norm
 from trn_jax.prediction import sources
 from trn_jax.prediction.contract import contract_of, open_model, origin
 from trn_jax.prediction.feature_rows import InOrder
+from trn_jax.prediction.inputs import Inputs
 from trn_jax.prediction.timeline import WindowFrames, plan_windows
 from trn_jax.prediction.windows import VIEW, Crops, frame_clips, window_clips
 
@@ -111,7 +112,7 @@ class FeatureExtractor:
         Yields:
             The `VideoFeatures` of each.
         """
-        opened = sources.Inputs(inputs)
+        opened = Inputs(inputs)
         found = self._of_views(opened) if self._every is None else self._regular(opened)
         with contextlib.closing(found):
             yield from found

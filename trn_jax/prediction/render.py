@@ -18,6 +18,7 @@ from trn_jax.errors import UserError
 from trn_jax.evaluation import lettering
 from trn_jax.files import open_atomic
 from trn_jax.prediction import sources
+from trn_jax.prediction.inputs import Inputs
 from trn_jax.prediction.overlay import Story, Strip, caption_name
 
 _LEAST_WIDTH = 320  # of a film in pixels; smaller frames are magnified, so that text has room
@@ -251,8 +252,8 @@ def _origin_of(path):
 
 
 def by_name(inputs):
-    """A function that opens one of some `sources.Input`s, by its name."""
-    opened = sources.Inputs(inputs)
+    """A function that opens one of some `inputs.Input`s, by its name."""
+    opened = Inputs(inputs)
     numbers = {each.name: number for number, each in enumerate(inputs)}
     return lambda name: opened.open_in_order(numbers[name])
 
@@ -283,4 +284,4 @@ def found_again(name, about):
     if without_part(path) == path:  # else the file itself is called like a part
         record = inputs[0].record.part_called(name)
         inputs = [dataclasses.replace(inputs[0], record=record)]
-    return sources.Inputs(inputs).open_in_order(0)
+    return Inputs(inputs).open_in_order(0)

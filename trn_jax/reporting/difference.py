@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from trn_jax.errors import UserError, listed
 from trn_jax.evaluation.metrics import per_class_average_precision
+from trn_jax.reporting.matching import matched
 
 NUM_SAMPLES = 10_000  # of the videos
 CONFIDENCE = 0.95
@@ -96,7 +96,7 @@ def compare(first, second, *, seed=0, num_samples=NUM_SAMPLES):
     Raises:
         UserError: they have no video in common, or different classes or labels.
     """
-    rows, others, columns = _matched(first, second)
+    rows, others, columns = matched(first, second)
     rng = np.random.default_rng(seed)
     digests = [each.about.get("list_sha256") for each in (first, second)]
     if first.multi_label:
@@ -138,70 +138,6 @@ def holm(p_values):
         highest = max(highest, min((len(order) - rank) * p_values[number], 1.0))
         corrected[number] = float(highest)
     return corrected
-
-
-def _matched(first, second):
-    """Rows of the common videos in both, and columns of the second one in the first one's order."""
-    if first.multi_label != second.multi_label:
-        raise UserError("one run has one label per video, the other one several")
-    columns = _matched_classes(first, second)
-    rows, others = _matched_videos(first, second)
-    labels = second.labels[others]
-    if first.multi_label:
-        unlike = (labels[:, columns] != first.labels[rows]).any(axis=1)
-    else:
-        unlike = np.argsort(columns)[labels] != first.labels[rows]
-    if unlike.any():
-        names = [first.videos[row] for row in rows[unlike]] if first.videos else []
-        raise UserError(
-            f"the labels of {int(unlike.sum())} videos differ between the runs; evaluate both on "
-            f"the same list{listed(names, most=3)}"
-        )
-    return rows, others, columns
-
-
-def _matched_classes(first, second):
-    num_first, num_second = first.scores.shape[1], second.scores.shape[1]
-    if num_first != num_second:
-        raise UserError(f"the runs have {num_first} and {num_second} classes; expected the same")
-    if not first.class_names or not second.class_names:
-        return np.arange(num_first)
-    places = {name: column for column, name in enumerate(second.class_names)}
-    missing = [name for name in first.class_names if name not in places]
-    if missing:
-        raise UserError(
-            f"the second run lacks classes of the first one: {len(missing)}{listed(missing)}"
-        )
-    return np.array([places[name] for name in first.class_names])
-
-
-def _matched_videos(first, second):
-    if first.videos == second.videos:  # also if neither has names: the order of the list
-        if len(first.scores) != len(second.scores):
-            raise UserError(
-                f"the runs have {len(first.scores)} and {len(second.scores)} videos without names "
-                "to match them by"
-            )
-        return np.arange(len(first.scores)), np.arange(len(first.scores))
-    places = _numbered(second.videos)
-    pairs = [(row, places[key]) for key, row in _numbered(first.videos).items() if key in places]
-    if not pairs:
-        raise UserError(
-            f"the runs have no video in common; the first ones are {first.videos[:1]} and "
-            f"{second.videos[:1]}"
-        )
-    rows, others = np.array(sorted(pairs)).T
-    return rows, others
-
-
-def _numbered(videos):
-    """`{(name, how many rows before have it): row}`, as lists may have a video several times."""
-    seen: dict[str, int] = {}
-    found = {}
-    for row, name in enumerate(videos):
-        seen[name] = seen.get(name, -1) + 1
-        found[name, seen[name]] = row
-    return found
 
 
 def _right(found):
