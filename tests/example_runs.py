@@ -51,5 +51,6 @@ def hostile_run(folder, *, seed=0):
     write_run(folder, some_scores(seed=seed, reversed_class={0: 1, 1: 0}))
     card = {name: [0.75] * 6 for name in _ACCURACIES}
     card |= {"classes": list(HOSTILE), "num_videos": [10] * 6, "protocol": "efficient"}
+    card |= {"checkpoint": HOSTILE[1], "step": 3}
     (folder / "results" / "order.json").write_text(json.dumps(card | {"chance": 0.1}))
     return folder

@@ -104,6 +104,7 @@ def test_order_card(capsys, place):
     card = read_order_card(file)
     assert card.classes == list(CLASS_NAMES) and card.num_videos == [1] * 16
     assert card.chance == 1 / 16
+    assert card.checkpoint.endswith("trn") and card.step is not None
     found = json.loads(file.read_text())
     assert found["order_score"] == card.mean("forward") - card.mean("reversed")
     assert found["list_sha256"] and found["split"] == "val"

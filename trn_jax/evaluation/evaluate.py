@@ -75,7 +75,7 @@ def evaluate(
     with evaluating(
         config, path, workdir, choose=lambda each: protocol_names(each, protocols), **options
     ) as done:
-        folder = os.path.join(workdir, "results", *([] if split == "val" else [split]))
+        folder = results.folder_of(workdir, split)
         results.write(done.results, folder, dump=dump, as_json=as_json)
     return done.num_unreadable
 

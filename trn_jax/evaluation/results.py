@@ -78,6 +78,11 @@ def _mean_and_spread(metrics):
     return {"metrics": means, "num_draws": len(metrics), "spread": spread}
 
 
+def folder_of(workdir, split):
+    """The folder of the results of a split, that of "test" and "train" inside of that of "val"."""
+    return os.path.join(workdir, "results", *([] if split == "val" else [split]))
+
+
 def write(results, folder, *, dump=None, as_json=False):
     """Write the results of all protocols, and print the tables of protocols and classes.
 

@@ -13,6 +13,7 @@ from trn_jax.data import pipeline
 from trn_jax.data.views import View
 from trn_jax.distributed.run_lock import hold
 from trn_jax.errors import UserError, escaped, log
+from trn_jax.evaluation import results
 from trn_jax.evaluation.evaluate import cheapest_protocol, class_order, origin_of
 from trn_jax.explanation.clips import explained, views_of
 from trn_jax.explanation.order import NUM_SHUFFLES, ORDERS, rearrangements, score_orders
@@ -101,9 +102,7 @@ def order_card(
         UserError: checkpoint and data don't match, the model has no head, or no video can be read.
         PassingError: another run holds `workdir`.
     """
-    for key, value in (("num_shuffles", num_shuffles), ("num_videos", num_videos)):
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value}: expected a positive number")
+    _check_positive(num_shuffles=num_shuffles, num_videos=num_videos)
     opened = checkpoint.open_checkpoint(path)
     config, may_write = _config_of(opened, data_dir, num_threads)
     protocol, view = _view_of(config, protocol)
@@ -117,16 +116,23 @@ def order_card(
         scorer = _scorer(opened, config)
         chosen = _spread(len(data.val_records), num_videos)
         hits, problems = _hits(data, view, scorer, chosen, num_shuffles, order)
+        about = origin_of(data, config, opened.path, opened.info["step"])
         found = MeasuredCard(
-            card=_card(data, hits, protocol),
-            about=origin_of(data, config, opened.directory, opened.info["step"]),
+            card=_card(data.class_names, hits, protocol, about),
+            about=about,
             num_shuffles=num_shuffles,
             order_score=_mean(hits, "forward") - _mean(hits, "reversed"),
-            path=os.path.join(workdir, "results", *([] if split == "val" else [split]), FILE),
+            path=os.path.join(results.folder_of(workdir, split), FILE),
             unreadable=[problems[example] for example in sorted(problems)],
         )
         found.write()
     return found
+
+
+def _check_positive(**numbers):
+    for key, value in numbers.items():
+        if value is not None and value < 1:
+            raise UserError(f"{key}={value}: expected a positive number")
 
 
 def _config_of(opened, data_dir, num_threads):
@@ -218,17 +224,19 @@ def _mean(hits, name):
     return float(np.mean([found[name] for _, found in hits.values()]))
 
 
-def _card(data, hits, protocol):
+def _card(class_names, hits, protocol, about):
     """The `OrderCard` of the hits of videos; one of several labels counts for each of them."""
-    rows: list[list] = [[] for _ in data.class_names]
+    rows: list[list] = [[] for _ in class_names]
     for labels, found in hits.values():
         for label in labels:
             rows[label].append([found[name] for name in ORDERS])
     means = [np.mean(row, axis=0).tolist() if row else [None] * len(ORDERS) for row in rows]
     return OrderCard(
-        classes=list(data.class_names),
+        classes=list(class_names),
         num_videos=[len(row) for row in rows],
         protocol=protocol,
-        chance=1 / len(data.class_names),
+        chance=1 / len(class_names),
+        checkpoint=about["checkpoint"],
+        step=about["step"],
         **{name: [mean[n] for mean in means] for n, name in enumerate(ORDERS)},
     )

@@ -29,6 +29,8 @@ class OrderCard:
         num_videos: of each class.
         protocol: name of the protocol.
         chance: accuracy of a guess.
+        checkpoint: path of the checkpoint, from the folder that it was measured in; "" if unknown.
+        step: training steps of the checkpoint; `None` if unknown.
 
     Raises:
         UserError: lists have different lengths, or a value is out of range.
@@ -42,6 +44,8 @@ class OrderCard:
     num_videos: list[int]
     protocol: str
     chance: float
+    checkpoint: str = ""
+    step: int | None = None
 
     def __post_init__(self):
         for field in ("classes", *ORDERS, "num_videos"):
@@ -56,8 +60,11 @@ class OrderCard:
                 raise UserError(f"{field} has {wrong[0]!r:.80}")
         if self.chance is None or not _is_fraction(self.chance):
             raise UserError(f"chance={self.chance!r:.80}: expected a fraction")
-        if not isinstance(self.protocol, str):
-            raise UserError(f"protocol={self.protocol!r:.80}: expected a name")
+        for field in ("protocol", "checkpoint"):
+            if not isinstance(value := getattr(self, field), str):
+                raise UserError(f"{field}={value!r:.80}: expected text")
+        if self.step is not None and not _is_count(self.step):
+            raise UserError(f"step={self.step!r:.80}: expected a number")
 
     def mean(self, order):
         """Mean over the videos with frames in this order; `None` without videos."""
@@ -79,7 +86,13 @@ def read_order_card(path):
         if len(content) > _MAX_BYTES:
             raise UserError(f"it has more than {_MAX_BYTES:,} bytes")
         values = json.loads(content)
-        return OrderCard(**{each.name: values[each.name] for each in dataclasses.fields(OrderCard)})
+        return OrderCard(
+            **{
+                each.name: values[each.name]
+                for each in dataclasses.fields(OrderCard)
+                if each.name in values or each.default is dataclasses.MISSING
+            }
+        )
 
 
 def order_section(card):
@@ -97,6 +110,44 @@ def order_section(card):
         ),
         _table(card),
     ]
+
+
+def origin_note(card, result):
+    """A note on the checkpoint of a card, and whether a `runs.Result` is of another one.
+
+    Returns:
+        The note; `None` if the card doesn't name its checkpoint.
+    """
+    if not card.checkpoint:
+        return None
+    text = ["Measured with ", *_checkpoint(card.checkpoint, card.step), "."]
+    path, step = result.text("checkpoint"), result.about.get("step")
+    if not _is_same(card.checkpoint, path) or not _is_same(card.step, step):
+        text += [" The results of this report are of another checkpoint, "]
+        text += [*_checkpoint(path, step), "; trn-jax explain --dataset measures that one."]
+    return note(*text)
+
+
+def _checkpoint(path, step):
+    return name(path) if path else "", f" (step {step:,})" if _is_count(step) else ""
+
+
+def _is_same(one, other):
+    """Whether two steps or two paths are of one checkpoint, as far as both are known.
+
+    Paths count from the folder in which a program ran, so one may be the end of the other.
+    """
+    if "" in (one, other) or None in (one, other):
+        return True
+    if not isinstance(one, str):
+        return one == other
+    short, long = sorted((_names(one), _names(other)), key=len)
+    return long[len(long) - len(short) :] == short
+
+
+def _names(path):
+    """The names in a path, without those that lead up."""
+    return [each for each in path.replace("\\", "/").split("/") if each not in ("", ".", "..")]
 
 
 def _table(card):

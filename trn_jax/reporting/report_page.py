@@ -11,7 +11,7 @@ from trn_jax.reporting import runs
 from trn_jax.reporting.confusion_section import confusion_section
 from trn_jax.reporting.difference import compare
 from trn_jax.reporting.difference_section import difference_section
-from trn_jax.reporting.order_card import order_section
+from trn_jax.reporting.order_card import order_section, origin_note
 from trn_jax.reporting.pair_section import pair_section
 from trn_jax.reporting.run_sections import (
     class_section,
@@ -123,7 +123,8 @@ def _sections(run, result, difference, limit):
     else:
         sections += _score_sections(run, result)
     if run.order:
-        sections.append(("order", "Does the order of the frames matter?", order_section(run.order)))
+        content = [*order_section(run.order), origin_note(run.order, result)]
+        sections.append(("order", "Does the order of the frames matter?", content))
     sections.append(("early", "Early recognition", early_section(run)))
     sections += _training(run)
     return [each for each in sections if each[2]]
