@@ -52,8 +52,8 @@ def test_a_page_of_more_than_ten_megabytes_is_not_written(tmp_path):
     with pytest.raises(UserError, match="10,000,000"):
         page.write_page(tmp_path / "a.html", "x" * 10_000_001)
     assert list(tmp_path.iterdir()) == []
-    page.write_page(tmp_path / "a.html", "é")
-    assert (tmp_path / "a.html").read_text(encoding="utf-8") == "é"
+    page.write_page(tmp_path / "new" / "folder" / "a.html", "é")
+    assert (tmp_path / "new" / "folder" / "a.html").read_text(encoding="utf-8") == "é"
 
 
 def test_lines_go_where_their_values_are():

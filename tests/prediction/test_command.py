@@ -187,10 +187,11 @@ def test_one_unreadable_video_is_named_and_the_others_are_done(place, capsys, tm
         (["{place}/short", "--checkpoint={place}/model", "--num-segments=3"], "3"),
         (["{place}/short", "--checkpoint={place}/model", "--seconds=-1"], "seconds=-1"),
         (["{place}/long.mp4", "--checkpoint={place}/model", "--every=0"], "every=0"),
+        (["{place}/short", "--checkpoint={place}/model", "--every=-1"], "every=-1"),
         (["{place}/short", "--checkpoint={place}/model", "--threshold=2"], "threshold=2"),
         (["{place}/short", "--checkpoint={place}/model", "--process-id=1"], "--process-id=1"),
         (["{place}/short", "--checkpoint={place}/model", "--num-processes=2"], "--process-id"),
-        (["--from-scores={place}/short"], "short"),
+        (["--from-scores={place}/short"], "short/scores; expected a folder that `trn-jax predict"),
     ],
 )
 def test_what_is_wrong_is_said(place, capsys, arguments, match):

@@ -4,9 +4,10 @@ import base64
 import functools
 import hashlib
 import importlib.resources
+import os
 
 from trn_jax.errors import UserError
-from trn_jax.files import write_text
+from trn_jax.files import make_folder, write_text
 from trn_jax.pages.markup import Markup, tag
 
 MAX_BYTES = 10_000_000  # of a page that can be mailed
@@ -97,7 +98,7 @@ def note(*content):
 
 
 def write_page(path, text):
-    """Write a page, complete or not there.
+    """Write a page, complete or not there; its folder is made if it is missing.
 
     Raises:
         UserError: it has more than 10 MB, or can't be written.
@@ -105,6 +106,7 @@ def write_page(path, text):
     size = len(text.encode())
     if size > MAX_BYTES:
         raise UserError(f"the page {path} has {size:,} bytes, expected at most {MAX_BYTES:,}")
+    make_folder(os.path.dirname(os.path.abspath(path)))
     write_text(path, text)
 
 

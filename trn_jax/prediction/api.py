@@ -13,7 +13,7 @@ from trn_jax.data.workers import num_cpus
 from trn_jax.errors import UserError
 from trn_jax.prediction import sources
 from trn_jax.prediction.answers import Answer
-from trn_jax.prediction.contract import contract_of, open_model, origin
+from trn_jax.prediction.contract import check_every, contract_of, open_model, origin
 from trn_jax.prediction.frame_by_frame import FrameScorer
 from trn_jax.prediction.inputs import Inputs
 from trn_jax.prediction.live import grid, live_windows
@@ -71,6 +71,7 @@ class Predictor:
         dtype=None,
         **view,
     ):
+        check_every(every)
         self.model, config = open_model(model, dtype=dtype)
         info = self.model.info
         self.contract = contract_of(

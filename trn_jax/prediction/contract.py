@@ -107,6 +107,16 @@ def origin(model, contract):
     }
 
 
+def check_every(every):
+    """Check a distance of windows or frames in time; `None` is the usual one.
+
+    Raises:
+        UserError: it is no positive number of seconds.
+    """
+    if every is not None and not (every > 0 and math.isfinite(every)):
+        raise UserError(f"every={every}: expected a positive number of seconds")
+
+
 def contract_of(info, *, protocol=None, seconds=None, frame_rate=None, **view):
     """The contract of a loaded model.
 

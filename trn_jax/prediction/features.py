@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +15,7 @@ from trn_jax.evaluation.merging import ViewRows
 from trn_jax.evaluation.scoring import ClipScorers, feature_shape
 from trn_jax.models.folding import fold_batch_norm
 from trn_jax.prediction import sources
-from trn_jax.prediction.contract import contract_of, open_model, origin
+from trn_jax.prediction.contract import check_every, contract_of, open_model, origin
 from trn_jax.prediction.feature_rows import InOrder
 from trn_jax.prediction.inputs import Inputs
 from trn_jax.prediction.timeline import WindowFrames, plan_windows
@@ -248,8 +247,7 @@ def _check(per, every, model):
             "per='frame': this model exchanges features among the frames of a clip, so single "
             "frames have none; use per='clip'"
         )
-    if every is not None and not (every > 0 and math.isfinite(every)):
-        raise UserError(f"every={every}: expected a positive number of seconds")
+    check_every(every)
 
 
 def _frames(video, every, view):

@@ -115,10 +115,15 @@ class PredictionFolder:
         folder = os.path.join(self.path, _SCORES)
         try:
             names = sorted(filter(_PIECE.fullmatch, os.listdir(folder)), key=_piece_of)
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
         except OSError as error:
             raise UserError(f"cannot read {folder}: {error.strerror}") from None
         if not names:
-            raise UserError(f"there are no scores in {folder}, as `trn-jax predict --to` writes")
+            raise UserError(
+                f"there are no scores in {folder}; expected a folder that `trn-jax predict --to` "
+                "has written"
+            )
         found: dict[str, tuple] = {}
         for name in names:
             answers, about = _read(os.path.join(folder, name))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 
 import jax
 import numpy as np
@@ -39,7 +38,7 @@ def plan_windows(contract, *, every, frame_rate, seed, by_frame=False):
         by_frame: the backbone runs once per frame.
 
     Raises:
-        UserError: the length of training examples is unknown, or `every` is not positive.
+        UserError: the length of training examples is unknown.
     """
     rate = contract.frame_rate or frame_rate or _USUAL_RATE
     length = contract.seconds
@@ -54,8 +53,6 @@ def plan_windows(contract, *, every, frame_rate, seed, by_frame=False):
         # Windows a whole number of segments apart share frames.
         segments = 1 if by_frame else max(contract.view.num_segments // 4, 1)
         every = length * segments / contract.view.num_segments
-    if not (every > 0 and math.isfinite(every)):
-        raise UserError(f"--every={every}: expected a positive number of seconds")
     return WindowPlan(contract.view, length, every, rate, seed)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from trn_jax.errors import UserError, did_you_mean, listed
 from trn_jax.evaluation import drawing, event_metrics, tables
 from trn_jax.evaluation.events import NOTHING, read_events
+from trn_jax.pages.page import write_page
 from trn_jax.reporting import plots, report
 from trn_jax.reporting.event_page import event_page
 
@@ -189,7 +190,8 @@ def make_event_report(path, truth_path, to=None):
     table, truth = _predictions_file(path), read_events(truth_path)
     aligned = align_videos(truth, read_events(table))
     content = event_page(_name(path), result, truth, aligned.predictions, _remarks(result))
-    page = report.write_html(report.page_path(table, to), content)
+    page = report.page_path(table, to)
+    write_page(page, content)
     return _name(path), result, text, page, files
 
 

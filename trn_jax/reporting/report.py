@@ -71,19 +71,8 @@ def make_report(path, to=None, *, against=None, protocol=None, top_k=(1, 5), fig
         folder = os.path.join(os.path.dirname(page), "figures")
     text += f"\n\n\n{difference_table(found, against)}" if found else ""
     files += write_files(path, folder, drawn) if drawn else []
-    write_html(page, content)
+    write_page(page, content)
     return Report(text, page, files, results, difference)
-
-
-def write_html(path, content):
-    """Write a page and make its folder; returns its path.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    make_folder(os.path.dirname(os.path.abspath(path)))
-    write_page(path, content)
-    return path
 
 
 def is_page(to):
