@@ -3,7 +3,7 @@
 import pytest
 
 from trn_jax.errors import UserError
-from trn_jax.files import differences, new_folder
+from trn_jax.files import differences, new_folder, read_text, reading
 
 _BEFORE = {"step": 3, "checksum": "1f", "contract": {"view": {"crop": "center", "size": 28}}}
 
@@ -57,3 +57,15 @@ def test_a_new_folder_is_complete_or_not_there(tmp_path):
         fail(KeyboardInterrupt())
     assert [each.name for each in tmp_path.iterdir()] == ["some"]
     assert [each.name for each in (tmp_path / "some").iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["table.csv", "t\u202e.csv"])
+def test_errors_of_readers_name_the_file_once(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\xff\x00")
+    for missing in (path, tmp_path / f"no {name}"):
+        with pytest.raises(UserError) as found, reading(missing, "a table"):
+            read_text(missing)
+        assert str(found.value).count(".csv") == 1
+    with pytest.raises(UserError, match=r"\.csv: it has no header"), reading(path, "a table"):
+        raise UserError("it has no header")

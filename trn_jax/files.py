@@ -7,7 +7,7 @@ import pathlib
 import re
 import tempfile
 
-from trn_jax.errors import UserError, first_line
+from trn_jax.errors import UserError, escaped, first_line
 
 # Weights and scores hardly compress: 2 x where half precision is stored as float32, 4 x where
 # numbers are text of one digit. Whole files of zeros are the exception, so small ones may be so.
@@ -57,7 +57,9 @@ def reading(path, what):
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        name = escaped(path)
+        named = str(error).startswith((f"{name}:", f"{name} ", f"cannot read {name}:"))
+        raise UserError(str(error) if named else f"{path}: {error}") from error
     except MemoryError as error:
         raise UserError(f"{path} needs more memory than this process may have") from error
     except KeyError as error:

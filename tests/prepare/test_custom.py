@@ -351,3 +351,11 @@ def test_real_videos_become_a_model_by_two_commands(tmp_path):
         (folder / video.name).symlink_to(video)
     summary = prepared(tmp_path / "signs", tmp_path / "to")
     assert train(summary, tmp_path / "to")["num_videos"] == 4
+
+
+def test_too_few_videos_are_named_with_the_unreadable_ones(tmp_path):
+    for label in "ab":
+        write_video(tmp_path / "videos" / label / "1.mp4", 4)
+    (tmp_path / "videos" / "a" / "2.mp4").write_text("no video")
+    with pytest.raises(UserError, match=r"for val.*left out: 1 .*a/2\.mp4 \("):
+        prepared(tmp_path / "videos", tmp_path / "to")

@@ -75,12 +75,7 @@ def prepare_custom(
     if background:
         found, order = add_background(writer, found, order, share=background, seed=seed)
     labels = _number_classes(writer, source, examples, found, order)
-    division = splits.divide(
-        list(found),
-        val_share=val_share,
-        seed=seed,
-        earlier=splits.read_earlier(to, (example.key for example in found)),
-    )
+    division = _divide(writer, list(found), val_share=val_share, seed=seed)
     _check_spaces(found, chosen.multi_label)
     writer.link(root, "videos" if kind == "video" else "rawframes")
     _write_lists(writer, division, found, labels)
@@ -137,6 +132,15 @@ def _merge_rows(source, examples, multi_label):
 
 
 # Classes and lists
+
+
+def _divide(writer, examples, **options):
+    """The `Division` of readable examples; an error also has what was left out before."""
+    earlier = splits.read_earlier(writer.to, (example.key for example in examples))
+    try:
+        return splits.divide(examples, earlier=earlier, **options)
+    except UserError as error:
+        raise UserError("; ".join([str(error), *writer.left_out])) from None
 
 
 def _number_classes(writer, source, examples, found, order):

@@ -80,7 +80,7 @@ def find_examples(writer, source, to, options):
     if not os.path.exists(source):
         raise UserError(
             f"{source} not found; expected a folder of class folders, a table, a list or "
-            f"annotations ({_TABLES})"
+            f"annotations ({_TABLES}), or, with --archives, the name of a public data set"
         )
     if not source.lower().endswith(_EXTENSIONS):
         raise UserError(

@@ -40,12 +40,17 @@ class DatasetWriter:
     def __str__(self):
         """Notes, what was left out, the files, and the next commands."""
         parts = list(self._notes)
-        parts += [f"left out: {text}" for text in self._skipped]
+        parts += self.left_out
         parts += [f"{self.to} has {', '.join(self._files)}"]
         if not self.changed:
             parts += ["nothing to do: all files are up to date"]
         parts += ["next:", *(f"  {command}" for command in self._commands)]
         return escaped("\n".join(parts), keep="\n")
+
+    @property
+    def left_out(self):
+        """Lines on what was left out and why."""
+        return [f"left out: {text}" for text in self._skipped]
 
     # Summary
 

@@ -40,8 +40,11 @@ def unpack(to, name, find, place, *, tree):
     if archive is None:
         if before is None and os.path.isdir(os.path.join(to, tree)):
             return False
-        interrupted = "; unpacking them was interrupted" if before else ""
-        raise UserError(f"no archives of {name} found{interrupted}; give their folder: --archives")
+        interrupted = " (unpacking them was interrupted)" if before else ""
+        raise UserError(
+            f"there are no archives of {name}{interrupted} in the folder of --archives; download "
+            "them to it, or name another"
+        )
     if before and before["archives"] != archive.sizes:
         raise UserError(
             f"unpacking {name} to {to} was interrupted, and began with other archives "
