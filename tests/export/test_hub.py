@@ -5,6 +5,7 @@ import re
 import shutil
 
 import numpy as np
+import painted
 import pytest
 from hub_models import NAMES, SAMPLING, calibration, connect, logits, stored
 from safetensors import SafetensorError
@@ -142,13 +143,35 @@ def test_nothing_is_left_of_one_that_fails(small, tmp_path, monkeypatch):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_a_head_is_written(tmp_path):
+def run_card(folder, tmp_path, monkeypatch):
+    """Run the program of a model card with a video, and its command; returns the card."""
+    text = (folder / "README.md").read_text()
+    painted.write(tmp_path / "video.mp4", painted.frames(12))
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    address = re.search(r'load_model\("(.*)"\)', program)[1]
+    exec(compile(program.replace(address, str(folder)), "card", "exec"), {})
+    (command,) = re.findall("trn-jax ((?:predict|features) .*)", text)
+    assert cli.main(command.replace(address, str(folder)).split()) == 0
+    return text
+
+
+def test_programs_of_the_card_run(written, tmp_path, monkeypatch, capsys):
+    assert "trn-jax predict" in run_card(written, tmp_path, monkeypatch)
+    label = capsys.readouterr().out.split()[1]
+    assert label in NAMES
+
+
+def test_a_model_without_a_head_is_written(tmp_path, monkeypatch, capsys):
     model = trn_jax.create_model("tsn_resnet10", num_classes=0, num_segments=3, width=2)
     config = base(dataset="frames", model="tsn_resnet10", num_classes=0)
     config.model.update(num_segments=3, width=2)
     checkpoint.save_model(tmp_path / "a", model, {"config": config.to_dict(), "class_names": []})
     hub.write(checkpoint.open_checkpoint(tmp_path / "a"), tmp_path / "b")
     assert trn_jax.load_model(tmp_path / "b").info.class_names == ()
+    text = run_card(tmp_path / "b", tmp_path, monkeypatch)
+    assert "trn-jax predict" not in text
+    assert "3 vectors of 1 videos" in capsys.readouterr().out
 
 
 # Uploads

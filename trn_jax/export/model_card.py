@@ -29,7 +29,7 @@ def text(content, address):
         _front_matter(content, name),
         f"# {name}",
         _summary(content),
-        _use(address),
+        _use(content, address),
         _results(content),
         _input(content),
         _training(content),
@@ -106,21 +106,30 @@ def _summary(content):
     )
 
 
-def _use(address):
+def _use(content, address):
+    """Commands and a program, which need a head for more than features."""
+    commands = [
+        f"trn-jax predict video.mp4 --checkpoint={address}",
+        f"trn-jax eval {address} --config.data_dir=<folder of the data set>",
+    ]
+    call, shown = 'trn_jax.predict("video.mp4", model)', "each.label, each.top(5)"
+    if not content["num_classes"]:
+        commands = [f"trn-jax features video.mp4 --checkpoint={address} --to=features.npz"]
+        call, shown = 'trn_jax.extract_features("video.mp4", model)', "each.times, each.vectors"
+    commands.append(f"trn-jax probe <own data> --checkpoint={address}")
+    lines = "\n".join(commands)
     return f"""## Use
 
 ```
-trn-jax predict video.mp4 --checkpoint={address}
-trn-jax eval {address} --config.data_dir=<folder of the data set>
-trn-jax probe <own data> --checkpoint={address}
+{lines}
 ```
 
 ```python
 import trn_jax
 
 model = trn_jax.load_model("{address}")
-for answer in trn_jax.predict(model, "video.mp4"):
-    print(answer)
+for each in {call}:
+    print(each.video, {shown})
 ```
 
 trn_jax needs its extras `hub` and `video`."""
