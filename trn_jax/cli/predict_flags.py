@@ -12,7 +12,7 @@ _OF_EVENTS = ("hysteresis", "smoothing", "min_seconds", "no_extend")
 
 
 def check_flags(arguments):
-    """Check what needs no look at the sources.
+    """Check what doesn't depend on the sources.
 
     Raises:
         UserError: a value is out of range, or a flag has no effect with the others.

@@ -78,7 +78,7 @@ def add_calibrate(commands):
     """`trn-jax calibrate <checkpoint>`."""
     parser = commands.add_parser(
         "calibrate",
-        help="fit the temperature and the thresholds for none of these",
+        help="fit temperature and thresholds, by which predict names no class if none fits",
         description="Evaluate a checkpoint by one protocol, fit a temperature (lowest negative log "
         "likelihood) and a threshold per class (highest F1) to the scores, and store them in the "
         "checkpoint as calibration.json. Training does so at every evaluation; this is for "

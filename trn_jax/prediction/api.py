@@ -44,7 +44,7 @@ class Predictor:
 
     Attributes:
         model: the model.
-        contract: its `Contract`, how it looks at videos.
+        contract: its `Contract`, how it samples videos.
         class_names: in the order of the scores.
         multi_label: scores are sigmoids, one decision per class.
         calibration: the `Calibration` of the answers; `None` if they have none.

@@ -1,4 +1,4 @@
-"""How a model looks at videos: a view of its recipe, and the lengths that it was trained on."""
+"""How a model samples videos: a view of its recipe, and the lengths that it was trained on."""
 
 import dataclasses
 import math

@@ -75,7 +75,7 @@ class EventDetector:
     to the one after it, and the first and the last one until the ends of the video. Where classes
     exclude each other, a time has only the class with the highest score; "nothing" is never an
     event. Windows of a stream grow until they have their length; of those with the same start, only
-    the last one counts, which knows most.
+    the last and longest one counts.
 
     Args:
         video: its name.

@@ -135,7 +135,7 @@ class Output:
     def finish(self):
         """Write the events of all videos; returns the exit status."""
         if self._folder:
-            # Streams of other processes may have gone on since they were read.
+            # Streams of other processes may be longer than when they were read.
             paths = self._paths | {name: path for name, path in self._other_paths.items() if path}
             self._write_events(known=paths)
             log(f"scores, captions and events.csv are in {self._folder.path}")

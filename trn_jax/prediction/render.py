@@ -227,7 +227,7 @@ class _Encoder:
 
 
 def _origin(video, story):
-    """A text that says of which video and story a film is."""
+    """A text that identifies the video and the story of a film."""
     path = os.path.abspath(without_part(video.path))
     # Captions change with the fonts of the machine.
     names = [caption_name(story.class_names, label) for label in _labels(story)]
@@ -263,7 +263,7 @@ def found_again(name, about):
 
     Args:
         name: of the video.
-        about: what its file of scores says, see `saved.PredictionFolder`.
+        about: the `about` of its file of scores, see `saved.PredictionFolder`.
 
     Raises:
         FrameError: it can't be opened.

@@ -46,8 +46,8 @@ def plan_windows(contract, *, every, frame_rate, seed, by_frame=False):
         length = contract.num_frames / rate
     if length is None:
         raise UserError(
-            "the checkpoint doesn't say how long its training examples lasted; give the length of "
-            "a window, such as --seconds=3"
+            "the checkpoint has no length of its training examples; give the length of a window, "
+            "such as --seconds=3"
         )
     if every is None:
         # Windows a whole number of segments apart share frames.

@@ -309,7 +309,7 @@ export function planWindows(contract, frameRate, byFrame) {
   const length = contract.seconds || (contract.num_frames && contract.num_frames / rate);
   if (!length) {
     throw new PageError(
-      `${MODEL} doesn't say how long its training examples lasted, so it only takes short videos.`,
+      `${MODEL} has no length of its training examples, so it only takes short videos.`,
     );
   }
   const segments = contract.view.num_segments;
