@@ -45,11 +45,11 @@ def align_videos(truth, predictions):
     """
     true = list(dict.fromkeys(event.video for event in truth))
     predicted = list(dict.fromkeys(event.video for event in predictions))
-    names = dict.fromkeys(set(true) & set(predicted))
-    names = {name: name for name in names}
+    names = {name: name for name in set(true) & set(predicted)}
     others = [[name for name in each if name not in names] for each in (true, predicted)]
     by_end = _match_ends(*others)
     names |= by_end
+    matched = set(names.values())
     return Alignment(
         [
             dataclasses.replace(event, video=names[event.video])
@@ -58,7 +58,7 @@ def align_videos(truth, predictions):
         ],
         by_end,
         [name for name in predicted if name not in names],
-        [name for name in true if name not in set(names.values())],
+        [name for name in true if name not in matched],
     )
 
 
