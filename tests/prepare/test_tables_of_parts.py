@@ -17,6 +17,9 @@ from trn_jax.data import annotations, datasets
 from trn_jax.errors import UserError
 from trn_jax.evaluation import score_files
 from trn_jax.prepare import background, times
+from trn_jax.prepare.dataset_writer import DatasetWriter
+from trn_jax.prepare.examples import Example, Part
+from trn_jax.prepare.opened_videos import Found, OpenedVideo, Place
 from trn_jax.training import loop
 
 RATE = 10  # frames per second of `write_video`
@@ -448,6 +451,25 @@ def test_background_without_room_is_less_and_none_is_an_error(tmp_path):
     assert "no room for" in summary
     assert all(a[1] <= b[0] for each in parts_of(tmp_path / "to").values()
                for a, b in zip(sorted(each), sorted(each)[1:], strict=False))  # fmt: skip
+
+
+def test_background_of_thousands_of_parts(tmp_path):
+    video = OpenedVideo("video", 450_000, length=18_000_000, step=40)
+    found = {
+        Example("film.mp4", ("ab"[n % 2],), part=Part(6 * n, 6 * n + 2)): Found(
+            video, Place(6000 * n, 6000 * n + 2000)
+        )
+        for n in range(3000)
+    }
+    writer = DatasetWriter(str(tmp_path))
+    all_found, order = background.add_background(writer, found, [], share=1.0, seed=0)
+    places = sorted((each.place.first, each.place.end) for each in all_found.values())
+    assert len(places) == 6000 and order == ["a", "b", "nothing"]
+    assert all(first + 2000 == end <= 18_000_000 for first, end in places)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(places))
+    # Data sets that were prepared before stay as they are.
+    added = [each.place.first for example, each in all_found.items() if example not in found]
+    assert added[:4] == [16370081, 9260286, 16059443, 12764464]
 
 
 @pytest.mark.parametrize("share", [-1, float("nan"), float("inf"), 1e9])

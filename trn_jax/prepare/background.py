@@ -5,6 +5,8 @@ import collections
 import dataclasses
 import random
 
+import numpy as np
+
 from trn_jax.errors import UserError
 from trn_jax.prepare import class_names
 from trn_jax.prepare.examples import Example, Part
@@ -57,7 +59,7 @@ def add_background(writer, found, order, *, share, seed):
         rng = random.Random(f"trn_jax background|{seed}:{examples[0].key}")
         free = _free(found, examples)
         for _ in range(round(wanted)):
-            place = _draw(rng, free, lengths, found[examples[0]].video.step)
+            place, free = _draw(rng, free, lengths, found[examples[0]].video.step)
             if place is None:
                 break
             wanted -= 1
@@ -81,7 +83,7 @@ def _example(labelled, place, kind):
 
 
 def _free(found, examples):
-    """Intervals `[first, end]` of a video that no example has."""
+    """Intervals of a video that no example has, int `[intervals, 2]`."""
     length = found[examples[0]].video.length
     taken = sorted(
         (place.first, place.end) if (place := found[example].place) else (0, length)
@@ -92,22 +94,28 @@ def _free(found, examples):
         if first > last:
             free.append([last, first])
         last = max(last, end)
-    return free
+    return np.array(free, np.int64).reshape(-1, 2)
 
 
 def _draw(rng, free, lengths, step):
-    """Take a part out of the free intervals: its `Place`, or `None` if there is no room.
+    """Take a part out of the free intervals, of which a film has thousands.
 
     A part is at least as long as the longest time between two frames, so that it has one.
+
+    Returns:
+        Its `Place`, or `None` if there is no room, and the intervals that are left.
     """
-    longest = max((end - first for first, end in free), default=0)
+    sizes = free[:, 1] - free[:, 0]
+    longest = int(sizes.max(initial=0))
     num_fitting = bisect.bisect_right(lengths, longest)
     if not num_fitting or step > longest:
-        return None
+        return None, free
     length = max(lengths[rng.randrange(num_fitting)], step)
-    room = [max(end - first - length + 1, 0) for first, end in free]
-    number = rng.choices(range(len(free)), room)[0]
-    first, end = free.pop(number)
-    begin = first + rng.randrange(room[number])
-    free += [each for each in ([first, begin], [begin + length, end]) if each[0] < each[1]]
-    return Place(begin, begin + length)
+    room = np.maximum(sizes - length + 1, 0)
+    until = np.cumsum(room)
+    number = int(np.searchsorted(until, rng.random() * until[-1], side="right"))
+    first, end = free[number].tolist()
+    begin = first + rng.randrange(int(room[number]))
+    rest = [each for each in ([first, begin], [begin + length, end]) if each[0] < each[1]]
+    left = [np.delete(free, number, axis=0), np.array(rest, np.int64).reshape(-1, 2)]
+    return Place(begin, begin + length), np.concatenate(left)
