@@ -4,6 +4,12 @@ import argparse
 
 from trn_jax.errors import UserError, escaped
 
+# What every command takes for a checkpoint, for its help.
+CHECKPOINT = (
+    "working directory of a training, <directory>@best, <directory>@<step>, hub folder or "
+    "hf:<user>/<name>"
+)
+
 
 class Parser(argparse.ArgumentParser):
     """A parser, and those of its commands, that reports a wrong argument in one line."""

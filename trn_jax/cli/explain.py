@@ -2,7 +2,14 @@
 
 import json
 
-from trn_jax.cli.arguments import add_json, add_sampling, check_unused, positive, sampling_of
+from trn_jax.cli.arguments import (
+    CHECKPOINT,
+    add_json,
+    add_sampling,
+    check_unused,
+    positive,
+    sampling_of,
+)
 from trn_jax.errors import UserError, log
 from trn_jax.files import check_file
 
@@ -29,7 +36,7 @@ def add_explain(commands):
         help="video, folder (of videos, frames or records), list (.txt, .csv, .tsv, .json), or "
         "pattern such as 'clips/*.mp4'",
     )
-    add("--checkpoint", required=True, help="checkpoint or working directory of a training")
+    add("--checkpoint", required=True, help=CHECKPOINT)
     add("--to", metavar="FILE", help="also write an HTML page, such as page.html")
     add(
         "--classes",

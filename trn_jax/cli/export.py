@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from functools import partial
 
-from trn_jax.cli.arguments import add_json, add_license, check_unused
+from trn_jax.cli.arguments import CHECKPOINT, add_json, add_license, check_unused
 from trn_jax.errors import escaped, log
 from trn_jax.signals import interrupting
 
@@ -25,10 +25,7 @@ def add_export(commands):
         "by its own runtime on a golden input, and kept only if it returns the model's logits.",
     )
     add = parser.add_argument
-    add(
-        "checkpoint",
-        help="checkpoint, working directory of a training, <directory>@best or hf:<user>/<name>",
-    )
+    add("checkpoint", help=CHECKPOINT)
     add(
         "--to",
         required=True,

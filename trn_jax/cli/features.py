@@ -1,6 +1,6 @@
 """`trn-jax features`: vectors of videos, per frame or per clip."""
 
-from trn_jax.cli.arguments import add_sampling, check_unused, sampling_of
+from trn_jax.cli.arguments import CHECKPOINT, add_sampling, check_unused, sampling_of
 from trn_jax.errors import log
 from trn_jax.files import check_file
 
@@ -25,7 +25,7 @@ def add_features(commands):
     add(
         "--checkpoint",
         required=True,
-        help="checkpoint or working directory of a training, <directory>@best, hf:<user>/<name>",
+        help=CHECKPOINT,
     )
     add("--to", metavar="FILE", required=True, help=".npz, or .parquet, which needs pyarrow")
     add(

@@ -1,6 +1,13 @@
 """`trn-jax predict`: the classes of videos, with times."""
 
-from trn_jax.cli.arguments import add_dtype, add_json, add_sampling, positive, sampling_of
+from trn_jax.cli.arguments import (
+    CHECKPOINT,
+    add_dtype,
+    add_json,
+    add_sampling,
+    positive,
+    sampling_of,
+)
 from trn_jax.cli.predict_flags import check_flags, check_flags_of_streams
 from trn_jax.errors import log
 from trn_jax.files import check_folder
@@ -29,7 +36,7 @@ def add_predict(commands):
     )
     add(
         "--checkpoint",
-        help="checkpoint or working directory of a training, <directory>@best, hf:<user>/<name>",
+        help=CHECKPOINT,
     )
     add_sampling(parser)
     add_dtype(parser)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from trn_jax.cli.arguments import add_json, add_license
+from trn_jax.cli.arguments import CHECKPOINT, add_json, add_license
 from trn_jax.errors import log
 from trn_jax.signals import interrupting
 
@@ -18,7 +18,7 @@ def add_push(commands):
         "login`, or set HF_TOKEN. HF_ENDPOINT names another hub.",
     )
     add = parser.add_argument
-    add("checkpoint", help="checkpoint, working directory of a training, <directory>@best")
+    add("checkpoint", help=CHECKPOINT)
     add("to", metavar="hf:USER/NAME", help="repository; it is created if it doesn't exist")
     add("--private", action="store_true", help="create a repository that only its owner can read")
     add_license(parser)

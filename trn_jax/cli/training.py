@@ -3,7 +3,7 @@
 import json
 import os
 
-from trn_jax.cli.arguments import add_dtype, add_json, add_recipe, positive, read_recipe
+from trn_jax.cli.arguments import CHECKPOINT, add_dtype, add_json, add_recipe, positive, read_recipe
 from trn_jax.errors import UserError, log
 from trn_jax.files import check_folder
 
@@ -39,8 +39,7 @@ def add_eval(commands):
     )
     parser.add_argument(
         "checkpoint",
-        help="working directory of a training, <directory>@best, <directory>@<step>, hub folder or "
-        "hf:<user>/<name>",
+        help=CHECKPOINT,
     )
     parser.add_argument("--protocol", help="names, separated by commas; default: all")
     parser.add_argument("--split", choices=("val", "test", "train"), help="default: val")
@@ -134,7 +133,7 @@ def add_probe(commands):
     add(
         "--checkpoint",
         required=True,
-        help="checkpoint, working directory or hf:<user>/<name> with the backbone; needs no head",
+        help=f"{CHECKPOINT}; its backbone is used, and it needs no head",
     )
     add(
         "--head",

@@ -4,7 +4,7 @@ import json
 import pathlib
 from functools import partial
 
-from trn_jax.cli.arguments import add_json, positive
+from trn_jax.cli.arguments import CHECKPOINT, add_json, positive
 from trn_jax.errors import UserError, escaped
 
 _MAX_CLASSES = 100_000  # of a file, without --num-classes: a model may be larger than its file
@@ -203,7 +203,7 @@ def add_reparameterize(commands):
         help="fuse the branches of a trained MobileOne: same scores, fewer operations",
         description="Fuse the branches of a trained MobileOne: same scores, fewer operations.",
     )
-    parser.add_argument("checkpoint", help="checkpoint, working directory or hf:<user>/<name>")
+    parser.add_argument("checkpoint", help=CHECKPOINT)
     parser.add_argument("--to", required=True, help="folder of the new checkpoint; must not exist")
     parser.set_defaults(run=_reparameterize)
 

@@ -111,20 +111,17 @@ def order_card(
         data = Data(config, workdir, split, may_write=may_write)
         stack.callback(data.close)
         stack.enter_context(hold(workdir))
-        names = opened.info["class_names"]
-        order = class_order(names, data.class_names, ignore=ignore_class_names)
+        names = opened.info["class_names"], data.class_names
+        order = class_order(*names, ignore=ignore_class_names)
         scorer = _scorer(opened, config)
         chosen = _spread(len(data.val_records), num_videos)
         hits, problems = _hits(data, view, scorer, chosen, num_shuffles, order)
-        about = origin_of(data, config, opened.path, opened.info["step"])
-        found = MeasuredCard(
-            card=_card(data.class_names, hits, protocol, about),
-            about=about,
-            num_shuffles=num_shuffles,
-            order_score=_mean(hits, "forward") - _mean(hits, "reversed"),
-            path=os.path.join(results.folder_of(workdir, split), FILE),
-            unreadable=[problems[example] for example in sorted(problems)],
-        )
+        origin = origin_of(data, config, opened.path, opened.info["step"])
+        card = _card(data.class_names, hits, protocol, origin)
+        order_score = _mean(hits, "forward") - _mean(hits, "reversed")
+        path = os.path.join(results.folder_of(workdir, split), FILE)
+        messages = [problems[example] for example in sorted(problems)]
+        found = MeasuredCard(card, origin, num_shuffles, order_score, path, messages)
         found.write()
     return found
 
