@@ -29,7 +29,9 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     stored = [cell.get("outputs", []) for cell in notebook.cells]
     resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
+    # What a cell prints arrives in parts of any size.
+    options = dict(timeout=900, resources=resources, coalesce_streams=True)
+    nbclient.NotebookClient(notebook, **options).execute()
     printed = [
         "".join(each.get("text", "") for each in cell.get("outputs", [])) for cell in notebook.cells
     ]
