@@ -98,3 +98,35 @@ def test_command_buffers_and_branches_are_entered():
 ENTRY"""
     kernels, moved = kernels_of(program.replace("\nENTRY", called), parts=1)
     assert (kernels, moved) == (3 + 2 + 2, SCALED + GEMM + SUM + IN_LOOP + 2 * COPIED)
+
+
+PARTS = """
+%kept (p0: bf16[8,6], p1: f32[8,2], p2: f32[8,6]) -> bf16[8,2] {
+  %p0 = bf16[8,6]{1,0} parameter(0)
+  %wide = f32[8,6]{1,0} convert(%p0)
+  %p1 = f32[8,2]{1,0} parameter(1)
+  %p2 = f32[8,6]{1,0} parameter(2)
+  %all = f32[8,8]{1,0} concatenate(%p1, %p2), dimensions={1}
+  %more = f32[8,6]{1,0} slice(%all), slice={[0:8], [2:8]}
+  %sum = f32[8,6]{1,0} add(%wide, %more)
+  %three = f32[8,3]{1,0} slice(%sum), slice={[0:8], [0:3]}
+  %narrow = bf16[8,3]{1,0} convert(%three)
+  ROOT %two = bf16[8,2]{1,0} slice(%narrow), slice={[0:8], [1:3]}
+}
+
+ENTRY %main (a: bf16[8,6], b: f32[8,2], c: f32[8,6]) -> bf16[8,2] {
+  %a = bf16[8,6]{1,0} parameter(0)
+  %b = f32[8,2]{1,0} parameter(1)
+  %c = f32[8,6]{1,0} parameter(2)
+  ROOT %f = bf16[8,2]{1,0} fusion(%a, %b, %c), kind=kLoop, calls=%kept
+}
+"""
+
+
+def test_fusions_read_what_slices_of_their_sums_need():
+    # Of concatenated operands, the same share of each: 2 of 8 columns.
+    read = 8 * 2 * 2 + (8 * 8) * 4 * 2 // 8
+    assert kernels_of(PARTS) == (1, read + 8 * 2 * 2)
+    whole = PARTS.replace("slice(%narrow), slice={[0:8], [1:3]}", "custom-call(%narrow)")
+    whole = whole.replace("slice(%sum), slice={[0:8], [0:3]}", "transpose(%sum)")
+    assert kernels_of(whole) == (1, 8 * 6 * 2 + 6 * 8 * 8 * 4 // 8 + 8 * 2 * 2)

@@ -2,9 +2,9 @@
 
 XLA reports neither for GPUs. A kernel is an instruction of the scheduled program that is no mere
 name for a buffer: a fusion, a call of cuDNN or cuBLAS, a copy, a collective. It reads its operands
-and writes its results once, in memory; of an operand that it only takes slices of, these. Caches
-may save some of it, and the workspaces of cuDNN and cuBLAS, which they choose on the device, come
-on top.
+and writes its results once, in memory; of an operand that it only takes slices of, before or after
+elementwise operations, these. Caches may save some of it, and the workspaces of cuDNN and cuBLAS,
+which they choose on the device, come on top.
 """
 
 import dataclasses
@@ -27,6 +27,12 @@ _NO_KERNEL = {
 }
 _ENTERED = {"call", "conditional", "while"}  # their computations have the kernels
 _SLICES = {"dynamic-slice", "gather", "slice"}
+# A slice of their result needs the same share of their operands only.
+_ELEMENTWISE = {
+    *("add", "and", "bitcast", "compare", "concatenate", "convert", "divide", "exponential"),
+    *("maximum", "minimum", "multiply", "negate", "or", "rsqrt", "select", "sign", "subtract"),
+    "tanh",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +127,10 @@ def _moved(found, kernel, sizes):
     if kernel.kind == "fusion":
         inside = found[kernel.called[0]]
         names = {each.name: each for each in inside}
+        shares = _shares(inside)
         for each in inside:
             if each.kind == "parameter":
-                read[each.number] = _read(each, inside)
+                read[each.number] = round(each.bytes * shares[each.name])
         root = next(each for each in inside if each.is_root)
         if root.kind == "dynamic-update-slice":  # in place
             written = names[root.operands[1]].bytes
@@ -132,24 +139,24 @@ def _moved(found, kernel, sizes):
     return sum(read) + max(written, 0)
 
 
-def _read(parameter, inside):
-    """Bytes that a fusion reads of one of its parameters."""
-    uses = list(_uses(parameter, inside))
-    if not all(is_first for _, is_first in uses) or not uses:
-        return parameter.bytes
-    kinds = {each.kind for each, _ in uses}
-    if kinds <= _SLICES:
-        return sum(each.bytes for each, _ in uses)
-    return 0 if kinds == {"dynamic-update-slice"} else parameter.bytes
-
-
-def _uses(value, inside):
-    """Yield the users of a value, through bitcasts, and whether it is their first operand only."""
+def _shares(inside):
+    """The share of each value that a fusion needs, `{name: 0..1}`, as if no slices overlapped."""
+    shares: dict[str, float] = {}
+    sizes = {each.name: each.bytes for each in inside}
+    in_place = {each.name for each in inside if each.kind == "parameter"}
     for each in inside:
-        if value.name not in each.operands:
-            continue
-        if each.kind == "bitcast":
-            yield from _uses(each, inside)
-        else:
-            is_first = each.operands[0] == value.name and value.name not in each.operands[1:]
-            yield each, is_first
+        if each.kind == "bitcast" and each.operands[0] in in_place:
+            in_place.add(each.name)
+    for each in reversed(inside):
+        needed = 1 if each.is_root else min(shares.get(each.name, 0), 1)
+        shares[each.name] = needed
+        for index, name in enumerate(dict.fromkeys(each.operands)):
+            share = 1.0
+            if each.kind in _ELEMENTWISE:
+                share = needed
+            elif each.kind in _SLICES and index == 0 and sizes.get(name):
+                share = needed * each.bytes / sizes[name]
+            elif each.kind == "dynamic-update-slice" and index == 0 and name in in_place:
+                share = 0
+            shares[name] = shares.get(name, 0) + share
+    return shares
