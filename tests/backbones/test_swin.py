@@ -58,12 +58,13 @@ def test_published_sizes_and_cost():
 
 @pytest.mark.parametrize(("height", "width", "window"), [(6, 4, 2), (3, 9, 3), (7, 7, 7)])
 def test_windows_are_cut_out_and_put_back(height, width, window):
-    x = draw(2, height, width, 3)
-    windows = swin.partition(x, window)
+    x = draw(2, height, width, 3 * 4)
+    windows = swin.partition(x, window, num_heads=3)
     corners = itertools.product(range(0, height, window), range(0, width, window))
     for index, (row, column) in enumerate(corners):
         cut = x[:, row : row + window, column : column + window]
-        np.testing.assert_array_equal(windows[:, index], cut.reshape(2, -1, 3))
+        heads = np.moveaxis(cut.reshape(2, -1, 3, 4), 2, 1)
+        np.testing.assert_array_equal(windows[:, index], heads)
     np.testing.assert_array_equal(swin.merge(windows, height, width), x)
 
 

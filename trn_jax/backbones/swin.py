@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 
 from trn_jax.backbones.stages import check_remat, drop_path_keys, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn import initial
+from trn_jax.nn.attention import attention
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import LayerNorm, Linear, drop_path, self_attention
+from trn_jax.nn.layers import LayerNorm, Linear, drop_path, gelu
 from trn_jax.nn.pooling import pick
 
 # Added to the scores of pixels that only share a window because of the cyclic shift.
@@ -44,18 +46,19 @@ class WindowAttention(nnx.Module):
     def __call__(self, x):
         """Map `[frames, height, width, channels]`, multiples of the window, to the same shape."""
         height, width = x.shape[1:3]
-        shift = [
+        shift = tuple(
             self.window // 2 if self.shifted and size > self.window else 0
             for size in (height, width)
-        ]
-        x = jnp.roll(x, [-s for s in shift], axis=(1, 2))
-        x = partition(x, self.window)
+        )
+        qkv = self.qkv(roll(x, tuple(-s for s in shift)))
+        qkv = partition(qkv, self.window, 3 * self.num_heads)
+        query, key, value = lax.split(qkv, 3 * (self.num_heads,), axis=2)
         table = self.relative_position_bias_table[...]
         biases = [pick(table, (relative_positions(self.window),), 0).transpose(2, 0, 1)]
         if any(shift):
             biases.append(shift_mask(height, width, self.window, shift)[:, None])
-        x = self.proj(self_attention(self.qkv(x), self.num_heads, biases))
-        return jnp.roll(merge(x, height, width), shift, axis=(1, 2))
+        x = merge(attention(query, key, value, biases), height, width)
+        return roll(self.proj(x), shift)
 
 
 class SwinBlock(nnx.Module):
@@ -90,7 +93,7 @@ class SwinBlock(nnx.Module):
         return self.attn(self.norm1(x))
 
     def _perceive(self, x):
-        return self.fc2(jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False))
+        return self.fc2(gelu(self.fc1(self.norm2(x))))
 
 
 class PatchMerging(nnx.Module):
@@ -216,19 +219,41 @@ class Swin(nnx.Module):
         return self.patch_norm(self.patch_embed(frames))
 
 
-def partition(x, window):
-    """Split `[frames, height, width, c]` into windows `[frames, windows, window * window, c]`."""
-    frames, height, width, channels = x.shape
-    x = x.reshape(frames, height // window, window, width // window, window, channels)
-    return x.swapaxes(2, 3).reshape(frames, -1, window * window, channels)
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def roll(x, shift):
+    """Roll maps `[frames, height, width, channels]` by `shift` pixels down and right."""
+    return jnp.roll(x, shift, axis=(1, 2))
+
+
+def _roll_forward(x, shift):
+    return roll(x, shift), None
+
+
+def _roll_backward(shift, _, dy):
+    return (roll(dy, tuple(-s for s in shift)),)
+
+
+roll.defvjp(_roll_forward, _roll_backward)
+
+
+def partition(x, window, num_heads):
+    """Split maps `[frames, height, width, c]` into windows and heads, by one transposition.
+
+    Returns:
+        `[frames, windows, heads, window * window, c / heads]`.
+    """
+    frames, height, width, _ = x.shape
+    x = x.reshape(frames, height // window, window, width // window, window, num_heads, -1)
+    x = x.transpose(0, 1, 3, 5, 2, 4, 6)
+    return x.reshape(frames, -1, num_heads, window * window, x.shape[-1])
 
 
 def merge(x, height, width):
-    """Join the windows of `partition` into a map `[frames, height, width, channels]`."""
-    frames, _, pixels, channels = x.shape
+    """Join the windows and heads of `partition` into maps `[frames, height, width, channels]`."""
+    frames, _, num_heads, pixels, channels = x.shape
     window = math.isqrt(pixels)
-    x = x.reshape(frames, height // window, width // window, window, window, channels)
-    return x.swapaxes(2, 3).reshape(frames, height, width, channels)
+    x = x.reshape(frames, height // window, width // window, num_heads, window, window, channels)
+    return x.transpose(0, 1, 4, 2, 5, 3, 6).reshape(frames, height, width, num_heads * channels)
 
 
 def relative_positions(window):
@@ -246,5 +271,5 @@ def shift_mask(height, width, window, shift):
     """
     wrapped = [np.arange(n) >= n - s for n, s in zip((height, width), shift, strict=True)]
     part = 2 * wrapped[0][:, None] + wrapped[1]
-    part = partition(part[None, :, :, None], window)[0, :, :, 0]
+    part = partition(part[None, :, :, None], window, num_heads=1)[0, :, 0, :, 0]
     return np.where(part[:, :, None] == part[:, None], 0, _APART).astype(np.float32)

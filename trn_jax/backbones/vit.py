@@ -13,8 +13,9 @@ from flax import nnx
 from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.errors import UserError
 from trn_jax.nn import initial
+from trn_jax.nn.attention import self_attention
 from trn_jax.nn.convolution import Conv
-from trn_jax.nn.layers import LayerNorm, Linear, self_attention, storage_dtype
+from trn_jax.nn.layers import LayerNorm, Linear, storage_dtype
 
 
 class Attention(nnx.Module):

@@ -77,6 +77,10 @@ def _relu6_jvp(primals, tangents):
     return y, tangent * (jnp.sign(y) * jnp.sign(6 - y))
 
 
+# The backward pass keeps its input only.
+gelu = jax.checkpoint(partial(jax.nn.gelu, approximate=False))
+
+
 class Linear(nnx.Module):
     """`x @ kernel + bias`, or `x @ kernel`.
 
@@ -216,30 +220,6 @@ class ConvNormRelu(nnx.Module):
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
         return relu(self.bn(self.conv(x), **statistics))
-
-
-def self_attention(qkv, num_heads, biases=()):
-    """Multi-head self-attention; softmax in float32, before the output projection.
-
-    Args:
-        qkv: queries, keys and values side by side, `[..., tokens, 3 * channels]`.
-        num_heads: number of heads.
-        biases: added to the scores one after the other, of a shape that broadcasts to
-            `[..., heads, query tokens, key tokens]`.
-
-    Returns:
-        The values, weighted, `[..., tokens, channels]`.
-    """
-    heads = qkv.reshape(*qkv.shape[:-1], 3, num_heads, -1)
-    query, key, value = (heads[..., i, :, :] for i in range(3))
-    query = query * query.shape[-1] ** -0.5
-    kept = storage_dtype(qkv.dtype)
-    scores = jnp.einsum("...qhc,...khc->...hqk", query, key, preferred_element_type=kept)
-    for bias in biases:
-        scores = scores + bias
-    attention = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("...hqk,...khc->...qhc", attention, value)
-    return mixed.reshape(*qkv.shape[:-1], -1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
