@@ -14,6 +14,7 @@ from trn_jax.backbones.stages import check_remat, run_stages
 from trn_jax.nn.convolution import Conv
 from trn_jax.nn.layers import BatchNorm, relu, storage_dtype
 from trn_jax.nn.pooling import max_pool
+from trn_jax.nn.shared_norm import Features
 
 
 class DenseLayer(nnx.Module):
@@ -35,9 +36,12 @@ class DenseLayer(nnx.Module):
     def __call__(self, x, **statistics):
         """Map `[frames, height, width, in_channels]` to `[frames, height, width, growth]`.
 
-        `statistics` are the keyword arguments of `BatchNorm.__call__`.
+        Args:
+            x: an array, or `Features`.
+            **statistics: the keyword arguments of `BatchNorm.__call__`.
         """
-        y = self.conv1(relu(self.norm1(x, **statistics)))
+        features = x if isinstance(x, Features) else Features(x)
+        y = self.conv1(features.norm_relu(self.norm1, **statistics))
         return self.conv2(relu(self.norm2(y, **statistics)))
 
 
@@ -64,10 +68,11 @@ class DenseBlock(nnx.Module):
 
         `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
+        features = Features(x)
         for index in range(self.depth):
             layer = getattr(self, f"denselayer{index + 1}")
-            x = jnp.concatenate([x, layer(x, **statistics)], axis=-1)
-        return x
+            features.append(layer(features, **statistics))
+        return features.joined()
 
 
 class Transition(nnx.Module):

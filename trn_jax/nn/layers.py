@@ -161,7 +161,7 @@ class BatchNorm(nnx.Module):
             y, mean, var = normalise_groups(
                 grouped, self.scale[...], self.bias[...], self.mean[...], self.epsilon, self.dtype
             )
-        self._update(mean, var, count=grouped.shape[-2])
+        self.update(mean, var, count=grouped.shape[-2])
         return y.reshape(x.shape)
 
     def affine(self):
@@ -176,7 +176,8 @@ class BatchNorm(nnx.Module):
         scale = self.scale[...] * lax.rsqrt(var + self.epsilon)
         return ((x.astype(scale.dtype) - mean) * scale + self.bias[...]).astype(self.dtype)
 
-    def _update(self, mean, var, *, count):
+    def update(self, mean, var, *, count):
+        """Move the running statistics towards those of batches of `count` rows."""
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
             batch = jnp.mean(batch.reshape(-1, batch.shape[-1]), axis=0)
@@ -222,6 +223,24 @@ class ConvNormRelu(nnx.Module):
         return relu(self.bn(self.conv(x), **statistics))
 
 
+def moments(x, guess):
+    """Mean and biased variance of every group of rows.
+
+    Args:
+        x: `[(groups,) rows, channels]`.
+        guess: `[channels]`, an estimate of the mean; its dtype is that of the computation.
+
+    Returns:
+        Both, `[(groups,) 1, channels]`.
+    """
+    # One pass over the data: moments about the guess. With a good guess, nothing cancels where the
+    # mean is large compared with the deviation, unlike in E[x^2] - E[x]^2.
+    shifted = x.astype(guess.dtype) - guess
+    offset = jnp.mean(shifted, axis=-2, keepdims=True)
+    var = jnp.mean(jnp.square(shifted), axis=-2, keepdims=True) - jnp.square(offset)
+    return guess + offset, jnp.maximum(var, 0)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalise_groups(x, scale, bias, guess, epsilon, dtype):
     """Normalise every group of rows by its mean and variance, then scale and shift.
@@ -245,15 +264,9 @@ def normalise_groups(x, scale, bias, guess, epsilon, dtype):
 
 
 def _normalise_groups(x, scale, bias, guess, epsilon, dtype):
-    # One pass over the data: moments about the guess. With a good guess, nothing cancels where the
-    # mean is large compared with the deviation, unlike in E[x^2] - E[x]^2.
-    wide = x.astype(scale.dtype)
-    shifted = wide - guess
-    offset = jnp.mean(shifted, axis=-2, keepdims=True)
-    var = jnp.mean(jnp.square(shifted), axis=-2, keepdims=True) - jnp.square(offset)
-    mean, var = guess + offset, jnp.maximum(var, 0)
+    mean, var = moments(x, guess)
     factor = lax.rsqrt(var + epsilon)
-    y = (wide - mean) * (scale * factor) + bias
+    y = (x.astype(scale.dtype) - mean) * (scale * factor) + bias
     return (y.astype(dtype), mean, var), (x, scale, mean, factor)
 
 
