@@ -62,12 +62,19 @@ def growth_of(plan):
     return costs[max(costs)].memory - costs[min(costs)].memory
 
 
+def is_for_gpus(topology):
+    """Whether a topology has GPUs."""
+    from trn_jax.planning.topology import gpu_names
+
+    return topology.partition(":")[0] in gpu_names()
+
+
 def growth_is_known(recipe, topology):
     """Whether an existing plan has the growth, which that of a TPU has for all of them."""
-    if topology in GPUS:
+    if is_for_gpus(topology):
         return False
     plans = [json.loads(path.read_text()) for path in (PLANS / recipe).glob("*.json")]
-    return any(growth_of(plan) is not None for plan in plans)
+    return any(growth_of(each) is not None for each in plans if not is_for_gpus(each["topology"]))
 
 
 def make(recipe, topology, *, twice):

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable
 
 from parity import PARITY
-from plan_table import costs_that_fit, growth_of
+from plan_table import costs_that_fit, growth_of, is_for_gpus
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -147,7 +147,7 @@ def cost_table():
 
 def plan_table():
     """Memory, communication and traffic of training steps per chip, from `configs/plans`."""
-    plans = [json.loads(path.read_text()) for path in PLANS.glob("*/*.json")]
+    plans = [json.loads(path.read_text()) for path in sorted(PLANS.glob("*/*.json"))]
     rows = []
     for plan in sorted(plans, key=lambda plan: (plan["recipe"], plan["chips"], plan["topology"])):
         clips, cost = min(plan["costs"].items(), key=lambda pair: int(pair[0]))
@@ -171,7 +171,8 @@ def _largest(plan, plans):
     """The largest batch for the chips of a plan, predicted from the growth of their memory.
 
     The growth comes from a plan with two batches: this one, one for the same version of chips, or
-    else one for another version, whose programs store the same activations.
+    else one for another version, whose programs store the same activations. Those for GPUs and TPUs
+    don't.
     """
     from trn_jax.planning.batch_search import largest_batch
 
@@ -181,7 +182,11 @@ def _largest(plan, plans):
     def unlike(other):
         return other != plan, version(other) != version(plan)
 
-    alike = sorted((each for each in plans if each["recipe"] == plan["recipe"]), key=unlike)
+    def is_alike(other):
+        same_kind = is_for_gpus(other["topology"]) == is_for_gpus(plan["topology"])
+        return other["recipe"] == plan["recipe"] and same_kind
+
+    alike = sorted(filter(is_alike, plans), key=unlike)
     growths = [growth for growth in map(growth_of, alike) if growth is not None]
     if not growths:
         return "not planned"

@@ -138,12 +138,14 @@ def test_plans_are_listed(tables, monkeypatch, tmp_path):
     """The most similar plan with two batches predicts the largest batch."""
     monkeypatch.setattr(tables, "PLANS", tmp_path)
     plans = {
+        "0": plan("h200:8", 8, {"8": needs(3), "16": needs(4, 16.0)}),  # nothing for TPUs
         "a": plan("v5e:4x4", 16, {"8": needs(3), "16": needs(5, 16.0)}),
         "b": plan("v5e:16x16", 256, {"8": needs(3)}),
         "c": plan("v5p:8x8x8", 512, {"8": needs(15), "16": {"error": "does not fit"}}),
         "d": plan("v6e:16x16", 256, {"8": {"error": "does not fit"}}),
         "e": plan("v4:2x2x4", 16, {"8": needs(2), "16": needs(6, 16.0)}),
         "f": plan("v4:2x2x1", 4, {"8": needs(3)}),
+        "g": plan("v3:2x2", 4, {"8": needs(3)}),
     }
     (tmp_path / "r").mkdir()
     for name, found in plans.items():
@@ -155,8 +157,12 @@ def test_plans_are_listed(tables, monkeypatch, tmp_path):
     rows = [line.split(" | ")[1:] for line in tables.plan_table().splitlines()[2:]]
     both = "2 x all-reduce", "2.5", "3.0", "1,137 |"
     assert rows == [
+        # As much as v5e, a quarter of a GiB for each of 48.
+        ["`v3:2x2`", "32", "3.00 of 16", "224", *both],
         # Beside 3 GiB, 0.95 x 16 GiB hold half a GiB for each of 24 further clips.
         ["`v4:2x2x1`", "32", "3.00 of 16", "128", *both],
+        # An eighth for each of 96.
+        ["`h200:8`", "64", "3.00 of 16", "832", *both],
         ["`v4:2x2x4`", "128", "2.00 of 16", "512", *both],
         # A quarter for each of 48.
         ["`v5e:4x4`", "128", "3.00 of 16", "896", *both],
