@@ -213,7 +213,7 @@ def test_dropped_paths_belong_to_the_clip_and_not_to_its_place(filled):
 @pytest.mark.slow
 def test_training_without_keys_is_explained():
     frames = jnp.zeros((1, 16, 16, 3))
-    with pytest.raises(UserError, match=r"drop path needs keys: .*rngs=nnx\.Rngs"):
+    with pytest.raises(UserError, match=r"drop path needs random keys: .*rngs=nnx\.Rngs"):
         nnx.eval_shape(lambda model: model(frames, train=True), nnx.eval_shape(tiny()))
     quiet = nnx.eval_shape(tiny(drop_path_rate=0.0))
     assert len(nnx.eval_shape(lambda model: model(frames, train=True), quiet)) == 2
