@@ -1,6 +1,6 @@
 """Exported models in onnxruntime against JAX."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -13,48 +13,14 @@ pytest.importorskip("onnxruntime", reason="exported models are run in onnxruntim
 
 from filled_models import filled
 from onnx_models import exported, operators, run, session
+from small_models import small
 
 import trn_jax
 from trn_jax import models
-from trn_jax.backbones.bninception import BLOCKS, BNInception
-from trn_jax.backbones.convnext import ConvNeXt
-from trn_jax.backbones.densenet import DenseNet
-from trn_jax.backbones.efficientnet import B0, EfficientNet
-from trn_jax.backbones.inceptionv3 import InceptionV3
-from trn_jax.backbones.mobilenetv3 import LARGE, MobileNetV3
-from trn_jax.backbones.swin import Swin
-from trn_jax.backbones.vit import ViT
 from trn_jax.errors import UserError
 from trn_jax.export.onnx import OPSET, to_onnx
 
 FRAMES, CLASSES, TOLERANCE = 4, 5, 1e-4
-STAGES = (
-    (("Mixed_5b", (4, (("branch1x1", 4, 1, 1),), (("a", 4, 1, 1), ("b", 8, (1, 7), 1)))),),
-    (("Mixed_6a", ("max", (("branch3x3", 8, 3, 2),))),),
-)
-# Options that make a network of each kind small, and the pixels that it takes.
-SMALL = {
-    "bninception": (dict(backbone=partial(BNInception, BLOCKS, width=4)), 64),
-    "convnext": (dict(backbone=partial(ConvNeXt, (1, 2), (8, 16))), 32),
-    "densenet": (dict(backbone=partial(DenseNet, (2, 3), growth=4, width=8)), 32),
-    "efficientnet": (dict(backbone=partial(EfficientNet, B0[:4])), 32),
-    "inceptionv3": (dict(backbone=partial(InceptionV3, STAGES)), 75),
-    "mobilenetv2": (dict(backbone="mobilenetv2_tiny"), 32),
-    "mobilenetv3": (dict(backbone=partial(MobileNetV3, LARGE[:6])), 32),
-    "mobileone": (dict(backbone="mobileone_tiny"), 32),
-    "resnext": (dict(backbone="resnext14_32x4d", width=16), 32),
-    "slowonly": (dict(backbone="slowonly_resnet14", width=8, conv_groups=4), 32),
-    "tpn_tsm": (dict(backbone="resnet10", width=8, conv_groups=4), 32),
-    "resnet": (dict(backbone="resnet10", width=16), 32),
-    "swin": (
-        dict(backbone=partial(Swin, (2, 2), width=16, head_channels=8, window=4, patch=2)),
-        32,
-    ),
-    "vit": (
-        dict(backbone=partial(ViT, 2, width=16, head_channels=8, patch=8, pixels=16)),
-        16,
-    ),
-}
 OPTIONS = {
     "one_relation": ("trn_resnet10", dict(head="trn")),
     "first_relations": ("trn_resnet10", dict(eval_relations="first")),
@@ -68,11 +34,6 @@ OPTIONS = {
         dict(conv_groups=4, temporal_scales=(2, 4), flow="parallel"),
     ),
 }
-
-
-def small(name):
-    kind = next(kind for kind in SMALL if kind in name)
-    return SMALL[kind]
 
 
 def make(name, *, num_classes=CLASSES, num_segments=FRAMES, **options):
@@ -107,9 +68,6 @@ def check(model, frames, pixels, *, function=scored):
         close(run(free, [x[:count]])[0], expected[:count])
 
 
-@pytest.mark.by_default(
-    *("tsm_resnet50", "trn_resnet50", "tin_", "vit"),
-)
 @pytest.mark.parametrize("name", trn_jax.list_models())
 def test_small_versions_of_all_models_agree(name):
     options, pixels = small(name)

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from functools import partial
 
 import numpy as np
 import pytest
@@ -10,15 +9,10 @@ import safetensors.numpy
 from export_models import FRAMES, SIZE, build, clips
 from filled_models import filled
 from flax import nnx
+from small_models import small
 
 import trn_jax
 from trn_jax import create_model
-from trn_jax.backbones.convnext import ConvNeXt
-from trn_jax.backbones.densenet import DenseNet
-from trn_jax.backbones.efficientnet import B0, EfficientNet
-from trn_jax.backbones.mobilenetv3 import LARGE, MobileNetV3
-from trn_jax.backbones.swin import Swin
-from trn_jax.backbones.vit import ViT
 from trn_jax.errors import UserError
 from trn_jax.export import stablehlo
 from trn_jax.export.program import ANY, for_inference, program_of
@@ -49,38 +43,16 @@ def compare(path, model, inputs):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-MODELS = {
-    "tsm": ("tsm_resnet10", dict(width=4)),
-    "trn": ("trn_resnet10", dict(width=4)),
-    "tin": ("tin_resnet10", dict(width=16)),
-    "slowonly": ("tpn_slowonly_resnet14", dict(width=4)),
-    "tpn_tsm": ("tpn_tsm_resnet10", dict(width=8, conv_groups=4)),
-    "non_local": ("tsm_resnet10", dict(width=4, non_local="embedded_gaussian")),
-    "mobilenetv2": ("tsm_mobilenetv2", dict(backbone="mobilenetv2_tiny")),
-    "bninception": ("trn_bninception", dict(width=4)),
-    "mobileone": ("tsn_resnet10", dict(backbone="mobileone_tiny")),
-    "densenet": ("tsn_resnet10", dict(backbone=partial(DenseNet, (2, 2), growth=4, width=8))),
-    "efficientnet": ("tsn_resnet10", dict(backbone=partial(EfficientNet, B0[:3]))),
-    "mobilenetv3": ("tsn_resnet10", dict(backbone=partial(MobileNetV3, LARGE[:5]))),
-    "convnext": ("tsn_resnet10", dict(backbone=partial(ConvNeXt, (1, 2), (8, 16)))),
-    "swin": (
-        "tsn_resnet10",
-        dict(backbone=partial(Swin, (2, 2), width=16, head_channels=8, window=4, patch=2)),
-    ),
-    "vit": (
-        "tsn_resnet10",
-        dict(backbone=partial(ViT, 2, width=16, head_channels=8, patch=8, pixels=SIZE)),
-    ),
-}
+@pytest.mark.parametrize("name", list_models())
+def test_small_versions_of_all_models_agree(name, tmp_path):
+    options, pixels = small(name)
+    model = build(name, **options)
+    written(tmp_path / "model.stablehlo", model, size=pixels)
+    compare(tmp_path / "model.stablehlo", model, clips(3, FRAMES, pixels))
 
 
-@pytest.mark.by_default(
-    1, "mobileone", "vit", slow=("bninception", "net", "slowonly", "convnext", "swin")
-)
-@pytest.mark.parametrize("name", MODELS)
-def test_answers_are_those_of_the_model(name, tmp_path):
-    model_name, options = MODELS[name]
-    model = build(model_name, **options)
+def test_non_local_blocks_agree(tmp_path):
+    model = build("tsm_resnet10", width=4, non_local="embedded_gaussian")
     written(tmp_path / "model.stablehlo", model)
     compare(tmp_path / "model.stablehlo", model, clips(3))
 
