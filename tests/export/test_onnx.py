@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="exported models are run in onnxruntim
 
 from filled_models import filled
 from onnx_models import exported, operators, run, session
-from small_models import small
+from small_versions import small
 
 import trn_jax
 from trn_jax import models

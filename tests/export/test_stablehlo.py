@@ -9,7 +9,7 @@ import safetensors.numpy
 from export_models import FRAMES, SIZE, build, clips
 from filled_models import filled
 from flax import nnx
-from small_models import small
+from small_versions import small
 
 import trn_jax
 from trn_jax import create_model
