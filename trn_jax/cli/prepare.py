@@ -95,8 +95,21 @@ def _add_archive_flags(group):
 
 
 def _add_custom_flags(group):
+    flags = [*_add_division_flags(group), *_add_class_flags(group), *_add_part_flags(group)]
+    init_from = group.add_argument(
+        "--init-from",
+        default="",
+        metavar="WEIGHTS",
+        help="weights of a ResNet-50 or of a whole model: print the command that fine-tunes "
+        "them instead of the one that trains a small network from scratch",
+    )
+    return [flag.dest for flag in [*flags, init_from]]
+
+
+def _add_division_flags(group):
+    """Add flags on the division into training and validation; returns them."""
     add = group.add_argument
-    flags = [
+    return [
         add(
             "--val-share",
             type=float,
@@ -105,6 +118,13 @@ def _add_custom_flags(group):
         ),
         add("--seed", type=int, default=0, help="of the choice for validation; default: 0"),
         add("--group-by", default="", metavar="GROUP", help="keep these together, see above"),
+    ]
+
+
+def _add_class_flags(group):
+    """Add flags on the classes of videos; returns them."""
+    add = group.add_argument
+    return [
         add(
             "--class-level",
             type=positive,
@@ -122,6 +142,13 @@ def _add_custom_flags(group):
             action="store_true",
             help="cells of a table may have several classes: 'run;jump'",
         ),
+    ]
+
+
+def _add_part_flags(group):
+    """Add flags on tables, annotations and the parts of videos; returns them."""
+    add = group.add_argument
+    return [
         add(
             "--columns",
             default="",
@@ -148,15 +175,7 @@ def _add_custom_flags(group):
             help="frames per second of folders of frames with parts in seconds, or of annotations "
             "in frames; default: annotated frames are those of the video",
         ),
-        add(
-            "--init-from",
-            default="",
-            metavar="WEIGHTS",
-            help="weights of a ResNet-50 or of a whole model: print the command that fine-tunes "
-            "them instead of the one that trains a small network from scratch",
-        ),
     ]
-    return [flag.dest for flag in flags]
 
 
 def _prepare(arguments):

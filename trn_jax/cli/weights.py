@@ -26,6 +26,13 @@ def add_convert(commands):
         "--num-segments", type=positive, help="frames of a clip; default: the file's"
     )
     parser.add_argument("--classes", help="file with one class name per line")
+    _add_reading(parser)
+    _add_taking(parser)
+    parser.set_defaults(run=_convert)
+
+
+def _add_reading(parser):
+    """Add which tensors of the file are read, and by which names."""
     parser.add_argument(
         "--source", default="auto", help="code base that the names are from; default: detected"
     )
@@ -47,6 +54,10 @@ def add_convert(commands):
         metavar="PATTERN",
         help="skip these tensors, such as 'projector.*'; may be repeated",
     )
+
+
+def _add_taking(parser):
+    """Add the options of the model, and which of its parts are loaded."""
     parser.add_argument(
         "--take-classifier",
         action="store_true",
@@ -71,7 +82,6 @@ def add_convert(commands):
         parser.add_argument(
             f"--{part}", action="store_true", help=f"initialise {what}; load the rest"
         )
-    parser.set_defaults(run=_convert)
 
 
 def _convert(arguments):
@@ -125,7 +135,7 @@ def _recipe_of(arguments, shapes):
     `shapes` are those of the tensors, by the names of their source.
     """
     from trn_jax import config, convert
-    from trn_jax.data.annotations import read_class_names
+    from trn_jax.data.class_names import read_class_names
     from trn_jax.settings import set_model_option
 
     num_classes = arguments.num_classes or convert.num_classes(shapes)
