@@ -172,7 +172,7 @@ def run_command(*arguments):
 
 
 def class_names(folder):
-    from trn_jax.data.annotations import read_class_names
+    from trn_jax.data.class_names import read_class_names
 
     return "classes.txt", "Walking\nRunning fast\nGehen/Läufe\n".encode(), read_class_names
 

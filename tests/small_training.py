@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import simplejpeg
 
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import finding
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 RECIPE = """
@@ -83,7 +83,7 @@ def parameters(workdir):
     found = {}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         for item in ("model", "optimizer"):
-            folder = checkpoint.find(workdir) / item
+            folder = finding.find(workdir) / item
             names = reader.metadata(folder).item_metadata.tree
             kinds = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
             tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))

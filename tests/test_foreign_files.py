@@ -16,7 +16,8 @@ from torch_files import npz_file, safetensors_file
 
 from trn_jax import cli, create_model
 from trn_jax.checkpoints import checksums
-from trn_jax.data.annotations import multi_hot, read_class_names
+from trn_jax.data.annotations import multi_hot
+from trn_jax.data.class_names import read_class_names
 from trn_jax.errors import UserError, escaped, listed
 from trn_jax.evaluation import score_files, scores
 from trn_jax.evaluation.fusion import fuse

@@ -23,7 +23,7 @@ from tiny_training import RECIPE, environment
 from torch_files import safetensors_file
 
 from trn_jax import create_model
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import finding
 from trn_jax.config import base
 from trn_jax.errors import UserError
 from trn_jax.evaluation import score_files
@@ -275,7 +275,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tree, number):
     _, said = process.communicate(timeout=60)
     assert process.returncode == loop.INTERRUPTED
     assert "resumes" in said
-    step = int(checkpoint.find(tree / "run").name)
+    step = int(finding.find(tree / "run").name)
     assert step >= 4
     assert f"stopped by {number.name} after step {step};" in said
 
@@ -638,7 +638,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tree):
         timeout=300,
     )
     check_refusal(done, "the last good one is step 3")
-    assert checkpoint.find(tree / "run").name == "3"
+    assert finding.find(tree / "run").name == "3"
     assert run(tree, "--config.train.steps=6").returncode == 0
 
 

@@ -124,10 +124,10 @@ def create_model(name, *, num_classes, weights=None, init_head=False, **options)
     if weights is None:
         return model
     from trn_jax import convert
-    from trn_jax.checkpoints import checkpoint
+    from trn_jax.checkpoints import checkpoint, finding
 
     backbone_only = not (init_head and num_classes)
-    if not checkpoint.is_stored(weights):
+    if not finding.is_stored(weights):
         if not os.path.exists(weights):
             raise UserError(f"weights={weights}: there is neither such a file nor a checkpoint")
         state = convert.read_torch_file(weights)

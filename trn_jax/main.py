@@ -202,14 +202,14 @@ def _train(config, signals):
 
 def _evaluate(config, mode):
     """Evaluate or calibrate a checkpoint; returns 1 if videos could not be read."""
-    from trn_jax.checkpoints import checkpoint
+    from trn_jax.checkpoints import finding
     from trn_jax.distributed.compilation_cache import keep_programs
     from trn_jax.evaluation.calibrate import calibrate
     from trn_jax.evaluation.evaluate import evaluate
 
     _connect_processes()
     path = _pinned(_CHECKPOINT.value)
-    workdir = _WORKDIR.value or checkpoint.workdir_of(path)
+    workdir = _WORKDIR.value or finding.workdir_of(path)
     keep_programs(workdir)
     options = dict(ignore_class_names=_IGNORE_CLASS_NAMES.value, split=_SPLIT.value)
     options |= dict(as_json=_JSON.value, dtype=_DTYPE.value)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from trn_jax.data import annotations, batches, datasets, decode, pipeline, records, videos
+from trn_jax.data.class_names import read_class_names
 from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.labels import mirrored_labels, paired_labels
 from trn_jax.data.views import View
@@ -56,7 +57,7 @@ class Data:
         self._config = config
         self._records: dict[str, list[annotations.Record]] = {}
         self._evaluated: tuple[dict, pipeline.EvalVideos] | None = None  # the last views and videos
-        self.class_names = annotations.read_class_names(self.files.class_names)
+        self.class_names = read_class_names(self.files.class_names)
         if config.model.num_classes not in (None, len(self.class_names)):
             raise UserError(
                 f"{self.files.class_names} names {len(self.class_names)} classes, but "

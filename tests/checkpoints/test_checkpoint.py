@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny_training import stored
 
-from trn_jax.checkpoints import checkpoint, checksums, integrity, manager
+from trn_jax.checkpoints import checkpoint, checksums, finding, integrity, manager
 from trn_jax.errors import UserError
 from trn_jax.evaluation.evaluator import Evaluator
 from trn_jax.training import loop
@@ -80,7 +80,7 @@ def test_damage_is_found_or_does_not_matter(copy, expected, seed):
         arrays = jax.tree.map(jnp.asarray, expected[6])
         kept.save(6, (arrays["model"],), arrays["optimizer"])
     kept.close()
-    assert checkpoint.find(copy) == newest
+    assert finding.find(copy) == newest
     assert_equal(stored(newest), expected[6])
 
 
@@ -137,7 +137,7 @@ def test_a_signal_ends_an_evaluation_which_is_made_later(
     assert loop.train(config, str(tmp_path)) == loop.INTERRUPTED
     assert f"stopped by SIGTERM after step {stops_at};" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
-    assert checkpoint.find(tmp_path) == tmp_path / "checkpoints" / str(stops_at)
+    assert finding.find(tmp_path) == tmp_path / "checkpoints" / str(stops_at)
     about = checkpoint.open_checkpoint(tmp_path).info
     assert bool(about["metrics"]) == (number == 3)
 
@@ -162,7 +162,7 @@ def test_an_evaluation_that_fails_loses_no_steps(trained, tmp_path, evaluations)
     evaluations[1] = fail
     with pytest.raises(UserError, match="a video cannot be read"):
         loop.train(trained[0], str(tmp_path))
-    assert checkpoint.find(tmp_path).name == "3"
+    assert finding.find(tmp_path).name == "3"
     assert checkpoints_are_intact(tmp_path)
 
 
@@ -292,7 +292,7 @@ def test_checksums_that_cannot_be_written_are_a_save_that_failed(tmp_path, monke
     kept.save(2, states, states)
     with pytest.raises(UserError, match=r"No space left on device; the last good one is step 1\."):
         kept.wait()
-    assert checkpoint.find(tmp_path).name == "1"
+    assert finding.find(tmp_path).name == "1"
     monkeypatch.undo()
     again = manager.Checkpoints(tmp_path, keep=3, about=ABOUT)
     again.save(2, states, states)

@@ -10,7 +10,7 @@ from hub_models import connect, logits, stored
 from stand_in_hub import TOKEN, StandInHub
 
 import trn_jax
-from trn_jax.checkpoints import checkpoint, hub
+from trn_jax.checkpoints import checkpoint, finding, hub
 from trn_jax.errors import UserError
 from trn_jax.export import hub as export_hub
 
@@ -177,7 +177,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 def test_an_address_starts_another_model(server, cache):
-    assert checkpoint.is_stored(MODEL)
+    assert finding.is_stored(MODEL)
     model = trn_jax.load_model(MODEL)
     other = trn_jax.create_model(
         "trn_resnet10", num_classes=7, weights=MODEL, num_segments=3, width=2

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import trn_jax
 from trn_jax import convert
-from trn_jax.checkpoints import calibration_file, checkpoint, checksums, hub_folder
+from trn_jax.checkpoints import calibration_file, checkpoint, checksums, finding, hub_folder
 from trn_jax.errors import UserError
 from trn_jax.export import hub
 
@@ -54,7 +54,7 @@ def test_files_and_text(original):
     assert content["contract"]["view"]["num_segments"] == 3
     assert content["contract"]["seconds"] == 3.0
     assert content["calibration"] == calibration().to_dict()
-    assert checkpoint.is_stored(original) and checkpoint.find(original) == original
+    assert finding.is_stored(original) and finding.find(original) == original
 
 
 def other(key, value):
@@ -253,7 +253,7 @@ def test_a_calibration_of_other_classes_is_ignored(folder, capsys):
 def test_folders_of_other_projects_are_no_checkpoints(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit", "architectures": ["ViT"]}')
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert not checkpoint.is_stored(tmp_path)
+    assert not finding.is_stored(tmp_path)
     with pytest.raises(UserError, match=r"model_type='vit'.*convert"):
         checkpoint.open_checkpoint(tmp_path)
     with pytest.raises(UserError, match="model_type='vit'"):

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from trn_jax.data import annotations
+from trn_jax.data.class_names import read_class_names
 from trn_jax.errors import UserError
 
 
@@ -66,7 +67,7 @@ def test_lists_as_windows_saves_them(tmp_path, mark):
         ("root/Ärger 1/a b", 7, 1),
         ("root/c", 3, 0),
     ]
-    assert annotations.read_class_names(tmp_path / "names.txt") == ["Ärger", "zwei Wörter"]
+    assert read_class_names(tmp_path / "names.txt") == ["Ärger", "zwei Wörter"]
     (tmp_path / "files.txt").write_bytes(f"{mark}Ärger 1/a b.mp4 1\r\n".encode())
     assert annotations.lists_videos(tmp_path / "files.txt")
     (record,) = annotations.read_list(tmp_path / "files.txt", frames_root="root", num_classes=2)
@@ -75,7 +76,7 @@ def test_lists_as_windows_saves_them(tmp_path, mark):
 
 def test_only_line_ends_end_a_line(tmp_path):
     (tmp_path / "names.txt").write_text("a\x85b\u2028c\x0cd\nb\n")
-    assert annotations.read_class_names(tmp_path / "names.txt") == ["a\x85b\u2028c\x0cd", "b"]
+    assert read_class_names(tmp_path / "names.txt") == ["a\x85b\u2028c\x0cd", "b"]
 
 
 def test_a_missing_list_is_named(tmp_path):
@@ -138,7 +139,7 @@ def test_all_wrong_lines_are_reported_at_once_and_the_rest_counted(tmp_path):
 def test_class_names_are_the_lines_that_are_not_blank(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("Something up\r\n\n  Caf\xe9 \n", encoding="utf-8")
-    assert annotations.read_class_names(path) == ["Something up", "Caf\xe9"]
+    assert read_class_names(path) == ["Something up", "Caf\xe9"]
 
 
 INDICES = {
@@ -162,12 +163,12 @@ INDICES = {
 def test_class_names_may_be_an_index(tmp_path, text):
     path = tmp_path / "classes.txt"
     path.write_text(text)
-    assert annotations.read_class_names(path) == INDICES[text]
+    assert read_class_names(path) == INDICES[text]
 
 
 def test_missing_class_names_are_named(tmp_path):
     with pytest.raises(UserError, match=r"class names not found: .*names\.txt"):
-        annotations.read_class_names(os.path.join(tmp_path, "names.txt"))
+        read_class_names(os.path.join(tmp_path, "names.txt"))
 
 
 def test_several_labels_per_video(tmp_path):

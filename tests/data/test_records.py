@@ -20,6 +20,7 @@ from grey_videos import EVAL, VIEW, assert_same_batches, assert_same_videos, tra
 
 from trn_jax import cli
 from trn_jax.data import annotations, batches, datasets, records, tf_example
+from trn_jax.data.class_names import read_class_names
 from trn_jax.data.decode import FrameError
 from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.data.reader import ClipReader
@@ -119,7 +120,7 @@ def test_lists_are_those_of_the_folders(folders, stored, split):
     root, other_root = (os.path.join(path, "") for path in roots[split])
     assert [record.path.removeprefix(root) for record in found] == names
     assert [record.path.removeprefix(other_root) for record in expected] == names
-    assert annotations.read_class_names(files.class_names) == [f"class {i}" for i in range(3)]
+    assert read_class_names(files.class_names) == [f"class {i}" for i in range(3)]
 
 
 @pytest.mark.smoke
@@ -304,7 +305,7 @@ def test_the_data_sets_of_the_field(folders, tmp_path):
     assert f"--config.data_dir={tmp_path}/to/something_something_v1" in said
     root = tmp_path / "to" / "something_something_v1"
     files = datasets.locate("sthv1", root)
-    assert len(annotations.read_class_names(files.class_names)) == 174
+    assert len(read_class_names(files.class_names)) == 174
     (tmp_path / "label_map.txt").write_text("a\nb\n")
     with pytest.raises(UserError, match=r"sthv1 has 174 classes, but .* names 2; .*dataset=frames"):
         build_records(str(tmp_path), str(tmp_path / "other"), dataset="sthv1")

@@ -22,7 +22,7 @@ from small_training import (
     parameters,
 )
 
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import finding
 from trn_jax.distributed import watchdog
 from trn_jax.training import loop
 
@@ -150,7 +150,7 @@ def test_after_sigterm_to_one_host_all_save_the_same_step(tree, undisturbed):
     assert launcher.returncode == loop.INTERRUPTED, said
     for host in range(2):
         assert f"process {host} exited with status {loop.INTERRUPTED}" in said
-    saved = checkpoint.find(tree / "interrupted")
+    saved = finding.find(tree / "interrupted")
     assert 5 <= int(saved.name) < NUM_STEPS
     assert f"[0] stopped by SIGTERM after step {saved.name};" in said
     again = launch(tree, "interrupted", *evaluates)
@@ -180,7 +180,7 @@ def test_a_host_that_fails_alone_ends_the_other_with_its_status(tree):
     assert re.search(r"\[0\] error: process 1 has failed: .*val1", said), said
     assert "[0] Thread 0x" not in said
     assert "sending SIGTERM" not in said, said
-    assert checkpoint.find(tree / "failed_alone").name == "1"
+    assert finding.find(tree / "failed_alone").name == "1"
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 from small_training import REPOSITORY, command, environment, losses, make_tree, parameters
 
 from trn_jax import checks
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import finding
 from trn_jax.config import base
 from trn_jax.data import datasets
 from trn_jax.distributed import processes, watchdog
@@ -328,9 +328,9 @@ def test_a_checkpoint_of_two_hosts_goes_on_on_one(tree, two_hosts, monkeypatch):
     resumed = tree / "resumed"
     shutil.copytree(folder, resumed)
     shutil.rmtree(resumed / "checkpoints/5")
-    assert checkpoint.find(resumed).name == "3"
+    assert finding.find(resumed).name == "3"
     train_here(tree, "resumed", monkeypatch, num_devices=8)
-    assert checkpoint.find(resumed).name == "5"
+    assert finding.find(resumed).name == "5"
     assert_same(folder, resumed)
 
 

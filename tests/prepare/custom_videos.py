@@ -7,6 +7,7 @@ import numpy as np
 import simplejpeg
 
 from trn_jax.data import annotations, datasets
+from trn_jax.data.class_names import read_class_names
 from trn_jax.prepare import custom
 
 
@@ -40,7 +41,7 @@ def prepared(source, to, **options):
 def lists(to):
     """`{path: class}` of both splits, as training reads them."""
     files = datasets.locate("frames", to)
-    names = annotations.read_class_names(files.class_names)
+    names = read_class_names(files.class_names)
     found = []
     for path in (files.train_list, files.val_list):
         records = annotations.read_list(path, frames_root=files.frames, num_classes=len(names))

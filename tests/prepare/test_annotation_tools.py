@@ -8,6 +8,7 @@ from custom_videos import prepared, write_video
 
 from trn_jax import cli
 from trn_jax.data import annotations, datasets
+from trn_jax.data.class_names import read_class_names
 from trn_jax.errors import UserError
 from trn_jax.prepare import annotation_tools, custom_sources, xml_files
 from trn_jax.prepare.dataset_writer import DatasetWriter
@@ -41,7 +42,7 @@ def read(root, name, content, **options):
 def listed(to):
     """`{name of a part: class}` of both lists."""
     files = datasets.locate("frames", to)
-    names = annotations.read_class_names(files.class_names)
+    names = read_class_names(files.class_names)
     found = {}
     for path, folder in (files.of_split("train"), files.of_split("val")):
         for record in annotations.read_list(path, frames_root=folder, num_classes=len(names)):

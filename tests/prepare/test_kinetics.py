@@ -6,6 +6,7 @@ import pytest
 from miniature import prepare, published_names
 
 from trn_jax.data import annotations, datasets
+from trn_jax.data.class_names import read_class_names
 from trn_jax.errors import UserError
 from trn_jax.prepare import kinetics, worker_pool
 from trn_jax.prepare.lists import ORDERS
@@ -181,7 +182,7 @@ def test_lists_of_frames_can_be_read(tmp_path):
         miniature.put(tmp_path / "k400", miniature.frames(path, count, pattern))
     writer = prepare("k400", tmp_path / "in", tmp_path / "k400")
     files = datasets.locate("k400", tmp_path / "k400")
-    class_names = annotations.read_class_names(files.class_names)
+    class_names = read_class_names(files.class_names)
     val = annotations.read_list(files.val_list, frames_root=files.val_frames, num_classes=3)
     train = annotations.read_list(files.train_list, frames_root=files.frames, num_classes=3)
     assert [(class_names[r.label], r.num_frames) for r in val] == [("air drumming", 4)]

@@ -14,6 +14,7 @@ from tiny_training import RECIPE
 
 from trn_jax import cli
 from trn_jax.data import annotations, datasets
+from trn_jax.data.class_names import read_class_names
 from trn_jax.errors import UserError
 from trn_jax.evaluation import score_files
 from trn_jax.prepare import background, times
@@ -45,7 +46,7 @@ ROWS = [
 def records_of(to, split, **options):
     """The records of a list with the names of their classes."""
     files = datasets.locate("frames", to)
-    names = annotations.read_class_names(files.class_names)
+    names = read_class_names(files.class_names)
     path, root = files.of_split(split)
     found = annotations.read_list(path, frames_root=root, num_classes=len(names), **options)
     return [(record.named(root), names[record.label]) for record in found]

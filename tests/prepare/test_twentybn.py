@@ -12,6 +12,7 @@ import pytest
 from miniature import DOINGS, STHV2, TEMPLATES, prepare, published_names
 
 from trn_jax.data import annotations, datasets
+from trn_jax.data.class_names import read_class_names
 from trn_jax.data.frame_folders import FrameFolders
 from trn_jax.errors import UserError
 from trn_jax.prepare import lists, split_tar
@@ -23,7 +24,7 @@ LEFT_OUT = ("missing.txt", "unreadable.txt")
 def read_lists(name, root, **names):
     """The class names and both lists, as training reads them."""
     files = datasets.locate(name, root, **names)
-    class_names = annotations.read_class_names(files.class_names)
+    class_names = read_class_names(files.class_names)
     return class_names, *(
         annotations.read_list(path, frames_root=folder, num_classes=len(class_names))
         for path, folder in ((files.train_list, files.frames), (files.val_list, files.val_frames))

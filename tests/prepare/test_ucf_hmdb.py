@@ -9,6 +9,7 @@ from miniature import prepare, published_names
 
 from trn_jax import cli
 from trn_jax.data import annotations, datasets
+from trn_jax.data.class_names import read_class_names
 from trn_jax.data.videos import VideoFile
 from trn_jax.errors import UserError
 from trn_jax.prepare import lists
@@ -39,7 +40,7 @@ def ucf101(folder, *, flat=False, end="\n"):
 
 def read(name, to, **names):
     files = datasets.locate(name, to, **names)
-    class_names = annotations.read_class_names(files.class_names)
+    class_names = read_class_names(files.class_names)
     found = []
     for split in ("train", "val"):
         path, root = files.of_split(split)

@@ -10,7 +10,7 @@ import pytest
 from tiny_training import stored, tiny_training
 
 from trn_jax import build
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import finding
 from trn_jax.errors import UserError
 from trn_jax.recipe_data import Data
 from trn_jax.training import loop, start
@@ -72,7 +72,7 @@ def test_a_training_stops_before_it_saves_what_is_not_finite(
     workdir = tmp_path / "run"
     with pytest.raises(UserError, match=r"the loss is nan, .* at step 2: .* checkpoint 1 is from"):
         loop.train(training, str(workdir))
-    assert checkpoint.find(workdir).name == "1"
+    assert finding.find(workdir).name == "1"
     named = (workdir / "not_finite_step_2.txt").read_text().splitlines()
     assert named == batches[1]
 
@@ -105,7 +105,7 @@ def test_a_training_goes_on_without_such_steps(
     assert "2 steps were skipped, their loss or gradient not finite: 2, 5" in said
     assert all(
         np.isfinite(array).all()
-        for arrays in stored(checkpoint.find(workdir)).values()
+        for arrays in stored(finding.find(workdir)).values()
         for array in arrays.values()
     )
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -147,7 +147,7 @@ def test_a_state_that_is_not_finite_is_not_saved_whatever_the_loss_says(
     monkeypatch.setattr(start, "jit_train_step", spoiling)
     with pytest.raises(UserError, match=r"statistics .* not finite after step 6: .* checkpoint 3"):
         loop.train(training, str(tmp_path / "run"))
-    assert checkpoint.find(tmp_path / "run").name == "3"
+    assert finding.find(tmp_path / "run").name == "3"
     assert len((tmp_path / "run" / "not_finite_step_6.txt").read_text().splitlines()) == 8
 
 

@@ -13,7 +13,7 @@ import pytest
 from small_training import REPOSITORY
 from tiny_training import environment
 
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import checkpoint, finding
 from trn_jax.distributed.run_lock import RunLock
 from trn_jax.errors import STUCK, PassingError, UserError
 from trn_jax.evaluation import evaluate
@@ -300,13 +300,13 @@ def log_in(capsys):
 
 
 def test_checkpoints_are_named_by_their_step_or_as_the_best(trained, copy, capsys):
-    best = checkpoint.find_best(copy / "checkpoints")
-    assert checkpoint.find(copy).name == checkpoint.find(f"{copy}/checkpoints").name == "6"
-    assert checkpoint.find(f"{copy}@best").name == str(best)
-    assert checkpoint.find(f"{copy}@3").name == checkpoint.find(f"{copy}/checkpoints@3").name == "3"
+    best = finding.find_best(copy / "checkpoints")
+    assert finding.find(copy).name == finding.find(f"{copy}/checkpoints").name == "6"
+    assert finding.find(f"{copy}@best").name == str(best)
+    assert finding.find(f"{copy}@3").name == finding.find(f"{copy}/checkpoints@3").name == "3"
     for wanted in ("4", "newest", "-1", ""):
         with pytest.raises(UserError, match=r"@3, @6"):
-            checkpoint.find(f"{copy}@{wanted}" if wanted else f"{copy}@x")
+            finding.find(f"{copy}@{wanted}" if wanted else f"{copy}@x")
     evaluate.evaluate(None, f"{copy}@3", str(copy))
     assert "evaluating" in (said := log_in(capsys)) and "checkpoints/3" in said
     assert result(copy)["step"] == 3
@@ -319,13 +319,13 @@ def test_the_best_needs_an_evaluation(trained, copy):
     for path in (copy / "checkpoints").glob("*/metrics.json"):
         path.unlink()
     with pytest.raises(UserError, match=r"@best; available: @3, @6"):
-        checkpoint.find(f"{copy}@best")
+        finding.find(f"{copy}@best")
 
 
 def test_a_folder_may_have_an_at_in_its_name(trained, tmp_path):
     folder = shutil.copytree(trained[1], tmp_path / "a@best")
-    assert checkpoint.find(folder).name == "6"
-    assert checkpoint.find(f"{folder}@3").name == "3"
+    assert finding.find(folder).name == "6"
+    assert finding.find(f"{folder}@3").name == "3"
 
 
 def changed_classes(config, folder, num_classes):
@@ -392,7 +392,7 @@ def test_settings_of_a_checkpoint_are_changed_without_its_recipe(trained, tmp_pa
     assert done.returncode == 0, done.stderr
     found = result(tmp_path / "out")
     assert (found["num_videos"], found["view"]["short_side"]) == (2, 40)
-    assert found["step"] == checkpoint.find_best(trained[1] / "checkpoints")
+    assert found["step"] == finding.find_best(trained[1] / "checkpoints")
     done = command_line(tmp_path, "--mode=eval", f"--checkpoint={trained[1]}", "--config.data.no=1")
     assert done.returncode == 2 and "--config.data.no=1" in done.stderr
     done = command_line(tmp_path, "--config.data.val_list=x")

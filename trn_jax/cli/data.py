@@ -84,6 +84,7 @@ def _check_list(arguments):
     if others or not (arguments.videos and arguments.classes):
         raise UserError("--list needs --videos=<folder> and --classes=<file>, and no recipe")
     from trn_jax.data import annotations, check, videos
+    from trn_jax.data.class_names import read_class_names
     from trn_jax.data.frame_folders import FrameFolders
 
     frames = dict(pattern=arguments.frame_pattern, first_frame=arguments.first_frame)
@@ -92,7 +93,7 @@ def _check_list(arguments):
     return check.check(
         {"list": (arguments.list, arguments.videos)},
         source,
-        class_names=annotations.read_class_names(arguments.classes),
+        class_names=read_class_names(arguments.classes),
         with_offset=arguments.with_offset,
         deep=arguments.deep,
     )

@@ -147,7 +147,7 @@ def _explain_dataset(arguments):
     from trn_jax.data import memory
 
     memory.keep()  # before the other imports, which start threads
-    from trn_jax.checkpoints import checkpoint
+    from trn_jax.checkpoints import finding
     from trn_jax.explanation.order_card import order_card
     from trn_jax.explanation.order_page import order_page
     from trn_jax.explanation.summary import card_text
@@ -156,7 +156,7 @@ def _explain_dataset(arguments):
     options = {} if arguments.shuffles is None else {"num_shuffles": arguments.shuffles}
     found = order_card(
         arguments.checkpoint,
-        arguments.workdir or checkpoint.workdir_of(arguments.checkpoint),
+        arguments.workdir or finding.workdir_of(arguments.checkpoint),
         data_dir=arguments.dataset or None,
         split=arguments.split,
         protocol=arguments.protocol,

@@ -5,7 +5,7 @@ import os
 
 import jax
 
-from trn_jax.checkpoints import calibration_file, checkpoint
+from trn_jax.checkpoints import calibration_file, finding
 from trn_jax.errors import UserError
 from trn_jax.evaluation import calibration
 from trn_jax.evaluation.evaluate import cheapest_protocol, evaluating, list_hash
@@ -42,7 +42,7 @@ def calibrate(
         UserError: see `evaluate`; or the checkpoint can't be written to.
         PassingError: another run holds `workdir`.
     """
-    directory = checkpoint.find(path)
+    directory = finding.find(path)
     if not os.access(directory, os.W_OK):
         raise UserError(
             f"can't write to {directory}, which receives {calibration_file.NAME}; copy the "

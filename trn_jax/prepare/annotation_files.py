@@ -5,7 +5,7 @@ import io
 import os
 import pathlib
 
-from trn_jax.data.annotations import numbered_names
+from trn_jax.data.class_names import numbered_names
 from trn_jax.errors import UserError, listed
 from trn_jax.files import check_memory, read_stripped_lines, read_text, reading
 from trn_jax.prepare.archives import Zip

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import unicodedata
 
-from trn_jax.data.annotations import numbered_names
+from trn_jax.data.class_names import numbered_names
 from trn_jax.errors import UserError, listed
 from trn_jax.files import read_stripped_lines
 

@@ -17,7 +17,7 @@ Lists of frames are written when `trn-jax extract` has extracted some to `rawfra
 
 import os
 
-from trn_jax.data.annotations import in_label_order
+from trn_jax.data.class_names import in_label_order
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.files import read_stripped_lines

@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 
-from trn_jax.data.annotations import in_label_order
+from trn_jax.data.class_names import in_label_order
 from trn_jax.data.datasets import DATASETS
 from trn_jax.errors import UserError
 from trn_jax.files import read_stripped_lines, read_text

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from trn_jax.data import annotations
+from trn_jax.data.class_names import read_class_names
 from trn_jax.data.datasets import Dataset, locate
 from trn_jax.data.decode import FrameError, read_video
 from trn_jax.errors import UserError, first_line
@@ -42,7 +43,7 @@ class EvaluatedVideos:
             split = result.text("split")
             path, root = files.of_split(split if split in _SPLITS else "val")
             self._source = source_of(files, section.max_pixels)
-            names = annotations.read_class_names(files.class_names)
+            names = read_class_names(files.class_names)
             options = dict(num_classes=len(names), multi_label=section.multi_label)
             if files.source == "records":
                 records = self._source.videos(path.rpartition("/")[2], **options)

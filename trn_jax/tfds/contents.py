@@ -13,6 +13,7 @@ import simplejpeg
 
 from trn_jax.data import annotations, datasets
 from trn_jax.data.augment import resize_short_side
+from trn_jax.data.class_names import read_class_names
 from trn_jax.data.decode import FrameError, read_video
 from trn_jax.data.frame_folders import read_image_file
 from trn_jax.data.records import SPLITS, TEST, StoredVideo
@@ -92,7 +93,7 @@ def find_contents(dataset, data_dir, *, num_classes, multi_label, files):
     found = datasets.locate(dataset, data_dir, **files)
     if found.source == "records":
         raise UserError(f"{data_dir} has records already; give the folder of lists and videos")
-    class_names = annotations.read_class_names(found.class_names)
+    class_names = read_class_names(found.class_names)
     if num_classes not in (None, len(class_names)):
         raise UserError(
             f"{dataset} has {num_classes} classes, but {found.class_names} names "

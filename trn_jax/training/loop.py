@@ -7,7 +7,7 @@ import time
 import jax
 
 from trn_jax import build, checks
-from trn_jax.checkpoints import calibration_file, checkpoint
+from trn_jax.checkpoints import calibration_file, finding
 from trn_jax.distributed.run_lock import hold
 from trn_jax.distributed.sharding import DevicePrefetch, make_mesh
 from trn_jax.distributed.watchdog import Watchdog
@@ -133,7 +133,7 @@ def _finish(run, state):
     step, found = int(state.step), None
     if not run.stopped_by:
         run.watchdog.note("the last evaluation", compiles=True)
-        newest = checkpoint.find(run.workdir)
+        newest = finding.find(run.workdir)
         names = list(run.config.protocols)
         found = run_protocols(run.evaluator, run.data, run.config, state.model, newest, step, names)
         if found is None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from trn_jax import convert, optim
-from trn_jax.checkpoints import checkpoint
+from trn_jax.checkpoints import checkpoint, finding
 from trn_jax.checkpoints.manager import Checkpoints
 from trn_jax.distributed import processes
 from trn_jax.distributed.processes import log
@@ -191,7 +191,7 @@ def restore(checkpoints, step, state):
 def _initial_weights(config, graph, state):
     """The state with the weights that `config.init_from` names."""
     taken = dict(backbone_only=not config.init_head)
-    if not checkpoint.is_stored(config.init_from):
+    if not finding.is_stored(config.init_from):
         weights = initial_weights(config)
         state, unread = load_weights(graph, state, weights, reset_temporal_op=None, **taken)
         for line in unread:
