@@ -12,8 +12,9 @@ from small_training import write_frames
 from trn_jax import cli
 from trn_jax.config import base
 from trn_jax.evaluation.scores import Scores
+from trn_jax.reporting.matching import aligned
 from trn_jax.reporting.pair_section import measured_pairs
-from trn_jax.reporting.report_page import run_page
+from trn_jax.reporting.report_page import compared, run_page
 from trn_jax.reporting.runs import read_run
 from trn_jax.settings import to_json
 
@@ -91,3 +92,25 @@ def test_a_pair_is_shown_as_strips_of_frames(tmp_path):
         path.write_bytes(b"no picture")
     parsed = Elements(run_page(read_run(str(tmp_path / "run"))))
     assert len(parsed.count["ol"]) == 1 and "The video can't be shown" in parsed.text
+
+
+def test_runs_are_compared_by_names_and_on_the_videos_of_both(tmp_path):
+    """The second run has the classes in another order, and fewer videos."""
+    first = some_scores(sure=30.0, reversed_class=PAIRS)
+    order, half = [5, 3, 1, 0, 2, 4], slice(0, 30)
+    place = {label: order.index(label) for label in range(6)}
+    second = dataclasses.replace(
+        first,
+        scores=first.scores[half][:, order],
+        labels=np.array([place[label] for label in first.labels[half].tolist()]),
+        videos=first.videos[half],
+        class_names=[first.class_names[label] for label in order],
+        reversed_class={place[a]: place[b] for a, b in PAIRS.items()},
+    )
+    write_run(tmp_path / "one", first)
+    write_run(tmp_path / "two", second)
+    one, two = (read_run(str(tmp_path / name)) for name in ("one", "two"))
+    parsed = Elements(run_page(one, against=two, difference=compared(one, two)))
+    text = " ".join(parsed.text.split())
+    assert "one 100.0 %" in text and "two 100.0 %" in text
+    assert [pair.num_videos for pair in measured_pairs(aligned(first, second)[0])] == [10, 10]

@@ -2,33 +2,30 @@
 
 import numpy as np
 
-from trn_jax.errors import UserError, escaped
+from trn_jax.errors import escaped
 from trn_jax.evaluation.tables import most_confused
-from trn_jax.pages import charts, pictures, tables
+from trn_jax.pages import charts, tables
 from trn_jax.pages.markup import middle_cut, name, tag
 from trn_jax.pages.page import note
-from trn_jax.reporting.confused_frames import NoVideos, open_videos
+from trn_jax.reporting.evaluated_videos import NoVideos, video_figure
 
 _MOST_IN_MATRIX = 60  # classes
 _MOST_NAMED = 20  # classes whose columns have names, and cells numbers
 _NUM_PAIRS = 6  # with frames
 _PER_PAIR = 2  # videos
 _SHADES = 10  # classes m1..m10 of style.css
-_SIDE = 96  # pixels of a frame
-_MOST_OF_REASON = 1_000  # characters; several paths of a machine fit into it
 
 
-def confusion_section(result, workdir):
+def confusion_section(found, videos):
     """What classes are taken for.
 
     Args:
-        result: a `runs.Result` with scores of one label per video.
-        workdir: of the run, where its synthetic data set is.
+        found: `Scores` of one label per video.
+        videos: function that opens the videos, see `evaluated_videos.open_videos`.
 
     Returns:
         A list of `Markup`.
     """
-    found = result.scores
     confusion = found.confusion()
     pairs = most_confused(confusion)
     if not pairs:
@@ -40,16 +37,15 @@ def confusion_section(result, workdir):
         parts.append(note(f"Only the worst pairs of {len(confusion)} classes are shown."))
     parts.append(_pairs_table(found, pairs))
     parts.append(tag("h3", "Confused videos"))
-    videos = open_videos(result, workdir) if found.videos else NoVideos("they have no names")
-    if isinstance(videos, NoVideos):
-        reason = middle_cut(escaped(videos.reason), _MOST_OF_REASON)
-        return [*parts, note(f"Their frames can't be shown: {reason}")]
+    opened = videos()
+    if isinstance(opened, NoVideos):
+        return [*parts, opened.note()]
     shown = pairs[:_NUM_PAIRS]
     text = (
         f"Of the {len(shown)} most frequent confusions, the videos with the highest scores of the "
         "wrong class; frames from equal parts of each video, in order."
     )
-    return [*parts, note(text), *(_pair_figures(found, videos, *pair[2:]) for pair in shown)]
+    return [*parts, note(text), *(_pair_figures(found, opened, *pair[2:]) for pair in shown)]
 
 
 def _matrix(found, confusion):
@@ -136,13 +132,7 @@ def _pair_figures(found, videos, true, taken):
     for row in surest:
         wrong, right = (f" {found.scores[row, label]:.2f}" for label in (taken, true))
         scores = ["; predicted ", names[1], wrong, ", true ", names[0], right]
-        caption = tag("figcaption", "video ", name(found.videos[row]), scores)
-        try:
-            frames = videos.strip(found.videos[row])
-            label = f"{len(frames)} frames of the video in order"
-            shown = pictures.strip(frames, label=label, side=_SIDE)
-        except UserError as error:
-            shown = note(f"The video can't be shown: {middle_cut(escaped(error), _MOST_OF_REASON)}")
-        figures.append(tag("figure", shown, caption))
+        caption = ["video ", name(found.videos[row]), scores]
+        figures.append(video_figure(videos, found.videos[row], caption, "the video"))
     heading = tag("h4", names[0], " taken for ", names[1])
     return tag("div", heading, figures, class_="pair")

@@ -1,8 +1,29 @@
 """Videos and classes that two evaluations have in common, by name."""
 
+import dataclasses
+
 import numpy as np
 
 from trn_jax.errors import UserError, listed
+
+
+def aligned(first, second):
+    """The `Scores` of two evaluations for the videos of both, with the classes of the first one.
+
+    Raises:
+        UserError: see `matched`.
+    """
+    rows, others, columns = matched(first, second)
+    names = [first.videos[row] for row in rows] if first.videos else []
+    own = dataclasses.replace(
+        first,
+        scores=first.scores[rows],
+        labels=first.labels[rows],
+        videos=names,
+        missing=first.is_missing[rows],
+    )
+    scores = second.scores[others][:, columns]
+    return own, dataclasses.replace(own, scores=scores, missing=second.is_missing[others])
 
 
 def matched(first, second):

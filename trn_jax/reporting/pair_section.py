@@ -4,16 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from trn_jax.errors import UserError, escaped
-from trn_jax.pages import charts, pictures, tables
-from trn_jax.pages.markup import middle_cut, name, tag
-from trn_jax.pages.page import note
-from trn_jax.reporting.confused_frames import NoVideos, open_videos
+from trn_jax.errors import escaped
+from trn_jax.pages import charts, tables
+from trn_jax.pages.markup import name, tag
+from trn_jax.reporting.evaluated_videos import NoVideos, video_figure
 
 _MOST_PAIRS = 200  # in the table
-_SIDE = 96  # pixels of a frame
 _WIDTH = 420  # of a bar, pixels
-_MOST_OF_REASON = 1_000  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,101 +53,83 @@ def measured_pairs(found):
     return pairs
 
 
-def pair_section(runs, workdir):
+def pair_section(runs, videos):
     """What runs make of classes that are each other backwards, with frames of one pair.
 
     Args:
-        runs: pairs of what a run is called and its `runs.Result`, of one run or two.
-        workdir: of the first run, where its synthetic data set is.
+        runs: pairs of what a run is called and its `Scores` of one label per video, of one run or
+            two, which are of the same videos and classes, see `matching.aligned`.
+        videos: function that opens the videos, see `evaluated_videos.open_videos`.
 
     Returns:
-        A list of `Markup`; empty without such classes or the scores of the first run.
+        A list of `Markup`; empty without such classes.
     """
-    found = runs[0][1].scores
-    if found is None or found.multi_label or not measured_pairs(found):
+    titles, scores = zip(*runs, strict=True)
+    found = scores[0]
+    measured = list(map(measured_pairs, scores))
+    if not measured[0]:
         return []
-    measured = [
-        (title, measured_pairs(result.scores))
-        for title, result in runs
-        if result.scores is not None and not result.scores.multi_label
-    ]
     text = (
         "Each of these classes shows another one backwards. A model that averages over the frames "
         "sees the same in both, and can only guess between them: 50 %."
     )
     items = [
-        tag("li", tag("span", name(title)), charts.bar(each, width=_WIDTH, color=number), tag("b",
-            f"{100 * each:.1f} %"))
-        for number, (title, each) in enumerate((title, _mean(pairs)) for title, pairs in measured)
-        if each is not None
+        tag("li", tag("span", name(title)), charts.bar(mean, width=_WIDTH, color=number),
+            tag("b", f"{100 * mean:.1f} %"))
+        for number, (title, mean) in enumerate(zip(titles, map(_mean, measured), strict=True))
     ]  # fmt: skip
-    accuracy = tag("ul", items, class_="bars", aria_label="accuracy on the videos of these pairs")
-    first = measured[0][1]
-    seconds = {each.labels: each for each in measured[1][1]} if len(measured) > 1 else {}
-    shown = max(first, key=lambda each: _distance(each, seconds.get(each.labels)))
+    shown, *_ = max(zip(*measured, strict=True), key=_lead)
     return [
         tag("p", text),
-        _figures(found, runs[0][1], workdir, shown.labels),
+        _figures(found, videos(), shown.labels),
         tag("h3", "Accuracy on the videos of all pairs"),
-        accuracy,
-        _table(found, first, [title for title, _ in measured], seconds),
+        tag("ul", items, class_="bars", aria_label="accuracy on the videos of these pairs"),
+        _table(found, measured, titles),
     ]
 
 
+def _lead(pair):
+    """How far the first run is ahead of the second one, if there is one."""
+    first, *second = pair
+    return first.right - sum(each.right for each in second)
+
+
 def _mean(pairs):
-    """Fraction of the videos of all pairs that are recognised; `None` without pairs."""
-    total = sum(each.num_videos for each in pairs)
-    return sum(each.right * each.num_videos for each in pairs) / total if total else None
+    """Fraction of the videos of all pairs that are recognised."""
+    return sum(each.right * each.num_videos for each in pairs) / sum(p.num_videos for p in pairs)
 
 
-def _distance(pair, second):
-    """How far a second run is behind, for the order of the pairs."""
-    return pair.right - (second.right if second else pair.backwards)
-
-
-def _figures(found, result, workdir, labels):
+def _figures(found, videos, labels):
     """The surest video of each of some classes, as strips."""
-    videos = open_videos(result, workdir) if found.videos else NoVideos("they have no names")
     if isinstance(videos, NoVideos):
-        reason = middle_cut(escaped(videos.reason), _MOST_OF_REASON)
-        return note(f"Their frames can't be shown: {reason}")
-    return tag("div", [_strip(found, videos, label) for label in labels], class_="pair")
+        return videos.note()
+    figures = []
+    for label in labels:
+        rows = np.flatnonzero((found.labels == label) & ~found.is_missing)
+        if len(rows):
+            video = found.videos[rows[np.argmax(found.scores[rows, label])]]
+            called = found.class_name(label)
+            about = f"a video of {escaped(called)[:200]}"
+            figures.append(video_figure(videos, video, name(called), about))
+    return tag("div", figures, class_="pair")
 
 
-def _strip(found, videos, label):
-    rows = np.flatnonzero((found.labels == label) & ~found.is_missing)
-    caption = tag("figcaption", name(found.class_name(label)))
-    if not len(rows):
-        return tag("figure", caption, note("No video can be read."))
-    video = found.videos[rows[np.argmax(found.scores[rows, label])]]
-    try:
-        frames = videos.strip(video)
-    except UserError as error:
-        reason = middle_cut(escaped(error), _MOST_OF_REASON)
-        return tag("figure", caption, note(f"The video can't be shown: {reason}"))
-    about = f"{len(frames)} frames of a video of {escaped(found.class_name(label))[:200]}, in order"
-    return tag("figure", caption, pictures.strip(frames, label=about, side=_SIDE))
-
-
-def _table(found, pairs, titles, seconds):
+def _table(found, measured, titles):
     columns = [
         tables.Column("class"),
         tables.Column("backwards"),
         tables.Column("videos", is_number=True),
         tables.Column("accuracy %", is_number=True),
         tables.Column("confused %", is_number=True, help="taken for the other class of the pair"),
+        *(tables.Column("second run %", is_number=True, help=title) for title in titles[1:]),
     ]
-    if len(titles) > 1:
-        columns.append(tables.Column("second run %", is_number=True, help=titles[1]))
     rows = []
-    for each in sorted(pairs, key=lambda each: each.right)[:_MOST_PAIRS]:
+    for each, *others in sorted(zip(*measured, strict=True), key=lambda pair: pair[0].right):
         names = [found.class_name(label) for label in each.labels]
         shown = tables.percent(each.right)
         right = tables.Cell([shown.content, " ", charts.bar(each.right, width=72)], shown.value)
         cells = [tables.Cell(name(text), escaped(text)[:200]) for text in names]
-        row = [*cells, each.num_videos, right, tables.percent(each.backwards)]
-        if len(titles) > 1:
-            second = seconds.get(each.labels)
-            row.append(tables.percent(second and second.right))
-        rows.append(row)
-    return tables.table("Accuracy on the videos of each pair, worst first", columns, rows)
+        second = [tables.percent(other.right) for other in others]
+        rows.append([*cells, each.num_videos, right, tables.percent(each.backwards), *second])
+    caption = "Accuracy on the videos of each pair, worst first"
+    return tables.table(caption, columns, rows[:_MOST_PAIRS])

@@ -1,5 +1,6 @@
 """The page of a run: everything that a report has, in one file that can be mailed."""
 
+import functools
 import os
 
 from trn_jax.errors import UserError, escaped
@@ -11,6 +12,8 @@ from trn_jax.reporting import runs
 from trn_jax.reporting.confusion_section import confusion_section
 from trn_jax.reporting.difference import compare
 from trn_jax.reporting.difference_section import difference_section
+from trn_jax.reporting.evaluated_videos import open_videos
+from trn_jax.reporting.matching import aligned
 from trn_jax.reporting.order_card import order_section, origin_note
 from trn_jax.reporting.pair_section import pair_section
 from trn_jax.reporting.run_sections import (
@@ -46,9 +49,11 @@ def run_page(run, *, against=None, difference=None, protocol=None, top_k=(1, 5))
     if result is None:
         title, sections = f"Report on {_title(run)}", _training(run)
         return page(title, contents(_links(sections)), _bodies(sections))
+    # Opened once, and only for sections that show frames.
+    videos = functools.cache(functools.partial(open_videos, result, run.workdir))
     with reading(result.path, "the result of an evaluation"):
         for limit in _LIMITS:
-            text = _page(run, result, (difference, against), top_k, limit)
+            text = _page(run, result, (difference, against), videos, top_k, limit)
             if len(text.encode()) <= MAX_BYTES:
                 break
     return text
@@ -94,8 +99,8 @@ def _matching(first, against):
     return matching[0]
 
 
-def _page(run, result, difference, top_k, limit):
-    sections = _sections(run, result, difference, limit)
+def _page(run, result, difference, videos, top_k, limit):
+    sections = _sections(run, result, difference, videos, limit)
     model = [name(result.text("model")), " · "] if result.text("model") else []
     lead = join([*model, "protocol ", name(result.protocol)])
     top = headline(run, result, top_k)
@@ -104,16 +109,18 @@ def _page(run, result, difference, top_k, limit):
     return page(title, top, links, _bodies(sections), scripts=_SCRIPTS, lead=lead)
 
 
-def _sections(run, result, difference, limit):
-    """Triples of key, heading and content."""
+def _sections(run, result, difference, videos, limit):
+    """Triples of key, heading and content; `videos` is a function that opens them."""
     found = result.scores
     sections = [("classes", "Classes", class_section(run, result, limit))]
     changes, against = difference
-    compared_runs = [(_title(run), result)]
-    if changes:
-        compared_runs.append((_title(against), _matching(result, against)))
-    content = pair_section(compared_runs, run.workdir)
-    sections.append(("pairs", "Classes that are each other backwards", content))
+    if found and found.reversed_class and not found.multi_label:
+        titles, scores = [_title(run)], [found]
+        if changes:
+            titles.append(_title(against))
+            scores = aligned(found, _matching(result, against).scores)
+        content = pair_section(list(zip(titles, scores, strict=True)), videos)
+        sections.append(("pairs", "Classes that are each other backwards", content))
     if changes:
         content = difference_section(changes, _title(run), _title(against), limit)
         sections.append(("difference", "Difference to another run", content))
@@ -121,7 +128,7 @@ def _sections(run, result, difference, limit):
         text = "Confusions, calibration and thresholds need the file of scores beside the result."
         sections.append(("scores", "Scores", note(text)))
     else:
-        sections += _score_sections(run, result)
+        sections += _score_sections(result, videos)
     if run.order:
         content = [*order_section(run.order), origin_note(run.order, result)]
         sections.append(("order", "Does the order of the frames matter?", content))
@@ -130,11 +137,11 @@ def _sections(run, result, difference, limit):
     return [each for each in sections if each[2]]
 
 
-def _score_sections(run, result):
+def _score_sections(result, videos):
     found = result.scores
     sections = []
     if not found.multi_label:
-        content = confusion_section(result, run.workdir)
+        content = confusion_section(found, videos)
         sections.append(("confusions", "Confusions", content))
     read = found.scores[~found.is_missing]
     if not metrics.are_probabilities(read):

@@ -9,12 +9,17 @@ from trn_jax.data import annotations
 from trn_jax.data.class_names import read_class_names
 from trn_jax.data.datasets import Dataset, locate
 from trn_jax.data.decode import FrameError, read_video
-from trn_jax.errors import UserError, first_line
+from trn_jax.errors import UserError, escaped, first_line
 from trn_jax.files import reading
+from trn_jax.pages.markup import middle_cut, tag
+from trn_jax.pages.page import note
+from trn_jax.pages.pictures import strip
 from trn_jax.recipe_data import default_data_dir, source_of
 from trn_jax.settings import from_dict
 
 NUM_FRAMES = 8  # of a strip
+_SIDE = 96  # pixels of a frame
+_MOST_OF_REASON = 1_000  # characters; several paths of a machine fit into it
 _SPLITS = ("train", "val", "test")
 
 
@@ -90,14 +95,37 @@ class NoVideos:
 
     reason: str
 
-    def strip(self, video, num_frames=NUM_FRAMES):
-        """Raise the reason."""
-        raise UserError(self.reason)
+    def note(self):
+        """A note on a page, in place of the frames."""
+        return note(f"Their frames can't be shown: {_short(self.reason)}")
 
 
 def open_videos(result, workdir):
-    """The `EvaluatedVideos` of a result, or `NoVideos`."""
+    """The `EvaluatedVideos` of a result with scores, or `NoVideos`."""
+    if not result.scores.videos:
+        return NoVideos("they have no names")
     try:
         return EvaluatedVideos(result, workdir)
     except UserError as error:
         return NoVideos(first_line(error))
+
+
+def video_figure(videos, video, caption, label):
+    """A figure with frames of a video, or why they can't be shown.
+
+    Args:
+        videos: `EvaluatedVideos`.
+        video: its name in the list.
+        caption: `Markup`, or what `markup.tag` takes.
+        label: what the strip shows, behind the number of frames.
+    """
+    try:
+        frames = videos.strip(video)
+        shown = strip(frames, label=f"{len(frames)} frames of {label}, in order", side=_SIDE)
+    except UserError as error:
+        shown = note(f"The video can't be shown: {_short(error)}")
+    return tag("figure", shown, tag("figcaption", caption))
+
+
+def _short(reason):
+    return middle_cut(escaped(reason), _MOST_OF_REASON)
