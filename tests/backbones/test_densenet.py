@@ -11,6 +11,7 @@ from trn_jax.backbones.densenet import DenseNet, average_2x2
 from trn_jax.convert import variables
 from trn_jax.models.cost import measure
 from trn_jax.nn.layers import Frozen
+from trn_jax.nn.shared_norm import Features
 
 pytestmark = pytest.mark.thorough
 
@@ -53,8 +54,8 @@ def test_a_layer_sees_everything_before_it(filled):
 
     @nnx.jit
     def both(block, x):
-        first = block.denselayer1(x)
-        second = block.denselayer2(jnp.concatenate([x, first], axis=-1))
+        first = block.denselayer1(Features(x))
+        second = block.denselayer2(Features(jnp.concatenate([x, first], axis=-1)))
         return block(x), jnp.concatenate([x, first, second], axis=-1)
 
     found, expected = both(block, x)

@@ -33,14 +33,11 @@ class DenseLayer(nnx.Module):
         self.norm2 = norm(4 * growth)
         self.conv2 = conv(4 * growth, growth, 3, padding=1)
 
-    def __call__(self, x, **statistics):
-        """Map `[frames, height, width, in_channels]` to `[frames, height, width, growth]`.
+    def __call__(self, features, **statistics):
+        """Map `Features` of `[frames, height, width, in_channels]` to `[..., growth]`.
 
-        Args:
-            x: an array, or `Features`.
-            **statistics: the keyword arguments of `BatchNorm.__call__`.
+        `statistics` are the keyword arguments of `BatchNorm.__call__`.
         """
-        features = x if isinstance(x, Features) else Features(x)
         y = self.conv1(features.norm_relu(self.norm1, **statistics))
         return self.conv2(relu(self.norm2(y, **statistics)))
 
