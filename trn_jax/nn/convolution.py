@@ -12,9 +12,6 @@ from trn_jax.errors import UserError
 from trn_jax.nn import initial
 from trn_jax.nn.layers import parameter, storage_dtype
 
-# From so many input channels on, kernel gradients are faster as matrix products on a CPU.
-_WIDE = 64
-
 
 def check_groups(groups, in_channels, out_channels):
     """Check that `groups` divides both numbers of channels.
@@ -94,11 +91,11 @@ class Conv(nnx.Module):
 def convolve(x, kernel, stride, padding, groups):
     """Convolve each of `groups` equal, contiguous groups of channels separately.
 
-    GPU and TPU run XLA's own convolution and its gradients. On a CPU those take up to 1000 times
-    longer than the arithmetic needs, so CPUs run other forms: a depthwise convolution is a sum of
-    shifted, scaled images, one per tap of the kernel, and the gradient of a grouped or wide kernel
-    is a matrix product per tap, or per row of taps. A kernel of a single tap is a matrix product,
-    except on TPUs. The form is chosen when a program is compiled for its device.
+    GPU and TPU run XLA's own convolution and its gradients. On a CPU those of groups take up to
+    1000 times longer than the arithmetic needs, so CPUs run other forms: a depthwise convolution is
+    a sum of shifted, scaled images, one per tap of the kernel, and the gradient of a grouped kernel
+    is a matrix product per tap. A kernel of a single tap is a matrix product, except on TPUs. The
+    form is chosen when a program is compiled for its device.
 
     Args:
         x: `[batch, height, width, in_channels]`.
@@ -113,9 +110,9 @@ def convolve(x, kernel, stride, padding, groups):
     """
     if groups == 1 and kernel.shape[:2] == (1, 1) and padding == 0:
         return _convolve_pixels(x, kernel, stride)
-    if groups == 1 and kernel.shape[2] < _WIDE:
+    if groups == 1:
         return _convolve_by_xla(x, kernel, stride=stride, padding=padding, groups=1)
-    return _convolve_by_forms(x, kernel, stride, padding, groups)
+    return _convolve_groups(x, kernel, stride, padding, groups)
 
 
 def _convolve_pixels(x, kernel, stride):
@@ -132,7 +129,7 @@ def _convolve_pixels(x, kernel, stride):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolve_by_forms(x, kernel, stride, padding, groups):
+def _convolve_groups(x, kernel, stride, padding, groups):
     general = partial(_convolve_by_xla, stride=stride, padding=padding, groups=groups)
     if not _is_depthwise(x, kernel, groups):
         return general(x, kernel)
@@ -156,8 +153,6 @@ def _backward(stride, padding, groups, saved, gradient):
             rows = partial(_depthwise_gradients_by_rows, stride=stride, padding=padding)
             return rows(x, kernel, gradient)
         (of_x,) = jax.vjp(lambda x: general(x, kernel), x)[1](gradient)
-        if stride == 1 and groups == 1:
-            return of_x, _kernel_gradient_by_rows(x, kernel, gradient, padding=padding)
         taps = partial(_kernel_gradient_by_taps, stride=stride, padding=padding, groups=groups)
         return of_x, taps(x, kernel, gradient)
 
@@ -167,7 +162,7 @@ def _backward(stride, padding, groups, saved, gradient):
     return lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=elsewhere)
 
 
-_convolve_by_forms.defvjp(_forward, _backward)
+_convolve_groups.defvjp(_forward, _backward)
 
 
 def _is_depthwise(x, kernel, groups):
@@ -205,16 +200,12 @@ def _taps(x, size, stride):
 
 
 def _kernel_gradient_by_taps(x, kernel, gradient, *, stride, padding, groups):
-    # A single group gets no axis: an axis of length 1 would make the product slower.
-    axes = (groups,) if groups > 1 else ()
-    form = "pgi,pgo->igo" if groups > 1 else "pi,po->io"
-
     def in_groups(image):
-        return image.reshape(-1, *axes, image.shape[-1] // groups)
+        return image.reshape(-1, groups, image.shape[-1] // groups)
 
     per_tap = [
         jnp.einsum(
-            form,
+            "pgi,pgo->igo",
             in_groups(image),
             in_groups(gradient),
             preferred_element_type=storage_dtype(x.dtype),
@@ -222,30 +213,6 @@ def _kernel_gradient_by_taps(x, kernel, gradient, *, stride, padding, groups):
         for image in _taps(_pad(x, padding), kernel.shape[0], stride)
     ]
     return jnp.stack(per_tap).reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _kernel_gradient_by_rows(x, kernel, gradient, *, padding):
-    """The same for stride 1, by fewer and wider products: one for each row of taps.
-
-    Shifted right by j pixels, the gradient is aligned with the part of `x` under column j of taps.
-    """
-    rows, columns, in_channels, out_channels = kernel.shape
-    height = gradient.shape[1]
-    x = _pad(x, padding)
-    shifts = [((0, 0), (0, 0), (j, columns - 1 - j), (0, 0)) for j in range(columns)]
-    wide = jnp.concatenate([jnp.pad(gradient, shift) for shift in shifts], -1)
-    wide = wide.reshape(-1, columns * out_channels)
-    per_row = [
-        jnp.einsum(
-            "pi,po->io",
-            x[:, i : i + height].reshape(-1, x.shape[-1]),
-            wide,
-            preferred_element_type=storage_dtype(x.dtype),
-        )
-        for i in range(rows)
-    ]
-    products = jnp.stack(per_row).reshape(rows, in_channels, columns, out_channels)
-    return products.swapaxes(1, 2).astype(kernel.dtype)
 
 
 # Depthwise convolutions on a CPU. Sums are in float32, as in XLA's own convolution.
