@@ -108,7 +108,9 @@ _WHAT = flags.DEFINE_enum(
     "What to measure.",
 )
 _MODELS = flags.DEFINE_string(
-    "models", None, "With --what=models, stream and export: pattern of names, such as 'tsm_*'."
+    "models",
+    None,
+    "With --what=models, stream and export: names or patterns, such as 'tsm_*,trn_resnet50'.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/benchmark", "As in training: the synthetic data set is beside this folder."
@@ -243,19 +245,19 @@ def _run_prediction(config: ConfigDict, rounds: int) -> None:
     print("\n" + table(turns, {(sides[0].name, sides[1].name): 1 / 0.95}, unit="video"))
 
 
-def _run_models(pattern: str, threads: int, rounds: int) -> None:
+def _run_models(patterns: str, threads: int, rounds: int) -> None:
     jax.config.update("jax_platforms", "cpu")
     from trn_jax.torch_models import torch
 
-    names = _models(pattern)
+    names = _models(patterns)
     torch.set_num_threads(threads)
     shape = models.Shape(_CLIPS.value, _FRAMES.value or 8, _PIXELS.value or 224)
     print("\n" + models.compare_models(names, shape, rounds=rounds, steps=_STEPS.value or 1))
 
 
-def _run_streams(pattern: str, rounds: int) -> None:
+def _run_streams(patterns: str, rounds: int) -> None:
     frames, pixels = _FRAMES.value or 8, _PIXELS.value or 224
-    for name in _models(pattern):
+    for name in _models(patterns):
         sides = stream.stream_sides(name, frames=frames, pixels=pixels)
         turns = measure(sides, rounds=rounds, steps=_STEPS.value or 10)
         text = table(turns, stream.goals(frames), unit="frame")
@@ -273,13 +275,19 @@ def _run_exports(names: Sequence[str], threads: int, rounds: int) -> None:
         models.release()
 
 
-def _models(pattern: str) -> list[str]:
-    names = list_models(pattern)
+def _models(patterns: str) -> list[str]:
+    """The models that patterns, separated by commas, stand for, in their order."""
+    names: dict[str, None] = {}
+    for pattern in filter(None, patterns.split(",")):
+        found = list_models(pattern)
+        if not found:
+            raise UserError(
+                f"--models={pattern}: no such model; expected some of {', '.join(list_models())}"
+            )
+        names |= dict.fromkeys(found)
     if not names:
-        raise UserError(
-            f"--models={pattern}: no such model; expected some of {', '.join(list_models())}"
-        )
-    return names
+        raise UserError(f"--models={patterns} names no model, such as --models=tsm_resnet50")
+    return list(names)
 
 
 def _run_recipes(threads: int, rounds: int) -> None:

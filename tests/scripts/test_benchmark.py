@@ -312,11 +312,18 @@ def test_models_are_measured_one_by_one(models, capsys, monkeypatch):
     assert summary[-1].endswith("<= 1.1")
 
 
-def test_unknown_models_are_explained(tree):
-    pytest.importorskip("torch")
-    done = run(tree, "--what=models", "--models=vgg*")
+@pytest.mark.parametrize(
+    ("names", "mentioned"),
+    [
+        ("vgg*", "--models=vgg*: "),
+        ("tsm_resnet10,vgg", "--models=vgg: "),
+        (",", "--models=, names"),
+    ],
+)
+def test_unknown_models_are_explained(tree, names, mentioned):
+    done = run(tree, "--what=stream", f"--models={names}")
     assert done.returncode == 2
-    assert "--models=vgg*" in done.stderr
+    assert mentioned in done.stderr
 
 
 def test_every_model_has_goals(models):
