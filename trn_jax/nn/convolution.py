@@ -94,8 +94,9 @@ def convolve(x, kernel, stride, padding, groups):
     GPU and TPU run XLA's own convolution and its gradients. On a CPU those of groups take up to
     1000 times longer than the arithmetic needs, so CPUs run other forms: a depthwise convolution is
     a sum of shifted, scaled images, one per tap of the kernel, and the gradient of a grouped kernel
-    is a matrix product per tap. A kernel of a single tap is a matrix product, except on TPUs. The
-    form is chosen when a program is compiled for its device.
+    is a matrix product per tap. Images of fewer pixels than the kernel are unfolded and multiplied
+    by it. A kernel of a single tap is a matrix product, except on TPUs. The form is chosen when a
+    program is compiled for its device.
 
     Args:
         x: `[batch, height, width, in_channels]`.
@@ -111,7 +112,11 @@ def convolve(x, kernel, stride, padding, groups):
     if groups == 1 and kernel.shape[:2] == (1, 1) and padding == 0:
         return _convolve_pixels(x, kernel, stride)
     if groups == 1:
-        return _convolve_by_xla(x, kernel, stride=stride, padding=padding, groups=1)
+        by_xla = partial(_convolve_by_xla, stride=stride, padding=padding, groups=1)
+        if not _is_small(x, kernel, stride, padding):
+            return by_xla(x, kernel)
+        product = partial(_convolve_unfolded, stride=stride, padding=padding)
+        return lax.platform_dependent(x, kernel, cpu=product, default=by_xla)
     return _convolve_groups(x, kernel, stride, padding, groups)
 
 
@@ -126,6 +131,23 @@ def _convolve_pixels(x, kernel, stride):
     # TPUs have different layouts for convolutions and products; images would be copied twice.
     by_xla = partial(_convolve_by_xla, stride=stride, padding=0, groups=1)
     return lax.platform_dependent(x, kernel, tpu=by_xla, default=product)
+
+
+def _is_small(x, kernel, stride, padding):
+    """Whether the output has fewer pixels than the kernel.
+
+    XLA swaps image and kernel then, in the convolution or in its gradient, and its library for CPUs
+    knows no convolutions with so many images. They take ten times as long.
+    """
+    height, width = _output_size(x, kernel.shape[:2], stride, padding)
+    return height * width < math.prod(kernel.shape[:2])
+
+
+def _convolve_unfolded(x, kernel, *, stride, padding):
+    kept = storage_dtype(x.dtype)
+    taps = _taps(_pad(x, padding).astype(kept), kernel.shape[:2], stride)
+    y = jnp.concatenate(taps, axis=-1) @ kernel.reshape(-1, kernel.shape[-1]).astype(kept)
+    return y.astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -189,13 +211,19 @@ def _pad(x, padding):
     return jnp.pad(x, ((0, 0), *_borders(padding), (0, 0)))
 
 
+def _output_size(x, size, stride, padding=0):
+    """Height and width of the output for a kernel of `size`."""
+    sides = zip(x.shape[1:3], size, _borders(padding), strict=True)
+    return [(length + sum(border) - taps) // stride + 1 for length, taps, border in sides]
+
+
 def _taps(x, size, stride):
-    """The part of padded `x` under each tap of a kernel: `size**2` arrays of the output's shape."""
-    height, width = ((length - size) // stride + 1 for length in x.shape[1:3])
+    """The part of padded `x` under each tap of a kernel of `size`: arrays of the output's shape."""
+    height, width = _output_size(x, size, stride)
     return [
         x[:, i : i + (height - 1) * stride + 1 : stride, j : j + (width - 1) * stride + 1 : stride]
-        for i in range(size)
-        for j in range(size)
+        for i in range(size[0])
+        for j in range(size[1])
     ]
 
 
@@ -210,7 +238,7 @@ def _kernel_gradient_by_taps(x, kernel, gradient, *, stride, padding, groups):
             in_groups(gradient),
             preferred_element_type=storage_dtype(x.dtype),
         )
-        for image in _taps(_pad(x, padding), kernel.shape[0], stride)
+        for image in _taps(_pad(x, padding), kernel.shape[:2], stride)
     ]
     return jnp.stack(per_tap).reshape(kernel.shape).astype(kernel.dtype)
 
@@ -224,7 +252,7 @@ def _depthwise_by_taps(x, kernel, *, stride, padding):
 
 
 def _sum_of_taps(x, kernel, stride):
-    images = _taps(x, kernel.shape[0], stride)
+    images = _taps(x, kernel.shape[:2], stride)
     return sum(image * w for image, w in zip(images, kernel.reshape(len(images), -1), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Grouped and depthwise convolutions: the forms for CPUs equal XLA's own, in value and gradient."""
+"""Convolutions: the forms for CPUs equal XLA's own, in value and gradient."""
 
 import math
 
@@ -28,6 +28,8 @@ CASES = {
     "grouped, 1x1": (8, 12, 4, 1, 1, 0),
     "grouped, widening, not padded": (6, 12, 3, 3, 2, 0),
     "two outputs for each input": (4, 8, 4, 3, 1, 1),
+    "fewer pixels than taps": (5, 7, 1, 5, 1, 0),
+    "fewer pixels than taps, strided": (5, 7, 1, 7, 2, 2),
     "one tap": (5, 7, 1, 1, 1, 0),
     "one tap, strided": (64, 6, 1, 1, 2, 0),
 }
@@ -94,7 +96,13 @@ def test_all_forms_equal_the_convolution_of_xla(case, form, monkeypatch):
 
 @pytest.mark.parametrize(
     ("case", "on_cpu", "on_gpu"),
-    [("depthwise", 0, 4), ("depthwise, strided", 0, 4), ("grouped", 3, 4), ("one tap", 0, 0)],
+    [
+        ("depthwise", 0, 4),
+        ("depthwise, strided", 0, 4),
+        ("grouped", 3, 4),
+        ("fewer pixels than taps", 0, 4),
+        ("one tap", 0, 0),
+    ],
 )
 def test_programs_for_accelerators_keep_the_convolutions(case, on_cpu, on_gpu):
     operands, geometry = arguments(case)
@@ -104,7 +112,7 @@ def test_programs_for_accelerators_keep_the_convolutions(case, on_cpu, on_gpu):
         assert text.count("stablehlo.convolution") == expected, platform
 
 
-@pytest.mark.parametrize("case", ["depthwise", "grouped"])
+@pytest.mark.parametrize("case", ["depthwise", "grouped", "fewer pixels than taps"])
 def test_bfloat16_sums_in_float32(case):
     operands, geometry = arguments(case)
     operands = [jnp.asarray(a, jnp.bfloat16) for a in operands]
@@ -115,7 +123,7 @@ def test_bfloat16_sums_in_float32(case):
     check(found, value_and_gradients(xla, geometry)(*exact), tolerance=2**-8)
 
 
-@pytest.mark.parametrize("case", ["depthwise", "grouped"])
+@pytest.mark.parametrize("case", ["depthwise", "grouped", "fewer pixels than taps"])
 def test_batches_on_several_devices(case):
     (x, kernel, gradient), geometry = arguments(case)
     x, gradient = np.repeat(x, 4, axis=0), np.repeat(gradient, 4, axis=0)
