@@ -437,9 +437,19 @@ def test_a_step_that_is_not_finite_is_skipped(loss, accumulation):
     assert largest_difference(states[3].params, after.params) > 0
 
 
-def test_one_number_that_is_not_finite_is_seen():
-    values = {"a": np.zeros(3), "b": [np.zeros((2, 2), np.float32), np.int32(1)]}
-    assert train_step.all_finite(values)
-    for bad in (np.nan, np.inf):
-        values["b"][0][1, 0] = bad
-        assert not train_step.all_finite(values)
+@pytest.mark.parametrize("place", ["memory", "one device", "all devices", "accelerators"])
+def test_one_number_that_is_not_finite_is_seen(place, monkeypatch):
+    if place == "accelerators":
+        monkeypatch.setattr(train_step, "_is_in_host_memory", lambda leaf: False)
+
+    def is_finite(number, dtype=np.float32):
+        values = np.zeros((16, 2), dtype)
+        values[9, 0] = number
+        if place == "one device":
+            values = jax.device_put(values)
+        if place == "all devices":
+            values = jax.device_put(values, batch_sharding(make_mesh()))
+        return train_step.all_finite({"a": np.zeros(3), "b": [values, np.int32(1)]})
+
+    for dtype in (np.float32, jnp.bfloat16):
+        assert [is_finite(n, dtype) for n in (1, np.nan, np.inf, -np.inf)] == [True, *[False] * 3]

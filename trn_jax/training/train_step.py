@@ -5,6 +5,7 @@ from functools import partial
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
@@ -230,10 +231,24 @@ def _only_counters(after, before):
     )
 
 
-@jax.jit
 def all_finite(tree):
-    """Whether all numbers of a pytree of arrays are finite, a bool array."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    """Whether all numbers of a pytree of arrays are finite, on all processes."""
+    leaves = jax.tree.leaves(tree)
+    if all(_is_in_host_memory(leaf) for leaf in leaves):
+        # A program for all arrays of a network takes a CPU seconds to compile.
+        return all(np.isfinite(leaf).all() for leaf in leaves)
+    return bool(_all_finite(leaves))
+
+
+def _is_in_host_memory(leaf):
+    if not isinstance(leaf, jax.Array):
+        return True
+    return leaf.is_fully_addressable and all(d.platform == "cpu" for d in leaf.devices())
+
+
+@jax.jit
+def _all_finite(leaves):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def _split(x, accumulation, mesh):
