@@ -2,7 +2,7 @@
 
     python -m trn_jax.main --config=configs/trn_synthetic.py --workdir=runs/trn
 
-Needs no download and takes about three minutes on two idle CPU cores. A model that uses the order
+Needs no download and takes about two minutes on two idle CPU cores. A model that uses the order
 can reach 100 %.
 """
 
