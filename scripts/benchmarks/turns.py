@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from trn_jax.data import memory
+
 _QUIET = 0.1  # seconds without CPU use after which all threads count as idle
 
 
@@ -48,6 +50,7 @@ def measure(sides: Sequence[Side], *, rounds: int, steps: int) -> dict[str, list
     for side in sides:
         side.run(1)
         side.rest()
+    memory.keep_all()  # as in training
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
             start, used = time.perf_counter(), cpu_seconds()

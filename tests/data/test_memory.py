@@ -171,6 +171,47 @@ def test_large_blocks_are_used_again_and_not_got_anew_from_the_system(arguments,
     assert (int(ended.stdout) < pages / 100) == kept, ended.stdout
 
 
+_FREE_LARGE = """
+import ctypes, sys
+from trn_jax.data import memory
+memory.keep()
+ctypes.CDLL(None).mallopt(-3, 50_000_000)  # the threshold of mmap, instead of 2 GiB
+if "small machine" in sys.argv: memory.available_bytes = lambda: 100_000_000
+memory.keep_all()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU C library")
+@pytest.mark.parametrize("machine", ["machine", "small machine"])
+def test_larger_blocks_are_used_again_where_they_fit_twice(machine):
+    free = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    program = _FREE_LARGE + _FREE.replace("if sys.argv[1:]: memory.keep()", "")
+    ended = subprocess.run(
+        [sys.executable, "-c", program, machine],
+        capture_output=True,
+        text=True,
+        env=free,
+        check=True,
+    )
+    pages = 100_000_000 / os.sysconf("SC_PAGE_SIZE")
+    assert (int(ended.stdout) < pages / 100) == (machine == "machine"), ended.stdout
+
+
+@pytest.mark.parametrize(("found", "available"), [(None, 800), ("max\n", 800), ("300\n", 300)])
+def test_a_container_may_have_less_memory_than_the_machine(monkeypatch, tmp_path, found, available):
+    if found is not None:
+        (tmp_path / "memory.max").write_text(found)
+
+    def redirected(path, *arguments):
+        assert path == "/sys/fs/cgroup/memory.max"
+        return open(tmp_path / "memory.max", *arguments)
+
+    monkeypatch.setattr(memory, "open", redirected, raising=False)
+    sizes = {"SC_PHYS_PAGES": 8, "SC_PAGE_SIZE": 100}
+    monkeypatch.setattr(memory.os, "sysconf", sizes.get, raising=False)
+    assert memory.available_bytes() == available
+
+
 def test_memory_is_given_back_where_that_can_be_done(monkeypatch):
     given_back = []
     library = types.SimpleNamespace(malloc_trim=given_back.append)

@@ -13,7 +13,7 @@ import os
 import numpy as np
 
 # From malloc.h of the GNU C library.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
 _LARGEST_KEPT = 2**31 - 1  # bytes; mallopt takes an int
 MAX_SPARE = 16  # unused arrays; more than the batches in flight
 
@@ -82,7 +82,7 @@ def keep():
 
     On a CPU, XLA allocates the memory of every training step anew; returning it takes a fifth of
     the step. Blocks above 2 GiB, or an eighth of the machine, are still returned: the larger the
-    blocks, the more memory is lost to fragmentation.
+    blocks, the more memory is lost to fragmentation. `keep_all` keeps those, too.
 
     All threads share one arena. By default there are up to 8 per core, and the short-lived threads
     of evaluations leave unused pieces in each, so a process would grow with every evaluation.
@@ -90,13 +90,41 @@ def keep():
     Call it before threads start. Environment variables take precedence; other C libraries are not
     changed.
     """
-    chosen = [name for name in os.environ if name.startswith("MALLOC_")]
-    mallopt = _of_the_c_library("mallopt")
-    if mallopt and not chosen and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if mallopt := _changeable():
         mallopt(_ARENA_MAX, 1)
-        mallopt(_MMAP_THRESHOLD, min(machine // 8, _LARGEST_KEPT))
+        mallopt(_MMAP_THRESHOLD, min(available_bytes() // 8, _LARGEST_KEPT))
         mallopt(_TRIM_THRESHOLD, -1)
+
+
+def keep_all():
+    """Let the C library reuse blocks of any size, after `keep`, if there is memory for it.
+
+    Fragmentation at most doubles the memory that the process has used so far, which must fit into
+    half of the machine. Call it after the first steps of a training.
+    """
+    if mallopt := _changeable():
+        import resource  # not on Windows
+
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if 2 * used <= available_bytes() / 2:
+            mallopt(_MMAP_MAX, 0)
+
+
+def _changeable():
+    """`mallopt` of the GNU C library, unless the environment sets its options; else `None`."""
+    chosen = [name for name in os.environ if name.startswith("MALLOC_")]
+    if chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return None
+    return _of_the_c_library("mallopt")
+
+
+def available_bytes():
+    """Bytes of memory of the machine, or of the container."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Without a limit, the file is missing or says "max".
+    with contextlib.suppress(OSError, ValueError), open("/sys/fs/cgroup/memory.max") as file:
+        return min(machine, int(file.read()))
+    return machine
 
 
 def give_back():

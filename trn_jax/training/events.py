@@ -2,7 +2,7 @@
 
 import jax
 
-from trn_jax.data.memory import give_back
+from trn_jax.data import memory
 from trn_jax.distributed.processes import log
 from trn_jax.evaluation.calibrate import calibration_of, validation_protocol
 from trn_jax.evaluation.tables import title_of
@@ -16,6 +16,7 @@ _LONG_WAIT = 0.25  # share of the time in which the devices are idle that is wor
 def log_progress(run, step):
     """Log the means over the steps since the last log line; waits for them to finish."""
     summary, scalars = run.meter.summary()
+    memory.keep_all()  # now that the memory of a step is known
     not_finite.check_interval(run, scalars)
     run.examples = {step: run.examples[step]}
     epoch = step / run.parts.steps_per_epoch
@@ -60,7 +61,7 @@ def evaluate(run, step, state):
         shares = "  ".join(f"{title_of(each)} {100 * metrics[each]:.2f} %" for each in metrics)
         run.log(f"step {step}  val  {shares}{unreadable}")
         run.checkpoints.add_metrics(step, metrics, _calibration(run, results["val"]["scores"]))
-    give_back()
+    memory.give_back()
     run.meter.restart()
     run.stopped_by = run.watchdog.stops_here(requested=results is None)
 
