@@ -268,8 +268,8 @@ def reparameterize(model):
     blocks = [block for block in blocks if block.branch_reparam is None]
     if not blocks:
         raise UserError(
-            f"{type(model).__name__} has no MobileOne block in train form (models built with "
-            "deploy=True are in deploy form already)"
+            "the model has no MobileOne block in train form: other backbones have none, and models "
+            "built with deploy=True are in deploy form already"
         )
     for block in blocks:
         block.fuse()
