@@ -9,12 +9,14 @@ import contextlib
 import ctypes
 import math
 import os
+import threading
 
 import numpy as np
 
 # From malloc.h of the GNU C library.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
 _LARGEST_KEPT = 2**31 - 1  # bytes; mallopt takes an int
+_kept = threading.Event()  # `keep` has changed the C library
 MAX_SPARE = 16  # unused arrays; more than the batches in flight
 
 
@@ -90,32 +92,28 @@ def keep():
     Call it before threads start. Environment variables take precedence; other C libraries are not
     changed.
     """
-    if mallopt := _changeable():
+    chosen = [name for name in os.environ if name.startswith("MALLOC_")]
+    mallopt = _of_the_c_library("mallopt")
+    if mallopt and not chosen and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
         mallopt(_ARENA_MAX, 1)
         mallopt(_MMAP_THRESHOLD, min(available_bytes() // 8, _LARGEST_KEPT))
         mallopt(_TRIM_THRESHOLD, -1)
+        _kept.set()
 
 
 def keep_all():
-    """Let the C library reuse blocks of any size, after `keep`, if there is memory for it.
+    """Let the C library reuse blocks of any size, too, if there is memory for it.
 
-    Fragmentation at most doubles the memory that the process has used so far, which must fit into
-    half of the machine. Call it after the first steps of a training.
+    Fragmentation about doubles the memory that the process has used so far, which must fit into
+    half of the machine. Call it after the first steps of a training; without `keep`, as in a
+    program of somebody else, it does nothing.
     """
-    if mallopt := _changeable():
+    if _kept.is_set():
         import resource  # not on Windows
 
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if 2 * used <= available_bytes() / 2:
-            mallopt(_MMAP_MAX, 0)
-
-
-def _changeable():
-    """`mallopt` of the GNU C library, unless the environment sets its options; else `None`."""
-    chosen = [name for name in os.environ if name.startswith("MALLOC_")]
-    if chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
-        return None
-    return _of_the_c_library("mallopt")
+            _of_the_c_library("mallopt")(_MMAP_MAX, 0)
 
 
 def available_bytes():
